@@ -1,0 +1,245 @@
+"""Expectation-maximisation as a map: ``theta_next = m_step(e_step(theta, X))``.
+
+With responsibilities ``gamma_ik = w_k g_k(x_i) / sum_l w_l g_l(x_i)`` and sample weights ``a_i``,
+the E-step returns sums over samples, *centred* at the current means:
+
+- ``s0_k = sum_i a_i gamma_ik``,
+- ``s1_k = sum_i a_i gamma_ik (x_i - m_k)``,
+- ``S2_k = sum_i a_i gamma_ik (x_i - m_k)(x_i - m_k)^T``,
+
+and the M-step reads the next mixture off them: ``w = s0 / sum s0``, ``m + s1 / s0``,
+``S2 / s0 - (s1 / s0)(s1 / s0)^T + reg_covar I``. Being sums, they add over blocks of samples,
+over devices and over machines; being centred, they keep their digits far from the origin.
+
+There are two ways to the same sums. `e_step` is the definition: differentiable, and accurate for
+any mixture. `FeatureEStep` writes log-densities as linear functions of quadratic features, so that
+an E-step is two matrix products; it loses digits when components are much narrower than their
+distance from the origin (`FeatureEStep.is_accurate` tells).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skgmmot.functional.covariance import LOG_2PI, covariance_type_of
+from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
+
+
+class Statistics(NamedTuple):
+    """What the E-step sums over samples; adds field by field."""
+
+    mass: Tensor
+    """``s0 (K,)``."""
+    shift: Tensor
+    """``s1 (K, d)``, centred at the means."""
+    scatter: Tensor
+    """``S2``, centred at the means, in the storage of the covariances."""
+    log_likelihood: Tensor
+    """``sum_i a_i log p(x_i)``, a scalar."""
+
+    def moved(self, by: Tensor) -> "Statistics":
+        """The same samples about other centres, ``c - by`` instead of ``c``."""
+        kind = covariance_type_of(self.scatter)
+        return self._replace(
+            shift=self.shift + self.mass.unsqueeze(-1) * by,
+            scatter=kind.move_scatter(self.scatter, self.mass, self.shift, by),
+        )
+
+
+def e_step(
+    theta: GaussianMixtureParams, X: Tensor, sample_weight: Tensor | None = None
+) -> Statistics:
+    """Sum the statistics of a block of samples.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The current mixture, K components in d dimensions.
+    X : Tensor of shape (n, d)
+        Samples.
+    sample_weight : Tensor of shape (n,), default=None
+        Weights ``a``; None is one each.
+
+    Returns
+    -------
+    Statistics
+        Sums, centred at ``theta.means``; those of several blocks add.
+
+    Raises
+    ------
+    ValueError
+        If a covariance of ``theta`` is not positive definite.
+
+    Notes
+    -----
+    Differentiable in everything. Costs ``O(n K d^2)`` (diagonal types ``O(n K d)``), holds
+    ``(K, n, d)``.
+    """
+    joint = log_joint(theta.prepare(), X)  # (K, n)
+    log_p = torch.logsumexp(joint, dim=0)
+    resp = (joint - log_p).exp()
+    if sample_weight is not None:
+        resp, log_p = resp * sample_weight, log_p * sample_weight
+    return moments(theta, X, resp)._replace(log_likelihood=log_p.sum())
+
+
+def moments(theta: GaussianMixtureParams, X: Tensor, resp: Tensor) -> Statistics:
+    """Sum mass, shift and scatter for given (weighted) responsibilities ``resp (K, n)``."""
+    centred = X - theta.means.unsqueeze(1)  # (K, n, d)
+    return Statistics(
+        mass=resp.sum(1),
+        shift=(resp.unsqueeze(1) @ centred).squeeze(1),
+        scatter=covariance_type_of(theta.covariances).scatter(centred, resp),
+        log_likelihood=resp.new_zeros(()),
+    )
+
+
+def m_step(
+    theta: GaussianMixtureParams, statistics: Statistics, reg_covar: float = 0.0
+) -> GaussianMixtureParams:
+    """Return the mixture of largest expected likelihood, given the E-step's sums.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The mixture that the statistics are centred at.
+    statistics : Statistics
+        Sums over all samples.
+    reg_covar : float, default=0.0
+        Added to the variances.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        The next mixture. A component without mass keeps its mean and has weight zero.
+    """
+    # As in scikit-learn, ten epsilons keep the division by an empty component's mass finite.
+    mass = statistics.mass + 10 * torch.finfo(statistics.mass.dtype).eps
+    shift = statistics.shift / mass.unsqueeze(-1)
+    kind = covariance_type_of(theta.covariances)
+    return GaussianMixtureParams(
+        weights=mass / mass.sum(),
+        means=theta.means + shift,
+        covariances=kind.estimate(mass, shift, statistics.scatter, reg_covar),
+    )
+
+
+def em_step(
+    theta: GaussianMixtureParams,
+    X: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    reg_covar: float = 0.0,
+) -> GaussianMixtureParams:
+    """One iteration of EM: ``m_step(e_step(theta, X))``.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The current mixture, K components in d dimensions.
+    X : Tensor of shape (n, d)
+        Samples.
+    sample_weight : Tensor of shape (n,), default=None
+        Weights of the samples; None is one each.
+    reg_covar : float, default=0.0
+        Added to the variances.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        The next mixture, whose likelihood is no smaller (for ``reg_covar=0``).
+
+    Raises
+    ------
+    ValueError
+        If a covariance of ``theta`` is not positive definite.
+
+    Notes
+    -----
+    Differentiable in everything.
+    """
+    return m_step(theta, e_step(theta, X, sample_weight), reg_covar)
+
+
+class FeatureEStep:
+    """The E-step as two matrix products, on quadratic features of the samples.
+
+    ``log w_k g_k(x) = <C_k, phi(x)>`` with ``phi(x) = (x, 1, quadratic(x))``, so that the joint
+    densities of a block are ``C @ phi`` and its sums ``resp @ phi.T``. Symmetry halves the work
+    of ``d x d`` products, and every elementwise operation runs along contiguous rows.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The current mixture, in float64, about an origin near the samples' mean.
+    dtype : torch.dtype
+        What samples are in: the products are made in it, the sums over blocks in float64.
+    total_scatter : Tensor of shape (1, d, d), default=None
+        ``sum_i a_i x_i x_i^T`` over all samples, for a type with a shared covariance: its
+        quadratic term is the same for all components, so this constant is all it needs.
+
+    Notes
+    -----
+    Costs ``2 n K q`` multiplications, ``q = (d + 1)(d + 2) / 2`` for the full type, ``2 d + 1``
+    for the diagonal, ``d + 2`` for the spherical and ``d + 1`` for the tied one.
+    """
+
+    #: Largest loss of digits accepted, by dtype: ``eps * |m - origin|^2 / smallest variance``.
+    TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
+
+    def __init__(self, theta, dtype, total_scatter=None):
+        self.theta = theta
+        self.kind = covariance_type_of(theta.covariances)
+        self.total_scatter = total_scatter
+        self.coefficients = self._coefficients().to(dtype)
+
+    @classmethod
+    def is_accurate(cls, theta: GaussianMixtureParams, dtype: torch.dtype) -> bool:
+        """Whether the features keep enough digits for this mixture."""
+        kind = covariance_type_of(theta.covariances)
+        ratio = kind.precise_ratio(theta.means, theta.covariances)
+        return bool(ratio * torch.finfo(dtype).eps < cls.TOLERANCE[dtype])
+
+    def _coefficients(self) -> Tensor:
+        """``C (K, d + 1 + q)``, in the order of the features."""
+        log_weights, means, factors = self.theta.prepare()
+        K, d = means.shape
+        linear = self.kind.apply(means.unsqueeze(1), self.kind.precisions(factors)).squeeze(1)
+        log_det = self.kind.log_det(factors, d)
+        constant = log_weights + log_det - ((linear * means).sum(-1) + d * LOG_2PI) / 2
+        quadratic = self.kind.quadratic_coefficients(factors).expand(K, -1)
+        return torch.cat([linear, constant.unsqueeze(-1), quadratic], dim=1)
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+        """Sum over one block: ``resp @ phi.T (K, d + 1 + q)`` and the log-likelihood.
+
+        ``X (b, d)`` may be a view; ``buffers(name, *shape)`` lends memory.
+        """
+        (b, d), (K, width) = X.shape, self.coefficients.shape
+        phi = buffers("features", width, b)
+        phi[:d] = X.mT
+        phi[d] = 1
+        self.kind.quadratic(phi[:d], out=phi[d + 1 :])
+        resp = torch.mm(self.coefficients, phi, out=buffers("resp", K, b))  # log-joint for now
+        top = resp.amax(0)
+        torch.nn.functional.threshold_(resp.sub_(top), -80.0, -float("inf")).exp_()
+        total = resp.sum(0)
+        log_p = total.log().add_(top)
+        if sample_weight is None:
+            resp.mul_(total.reciprocal_())
+        else:
+            resp.mul_(torch.div(sample_weight, total))
+            log_p.mul_(sample_weight)
+        return (resp @ phi.mT).double(), log_p.sum(dtype=torch.float64)
+
+    def statistics(self, sums: Tensor, log_likelihood: Tensor) -> Statistics:
+        """Turn the sums of all blocks into statistics centred at the means."""
+        means, d = self.theta.means, self.theta.means.shape[1]
+        if self.kind.shared:
+            second = self.total_scatter
+            precisions = self.kind.precisions(self.theta.prepare().factors)
+            log_likelihood = log_likelihood - (precisions * second).sum() / 2
+        else:
+            second = self.kind.from_quadratic(sums[:, d + 1 :], d)
+        return Statistics(sums[:, d], sums[:, :d], second, log_likelihood).moved(-means)

@@ -1,0 +1,176 @@
+"""Gaussian mixtures as values: densities and responsibilities.
+
+``p(x) = sum_k w_k g_k(x)`` with ``g_k`` the density of ``N(m_k, Sigma_k)``. Everything is computed
+in log space, and samples are centred at each component before anything else is done to them.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skgmmot.functional.covariance import covariance_type_of
+from skgmmot.functional.linalg import factor
+
+
+class GaussianMixtureParams(NamedTuple):
+    """A Gaussian mixture ``sum_k w_k N(m_k, Sigma_k)``: three tensors, one value.
+
+    The shape of ``covariances`` is their type; see `skgmmot.functional.covariance`.
+    """
+
+    weights: Tensor
+    """``w (K,)``, non-negative, of sum one."""
+    means: Tensor
+    """``m (K, d)``."""
+    covariances: Tensor
+    """``Sigma``, in the storage of their covariance type."""
+
+    def full_covariances(self) -> Tensor:
+        """One covariance matrix a component, ``(K, d, d)``, whatever the storage."""
+        kind = covariance_type_of(self.covariances)
+        return kind.to_full(self.covariances, *self.means.shape)
+
+    def prepare(self) -> "PreparedMixture":
+        """Factor the covariances, once, for evaluating densities."""
+        factors = covariance_type_of(self.covariances).precision_factor(self.covariances)
+        return PreparedMixture(self.weights.log(), self.means, factors)
+
+
+class PreparedMixture(NamedTuple):
+    """A mixture with its covariances factored: what densities are evaluated from."""
+
+    log_weights: Tensor
+    """``log w (K,)``."""
+    means: Tensor
+    """``m (K, d)``."""
+    factors: Tensor
+    """Precision factors ``P``, ``P @ P.T = Sigma^{-1}``, in the storage of the covariances."""
+
+
+def log_joint(mixture: PreparedMixture, X: Tensor) -> Tensor:
+    """Return ``log w_k g_k(x_i)``.
+
+    Parameters
+    ----------
+    mixture : PreparedMixture
+        K components in d dimensions.
+    X : Tensor of shape (n, d)
+        Samples.
+
+    Returns
+    -------
+    Tensor of shape (K, n)
+        One row a component: reductions over components then run along contiguous rows.
+
+    Notes
+    -----
+    Differentiable in everything. Costs ``O(n K d^2)`` (diagonal types ``O(n K d)``) and holds
+    ``(K, n, d)``: call it on blocks of samples.
+    """
+    centred = X - mixture.means.unsqueeze(1)  # (K, n, d)
+    kind = covariance_type_of(mixture.factors)
+    return mixture.log_weights.unsqueeze(1) + kind.log_density(centred, mixture.factors)
+
+
+def log_density(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:
+    """Return the log-density of a mixture, ``log sum_k w_k g_k(x_i)``.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams or PreparedMixture
+        K components in d dimensions.
+    X : Tensor of shape (n, d)
+        Samples.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        Log-densities; ``-inf`` where a sample is so far away that its square overflows.
+
+    Raises
+    ------
+    ValueError
+        If a covariance is not positive definite.
+    """
+    return torch.logsumexp(log_joint(_prepared(mixture), X), dim=0)
+
+
+def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:
+    """Return the log-posterior of the components, ``log w_k g_k(x_i) - log p(x_i)``.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams or PreparedMixture
+        K components in d dimensions.
+    X : Tensor of shape (n, d)
+        Samples.
+
+    Returns
+    -------
+    Tensor of shape (K, n)
+        Columns whose exponentials sum to one, also for samples so far away that their squares
+        overflow: those belong to the component nearest in its own metric.
+
+    Raises
+    ------
+    ValueError
+        If a covariance is not positive definite.
+    """
+    mixture = _prepared(mixture)
+    joint = log_joint(mixture, X)
+    log_resp = torch.log_softmax(joint, dim=0)
+    overflowed = ~torch.isfinite(joint.amax(0))
+    if overflowed.any():
+        log_resp[:, overflowed] = _nearest(mixture, X[overflowed])
+    return log_resp
+
+
+def sample(
+    mixture: GaussianMixtureParams, n_samples: int, *, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw independent samples from a mixture, in random order.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions.
+    n_samples : int
+        How many.
+    generator : torch.Generator, default=None
+        Source of random numbers, on the device of the mixture; None is torch's own.
+
+    Returns
+    -------
+    X : Tensor of shape (n_samples, d)
+        Samples ``m_k + L_k z``. Not differentiable.
+    labels : Tensor of shape (n_samples,)
+        Their components.
+    """
+    weights, means, _ = (t.detach() for t in mixture)
+    labels = torch.multinomial(weights, n_samples, replacement=True, generator=generator)
+    normal = torch.randn(
+        n_samples, means.shape[1], generator=generator, dtype=means.dtype, device=means.device
+    )
+    X = means[labels]
+    for k, L in enumerate(factor(mixture.full_covariances())):
+        chosen = labels == k
+        X[chosen] += normal[chosen] @ L.mT
+    return X, labels
+
+
+def _prepared(mixture: GaussianMixtureParams | PreparedMixture) -> PreparedMixture:
+    return mixture if isinstance(mixture, PreparedMixture) else mixture.prepare()
+
+
+def _nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
+    """One-hot log-responsibilities ``(K, n)`` by Mahalanobis distance, free of overflow."""
+    kind = covariance_type_of(mixture.factors)
+    scale = X.abs().amax(1, keepdim=True)
+    centred = X / scale - mixture.means.unsqueeze(1) / scale  # (K, n, d)
+    # Factors enter relative to their largest entry, so that no product overflows either.
+    factors = mixture.factors / mixture.factors.abs().max()
+    squared = kind.apply(centred, factors).square().sum(-1)
+    squared = squared.masked_fill(torch.isneginf(mixture.log_weights).unsqueeze(1), torch.inf)
+    one_hot = torch.full_like(squared, -torch.inf)
+    return one_hot.scatter_(0, squared.argmin(0, keepdim=True), 0.0)
