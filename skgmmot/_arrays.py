@@ -1,0 +1,260 @@
+"""The border: what users hand in becomes tensors, and results go back in kind.
+
+numpy arrays, lists and data frames come in by scikit-learn's validation; torch tensors by the same
+rules, on their own device. float32 and float64 are kept, everything else becomes float64. Outside
+this module no code asks what kind of array it was given.
+"""
+
+import copy
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.utils.validation import _check_sample_weight, validate_data
+from torch import Tensor
+
+from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.mixture import GaussianMixtureParams
+
+FLOATS = (torch.float64, torch.float32)
+
+
+class ArrayKind(NamedTuple):
+    """What a user handed in, so that results can be given back alike."""
+
+    is_tensor: bool
+    device: torch.device
+
+    def restore(self, tensor: Tensor):
+        """A result in the user's kind of array: a tensor on their device, or a numpy array."""
+        if self.is_tensor:
+            return tensor.to(self.device)
+        return np.array(tensor.detach().cpu().numpy())
+
+
+NUMPY = ArrayKind(False, torch.device("cpu"))
+
+
+def kind_of(array) -> ArrayKind:
+    """The kind of an array."""
+    return ArrayKind(True, array.device) if isinstance(array, Tensor) else NUMPY
+
+
+def as_tensor(array, *, device=None, dtype=None) -> Tensor:
+    """An array of numbers as a tensor; float32 and float64 are kept, the rest becomes float64."""
+    tensor = array if isinstance(array, Tensor) else torch.from_numpy(_floats(array))
+    if tensor.dtype not in FLOATS:
+        tensor = tensor.double()
+    return tensor.to(device=device, dtype=dtype)
+
+
+def _floats(array) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float64)
+    # torch cannot share memory that runs backwards, is read-only or is in foreign byte order
+    return np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "W"])
+
+
+def samples(estimator, X, *, reset: bool, min_samples: int = 1) -> tuple[Tensor, ArrayKind]:
+    """Validate samples and return them as a tensor ``(n, d)`` on the estimator's device.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Whose ``n_features_in_`` is set (``reset``) or compared, and whose ``device`` counts.
+    X : array-like or Tensor of shape (n, d)
+        What the user handed in.
+    reset : bool
+        Whether this is a fit.
+    min_samples : int, default=1
+        Fewer are refused.
+
+    Returns
+    -------
+    tensor : Tensor of shape (n, d)
+        float32 or float64.
+    kind : ArrayKind
+        For giving results back.
+
+    Raises
+    ------
+    ValueError
+        For another number of axes, no samples, no features, NaN, infinity, masked entries, or
+        another number of features than at fit.
+    TypeError
+        For complex tensors.
+    """
+    shape = getattr(X, "shape", None)
+    if shape is not None and len(shape) == 1:
+        raise ValueError(
+            f"X must have shape (n_samples, n_features), got {tuple(shape)}. Reshape your data: "
+            "X[:, None] if it holds one feature, X[None, :] if it holds one sample."
+        )
+    kind = kind_of(X)
+    if isinstance(X, Tensor):
+        tensor = _checked_tensor(estimator, X, reset, min_samples)
+    else:
+        if np.ma.isMaskedArray(X) and np.ma.getmaskarray(X).any():
+            raise ValueError(
+                f"X must have no masked entries, got {int(np.ma.getmaskarray(X).sum())}. "
+                "Drop those samples or fill them in."
+            )
+        X = validate_data(
+            estimator,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,
+            ensure_min_samples=min_samples,
+        )
+        tensor = as_tensor(X)
+    tensor = tensor.to(estimator.device)
+    check_finite(tensor, "X")
+    return tensor, kind
+
+
+def _checked_tensor(estimator, X: Tensor, reset: bool, min_samples: int) -> Tensor:
+    """What `validate_data` does, for a tensor on any device."""
+    if X.is_complex():
+        raise TypeError(f"X must be real, got {X.dtype}. Complex data not supported.")
+    if X.ndim != 2:
+        raise ValueError(
+            f"X must have shape (n_samples, n_features), got {tuple(X.shape)}. "
+            "Flatten the axes of each sample into features."
+        )
+    n_samples, n_features = X.shape
+    if n_samples < min_samples or n_features < 1:
+        raise ValueError(
+            f"X must have at least {min_samples} sample(s) and 1 feature(s), got {tuple(X.shape)}."
+            " Pass more data."
+        )
+    if reset:
+        estimator.n_features_in_ = n_features
+        vars(estimator).pop("feature_names_in_", None)
+    elif n_features != getattr(estimator, "n_features_in_", n_features):
+        raise ValueError(
+            f"X has {n_features} features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input. Pass the features of the fit."
+        )
+    return X if X.dtype in FLOATS else X.double()
+
+
+def validated(estimator, X, name: str):
+    """Validate samples that an estimator holds beside those of its fit.
+
+    Returns a tensor or a numpy array, in the kind of ``X``.
+    """
+    try:
+        tensor, kind = samples(copy.copy(estimator), X, reset=True, min_samples=2)
+    except ValueError as error:
+        raise ValueError(f"{name} is invalid as samples: {error}") from error
+    return kind.restore(tensor)
+
+
+def check_finite(X: Tensor, name: str) -> None:
+    """Refuse NaN and infinity, saying where."""
+    bad = ~torch.isfinite(X).all(dim=1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        what = "NaN" if torch.isnan(X[bad]).any() else "infinity (inf)"
+        raise ValueError(
+            f"{name} must be finite, got {what} in {int(bad.sum())} of {len(X)} rows "
+            f"(first: row {row}). Remove or impute these rows."
+        )
+
+
+def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
+    """Validate sample weights for ``X (n, d)``: non-negative, finite, not all zero.
+
+    Returns a tensor ``(n,)`` in the dtype and on the device of ``X``, on the graph if it was.
+    """
+    if sample_weight is None:
+        return None
+    if isinstance(sample_weight, Tensor):
+        weights = sample_weight.to(X)
+        if weights.shape != X.shape[:1]:
+            raise ValueError(
+                f"sample_weight must have shape ({len(X)},), got {tuple(weights.shape)}. "
+                "Pass one weight a sample."
+            )
+    else:
+        weights = torch.from_numpy(
+            _check_sample_weight(sample_weight, np.empty((len(X), 1)), dtype=np.float64, copy=True)
+        ).to(X)
+    low = float(weights.detach().min())
+    if not low >= 0 or not torch.isfinite(weights).all():
+        raise ValueError(
+            f"sample_weight must be finite and non-negative, got minimum {low}. "
+            "Use 0 for samples to leave out."
+        )
+    if not (weights > 0).any():
+        raise ValueError(
+            "sample_weight must have a positive sum, got all zeros. Give some sample weight."
+        )
+    return weights
+
+
+def mixture_from_tuple(weights, means, covariances, covariance_type=None):
+    """Validate a mixture given as arrays; returns tensors and their kind.
+
+    ``covariances`` is taken in scikit-learn's shapes, or in those of
+    `skgmmot.functional.covariance`; ``covariance_type`` is needed only where two fit.
+    """
+    kind = next((kind_of(t) for t in (means, weights, covariances) if kind_of(t).is_tensor), NUMPY)
+    weights, means, covariances = (as_tensor(t) for t in (weights, means, covariances))
+    if means.ndim != 2 or weights.shape != means.shape[:1]:
+        raise ValueError(
+            "a mixture must have weights (K,) and means (K, d), got shapes "
+            f"{tuple(weights.shape)} and {tuple(means.shape)}. Give one row of means a weight."
+        )
+    K, d = means.shape
+    names = [covariance_type] if covariance_type else list(COVARIANCE_TYPES)
+    found = {}
+    for name in names:
+        covariance = COVARIANCE_TYPES[name]
+        storage = covariance.shape(K, d)
+        public = covariance.to_public(torch.empty(storage)).shape
+        if covariances.shape == storage:
+            found[storage] = covariances
+        elif covariances.shape == public:
+            found[storage] = covariance.from_public(covariances)
+    if len(found) != 1:
+        requirement = "fit one covariance type" if found else "fit a covariance type"
+        raise ValueError(
+            f"covariances of {K} components in {d} dimensions must {requirement}, got shape "
+            f"{tuple(covariances.shape)}. Use (K, d, d), (1, d, d) if tied, (K, d) if diagonal, "
+            "(K, 1) if spherical."
+        )
+    (covariances,) = found.values()
+    dtype = torch.promote_types(torch.promote_types(weights.dtype, means.dtype), covariances.dtype)
+    params = GaussianMixtureParams(
+        *(t.to(device=means.device, dtype=dtype) for t in (weights, means, covariances))
+    )
+    check_mixture(params)
+    return params, kind
+
+
+def check_mixture(params) -> None:
+    """Refuse a mixture with weights off the simplex or covariances that are not positive."""
+    if not all(torch.isfinite(t).all() for t in params):
+        raise ValueError("a mixture must be finite, got NaN or infinity. Check its parameters.")
+    weights = params.weights.detach().double()
+    if (weights < 0).any() or abs(float(weights.sum()) - 1) > 1e-5:
+        raise ValueError(
+            "weights must be non-negative and sum to 1, got sum "
+            f"{float(weights.sum()):.6g} and minimum {float(weights.min()):.3g}. Normalise them."
+        )
+    covariances = params.full_covariances().detach().double()
+    scale = covariances.abs().amax((-2, -1))
+    if ((covariances - covariances.mT).abs().amax((-2, -1)) > 1e-5 * scale).any():
+        raise ValueError("covariances must be symmetric, got one that is not. Average with .mT.")
+    smallest = torch.linalg.eigvalsh(covariances)[:, 0]
+    eps = torch.finfo(params.covariances.dtype).eps
+    if (smallest < -100 * eps * scale).any():
+        worst = int(smallest.argmin())
+        raise ValueError(
+            "covariances must be positive semi-definite, got smallest eigenvalue "
+            f"{float(smallest[worst]):.3g} in component {worst}. Increase reg_covar, or add to "
+            "the diagonal."
+        )

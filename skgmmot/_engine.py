@@ -1,0 +1,204 @@
+"""Where blocks of samples live and how they are summed.
+
+Samples are cut into blocks whose length depends on the shape of the problem alone. Consecutive
+blocks make spans, threads take spans, and the spans' sums are added in the order of the rows:
+the same bits for any number of threads. Inside, torch runs on one thread (its own threading gains
+nothing on blocks that fit a cache); the caller's setting is restored.
+"""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import SimpleQueue
+
+import torch
+from torch import Tensor
+
+from skgmmot.functional.em import FeatureEStep, Statistics, e_step, m_step
+from skgmmot.functional.mixture import GaussianMixtureParams
+
+#: Numbers in a block of samples on a CPU (256 KiB of float64), and on an accelerator.
+BLOCK_SIZE = {"cpu": 2**15, "other": 2**22}
+#: Spans a pass is cut into: enough to balance a few threads, few enough to keep partial sums small.
+N_SPANS = 16
+#: Up to this many features, full covariances are faster as features than by whitening.
+MAX_FEATURES = 40
+
+
+class Buffers:
+    """Memory lent by name, reused from block to block."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device):
+        self._options = {"dtype": dtype, "device": device}
+        self._lent: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        size = math.prod(shape)
+        if name not in self._lent or self._lent[name].numel() < size:
+            self._lent[name] = torch.empty(size, **self._options)
+        return self._lent[name][:size].view(shape)
+
+
+class Workers:
+    """A pool of threads that maps functions over blocks of rows."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device):
+        self.device = device
+        self.n_threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self._pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
+        self._free: SimpleQueue[Buffers] = SimpleQueue()
+        for _ in range(self.n_threads):
+            self._free.put(Buffers(dtype, device))
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, function, n_rows: int, row_size: int):
+        """Yield ``function(list of slices, buffers)`` for each span, in the order of the rows."""
+        spans = row_spans(n_rows, self.block_length(row_size))
+
+        def run(span):
+            buffers = self._free.get()
+            try:
+                with torch.no_grad():
+                    return function(span, buffers)
+            finally:
+                self._free.put(buffers)
+
+        if self._pool is None or len(spans) == 1:
+            return map(run, spans)
+        return self._pool.map(run, spans)
+
+    def block_length(self, row_size: int) -> int:
+        """Rows in a block when each row takes ``row_size`` numbers of working memory."""
+        budget = BLOCK_SIZE["cpu" if self.device.type == "cpu" else "other"]
+        return max(16, 2 ** round(math.log2(budget / max(row_size, 4))))
+
+    def sum(self, function, n_rows: int, row_size: int) -> tuple[Tensor, ...]:
+        """Add ``function(rows, buffers) -> tuple of tensors`` over all blocks of rows."""
+
+        def over_span(span, buffers):
+            return _add(function(rows, buffers) for rows in span)
+
+        return _add(self.map(over_span, n_rows, row_size))
+
+
+def _add(parts) -> tuple[Tensor, ...]:
+    """Add tuples of tensors field by field, in order."""
+    parts = iter(parts)
+    total = tuple(next(parts))
+    for part in parts:
+        total = tuple(t + p for t, p in zip(total, part, strict=True))
+    return total
+
+
+def row_spans(n_rows: int, block_length: int) -> list[list[slice]]:
+    """Cut rows into blocks, and blocks into at most `N_SPANS` spans."""
+    starts = range(0, n_rows, block_length)
+    blocks = [slice(s, min(s + block_length, n_rows)) for s in starts]
+    per_span = math.ceil(len(blocks) / N_SPANS)
+    return [blocks[i : i + per_span] for i in range(0, len(blocks), per_span)]
+
+
+@contextmanager
+def workers(dtype: torch.dtype, device: torch.device):
+    """Lend a pool of threads; torch's own threading is off meanwhile, and restored."""
+    n_threads = torch.get_num_threads()
+    pool = Workers(dtype, device)
+    torch.set_num_threads(1)
+    try:
+        yield pool
+    finally:
+        pool.close()
+        torch.set_num_threads(n_threads)
+
+
+def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
+    """Apply ``function`` to blocks of rows of ``X (n, d)`` and ``others``, and join the results.
+
+    ``row_size`` is the number of numbers that one row takes while it is worked on.
+    """
+
+    def over_span(span, buffers):
+        return [function(*(t[rows] for t in (X, *others))) for rows in span]
+
+    with workers(X.dtype, X.device) as pool:
+        return torch.cat([out for part in pool.map(over_span, len(X), row_size) for out in part])
+
+
+class EM:
+    """One iteration of EM over all samples, block by block: ``theta -> (theta_next, objective)``.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+        Samples, float32 or float64.
+    sample_weight : Tensor of shape (n,) or None
+        Their weights, in the dtype of ``X``.
+    origin : Tensor of shape (d,)
+        A point near the samples' mean, in the dtype of ``X``; mixtures are relative to it.
+    reg_covar : float
+        Added to the variances.
+    pool : Workers
+        Who does the work.
+    """
+
+    def __init__(self, X, sample_weight, origin, reg_covar, pool):
+        self.X, self.sample_weight, self.origin = X, sample_weight, origin
+        self.reg_covar, self.pool = reg_covar, pool
+        self.total = float(len(X) if sample_weight is None else sample_weight.double().sum())
+        self._total_scatter = None
+
+    def __call__(self, theta: GaussianMixtureParams) -> tuple[GaussianMixtureParams, float]:
+        statistics = self.statistics(theta)
+        theta_next = m_step(theta, statistics, self.reg_covar)
+        return theta_next, float(statistics.log_likelihood) / self.total
+
+    def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """A block of samples relative to the origin, and its weights."""
+        a = self.sample_weight
+        return self.X[rows] - self.origin, None if a is None else a[rows]
+
+    def statistics(self, theta: GaussianMixtureParams) -> Statistics:
+        """The E-step's sums over all samples, by the faster way that is accurate."""
+        d = theta.means.shape[1]
+        cheap = d <= MAX_FEATURES or theta.covariances.ndim == 2 or len(theta.covariances) == 1
+        if cheap and FeatureEStep.is_accurate(theta, self.X.dtype):
+            return self._by_features(theta)
+        return self._by_definition(theta)
+
+    def _by_features(self, theta):
+        step = FeatureEStep(theta, self.X.dtype, self.total_scatter(theta))
+        sums = self.pool.sum(
+            lambda rows, buffers: step.block(*self.rows(rows), buffers),
+            len(self.X),
+            row_size=theta.means.shape[1],
+        )
+        return step.statistics(*sums)
+
+    def _by_definition(self, theta):
+        rounded = GaussianMixtureParams(*(t.to(self.X.dtype) for t in theta))
+        K, d = theta.means.shape
+
+        def block(rows, buffers):
+            return tuple(s.double() for s in e_step(rounded, *self.rows(rows)))
+
+        sums = self.pool.sum(block, len(self.X), row_size=K * d // 4)
+        # The sums are about the rounded means; their difference to the exact ones is known.
+        return Statistics(*sums).moved(rounded.means.double() - theta.means)
+
+    def total_scatter(self, theta) -> Tensor | None:
+        """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, a constant of the samples."""
+        if len(theta.covariances) > 1 or theta.covariances.ndim == 2:
+            return None
+        if self._total_scatter is None:
+
+            def block(rows, buffers):
+                x, a = self.rows(rows)
+                x = x.double()
+                return (((x if a is None else x * a.unsqueeze(1)).mT @ x).unsqueeze(0),)
+
+            (self._total_scatter,) = self.pool.sum(block, len(self.X), self.X.shape[1])
+        return self._total_scatter

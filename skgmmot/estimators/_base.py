@@ -1,0 +1,320 @@
+"""What every mixture estimator does once it is fitted: predict, score, sample, select."""
+
+import math
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skgmmot import _arrays, _engine
+from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.mixture import (
+    GaussianMixtureParams,
+    PreparedMixture,
+    log_density,
+    log_joint,
+    log_responsibilities,
+)
+
+
+class MixtureEstimator(DensityMixin, BaseEstimator):
+    """Base of the mixture estimators.
+
+    A fitted mixture is its attributes ``weights_``, ``means_``, ``covariances_`` and
+    ``precisions_cholesky_``: nothing is cached behind them, so models built by hand and later
+    edits count.
+    """
+
+    def _covariance(self):
+        return COVARIANCE_TYPES[self.covariance_type]
+
+    def _params(self, dtype=None, device=None) -> GaussianMixtureParams:
+        """The fitted mixture as a value."""
+        check_is_fitted(self, "means_")
+        weights, means, covariances = (
+            _arrays.as_tensor(t, dtype=dtype, device=device)
+            for t in (self.weights_, self.means_, self.covariances_)
+        )
+        return GaussianMixtureParams(weights, means, self._covariance().from_public(covariances))
+
+    def _prepared(self, like: torch.Tensor) -> PreparedMixture:
+        """The fitted mixture ready for densities, in the dtype and on the device of ``like``."""
+        weights, means, factors = (
+            _arrays.as_tensor(t).to(like)
+            for t in (self.weights_, self.means_, self.precisions_cholesky_)
+        )
+        return PreparedMixture(weights.log(), means, self._covariance().from_public(factors))
+
+    def _evaluate(self, function, X):
+        """Apply ``function(prepared mixture, block)`` to blocks of validated samples."""
+        check_is_fitted(self)
+        X, kind = _arrays.samples(self, X, reset=False)
+        return self._blockwise(function, X), kind
+
+    def _blockwise(self, function, X):
+        mixture = self._prepared(X)
+        if X.requires_grad or any(t.requires_grad for t in mixture):
+            return function(mixture, X)
+        row_size = mixture.means.numel() // 4
+        return _engine.map_rows(lambda block: function(mixture, block), row_size, X)
+
+    def score_samples(self, X):
+        """Compute the log-density of each sample.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples,)
+            ``log p(x_i)``, in the kind and dtype of ``X``; differentiable if ``X`` or the fitted
+            tensors require a gradient.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is not a finite matrix with the features of the fit.
+        """
+        values, kind = self._evaluate(log_density, X)
+        return kind.restore(values)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Compute the mean log-density of samples: larger is better.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            ``sum_i a_i log p(x_i) / sum_i a_i``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` or ``sample_weight`` is invalid.
+        """
+        check_is_fitted(self)
+        X, _ = _arrays.samples(self, X, reset=False)
+        weights = _arrays.sample_weights(sample_weight, X)
+        values = self._blockwise(log_density, X).detach().cpu().numpy()
+        if weights is None:
+            return float(np.mean(values))
+        weights = weights.detach().cpu().numpy().astype(np.float64)
+        kept = weights > 0  # a sample of weight zero is absent, even where its log-density is -inf
+        return float(np.average(values[kept], weights=weights[kept]))
+
+    def predict(self, X):
+        """Predict the most probable component of each sample.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples,)
+            Component indices.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid.
+        """
+        labels, kind = self._evaluate(_labels, X)
+        return kind.restore(labels)
+
+    def predict_proba(self, X):
+        """Compute the probability of each component given each sample.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples, n_components)
+            Responsibilities; rows sum to one.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid.
+        """
+        resp, kind = self._evaluate(_responsibilities, X)
+        return kind.restore(resp)
+
+    def sample(self, n_samples=1):
+        """Draw samples from the fitted mixture.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many.
+
+        Returns
+        -------
+        X : array or Tensor of shape (n_samples, n_features)
+            Samples, float64, component by component. An integer ``random_state`` repeats them.
+        y : array or Tensor of shape (n_samples,)
+            Their components.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``n_samples`` is not a positive integer.
+        """
+        check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(
+                f"Invalid value for 'n_samples': it must be a positive integer, got {n_samples!r}. "
+                "The sampling requires at least one sample."
+            )
+        rng = check_random_state(self.random_state)
+        kind, covariance = _arrays.kind_of(self.means_), self._covariance()
+        params = GaussianMixtureParams(
+            *(t.detach().cpu().double() for t in self._params(dtype=torch.float64))
+        )
+        weights = params.weights.numpy()
+        counts = rng.multinomial(n_samples, weights / weights.sum())
+        # A shared covariance is stored once; every component reads that one.
+        each = params.covariances.expand(len(weights), *params.covariances.shape[1:]).numpy()
+        drawn = [
+            covariance.draw(rng, mean, cov, int(count))
+            for mean, cov, count in zip(params.means.numpy(), each, counts, strict=True)
+            if count
+        ]
+        labels = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
+        return kind.restore(torch.from_numpy(np.vstack(drawn))), kind.restore(labels)
+
+    def _n_parameters(self):
+        """Number of free parameters."""
+        K, d = self.means_.shape
+        return int(self._covariance().n_parameters(K, d) + K * d + K - 1)
+
+    def bic(self, X):
+        """Compute the Bayesian information criterion on samples: lower is better.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        float
+            ``-2 log-likelihood + (number of parameters) log(n_samples)``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid.
+        """
+        n_samples = len(X)
+        return -2 * self.score(X) * n_samples + self._n_parameters() * math.log(n_samples)
+
+    def aic(self, X):
+        """Compute the Akaike information criterion on samples: lower is better.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        float
+            ``-2 log-likelihood + 2 (number of parameters)``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid.
+        """
+        return -2 * self.score(X) * len(X) + 2 * self._n_parameters()
+
+    def __getstate__(self):
+        """Pickle fitted tensors without their graph."""
+        return {
+            name: value.detach() if isinstance(value, torch.Tensor) else value
+            for name, value in super().__getstate__().items()
+        }
+
+
+def _labels(mixture: PreparedMixture, X):
+    joint = log_joint(mixture, X)
+    if not torch.isfinite(joint.amax(0)).all():
+        joint = log_responsibilities(mixture, X)
+    return joint.argmax(0)
+
+
+def _responsibilities(mixture: PreparedMixture, X):
+    return log_responsibilities(mixture, X).exp().mT
+
+
+def as_mixture(mixture, name="mixture"):
+    """A fitted estimator (ours or scikit-learn's) or a tuple of arrays, as a value.
+
+    Parameters
+    ----------
+    mixture : fitted mixture estimator or tuple (weights, means, covariances)
+        What the user handed in; a fourth entry of a tuple is its covariance type.
+    name : str, default='mixture'
+        What error messages call it.
+
+    Returns
+    -------
+    params : GaussianMixtureParams
+        The mixture, in float64.
+    kind : ArrayKind
+        The kind of its arrays.
+
+    Raises
+    ------
+    NotFittedError
+        If the estimator is not fitted.
+    TypeError
+        If it is something else.
+    ValueError
+        If the arrays are not a mixture.
+    """
+    if hasattr(mixture, "covariance_type"):
+        check_is_fitted(mixture, "means_")
+        arrays = (mixture.weights_, mixture.means_, mixture.covariances_, mixture.covariance_type)
+    elif isinstance(mixture, tuple) and len(mixture) in (3, 4):
+        arrays = mixture
+    else:
+        raise TypeError(
+            f"{name} must be a fitted mixture estimator or a tuple (weights, means, covariances), "
+            f"got {type(mixture).__name__}. Fit a DifferentiableGaussianMixture to samples first."
+        )
+    params, kind = _arrays.mixture_from_tuple(*arrays)
+    # float64: distances between close mixtures are small differences of large numbers
+    return type(params)(*(t.double() for t in params)), kind

@@ -1,0 +1,170 @@
+"""Where EM starts: k-means, k-means++, random responsibilities, random samples.
+
+The random numbers are scikit-learn's, drawn in the same order, so that an equal ``random_state``
+gives an equal start. A start assigns samples to components; its weights, means and covariances
+are then the moments of that assignment, block by block.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans, kmeans_plusplus
+from torch import Tensor
+
+from skgmmot._arrays import as_tensor
+from skgmmot._engine import EM
+from skgmmot.functional.covariance import CovarianceType
+from skgmmot.functional.em import Statistics, moments
+from skgmmot.functional.mixture import GaussianMixtureParams
+
+#: Yields ``(rows, responsibilities (K, b))`` block by block, the same at every call.
+Assignment = Callable[[], Iterator[tuple[slice, Tensor]]]
+
+BLOCK = 2**14
+
+
+def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> Assignment:
+    """Assign samples to components by the start of that name.
+
+    Parameters
+    ----------
+    name : {'kmeans', 'k-means++', 'random', 'random_from_data'}
+        The start.
+    em : EM
+        The samples, their weights and their origin.
+    n_components : int
+        K.
+    rng : RandomState
+        Advanced as scikit-learn's fit would.
+
+    Returns
+    -------
+    callable
+        The responsibilities, block by block.
+    """
+    X = (em.X - em.origin).cpu().numpy()
+    a = None if em.sample_weight is None else em.sample_weight.cpu().numpy()
+    if name == "random":
+        return _random(len(X), n_components, rng, em.X)
+    if name == "kmeans":
+        kmeans = KMeans(n_components, n_init=1, random_state=rng).fit(X, sample_weight=a)
+        return _labelled(torch.from_numpy(kmeans.labels_), n_components, em.X)
+    if name == "k-means++":
+        _, chosen = kmeans_plusplus(X, n_components, sample_weight=a, random_state=rng)
+    else:
+        p = None if a is None else a.astype(np.float64) / a.sum(dtype=np.float64)
+        chosen = rng.choice(len(X), size=n_components, replace=False, p=p)
+    labels = torch.full((len(X),), -1)
+    labels[torch.as_tensor(chosen)] = torch.arange(n_components)
+    return _labelled(labels, n_components, em.X)
+
+
+def _labelled(labels: Tensor, n_components: int, X: Tensor) -> Assignment:
+    """One-hot responsibilities; a label of -1 belongs to nobody."""
+    components = torch.arange(n_components).unsqueeze(1)
+
+    def blocks():
+        for start in range(0, len(labels), BLOCK):
+            rows = slice(start, start + BLOCK)
+            yield rows, (labels[rows] == components).to(X)
+
+    return blocks
+
+
+def _random(n: int, n_components: int, rng: np.random.RandomState, X: Tensor) -> Assignment:
+    """Uniform responsibilities, normalised; drawn again at every pass instead of stored."""
+    before = rng.get_state()
+
+    def blocks():
+        rng.set_state(before)
+        for start in range(0, n, BLOCK):
+            drawn = rng.uniform(size=(min(BLOCK, n - start), n_components)).astype(np.float64)
+            resp = torch.from_numpy(drawn.T).to(X)
+            yield slice(start, start + BLOCK), resp / resp.sum(0)
+
+    return blocks
+
+
+def start(
+    assignment: Assignment, em: EM, kind: CovarianceType, n_components: int
+) -> GaussianMixtureParams:
+    """Take the moments of an assignment: the start's mixture, about the samples' origin.
+
+    As in scikit-learn, masses carry ten epsilons and weights are masses over the number of
+    samples, so that the weights of a start from single samples do not sum to one.
+    """
+    d = em.X.shape[1]
+    device, K = em.X.device, n_components
+    options = {"dtype": torch.float64, "device": device}
+    zero = GaussianMixtureParams(
+        torch.ones(K, **options),
+        torch.zeros(K, d, **options),
+        torch.zeros(kind.shape(K, d), **options),
+    )
+
+    def total(centre: GaussianMixtureParams):
+        sums, unassigned = None, torch.zeros(d, d, **options)
+        for rows, resp in assignment():
+            x, a = em.rows(rows)
+            x, resp = x.double(), resp.double()
+            a = torch.ones(len(x), **options) if a is None else a.double()
+            block = moments(centre, x, resp * a)
+            sums = block if sums is None else Statistics(*map(torch.add, sums, block))
+            if kind.shared:
+                left = a * (1 - resp.sum(0)).clamp(min=0)
+                unassigned += (x * left.unsqueeze(1)).mT @ x
+        return sums, unassigned
+
+    first, _ = total(zero)
+    mass = first.mass + 10 * torch.finfo(torch.float64).eps
+    means = first.shift / mass.unsqueeze(1)
+    second, unassigned = total(zero._replace(means=means))
+    covariances = kind.start(mass, second.scatter, unassigned, em.reg_covar)
+    return GaussianMixtureParams(mass / em.total, means, covariances)
+
+
+# --- starts given by the user (the texts are scikit-learn's: programs match them) -----------------
+
+
+def check_shape(array, shape: tuple[int, ...], name: str) -> Tensor:
+    """Validate the shape and finiteness of a given start."""
+    tensor = as_tensor(array)
+    if tensor.shape != shape:
+        raise ValueError(
+            f"The parameter '{name}' should have the shape of {shape}, but got "
+            f"{tuple(tensor.shape)}. Match n_components and the features of X."
+        )
+    if not torch.isfinite(tensor).all():
+        raise ValueError(
+            f"The parameter '{name}' must be finite, got NaN or infinity. Replace those entries."
+        )
+    return tensor.detach()
+
+
+def check_weights(weights, n_components: int) -> Tensor:
+    """Validate ``weights_init``."""
+    weights = check_shape(weights, (n_components,), "weights")
+    low, high = float(weights.min()), float(weights.max())
+    if low < 0 or high > 1:
+        raise ValueError(
+            "The parameter 'weights' should be in the range [0, 1], but got max value "
+            f"{low:.5f}, min value {high:.5f}"
+        )
+    if abs(1 - float(weights.sum())) > (1e-6 if weights.dtype == torch.float32 else 1e-8):
+        raise ValueError(
+            "The parameter 'weights' should be normalized, but got sum(weights) = "
+            f"{float(weights.sum()):.5f}. Divide by the sum."
+        )
+    return weights
+
+
+def check_precisions(precisions, kind: CovarianceType, *shape: int) -> Tensor:
+    """Validate ``precisions_init`` and return the covariances, in storage."""
+    storage = kind.shape(*shape)
+    public = tuple(kind.to_public(torch.empty(storage)).shape)
+    precisions = kind.from_public(check_shape(precisions, public, f"{kind.name} precision"))
+    requirement = kind.not_precisions(precisions)
+    if requirement:
+        raise ValueError(f"'{kind.name} precision' should be {requirement}")
+    return kind.from_precisions(precisions.double())
