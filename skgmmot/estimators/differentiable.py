@@ -250,6 +250,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         X, kind = _arrays.samples(self, X, reset=True, min_samples=2)
         a = _arrays.sample_weights(sample_weight, X)
         self._check_enough(X, a)
+        _check_range(X)
         constant = None if a is None else a.detach()
         origin = _origin(X.detach(), constant)
         log = _Log(self.verbose, self.verbose_interval)
@@ -395,6 +396,16 @@ def _origin(X, sample_weight):
         share = (sample_weight / sample_weight.max()).double()
         mean = (share @ X.double()) / share.sum()
     return mean.to(X.dtype)
+
+
+def _check_range(X):
+    """Refuse samples whose second moments would overflow their dtype."""
+    largest, limit = float(X.detach().abs().max()), math.sqrt(torch.finfo(X.dtype).max) / 1e3
+    if largest > limit:
+        raise ValueError(
+            f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of size "
+            f"{largest:.1e}. Rescale X or drop that sample."
+        )
 
 
 class _Log:

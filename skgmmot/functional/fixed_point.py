@@ -139,11 +139,11 @@ def implicit(
     if not solution.n_iter:
         return theta0
     solve = gmres if solve is None else solve
-    with torch.enable_grad():
-        inputs = tuple(t.detach().requires_grad_() for t in solution.value)
-        outputs = F(inputs)
     constant = _detached(solution.value)
     flat = _flatten(F(constant))
+    with torch.enable_grad():
+        inputs = _rebuild(constant, [t.clone().requires_grad_() for t in constant])
+        outputs = F(inputs)
 
     def adjoint(v: Tensor) -> Tensor:
         def matvec(u: Tensor) -> Tensor:

@@ -164,13 +164,18 @@ def _prepared(mixture: GaussianMixtureParams | PreparedMixture) -> PreparedMixtu
 
 
 def _nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
-    """One-hot log-responsibilities ``(K, n)`` by Mahalanobis distance, free of overflow."""
+    """One-hot log-responsibilities ``(K, n)`` of samples at infinity.
+
+    Along ``x = s u`` the squared distances are ``s^2 |u P_k|^2 - 2 s <u P_k, m_k P_k> + ...``: the
+    first term decides, and where it is equal (shared covariances) the second.
+    """
     kind = covariance_type_of(mixture.factors)
-    scale = X.abs().amax(1, keepdim=True)
-    centred = X / scale - mixture.means.unsqueeze(1) / scale  # (K, n, d)
-    # Factors enter relative to their largest entry, so that no product overflows either.
-    factors = mixture.factors / mixture.factors.abs().max()
-    squared = kind.apply(centred, factors).square().sum(-1)
-    squared = squared.masked_fill(torch.isneginf(mixture.log_weights).unsqueeze(1), torch.inf)
-    one_hot = torch.full_like(squared, -torch.inf)
-    return one_hot.scatter_(0, squared.argmin(0, keepdim=True), 0.0)
+    factors = mixture.factors / mixture.factors.abs().max()  # so that no product overflows
+    u = (X / X.abs().amax(1, keepdim=True)).expand(len(mixture.means), -1, -1)  # (K, n, d)
+    white = kind.apply(u, factors)
+    first = white.square().sum(-1)
+    second = (white * kind.apply(mixture.means.unsqueeze(1), factors)).sum(-1)
+    first = first.masked_fill(torch.isneginf(mixture.log_weights).unsqueeze(1), torch.inf)
+    tied = first <= first.amin(0) * (1 + 8 * torch.finfo(X.dtype).eps)
+    winner = second.masked_fill(~tied, -torch.inf).argmax(0, keepdim=True)
+    return torch.full_like(first, -torch.inf).scatter_(0, winner, 0.0)

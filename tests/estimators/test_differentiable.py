@@ -1,0 +1,611 @@
+"""DifferentiableGaussianMixture: scikit-learn's numbers, and right where others are wrong."""
+
+import io
+import pickle
+from contextlib import redirect_stdout
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skgmmot import DifferentiableGaussianMixture
+from skgmmot._engine import EM
+
+PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
+IDENTITY = {
+    "full": np.stack([np.eye(3)] * 4),
+    "tied": np.eye(3),
+    "diag": np.ones((4, 3)),
+    "spherical": np.ones(4),
+}
+
+
+def difference(first, second, names=PARAMETERS, shift=0.0):
+    """The largest difference between the parameters of two fits."""
+    shifts = {"means_": shift}
+    return max(
+        np.abs(
+            np.asarray(getattr(first, n)) + shifts.get(n, 0) - np.asarray(getattr(second, n))
+        ).max()
+        for n in names
+    )
+
+
+def fitted(X, covariance_type="full", **params):
+    """Four components, from k-means, fitted."""
+    params = {"n_components": 4, "random_state": 0, **params}
+    return DifferentiableGaussianMixture(covariance_type=covariance_type, **params).fit(X)
+
+
+# --- equal to scikit-learn -----------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("init_params", ["kmeans", "random"])
+def test_twenty_iterations_equal_those_of_scikit_learn(blobs, covariance_type, init_params):
+    params = {"covariance_type": covariance_type, "init_params": init_params, "random_state": 3}
+    params |= {"max_iter": 20, "tol": 1e-9}
+    theirs = GaussianMixture(4, **params).fit(blobs)
+    ours = DifferentiableGaussianMixture(4, **params).fit(blobs)
+    assert ours.n_iter_ == theirs.n_iter_
+    assert ours.converged_ == theirs.converged_
+    assert difference(ours, theirs) < 1e-10
+    assert np.allclose(ours.lower_bounds_, theirs.lower_bounds_, rtol=0, atol=1e-12)
+    assert np.isclose(ours.lower_bound_, theirs.lower_bound_, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("init_params", ["k-means++", "random_from_data"])
+def test_starts_from_single_samples_equal_those_of_scikit_learn(
+    blobs, covariance_type, init_params
+):
+    # on centred data: scikit-learn's start of the tied type depends on where the origin is
+    X = blobs - blobs.mean(0)
+    params = {"covariance_type": covariance_type, "init_params": init_params, "random_state": 3}
+    theirs = GaussianMixture(4, **params).fit(X)
+    ours = DifferentiableGaussianMixture(4, **params).fit(X)
+    assert ours.n_iter_ == theirs.n_iter_
+    # their start subtracts moments of single samples, which leaves rounding of 1e-8 relative
+    assert difference(ours, theirs) < 1e-8
+
+
+@pytest.mark.parametrize(
+    "given", [("means",), ("weights", "precisions"), ("weights", "means", "precisions")]
+)
+def test_given_starts_equal_those_of_scikit_learn(blobs, covariance_type, given):
+    starts = {
+        "weights": np.array([0.4, 0.3, 0.2, 0.1]),
+        "means": blobs[::150],
+        "precisions": IDENTITY[covariance_type],
+    }
+    params = {f"{name}_init": starts[name] for name in given}
+    params |= {"covariance_type": covariance_type, "random_state": 0}
+    theirs = GaussianMixture(4, **params).fit(blobs)
+    ours = DifferentiableGaussianMixture(4, **params).fit(blobs)
+    assert ours.n_iter_ == theirs.n_iter_
+    assert difference(ours, theirs) < 1e-10
+
+
+def test_predictions_and_criteria_equal_those_of_scikit_learn(blobs, covariance_type):
+    params = {"covariance_type": covariance_type, "random_state": 0}
+    theirs = GaussianMixture(4, **params).fit(blobs)
+    ours = DifferentiableGaussianMixture(4, **params).fit(blobs)
+    new = blobs[::3] + 0.5
+    assert np.array_equal(ours.predict(new), theirs.predict(new))
+    for method in ["predict_proba", "score_samples", "score", "aic", "bic"]:
+        assert np.allclose(getattr(ours, method)(new), getattr(theirs, method)(new), rtol=1e-11)
+    assert np.array_equal(ours.fit_predict(blobs), theirs.fit_predict(blobs))
+
+
+def test_samples_are_the_draws_of_scikit_learn(blobs, covariance_type):
+    theirs = GaussianMixture(4, covariance_type=covariance_type, random_state=0).fit(blobs)
+    ours = fitted(blobs, covariance_type)
+    X, y = ours.sample(200)
+    expected, labels = theirs.sample(200)
+    assert np.array_equal(y, labels)
+    assert np.allclose(X, expected, rtol=0, atol=1e-6)  # the SVD inside depends on the last digits
+
+
+def test_several_starts_share_one_random_stream(blobs):
+    params = {"n_init": 4, "init_params": "random", "random_state": 5, "tol": 1e-5}
+    theirs = GaussianMixture(4, **params).fit(blobs)
+    ours = DifferentiableGaussianMixture(4, **params).fit(blobs)
+    assert difference(ours, theirs) < 1e-9
+    assert ours.n_iter_ == theirs.n_iter_
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_warm_start_goes_on_where_the_last_fit_stopped(blobs, covariance_type):
+    kwargs = {"covariance_type": covariance_type, "init_params": "random", "tol": 0.0}
+    twice = fitted(blobs, max_iter=5, warm_start=True, **kwargs).fit(blobs)
+    once = fitted(blobs, max_iter=10, **kwargs)
+    assert difference(once, twice) < 1e-11
+    assert twice.n_iter_ == 5
+
+
+def test_no_iterations_give_the_start(blobs, covariance_type):
+    model = fitted(blobs, covariance_type, max_iter=0)
+    assert (model.n_iter_, model.lower_bound_, model.lower_bounds_) == (0, -np.inf, [])
+    assert not model.converged_
+    theirs = GaussianMixture(4, covariance_type=covariance_type, random_state=0, max_iter=0)
+    assert difference(model, theirs.fit(blobs)) < 1e-10
+
+
+def test_no_iterations_from_single_samples_give_weights_that_sum_to_one(blobs):
+    model = fitted(blobs, max_iter=0, init_params="k-means++")
+    assert np.isclose(model.weights_.sum(), 1)
+
+
+def test_no_iterations_keep_the_given_precisions(blobs, covariance_type):
+    model = fitted(blobs, covariance_type, max_iter=0, precisions_init=IDENTITY[covariance_type])
+    assert np.allclose(model.precisions_, IDENTITY[covariance_type])
+    assert np.allclose(model.covariances_, IDENTITY[covariance_type])
+
+
+def test_the_verbose_output_is_that_of_scikit_learn(blobs):
+    printed = []
+    for estimator in (GaussianMixture, DifferentiableGaussianMixture):
+        params = {"n_init": 2, "init_params": "random", "verbose": 1, "verbose_interval": 2}
+        with redirect_stdout(io.StringIO()) as out:
+            estimator(4, random_state=0, **params).fit(blobs)
+        printed.append(out.getvalue())
+    assert printed[0] == printed[1]
+    with redirect_stdout(io.StringIO()) as out:
+        fitted(blobs, verbose=2, verbose_interval=1)
+    assert "\t time lapse " in out.getvalue() and "\t ll change " in out.getvalue()
+    assert "Initialization converged. time lapse" in out.getvalue()
+    assert "\t lower bound " in out.getvalue()
+
+
+def test_not_converging_warns(blobs):
+    with pytest.warns(ConvergenceWarning, match="Best performing initialization did not converge"):
+        fitted(blobs, max_iter=1, init_params="random")
+
+
+# --- kinds of array ------------------------------------------------------------------------------
+
+
+def test_every_kind_of_array_gives_the_same_fit(blobs, array_kind):
+    X = array_kind(blobs)
+    model = fitted(X)
+    assert difference(model, fitted(blobs)) < 1e-12
+    tensor_in = isinstance(X, torch.Tensor)
+    for result in (model.means_, model.predict(X), model.predict_proba(X), model.score_samples(X)):
+        assert isinstance(result, torch.Tensor if tensor_in else np.ndarray)
+    assert isinstance(model.score(X), float)
+    assert np.isclose(model.bic(X), fitted(blobs).bic(blobs))
+    assert isinstance(model.sample(3)[0], torch.Tensor if tensor_in else np.ndarray)
+
+
+def test_predictions_follow_the_kind_of_their_own_samples(blobs):
+    on_numpy, on_torch = fitted(blobs), fitted(torch.tensor(blobs))
+    assert isinstance(on_numpy.predict(torch.tensor(blobs)), torch.Tensor)
+    assert isinstance(on_torch.predict(blobs), np.ndarray)
+
+
+def test_float32_stays_float32(blobs, covariance_type):
+    X = blobs.astype(np.float32)
+    model = fitted(X, covariance_type)
+    for name in PARAMETERS:
+        assert getattr(model, name).dtype == np.float32
+    assert model.predict_proba(X).dtype == model.score_samples(X).dtype == np.float32
+    double = fitted(blobs, covariance_type)
+    for name in ["weights_", "means_", "covariances_"]:
+        expected = getattr(double, name)
+        assert np.abs(getattr(model, name) - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_integers_are_scored_as_the_numbers_they_are(blobs, covariance_type):
+    whole = (20 * blobs).round()
+    for dtype in [np.int64, np.int16]:
+        model = fitted(whole.astype(dtype), covariance_type)
+        assert np.isclose(model.score(whole.astype(dtype)), model.score(whole), rtol=1e-12)
+    positive = (whole - whole.min()) % 256
+    model = fitted(positive.astype(np.uint8), covariance_type)
+    assert np.isclose(model.score(positive.astype(np.uint8)), model.score(positive), rtol=1e-12)
+    assert np.isclose(model.bic(positive.astype(int).tolist()), model.bic(positive))
+
+
+def test_names_of_features_are_kept_and_compared(blobs):
+    frame = pd.DataFrame(blobs, columns=list("abc"))
+    model = fitted(frame)
+    assert list(model.feature_names_in_) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(frame[["c", "b", "a"]])
+
+
+def test_attributes_can_be_written(blobs):
+    model = fitted(blobs)
+    model.means_ += 10  # a fitted array is the user's own
+    assert model.predict_proba(blobs + 10).shape == (600, 4)
+
+
+def test_models_built_by_hand_predict_and_edits_take_effect(blobs):
+    reference = fitted(blobs)
+    by_hand = DifferentiableGaussianMixture(4)
+    by_hand.weights_, by_hand.means_ = reference.weights_, reference.means_.copy()
+    by_hand.covariances_ = reference.covariances_
+    # the lower factor, as common code sets it: only X @ P and diag(P) may be relied on
+    by_hand.precisions_cholesky_ = np.linalg.cholesky(np.linalg.inv(reference.covariances_))
+    assert np.allclose(by_hand.score_samples(blobs), reference.score_samples(blobs))
+    by_hand.means_ += 1
+    assert np.allclose(by_hand.score_samples(blobs + 1), reference.score_samples(blobs))
+
+
+def test_a_fit_survives_pickling_cloning_and_joblib(blobs):
+    model = fitted(torch.tensor(blobs, requires_grad=True))
+    assert model.means_.requires_grad
+    restored = pickle.loads(pickle.dumps(model))
+    assert not restored.means_.requires_grad
+    assert torch.equal(restored.means_, model.means_.detach())
+    assert not hasattr(clone(model), "means_")
+    jobs = (joblib.delayed(fitted)(blobs) for _ in range(2))
+    for result in joblib.Parallel(n_jobs=2)(jobs):
+        assert np.array_equal(result.means_, fitted(blobs).means_)
+
+
+def test_it_works_in_pipelines_and_searches(blobs):
+    pipeline = make_pipeline(StandardScaler(), DifferentiableGaussianMixture(random_state=0))
+    grid = {
+        "differentiablegaussianmixture__n_components": [1, 4],
+        "differentiablegaussianmixture__covariance_type": ["full", "diag"],
+    }
+    shuffled = np.random.default_rng(1).permutation(blobs)
+    search = GridSearchCV(pipeline, grid, cv=3).fit(shuffled)
+    assert search.best_params_["differentiablegaussianmixture__n_components"] == 4
+    assert cross_val_score(search.best_estimator_, shuffled, cv=3).shape == (3,)
+
+
+def test_the_device_is_where_the_work_and_the_answers_are(blobs):
+    model = fitted(blobs, device="cpu")
+    assert difference(model, fitted(blobs)) == 0
+    assert fitted(torch.tensor(blobs), device=torch.device("cpu")).means_.device.type == "cpu"
+
+
+# --- sample weights ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("init_params", ["kmeans", "given"])
+def test_integer_weights_are_repeated_rows(blobs, rng, covariance_type, init_params):
+    weights = rng.integers(0, 4, size=len(blobs))
+    params = {}
+    if init_params == "given":
+        params = {"means_init": blobs[::150], "weights_init": np.full(4, 0.25)}
+        params |= {"precisions_init": IDENTITY[covariance_type]}
+    estimator = DifferentiableGaussianMixture(
+        4, covariance_type=covariance_type, random_state=0, **params
+    )
+    repeated = np.repeat(blobs, weights, axis=0)
+    expected = clone(estimator).fit(repeated)
+    weighted = clone(estimator).fit(blobs, sample_weight=weights)
+    assert difference(weighted, expected) < 1e-10
+    assert weighted.n_iter_ == expected.n_iter_
+    assert np.isclose(weighted.score(blobs, sample_weight=weights), expected.score(repeated))
+    kept = weights > 0
+    absent = clone(estimator).fit(blobs[kept], sample_weight=weights[kept])
+    assert difference(weighted, absent) < 1e-10
+    labels = clone(estimator).fit_predict(blobs, sample_weight=weights)
+    assert np.array_equal(labels, weighted.predict(blobs))
+
+
+def test_weights_matter_up_to_a_factor_only(blobs, rng):
+    weights = rng.uniform(size=len(blobs))
+    assert difference(*(fitted_weighted(blobs, c * weights) for c in (1, 1000))) < 1e-9
+
+
+def fitted_weighted(X, weights):
+    """Four components with sample weights."""
+    model = DifferentiableGaussianMixture(4, random_state=0, init_params="random", tol=1e-8)
+    return model.fit(X, sample_weight=weights)
+
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        (np.full(600, -1.0), "sample_weight must be finite and non-negative, got minimum -1"),
+        (torch.zeros(600), "sample_weight must have a positive sum"),
+        (np.zeros(600), "Sample weights must contain at least one non-zero number"),
+        (np.ones(3), "sample_weight.shape"),
+        (torch.ones(3), "sample_weight must have shape"),
+        (np.r_[np.ones(3), np.zeros(597)], "n_components = 4, n_samples = 3"),
+    ],
+)
+def test_bad_weights_are_refused(blobs, weights, message):
+    with pytest.raises(ValueError, match=message):
+        fitted(blobs).fit(blobs, sample_weight=weights)
+
+
+# --- right where others are wrong ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
+def test_the_fit_moves_with_the_data(blobs, covariance_type, init_params):
+    near = fitted(blobs, covariance_type, init_params=init_params)
+    far = fitted(blobs + 1e7, covariance_type, init_params=init_params)
+    assert far.n_iter_ == near.n_iter_
+    assert difference(near, far, ["weights_", "covariances_"]) < 1e-6
+    assert difference(near, far, ["means_"], shift=1e7) < 1e-6
+
+
+def test_the_fit_moves_with_the_data_in_float32(blobs, covariance_type):
+    near = fitted(blobs, covariance_type)
+    far = fitted((blobs + 1e3).astype(np.float32), covariance_type)
+    for name in ["weights_", "covariances_"]:
+        error = np.abs(getattr(far, name) - getattr(near, name)).max()
+        assert error < 1e-3 * np.abs(getattr(near, name)).max()
+    assert np.abs(far.means_.astype(float) - 1e3 - near.means_).max() < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kernel", ["features", "definition"])
+def test_the_likelihood_never_falls(blobs, covariance_type, kernel, monkeypatch):
+    way = {"features": EM._by_features, "definition": EM._by_definition}[kernel]
+    monkeypatch.setattr(EM, "statistics", way)
+    model = fitted(blobs, covariance_type, init_params="random", tol=0, max_iter=60, reg_covar=0)
+    bounds = np.array(model.lower_bounds_)
+    assert np.diff(bounds).min() > -1e-10 * abs(bounds[-1])
+
+
+def hard_data():
+    """Data on which sums of squares, or counts, are extreme."""
+    rng = np.random.default_rng(0)
+    X = np.vstack([rng.normal(size=(100, 3)) + 5 * k for k in range(4)])
+    return {
+        "outlier at a million sigma": np.vstack([X, [[1e6, 1e6, 1e6]]]),
+        "two outliers": np.vstack([X, [[1e6, 0, 0], [-1e6, 3, 2]]]),
+        "duplicates": np.repeat(X[::80], 60, axis=0),
+        "constant feature": np.c_[X, np.full(len(X), 123456.789)],
+        "collinear features": np.c_[X, 2 * X[:, 0]],
+        "as many components as samples": X[::100],
+        "Cauchy tails": rng.standard_cauchy((1000, 3)),
+        "tiny scale": 1e-12 * X,
+        "huge scale": 1e12 * X,
+        "time stamps": np.c_[1.7e9 + X[:, 0], X[:, 1:]],
+    }
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", hard_data())
+def test_hard_data_give_a_finite_fit(name, dtype, covariance_type):
+    X = hard_data()[name].astype(dtype)
+    model = fitted(X, covariance_type)
+    for parameter in PARAMETERS:
+        assert np.isfinite(getattr(model, parameter)).all()
+    assert np.isclose(model.weights_.sum(), 1, atol=1e-6)
+    assert np.isfinite(model.score(X))
+    assert np.allclose(model.predict_proba(X).sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_two_hundred_components_on_three_hundred_samples_equal_scikit_learn(rng):
+    X = rng.normal(size=(300, 2))
+    theirs = GaussianMixture(200, random_state=0, max_iter=5).fit(X)
+    ours = DifferentiableGaussianMixture(200, random_state=0, max_iter=5).fit(X)
+    assert np.isclose(ours.score(X), theirs.score(X), rtol=1e-8)
+
+
+def test_an_empty_component_keeps_its_mean_and_can_be_sampled_around(blobs):
+    means = np.vstack([blobs[::200], [[1e4, 1e4, 1e4]]]).astype(np.float32)
+    model = DifferentiableGaussianMixture(4, means_init=means, random_state=0)
+    model.fit(blobs.astype(np.float32))
+    assert np.allclose(model.means_[3], 1e4)
+    assert model.weights_[3] < 1e-12
+    assert np.isfinite(model.sample(50)[0]).all()
+
+
+@pytest.mark.parametrize("dtype, far", [(np.float64, 1e200), (np.float32, 1e30)])
+def test_samples_whose_squares_overflow_belong_to_somebody(blobs, covariance_type, dtype, far):
+    model = fitted(blobs.astype(dtype), covariance_type)
+    X = np.array([[far, 0, 0], [0, -far, far]], dtype=dtype)
+    proba = model.predict_proba(X)
+    assert np.isfinite(proba).all() and np.allclose(proba.sum(1), 1)
+    assert np.array_equal(model.predict(X), proba.argmax(1))
+    nearer = model.predict(X / (far / 1e6))  # same directions, squares that do not overflow
+    assert np.array_equal(model.predict(X), nearer)
+
+
+@pytest.mark.parametrize("largest", [1e160, 1e300])
+def test_samples_too_large_for_covariances_are_refused(blobs, largest):
+    with pytest.raises(ValueError, match=r"X must be smaller than .* got an entry of size"):
+        fitted(blobs * largest)
+
+
+def legacy_state():
+    """The state of numpy's global generator."""
+    return np.random.get_state()[1].copy()  # noqa: NPY002
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_threads_change_no_bit_and_settings_stay(rng, covariance_type):
+    X = rng.normal(size=(40_000, 3))
+    state, before = legacy_state(), torch.get_num_threads()
+    results = []
+    for n_threads in (1, 2, 4):
+        torch.set_num_threads(n_threads)
+        results.append(fitted(X, covariance_type, init_params="random_from_data", max_iter=5))
+        assert torch.get_num_threads() == n_threads
+    torch.set_num_threads(before)
+    assert difference(results[0], results[1]) == difference(results[0], results[2]) == 0
+    assert np.array_equal(legacy_state(), state)
+    assert torch.get_default_dtype() == torch.float32
+
+
+# --- gradients -----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("gradient", ["implicit", "automatic"])
+def test_the_fit_is_differentiable_in_the_data(rng, covariance_type, gradient):
+    X = np.vstack([rng.normal(size=(20, 2)) + 4 * k for k in range(2)])
+    start = {"means_init": X[[0, 39]], "weights_init": np.full(2, 0.5)}
+    start["precisions_init"] = {
+        "full": np.stack([np.eye(2)] * 2),
+        "tied": np.eye(2),
+        "diag": np.ones((2, 2)),
+        "spherical": np.ones(2),
+    }[covariance_type]
+    model = DifferentiableGaussianMixture(
+        2, covariance_type=covariance_type, gradient=gradient, tol=0, max_iter=60, **start
+    )
+
+    def fit(X, weights):
+        fitted = clone(model).fit(X, sample_weight=weights)
+        return fitted.weights_, fitted.means_, fitted.covariances_
+
+    inputs = (torch.tensor(X, requires_grad=True), torch.ones(40).double().requires_grad_())
+    assert torch.autograd.gradcheck(
+        fit,
+        inputs,
+        eps=1e-5,
+        atol=1e-5,
+        fast_mode=True,
+        nondet_tol=1e-8,
+        check_undefined_grad=False,
+    )
+
+
+def test_the_value_of_the_fit_does_not_depend_on_the_gradient(blobs):
+    X = torch.tensor(blobs)
+    plain = fitted(X)
+    assert not plain.means_.requires_grad
+    for gradient in ["implicit", "automatic", "one_step"]:
+        on_graph = fitted(X.clone().requires_grad_(), gradient=gradient)
+        assert on_graph.covariances_.requires_grad
+        assert torch.allclose(on_graph.means_, plain.means_, rtol=1e-10)
+
+
+def test_densities_are_differentiable_in_samples_and_parameters(blobs):
+    X = torch.tensor(blobs, requires_grad=True)
+    model = fitted(X)
+    model.score_samples(X[:5]).sum().backward()
+    assert torch.isfinite(X.grad).all() and X.grad.abs().sum() > 0
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+BAD_SAMPLES = [
+    (np.ones(10), r"X must have shape \(n_samples, n_features\), got \(10,\). Reshape your data"),
+    (
+        torch.ones(10),
+        r"X must have shape \(n_samples, n_features\), got \(10,\). Reshape your data",
+    ),
+    (torch.ones(2, 3, 4), r"X must have shape .* got \(2, 3, 4\). Flatten"),
+    (np.ones((2, 3, 4)), "Found array with dim 3"),
+    (np.empty((0, 3)), r"Found array with 0 sample\(s\)"),
+    (torch.empty((0, 3)), r"X must have at least 2 sample\(s\)"),
+    (torch.empty((10, 0)), r"X must have at least 2 sample\(s\) and 1 feature\(s\)"),
+    (np.r_[np.ones((9, 3)), [[np.nan] * 3]], r"X must be finite, got NaN in 1 of 10 rows .*row 9"),
+    (torch.full((9, 3), torch.inf), r"X must be finite, got infinity \(inf\) in 9 of 9 rows"),
+    (np.ma.masked_less(np.arange(30.0).reshape(10, 3), 4), "X must have no masked entries, got 4"),
+    (np.random.default_rng(0).normal(size=(3, 3)), "n_components = 4, n_samples = 3"),
+    (np.full((9, 3), "a"), "could not convert string to float"),
+]
+
+
+@pytest.mark.parametrize("X, message", BAD_SAMPLES)
+def test_bad_samples_are_refused_and_the_earlier_fit_stays(blobs, X, message):
+    model = fitted(blobs)
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match=message):
+        model.fit(X)
+    assert vars(model).keys() == before.keys()
+    assert all(vars(model)[name] is value for name, value in before.items())
+
+
+def test_complex_tensors_are_refused(blobs):
+    with pytest.raises(TypeError, match=r"X must be real, got torch\.complex64"):
+        fitted(torch.ones(5, 3, dtype=torch.complex64))
+
+
+def test_a_fit_that_collapses_midway_leaves_the_earlier_fit(blobs):
+    model = fitted(blobs)
+    means = model.means_.copy()
+    model.set_params(reg_covar=0)
+    with pytest.raises(ValueError, match="ill-defined empirical covariance"):
+        model.fit(np.c_[blobs, np.zeros(len(blobs))])
+    assert np.array_equal(model.means_, means)
+    assert model.n_features_in_ == 3
+    assert model.predict(blobs).shape == (600,)
+
+
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        ({"covariance_type": "round"}, "The 'covariance_type' parameter"),
+        ({"init_params": "best"}, "The 'init_params' parameter"),
+        ({"gradient": "exact"}, "The 'gradient' parameter"),
+        ({"n_components": 0}, "The 'n_components' parameter"),
+        ({"tol": -1.0}, "The 'tol' parameter"),
+        ({"device": 3}, "The 'device' parameter"),
+        ({"weights_init": [0.5, 0.5]}, "The parameter 'weights' should have the shape of"),
+        ({"weights_init": [0.5, 0.5, 0.5, -0.5]}, r"should be in the range \[0, 1\]"),
+        ({"weights_init": [0.5, 0.5, 0.5, 0.5]}, "should be normalized"),
+        ({"means_init": np.ones((4, 2))}, "The parameter 'means' should have the shape of"),
+        ({"means_init": np.full((4, 3), np.nan)}, "The parameter 'means' must be finite"),
+        ({"precisions_init": np.ones((4, 3, 3))}, "should be symmetric, positive-definite"),
+        ({"precisions_init": np.ones((4, 3)), "covariance_type": "full"}, "should have the shape"),
+    ],
+)
+def test_bad_parameters_are_refused(blobs, params, message):
+    with pytest.raises(ValueError, match=message):
+        fitted(blobs, **params)
+
+
+@pytest.mark.parametrize(
+    "method", ["predict", "predict_proba", "score_samples", "score", "bic", "aic"]
+)
+def test_an_unfitted_mixture_is_refused(blobs, method):
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        getattr(DifferentiableGaussianMixture(), method)(blobs)
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        DifferentiableGaussianMixture().sample()
+
+
+@pytest.mark.parametrize("n_samples", [0, -1, 2.5, "3"])
+def test_a_number_of_samples_must_be_a_positive_integer(blobs, n_samples):
+    with pytest.raises(ValueError, match="Invalid value for 'n_samples'"):
+        fitted(blobs).sample(n_samples)
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.tensor])
+def test_samples_of_another_dimension_are_refused(blobs, make):
+    with pytest.raises(ValueError, match="X has 2 features, but DifferentiableGaussianMixture"):
+        fitted(blobs).predict(make(blobs[:, :2]))
+
+
+def test_a_warm_start_with_another_shape_is_refused(blobs):
+    model = fitted(blobs, warm_start=True)
+    with pytest.raises(ValueError, match="warm_start needs a fit of shape"):
+        model.set_params(n_components=3).fit(blobs)
+    with pytest.raises(ValueError, match="warm_start needs a fit with covariance_type='tied'"):
+        model.set_params(n_components=4, covariance_type="tied").fit(blobs)
+    with pytest.raises(ValueError, match="warm_start needs a fit of shape"):
+        model.set_params(covariance_type="full").fit(blobs[:, :2])
+
+
+def test_an_interrupted_fit_keeps_what_it_reached(blobs, monkeypatch):
+    step, calls = EM.__call__, []
+
+    def interrupted(self, theta):
+        calls.append(theta)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return step(self, theta)
+
+    monkeypatch.setattr(EM, "__call__", interrupted)
+    model = DifferentiableGaussianMixture(4, init_params="random", random_state=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(blobs)
+    monkeypatch.undo()
+    assert model.n_iter_ == 3 and not model.converged_
+    with pytest.warns(ConvergenceWarning):
+        expected = clone(model).set_params(max_iter=3).fit(blobs)
+    assert difference(model, expected) == 0

@@ -1,0 +1,80 @@
+"""Starts: scikit-learn's draws, and the moments of what they assign."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans, kmeans_plusplus
+
+from skgmmot._engine import EM, workers
+from skgmmot.estimators import _init
+from skgmmot.functional.covariance import COVARIANCE_TYPES
+
+
+@pytest.fixture
+def em(blobs):
+    """The samples of `blobs` about their mean, without weights."""
+    X = torch.tensor(blobs - blobs.mean(0))
+    with workers(X.dtype, X.device) as pool:
+        yield EM(X, None, torch.zeros(3).double(), 1e-6, pool)
+
+
+def responsibilities(assignment):
+    """All blocks of an assignment, ``(K, n)``."""
+    return torch.cat([resp for _, resp in assignment()], dim=1).numpy()
+
+
+def test_the_draws_are_those_of_scikit_learn(em):
+    X = em.X.numpy()
+    draw = {
+        "kmeans": lambda rng: np.eye(4)[KMeans(4, n_init=1, random_state=rng).fit(X).labels_].T,
+        "k-means++": lambda rng: one_hot(kmeans_plusplus(X, 4, random_state=rng)[1]),
+        "random_from_data": lambda rng: one_hot(rng.choice(600, size=4, replace=False)),
+        "random": lambda rng: normalised(rng.uniform(size=(600, 4))),
+    }
+    for name, theirs in draw.items():
+        ours, reference = np.random.RandomState(7), np.random.RandomState(7)
+        assignment = _init.assign(name, em, 4, ours)
+        assert np.allclose(responsibilities(assignment), theirs(reference))
+        assert np.allclose(responsibilities(assignment), responsibilities(assignment))
+        assert ours.uniform() == reference.uniform(), f"{name} leaves the stream elsewhere"
+
+
+def one_hot(indices):
+    resp = np.zeros((4, 600))
+    resp[np.arange(4), indices] = 1
+    return resp
+
+
+def normalised(drawn):
+    return (drawn / drawn.sum(1, keepdims=True)).T
+
+
+@pytest.mark.parametrize("name", ["kmeans", "random"])
+def test_a_start_has_the_moments_of_its_assignment(em, covariance_type, name):
+    kind = COVARIANCE_TYPES[covariance_type]
+    assignment = _init.assign(name, em, 4, np.random.RandomState(0))
+    theta = _init.start(assignment, em, kind, 4)
+    resp, X = responsibilities(assignment), em.X.numpy()
+    assert np.allclose(theta.weights, resp.mean(1))
+    assert np.allclose(theta.means, resp @ X / resp.sum(1, keepdims=True))
+    each = [np.cov(X.T, aweights=r, bias=True) for r in resp]
+    expected = {
+        "full": np.stack(each),
+        "tied": np.tensordot(resp.mean(1), np.stack(each), 1)[None],
+        "diag": np.stack([np.diag(S) for S in each]),
+        "spherical": np.stack([[np.diag(S).mean()] for S in each]),
+    }[covariance_type]
+    regularisation = 1e-6 * (np.eye(3) if expected.ndim == 3 else 1)
+    assert np.allclose(theta.covariances, expected + regularisation, atol=1e-12)
+
+
+def test_weighted_starts_choose_no_sample_of_weight_zero(blobs):
+    X = torch.tensor(blobs)
+    weights = torch.zeros(600, dtype=torch.float64)
+    weights[:10] = 1
+    with workers(X.dtype, X.device) as pool:
+        em = EM(X, weights, X.mean(0), 1e-6, pool)
+        for name in ["k-means++", "random_from_data"]:
+            rng = np.random.RandomState(0)
+            resp = responsibilities(_init.assign(name, em, 5, rng))
+            assert resp[:, :10].sum() == 5

@@ -1,0 +1,92 @@
+"""The house stands: modules import from the floors below only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import skgmmot
+
+ROOT = Path(skgmmot.__file__).parent
+
+#: Floor of each module; a package's `__init__` shows names and stands on no floor.
+FLOORS = {
+    "functional.linalg": 0,
+    "functional.fixed_point": 0,
+    "functional.discrete": 0,
+    "functional.gaussian": 1,
+    "functional.covariance": 1,
+    "functional.mixture": 2,
+    "functional.em": 3,
+    "functional.mixture_ot": 3,
+    "_arrays": 4,
+    "_engine": 4,
+    "estimators._base": 5,
+    "estimators._init": 5,
+    "estimators.differentiable": 6,
+    "estimators.ot_map": 7,
+    "metrics": 6,
+    "plotting": 7,
+    "datasets": 7,
+}
+
+
+def modules():
+    """Every module that is not an `__init__`, by its name inside the package."""
+    for path in sorted(ROOT.rglob("*.py")):
+        if path.name != "__init__.py":
+            yield ".".join(path.relative_to(ROOT).with_suffix("").parts), path
+
+
+def imports_of(path):
+    """Modules of the package that a file imports, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively"
+            module = node.module or ""
+            if module.split(".")[0] == "skgmmot":
+                inner = module.removeprefix("skgmmot").lstrip(".")
+                for alias in node.names:
+                    deeper = f"{inner}.{alias.name}".lstrip(".")
+                    yield deeper if deeper in FLOORS else inner
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "skgmmot":
+                    yield alias.name.removeprefix("skgmmot").lstrip(".")
+
+
+def test_every_module_has_a_floor():
+    assert {name for name, _ in modules()} == set(FLOORS)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), list(modules()), ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_a_module_imports_only_from_below(name, path):
+    for imported in imports_of(path):
+        assert imported in FLOORS, f"{name} imports {imported!r}, which has no floor"
+        assert FLOORS[imported] < FLOORS[name], f"{name} imports {imported}, which is not below it"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), list(modules()), ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_covariance_types_are_never_branched_on_by_name(name, path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Compare):
+            text = ast.unparse(node)
+            assert "covariance_type ==" not in text and "covariance_type !=" not in text, text
+
+
+@pytest.mark.parametrize("name", [n for n in FLOORS if n.startswith("functional.")])
+def test_functional_knows_neither_scikit_learn_nor_plots(name):
+    path = ROOT / (name.replace(".", "/") + ".py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not {n.split(".")[0] for n in names} & {"sklearn", "matplotlib", "pandas"}
+
+
+def test_no_caller_is_checked_by_assert():
+    for _, path in modules():
+        assert not [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Assert)]

@@ -1,0 +1,55 @@
+"""The border: every kind of array becomes a tensor, and results go back in kind."""
+
+import numpy as np
+import pytest
+import torch
+
+from skgmmot import _arrays
+
+
+@pytest.mark.parametrize(
+    "array, dtype",
+    [
+        ([[1, 2], [3, 4]], torch.float64),
+        (np.ones((2, 2), dtype=np.float32), torch.float32),
+        (np.ones((2, 2), dtype=np.uint8), torch.float64),
+        (np.ones((2, 2), dtype=bool), torch.float64),
+        (np.ones((2, 2), dtype=">f8"), torch.float64),
+        (np.ones((2, 2))[::-1], torch.float64),
+        (torch.ones(2, 2, dtype=torch.float16), torch.float64),
+        (torch.ones(2, 2, dtype=torch.int32), torch.float64),
+        (torch.ones(2, 2), torch.float32),
+    ],
+)
+def test_floats_are_kept_and_the_rest_becomes_float64(array, dtype):
+    assert _arrays.as_tensor(array).dtype == dtype
+
+
+def test_results_go_back_in_kind():
+    tensor = torch.arange(3.0, requires_grad=True)
+    assert _arrays.kind_of(tensor).restore(tensor).requires_grad
+    back = _arrays.kind_of([1.0]).restore(tensor)
+    assert isinstance(back, np.ndarray)
+    back += 1  # the user's own memory
+    assert tensor.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("mixture_type", ["public", "storage"])
+@pytest.mark.parametrize(
+    "name, public, storage",
+    [
+        ("full", (3, 2, 2), (3, 2, 2)),
+        ("tied", (2, 2), (1, 2, 2)),
+        ("diag", (3, 2), (3, 2)),
+        ("spherical", (3,), (3, 1)),
+    ],
+)
+def test_covariances_are_recognised_by_their_shape(name, public, storage, mixture_type):
+    shape = public if mixture_type == "public" else storage
+    covariances = np.eye(2) * np.ones(shape) if name in ("full", "tied") else np.ones(shape)
+    for covariance_type in (None, name):
+        params, kind = _arrays.mixture_from_tuple(
+            [0.2, 0.3, 0.5], np.zeros((3, 2)), covariances, covariance_type
+        )
+        assert params.covariances.shape == storage
+        assert not kind.is_tensor

@@ -1,0 +1,87 @@
+"""Blocks, threads and sums: the same result however the work is cut."""
+
+import pytest
+import torch
+
+from skgmmot import _engine
+from skgmmot._engine import EM, map_rows, row_spans, workers
+from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.em import em_step
+from skgmmot.functional.mixture import GaussianMixtureParams
+
+
+@pytest.mark.parametrize("n_rows, block", [(1, 16), (16, 16), (17, 16), (10_000, 16), (5, 1000)])
+def test_spans_cover_the_rows_in_order_once(n_rows, block):
+    spans = row_spans(n_rows, block)
+    assert len(spans) <= _engine.N_SPANS
+    rows = [i for span in spans for rows in span for i in range(n_rows)[rows]]
+    assert rows == list(range(n_rows))
+
+
+def problem(covariance_type, dtype=torch.float64, n=5000, d=3, K=4):
+    """Samples, weights and a mixture nearby."""
+    X = torch.randn(n, d, dtype=torch.float64) * torch.tensor([1.0, 2.0, 0.5]) + 1
+    storage = COVARIANCE_TYPES[covariance_type].shape(K, d)
+    S = torch.eye(d).expand(storage) if len(storage) == 3 else torch.ones(storage)
+    theta = GaussianMixtureParams(torch.full((K,), 1 / K), X[:K], S.clone())
+    return X.to(dtype), torch.rand(n).to(dtype), GaussianMixtureParams(*(t.double() for t in theta))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("way", ["_by_features", "_by_definition"])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_both_ways_to_the_sums_make_the_same_step(covariance_type, way, weighted, dtype, tolerance):
+    X, a, theta = problem(covariance_type, dtype)
+    a = a if weighted else None
+    expected = em_step(theta, X.double(), None if a is None else a.double())
+    with workers(dtype, X.device) as pool:
+        em = EM(X, a, torch.zeros(3, dtype=dtype), 0.0, pool)
+        statistics = getattr(em, way)(theta)
+    step = _engine.m_step(theta, statistics)
+    for found, reference in zip(step, expected, strict=True):
+        assert torch.allclose(found, reference, rtol=tolerance, atol=tolerance)
+    if not weighted:
+        log_likelihood = _engine.e_step(theta, X.double()).log_likelihood
+        assert torch.allclose(statistics.log_likelihood, log_likelihood, rtol=tolerance)
+
+
+@pytest.mark.parametrize("way", ["_by_features", "_by_definition"])
+def test_the_length_of_blocks_changes_nothing_to_rounding(covariance_type, way, monkeypatch):
+    X, a, theta = problem(covariance_type)
+    results = []
+    for size in (2**9, 2**13, 2**18):
+        monkeypatch.setitem(_engine.BLOCK_SIZE, "cpu", size)
+        with workers(X.dtype, X.device) as pool:
+            results.append(getattr(EM(X, a, X.mean(0), 0.0, pool), way)(theta))
+    for other in results[1:]:
+        for found, reference in zip(other, results[0], strict=True):
+            assert torch.allclose(found, reference, rtol=1e-10, atol=1e-10)
+
+
+def test_narrow_components_far_from_the_origin_are_summed_by_definition(monkeypatch):
+    X, _, theta = problem("full")
+    narrow = theta._replace(covariances=1e-12 * theta.covariances)
+    chosen = []
+    for name in ("_by_features", "_by_definition"):
+        monkeypatch.setattr(EM, name, lambda self, theta, name=name: chosen.append(name))
+    with workers(X.dtype, X.device) as pool:
+        em = EM(X, None, torch.zeros(3).double(), 0.0, pool)
+        em.statistics(theta), em.statistics(narrow)
+    assert chosen == ["_by_features", "_by_definition"]
+
+
+def test_rows_are_mapped_in_order_with_their_companions():
+    X, others = torch.arange(5000.0).view(-1, 1), torch.arange(5000.0)
+    out = map_rows(lambda x, o: x.squeeze(1) + o, 4000, X, others)
+    assert torch.equal(out, 2 * torch.arange(5000.0))
+
+
+def test_thread_settings_are_restored_after_an_error():
+    before = torch.get_num_threads()
+
+    def fail(block):
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        map_rows(fail, 1, torch.ones(10, 1))
+    assert torch.get_num_threads() == before

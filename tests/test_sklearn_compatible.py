@@ -1,0 +1,34 @@
+"""scikit-learn's own checks of every estimator."""
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skgmmot import DifferentiableGaussianMixture, OTMap
+
+pytestmark = pytest.mark.filterwarnings(
+    # the checks fit tiny data: EM need not converge, and components may collapse onto points
+    "ignore::sklearn.exceptions.ConvergenceWarning",
+    "ignore::sklearn.exceptions.SkipTestWarning",
+)
+
+
+def expected_failures(estimator):
+    """Checks that cannot hold, and why."""
+    if isinstance(estimator, DifferentiableGaussianMixture) and estimator.n_components > 1:
+        # the order of the rows decides what k-means draws, as in scikit-learn's KMeans
+        why = "k-means starts depend on the order of the rows, which the check shuffles"
+        return {"check_sample_weight_equivalence_on_dense_data": why}
+    return {}
+
+
+@parametrize_with_checks(
+    [
+        DifferentiableGaussianMixture(),
+        DifferentiableGaussianMixture(2, covariance_type="diag"),
+        OTMap(),
+        OTMap(method="random"),
+    ],
+    expected_failed_checks=expected_failures,
+)
+def test_estimators_pass_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
