@@ -14,6 +14,7 @@ from queue import SimpleQueue
 import torch
 from torch import Tensor
 
+from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import FeatureEStep, Statistics, e_step, m_step
 from skgmmot.functional.mixture import GaussianMixtureParams
 
@@ -21,8 +22,9 @@ from skgmmot.functional.mixture import GaussianMixtureParams
 BLOCK_SIZE = {"cpu": 2**15, "other": 2**22}
 #: Spans a pass is cut into: enough to balance a few threads, few enough to keep partial sums small.
 N_SPANS = 16
-#: Up to this many features, full covariances are faster as features than by whitening.
-MAX_FEATURES = 40
+#: Up to this many quadratic features for each feature, they are faster than whitening: d = 40 for
+#: full covariances, any d for the other types.
+MAX_QUADRATIC = 20
 
 
 class Buffers:
@@ -164,8 +166,8 @@ class EM:
     def statistics(self, theta: GaussianMixtureParams) -> Statistics:
         """The E-step's sums over all samples, by the faster way that is accurate."""
         d = theta.means.shape[1]
-        cheap = d <= MAX_FEATURES or theta.covariances.ndim == 2 or len(theta.covariances) == 1
-        if cheap and FeatureEStep.is_accurate(theta, self.X.dtype):
+        n_quadratic = covariance_type_of(theta.covariances).n_quadratic(d)
+        if n_quadratic <= MAX_QUADRATIC * (d + 1) and FeatureEStep.is_accurate(theta, self.X.dtype):
             return self._by_features(theta)
         return self._by_definition(theta)
 
@@ -191,7 +193,7 @@ class EM:
 
     def total_scatter(self, theta) -> Tensor | None:
         """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, a constant of the samples."""
-        if len(theta.covariances) > 1 or theta.covariances.ndim == 2:
+        if not covariance_type_of(theta.covariances).shared:
             return None
         if self._total_scatter is None:
 

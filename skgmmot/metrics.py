@@ -32,7 +32,7 @@ class MixtureWasserstein:
 
     References
     ----------
-    .. [1] Delon and Desolneux 2020, definition 4 and proposition 4.
+    .. [1] Delon and Desolneux 2020, definition and discrete formulation of MW2.
 
     Examples
     --------

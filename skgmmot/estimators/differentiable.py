@@ -93,7 +93,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         The same after each of its iterations.
     n_features_in_ : int
         Number of features d.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if ``X`` had any.
 
     See Also
@@ -104,11 +104,13 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     Notes
     -----
     One iteration costs ``O(n K d^2)`` (diagonal types: ``O(n K d)``) and needs a few megabytes
-    beyond the data, whatever ``n``.
+    beyond the data, whatever ``n``. Putting the fit on the graph needs ``O(n K d)`` numbers. The
+    implicit gradient is exact at a fixed point: its error is of the order of the last change of the
+    parameters, so ask for a small ``tol``, such as 1e-8, when gradients matter.
 
     References
     ----------
-    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, sections 2 and 3.
+    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025.
 
     Examples
     --------

@@ -77,7 +77,7 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     References
     ----------
-    .. [1] Delon and Desolneux 2020, section 6.3.
+    .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
 
     Examples
     --------
@@ -192,7 +192,8 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         array or Tensor of shape (n_samples, n_features)
-            Their images, in the kind and dtype of ``X``.
+            Their images, in the kind and dtype of ``X``; constants, also where ``X`` requires a
+            gradient.
 
         Raises
         ------
@@ -305,7 +306,7 @@ def ot_map(source, target, *, method="mean", mixture=None, random_state=None, de
 
     References
     ----------
-    .. [1] Delon and Desolneux 2020, section 6.3.
+    .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
 
     Examples
     --------

@@ -40,6 +40,8 @@ class CovarianceType:
     name: str
     #: Whether all components share one covariance.
     shared = False
+    #: Whether it stores variances, and all its covariances commute.
+    diagonal = False
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of the storage."""
@@ -284,6 +286,8 @@ class _Tied(_Matrix):
 
 class _Axis(CovarianceType):
     """What types without correlations share: variances, ``(K, d)`` or ``(K, 1)``."""
+
+    diagonal = True
 
     def to_full(self, covariances, n_components, n_features):
         return torch.diag_embed(covariances.expand(-1, n_features))

@@ -134,7 +134,7 @@ def implicit(
 
     References
     ----------
-    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, section 2.
+    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, implicit differentiation of EM.
     """
     if not solution.n_iter:
         return theta0

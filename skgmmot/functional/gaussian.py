@@ -42,7 +42,7 @@ def bures_wasserstein_squared(
 
     References
     ----------
-    .. [1] Delon and Desolneux 2020, equation (2.4).
+    .. [1] Delon and Desolneux 2020, optimal transport between Gaussian distributions.
     """
     between = (source_means.unsqueeze(1) - target_means).square().sum(-1)  # (K, L)
     if source_covariances.ndim == 3:

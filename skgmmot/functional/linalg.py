@@ -80,7 +80,7 @@ def bures_map(source: Tensor, target: Tensor) -> Tensor:
 
     References
     ----------
-    .. [1] Delon and Desolneux 2020, equation (2.5).
+    .. [1] Delon and Desolneux 2020, optimal transport between Gaussian distributions.
     """
     factors = factor(source)
     left, singular, _ = torch.linalg.svd(factors.mT @ factor(target))
@@ -152,6 +152,6 @@ def bures_squared(source: Tensor, target: Tensor) -> Tensor:
 
     References
     ----------
-    .. [1] Delon and Desolneux 2020, equation (2.4).
+    .. [1] Delon and Desolneux 2020, optimal transport between Gaussian distributions.
     """
     return _BuresSquared.apply(source, target)

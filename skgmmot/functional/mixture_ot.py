@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.discrete import SOLVERS, Plan
 from skgmmot.functional.gaussian import bures_wasserstein_squared
 from skgmmot.functional.linalg import bures_map
@@ -50,8 +51,8 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
             "source and target must have equal numbers of features, got "
             f"{dimensions[0]} and {dimensions[1]}. Describe both by the same features."
         )
-    # Variances, spherical ones too, broadcast; matrices are compared with matrices.
-    diagonal = source.covariances.ndim == target.covariances.ndim == 2
+    # Variances are compared with variances; where there is a matrix, matrices with matrices.
+    diagonal = all(covariance_type_of(m.covariances).diagonal for m in (source, target))
     covariances = [
         m.covariances.expand_as(m.means) if diagonal else m.full_covariances()
         for m in (source, target)
@@ -85,7 +86,7 @@ def transport_plan(
 
     References
     ----------
-    .. [1] Delon and Desolneux 2020, proposition 4.
+    .. [1] Delon and Desolneux 2020, discrete formulation of MW2.
     """
     return SOLVERS[solver](source.weights, target.weights, cost_matrix(source, target))
 
@@ -175,7 +176,7 @@ def mean_map(mapping: MixtureMap, X: Tensor) -> Tensor:
 
     References
     ----------
-    .. [1] Delon and Desolneux 2020, section 6.3.
+    .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
     """
     K = len(mapping.source.means)
     d = X.shape[1]
@@ -215,7 +216,7 @@ def random_map(mapping: MixtureMap, X: Tensor, uniforms: Tensor) -> Tensor:
 
     References
     ----------
-    .. [1] Delon and Desolneux 2020, section 6.3.
+    .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
     """
     resp = log_responsibilities(mapping.source, X).exp()
     component = _inverse_cdf(resp.mT, uniforms[:, 0])  # (n,)

@@ -1,0 +1,40 @@
+"""Settings of the documentation: sphinx, numpydoc and the gallery of examples."""
+
+import shutil
+from pathlib import Path
+
+import skgmmot
+
+HERE = Path(__file__).parent
+
+project = "skgmmot"
+author = "The skgmmot developers"
+copyright = author
+version = release = skgmmot.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "architecture.md"]
+default_role = "py:obj"
+html_theme = "alabaster"
+html_theme_options = {"description": "Gaussian mixtures and optimal transport"}
+
+autodoc_member_order = "bysource"
+autosummary_generate = False  # api.rst holds every entry itself
+numpydoc_show_class_members = False
+
+# The gallery runs a copy of the examples, for they write files where they run.
+EXAMPLES = HERE / "_build" / "examples"
+shutil.copytree(HERE.parent / "examples", EXAMPLES, dirs_exist_ok=True)
+(EXAMPLES / "GALLERY_HEADER.rst").write_text("Examples\n========\n")
+sphinx_gallery_conf = {
+    "examples_dirs": str(EXAMPLES),
+    "gallery_dirs": "auto_examples",
+    "show_memory": False,
+    "write_computation_times": False,
+}
