@@ -6,6 +6,7 @@ the same bits for any number of threads. Inside, torch runs on one thread (its o
 nothing on blocks that fit a cache); the caller's setting is restored.
 """
 
+import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,48 +19,53 @@ from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import FeatureEStep, Statistics, e_step, m_step
 from skgmmot.functional.mixture import GaussianMixtureParams
 
-#: Numbers in a block of samples on a CPU (256 KiB of float64), and on an accelerator.
-BLOCK_SIZE = {"cpu": 2**15, "other": 2**22}
+#: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
+BLOCK_SIZE = {"cpu": 2**18, "other": 2**24}
+BLOCK_ROWS = {"cpu": 2**13, "other": 2**20}
+#: Blocks of fewer rows make matrix products slow, however many numbers a row takes.
+FEATURE_ROWS = 512
 #: Spans a pass is cut into: enough to balance a few threads, few enough to keep partial sums small.
 N_SPANS = 16
-#: Up to this many quadratic features for each feature, they are faster than whitening: d = 40 for
+#: Up to this many quadratic features for each feature, they are faster than whitening: d = 80 for
 #: full covariances, any d for the other types.
-MAX_QUADRATIC = 20
+MAX_QUADRATIC = 40
 
 
 class Buffers:
     """Memory lent by name, reused from block to block."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device):
-        self._options = {"dtype": dtype, "device": device}
-        self._lent: dict[str, Tensor] = {}
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._lent: dict[tuple, Tensor] = {}
 
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        size = math.prod(shape)
-        if name not in self._lent or self._lent[name].numel() < size:
-            self._lent[name] = torch.empty(size, **self._options)
-        return self._lent[name][:size].view(shape)
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        size, key = math.prod(shape), (name, dtype)
+        if key not in self._lent or self._lent[key].numel() < size:
+            self._lent[key] = torch.empty(size, dtype=dtype, device=self._device)
+        return self._lent[key][:size].view(shape)
 
 
 class Workers:
     """A pool of threads that maps functions over blocks of rows."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device):
+    def __init__(self, device: torch.device):
         self.device = device
         self.n_threads = torch.get_num_threads() if device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
         self._free: SimpleQueue[Buffers] = SimpleQueue()
         for _ in range(self.n_threads):
-            self._free.put(Buffers(dtype, device))
+            self._free.put(Buffers(device))
 
     def close(self) -> None:
         """End the threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def map(self, function, n_rows: int, row_size: int):
+    def map(self, function, n_rows: int, row_size: int, min_rows: int = 16):
         """Yield ``function(list of slices, buffers)`` for each span, in the order of the rows."""
-        spans = row_spans(n_rows, self.block_length(row_size))
+        where = "cpu" if self.device.type == "cpu" else "other"
+        length = max(min_rows, min(BLOCK_SIZE[where] // row_size, BLOCK_ROWS[where]))
+        spans = row_spans(n_rows, length)
 
         def run(span):
             buffers = self._free.get()
@@ -73,18 +79,13 @@ class Workers:
             return map(run, spans)
         return self._pool.map(run, spans)
 
-    def block_length(self, row_size: int) -> int:
-        """Rows in a block when each row takes ``row_size`` numbers of working memory."""
-        budget = BLOCK_SIZE["cpu" if self.device.type == "cpu" else "other"]
-        return max(16, 2 ** round(math.log2(budget / max(row_size, 4))))
-
-    def sum(self, function, n_rows: int, row_size: int) -> tuple[Tensor, ...]:
+    def sum(self, function, n_rows: int, row_size: int, **options) -> tuple[Tensor, ...]:
         """Add ``function(rows, buffers) -> tuple of tensors`` over all blocks of rows."""
 
         def over_span(span, buffers):
             return _add(function(rows, buffers) for rows in span)
 
-        return _add(self.map(over_span, n_rows, row_size))
+        return _add(self.map(over_span, n_rows, row_size, **options))
 
 
 def _add(parts) -> tuple[Tensor, ...]:
@@ -96,19 +97,22 @@ def _add(parts) -> tuple[Tensor, ...]:
     return total
 
 
-def row_spans(n_rows: int, block_length: int) -> list[list[slice]]:
-    """Cut rows into blocks, and blocks into at most `N_SPANS` spans."""
-    starts = range(0, n_rows, block_length)
-    blocks = [slice(s, min(s + block_length, n_rows)) for s in starts]
-    per_span = math.ceil(len(blocks) / N_SPANS)
-    return [blocks[i : i + per_span] for i in range(0, len(blocks), per_span)]
+def row_spans(n_rows: int, length: int) -> list[list[slice]]:
+    """Cut rows into blocks of about equal length, at most ``length``, and these into spans."""
+    n_blocks = math.ceil(n_rows / length)
+    if 1 < n_blocks < N_SPANS:
+        n_blocks = 2 ** math.ceil(math.log2(n_blocks))  # one, two and four threads share evenly
+    edges = [n_rows * i // n_blocks for i in range(n_blocks + 1)]
+    blocks = [slice(a, b) for a, b in itertools.pairwise(edges)]
+    per_span = math.ceil(n_blocks / N_SPANS)
+    return [blocks[i : i + per_span] for i in range(0, n_blocks, per_span)]
 
 
 @contextmanager
-def workers(dtype: torch.dtype, device: torch.device):
+def workers(device: torch.device):
     """Lend a pool of threads; torch's own threading is off meanwhile, and restored."""
     n_threads = torch.get_num_threads()
-    pool = Workers(dtype, device)
+    pool = Workers(device)
     torch.set_num_threads(1)
     try:
         yield pool
@@ -126,7 +130,7 @@ def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
     def over_span(span, buffers):
         return [function(*(t[rows] for t in (X, *others))) for rows in span]
 
-    with workers(X.dtype, X.device) as pool:
+    with workers(X.device) as pool:
         return torch.cat([out for part in pool.map(over_span, len(X), row_size) for out in part])
 
 
@@ -164,20 +168,23 @@ class EM:
         return self.X[rows] - self.origin, None if a is None else a[rows]
 
     def statistics(self, theta: GaussianMixtureParams) -> Statistics:
-        """The E-step's sums over all samples, by the faster way that is accurate."""
+        """The E-step's sums over all samples, by the fastest way that is accurate."""
         d = theta.means.shape[1]
-        n_quadratic = covariance_type_of(theta.covariances).n_quadratic(d)
-        if n_quadratic <= MAX_QUADRATIC * (d + 1) and FeatureEStep.is_accurate(theta, self.X.dtype):
-            return self._by_features(theta)
+        if covariance_type_of(theta.covariances).n_quadratic(d) <= MAX_QUADRATIC * (d + 1):
+            for dtype in (self.X.dtype, torch.float64):
+                if FeatureEStep.is_accurate(theta, dtype):
+                    return self._by_features(theta, dtype)
         return self._by_definition(theta)
 
-    def _by_features(self, theta):
-        step = FeatureEStep(theta, self.X.dtype, self.total_scatter(theta))
-        sums = self.pool.sum(
-            lambda rows, buffers: step.block(*self.rows(rows), buffers),
-            len(self.X),
-            row_size=theta.means.shape[1],
-        )
+    def _by_features(self, theta, dtype=torch.float64):
+        step = FeatureEStep(theta, self.origin, dtype, self.total_scatter(theta))
+
+        def block(rows, buffers):
+            a = self.sample_weight
+            return step.block(self.X[rows], None if a is None else a[rows], buffers)
+
+        row_size = sum(step.coefficients.shape)
+        sums = self.pool.sum(block, len(self.X), row_size, min_rows=FEATURE_ROWS)
         return step.statistics(*sums)
 
     def _by_definition(self, theta):
@@ -187,7 +194,7 @@ class EM:
         def block(rows, buffers):
             return tuple(s.double() for s in e_step(rounded, *self.rows(rows)))
 
-        sums = self.pool.sum(block, len(self.X), row_size=K * d // 4)
+        sums = self.pool.sum(block, len(self.X), row_size=K * d)
         # The sums are about the rounded means; their difference to the exact ones is known.
         return Statistics(*sums).moved(rounded.means.double() - theta.means)
 

@@ -34,7 +34,7 @@ def test_both_ways_to_the_sums_make_the_same_step(covariance_type, way, weighted
     X, a, theta = problem(covariance_type, dtype)
     a = a if weighted else None
     expected = em_step(theta, X.double(), None if a is None else a.double())
-    with workers(dtype, X.device) as pool:
+    with workers(X.device) as pool:
         em = EM(X, a, torch.zeros(3, dtype=dtype), 0.0, pool)
         statistics = getattr(em, way)(theta)
     step = _engine.m_step(theta, statistics)
@@ -49,25 +49,36 @@ def test_both_ways_to_the_sums_make_the_same_step(covariance_type, way, weighted
 def test_the_length_of_blocks_changes_nothing_to_rounding(covariance_type, way, monkeypatch):
     X, a, theta = problem(covariance_type)
     results = []
-    for size in (2**9, 2**13, 2**18):
-        monkeypatch.setitem(_engine.BLOCK_SIZE, "cpu", size)
-        with workers(X.dtype, X.device) as pool:
+    for rows in (32, 300, 5000):
+        monkeypatch.setitem(_engine.BLOCK_ROWS, "cpu", rows)
+        monkeypatch.setattr(_engine, "FEATURE_ROWS", 16)
+        with workers(X.device) as pool:
             results.append(getattr(EM(X, a, X.mean(0), 0.0, pool), way)(theta))
     for other in results[1:]:
         for found, reference in zip(other, results[0], strict=True):
             assert torch.allclose(found, reference, rtol=1e-10, atol=1e-10)
 
 
-def test_narrow_components_far_from_the_origin_are_summed_by_definition(monkeypatch):
-    X, _, theta = problem("full")
-    narrow = theta._replace(covariances=1e-12 * theta.covariances)
+@pytest.mark.parametrize(
+    ("dtype", "variance", "expected"),
+    [
+        (torch.float64, 1.0, torch.float64),
+        (torch.float32, 1.0, torch.float32),
+        # narrow against the distance from the origin: features in float64, then the definition
+        (torch.float32, 1e-3, torch.float64),
+        (torch.float32, 1e-12, "definition"),
+        (torch.float64, 1e-12, "definition"),
+    ],
+)
+def test_sums_are_made_by_the_fastest_way_that_is_accurate(monkeypatch, dtype, variance, expected):
+    X, _, theta = problem("full", dtype)
+    theta = theta._replace(covariances=variance * theta.covariances)
     chosen = []
-    for name in ("_by_features", "_by_definition"):
-        monkeypatch.setattr(EM, name, lambda self, theta, name=name: chosen.append(name))
-    with workers(X.dtype, X.device) as pool:
-        em = EM(X, None, torch.zeros(3).double(), 0.0, pool)
-        em.statistics(theta), em.statistics(narrow)
-    assert chosen == ["_by_features", "_by_definition"]
+    monkeypatch.setattr(EM, "_by_features", lambda self, theta, dtype: chosen.append(dtype))
+    monkeypatch.setattr(EM, "_by_definition", lambda self, theta: chosen.append("definition"))
+    with workers(X.device) as pool:
+        EM(X, None, torch.zeros(3, dtype=dtype), 0.0, pool).statistics(theta)
+    assert chosen == [expected]
 
 
 def test_rows_are_mapped_in_order_with_their_companions():

@@ -58,7 +58,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         mixture = self._prepared(X)
         if X.requires_grad or any(t.requires_grad for t in mixture):
             return function(mixture, X)
-        row_size = mixture.means.numel() // 4
+        row_size = mixture.means.numel()
         return _engine.map_rows(lambda block: function(mixture, block), row_size, X)
 
     def score_samples(self, X):

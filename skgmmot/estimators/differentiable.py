@@ -264,7 +264,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             log.iteration(solution)
 
         try:
-            with torch.no_grad(), _engine.workers(X.dtype, X.device) as pool:
+            with torch.no_grad(), _engine.workers(X.device) as pool:
                 em = _engine.EM(X.detach(), constant, origin, self.reg_covar, pool)
                 for theta0, objective in self._starts(em, warm, log):
                     solution = iterate(
@@ -405,8 +405,8 @@ def _check_range(X):
     largest, limit = float(X.detach().abs().max()), math.sqrt(torch.finfo(X.dtype).max) / 1e3
     if largest > limit:
         raise ValueError(
-            f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of size "
-            f"{largest:.1e}. Rescale X or drop that sample."
+            f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "
+            f"size {largest:.1e}. Rescale X or drop that sample."
         )
 
 

@@ -3,6 +3,7 @@
 A solver takes marginals ``a (K,)``, ``b (L,)`` and costs ``C (K, L)`` and returns a `Plan`.
 """
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -46,13 +47,21 @@ def exact(a: Tensor, b: Tensor, C: Tensor) -> Plan:
 
     Raises
     ------
+    ValueError
+        If a cost or a weight is NaN or infinite.
     RuntimeError
         If the network simplex stops early.
     """
+    if not all(torch.isfinite(t).all() for t in (a, b, C)):
+        raise ValueError(
+            "weights and costs must be finite, got NaN or infinity. Check the two distributions."
+        )
     masses = [np.asarray(w.detach().cpu(), dtype=np.float64) for w in (a, b)]
     costs = np.ascontiguousarray(C.detach().cpu(), dtype=np.float64)
     masses[1] = masses[1] * (masses[0].sum() / masses[1].sum())
-    coupling, log = ot.emd(*masses, costs, numItermax=10**7, log=True, check_marginals=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # said again below, as an error
+        coupling, log = ot.emd(*masses, costs, numItermax=10**7, log=True, check_marginals=False)
     if log["warning"]:
         raise RuntimeError(
             f"the network simplex must end at an optimum, got {log['warning']!r}. "
@@ -65,7 +74,3 @@ def exact(a: Tensor, b: Tensor, C: Tensor) -> Plan:
     # Added zeros whose derivatives are the potentials.
     envelope = f @ (a - a.detach()) + g @ (b - b.detach())
     return Plan(P, f, g, (P * C).sum() + envelope)
-
-
-#: Discrete solvers by name: ``(a, b, C) -> Plan``.
-SOLVERS = {"exact": exact}

@@ -17,6 +17,7 @@ an E-step is two matrix products; it loses digits when components are much narro
 distance from the origin (`FeatureEStep.is_accurate` tells).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -172,9 +173,11 @@ class FeatureEStep:
     Parameters
     ----------
     theta : GaussianMixtureParams
-        The current mixture, in float64, about an origin near the samples' mean.
+        The current mixture, in float64, about the origin.
+    origin : Tensor of shape (d,)
+        A point near the samples' mean.
     dtype : torch.dtype
-        What samples are in: the products are made in it, the sums over blocks in float64.
+        What the products are made in; sums over blocks are in float64.
     total_scatter : Tensor of shape (1, d, d), default=None
         ``sum_i a_i x_i x_i^T`` over all samples, for a type with a shared covariance: its
         quadratic term is the same for all components, so this constant is all it needs.
@@ -188,11 +191,15 @@ class FeatureEStep:
     #: Largest loss of digits accepted, by dtype: ``eps * |m - origin|^2 / smallest variance``.
     TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
 
-    def __init__(self, theta, dtype, total_scatter=None):
+    def __init__(self, theta, origin, dtype, total_scatter=None):
         self.theta = theta
         self.kind = covariance_type_of(theta.covariances)
+        self.origin = origin.to(dtype).unsqueeze(1)
+        self.dtype = dtype
         self.total_scatter = total_scatter
         self.coefficients = self._coefficients().to(dtype)
+        # Responsibilities are raised to this: subnormal numbers are slow, and no sum sees them
+        self.floor = math.log(torch.finfo(dtype).tiny) + 8
 
     @classmethod
     def is_accurate(cls, theta: GaussianMixtureParams, dtype: torch.dtype) -> bool:
@@ -214,16 +221,17 @@ class FeatureEStep:
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
         """Sum over one block: ``resp @ phi.T (K, d + 1 + q)`` and the log-likelihood.
 
-        ``X (b, d)`` may be a view; ``buffers(name, *shape)`` lends memory.
+        ``X (b, d)`` may be a view; ``buffers(name, shape, dtype)`` lends memory.
         """
         (b, d), (K, width) = X.shape, self.coefficients.shape
-        phi = buffers("features", width, b)
-        phi[:d] = X.mT
+        phi = buffers("features", (width, b), self.dtype)
+        torch.sub(X.mT, self.origin, out=phi[:d])
         phi[d] = 1
         self.kind.quadratic(phi[:d], out=phi[d + 1 :])
-        resp = torch.mm(self.coefficients, phi, out=buffers("resp", K, b))  # log-joint for now
+        resp = buffers("resp", (K, b), self.dtype)
+        torch.mm(self.coefficients, phi, out=resp)  # the log-joint, for now
         top = resp.amax(0)
-        torch.nn.functional.threshold_(resp.sub_(top), -80.0, -float("inf")).exp_()
+        resp.sub_(top).clamp_(min=self.floor).exp_()
         total = resp.sum(0)
         log_p = total.log().add_(top)
         if sample_weight is None:

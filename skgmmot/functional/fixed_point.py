@@ -145,15 +145,23 @@ def implicit(
         inputs = _rebuild(constant, [t.clone().requires_grad_() for t in constant])
         outputs = F(inputs)
 
-    def adjoint(v: Tensor) -> Tensor:
+    # A leaf that F leaves constant has no derivative, and no part in the products.
+    moving = [i for i, t in enumerate(outputs) if t.requires_grad]
+
+    def adjoint(v: Tensor | None) -> Tensor | None:
         def matvec(u: Tensor) -> Tensor:
             # u -> u - dF/dtheta^T u
+            cotangents = _unflatten(u, outputs)
             products = torch.autograd.grad(
-                outputs, inputs, _unflatten(u, outputs), retain_graph=True, materialize_grads=True
+                [outputs[i] for i in moving],
+                inputs,
+                [cotangents[i] for i in moving],
+                retain_graph=True,
+                materialize_grads=True,
             )
             return u - _flatten(products)
 
-        return solve(matvec, v)
+        return None if v is None else solve(matvec, v)
 
     if flat.requires_grad:
         flat.register_hook(adjoint)
@@ -210,7 +218,7 @@ def gmres(
         H, r = hessenberg[: j + 2, : j + 1], rhs[: j + 2]
         y = torch.linalg.lstsq(H, r.unsqueeze(1)).solution.squeeze(1)
         residual = torch.linalg.vector_norm(H @ y - r) / rhs[0]
-        if residual <= tol or length <= 1e-14 * norm:
+        if residual <= tol or length <= 1e-14:
             break
         basis.append(w / length)
     return y.to(b) @ torch.stack(basis[: len(y)])

@@ -25,8 +25,9 @@ def symmetrize(matrices: Tensor) -> Tensor:
 def factor(covariances: Tensor) -> Tensor:
     """Return ``L`` with ``L @ L.T = covariances``: Cholesky's, or the symmetric square root.
 
-    Cholesky's factor keeps relative accuracy in ill-conditioned matrices; where it fails (rank
-    deficient matrices) the symmetric square root of the positive part stands in.
+    Cholesky's factor keeps relative accuracy in ill-conditioned matrices; where it fails, or a
+    pivot is only rounding (rank deficient matrices), the symmetric square root stands in, with
+    eigenvalues that are only rounding set to zero.
 
     Parameters
     ----------
@@ -40,22 +41,25 @@ def factor(covariances: Tensor) -> Tensor:
     """
     covariances = covariances.detach()
     factors, failed = torch.linalg.cholesky_ex(covariances)
-    if failed.any():
-        eigenvalues, vectors = torch.linalg.eigh(covariances[failed > 0])
-        roots = eigenvalues.clamp(min=0).sqrt()
-        factors[failed > 0] = (vectors * roots.unsqueeze(-2)) @ vectors.mT
+    rounding = 4 * covariances.shape[-1] * torch.finfo(covariances.dtype).eps
+    pivots, variances = (t.diagonal(dim1=-2, dim2=-1) for t in (factors, covariances))
+    deficient = (failed > 0) | (pivots.square() <= rounding * variances).any(-1)
+    if deficient.any():
+        eigenvalues, vectors = torch.linalg.eigh(covariances[deficient])
+        eigenvalues[eigenvalues <= rounding * eigenvalues[..., -1:]] = 0
+        factors[deficient] = (vectors * eigenvalues.sqrt().unsqueeze(-2)) @ vectors.mT
     return factors
 
 
 def inverse_factor(factors: Tensor) -> Tensor:
     """Return the (pseudo-)inverses of a batch of factors made by `factor`."""
-    triangular = (factors.triu(1) == 0).all(dim=(-2, -1))
+    regular = (factors.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
+    triangular = regular & (factors.triu(1) == 0).all(-1).all(-1)
     identity = torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
     if triangular.all():
         return torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False)
-    inverses = torch.linalg.pinv(factors, hermitian=False)
-    regular = torch.linalg.solve_triangular(factors[triangular], identity, upper=False)
-    inverses[triangular] = regular
+    inverses = torch.linalg.pinv(factors)
+    inverses[triangular] = torch.linalg.solve_triangular(factors[triangular], identity, upper=False)
     return inverses
 
 

@@ -119,11 +119,16 @@ def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Te
     """
     mixture = _prepared(mixture)
     joint = log_joint(mixture, X)
-    log_resp = torch.log_softmax(joint, dim=0)
-    overflowed = ~torch.isfinite(joint.amax(0))
-    if overflowed.any():
-        log_resp[:, overflowed] = _nearest(mixture, X[overflowed])
-    return log_resp
+    overflowed = ~torch.isfinite(joint.detach().amax(0))  # (n,)
+    if not overflowed.any():
+        return torch.log_softmax(joint, dim=0)
+    # Far samples stay off the graph, for the derivative of an overflow is not a number: another
+    # point takes their place on it.
+    near = torch.where(overflowed.unsqueeze(1), mixture.means[0].detach(), X)
+    log_resp = torch.log_softmax(log_joint(mixture, near), dim=0)
+    one_hot = torch.zeros_like(log_resp)
+    one_hot[:, overflowed] = _nearest(mixture, X.detach()[overflowed])
+    return torch.where(overflowed, one_hot, log_resp)
 
 
 def sample(
@@ -164,11 +169,12 @@ def _prepared(mixture: GaussianMixtureParams | PreparedMixture) -> PreparedMixtu
 
 
 def _nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
-    """One-hot log-responsibilities ``(K, n)`` of samples at infinity.
+    """One-hot log-responsibilities ``(K, n)`` of samples at infinity, as constants.
 
     Along ``x = s u`` the squared distances are ``s^2 |u P_k|^2 - 2 s <u P_k, m_k P_k> + ...``: the
     first term decides, and where it is equal (shared covariances) the second.
     """
+    mixture = PreparedMixture(*(t.detach() for t in mixture))
     kind = covariance_type_of(mixture.factors)
     factors = mixture.factors / mixture.factors.abs().max()  # so that no product overflows
     u = (X / X.abs().amax(1, keepdim=True)).expand(len(mixture.means), -1, -1)  # (K, n, d)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.discrete import SOLVERS, Plan
+from skgmmot.functional.discrete import Plan, exact
 from skgmmot.functional.gaussian import bures_wasserstein_squared
 from skgmmot.functional.linalg import bures_map
 from skgmmot.functional.mixture import (
@@ -60,9 +60,7 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
     return bures_wasserstein_squared(source.means, covariances[0], target.means, covariances[1])
 
 
-def transport_plan(
-    source: GaussianMixtureParams, target: GaussianMixtureParams, *, solver: str = "exact"
-) -> Plan:
+def transport_plan(source: GaussianMixtureParams, target: GaussianMixtureParams) -> Plan:
     """Return the optimal plan between two mixtures; its cost is MW2 squared.
 
     Parameters
@@ -71,8 +69,6 @@ def transport_plan(
         K components.
     target : GaussianMixtureParams
         L components.
-    solver : {'exact'}, default='exact'
-        The discrete solver.
 
     Returns
     -------
@@ -88,7 +84,7 @@ def transport_plan(
     ----------
     .. [1] Delon and Desolneux 2020, discrete formulation of MW2.
     """
-    return SOLVERS[solver](source.weights, target.weights, cost_matrix(source, target))
+    return exact(source.weights, target.weights, cost_matrix(source, target))
 
 
 class MixtureMap(NamedTuple):
@@ -143,8 +139,14 @@ def mixture_map(
         If the dimensions differ or a source covariance is not positive definite.
     """
     plan = transport_plan(source, target) if plan is None else plan
-    k, l = torch.nonzero(plan.coupling, as_tuple=True)
-    mass = plan.coupling[k, l]
+    coupling = plan.coupling.clone()
+    # A weight near rounding may be lost in the plan: its component goes with the nearest target.
+    lost = (coupling.sum(1) == 0) & (source.weights > 0)
+    if lost.any():
+        nearest = cost_matrix(source, target)[lost].argmin(1)
+        coupling[lost, nearest] = source.weights[lost]
+    k, l = torch.nonzero(coupling, as_tuple=True)
+    mass = coupling[k, l]
     total = torch.zeros_like(source.weights).index_add_(0, k, mass)
     A = bures_map(source.full_covariances()[k], target.full_covariances()[l])
     origin = source.weights @ source.means

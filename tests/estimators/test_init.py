@@ -14,7 +14,7 @@ from skgmmot.functional.covariance import COVARIANCE_TYPES
 def em(blobs):
     """The samples of `blobs` about their mean, without weights."""
     X = torch.tensor(blobs - blobs.mean(0))
-    with workers(X.dtype, X.device) as pool:
+    with workers(X.device) as pool:
         yield EM(X, None, torch.zeros(3).double(), 1e-6, pool)
 
 
@@ -72,7 +72,7 @@ def test_weighted_starts_choose_no_sample_of_weight_zero(blobs):
     X = torch.tensor(blobs)
     weights = torch.zeros(600, dtype=torch.float64)
     weights[:10] = 1
-    with workers(X.dtype, X.device) as pool:
+    with workers(X.device) as pool:
         em = EM(X, weights, X.mean(0), 1e-6, pool)
         for name in ["k-means++", "random_from_data"]:
             rng = np.random.RandomState(0)
