@@ -171,17 +171,16 @@ class EM:
         """The E-step's sums over all samples, by the fastest way that is accurate."""
         d = theta.means.shape[1]
         if covariance_type_of(theta.covariances).n_quadratic(d) <= MAX_QUADRATIC * (d + 1):
-            for dtype in (self.X.dtype, torch.float64):
-                if FeatureEStep.is_accurate(theta, dtype):
-                    return self._by_features(theta, dtype)
+            step = FeatureEStep(theta, self.origin, self.total_scatter(theta))
+            dtype = step.best_dtype(self.X.dtype)
+            if dtype is not None:
+                return self._by_features(step, dtype)
         return self._by_definition(theta)
 
-    def _by_features(self, theta, dtype=torch.float64):
-        step = FeatureEStep(theta, self.origin, dtype, self.total_scatter(theta))
-
+    def _by_features(self, step, dtype):
         def block(rows, buffers):
             a = self.sample_weight
-            return step.block(self.X[rows], None if a is None else a[rows], buffers)
+            return step.block(self.X[rows], None if a is None else a[rows], dtype, buffers)
 
         row_size = sum(step.coefficients.shape)
         sums = self.pool.sum(block, len(self.X), row_size, min_rows=FEATURE_ROWS)

@@ -402,7 +402,8 @@ def _origin(X, sample_weight):
 
 def _check_range(X):
     """Refuse samples whose second moments would overflow their dtype."""
-    largest, limit = float(X.detach().abs().max()), math.sqrt(torch.finfo(X.dtype).max) / 1e3
+    low, high = torch.aminmax(X.detach())
+    largest, limit = float(max(-low, high)), math.sqrt(torch.finfo(X.dtype).max) / 1e3
     if largest > limit:
         raise ValueError(
             f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "

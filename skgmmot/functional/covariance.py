@@ -130,16 +130,12 @@ class CovarianceType:
         """Write the quadratic features of ``X (d, b)`` into ``out (q, b)``."""
         raise NotImplementedError
 
-    def quadratic_coefficients(self, factors: Tensor) -> Tensor:
-        """Coefficients ``(K or 1, q)`` of ``-x^T P P^T x / 2`` on the quadratic features."""
+    def quadratic_coefficients(self, precisions: Tensor) -> Tensor:
+        """Coefficients ``(K or 1, q)`` of minus half the squares on the quadratic features."""
         raise NotImplementedError
 
     def from_quadratic(self, sums: Tensor, n_features: int) -> Tensor:
         """Sums of quadratic features ``(K, q)`` as second moments, in storage."""
-        raise NotImplementedError
-
-    def precise_ratio(self, means: Tensor, covariances: Tensor) -> Tensor:
-        """``max_k |m_k|^2 / smallest variance``: what the features lose digits by."""
         raise NotImplementedError
 
     # --- sampling ------------------------------------------------------------------------------
@@ -185,10 +181,6 @@ class _Matrix(CovarianceType):
     def outer(self, left, right):
         return left.unsqueeze(-1) * right.unsqueeze(-2)
 
-    def precise_ratio(self, means, covariances):
-        smallest = torch.linalg.eigvalsh(covariances)[:, 0]
-        return (means.square().sum(-1) / smallest.clamp(min=torch.finfo(means.dtype).tiny)).max()
-
     def draw(self, rng, mean, covariance, size):
         return rng.multivariate_normal(mean, covariance, size)
 
@@ -225,8 +217,7 @@ class _Full(_Matrix):
             torch.mul(X[i:], X[i], out=out[row : row + rows])
             row += rows
 
-    def quadratic_coefficients(self, factors):
-        precisions = self.precisions(factors)
+    def quadratic_coefficients(self, precisions):
         d = precisions.shape[-1]
         i, j = torch.triu_indices(d, d, device=precisions.device)
         # x_i x_j stands once for both (i, j) and (j, i)
@@ -280,8 +271,8 @@ class _Tied(_Matrix):
     def quadratic(self, X, out):
         pass
 
-    def quadratic_coefficients(self, factors):
-        return factors.new_empty(1, 0)
+    def quadratic_coefficients(self, precisions):
+        return precisions.new_empty(1, 0)
 
 
 class _Axis(CovarianceType):
@@ -321,10 +312,6 @@ class _Axis(CovarianceType):
     def estimate(self, mass, shift, scatter, reg_covar):
         return scatter / mass.unsqueeze(-1) - self.outer(shift, shift) + reg_covar
 
-    def precise_ratio(self, means, covariances):
-        smallest = covariances.amin(-1).clamp(min=torch.finfo(means.dtype).tiny)
-        return (means.square().sum(-1) / smallest).max()
-
     def draw(self, rng, mean, covariance, size):
         return mean + rng.standard_normal(size=(size, len(mean))) * np.sqrt(covariance)
 
@@ -346,8 +333,8 @@ class _Diag(_Axis):
     def quadratic(self, X, out):
         torch.mul(X, X, out=out)
 
-    def quadratic_coefficients(self, factors):
-        return -factors.square() / 2
+    def quadratic_coefficients(self, precisions):
+        return -precisions / 2
 
     def from_quadratic(self, sums, n_features):
         return sums
@@ -384,8 +371,8 @@ class _Spherical(_Axis):
     def quadratic(self, X, out):
         torch.sum(X.square(), dim=0, keepdim=True, out=out)
 
-    def quadratic_coefficients(self, factors):
-        return -factors.square() / 2
+    def quadratic_coefficients(self, precisions):
+        return -precisions / 2
 
     def from_quadratic(self, sums, n_features):
         return sums / n_features

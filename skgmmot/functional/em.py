@@ -14,7 +14,7 @@ over devices and over machines; being centred, they keep their digits far from t
 There are two ways to the same sums. `e_step` is the definition: differentiable, and accurate for
 any mixture. `FeatureEStep` writes log-densities as linear functions of quadratic features, so that
 an E-step is two matrix products; it loses digits when components are much narrower than their
-distance from the origin (`FeatureEStep.is_accurate` tells).
+distance from the origin (`FeatureEStep.best_dtype` tells).
 """
 
 import math
@@ -176,11 +176,14 @@ class FeatureEStep:
         The current mixture, in float64, about the origin.
     origin : Tensor of shape (d,)
         A point near the samples' mean.
-    dtype : torch.dtype
-        What the products are made in; sums over blocks are in float64.
     total_scatter : Tensor of shape (1, d, d), default=None
         ``sum_i a_i x_i x_i^T`` over all samples, for a type with a shared covariance: its
         quadratic term is the same for all components, so this constant is all it needs.
+
+    Raises
+    ------
+    ValueError
+        If a covariance is not positive definite.
 
     Notes
     -----
@@ -188,50 +191,52 @@ class FeatureEStep:
     for the diagonal, ``d + 2`` for the spherical and ``d + 1`` for the tied one.
     """
 
-    #: Largest loss of digits accepted, by dtype: ``eps * |m - origin|^2 / smallest variance``.
+    #: Largest rounding error of log-densities accepted, by the dtype of the products.
     TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
 
-    def __init__(self, theta, origin, dtype, total_scatter=None):
-        self.theta = theta
-        self.kind = covariance_type_of(theta.covariances)
-        self.origin = origin.to(dtype).unsqueeze(1)
-        self.dtype = dtype
-        self.total_scatter = total_scatter
-        self.coefficients = self._coefficients().to(dtype)
-        # Responsibilities are raised to this: subnormal numbers are slow, and no sum sees them
-        self.floor = math.log(torch.finfo(dtype).tiny) + 8
-
-    @classmethod
-    def is_accurate(cls, theta: GaussianMixtureParams, dtype: torch.dtype) -> bool:
-        """Whether the features keep enough digits for this mixture."""
-        kind = covariance_type_of(theta.covariances)
-        ratio = kind.precise_ratio(theta.means, theta.covariances)
-        return bool(ratio * torch.finfo(dtype).eps < cls.TOLERANCE[dtype])
-
-    def _coefficients(self) -> Tensor:
-        """``C (K, d + 1 + q)``, in the order of the features."""
-        log_weights, means, factors = self.theta.prepare()
+    def __init__(self, theta, origin, total_scatter=None):
+        self.theta, self.origin, self.total_scatter = theta, origin, total_scatter
+        self.kind = kind = covariance_type_of(theta.covariances)
+        log_weights, means, factors = theta.prepare()
         K, d = means.shape
-        linear = self.kind.apply(means.unsqueeze(1), self.kind.precisions(factors)).squeeze(1)
-        log_det = self.kind.log_det(factors, d)
-        constant = log_weights + log_det - ((linear * means).sum(-1) + d * LOG_2PI) / 2
-        quadratic = self.kind.quadratic_coefficients(factors).expand(K, -1)
-        return torch.cat([linear, constant.unsqueeze(-1), quadratic], dim=1)
+        self.precisions = kind.precisions(factors)
+        linear = kind.apply(means.unsqueeze(1), self.precisions).squeeze(1)
+        squared = (linear * means).sum(-1)  # m^T P P^T m
+        constant = log_weights + kind.log_det(factors, d) - (squared + d * LOG_2PI) / 2
+        quadratic = kind.quadratic_coefficients(self.precisions).expand(K, -1)
+        self.coefficients = torch.cat([linear, constant.unsqueeze(-1), quadratic], dim=1)
 
-    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+    def best_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
+        """The fastest dtype that keeps enough digits: that of the samples, float64, or None.
+
+        Near the centre of component k, terms of size ``|m|^T |precision| |m|`` cancel.
+        """
+        m = self.theta.means.abs()
+        largest = (self.kind.apply(m.unsqueeze(1), self.precisions.abs()).squeeze(1) * m).sum(-1)
+        largest = float(largest.max())
+        for candidate in (dtype, torch.float64):
+            if largest * torch.finfo(candidate).eps < self.TOLERANCE[candidate]:
+                return candidate
+        return None
+
+    def block(
+        self, X: Tensor, sample_weight: Tensor | None, dtype: torch.dtype, buffers
+    ) -> tuple[Tensor, Tensor]:
         """Sum over one block: ``resp @ phi.T (K, d + 1 + q)`` and the log-likelihood.
 
-        ``X (b, d)`` may be a view; ``buffers(name, shape, dtype)`` lends memory.
+        ``X (b, d)`` may be a view; ``buffers(name, shape, dtype)`` lends memory for the products.
         """
         (b, d), (K, width) = X.shape, self.coefficients.shape
-        phi = buffers("features", (width, b), self.dtype)
-        torch.sub(X.mT, self.origin, out=phi[:d])
+        phi = buffers("features", (width, b), dtype)
+        torch.sub(X.mT, self.origin.to(dtype).unsqueeze(1), out=phi[:d])
         phi[d] = 1
         self.kind.quadratic(phi[:d], out=phi[d + 1 :])
-        resp = buffers("resp", (K, b), self.dtype)
-        torch.mm(self.coefficients, phi, out=resp)  # the log-joint, for now
+        resp = buffers("resp", (K, b), dtype)
+        torch.mm(self.coefficients.to(dtype), phi, out=resp)  # the log-joint, for now
         top = resp.amax(0)
-        resp.sub_(top).clamp_(min=self.floor).exp_()
+        # The floor keeps subnormal numbers out, which are slow and which no sum sees.
+        floor = math.log(torch.finfo(dtype).tiny) + 8
+        resp.sub_(top).clamp_(min=floor).exp_()
         total = resp.sum(0)
         log_p = total.log().add_(top)
         if sample_weight is None:
@@ -246,8 +251,7 @@ class FeatureEStep:
         means, d = self.theta.means, self.theta.means.shape[1]
         if self.kind.shared:
             second = self.total_scatter
-            precisions = self.kind.precisions(self.theta.prepare().factors)
-            log_likelihood = log_likelihood - (precisions * second).sum() / 2
+            log_likelihood = log_likelihood - (self.precisions * second).sum() / 2
         else:
             second = self.kind.from_quadratic(sums[:, d + 1 :], d)
         return Statistics(sums[:, d], sums[:, :d], second, log_likelihood).moved(-means)

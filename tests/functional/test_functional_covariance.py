@@ -205,16 +205,9 @@ def test_quadratic_features_give_densities_and_moments(name, mixture, weighted):
     factors = kind.precision_factor(mixture.covariances)
     precisions = kind.to_full(kind.precisions(factors), K, d)
     expected = -torch.einsum("ni,kij,nj->kn", X, precisions, X) / 2
-    assert_close(kind.quadratic_coefficients(factors) @ features, expected)
+    assert_close(kind.quadratic_coefficients(kind.precisions(factors)) @ features, expected)
     found = kind.from_quadratic(resp @ features.mT, d)
     assert_close(found, moments(name, X, resp, torch.zeros(K, d, dtype=F64)))
-
-
-def test_ratio_is_the_largest_mean_over_the_smallest_deviation(name, mixture):
-    smallest = torch.linalg.eigvalsh(mixture.full_covariances())[:, 0]
-    expected = (mixture.means.square().sum(1) / smallest).max()
-    found = COVARIANCE_TYPES[name].precise_ratio(mixture.means, mixture.covariances)
-    assert_close(found, expected)
 
 
 # --- edges -------------------------------------------------------------------------------------

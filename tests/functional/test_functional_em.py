@@ -42,9 +42,9 @@ def by_features(theta, blocks, dtype=F64, origin=0.5):
     if covariance_type_of(theta.covariances).shared:
         rows = [(x.double() - origin, torch.ones(len(x)) if w is None else w) for x, w in blocks]
         total = sum((x * w.unsqueeze(1)).mT @ x for x, w in rows).unsqueeze(0)
-    step = FeatureEStep(theta._replace(means=theta.means - origin), origin, dtype, total)
+    step = FeatureEStep(theta._replace(means=theta.means - origin), origin, total)
     buffers = Buffers(torch.device("cpu"))
-    sums = [step.block(x, w, buffers) for x, w in blocks]
+    sums = [step.block(x, w, dtype, buffers) for x, w in blocks]
     return step.statistics(*(sum(parts) for parts in zip(*sums, strict=True)))
 
 
@@ -167,12 +167,20 @@ def test_features_take_components_without_mass_and_far_samples(theta, X, a):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "offset", "accurate"),
-    [(F64, 0, True), (F64, 30, True), (F64, 1e4, False), (torch.float32, 30, False)],
+    ("dtype", "offset", "best"),
+    [
+        (F64, 0, F64),
+        (F64, 30, F64),
+        (F64, 1e4, None),
+        (torch.float32, 0, torch.float32),
+        (torch.float32, 30, F64),
+        (torch.float32, 1e4, None),
+    ],
 )
-def test_features_tell_when_they_lose_digits(dtype, offset, accurate, theta):
+def test_features_tell_which_dtype_keeps_enough_digits(dtype, offset, best, theta):
     theta = theta._replace(means=theta.means / 2 + offset)
-    assert FeatureEStep.is_accurate(theta, dtype) is accurate
+    total = torch.eye(d, dtype=F64).unsqueeze(0)
+    assert FeatureEStep(theta, torch.zeros(d), total).best_dtype(dtype) is best
 
 
 # --- derivatives -------------------------------------------------------------------------------
