@@ -392,11 +392,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
 def _origin(X, sample_weight):
     """A point near the samples' mean, in their dtype: differences to it keep their digits."""
-    if sample_weight is None:
-        mean = X.mean(0, dtype=torch.float64)
-    else:
-        share = (sample_weight / sample_weight.max()).double()
-        mean = (share @ X.double()) / share.sum()
+    share = X.new_ones(len(X)) if sample_weight is None else sample_weight / sample_weight.max()
+    blocks = zip(X.split(2**16), share.split(2**16), strict=True)
+    mean = sum(w.double() @ x.double() for x, w in blocks) / share.sum(dtype=torch.float64)
     return mean.to(X.dtype)
 
 
