@@ -17,8 +17,8 @@ from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.em import em_step
-from skgmmot.functional.fixed_point import GRADIENTS, iterate
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.fixed_point import GRADIENTS, Squarem, iterate
+from skgmmot.functional.mixture import FreeCoordinates, GaussianMixtureParams
 
 NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase "
@@ -63,6 +63,10 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         1 prints the iterations, 2 also times and changes.
     verbose_interval : int, default=10
         Iterations between prints.
+    acceleration : {'squarem'}, default=None
+        Whether to extrapolate EM: the same likelihood in fewer passes over the data where
+        components overlap and ``tol`` is small, never a smaller likelihood from one iteration to
+        the next, but another path, and other numbers, than scikit-learn's.
     gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
         How the fit is differentiated when ``X`` (or ``sample_weight``) is a tensor that requires a
         gradient: by the implicit function theorem, through all iterations, or through the last
@@ -86,11 +90,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     converged_ : bool
         Whether the best fit converged.
     n_iter_ : int
-        Iterations of the best fit.
+        Iterations of the best fit, each one pass over the data.
     lower_bound_ : float
         Mean log-likelihood of the best fit, before its last M-step.
     lower_bounds_ : list of float
-        The same after each of its iterations.
+        The same after each of its iterations (extrapolations that were dropped left out).
     n_features_in_ : int
         Number of features d.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -140,6 +144,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "acceleration": [StrOptions({"squarem"}), None],
         "gradient": [StrOptions(set(GRADIENTS))],
         "device": [str, torch.device, None],
     }
@@ -161,6 +166,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         warm_start=False,
         verbose=0,
         verbose_interval=10,
+        acceleration=None,
         gradient="implicit",
         device=None,
     ):
@@ -178,6 +184,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.acceleration = acceleration
         self.gradient = gradient
         self.device = device
 
@@ -253,6 +260,12 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         a = _arrays.sample_weights(sample_weight, X)
         self._check_enough(X, a)
         _check_range(X)
+        on_graph = X.requires_grad or (a is not None and a.requires_grad)
+        if on_graph and self.acceleration is not None and self.gradient == "automatic":
+            raise ValueError(
+                "gradient must be 'implicit' or 'one_step' when EM is accelerated, got 'automatic', "
+                "which runs plain iterations. Set acceleration=None or another gradient."
+            )
         constant = None if a is None else a.detach()
         origin = _origin(X.detach(), constant)
         log = _Log(self.verbose, self.verbose_interval)
@@ -273,6 +286,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                         tol=self.tol,
                         max_iter=self.max_iter,
                         objective=objective,
+                        accelerator=self._accelerator(theta0),
                         callback=remember,
                     )
                     log.end(solution)
@@ -287,10 +301,17 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         if not best.converged and self.max_iter > 0:
             warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
         theta = best.value
-        if X.requires_grad or (a is not None and a.requires_grad):
+        if on_graph:
             theta = self._differentiate(X - origin, a, start, best)
         self._set_attributes(theta, origin, X.dtype, kind, best)
         return self
+
+    def _accelerator(self, theta0):
+        """What extrapolates the iterations, or None."""
+        if self.acceleration is None:
+            return None
+        free = FreeCoordinates(theta0)
+        return Squarem(free.to_free, free.from_free)
 
     # --- starts --------------------------------------------------------------------------------
 

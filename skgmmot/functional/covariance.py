@@ -120,6 +120,14 @@ class CovarianceType:
         """
         return self.estimate(mass, torch.zeros_like(mass).unsqueeze(-1), scatter, reg_covar)
 
+    def to_free(self, covariances: Tensor, scale: Tensor) -> Tensor:
+        """Coordinates in which every vector is a covariance, in units of ``scale (d,)``."""
+        raise NotImplementedError
+
+    def from_free(self, free: Tensor, scale: Tensor) -> Tensor:
+        """The inverse of `to_free`."""
+        raise NotImplementedError
+
     # --- the quadratic features ----------------------------------------------------------------
 
     def n_quadratic(self, n_features: int) -> int:
@@ -180,6 +188,17 @@ class _Matrix(CovarianceType):
 
     def outer(self, left, right):
         return left.unsqueeze(-1) * right.unsqueeze(-2)
+
+    # Free coordinates: Cholesky's factor with the logarithm of its diagonal.
+
+    def to_free(self, covariances, scale):
+        factors = torch.linalg.cholesky_ex(covariances).L / scale.unsqueeze(-1)
+        return factors.tril(-1) + torch.diag_embed(factors.diagonal(dim1=-2, dim2=-1).log())
+
+    def from_free(self, free, scale):
+        factors = free.tril(-1) + torch.diag_embed(free.diagonal(dim1=-2, dim2=-1).exp())
+        factors = factors * scale.unsqueeze(-1)
+        return factors @ factors.mT
 
     def draw(self, rng, mean, covariance, size):
         return rng.multivariate_normal(mean, covariance, size)
@@ -302,6 +321,12 @@ class _Axis(CovarianceType):
 
     def log_det(self, factors, n_features):
         return factors.log().expand(-1, n_features).sum(-1)
+
+    def to_free(self, covariances, scale):
+        return covariances.log()
+
+    def from_free(self, free, scale):
+        return free.exp()
 
     def scatter(self, centred, resp):
         return (resp.unsqueeze(-2) @ centred.square()).squeeze(-2)

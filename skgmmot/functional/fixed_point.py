@@ -1,4 +1,4 @@
-"""Fixed points ``theta = F(theta)``: the one loop, and three ways to differentiate its end.
+"""Fixed points ``theta = F(theta)``: the one loop, its acceleration, and its derivatives.
 
 Nothing here knows of Gaussians. A point ``theta`` is a tuple of tensors. A *step* maps
 ``theta`` to ``(F(theta), objective)``. A *gradient strategy* is a function
@@ -19,6 +19,9 @@ from torch import Tensor
 
 Point = tuple[Tensor, ...]
 
+#: A proposal may lower the objective by this much, relatively: it is what rounding does.
+ROUNDING = 1e-13
+
 
 class Solution(NamedTuple):
     """Where a loop ended, and how."""
@@ -26,13 +29,13 @@ class Solution(NamedTuple):
     value: Point
     """The last point."""
     previous: Point
-    """The point before it: ``value = F(previous)``; the start if there was no iteration."""
+    """The point before it: ``value = F(previous)``; the start if there was no step."""
     objective: float
-    """The objective at `previous`, ``-inf`` before the first iteration."""
+    """The objective at `previous`, ``-inf`` before the first step."""
     objectives: tuple[float, ...]
-    """The objective of every iteration."""
+    """The objective at every step, dropped proposals left out."""
     n_iter: int
-    """Number of iterations."""
+    """Number of steps, dropped proposals included."""
     converged: bool
     """Whether the last change of the objective was below the tolerance."""
     change: float
@@ -46,6 +49,7 @@ def iterate(
     tol: float,
     max_iter: int,
     objective: float = -math.inf,
+    accelerator: "Squarem | None" = None,
     callback: Callable[[Solution], None] | None = None,
 ) -> Solution:
     """Iterate ``theta = F(theta)`` until the objective changes by less than ``tol``.
@@ -53,17 +57,20 @@ def iterate(
     Parameters
     ----------
     step : callable
-        ``theta -> (F(theta), objective at theta)``.
+        ``theta -> (F(theta), objective at theta)``; ``F`` never lowers the objective.
     theta0 : tuple of Tensor
         Where to start.
     tol : float
-        Bound on the absolute change of the objective, strict: 0 never stops.
+        Bound on the absolute change of the objective by one plain step, strict: 0 never stops.
     max_iter : int
-        Largest number of iterations; 0 returns the start.
+        Largest number of steps; 0 returns the start.
     objective : float, default=-inf
         Objective that the first change is measured against.
+    accelerator : Squarem, default=None
+        Proposes points further along the way. A proposal that lowers the objective is dropped,
+        at the price of its step, and the plain iteration goes on; None proposes nothing.
     callback : callable, default=None
-        Called with the `Solution` so far after each iteration.
+        Called with the `Solution` so far after each step that counts.
 
     Returns
     -------
@@ -72,16 +79,81 @@ def iterate(
     """
     solution = Solution(theta0, theta0, objective, (), 0, False, math.inf)
     objectives: list[float] = []
+    proposal = None
     for n_iter in range(1, max_iter + 1):
-        theta, value = step(solution.value)
+        point = solution.value if proposal is None else proposal
+        try:
+            theta, value = step(point)
+        except ValueError:
+            if proposal is None:
+                raise
+            value = -math.inf  # a proposal outside the domain of F
+        if proposal is not None and not value >= solution.objective - ROUNDING * abs(value):
+            accelerator.reject()
+            proposal, solution = None, solution._replace(n_iter=n_iter)
+            continue
         objectives.append(value)
         change = value - solution.objective
-        solution = Solution(theta, solution.value, value, (), n_iter, abs(change) < tol, change)
+        converged = proposal is None and abs(change) < tol
+        solution = Solution(theta, point, value, (), n_iter, converged, change)
         if callback is not None:
             callback(solution)
-        if solution.converged:
+        if converged:
             break
+        if accelerator is not None:
+            proposal = accelerator.propose(point, theta, proposal is not None)
     return solution._replace(objectives=tuple(objectives))
+
+
+class Squarem:
+    """Squared extrapolation: two plain steps tell where the third may jump.
+
+    From ``x0, x1 = F(x0), x2 = F(x1)`` in free coordinates, with ``r = x1 - x0`` and
+    ``v = (x2 - x1) - r``, the proposal is ``x0 + 2 a r + a^2 v`` of length ``a = |r| / |v|``. A
+    bound on ``a`` grows fourfold when it was reached and the proposal kept, and falls fourfold when
+    one was dropped. The step after a proposal is the first plain step of the next.
+
+    Parameters
+    ----------
+    to_free : callable
+        ``theta -> Tensor (m,)``: coordinates in which every vector is a point.
+    from_free : callable
+        Its inverse.
+
+    References
+    ----------
+    .. [1] Varadhan and Roland 2008, scheme S3.
+    """
+
+    def __init__(self, to_free, from_free):
+        self.to_free, self.from_free = to_free, from_free
+        self.visited: list[Tensor] = []
+        self.length, self.longest = 0.0, 4.0
+
+    def propose(self, point: Point, image: Point, was_proposed: bool) -> Point | None:
+        """After the step from ``point`` to ``image``: a point to try next, or None."""
+        if was_proposed:
+            self.visited = []
+            if self.length == self.longest:
+                self.longest *= 4
+        elif not self.visited:
+            self.visited = [self.to_free(point)]
+        self.visited.append(self.to_free(image))
+        if len(self.visited) < 3:
+            return None
+        x0, x1, x2 = self.visited
+        self.visited = []
+        r, v = x1 - x0, x2 - 2 * x1 + x0
+        a = float(torch.linalg.vector_norm(r) / torch.linalg.vector_norm(v))
+        self.length = min(a, self.longest)
+        if not self.length > 1:  # also where there was no change at all: 0 / 0
+            return None
+        return self.from_free(x0 + 2 * self.length * r + self.length**2 * v)
+
+    def reject(self) -> None:
+        """Note that the last proposal was dropped."""
+        self.visited = []
+        self.longest = max(2.0, self.length / 4)
 
 
 # --- gradient strategies -----------------------------------------------------------------------

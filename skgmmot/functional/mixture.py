@@ -37,6 +37,45 @@ class GaussianMixtureParams(NamedTuple):
         return PreparedMixture(self.weights.log(), self.means, factors)
 
 
+class FreeCoordinates:
+    """Coordinates of mixtures in which every vector is a mixture: logarithms and factors.
+
+    Log-weights, means and free covariances, in units of the spread of one mixture, so that they do
+    not depend on the units of the features.
+
+    Parameters
+    ----------
+    like : GaussianMixtureParams
+        A mixture of the shape and, roughly, the spread of those to come.
+    """
+
+    def __init__(self, like: GaussianMixtureParams):
+        variances = like.full_covariances().diagonal(dim1=-2, dim2=-1) + like.means.square()
+        self.scale = (like.weights @ variances).sqrt()  # (d,)
+        self.kind = covariance_type_of(like.covariances)
+        self.shapes = [t.shape for t in like]
+
+    def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
+        """A mixture as a vector."""
+        tiny = torch.finfo(mixture.weights.dtype).tiny
+        parts = (
+            mixture.weights.clamp(min=tiny).log(),
+            mixture.means / self.scale,
+            self.kind.to_free(mixture.covariances, self.scale),
+        )
+        return torch.cat([part.flatten() for part in parts])
+
+    def from_free(self, vector: Tensor) -> GaussianMixtureParams:
+        """A vector as a mixture."""
+        parts = vector.split([shape.numel() for shape in self.shapes])
+        weights, means, free = (p.view(s) for p, s in zip(parts, self.shapes, strict=True))
+        return GaussianMixtureParams(
+            torch.softmax(weights, dim=0),
+            means * self.scale,
+            self.kind.from_free(free, self.scale),
+        )
+
+
 class PreparedMixture(NamedTuple):
     """A mixture with its covariances factored: what densities are evaluated from."""
 

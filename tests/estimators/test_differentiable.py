@@ -609,3 +609,64 @@ def test_an_interrupted_fit_keeps_what_it_reached(blobs, monkeypatch):
     with pytest.warns(ConvergenceWarning):
         expected = clone(model).set_params(max_iter=3).fit(blobs)
     assert difference(model, expected) == 0
+
+
+def test_gradients_through_all_iterations_need_plain_iterations(blobs):
+    X = torch.tensor(blobs, requires_grad=True)
+    with pytest.raises(ValueError, match="gradient must be 'implicit' or 'one_step' when EM is"):
+        fitted(X, gradient="automatic", acceleration="squarem")
+    assert fitted(X, acceleration="squarem").means_.requires_grad
+
+
+# --- acceleration --------------------------------------------------------------------------------
+
+
+def overlapping(seed):
+    """Five components about one deviation apart, on which EM is slow."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(5, 2))
+    return centres[rng.integers(5, size=2000)] + rng.normal(size=(2000, 2))
+
+
+def test_acceleration_needs_at_most_half_the_passes():
+    passes = {None: 0, "squarem": 0}
+    for seed in range(3):
+        X = overlapping(seed)
+        bounds = {}
+        for acceleration in passes:
+            params = {"n_components": 5, "tol": 1e-7, "max_iter": 10_000}
+            model = fitted(X, acceleration=acceleration, **params)
+            assert model.converged_
+            passes[acceleration] += model.n_iter_
+            bounds[acceleration] = model.lower_bound_
+        assert bounds["squarem"] > bounds[None] - 1e-4
+    assert passes["squarem"] <= passes[None] / 2
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_acceleration_never_lowers_the_likelihood(blobs, covariance_type):
+    params = {"tol": 0, "max_iter": 300}
+    model = fitted(blobs, covariance_type, acceleration="squarem", init_params="random", **params)
+    bounds = np.array(model.lower_bounds_)
+    assert np.diff(bounds).min() > -1e-10 * abs(bounds[-1])
+    assert len(bounds) <= model.n_iter_ == 300
+
+
+def test_acceleration_does_not_depend_on_the_units_of_the_features(blobs):
+    params = {"acceleration": "squarem", "tol": 1e-9, "max_iter": 1000, "reg_covar": 0}
+    params |= {"means_init": blobs[::150], "weights_init": np.full(4, 0.25)}
+    params["precisions_init"] = np.stack([np.linalg.inv(np.cov(blobs.T))] * 4)
+    units = np.array([1.0, 1e3, 1e-3])
+    model = fitted(blobs, **params)
+    params |= {"means_init": blobs[::150] * units}
+    params["precisions_init"] = np.stack([np.linalg.inv(np.cov((blobs * units).T))] * 4)
+    scaled = fitted(blobs * units, **params)
+    assert abs(scaled.n_iter_ - model.n_iter_) <= 3
+    assert np.allclose(scaled.means_ / units, model.means_, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", hard_data())
+def test_acceleration_takes_hard_data(name, covariance_type):
+    model = fitted(hard_data()[name], covariance_type, acceleration="squarem", tol=1e-6)
+    assert np.isfinite(model.score(hard_data()[name]))
