@@ -263,8 +263,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         on_graph = X.requires_grad or (a is not None and a.requires_grad)
         if on_graph and self.acceleration is not None and self.gradient == "automatic":
             raise ValueError(
-                "gradient must be 'implicit' or 'one_step' when EM is accelerated, got 'automatic', "
-                "which runs plain iterations. Set acceleration=None or another gradient."
+                "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
+                "'automatic', which runs plain iterations. Set acceleration=None, or another one."
             )
         constant = None if a is None else a.detach()
         origin = _origin(X.detach(), constant)
