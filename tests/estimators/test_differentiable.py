@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture
@@ -261,6 +262,29 @@ def test_it_works_in_pipelines_and_searches(blobs):
     search = GridSearchCV(pipeline, grid, cv=3).fit(shuffled)
     assert search.best_params_["differentiablegaussianmixture__n_components"] == 4
     assert cross_val_score(search.best_estimator_, shuffled, cv=3).shape == (3,)
+
+
+def test_sample_weights_are_routed_through_searches(blobs, rng):
+    weights = rng.integers(1, 4, size=len(blobs)).astype(float)
+    with config_context(enable_metadata_routing=True):
+        model = DifferentiableGaussianMixture(random_state=0)
+        model.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        search = GridSearchCV(model, {"n_components": [1, 4]}, cv=2)
+        search.fit(blobs, sample_weight=weights)
+        unweighted = GridSearchCV(
+            DifferentiableGaussianMixture(random_state=0), {"n_components": [1, 4]}, cv=2
+        ).fit(blobs)
+    expected = clone(search.best_estimator_).fit(blobs, sample_weight=weights)
+    assert difference(search.best_estimator_, expected) == 0
+    assert search.best_score_ != unweighted.best_score_
+
+
+def test_it_is_shown_as_scikit_learn_shows_estimators(blobs):
+    model = fitted(blobs, covariance_type="tied")
+    assert " ".join(repr(model).split()) == (
+        "DifferentiableGaussianMixture(covariance_type='tied', n_components=4, random_state=0)"
+    )
+    assert "DifferentiableGaussianMixture" in model._repr_html_()
 
 
 def test_the_device_is_where_the_work_and_the_answers_are(blobs):
