@@ -170,12 +170,13 @@ def check_finite(X: Tensor, name: str) -> None:
 def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
     """Validate sample weights for ``X (n, d)``: non-negative, finite, not all zero.
 
-    Returns a tensor ``(n,)`` in the dtype and on the device of ``X``, on the graph if it was.
+    Returns a tensor ``(n,)`` in the dtype and on the device of ``X``, on the graph if it was. The
+    largest weight is scaled to one: only ratios matter, and none of them then underflows.
     """
     if sample_weight is None:
         return None
     if isinstance(sample_weight, Tensor):
-        weights = sample_weight.to(X)
+        weights = sample_weight.to(X.device).double()
         if weights.shape != X.shape[:1]:
             raise ValueError(
                 f"sample_weight must have shape ({len(X)},), got {tuple(weights.shape)}. "
@@ -184,18 +185,18 @@ def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
     else:
         weights = torch.from_numpy(
             _check_sample_weight(sample_weight, np.empty((len(X), 1)), dtype=np.float64, copy=True)
-        ).to(X)
-    low = float(weights.detach().min())
-    if not low >= 0 or not torch.isfinite(weights).all():
+        ).to(X.device)
+    low, high = (float(w) for w in torch.aminmax(weights.detach()))
+    if not (low >= 0 and high < np.inf):
         raise ValueError(
-            f"sample_weight must be finite and non-negative, got minimum {low}. "
+            f"sample_weight must be finite and non-negative, got a range of {low} to {high}. "
             "Use 0 for samples to leave out."
         )
-    if not (weights > 0).any():
+    if high == 0:
         raise ValueError(
             "sample_weight must have a positive sum, got all zeros. Give some sample weight."
         )
-    return weights
+    return (weights / high).to(X.dtype)
 
 
 def mixture_from_tuple(weights, means, covariances, covariance_type=None):

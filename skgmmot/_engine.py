@@ -11,6 +11,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -48,9 +49,9 @@ class Buffers:
 class Workers:
     """A pool of threads that maps functions over blocks of rows."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, n_threads: int):
         self.device = device
-        self.n_threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self.n_threads = n_threads if device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
         self._free: SimpleQueue[Buffers] = SimpleQueue()
         for _ in range(self.n_threads):
@@ -108,17 +109,43 @@ def row_spans(n_rows: int, length: int) -> list[list[slice]]:
     return [blocks[i : i + per_span] for i in range(0, n_blocks, per_span)]
 
 
+class _SingleThreadedTorch:
+    """Torch's own threading is off while anybody is inside, and restored by the last to leave.
+
+    The setting is the process's: fits that overlap in several threads must agree on it.
+    """
+
+    def __init__(self):
+        self._lock, self._inside, self._n_threads = Lock(), 0, 1
+
+    def __enter__(self) -> int:
+        """Enter, and return the number of threads that the caller had set."""
+        with self._lock:
+            if not self._inside:
+                self._n_threads = torch.get_num_threads()
+                torch.set_num_threads(1)
+            self._inside += 1
+            return self._n_threads
+
+    def __exit__(self, *error) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                torch.set_num_threads(self._n_threads)
+
+
+_single_threaded_torch = _SingleThreadedTorch()
+
+
 @contextmanager
 def workers(device: torch.device):
-    """Lend a pool of threads; torch's own threading is off meanwhile, and restored."""
-    n_threads = torch.get_num_threads()
-    pool = Workers(device)
-    torch.set_num_threads(1)
-    try:
-        yield pool
-    finally:
-        pool.close()
-        torch.set_num_threads(n_threads)
+    """Lend a pool of as many threads as torch is set to use."""
+    with _single_threaded_torch as n_threads:
+        pool = Workers(device, n_threads)
+        try:
+            yield pool
+        finally:
+            pool.close()
 
 
 def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:

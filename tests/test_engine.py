@@ -105,3 +105,16 @@ def test_thread_settings_are_restored_after_an_error():
     with pytest.raises(RuntimeError, match="on purpose"):
         map_rows(fail, 1, torch.ones(10, 1))
     assert torch.get_num_threads() == before
+
+
+def test_overlapping_users_restore_the_thread_setting_together():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    first, second = workers(torch.device("cpu")), workers(torch.device("cpu"))
+    assert first.__enter__().n_threads == second.__enter__().n_threads == 4
+    assert torch.get_num_threads() == 1
+    first.__exit__(None, None, None)
+    assert torch.get_num_threads() == 1
+    second.__exit__(None, None, None)
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(before)

@@ -321,7 +321,10 @@ def test_integer_weights_are_repeated_rows(blobs, rng, covariance_type, init_par
 
 def test_weights_matter_up_to_a_factor_only(blobs, rng):
     weights = rng.uniform(size=len(blobs))
-    assert difference(*(fitted_weighted(blobs, c * weights) for c in (1, 1000))) < 1e-9
+    for scale in (1e-300, 1e-15, 1000):
+        pair = (fitted_weighted(blobs, c * weights) for c in (1, scale))
+        assert difference(*pair) < 1e-9
+    assert difference(fitted_weighted(blobs, np.full(600, 7.0)), fitted_weighted(blobs, None)) == 0
 
 
 def fitted_weighted(X, weights):
@@ -333,7 +336,7 @@ def fitted_weighted(X, weights):
 @pytest.mark.parametrize(
     "weights, message",
     [
-        (np.full(600, -1.0), "sample_weight must be finite and non-negative, got minimum -1"),
+        (np.full(600, -1.0), "sample_weight must be finite and non-negative, got a range of -1.0"),
         (torch.zeros(600), "sample_weight must have a positive sum"),
         (np.zeros(600), "Sample weights must contain at least one non-zero number"),
         (np.ones(3), "sample_weight.shape"),
