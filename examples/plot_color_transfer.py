@@ -12,6 +12,7 @@ Run it on two pictures of your own::
 """
 
 import argparse
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 from tqdm import tqdm
@@ -31,7 +32,12 @@ parser.add_argument("--n-components", type=int, default=10, help="components a m
 parser.add_argument("--method", choices=["mean", "random"], default="mean")
 args = parser.parse_args()
 
-source, target = load_photograph(args.source), load_photograph(args.target)
+if not Path(args.out).resolve().parent.is_dir():
+    parser.error(f"--out must be in a folder that exists, got {args.out}")
+try:
+    source, target = load_photograph(args.source), load_photograph(args.target)
+except (OSError, ValueError) as error:
+    parser.error(str(error))
 source_pixels, target_pixels = source.reshape(-1, 3), target.reshape(-1, 3)
 
 # %%

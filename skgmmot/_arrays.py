@@ -5,7 +5,6 @@ rules, on their own device. float32 and float64 are kept, everything else become
 this module no code asks what kind of array it was given.
 """
 
-import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -109,9 +108,22 @@ def samples(estimator, X, *, reset: bool, min_samples: int = 1) -> tuple[Tensor,
             ensure_min_samples=min_samples,
         )
         tensor = as_tensor(X)
-    tensor = tensor.to(estimator.device)
+    tensor = _moved(tensor, estimator.device)
     check_finite(tensor, "X")
     return tensor, kind
+
+
+def _moved(tensor: Tensor, device) -> Tensor:
+    """The tensor on a device that the user named."""
+    if device is None:
+        return tensor
+    try:
+        return tensor.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device must be one that torch has here, got {str(device)!r}: {error}. Use 'cpu', or "
+            "None for where the data is."
+        ) from error
 
 
 def _checked_tensor(estimator, X: Tensor, reset: bool, min_samples: int) -> Tensor:
@@ -140,15 +152,15 @@ def _checked_tensor(estimator, X: Tensor, reset: bool, min_samples: int) -> Tens
     return X if X.dtype in FLOATS else X.double()
 
 
-def validated(estimator, X, name: str):
-    """Validate samples that an estimator holds beside those of its fit.
+def companion(estimator, X, name: str):
+    """Validate samples that stand beside those of the fit: the same features, by number and name.
 
     Returns a tensor or a numpy array, in the kind of ``X``.
     """
     try:
-        tensor, kind = samples(copy.copy(estimator), X, reset=True, min_samples=2)
+        tensor, kind = samples(estimator, X, reset=False, min_samples=2)
     except ValueError as error:
-        raise ValueError(f"{name} is invalid as samples: {error}") from error
+        raise ValueError(f"{name} must be samples like those of the fit. {error}") from error
     return kind.restore(tensor)
 
 
@@ -213,22 +225,27 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None):
             f"{tuple(weights.shape)} and {tuple(means.shape)}. Give one row of means a weight."
         )
     K, d = means.shape
-    names = [covariance_type] if covariance_type else list(COVARIANCE_TYPES)
+    if covariance_type is not None and covariance_type not in COVARIANCE_TYPES:
+        raise ValueError(
+            f"the covariance type of a mixture must be one of {sorted(COVARIANCE_TYPES)}, got "
+            f"{covariance_type!r}. Name one of them, or leave it out."
+        )
     found = {}
-    for name in names:
+    for name in COVARIANCE_TYPES if covariance_type is None else [covariance_type]:
         covariance = COVARIANCE_TYPES[name]
         storage = covariance.shape(K, d)
-        public = covariance.to_public(torch.empty(storage)).shape
         if covariances.shape == storage:
             found[storage] = covariances
-        elif covariances.shape == public:
+        elif covariances.shape == covariance.public_shape(K, d):
             found[storage] = covariance.from_public(covariances)
+    if K == d == 1 and found:
+        found = {(1, 1): covariances.reshape(1, 1)}  # all types are the same there
     if len(found) != 1:
         requirement = "fit one covariance type" if found else "fit a covariance type"
         raise ValueError(
             f"covariances of {K} components in {d} dimensions must {requirement}, got shape "
             f"{tuple(covariances.shape)}. Use (K, d, d), (1, d, d) if tied, (K, d) if diagonal, "
-            "(K, 1) if spherical."
+            "(K, 1) if spherical, or name the type as a fourth entry."
         )
     (covariances,) = found.values()
     dtype = torch.promote_types(torch.promote_types(weights.dtype, means.dtype), covariances.dtype)

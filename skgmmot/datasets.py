@@ -39,8 +39,8 @@ def load_photograph(source):
 
     if not Path(source).is_file():
         raise FileNotFoundError(
-            f"source must be 'china', 'flower' or an image file, got {str(source)!r}, which does "
-            "not exist. Check the path."
+            f"source must be 'china', 'flower' or an image file, got {str(source)!r}, which is no "
+            "file. Check the path."
         )
     try:
         with Image.open(source) as image:

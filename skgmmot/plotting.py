@@ -51,7 +51,7 @@ class GaussianMixtureDisplay:
         Raises
         ------
         ValueError
-            If there are not two or three features.
+            If there are not two or three features, or one does not exist.
         """
         params, _ = as_mixture(mixture)
         covariances = params.full_covariances()
@@ -63,6 +63,11 @@ class GaussianMixtureDisplay:
             raise ValueError(
                 f"a mixture is drawn in 2 or 3 features, got {len(chosen)}. Choose some with "
                 "features=(0, 1)."
+            )
+        if not ((chosen >= 0) & (chosen < means.shape[1])).all():
+            raise ValueError(
+                f"features must be from 0 to {means.shape[1] - 1}, got {chosen.tolist()}. "
+                "Count the features from zero."
             )
         display = cls(weights, means[:, chosen], covariances[:, chosen[:, None], chosen])
         return display.plot(ax, **options)
@@ -83,14 +88,29 @@ class GaussianMixtureDisplay:
         -------
         GaussianMixtureDisplay
             Itself.
+
+        Raises
+        ------
+        ValueError
+            If the axes or the colours do not fit the mixture.
         """
         import matplotlib.pyplot as plt
 
         d = self.means.shape[1]
         if ax is None:
             ax = plt.figure().add_subplot(projection="3d" if d == 3 else None)
+        if (ax.name == "3d") != (d == 3):
+            raise ValueError(
+                f"ax must have {d} axes for {d} features, got projection {ax.name!r}. Make it with "
+                "projection='3d' for three features, without for two."
+            )
         if colors is None:
             colors = [f"C{k % 10}" for k in range(len(self.weights))]
+        if len(colors) < len(self.weights):
+            raise ValueError(
+                f"colors must be one for each of {len(self.weights)} components, got {len(colors)}."
+                " Pass more, or None."
+            )
         opacity = 0.35 + 0.55 * self.weights / self.weights.max()
         draw = self._ellipsoid if d == 3 else self._ellipse
         for k in np.argsort(-self.weights):

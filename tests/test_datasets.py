@@ -37,5 +37,5 @@ def test_a_file_that_is_no_image_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_refused():
-    with pytest.raises(FileNotFoundError, match=r"got 'nowhere\.jpg', which does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"got 'nowhere\.jpg', which is no file"):
         load_photograph("nowhere.jpg")

@@ -52,8 +52,11 @@ def test_the_colour_transfer_takes_any_two_pictures(tmp_path, rng):
 def test_a_grey_picture_is_refused_in_plain_words(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "grey.png")
     done = run("--source", "grey.png", cwd=tmp_path)
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "grey.png must be an RGB image, got mode 'L'" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("--out", "nowhere/c.png", cwd=tmp_path)
+    assert "--out must be in a folder that exists, got nowhere/c.png" in done.stderr
 
 
 @pytest.mark.parametrize("method", ["mean", "random"])

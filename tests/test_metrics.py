@@ -97,12 +97,26 @@ def test_the_gradient_between_equal_mixtures_is_zero_not_nan(rng):
             "must fit a covariance type, got shape",
         ),
         ((np.ones(2) / 2, np.zeros((2, 2)), np.eye(2)), ValueError, "must fit one covariance type"),
+        (([1.0], [[0.0, 0.0]], [np.eye(2)], "round"), ValueError, "must be one of .* got 'round'"),
         (([1.0], [[0.0]], [[[1.0]]]), ValueError, "equal numbers of features, got 1 and 2"),
     ],
 )
 def test_what_is_not_a_mixture_is_refused(bad, error, message):
     with pytest.raises(error, match=message):
         MixtureWasserstein()(bad, ([1.0], [[0.0, 0.0]], [np.eye(2)]))
+
+
+def test_every_shape_of_one_variance_is_one_variance():
+    for covariances in ([1.0], [[1.0]], [[[1.0]]]):
+        assert MixtureWasserstein()(([1.0], [[0.0]], covariances), ([1.0], [[0.0]], [4.0])) == 1
+
+
+def test_gradients_at_variances_of_zero_are_finite():
+    variances = torch.tensor([[0.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    source = (torch.ones(1), torch.zeros(1, 2), variances, "diag")
+    for other in (0.0, 1.0):
+        MixtureWasserstein()(source, ([1.0], [[1.0, 1.0]], [[other, 4.0]], "diag")).backward()
+        assert torch.isfinite(variances.grad).all()
 
 
 def test_the_name_of_the_type_decides_where_two_fit():

@@ -40,3 +40,10 @@ def test_features_are_chosen(rng):
     assert np.allclose(display.covariances[1], (A @ A.mT)[1][np.ix_([3, 1], [3, 1])])
     with pytest.raises(ValueError, match="drawn in 2 or 3 features, got 4"):
         GaussianMixtureDisplay.from_estimator(mixture)
+    with pytest.raises(ValueError, match=r"features must be from 0 to 3, got \[0, 9\]"):
+        GaussianMixtureDisplay.from_estimator(mixture, features=(0, 9))
+    with pytest.raises(ValueError, match="colors must be one for each of 2 components, got 1"):
+        GaussianMixtureDisplay.from_estimator(mixture, features=(0, 1), colors=["r"])
+    with pytest.raises(ValueError, match="ax must have 3 axes for 3 features"):
+        flat = plt.figure().add_subplot()
+        GaussianMixtureDisplay.from_estimator(mixture, features=(0, 1, 2), ax=flat)

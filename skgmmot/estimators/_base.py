@@ -1,6 +1,7 @@
 """What every mixture estimator does once it is fitted: predict, score, sample, select."""
 
 import math
+from contextlib import contextmanager
 from numbers import Integral
 
 import numpy as np
@@ -20,6 +21,18 @@ from skgmmot.functional.mixture import (
 )
 
 
+@contextmanager
+def earlier_fit_kept(estimator):
+    """Leave an estimator as it was if the fit inside fails."""
+    before = vars(estimator).copy()
+    try:
+        yield
+    except Exception:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
 class MixtureEstimator(DensityMixin, BaseEstimator):
     """Base of the mixture estimators.
 
@@ -31,6 +44,16 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
     def _covariance(self):
         return COVARIANCE_TYPES[self.covariance_type]
 
+    def _storage(self, array):
+        """A fitted covariance-like attribute, in storage; it must be of the present type."""
+        expected = self._covariance().public_shape(*self.means_.shape)
+        if tuple(array.shape) != expected:
+            raise ValueError(
+                f"covariance_type must be that of the fit, got {self.covariance_type!r} for fitted "
+                f"parameters of shape {tuple(array.shape)} instead of {expected}. Fit again."
+            )
+        return self._covariance().from_public(array)
+
     def _params(self, dtype=None, device=None) -> GaussianMixtureParams:
         """The fitted mixture as a value."""
         check_is_fitted(self, "means_")
@@ -38,7 +61,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             _arrays.as_tensor(t, dtype=dtype, device=device)
             for t in (self.weights_, self.means_, self.covariances_)
         )
-        return GaussianMixtureParams(weights, means, self._covariance().from_public(covariances))
+        return GaussianMixtureParams(weights, means, self._storage(covariances))
 
     def _prepared(self, like: torch.Tensor) -> PreparedMixture:
         """The fitted mixture ready for densities, in the dtype and on the device of ``like``."""
@@ -46,7 +69,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             _arrays.as_tensor(t).to(like)
             for t in (self.weights_, self.means_, self.precisions_cholesky_)
         )
-        return PreparedMixture(weights.log(), means, self._covariance().from_public(factors))
+        return PreparedMixture(weights.log(), means, self._storage(factors))
 
     def _evaluate(self, function, X):
         """Apply ``function(prepared mixture, block)`` to blocks of validated samples."""
@@ -203,7 +226,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         # A shared covariance is stored once; every component reads that one.
         each = params.covariances.expand(len(weights), *params.covariances.shape[1:]).numpy()
         drawn = [
-            covariance.draw(rng, mean, cov, int(count))
+            _draw(rng, mean, cov, int(count), covariance.diagonal)
             for mean, cov, count in zip(params.means.numpy(), each, counts, strict=True)
             if count
         ]
@@ -266,6 +289,13 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             name: value.detach() if isinstance(value, torch.Tensor) else value
             for name, value in super().__getstate__().items()
         }
+
+
+def _draw(rng, mean, covariance, size, diagonal):
+    """Draw from one component, with scikit-learn's random numbers."""
+    if diagonal:
+        return mean + rng.standard_normal(size=(size, len(mean))) * np.sqrt(covariance)
+    return rng.multivariate_normal(mean, covariance, size)
 
 
 def _labels(mixture: PreparedMixture, X):

@@ -147,6 +147,7 @@ def check_weights(weights, n_components: int) -> Tensor:
     weights = check_shape(weights, (n_components,), "weights")
     low, high = float(weights.min()), float(weights.max())
     if low < 0 or high > 1:
+        # (scikit-learn's text, whose two values stand the other way round)
         raise ValueError(
             "The parameter 'weights' should be in the range [0, 1], but got max value "
             f"{low:.5f}, min value {high:.5f}"
@@ -161,9 +162,8 @@ def check_weights(weights, n_components: int) -> Tensor:
 
 def check_precisions(precisions, kind: CovarianceType, *shape: int) -> Tensor:
     """Validate ``precisions_init`` and return the covariances, in storage."""
-    storage = kind.shape(*shape)
-    public = tuple(kind.to_public(torch.empty(storage)).shape)
-    precisions = kind.from_public(check_shape(precisions, public, f"{kind.name} precision"))
+    precisions = check_shape(precisions, kind.public_shape(*shape), f"{kind.name} precision")
+    precisions = kind.from_public(precisions)
     requirement = kind.not_precisions(precisions)
     if requirement:
         raise ValueError(f"'{kind.name} precision' should be {requirement}")

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
-from skgmmot.estimators._base import MixtureEstimator
+from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.em import em_step
 from skgmmot.functional.fixed_point import GRADIENTS, Squarem, iterate
@@ -245,14 +245,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X, sample_weight):
-        before = vars(self).copy()
-        try:
+        with earlier_fit_kept(self):
             return self._fit_validated(X, sample_weight)
-        except Exception:
-            # A failed fit leaves the earlier one as it was.
-            vars(self).clear()
-            vars(self).update(before)
-            raise
 
     def _fit_validated(self, X, sample_weight):
         warm = self.warm_start and hasattr(self, "converged_")
@@ -261,6 +255,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self._check_enough(X, a)
         _check_range(X)
         on_graph = X.requires_grad or (a is not None and a.requires_grad)
+        if on_graph and not kind.is_tensor:
+            raise ValueError(
+                "X must be a tensor where sample_weight requires a gradient, got another array, "
+                "whose fit could not carry it. Pass torch.as_tensor(X)."
+            )
         if on_graph and self.acceleration is not None and self.gradient == "automatic":
             raise ValueError(
                 "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
@@ -299,7 +298,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 self._set_attributes(best.value, origin, X.dtype, kind, best)
             raise
         if not best.converged and self.max_iter > 0:
-            warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
+            warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
         theta = best.value
         if on_graph:
             theta = self._differentiate(X - origin, a, start, best)
@@ -337,20 +336,14 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             yield self._start(em, given, rng), -math.inf
 
     def _warm_start(self, em):
-        params = self._params(dtype=torch.float64, device=em.X.device)
-        params = GaussianMixtureParams(*(t.detach() for t in params))
         expected = (self.n_components, em.X.shape[1])
-        if params.means.shape != expected:
+        if tuple(self.means_.shape) != expected:
             raise ValueError(
                 f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
-                f"of shape {tuple(params.means.shape)}. Set warm_start=False to start anew."
+                f"of shape {tuple(self.means_.shape)}. Set warm_start=False to start anew."
             )
-        if params.covariances.shape != self._covariance().shape(*expected):
-            raise ValueError(
-                f"warm_start needs a fit with covariance_type={self.covariance_type!r}, got "
-                f"covariances of shape {tuple(params.covariances.shape)}. "
-                "Set warm_start=False to start anew."
-            )
+        params = self._params(dtype=torch.float64, device=em.X.device)
+        params = GaussianMixtureParams(*(t.detach() for t in params))
         return params._replace(means=params.means - em.origin.double())
 
     def _given(self, em) -> tuple:

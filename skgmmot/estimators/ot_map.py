@@ -1,7 +1,5 @@
 """`OTMap` moves samples of one distribution to another; `ot_map` does it between mixtures."""
 
-import copy
-
 import numpy as np
 import ot
 import torch
@@ -17,13 +15,15 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
-from skgmmot.estimators._base import as_mixture
+from skgmmot.estimators._base import as_mixture, earlier_fit_kept
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.functional.mixture import sample
 from skgmmot.functional.mixture_ot import mean_map, mixture_map, random_map, transport_plan
 
 METHODS = {"mean": mean_map, "random": random_map}
 
+#: Components of the mixtures that `OTMap` fits unless told otherwise.
+DEFAULT_COMPONENTS = 10
 #: Directions along which `OTMap.score` compares clouds, and the samples it takes of each at most.
 SCORE_PROJECTIONS, SCORE_SAMPLES = 100, 10_000
 
@@ -106,10 +106,51 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.random_state = random_state
         self.device = device
 
+    def get_params(self, deep=True):
+        """Get the parameters; a fitted target is data, and its own are not among them.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include the parameters of ``mixture``.
+
+        Returns
+        -------
+        dict
+            Parameters by name.
+        """
+        params = super().get_params(deep)
+        return {name: v for name, v in params.items() if not name.startswith("target__")}
+
+    def set_params(self, **params):
+        """Set parameters.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name, those of ``mixture`` as ``mixture__name``.
+
+        Returns
+        -------
+        OTMap
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            For an unknown parameter, or one of a fitted target.
+        """
+        if any(name.startswith("target__") for name in params):
+            raise ValueError(
+                f"parameters must not be those of a fitted target, got {sorted(params)}. Pass the "
+                "target as samples and set those of mixture."
+            )
+        return super().set_params(**params)
+
     def __sklearn_clone__(self):
         # A fitted target is data, not a part to be fitted again: cloning must not unfit it.
         params = self.get_params(deep=False)
-        target = copy.copy(params.pop("target"))
+        target = params.pop("target")
         cloned = {name: clone(value, safe=False) for name, value in params.items()}
         return type(self)(target, **cloned)
 
@@ -136,50 +177,51 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ValueError
             If a parameter or ``X`` is invalid, or source and target differ in features.
         """
-        before = vars(self).copy()
-        try:
+        with earlier_fit_kept(self):
             tensor, kind = _arrays.samples(self, X, reset=True, min_samples=2)
-            target = self._target_mixture(tensor)
-            self._set_plan(self._new_mixture().fit(kind.restore(tensor.detach())), target)
-        except Exception:
-            # A failed fit leaves the earlier one as it was.
-            vars(self).clear()
-            vars(self).update(before)
-            raise
+            target = self._target_mixture()
+            source = self._new_mixture("X").fit(kind.restore(tensor.detach()))
+            self._set_plan(source, target)
         return self
 
-    def _target_mixture(self, fitted):
-        """The target as a fitted estimator or a tuple, in the kind of the source ``fitted``."""
+    def _target_mixture(self):
+        """The target as a fitted estimator or a tuple, with the features of the fit."""
         if self.target is None:
-            d = fitted.shape[1]
+            d = self.n_features_in_
             return np.ones(1), np.zeros((1, d)), np.eye(d)[None]
-        if _is_mixture(self.target):
-            as_mixture(self.target, "target")
-            return self.target
-        target = _arrays.validated(self, self.target, "target")
-        if target.shape[1] != self.n_features_in_:
+        if not _is_mixture(self.target):
+            return self._new_mixture("target").fit(_arrays.companion(self, self.target, "target"))
+        as_mixture(self.target, "target")
+        names = [getattr(e, "feature_names_in_", None) for e in (self, self.target)]
+        if all(n is not None for n in names) and not np.array_equal(*names):
             raise ValueError(
-                f"target must have the {self.n_features_in_} features of X, got "
-                f"{target.shape[1]}. Select the same features in both."
+                f"target must be fitted to the features of X, {list(names[0])}, got "
+                f"{list(names[1])}. Use the same columns in the same order."
             )
-        return self._new_mixture().fit(target)
+        return self.target
 
-    def _new_mixture(self):
-        if self.mixture is not None:
-            return clone(self.mixture)
-        return DifferentiableGaussianMixture(
-            n_components=10, random_state=self.random_state, device=self.device
-        )
+    def _new_mixture(self, name):
+        """An unfitted mixture for the samples of that name."""
+        if self.mixture is None:
+            default = {"random_state": self.random_state, "device": self.device}
+            return DifferentiableGaussianMixture(n_components=DEFAULT_COMPONENTS, **default)
+        if not hasattr(self.mixture, "covariance_type"):
+            raise TypeError(
+                f"mixture must be a Gaussian mixture estimator for {name}, got "
+                f"{type(self.mixture).__name__}. Pass a DifferentiableGaussianMixture."
+            )
+        return clone(self.mixture)
 
     def _set_plan(self, source, target):
         """Find the plan between two mixtures and show it."""
-        source_params, kind = as_mixture(source, "source")
-        target_params, _ = as_mixture(target, "target")
-        plan = transport_plan(source_params, target_params)
+        (a, kind), (b, _) = as_mixture(source, "source"), as_mixture(target, "target")
+        a, b = (type(m)(*(t.detach().to(kind.device) for t in m)) for m in (a, b))
+        plan = transport_plan(a, b)
+        self._mapping = mixture_map(a, b, plan)
         self.source_mixture_, self.target_mixture_ = source, target
         self.plan_ = kind.restore(plan.coupling)
-        self.distance_ = float(plan.cost.detach().sqrt())
-        self.n_features_in_ = source_params.means.shape[1]
+        self.distance_ = float(plan.cost.sqrt())
+        self.n_features_in_ = a.means.shape[1]
 
     def transform(self, X):
         """Move samples to the target.
@@ -203,10 +245,10 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             If ``X`` is invalid.
         """
         check_is_fitted(self, "plan_")
+        self._validate_params()
         X, kind = _arrays.samples(self, X, reset=False)
-        source, _ = as_mixture(self.source_mixture_, "source")
-        target, _ = as_mixture(self.target_mixture_, "target")
-        mapping = mixture_map(source, target).to(X)
+        X = X.detach()
+        mapping = self._mapping.to(X)
         rows = [X]
         if self.method == "random":
             rng = check_random_state(self.random_state)
@@ -218,7 +260,7 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return kind.restore(images)
 
     def score(self, X, y=None):
-        """Compare mapped samples with the target: larger is better, 0 is perfect.
+        """Compare mapped samples with the target: larger is better, 0 if they are the same.
 
         Parameters
         ----------
@@ -232,7 +274,8 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         float
             Minus the sliced Wasserstein distance, over 100 directions, between ``transform(X)``
             and the target's samples (drawn from it if it is a mixture), in units of the data. At
-            most 10,000 samples of each count. What is drawn is the same at every call.
+            most 10,000 samples of each count. What is drawn is the same at every call; two draws
+            of one distribution do not reach 0 but about minus its spread over ``sqrt(n)``.
 
         Raises
         ------
@@ -247,7 +290,8 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             generator = torch.Generator(params.means.device).manual_seed(0)
             target, _ = sample(params, len(mapped), generator=generator)
         else:
-            target = _thinned(_arrays.as_tensor(_arrays.validated(self, self.target, "target")))
+            target = _arrays.as_tensor(_arrays.companion(self, self.target, "target"))
+            target = _thinned(target)
         distance = ot.sliced_wasserstein_distance(
             mapped, target.to(mapped), n_projections=SCORE_PROJECTIONS, seed=0
         )
@@ -265,7 +309,12 @@ def _thinned(X):
 
 
 def _is_mixture(target) -> bool:
-    """Whether this is a mixture rather than samples."""
+    """Whether this is a mixture rather than samples; TypeError for other estimators."""
+    if hasattr(target, "fit") and not hasattr(target, "covariance_type"):
+        raise TypeError(
+            "target must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
+            f"samples, got {type(target).__name__}. Fit a DifferentiableGaussianMixture first."
+        )
     return isinstance(target, tuple) or hasattr(target, "covariance_type")
 
 
@@ -324,5 +373,5 @@ def ot_map(source, target, *, method="mean", mixture=None, random_state=None, de
     transport._validate_params()
     params, _ = as_mixture(source, "source")
     transport.n_features_in_ = params.means.shape[1]
-    transport._set_plan(source, transport._target_mixture(params.means))
+    transport._set_plan(source, transport._target_mixture())
     return transport

@@ -21,9 +21,10 @@ Each type also describes its densities as a linear function of *features* of a s
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from skgmmot.functional.linalg import symmetrize
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -58,6 +59,10 @@ class CovarianceType:
     def from_public(self, array: Tensor) -> Tensor:
         """The inverse of `to_public`."""
         return array
+
+    def public_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of the storage as scikit-learn shows it."""
+        return tuple(self.to_public(torch.empty(self.shape(n_components, n_features))).shape)
 
     def to_full(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         """One matrix a component: ``(K, d, d)``."""
@@ -146,12 +151,6 @@ class CovarianceType:
         """Sums of quadratic features ``(K, q)`` as second moments, in storage."""
         raise NotImplementedError
 
-    # --- sampling ------------------------------------------------------------------------------
-
-    def draw(self, rng, mean: np.ndarray, covariance: np.ndarray, size: int) -> np.ndarray:
-        """Draw from one component with numpy's generator, in scikit-learn's order."""
-        raise NotImplementedError
-
 
 class _Matrix(CovarianceType):
     """What types with ``d x d`` matrices share."""
@@ -200,14 +199,11 @@ class _Matrix(CovarianceType):
         factors = factors * scale.unsqueeze(-1)
         return factors @ factors.mT
 
-    def draw(self, rng, mean, covariance, size):
-        return rng.multivariate_normal(mean, covariance, size)
-
     @staticmethod
     def _regularised(covariances, reg_covar):
         """Add ``reg_covar`` to the diagonal and restore symmetry."""
         eye = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
-        return (covariances + covariances.mT) / 2 + reg_covar * eye
+        return symmetrize(covariances) + reg_covar * eye
 
 
 class _Full(_Matrix):
@@ -336,9 +332,6 @@ class _Axis(CovarianceType):
 
     def estimate(self, mass, shift, scatter, reg_covar):
         return scatter / mass.unsqueeze(-1) - self.outer(shift, shift) + reg_covar
-
-    def draw(self, rng, mean, covariance, size):
-        return mean + rng.standard_normal(size=(size, len(mean))) * np.sqrt(covariance)
 
 
 class _Diag(_Axis):

@@ -151,7 +151,14 @@ def mixture_map(
     A = bures_map(source.full_covariances()[k], target.full_covariances()[l])
     origin = source.weights @ source.means
     offsets = target.means[l] + ((origin - source.means[k]).unsqueeze(1) @ A).squeeze(1)
-    return MixtureMap(source.prepare(), k, mass / total[k], origin, A, offsets)
+    try:
+        prepared = source.prepare()
+    except ValueError:
+        raise ValueError(
+            "source covariances must be positive definite to tell samples apart, got one that is "
+            "singular. Add to its diagonal, or increase reg_covar."
+        ) from None
+    return MixtureMap(prepared, k, mass / total[k], origin, A, offsets)
 
 
 def mean_map(mapping: MixtureMap, X: Tensor) -> Tensor:

@@ -608,11 +608,31 @@ def test_samples_of_another_dimension_are_refused(blobs, make):
         fitted(blobs).predict(make(blobs[:, :2]))
 
 
+@pytest.mark.parametrize("method", ["score", "bic", "predict", "sample"])
+def test_another_covariance_type_than_that_of_the_fit_is_refused(blobs, method):
+    model = fitted(blobs).set_params(covariance_type="diag")
+    arguments = () if method == "sample" else (blobs,)
+    with pytest.raises(ValueError, match="covariance_type must be that of the fit, got 'diag'"):
+        getattr(model, method)(*arguments)
+
+
+def test_gradients_of_weights_need_samples_that_can_carry_them(blobs):
+    weights = torch.ones(600, requires_grad=True)
+    with pytest.raises(ValueError, match="X must be a tensor where sample_weight requires"):
+        fitted(blobs).fit(blobs, sample_weight=weights)
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(blobs, device):
+    with pytest.raises(ValueError, match=f"device must be one that torch has here, got '{device}'"):
+        fitted(blobs, device=device)
+
+
 def test_a_warm_start_with_another_shape_is_refused(blobs):
     model = fitted(blobs, warm_start=True)
     with pytest.raises(ValueError, match="warm_start needs a fit of shape"):
         model.set_params(n_components=3).fit(blobs)
-    with pytest.raises(ValueError, match="warm_start needs a fit with covariance_type='tied'"):
+    with pytest.raises(ValueError, match="covariance_type must be that of the fit, got 'tied'"):
         model.set_params(n_components=4, covariance_type="tied").fit(blobs)
     with pytest.raises(ValueError, match="warm_start needs a fit of shape"):
         model.set_params(covariance_type="full").fit(blobs[:, :2])

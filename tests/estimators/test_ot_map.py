@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -12,6 +13,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein, OTMap, ot_map
@@ -89,12 +91,13 @@ def test_without_a_target_samples_become_standard_normal():
     assert np.allclose(np.cov(mapped.T), np.eye(2), atol=0.1)
 
 
-def test_cloning_keeps_a_fitted_target_fitted_and_apart(mixture):
+def test_cloning_keeps_a_fitted_target_fitted(mixture):
     target = clone(mixture).fit(draw(TARGET, 500))
     copy = clone(OTMap(target, mixture=mixture))
-    assert copy.target is not target and copy.mixture is not mixture
-    assert np.array_equal(copy.target.means_, target.means_)
-    copy.set_params(target__n_components=7)
+    assert copy.target is target and copy.mixture is not mixture
+    assert not any(name.startswith("target__") for name in copy.get_params())
+    with pytest.raises(ValueError, match="must not be those of a fitted target, got"):
+        copy.set_params(target__n_components=7)
     assert target.n_components == 2
     copy.fit(draw(SOURCE, 500))
     assert not hasattr(copy.mixture, "means_")
@@ -162,9 +165,12 @@ def test_set_output_gives_data_frames(mixture):
 @pytest.mark.parametrize(
     "target, message",
     [
-        (np.ones((10, 3)), "target must have the 2 features of X, got 3"),
-        (np.ones(10), "target is invalid as samples: X must have shape"),
-        (np.full((10, 2), np.nan), "target is invalid as samples: X must be finite, got NaN"),
+        (np.ones((10, 3)), "target must be samples like those of the fit. X has 3 features"),
+        (np.ones(10), "target must be samples like those of the fit. X must have shape"),
+        (
+            np.full((10, 2), np.nan),
+            "target must be samples like those of the fit. X must be finite, got NaN",
+        ),
         (([1.0], [[0.0, 0.0, 0.0]], [np.eye(3)]), "equal numbers of features, got 2 and 3"),
         (([0.7], [[0.0, 0.0]], [np.eye(2)]), "weights must be non-negative and sum to 1"),
     ],
@@ -175,6 +181,38 @@ def test_a_bad_target_is_refused_and_the_earlier_fit_stays(mixture, target, mess
     with pytest.raises(ValueError, match=message):
         transport.set_params(target=target).fit(draw(SOURCE, 100))
     assert transport.plan_ is plan
+
+
+def test_a_target_with_other_columns_is_refused(mixture):
+    X = pd.DataFrame(draw(SOURCE, 100), columns=["a", "b"])
+    Y = pd.DataFrame(draw(TARGET, 100), columns=["b", "a"])
+    with pytest.raises(ValueError, match="feature names"):
+        OTMap(Y, mixture=mixture).fit(X)
+    with pytest.raises(
+        ValueError, match=r"target must be fitted to the features of X, \['a', 'b'\]"
+    ):
+        OTMap(clone(mixture).fit(Y), mixture=mixture).fit(X)
+
+
+@pytest.mark.parametrize("params", [{"target": KernelDensity()}, {"mixture": KernelDensity()}])
+def test_estimators_that_are_no_mixtures_are_refused(params):
+    name = next(iter(params))
+    with pytest.raises(TypeError, match=rf"{name} must be a .*Gaussian mixture.*got KernelDensity"):
+        OTMap(**params).fit(draw(SOURCE, 50))
+
+
+def test_a_singular_source_is_refused():
+    singular = ([1.0], [[0.0, 0.0]], [np.diag([1.0, 0.0])])
+    with pytest.raises(ValueError, match="source covariances must be positive definite to tell"):
+        ot_map(singular, TARGET)
+
+
+def test_a_map_keeps_what_it_was_fitted_to(mixture):
+    target = clone(mixture).fit(draw(TARGET, 500))
+    transport = OTMap(target, mixture=mixture).fit(draw(SOURCE, 500))
+    before = transport.transform(draw(SOURCE, 10))
+    target.fit(draw(SOURCE, 500))
+    assert np.array_equal(transport.transform(draw(SOURCE, 10)), before)
 
 
 @pytest.mark.parametrize("call", [ot_map, lambda s, t: OTMap(t).fit(draw(SOURCE, 50))])
@@ -194,6 +232,8 @@ def test_unknown_options_are_refused(params):
         OTMap(TARGET, **params).fit(draw(SOURCE, 50))
     with pytest.raises(ValueError, match=f"The '{next(iter(params))}' parameter"):
         ot_map(SOURCE, TARGET, **params)
+    with pytest.raises(ValueError, match="The 'method' parameter"):
+        ot_map(SOURCE, TARGET).set_params(method="best").transform([[0.0, 0.0]])
 
 
 def test_samples_of_another_dimension_are_refused(mixture):

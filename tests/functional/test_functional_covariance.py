@@ -154,19 +154,6 @@ def test_log_det_is_half_that_of_the_precisions(name, mixture):
     assert_close(log_det.expand(K), expected)
 
 
-def test_draws_are_those_of_sklearn(name, mixture):
-    kind = COVARIANCE_TYPES[name]
-    theirs = GaussianMixture(1, covariance_type=name, random_state=3)
-    one = kind.to_public(mixture.covariances[:1])
-    theirs.weights_, theirs.means_ = np.ones(1), mixture.means[:1].numpy()
-    theirs.covariances_, theirs.precisions_cholesky_ = one.numpy(), one.numpy()
-    X, _ = theirs.sample(7)
-    rng = np.random.RandomState(3)
-    rng.multinomial(7, [1.0])  # sklearn draws the labels first
-    covariance = one.numpy() if kind.shared else one.numpy()[0]
-    np.testing.assert_allclose(kind.draw(rng, theirs.means_[0], covariance, 7), X)
-
-
 # --- derivatives -------------------------------------------------------------------------------
 
 

@@ -304,7 +304,7 @@ def test_target_components_of_deficient_rank_receive_samples_on_their_line(pair)
 
 def test_source_covariances_that_are_not_positive_are_refused(pair):
     source, target = pair
-    with pytest.raises(ValueError, match="ill-defined empirical covariance"):
+    with pytest.raises(ValueError, match="source covariances must be positive definite to tell"):
         mixture_map(source._replace(covariances=0 * source.covariances), target)
 
 
