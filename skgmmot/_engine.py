@@ -22,7 +22,7 @@ from skgmmot.functional.mixture import GaussianMixtureParams
 
 #: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
 BLOCK_SIZE = {"cpu": 2**18, "other": 2**24}
-BLOCK_ROWS = {"cpu": 2**13, "other": 2**20}
+BLOCK_ROWS = {"cpu": 2**14, "other": 2**20}
 #: Blocks of fewer rows make matrix products slow, however many numbers a row takes.
 FEATURE_ROWS = 512
 #: Spans a pass is cut into: enough to balance a few threads, few enough to keep partial sums small.

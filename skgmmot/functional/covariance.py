@@ -19,6 +19,7 @@ Each type also describes its densities as a linear function of *features* of a s
 ``log w_k g_k(x) = <C_k, (x, 1, quadratic(x))>``: that turns the E-step into two matrix products.
 """
 
+import functools
 import math
 
 import torch
@@ -206,6 +207,13 @@ class _Matrix(CovarianceType):
         return symmetrize(covariances) + reg_covar * eye
 
 
+@functools.lru_cache(maxsize=64)
+def _upper_triangle(d: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns of the upper triangle, and how often each entry stands in the matrix."""
+    i, j = torch.triu_indices(d, d, device=device)
+    return i, j, 2 - (i == j).int()
+
+
 class _Full(_Matrix):
     """Each component its own matrix, ``(K, d, d)``."""
 
@@ -233,13 +241,11 @@ class _Full(_Matrix):
             row += rows
 
     def quadratic_coefficients(self, precisions):
-        d = precisions.shape[-1]
-        i, j = torch.triu_indices(d, d, device=precisions.device)
-        # x_i x_j stands once for both (i, j) and (j, i)
-        return -precisions[:, i, j] * torch.where(i == j, 0.5, 1.0).to(precisions)
+        i, j, times = _upper_triangle(precisions.shape[-1], precisions.device)
+        return precisions[:, i, j] * (-times.to(precisions) / 2)
 
     def from_quadratic(self, sums, n_features):
-        i, j = torch.triu_indices(n_features, n_features, device=sums.device)
+        i, j, _ = _upper_triangle(n_features, sums.device)
         moments = sums.new_empty(len(sums), n_features, n_features)
         moments[:, i, j] = sums
         moments[:, j, i] = sums
