@@ -254,56 +254,40 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         a = _arrays.sample_weights(sample_weight, X)
         self._check_enough(X, a)
         _check_range(X)
-        on_graph = X.requires_grad or (a is not None and a.requires_grad)
-        if on_graph and not kind.is_tensor:
-            raise ValueError(
-                "X must be a tensor where sample_weight requires a gradient, got another array, "
-                "whose fit could not carry it. Pass torch.as_tensor(X)."
-            )
-        if on_graph and self.acceleration is not None and self.gradient == "automatic":
-            raise ValueError(
-                "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
-                "'automatic', which runs plain iterations. Set acceleration=None, or another one."
-            )
-        constant = None if a is None else a.detach()
-        origin = _origin(X.detach(), constant)
-        log = _Log(self.verbose, self.verbose_interval)
-        best, reached = None, None
-
-        def remember(solution):
-            nonlocal reached
-            reached = solution
-            log.iteration(solution)
-
+        on_graph = self._check_gradient(X, a, kind)
+        constants = (X.detach(), None if a is None else a.detach())
+        origin = _origin(*constants)
+        runs = _Runs(_Log(self.verbose, self.verbose_interval))
         try:
             with torch.no_grad(), _engine.workers(X.device) as pool:
-                em = _engine.EM(X.detach(), constant, origin, self.reg_covar, pool)
-                for theta0, objective in self._starts(em, warm, log):
-                    solution = iterate(
-                        em,
-                        theta0,
-                        tol=self.tol,
-                        max_iter=self.max_iter,
-                        objective=objective,
-                        accelerator=self._accelerator(theta0),
-                        callback=remember,
-                    )
-                    log.end(solution)
-                    if best is None or solution.objective > best.objective:
-                        best, start = solution, theta0
+                em = _engine.EM(*constants, origin, self.reg_covar, pool)
+                self._run(em, warm, runs)
         except KeyboardInterrupt:
-            if best is None:
-                best = reached
-            if best is not None:
-                self._set_attributes(best.value, origin, X.dtype, kind, best)
+            if runs.best is not None:
+                self._set_attributes(runs.best.value, origin, X.dtype, kind, runs.best)
             raise
-        if not best.converged and self.max_iter > 0:
+        if not runs.best.converged and self.max_iter > 0:
             warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
-        theta = best.value
+        theta = runs.best.value
         if on_graph:
-            theta = self._differentiate(X - origin, a, start, best)
-        self._set_attributes(theta, origin, X.dtype, kind, best)
+            theta = self._differentiate(X - origin, a, runs)
+        self._set_attributes(theta, origin, X.dtype, kind, runs.best)
         return self
+
+    def _run(self, em, warm, runs):
+        """EM from every start."""
+        for theta0, objective in self._starts(em, warm, runs.log):
+            runs.begin(theta0)
+            solution = iterate(
+                em,
+                theta0,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                objective=objective,
+                accelerator=self._accelerator(theta0),
+                callback=runs.reach,
+            )
+            runs.end(solution)
 
     def _accelerator(self, theta0):
         """What extrapolates the iterations, or None."""
@@ -322,6 +306,22 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 f"{self.n_components}, n_samples = {n_samples}. Pass more samples or ask for "
                 "fewer components."
             )
+
+    def _check_gradient(self, X, sample_weight, kind) -> bool:
+        """Whether a gradient is asked for, and can be had."""
+        if not (X.requires_grad or (sample_weight is not None and sample_weight.requires_grad)):
+            return False
+        if not kind.is_tensor:
+            raise ValueError(
+                "X must be a tensor where sample_weight requires a gradient, got another array, "
+                "whose fit could not carry it. Pass torch.as_tensor(X)."
+            )
+        if self.acceleration is not None and self.gradient == "automatic":
+            raise ValueError(
+                "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
+                "'automatic', which runs plain iterations. Set acceleration=None to have it."
+            )
+        return True
 
     def _starts(self, em, warm, log):
         """Yield the start of each run and the objective that its first change is against."""
@@ -377,13 +377,13 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     # --- results -------------------------------------------------------------------------------
 
-    def _differentiate(self, X, sample_weight, theta0, solution):
+    def _differentiate(self, X, sample_weight, runs):
         """Put the end of the fit on the graph of the samples."""
 
         def F(theta):
             return em_step(theta, X, sample_weight, reg_covar=self.reg_covar)
 
-        return GRADIENTS[self.gradient](F, theta0, solution)
+        return GRADIENTS[self.gradient](F, runs.start, runs.best)
 
     def _set_attributes(self, theta, origin, dtype, kind, solution):
         """Show the fit in the user's kind of array and dtype."""
@@ -421,6 +421,30 @@ def _check_range(X):
             f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "
             f"size {largest:.1e}. Rescale X or drop that sample."
         )
+
+
+class _Runs:
+    """The best run so far and its start; before the first one ends, what it has reached."""
+
+    def __init__(self, log):
+        self.log, self.best, self.start = log, None, None
+        self._ended, self._theta0 = False, None
+
+    def begin(self, theta0):
+        self._theta0 = theta0
+
+    def reach(self, solution):
+        """Note an iteration."""
+        self.log.iteration(solution)
+        if not self._ended:
+            self.best = solution
+
+    def end(self, solution):
+        """Note the end of a run."""
+        self.log.end(solution)
+        if not self._ended or solution.objective > self.best.objective:
+            self.best, self.start = solution, self._theta0
+        self._ended = True
 
 
 class _Log:
