@@ -77,19 +77,19 @@ def seconds(function):
     return time.perf_counter() - began
 
 
-def time_iterations(covariance_type, n, d, K, dtype, repeats, n_iter, reference_dtype):
+def time_iterations(covariance_type, n, d, K, dtype, repeats, n_iter, reference_dtype, warm_up):
     """Median seconds of one iteration of each program, interleaved."""
     X, means = data(n, d, K, dtype)
     samples = {"sklearn": X.astype(reference_dtype), "skgmmot": X}
     found = {name: [] for name in samples}
-    for repeat in range(repeats + 1):
+    for repeat in range(-warm_up, repeats):
         for name, model in estimators(covariance_type, d, K, means).items():
             lengths = [(1, samples[name]), (1 + n_iter, samples[name])]
             short, long = (
                 seconds(lambda m=model, i=i, x=x: m.set_params(max_iter=i).fit(x))
                 for i, x in lengths
             )
-            if repeat:  # the first is a warm-up
+            if repeat >= 0:
                 found[name].append((long - short) / n_iter)
     return {name: float(np.median(values)) for name, values in found.items()}
 
@@ -180,7 +180,9 @@ def iteration_rows(only, threads):
             # at the largest size, float32 is compared with scikit-learn's float64
             reference = np.float64 if big else dtype
             shape = (covariance_type, n, d, K)
-            spent = time_iterations(*shape, dtype, repeats, n_iter, reference_dtype=reference)
+            spent = time_iterations(
+                *shape, dtype, repeats, n_iter, reference_dtype=reference, warm_up=not big
+            )
             dtypes = {"sklearn": reference, "skgmmot": dtype}
             memory = {name: peak_memory(name, *shape, dtypes[name]) for name in spent}
             lowest = floor(*shape, torch.from_numpy(np.empty(0, dtype)).dtype, threads)
@@ -317,6 +319,7 @@ def write_plot(table, path):
     ax.set(xlabel="times faster than scikit-learn", title="EM on the CPU")
     ax.margins(x=0.08)
     figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 def main():
@@ -330,7 +333,7 @@ def main():
     if args.memory:
         print_memory(*json.loads(args.memory))
         return
-    table = []
+    table, accelerated = [], []
     for threads in args.threads:
         torch.set_num_threads(threads)
         with threadpool_limits(threads):
@@ -338,13 +341,22 @@ def main():
                 for row in make(args.only, threads):
                     table.append(row)
                     print(*markdown([row])[2:], flush=True)
-    accelerated = list(acceleration_rows()) if args.only in "acceleration" else []
+                    write(table, accelerated)  # as it grows: an interrupted run is not lost
+    if args.only in "acceleration":
+        for row in acceleration_rows():
+            accelerated.append(row)
+            print(*markdown([row])[2:], flush=True)
+            write(table, accelerated)
+
+
+def write(table, accelerated):
+    """Write all results so far."""
     RESULTS.mkdir(exist_ok=True)
     write_csv(table, RESULTS / "bench_em.csv")
-    if accelerated:
-        write_csv(accelerated, RESULTS / "bench_em_acceleration.csv")
     write_markdown(table, accelerated, RESULTS / "bench_em.md")
     write_plot(table, RESULTS / "bench_em.png")
+    if accelerated:
+        write_csv(accelerated, RESULTS / "bench_em_acceleration.csv")
 
 
 if __name__ == "__main__":

@@ -89,6 +89,10 @@ class CovarianceType:
         """Rows ``(K, b, d)`` times each component's matrix, given in storage."""
         raise NotImplementedError
 
+    def diagonals(self, storage: Tensor) -> Tensor:
+        """The diagonals of the matrices in storage, to broadcast against ``(K, d)``."""
+        raise NotImplementedError
+
     def log_det(self, factors: Tensor, n_features: int) -> Tensor:
         """``log det P (K or 1,)``: half the log-determinant of the precisions."""
         raise NotImplementedError
@@ -180,8 +184,11 @@ class _Matrix(CovarianceType):
     def apply(self, rows, storage):
         return rows @ storage
 
+    def diagonals(self, storage):
+        return storage.diagonal(dim1=-2, dim2=-1)
+
     def log_det(self, factors, n_features):
-        return factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return self.diagonals(factors).log().sum(-1)
 
     def scatter(self, centred, resp):
         return (centred * resp.unsqueeze(-1)).mT @ centred
@@ -320,6 +327,9 @@ class _Axis(CovarianceType):
 
     def apply(self, rows, storage):
         return rows * storage.unsqueeze(-2)
+
+    def diagonals(self, storage):
+        return storage
 
     def log_det(self, factors, n_features):
         return factors.log().expand(-1, n_features).sum(-1)
