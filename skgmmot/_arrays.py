@@ -109,7 +109,7 @@ def samples(estimator, X, *, reset: bool, min_samples: int = 1) -> tuple[Tensor,
         )
         tensor = as_tensor(X)
     tensor = _moved(tensor, estimator.device)
-    check_finite(tensor, "X")
+    _check_finite(tensor)
     return tensor, kind
 
 
@@ -164,19 +164,18 @@ def companion(estimator, X, name: str):
     return kind.restore(tensor)
 
 
-def check_finite(X: Tensor, name: str) -> None:
+def _check_finite(X: Tensor) -> None:
     """Refuse NaN and infinity, saying where."""
     extremes = torch.stack(torch.aminmax(X.detach()))  # NaN if any entry is; takes no memory
     if torch.isfinite(extremes).all():
         return
     bad = ~torch.isfinite(X).all(dim=1)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        what = "NaN" if torch.isnan(X[bad]).any() else "infinity (inf)"
-        raise ValueError(
-            f"{name} must be finite, got {what} in {int(bad.sum())} of {len(X)} rows "
-            f"(first: row {row}). Remove or impute these rows."
-        )
+    row = int(bad.nonzero()[0])
+    what = "NaN" if torch.isnan(X[bad]).any() else "infinity (inf)"
+    raise ValueError(
+        f"X must be finite, got {what} in {int(bad.sum())} of {len(X)} rows (first: row {row}). "
+        "Remove or impute these rows."
+    )
 
 
 def sample_weights(sample_weight, X: Tensor) -> Tensor | None:

@@ -84,12 +84,12 @@ class Workers:
         """Add ``function(rows, buffers) -> tuple of tensors`` over all blocks of rows."""
 
         def over_span(span, buffers):
-            return _add(function(rows, buffers) for rows in span)
+            return add(function(rows, buffers) for rows in span)
 
-        return _add(self.map(over_span, n_rows, row_size, **options))
+        return add(self.map(over_span, n_rows, row_size, **options))
 
 
-def _add(parts) -> tuple[Tensor, ...]:
+def add(parts) -> tuple[Tensor, ...]:
     """Add tuples of tensors field by field, in order."""
     parts = iter(parts)
     total = tuple(next(parts))
@@ -214,7 +214,7 @@ class EM:
         return step.statistics(*sums)
 
     def _by_definition(self, theta):
-        rounded = GaussianMixtureParams(*(t.to(self.X.dtype) for t in theta))
+        rounded = theta.to(dtype=self.X.dtype)
         K, d = theta.means.shape
 
         def block(rows, buffers):

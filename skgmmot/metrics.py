@@ -130,4 +130,4 @@ def _pair(source, target):
     source, source_kind = as_mixture(source, "source")
     target, target_kind = as_mixture(target, "target")
     kind = source_kind if source_kind.is_tensor else target_kind
-    return (*(type(m)(*(t.to(kind.device) for t in m)) for m in (source, target)), kind)
+    return source.to(device=kind.device), target.to(device=kind.device), kind

@@ -218,9 +218,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             )
         rng = check_random_state(self.random_state)
         kind, covariance = _arrays.kind_of(self.means_), self._covariance()
-        params = GaussianMixtureParams(
-            *(t.detach().cpu().double() for t in self._params(dtype=torch.float64))
-        )
+        params = self._params(dtype=torch.float64, device="cpu").detach()
         weights = params.weights.numpy()
         counts = rng.multinomial(n_samples, weights / weights.sum())
         # A shared covariance is stored once; every component reads that one.
@@ -347,4 +345,4 @@ def as_mixture(mixture, name="mixture"):
         )
     params, kind = _arrays.mixture_from_tuple(*arrays)
     # float64: distances between close mixtures are small differences of large numbers
-    return type(params)(*(t.double() for t in params)), kind
+    return params.to(dtype=torch.float64), kind

@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from torch import Tensor
 
 from skgmmot._arrays import as_tensor
-from skgmmot._engine import EM
+from skgmmot._engine import EM, add
 from skgmmot.functional.covariance import CovarianceType
 from skgmmot.functional.em import Statistics, moments
 from skgmmot.functional.mixture import GaussianMixtureParams
@@ -103,18 +103,21 @@ def start(
         torch.zeros(kind.shape(K, d), **options),
     )
 
-    def total(centre: GaussianMixtureParams):
-        sums, unassigned = None, torch.zeros(d, d, **options)
+    def blocks(centre: GaussianMixtureParams):
+        """Moments about a centre, and the scatter of what belongs to nobody, block by block."""
         for rows, resp in assignment():
             x, a = em.rows(rows)
             x, resp = x.double(), resp.double()
             a = torch.ones(len(x), **options) if a is None else a.double()
-            block = moments(centre, x, resp * a)
-            sums = block if sums is None else Statistics(*map(torch.add, sums, block))
+            unassigned = x.new_zeros(())
             if kind.shared:
                 left = a * (1 - resp.sum(0)).clamp(min=0)
-                unassigned += (x * left.unsqueeze(1)).mT @ x
-        return sums, unassigned
+                unassigned = (x * left.unsqueeze(1)).mT @ x
+            yield (*moments(centre, x, resp * a), unassigned)
+
+    def total(centre: GaussianMixtureParams):
+        *sums, unassigned = add(blocks(centre))
+        return Statistics(*sums), unassigned
 
     first, _ = total(zero)
     mass = first.mass + 10 * torch.finfo(torch.float64).eps

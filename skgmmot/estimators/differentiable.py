@@ -342,8 +342,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
                 f"of shape {tuple(self.means_.shape)}. Set warm_start=False to start anew."
             )
-        params = self._params(dtype=torch.float64, device=em.X.device)
-        params = GaussianMixtureParams(*(t.detach() for t in params))
+        params = self._params(dtype=torch.float64, device=em.X.device).detach()
         return params._replace(means=params.means - em.origin.double())
 
     def _given(self, em) -> tuple:

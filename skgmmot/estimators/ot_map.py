@@ -215,13 +215,12 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _set_plan(self, source, target):
         """Find the plan between two mixtures and show it."""
         (a, kind), (b, _) = as_mixture(source, "source"), as_mixture(target, "target")
-        a, b = (type(m)(*(t.detach().to(kind.device) for t in m)) for m in (a, b))
+        a, b = (m.detach().to(device=kind.device) for m in (a, b))
         plan = transport_plan(a, b)
         self._mapping = mixture_map(a, b, plan)
         self.source_mixture_, self.target_mixture_ = source, target
         self.plan_ = kind.restore(plan.coupling)
         self.distance_ = float(plan.cost.sqrt())
-        self.n_features_in_ = a.means.shape[1]
 
     def transform(self, X):
         """Move samples to the target.

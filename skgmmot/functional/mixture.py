@@ -26,6 +26,14 @@ class GaussianMixtureParams(NamedTuple):
     covariances: Tensor
     """``Sigma``, in the storage of their covariance type."""
 
+    def to(self, **options) -> "GaussianMixtureParams":
+        """The same mixture with another ``device`` or ``dtype``."""
+        return GaussianMixtureParams(*(t.to(**options) for t in self))
+
+    def detach(self) -> "GaussianMixtureParams":
+        """The same mixture as a constant."""
+        return GaussianMixtureParams(*(t.detach() for t in self))
+
     def full_covariances(self) -> Tensor:
         """One covariance matrix a component, ``(K, d, d)``, whatever the storage."""
         kind = covariance_type_of(self.covariances)
@@ -191,7 +199,7 @@ def sample(
     labels : Tensor of shape (n_samples,)
         Their components.
     """
-    weights, means, _ = (t.detach() for t in mixture)
+    weights, means, _ = mixture.detach()
     labels = torch.multinomial(weights, n_samples, replacement=True, generator=generator)
     normal = torch.randn(
         n_samples, means.shape[1], generator=generator, dtype=means.dtype, device=means.device
