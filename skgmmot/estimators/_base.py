@@ -19,6 +19,7 @@ from skgmmot.functional.mixture import (
     log_joint,
     log_responsibilities,
 )
+from skgmmot.functional.semidiscrete import GridDensity
 
 
 @contextmanager
@@ -346,3 +347,43 @@ def as_mixture(mixture, name="mixture"):
     params, kind = _arrays.mixture_from_tuple(*arrays)
     # float64: distances between close mixtures are small differences of large numbers
     return params.to(dtype=torch.float64), kind
+
+
+def as_density(density, name="density"):
+    """A mixture or an image, as a value.
+
+    Parameters
+    ----------
+    density : GridDensity, fitted mixture estimator or tuple (weights, means, covariances)
+        What the user handed in; covariances must be positive definite.
+    name : str, default='density'
+        What error messages call it.
+
+    Returns
+    -------
+    density : GridDensity or GaussianMixtureParams
+        The density, in float64.
+    n_features : int
+        Its dimension.
+    kind : ArrayKind
+        The kind of its arrays.
+
+    Raises
+    ------
+    NotFittedError
+        If it is an estimator that is not fitted.
+    TypeError
+        If it is something else.
+    ValueError
+        If it is not a density.
+    """
+    if isinstance(density, GridDensity):
+        grid, kind = _arrays.grid_density(density)
+        return grid, 2, kind
+    params, kind = as_mixture(density, name)
+    if (torch.linalg.cholesky_ex(params.full_covariances().detach()).info > 0).any():
+        raise ValueError(
+            f"covariances of {name} must be positive definite, got one that is singular. Add to "
+            "its diagonal, or increase reg_covar."
+        )
+    return params, params.means.shape[1], kind

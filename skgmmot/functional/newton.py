@@ -106,7 +106,7 @@ def cells_of_masses(
 
 def _unblur(density, sites, masses, heights, tol, max_iter) -> Cells:
     """Newton's method on densities that are blurred less and less, in the end not at all."""
-    cells = _evaluate(density, sites, heights)
+    cells = evaluate(density, sites, heights)
     lowest, n_iter = 0.0, 0
     while True:
         share = _good_share(density, cells, masses, lowest)
@@ -119,7 +119,7 @@ def _unblur(density, sites, masses, heights, tol, max_iter) -> Cells:
             return cells._replace(n_iter=n_iter, converged=done)
         # Stuck: blur more. Solved: blur less, a quarter of it at most.
         lowest = max(16 * share, SHARES[4]) if not cells.converged else -share / 4
-        cells = _evaluate(density, sites, cells.heights)
+        cells = evaluate(density, sites, cells.heights)
 
 
 def _good_share(density, cells: Cells, masses: Array, bound: float) -> float:
@@ -134,7 +134,7 @@ def _good_share(density, cells: Cells, masses: Array, bound: float) -> float:
 
 def _newton(density, sites, masses, heights, tol, max_iter) -> Cells:
     """Damped Newton steps until the masses are right, no step helps, or there are no more."""
-    cells, step = _evaluate(density, sites, heights), 1.0
+    cells, step = evaluate(density, sites, heights), 1.0
     floor = min(cells.masses.min(), masses.min()) / 2
     for n_iter in range(max_iter + 1):
         error = cells.masses - masses
@@ -145,7 +145,7 @@ def _newton(density, sites, masses, heights, tol, max_iter) -> Cells:
         direction = _solve(_laplacian(sites, cells), error)
         step = min(1.0, 4 * step)
         while step > SHORTEST:
-            tried = _evaluate(density, sites, cells.heights + step * direction)
+            tried = evaluate(density, sites, cells.heights + step * direction)
             allowed = (1 - step / 2) * np.linalg.norm(error)
             if tried.masses.min() >= floor and np.linalg.norm(tried.masses - masses) <= allowed:
                 break
@@ -156,8 +156,23 @@ def _newton(density, sites, masses, heights, tol, max_iter) -> Cells:
     return cells._replace(n_iter=n_iter)
 
 
-def _evaluate(density, sites: Array, heights: Array) -> Cells:
-    """The diagram of some heights and what its cells hold."""
+def evaluate(density, sites: Array, heights: Array) -> Cells:
+    """Return the diagram of some heights and what its cells hold.
+
+    Parameters
+    ----------
+    density : GridIntegrals or MixtureIntegrals
+        A density of mass one with mean zero.
+    sites : ndarray of shape (n, 2)
+        Sites.
+    heights : ndarray of shape (n,)
+        Heights.
+
+    Returns
+    -------
+    Cells
+        No steps taken, and no masses compared with.
+    """
     diagram = power_diagram(sites, heights, density.box)
     return Cells(heights, diagram, *density.measure(diagram), 0, False)
 

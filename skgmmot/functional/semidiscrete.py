@@ -26,7 +26,7 @@ from torch import Tensor
 from skgmmot.functional.cell_integrals import GridIntegrals, MixtureIntegrals
 from skgmmot.functional.discrete import exact
 from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.newton import Cells, cells_of_masses
+from skgmmot.functional.newton import Cells, cells_of_masses, evaluate
 from skgmmot.functional.power_diagram import Box, PowerDiagram
 
 #: Largest number of costs between nodes and points.
@@ -142,6 +142,33 @@ def exact_plan(
     )
 
 
+def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -> SemidiscretePlan:
+    """Carry a density of the plane to the nearest points: Voronoi's cells, whatever they hold.
+
+    ``cost = int min_j |x - y_j|^2 rho(x) dx``, the least over all masses of the points.
+
+    Parameters
+    ----------
+    density : GridDensity or GaussianMixtureParams
+        An image, or a mixture in two dimensions with positive definite covariances.
+    points : Tensor of shape (n, 2)
+        Points ``y``.
+
+    Returns
+    -------
+    SemidiscretePlan
+        With potentials of zero; constants.
+    """
+    frame = _Frame(density, points, torch.ones_like(points[:, 0]) / len(points))
+    cells = evaluate(frame.density, frame.sites, frame.heights(np.zeros(len(points))))
+    moments = frame.density.moments(cells.diagram)
+    masses = frame.spread(cells.masses)
+    barycentres = frame.barycentres(cells, moments)
+    cost = frame.transported(cells, moments) + frame.shift @ frame.shift
+    shown = (torch.as_tensor(v).to(points) for v in (np.zeros_like(masses), masses, barycentres))
+    return SemidiscretePlan(*shown, points.new_tensor(cost), 0.0, 0, frame.diagram(cells))
+
+
 class _Frame:
     """A problem with both means at the origin, equal points merged, those without mass left out."""
 
@@ -180,18 +207,21 @@ class _Frame:
         return shared
 
     def barycentres(self, cells: Cells, moments: np.ndarray) -> np.ndarray:
-        """Barycentres of the points' cells."""
+        """Barycentres of the points' cells; the points themselves where a cell is empty."""
         barycentres = self.y.copy()
-        barycentres[self.full] = (moments / cells.masses[:, None] + self.mean)[self.site]
+        held = self.full[cells.masses[self.site] > 0]
+        middle = moments / np.where(cells.masses > 0, cells.masses, 1.0)[:, None] + self.mean
+        barycentres[held] = middle[self.site[cells.masses[self.site] > 0]]
         return barycentres
+
+    def transported(self, cells: Cells, moments: np.ndarray) -> float:
+        """The integral of ``min_j |x|^2 - 2 <x, y_j> + h_j``."""
+        squares = np.trace(self.density.covariance()) - 2 * (self.sites * moments).sum()
+        return squares + cells.heights @ cells.masses
 
     def cost(self, cells: Cells, moments: np.ndarray) -> float:
         """The dual objective, which a small error of the masses changes by its square only."""
-        phi = (
-            np.trace(self.density.covariance())
-            - 2 * (self.sites * moments).sum()
-            + cells.heights @ cells.masses
-        )
+        phi = self.transported(cells, moments)
         psi = self.masses @ ((self.sites**2).sum(1) - cells.heights)
         return max(float(phi + psi + self.shift @ self.shift), 0.0)
 
