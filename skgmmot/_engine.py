@@ -161,6 +161,14 @@ def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
         return torch.cat([out for part in pool.map(over_span, len(X), row_size) for out in part])
 
 
+def origin(X: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """A point near the samples' mean, in their dtype: differences to it keep their digits."""
+    share = X.new_ones(len(X)) if sample_weight is None else sample_weight / sample_weight.max()
+    blocks = zip(X.split(2**16), share.split(2**16), strict=True)
+    mean = sum(w.double() @ x.double() for x, w in blocks) / share.sum(dtype=torch.float64)
+    return mean.to(X.dtype)
+
+
 class EM:
     """One iteration of EM over all samples, block by block: ``theta -> (theta_next, objective)``.
 
@@ -176,17 +184,19 @@ class EM:
         Added to the variances.
     pool : Workers
         Who does the work.
+    fixed_weights : bool, default=False
+        Whether the M-step leaves the weights.
     """
 
-    def __init__(self, X, sample_weight, origin, reg_covar, pool):
+    def __init__(self, X, sample_weight, origin, reg_covar, pool, fixed_weights=False):
         self.X, self.sample_weight, self.origin = X, sample_weight, origin
-        self.reg_covar, self.pool = reg_covar, pool
+        self.reg_covar, self.pool, self.fixed_weights = reg_covar, pool, fixed_weights
         self.total = float(len(X) if sample_weight is None else sample_weight.double().sum())
         self._total_scatter = None
 
     def __call__(self, theta: GaussianMixtureParams) -> tuple[GaussianMixtureParams, float]:
         statistics = self.statistics(theta)
-        theta_next = m_step(theta, statistics, self.reg_covar)
+        theta_next = m_step(theta, statistics, self.reg_covar, fixed_weights=self.fixed_weights)
         return theta_next, float(statistics.log_likelihood) / self.total
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:

@@ -21,6 +21,7 @@ FLOORS = {
     "functional.mixture_ot": 3,
     "_arrays": 4,
     "_engine": 4,
+    "functional.fit": 5,
     "estimators._base": 5,
     "estimators._init": 5,
     "estimators.differentiable": 6,

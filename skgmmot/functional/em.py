@@ -97,7 +97,11 @@ def moments(theta: GaussianMixtureParams, X: Tensor, resp: Tensor) -> Statistics
 
 
 def m_step(
-    theta: GaussianMixtureParams, statistics: Statistics, reg_covar: float = 0.0
+    theta: GaussianMixtureParams,
+    statistics: Statistics,
+    reg_covar: float = 0.0,
+    *,
+    fixed_weights: bool = False,
 ) -> GaussianMixtureParams:
     """Return the mixture of largest expected likelihood, given the E-step's sums.
 
@@ -109,6 +113,8 @@ def m_step(
         Sums over all samples.
     reg_covar : float, default=0.0
         Added to the variances.
+    fixed_weights : bool, default=False
+        Whether the weights stay those of ``theta``.
 
     Returns
     -------
@@ -120,7 +126,7 @@ def m_step(
     shift = statistics.shift / mass.unsqueeze(-1)
     kind = covariance_type_of(theta.covariances)
     return GaussianMixtureParams(
-        weights=mass / mass.sum(),
+        weights=theta.weights if fixed_weights else mass / mass.sum(),
         means=theta.means + shift,
         covariances=kind.estimate(mass, shift, statistics.scatter, reg_covar),
     )
@@ -132,6 +138,7 @@ def em_step(
     sample_weight: Tensor | None = None,
     *,
     reg_covar: float = 0.0,
+    fixed_weights: bool = False,
 ) -> GaussianMixtureParams:
     """One iteration of EM: ``m_step(e_step(theta, X))``.
 
@@ -145,6 +152,8 @@ def em_step(
         Weights of the samples; None is one each.
     reg_covar : float, default=0.0
         Added to the variances.
+    fixed_weights : bool, default=False
+        Whether the weights stay: responsibilities use them, the M-step leaves them.
 
     Returns
     -------
@@ -160,7 +169,8 @@ def em_step(
     -----
     Differentiable in everything.
     """
-    return m_step(theta, e_step(theta, X, sample_weight), reg_covar)
+    statistics = e_step(theta, X, sample_weight)
+    return m_step(theta, statistics, reg_covar, fixed_weights=fixed_weights)
 
 
 class FeatureEStep:
