@@ -19,6 +19,7 @@ FLOORS = {
     "functional.mixture": 2,
     "functional.em": 3,
     "functional.mixture_ot": 3,
+    "functional.em_adjoint": 4,
     "_arrays": 4,
     "_engine": 4,
     "functional.fit": 5,

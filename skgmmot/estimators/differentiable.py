@@ -16,7 +16,7 @@ from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.fit import ACCELERATIONS, climb, differentiate
+from skgmmot.functional.fit import ACCELERATIONS, EMStep, climb, differentiate
 from skgmmot.functional.fixed_point import GRADIENTS
 from skgmmot.functional.mixture import GaussianMixtureParams
 
@@ -276,7 +276,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
         theta = runs.best.value
         if on_graph:
-            theta = self._differentiate(X - origin, a, runs)
+            theta = self._differentiate(em, X, a, runs)
         self._set_attributes(theta, origin, X.dtype, kind, runs.best)
         return self
 
@@ -377,19 +377,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     # --- results -------------------------------------------------------------------------------
 
-    def _differentiate(self, X, sample_weight, runs):
+    def _differentiate(self, em, X, sample_weight, runs):
         """Put the end of the fit on the graph of the samples."""
 
-        solution = differentiate(
-            runs.start,
-            X,
-            sample_weight,
-            runs.best,
-            gradient=self.gradient,
-            reg_covar=self.reg_covar,
-            fixed_weights=self.fixed_weights,
-        )
-        return solution.value
+        step = EMStep(em, X, sample_weight, runs.start.weights if self.fixed_weights else None)
+        return differentiate(step, runs.start, runs.best, gradient=self.gradient).value
 
     def _set_attributes(self, theta, origin, dtype, kind, solution):
         """Show the fit in the user's kind of array and dtype."""

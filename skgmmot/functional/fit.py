@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from skgmmot import _engine
-from skgmmot.functional.em import em_step
-from skgmmot.functional.fixed_point import GRADIENTS, Point, Solution, Squarem, iterate
+from skgmmot.functional.em import em_step, m_step
+from skgmmot.functional.em_adjoint import CentredAdjoint, FeatureAdjoint, score
+from skgmmot.functional.fixed_point import GRADIENTS, Point, Solution, Squarem, iterate, traced
 from skgmmot.functional.mixture import FreeCoordinates, GaussianMixtureParams
 
 #: What may extrapolate the iterations, by name.
@@ -68,15 +69,8 @@ def fit_em(
         em = _engine.EM(*constants, origin, reg_covar, pool, fixed_weights)
         solution = climb(em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration)
     if any(t is not None and t.requires_grad for t in (*theta0, X, sample_weight)):
-        solution = differentiate(
-            start,
-            X - origin,
-            sample_weight,
-            solution,
-            gradient=gradient,
-            reg_covar=reg_covar,
-            fixed_weights=fixed_weights,
-        )
+        step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
+        solution = differentiate(step, start, solution, gradient=gradient)
     return solution._replace(
         value=solution.value.moved(origin).to(dtype=X.dtype),
         previous=solution.previous.moved(origin).to(dtype=X.dtype),
@@ -133,46 +127,159 @@ def climb(
 
 
 def differentiate(
-    theta0: GaussianMixtureParams,
-    X: Tensor,
-    sample_weight: Tensor | None,
-    solution: Solution,
-    *,
-    gradient: str,
-    reg_covar: float,
-    fixed_weights: bool,
+    step: "EMStep", theta0: GaussianMixtureParams, solution: Solution, *, gradient: str
 ) -> Solution:
     """Put the end of a fit on the graph of the samples, their weights and the start.
 
     Parameters
     ----------
+    step : EMStep
+        The iteration.
     theta0 : GaussianMixtureParams
-        The start of the fit, in the coordinates of ``X``.
-    X : Tensor of shape (n, d)
-        Samples.
-    sample_weight : Tensor of shape (n,) or None
-        Their weights.
+        The start of the fit, about the origin of the iteration.
     solution : Solution
         The end of the fit.
     gradient : {'implicit', 'automatic', 'one_step'}
         The strategy.
-    reg_covar : float
-        Added to the variances.
-    fixed_weights : bool
-        Whether the weights stay those of ``theta0``.
 
     Returns
     -------
     Solution
         The same with its value on the graph.
     """
+    options = {"pullback": step.pullback} if gradient == "implicit" else {}
+    return solution._replace(value=GRADIENTS[gradient](step, theta0, solution, **options))
 
-    def F(theta):
-        if fixed_weights:
-            theta = theta._replace(weights=theta0.weights)
-        return em_step(theta, X, sample_weight, reg_covar=reg_covar, fixed_weights=fixed_weights)
 
-    return solution._replace(value=GRADIENTS[gradient](F, theta0, solution))
+class EMStep:
+    """One iteration of EM over all samples, as a map on the autograd graph.
+
+    `em_step`, worked out in blocks and without a tape: memory does not grow with the number of
+    samples, and backward is a pass or two over them. Differentiated twice, it is `em_step` itself.
+
+    Parameters
+    ----------
+    em : EM
+        The iteration in blocks, on constants.
+    X : Tensor of shape (n, d)
+        Its samples, perhaps on a graph.
+    sample_weight : Tensor of shape (n,), default=None
+        Their weights, likewise.
+    fixed_weights : Tensor of shape (K,), default=None
+        Weights that stay; None leaves them free.
+    """
+
+    def __init__(self, em, X, sample_weight=None, fixed_weights=None):
+        self.em, self.X, self.sample_weight = em, X, sample_weight
+        self.fixed_weights = fixed_weights
+
+    def __call__(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
+        theta = self._weighted(theta)
+        theta_next = _Iteration.apply(self.em, *theta, self.X, self.sample_weight)
+        return self._weighted(GaussianMixtureParams(*theta_next))
+
+    def pullback(self, theta: GaussianMixtureParams) -> Callable[[Point], Point]:
+        """Return the map from cotangents of ``F(theta)`` to those of ``theta``."""
+        linear = Linearised(self.em, self._weighted(theta).detach())
+        if self.fixed_weights is None:
+            return linear.pull
+        zero = torch.zeros_like(theta.weights)  # theta has no say in fixed weights
+        return lambda u: linear.pull(u._replace(weights=zero))._replace(weights=zero)
+
+    def _weighted(self, theta):
+        w = self.fixed_weights
+        return theta if w is None else theta._replace(weights=w)
+
+
+class Linearised:
+    """One iteration of EM at a mixture, ready to pull cotangents back through it.
+
+    Parameters
+    ----------
+    em : EM
+        The iteration.
+    theta : GaussianMixtureParams
+        Where it starts, a constant.
+    """
+
+    def __init__(self, em: _engine.EM, theta: GaussianMixtureParams):
+        self.em, self.theta = em, theta
+        with torch.no_grad(), _engine.workers(em.X.device) as pool:
+            em = em.with_pool(pool)
+            statistics = em.statistics(theta)
+            step, dtype = em.by_features(theta)
+        self._features = None if dtype is None else step
+        self.value = m_step(theta, statistics, em.reg_covar)
+        self._pull_m_step = traced(lambda s: m_step(theta, s, em.reg_covar), statistics)
+
+    def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
+        """Return the cotangent of ``theta``."""
+        adjoint = self._adjoint(u)
+        a, X = self.em.sample_weight, self.em.X
+
+        def block(rows, buffers):
+            return adjoint.block(X[rows], None if a is None else a[rows], buffers)
+
+        with torch.no_grad(), _engine.workers(X.device) as pool:
+            sums = pool.sum(block, len(X), adjoint.row_size, min_rows=adjoint.min_rows)
+            return score(self.theta, adjoint.moments(*sums))
+
+    def pull_samples(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
+        """Return the cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
+        adjoint = self._adjoint(u)
+        a, X = self.em.sample_weight, self.em.X
+        of_X, of_a = torch.empty_like(X), X.new_empty(len(X))
+
+        def over_span(span, buffers):
+            for rows in span:
+                weights = None if a is None else a[rows]
+                of_X[rows], of_a[rows] = adjoint.samples(X[rows], weights, buffers)
+
+        with torch.no_grad(), _engine.workers(X.device) as pool:
+            row_size, min_rows = adjoint.row_size, adjoint.min_rows
+            for _ in pool.map(over_span, len(X), row_size, min_rows=min_rows):
+                pass
+        return of_X, of_a
+
+    def _adjoint(self, u):
+        """The adjoint E-step for a cotangent of the next mixture."""
+        cotangents = self._pull_m_step(u)
+        if self._features is not None:
+            return FeatureAdjoint(self._features, cotangents)
+        return CentredAdjoint(self.theta, self.em.origin, cotangents)
+
+
+class _Iteration(torch.autograd.Function):
+    """One iteration of EM, with its derivative in blocks."""
+
+    @staticmethod
+    def forward(ctx, em, weights, means, covariances, X, sample_weight):
+        theta = GaussianMixtureParams(weights, means, covariances)
+        ctx.save_for_backward(*theta, X, sample_weight)
+        ctx.linear = Linearised(em, theta.detach())
+        return tuple(ctx.linear.value)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        linear, needed = ctx.linear, ctx.needs_input_grad[1:]
+        *theta, X, sample_weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, *_taped(linear.em, theta, X, sample_weight, cotangents, needed)
+        u = GaussianMixtureParams(*cotangents)
+        of_theta = linear.pull(u) if any(needed[:3]) else (None, None, None)
+        of_X, of_a = linear.pull_samples(u) if any(needed[3:]) else (None, None)
+        return None, *of_theta, of_X, of_a if needed[4] else None
+
+
+def _taped(em, theta, X, sample_weight, cotangents, needed):
+    """The derivative of an iteration on autograd's own tape, to be differentiated once more."""
+    inputs = (*theta, X, sample_weight)
+    outputs = em_step(
+        GaussianMixtureParams(*theta), X - em.origin, sample_weight, reg_covar=em.reg_covar
+    )
+    wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True))
+    return [next(found) if need else None for need in needed]
 
 
 class WarmStart:
