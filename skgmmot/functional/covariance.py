@@ -130,6 +130,22 @@ class CovarianceType:
         """
         return self.estimate(mass, torch.zeros_like(mass).unsqueeze(-1), scatter, reg_covar)
 
+    # --- the derivative of EM ------------------------------------------------------------------
+
+    def pooled(self, n_features: int) -> int:
+        """Number of features that one stored number stands for."""
+        return 1
+
+    def score(self, precisions: Tensor, mass: Tensor, scatter: Tensor) -> Tensor:
+        """The derivative in ``Sigma`` of ``sum_k mass_k log det Lambda_k - tr(Lambda_k S2_k)``."""
+        raise NotImplementedError
+
+    def quadratic_pullback(self, X: Tensor, cotangents: Tensor) -> Tensor:
+        """Cotangents ``(d, b)`` of samples from those of their quadratic features ``(q, b)``."""
+        raise NotImplementedError
+
+    # --- free coordinates ----------------------------------------------------------------------
+
     def to_free(self, covariances: Tensor, scale: Tensor) -> Tensor:
         """Coordinates in which every vector is a covariance, in units of ``scale (d,)``."""
         raise NotImplementedError
@@ -196,6 +212,11 @@ class _Matrix(CovarianceType):
     def outer(self, left, right):
         return left.unsqueeze(-1) * right.unsqueeze(-2)
 
+    def score(self, precisions, mass, scatter):
+        if self.shared:
+            mass = mass.sum()
+        return precisions @ scatter @ precisions - mass.view(-1, 1, 1) * precisions
+
     # Free coordinates: Cholesky's factor with the logarithm of its diagonal.
 
     def to_free(self, covariances, scale):
@@ -246,6 +267,13 @@ class _Full(_Matrix):
             rows = len(X) - i
             torch.mul(X[i:], X[i], out=out[row : row + rows])
             row += rows
+
+    def quadratic_pullback(self, X, cotangents):
+        found = torch.zeros_like(X)
+        for i, rows in enumerate(cotangents.split([*range(len(X), 0, -1)])):
+            found[i:].addcmul_(rows, X[i])
+            found[i] += (rows * X[i:]).sum(0)
+        return found
 
     def quadratic_coefficients(self, precisions):
         i, j, times = _upper_triangle(precisions.shape[-1], precisions.device)
@@ -299,6 +327,9 @@ class _Tied(_Matrix):
     def quadratic(self, X, out):
         pass
 
+    def quadratic_pullback(self, X, cotangents):
+        return torch.zeros_like(X)
+
     def quadratic_coefficients(self, precisions):
         return precisions.new_empty(1, 0)
 
@@ -333,6 +364,12 @@ class _Axis(CovarianceType):
 
     def log_det(self, factors, n_features):
         return factors.log().expand(-1, n_features).sum(-1)
+
+    def score(self, precisions, mass, scatter):
+        return precisions.square() * scatter - mass.unsqueeze(-1) * precisions
+
+    def quadratic_pullback(self, X, cotangents):
+        return 2 * X * cotangents
 
     def to_free(self, covariances, scale):
         return covariances.log()
@@ -392,6 +429,9 @@ class _Spherical(_Axis):
         return array.unsqueeze(-1)
 
     # Second moments are kept as the mean over features, so that `estimate` is the diagonal one.
+
+    def pooled(self, n_features):
+        return n_features
 
     def scatter(self, centred, resp):
         return super().scatter(centred, resp).mean(-1, keepdim=True)

@@ -10,6 +10,7 @@ Nothing here knows of Gaussians. A point ``theta`` is a tuple of tensors. A *ste
   memory of one step.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -181,6 +182,7 @@ def implicit(
     solution: Solution,
     *,
     solve: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] | None = None,
+    pullback: Callable[[Point], Callable[[Point], Point]] | None = None,
 ) -> Point:
     """Differentiate ``theta = F(theta)`` itself, by the implicit function theorem.
 
@@ -198,6 +200,8 @@ def implicit(
         The end of the loop.
     solve : callable, default=None
         ``solve(matvec, b)``, the linear solver; None is `gmres`.
+    pullback : callable, default=None
+        ``pullback(theta)`` is the map ``u -> dF/dtheta^T u``; None takes it from autograd.
 
     Returns
     -------
@@ -213,25 +217,12 @@ def implicit(
     solve = gmres if solve is None else solve
     constant = _detached(solution.value)
     flat = _flatten(F(constant))
-    with torch.enable_grad():
-        inputs = _rebuild(constant, [t.clone().requires_grad_() for t in constant])
-        outputs = F(inputs)
-
-    # A leaf that F leaves constant has no derivative, and no part in the products.
-    moving = [i for i, t in enumerate(outputs) if t.requires_grad]
+    pull = (functools.partial(traced, F) if pullback is None else pullback)(constant)
 
     def adjoint(v: Tensor | None) -> Tensor | None:
         def matvec(u: Tensor) -> Tensor:
             # u -> u - dF/dtheta^T u
-            cotangents = _unflatten(u, outputs)
-            products = torch.autograd.grad(
-                [outputs[i] for i in moving],
-                inputs,
-                [cotangents[i] for i in moving],
-                retain_graph=True,
-                materialize_grads=True,
-            )
-            return u - _flatten(products)
+            return u - _flatten(pull(_rebuild(constant, _unflatten(u, constant))))
 
         return None if v is None else solve(matvec, v)
 
@@ -240,6 +231,40 @@ def implicit(
     # The value is the fixed point itself; only the derivative is that of the further step.
     flat = _flatten(constant) + (flat - flat.detach())
     return _rebuild(constant, _unflatten(flat, constant))
+
+
+def traced(F: Callable[[Point], Point], theta: Point) -> Callable[[Point], Point]:
+    """Put ``F(theta)`` on autograd's tape, once, and return the map ``u -> dF/dtheta^T u``.
+
+    Parameters
+    ----------
+    F : callable
+        A map between tuples of tensors.
+    theta : tuple of Tensor
+        Where.
+
+    Returns
+    -------
+    callable
+        From cotangents of ``F(theta)`` to those of ``theta``.
+    """
+    with torch.enable_grad():
+        inputs = _rebuild(theta, [t.detach().clone().requires_grad_() for t in theta])
+        outputs = F(inputs)
+    # A leaf that F leaves constant has no derivative, and no part in the products.
+    moving = [i for i, t in enumerate(outputs) if t.requires_grad]
+
+    def pull(u: Point) -> Point:
+        found = torch.autograd.grad(
+            [outputs[i] for i in moving],
+            inputs,
+            [u[i] for i in moving],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return _rebuild(theta, found)
+
+    return pull
 
 
 #: Gradient strategies by name.

@@ -34,6 +34,10 @@ class GaussianMixtureParams(NamedTuple):
         """The same mixture as a constant."""
         return GaussianMixtureParams(*(t.detach() for t in self))
 
+    def moved(self, by: Tensor) -> "GaussianMixtureParams":
+        """The same mixture elsewhere, its means moved by ``by (d,)``."""
+        return self._replace(means=self.means + by.to(self.means))
+
     def full_covariances(self) -> Tensor:
         """One covariance matrix a component, ``(K, d, d)``, whatever the storage."""
         kind = covariance_type_of(self.covariances)
