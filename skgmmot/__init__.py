@@ -3,6 +3,7 @@
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.ot_map import OTMap, ot_map
 from skgmmot.estimators.quantizer import WassersteinQuantizer
+from skgmmot.estimators.semidiscrete import SemidiscreteGMM
 from skgmmot.functional.semidiscrete import GridDensity
 from skgmmot.metrics import MixtureWasserstein, semidiscrete_distance, semidiscrete_plan
 
@@ -13,6 +14,7 @@ __all__ = [
     "GridDensity",
     "MixtureWasserstein",
     "OTMap",
+    "SemidiscreteGMM",
     "WassersteinQuantizer",
     "ot_map",
     "semidiscrete_distance",
