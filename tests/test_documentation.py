@@ -34,7 +34,8 @@ def public_objects():
     packages = [skgmmot, importlib.import_module("skgmmot.plotting")]
     packages += [importlib.import_module("skgmmot.datasets")]
     for info in pkgutil.iter_modules(skgmmot.functional.__path__, "skgmmot.functional."):
-        packages.append(importlib.import_module(info.name))
+        if not info.name.rpartition(".")[2].startswith("_"):
+            packages.append(importlib.import_module(info.name))
     for module in packages:
         for name, thing in vars(module).items():
             own = getattr(thing, "__module__", "").startswith("skgmmot")

@@ -14,12 +14,12 @@ import ot
 import torch
 from torch import Tensor
 
-from skgmmot.functional import sliced_exact
+from skgmmot.functional import _sliced_exact
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.discrete import Plan
 from skgmmot.functional.discrete import exact as exact_transport
 from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.sliced_quadrature import (
+from skgmmot.functional._sliced_quadrature import (
     N_NODES,
     MixtureSide,
     SampleSide,
@@ -151,12 +151,12 @@ class _Envelope(torch.autograd.Function):
 def _kernel(p: float, exactly: bool, n_nodes: int):
     """``(slices, samples, in_values) -> costs, gradient, derivatives in the samples``."""
     if exactly:
-        if p not in sliced_exact.COSTS:
+        if p not in _sliced_exact.COSTS:
             raise ValueError(
                 f"p must be 1 or 2 where cells are exact, got {p}. Use exact=False for other "
                 "exponents."
             )
-        return sliced_exact.COSTS[p]
+        return _sliced_exact.COSTS[p]
     if p == 2:
         return functools.partial(squared, n_nodes=n_nodes)
     return lambda lines, samples, in_values: power(

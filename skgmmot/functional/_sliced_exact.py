@@ -2,14 +2,14 @@
 
 The optimal map sends the part of the mixture between the quantiles ``q_{i-1}`` and ``q_i`` of two
 cumulated sample weights to sample ``y_i``. With these quantiles everything is a closed form, for p
-= 1 and p = 2: what `sliced_quadrature` is measured against, at ``O(n K L)`` a Newton step.
+= 1 and p = 2: what `_sliced_quadrature` is measured against, at ``O(n K L)`` a Newton step.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from skgmmot.functional.sliced_quadrature import (
+from skgmmot.functional._sliced_quadrature import (
     Gradient,
     Slices,
     SortedSamples,
