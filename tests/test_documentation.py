@@ -34,11 +34,11 @@ def public_objects():
     packages = [skgmmot, importlib.import_module("skgmmot.plotting")]
     packages += [importlib.import_module("skgmmot.datasets")]
     for info in pkgutil.iter_modules(skgmmot.functional.__path__, "skgmmot.functional."):
-        if not info.name.rpartition(".")[2].startswith("_"):
-            packages.append(importlib.import_module(info.name))
+        packages.append(importlib.import_module(info.name))
     for module in packages:
         for name, thing in vars(module).items():
-            own = getattr(thing, "__module__", "").startswith("skgmmot")
+            origin = getattr(thing, "__module__", "")
+            own = origin.startswith("skgmmot") and not origin.startswith("skgmmot.functional._")
             if name.startswith("_") or not own or isinstance(thing, type(skgmmot)):
                 continue
             if inspect.isfunction(thing):

@@ -49,9 +49,9 @@ def directions(
         Independent and uniform; orthogonal in groups of ``n_features``; or spread evenly, by equal
         angles in the plane and by a Sobol sequence mapped to the sphere in more dimensions.
     n_directions : int
-        L. On a line all directions are one, and one is returned.
+        How many, L. On a line all directions are one, and one is returned.
     n_features : int
-        d.
+        Number of features d.
     generator : torch.Generator, default=None
         Source of random numbers, on the CPU; None is torch's own.
 

@@ -15,10 +15,6 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional import _sliced_exact
-from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.discrete import Plan
-from skgmmot.functional.discrete import exact as exact_transport
-from skgmmot.functional.mixture import GaussianMixtureParams
 from skgmmot.functional._sliced_quadrature import (
     N_NODES,
     MixtureSide,
@@ -29,6 +25,10 @@ from skgmmot.functional._sliced_quadrature import (
     sort,
     squared,
 )
+from skgmmot.functional.covariance import covariance_type_of
+from skgmmot.functional.discrete import Plan
+from skgmmot.functional.discrete import exact as exact_transport
+from skgmmot.functional.mixture import GaussianMixtureParams
 
 #: Numbers that one array of a block of directions may hold.
 BLOCK_SIZE = 2**18
