@@ -14,6 +14,8 @@ FLOORS = {
     "functional.linalg": 0,
     "functional.fixed_point": 0,
     "functional.discrete": 0,
+    "functional.krylov": 0,
+    "functional.adjoint": 1,
     "functional.gaussian": 1,
     "functional.covariance": 1,
     "functional.mixture": 2,
