@@ -104,8 +104,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         The same after each of its iterations (extrapolations that were dropped left out).
     solution_ : Solution
         Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
-        ``distance``) and, after backward through an implicit gradient, what that found: ``adjoint``,
-        with spectral radius, residual and the error that one_step would have made.
+        ``distance``) and, after backward through an implicit gradient, what that found
+        (``adjoint``, with its residual, spectral radius and the error of one_step).
     n_features_in_ : int
         Number of features d.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -287,7 +287,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
         vars(self).pop("solution_", None)
         solution = runs.best
-        if on_graph:
+        if on_graph and self.max_iter > 0:
             solution = self._differentiate(em, X, a, runs)
             self.solution_ = solution._replace(
                 value=solution.value.moved(origin).detach(),
