@@ -14,6 +14,7 @@ FLOORS = {
     "functional.linalg": 0,
     "functional.fixed_point": 0,
     "functional.interior_point": 0,
+    "functional.network_simplex": 0,
     "functional.discrete": 1,
     "functional.discrete": 0,
     "functional.krylov": 0,
