@@ -1,9 +1,16 @@
 """Gaussian mixtures and optimal transport, on torch, for scikit-learn."""
 
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.geodesic import interpolate
 from skgmmot.estimators.ot_map import OTMap, ot_map
 from skgmmot.metrics import MixtureWasserstein
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["DifferentiableGaussianMixture", "MixtureWasserstein", "OTMap", "ot_map"]
+__all__ = [
+    "DifferentiableGaussianMixture",
+    "MixtureWasserstein",
+    "OTMap",
+    "interpolate",
+    "ot_map",
+]

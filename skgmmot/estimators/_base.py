@@ -65,11 +65,37 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     def _prepared(self, like: torch.Tensor) -> PreparedMixture:
         """The fitted mixture ready for densities, in the dtype and on the device of ``like``."""
+        if hasattr(self, "means_") and not hasattr(self, "precisions_cholesky_"):
+            raise ValueError(
+                "a mixture must have precisions_cholesky_ for densities and predictions, got none: "
+                "covariances_ are singular, or not inverted. Add to their diagonals."
+            )
         weights, means, factors = (
             _arrays.as_tensor(t).to(like)
             for t in (self.weights_, self.means_, self.precisions_cholesky_)
         )
         return PreparedMixture(weights.log(), means, self._storage(factors))
+
+    def _set_mixture(self, params: GaussianMixtureParams, kind) -> None:
+        """Show a mixture that no samples were fitted to; singular ones have no precisions."""
+        covariance = self._covariance()
+        shown = {
+            "weights_": params.weights,
+            "means_": params.means,
+            "covariances_": covariance.to_public(params.covariances),
+        }
+        for name in ("precisions_", "precisions_cholesky_"):
+            vars(self).pop(name, None)
+        try:
+            factors = covariance.precision_factor(params.covariances)
+        except ValueError:
+            factors = None  # a singular mixture can be sampled and compared, and has no density
+        if factors is not None:
+            shown["precisions_"] = covariance.to_public(covariance.precisions(factors))
+            shown["precisions_cholesky_"] = covariance.to_public(factors)
+        for name, tensor in shown.items():
+            setattr(self, name, kind.restore(tensor.clone()))
+        self.n_features_in_ = params.means.shape[1]
 
     def _evaluate(self, function, X):
         """Apply ``function(prepared mixture, block)`` to blocks of validated samples."""

@@ -18,7 +18,8 @@ from skgmmot import _arrays, _engine
 from skgmmot.estimators._base import as_mixture, earlier_fit_kept
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.functional.mixture import sample
-from skgmmot.functional.mixture_ot import mean_map, mixture_map, random_map, transport_plan
+from skgmmot.functional.mixture_map import mean_map, mixture_map, random_map
+from skgmmot.functional.mixture_ot import transport_plan
 
 METHODS = {"mean": mean_map, "random": random_map}
 
