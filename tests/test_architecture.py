@@ -13,7 +13,8 @@ ROOT = Path(skgmmot.__file__).parent
 FLOORS = {
     "functional.linalg": 0,
     "functional.fixed_point": 0,
-    "functional.discrete": 0,
+    "functional.interior_point": 0,
+    "functional.discrete": 1,
     "functional.gaussian": 1,
     "functional.covariance": 1,
     "functional.mixture": 2,

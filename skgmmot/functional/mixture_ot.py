@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.discrete import Plan, exact
+from skgmmot.functional.discrete import Plan, solve
 from skgmmot.functional.gaussian import bures_wasserstein_squared
 from skgmmot.functional.gaussian_barycenter import align
 from skgmmot.functional.linalg import factor, symmetrize
@@ -55,8 +55,17 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
     return bures_wasserstein_squared(source.means, covariances[0], target.means, covariances[1])
 
 
-def transport_plan(source: GaussianMixtureParams, target: GaussianMixtureParams) -> Plan:
+def transport_plan(
+    source: GaussianMixtureParams,
+    target: GaussianMixtureParams,
+    *,
+    reg: float = 0.0,
+    reg_m: float | tuple[float, float] | None = None,
+) -> Plan:
     """Return the optimal plan between two mixtures; its cost is MW2 squared.
+
+    ``min_P sum_kl P_kl W2(g_k, g_l)^2`` over couplings of the weights, with an entropy or with
+    penalties in place of the marginals if asked for.
 
     Parameters
     ----------
@@ -64,22 +73,30 @@ def transport_plan(source: GaussianMixtureParams, target: GaussianMixtureParams)
         K components.
     target : GaussianMixtureParams
         L components.
+    reg : float, default=0.0
+        Weight of the entropy ``KL(P | a b^T)``; 0 is without.
+    reg_m : float, tuple of two floats or None, default=None
+        Penalties ``(lam0, lam1)`` of ``KL(P @ 1 | a)`` and ``KL(P.T @ 1 | b)`` in place of the
+        marginals; one number is both, ``math.inf`` holds a marginal, None holds both.
 
     Returns
     -------
     Plan
-        ``coupling (K, L)``, potentials, and ``cost``, which is differentiable in both mixtures.
+        ``coupling (K, L)``, potentials, and ``cost``: what was minimised, penalties included,
+        differentiable in both mixtures.
 
     Raises
     ------
     ValueError
-        If the dimensions differ.
+        If the dimensions differ, or a penalty is not a number that it can be.
+    RuntimeError
+        If the plan is not found to a relative gap of 1e-8.
 
     References
     ----------
     .. [1] Delon and Desolneux 2020, discrete formulation of MW2.
     """
-    return exact(source.weights, target.weights, cost_matrix(source, target))
+    return solve(source.weights, target.weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)
 
 
 def interpolate(
