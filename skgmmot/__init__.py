@@ -1,5 +1,6 @@
 """Gaussian mixtures and optimal transport, on torch, for scikit-learn."""
 
+from skgmmot.estimators.barycenter import MixtureBarycenter, reduce
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.geodesic import interpolate
 from skgmmot.estimators.ot_map import OTMap, ot_map
@@ -9,8 +10,10 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "DifferentiableGaussianMixture",
+    "MixtureBarycenter",
     "MixtureWasserstein",
     "OTMap",
     "interpolate",
     "ot_map",
+    "reduce",
 ]

@@ -2,10 +2,9 @@
 
 from numbers import Real
 
-from skgmmot.estimators._base import as_mixture
+from skgmmot.estimators._base import as_mixture, shown_type
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.functional import mixture_ot
-from skgmmot.functional.covariance import covariance_type_of
 
 
 def interpolate(source, target, t):
@@ -81,8 +80,6 @@ def interpolate(source, target, t):
 
 def known_mixture(params, kind):
     """A mixture that is known, not fitted, as an estimator."""
-    mixture = DifferentiableGaussianMixture(
-        len(params.weights), covariance_type=covariance_type_of(params.covariances).name
-    )
+    mixture = DifferentiableGaussianMixture(len(params.weights), covariance_type=shown_type(params))
     mixture._set_mixture(params, kind)
     return mixture
