@@ -17,9 +17,10 @@ from torch import Tensor
 from skgmmot.functional import interior_point
 from skgmmot.functional.interior_point import Penalised, conjugate, marginal
 
-#: A solution is refused if its gap is larger: relative to the cost, or to the size of costs and
-#: penalties where the cost is zero.
-GAP, ABSOLUTE_GAP = 1e-8, 1e-11
+#: A solution is refused if its gap, relative to its cost, is larger.
+GAP = 1e-8
+#: A plan that costs less than this share of the largest cost is free.
+NOTHING = 1e-16
 #: Relative precision of the computations.
 EPS = torch.finfo(torch.float64).eps
 
@@ -69,6 +70,9 @@ def exact(a: Tensor, b: Tensor, C: Tensor) -> Plan:
     masses[1] = masses[1] * (masses[0].sum() / masses[1].sum())
     eps = max(torch.finfo(weights.dtype).eps for weights in (a, b))
     P, f, g = _network_simplex(*masses, costs, eps)
+    k, l = (weights > 0 for weights in masses)
+    if not (k.all() and l.all()):
+        f, g = _extended(f[k], g[l], costs, k, l)
     f, g = f - f.mean(), g - g.mean()
     return _plan(a, b, C, P, f, g, (P * costs).sum())
 
@@ -171,7 +175,11 @@ def unbalanced(
             f"costs must not be negative, got {float(costs.min()):.3g}. Use squared distances."
         )
     P, f, g, value = _penalised(*masses, costs, penalties, reg)
-    f, g = conjugate(f, penalties[0]), conjugate(g, penalties[1])
+    totals = float(masses[1].sum()), float(masses[0].sum())
+    f, g = (
+        _derivative(t, lam, reg, total)
+        for t, lam, total in zip((f, g), penalties, totals, strict=True)
+    )
     if all(held):
         f, g = f - f.mean(), g - g.mean()
     return _plan(a, b, C, P, f, g, value)
@@ -285,26 +293,57 @@ def _network_simplex(
     return P.masked_fill(limit > P, 0), f, g
 
 
+def _derivative(f: Tensor, lam: float, reg: float, total: float) -> Tensor:
+    """The derivative of the cost in the weights of one side, given its potentials.
+
+    ``phi(f) + reg (total - P @ 1 / a)``, where the other side's weights sum to ``total``.
+    """
+    derivative = conjugate(f, lam)
+    return derivative + reg * (total - 1 + derivative / lam)
+
+
 def _penalised(a, b, C, penalties, reg) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Plan, potentials and value of a penalised problem; weights may be zero."""
-    # In units in which costs and weights are about one, without the weights that are zero.
-    unit, mass = float(C.abs().max()) or 1.0, float(max(a.sum(), b.sum()))
-    k, l = a > 0, b > 0
-    problem = Penalised(
-        a[k] / mass, b[l] / mass, C[k][:, l] / unit, *(lam / unit for lam in penalties), reg / unit
-    )
-    point = interior_point.solve(problem)
-    inner = point.P if reg else _between_marginals(problem, point.f, point.g)
-    value, bound = problem.primal(inner), problem.dual(point.f, point.g)
-    if not value - bound <= GAP * abs(value) + ABSOLUTE_GAP * problem.scale:
-        raise RuntimeError(
-            f"transport must be solved to a gap of {GAP} of its cost, got {value - bound:.2g} of "
-            f"{value:.2g}. Rescale costs and penalties to comparable size."
-        )
+    k, l, mass = a > 0, b > 0, 1.0 if reg else float(max(a.sum(), b.sum()))
+    problem = Penalised(a[k] / mass, b[l] / mass, C[k][:, l], *penalties, reg)
+    inner, largest = _simple_plan(problem), float(C.abs().max())
+    value = problem.primal(inner)
+    free = value <= NOTHING * largest and bool(C.min() >= 0)  # no plan can cost less
+    unit = (largest if reg else value) or 1.0
+    problem, value = problem.in_unit(unit), value / unit
+    f, g = torch.zeros_like(problem.a), torch.zeros_like(problem.b)
+    if not free:
+        f, g, inner, *_ = interior_point.solve(problem)
+        inner, value = _certified(problem, f, g, inner)
     P = torch.zeros_like(C)
     P[k.unsqueeze(1) & l] = mass * inner.flatten()
-    f, g = _extended(problem, point.f, point.g, C / unit, k, l)
-    return P, unit * f, unit * g, torch.tensor(unit * mass * value, dtype=C.dtype)
+    f, g = (unit * t for t in _extended(f, g, C / unit, k, l, problem))
+    return P, f, g, torch.tensor(unit * mass * value, dtype=C.dtype)
+
+
+def _certified(problem: Penalised, f: Tensor, g: Tensor, P: Tensor) -> tuple[Tensor, float]:
+    """A plan that potentials prove optimal, sparse if it can be, and its value."""
+    bound, rounding = problem.dual(f, g), problem.rounding(f, g)
+    for plan in [P] if problem.reg else [_between_marginals(problem, f, g), P]:
+        value = problem.primal(plan)
+        if value - bound <= GAP * max(abs(value), abs(bound)) + rounding:
+            return plan, value
+    raise RuntimeError(
+        f"transport must be solved to a gap of {GAP} of its cost, got {value - bound:.2g} of "
+        f"{value:.2g}. Rescale costs and penalties to comparable size."
+    )
+
+
+def _simple_plan(problem: Penalised) -> Tensor:
+    """A plan not much worse than the best: independent, exact between the weights, or none."""
+    a, b, C, lam0, lam1, reg = problem
+    if reg:
+        return problem.independent()
+    total = b.sum() if math.isinf(lam1) else a.sum()
+    plan = total * _network_simplex(a / a.sum(), b / b.sum(), C)[0]
+    none = torch.zeros_like(plan)
+    held = math.isinf(lam0) or math.isinf(lam1)
+    return plan if held or problem.primal(plan) <= problem.primal(none) else none
 
 
 def _between_marginals(problem: Penalised, f: Tensor, g: Tensor) -> Tensor:
@@ -316,20 +355,19 @@ def _between_marginals(problem: Penalised, f: Tensor, g: Tensor) -> Tensor:
     return total * _network_simplex(p / p.sum(), q / q.sum(), problem.C)[0]
 
 
-def _extended(problem: Penalised, f, g, C, k, l) -> tuple[Tensor, Tensor]:
-    """Potentials also at weights of zero: the largest that the costs allow."""
-    outer = [torch.zeros(len(C), dtype=C.dtype), torch.zeros(C.shape[1], dtype=C.dtype)]
-    outer[0][k], outer[1][l] = f, g
-    reg, inner = problem.reg, (problem.b.log(), problem.a.log())
-    for side, (kept, cost, there) in enumerate([(k, C[:, l], g), (l, C[k].mT, f)]):
-        if kept.all():
-            continue
-        slack = cost[~kept] - there
-        lam = (problem.lam0, problem.lam1)[side]
-        if reg:
-            slack = -reg * torch.logsumexp(inner[side] - slack / reg, dim=1)
-            slack = slack if math.isinf(lam) else slack * lam / (lam + reg)
-        else:
-            slack = slack.amin(1)
-        outer[side][~kept] = slack
-    return tuple(outer)
+def _extended(f, g, C, k, l, problem: Penalised | None = None) -> tuple[Tensor, Tensor]:
+    """Potentials also at weights of zero: what a first bit of mass there would cost."""
+    whole = C.new_zeros(len(C)), C.new_zeros(C.shape[1])
+    whole[0][k], whole[1][l] = f, g
+    if problem is None or not problem.reg:
+        whole[0][~k] = (C[~k][:, l] - g).amin(1)
+        whole[1][~l] = (C[:, ~l] - whole[0].unsqueeze(1)).amin(0)  # from all: feasible together
+    else:
+        whole[0][~k] = _softmin(C[~k][:, l] - g, problem.b, problem.reg, problem.lam0)
+        whole[1][~l] = _softmin((C[k][:, ~l].mT - f), problem.a, problem.reg, problem.lam1)
+    return whole
+
+
+def _softmin(slack: Tensor, weights: Tensor, reg: float, lam: float) -> Tensor:
+    """Potentials that make marginals right under entropy, one for each row of slacks."""
+    return torch.logsumexp(weights.log() - slack / reg, dim=1) * (-reg / (1 + reg / lam))
