@@ -29,7 +29,7 @@ FLOORS = {
     "estimators._base": 5,
     "estimators._init": 5,
     "estimators.differentiable": 6,
-    "estimators.ot_map": 7,
+    "estimators.ot_map": 8,
     "estimators.geodesic": 7,
     "estimators.barycenter": 8,
     "metrics": 6,

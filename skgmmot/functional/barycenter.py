@@ -26,7 +26,7 @@ from skgmmot.functional.covariance import (
 from skgmmot.functional.discrete import exact
 from skgmmot.functional.gaussian_barycenter import align, gaussian_barycenter
 from skgmmot.functional.linalg import factor
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.mixture import GaussianMixtureParams, join
 from skgmmot.functional.mixture_ot import cost_matrix, interpolate
 
 #: Masses below this are rounding of the linear programme.
@@ -70,18 +70,16 @@ def pool(
     Pool
         The components; a constant.
     """
-    mixtures = [m.detach() for m in mixtures]
-    diagonal = diagonal and common_type(mixtures).diagonal
-    covariances = torch.cat(
-        [m.covariances.expand_as(m.means) if diagonal else m.full_covariances() for m in mixtures]
-    )
-    joined = GaussianMixtureParams(
-        torch.cat([m.weights / m.weights.sum() for m in mixtures]),
-        torch.cat([m.means for m in mixtures]),
-        covariances,
-    )
-    factors = covariances.sqrt() if diagonal else factor(covariances)
-    return Pool(joined, factors, weights, tuple(len(m.weights) for m in mixtures))
+    mixtures = [m._replace(weights=m.weights / m.weights.sum()).detach() for m in mixtures]
+    joined = join(mixtures, torch.ones_like(weights))
+    if diagonal and covariance_type_of(joined.covariances).diagonal:
+        covariances = joined.covariances.expand_as(joined.means)
+        factors = covariances.sqrt()
+    else:
+        covariances = joined.full_covariances()
+        factors = factor(covariances)
+    sizes = tuple(len(m.weights) for m in mixtures)
+    return Pool(joined._replace(covariances=covariances), factors, weights, sizes)
 
 
 def common_type(mixtures: Sequence[GaussianMixtureParams]) -> CovarianceType:

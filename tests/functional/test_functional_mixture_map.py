@@ -9,8 +9,15 @@ from torch.testing import assert_close
 
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.linalg import bures_map
-from skgmmot.functional.mixture import GaussianMixtureParams, sample
-from skgmmot.functional.mixture_map import mean_map, mixture_map, random_map
+from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities, sample
+from skgmmot.functional.mixture_map import (
+    Posterior,
+    carried_labels,
+    mean_map,
+    mixture_map,
+    random_map,
+    reversed_plan,
+)
 from skgmmot.functional.mixture_ot import transport_plan
 
 F64 = torch.float64
@@ -75,6 +82,89 @@ def test_mean_map_is_that_of_pot(name, other, make_mixture, make_samples):
     expected = ot.gmm.gmm_ot_apply_map(X.numpy(), *for_pot(source, target), method="bary")
     found = mean_map(mixture_map(source, target), X)
     assert_close(found, torch.from_numpy(np.real(expected)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("d, K", [(2, 5), (6, 3)])
+def test_the_mean_map_is_the_mean_of_the_affine_maps(name, d, K, make_mixture, make_samples):
+    # with more components than features, and with fewer, it is computed in another order
+    mapping = mixture_map(make_mixture(name, K, d, seed=1), make_mixture(name, 4, d, seed=2))
+    X = make_samples(30, d)
+    resp = log_responsibilities(mapping.source, X).exp()
+    images = (X - mapping.origin) @ mapping.affine[..., :-1].mT + mapping.affine[:, None, :, -1]
+    expected = torch.einsum("pn,p,pnd->nd", resp[mapping.component], mapping.share, images)
+    assert_close(mean_map(mapping, X), expected)
+
+
+# --- responsibilities --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_features_give_the_responsibilities_of_the_definition(
+    name, offset, make_mixture, make_samples
+):
+    mixture = make_mixture(name, 4, 3)
+    mixture = mixture._replace(means=mixture.means + offset)
+    X = 2 * make_samples(100, 3) + offset
+    posterior = Posterior(mixture, mixture.weights @ mixture.means)
+    assert posterior.dtype is F64
+    resp, lifted = posterior(X)
+    assert_close(resp, log_responsibilities(mixture, X).exp(), rtol=1e-9, atol=1e-12)
+    assert_close(lifted[:3], (X - posterior.origin).mT)
+
+
+def test_narrow_components_far_apart_take_the_definition(make_mixture, make_samples):
+    mixture = make_mixture("full", 3, 2)
+    narrow = mixture._replace(means=1e4 * mixture.means, covariances=1e-6 * mixture.covariances)
+    posterior = Posterior(narrow, narrow.weights @ narrow.means)
+    assert posterior.dtype is None
+    X = narrow.means + 1e-4
+    assert_close(posterior(X)[0], log_responsibilities(narrow, X).exp())
+
+
+def test_many_features_take_the_definition():
+    d = 90  # more quadratic features for each feature than is worth it
+    mixture = GaussianMixtureParams(
+        torch.full((2,), 0.5, dtype=F64),
+        torch.zeros(2, d, dtype=F64),
+        torch.stack([torch.eye(d, dtype=F64), 2 * torch.eye(d, dtype=F64)]),
+    )
+    posterior = Posterior(mixture, mixture.means[0])
+    assert posterior.features is None and posterior.row_size == 2 * d
+    resp, _ = posterior(torch.zeros(1, d, dtype=F64))
+    assert resp[0, 0] > 0.99
+
+
+def test_float32_samples_have_responsibilities_in_float32_or_better(make_mixture, make_samples):
+    mixture, X = make_mixture("full", 3, 2), make_samples(50, 2)
+    expected = log_responsibilities(mixture, X).exp()
+    for scale, dtype in [(1.0, torch.float32), (30.0, F64)]:
+        moved = mixture._replace(means=mixture.means * scale)
+        posterior = Posterior(moved, torch.zeros(2))
+        assert posterior.dtype is dtype
+        resp, _ = posterior((X + mixture.means[0] * (scale - 1)).float())
+        if scale == 1.0:
+            assert_close(resp, expected.float(), rtol=1e-3, atol=1e-4)
+        assert_close(resp.sum(0), torch.ones_like(resp[0]))
+
+
+# --- labels ------------------------------------------------------------------------------------
+
+
+def test_labels_are_carried_by_the_shares_of_the_plan(pair, make_samples):
+    source, target = pair
+    plan = transport_plan(source, target)
+    labels, X = torch.tensor([0, 2, 0, 1]), make_samples(20, 2)
+    found = carried_labels(mixture_map(source, target, plan), labels, X)
+    one_hot = torch.eye(3, dtype=F64)[labels]
+    resp = log_responsibilities(source, X).exp()
+    expected = resp.mT @ (plan.coupling / source.weights.unsqueeze(1)) @ one_hot
+    assert_close(found, expected)
+    assert_close(found.sum(1), torch.ones(20, dtype=F64))
+
+
+def test_a_reversed_plan_is_that_of_the_reversed_problem(pair):
+    there, back = transport_plan(*pair), transport_plan(*pair[::-1])
+    assert_close(tuple(reversed_plan(there)), tuple(back))
 
 
 # --- invariances -------------------------------------------------------------------------------
@@ -193,7 +283,8 @@ def test_far_samples_are_mapped_by_the_component_that_owns_them(size, pair):
 def test_random_map_takes_uniforms_at_their_ends(level, pair, make_samples):
     X, mapping = make_samples(20, 2), mixture_map(*pair)
     images = random_map(mapping, X, torch.full((20, 2), level, dtype=F64))
-    affine = (X - mapping.origin) @ mapping.matrices + mapping.offsets.unsqueeze(1)
+    A, offsets = mapping.affine[..., :-1], mapping.affine[..., -1]
+    affine = (X - mapping.origin) @ A + offsets.unsqueeze(1)
     assert (images - affine).norm(dim=2).amin(0).max() < 1e-12
 
 
