@@ -2,6 +2,7 @@
 
 from skgmmot.estimators.barycenter import MixtureBarycenter, reduce
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.embedding import MixtureEmbedding, PairwiseMW2
 from skgmmot.estimators.geodesic import interpolate
 from skgmmot.estimators.ot_map import OTMap, ot_map
 from skgmmot.metrics import MixtureWasserstein
@@ -11,8 +12,10 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "DifferentiableGaussianMixture",
     "MixtureBarycenter",
+    "MixtureEmbedding",
     "MixtureWasserstein",
     "OTMap",
+    "PairwiseMW2",
     "interpolate",
     "ot_map",
     "reduce",

@@ -32,6 +32,7 @@ FLOORS = {
     "estimators.ot_map": 8,
     "estimators.geodesic": 7,
     "estimators.barycenter": 8,
+    "estimators.embedding": 8,
     "metrics": 6,
     "plotting": 7,
     "datasets": 7,
