@@ -108,12 +108,12 @@ def samples(estimator, X, *, reset: bool, min_samples: int = 1) -> tuple[Tensor,
             ensure_min_samples=min_samples,
         )
         tensor = as_tensor(X)
-    tensor = _moved(tensor, estimator.device)
+    tensor = moved(tensor, estimator.device)
     _check_finite(tensor)
     return tensor, kind
 
 
-def _moved(tensor: Tensor, device) -> Tensor:
+def moved(tensor: Tensor, device) -> Tensor:
     """The tensor on a device that the user named."""
     if device is None:
         return tensor
