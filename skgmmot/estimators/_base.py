@@ -19,6 +19,7 @@ from skgmmot.functional.mixture import (
     log_joint,
     log_responsibilities,
 )
+from skgmmot.functional.semidiscrete import GridDensity
 
 
 @contextmanager
@@ -443,3 +444,43 @@ def common_feature_names(mixtures, name="X"):
                 "the same order."
             )
     return known[0][1] if known else None
+
+
+def as_density(density, name="density"):
+    """A mixture or an image, as a value.
+
+    Parameters
+    ----------
+    density : GridDensity, fitted mixture estimator or tuple (weights, means, covariances)
+        What the user handed in; covariances must be positive definite.
+    name : str, default='density'
+        What error messages call it.
+
+    Returns
+    -------
+    density : GridDensity or GaussianMixtureParams
+        The density, in float64.
+    n_features : int
+        Its dimension.
+    kind : ArrayKind
+        The kind of its arrays.
+
+    Raises
+    ------
+    NotFittedError
+        If it is an estimator that is not fitted.
+    TypeError
+        If it is something else.
+    ValueError
+        If it is not a density.
+    """
+    if isinstance(density, GridDensity):
+        grid, kind = _arrays.grid_density(density)
+        return grid, 2, kind
+    params, kind = as_mixture(density, name)
+    if (torch.linalg.cholesky_ex(params.full_covariances().detach()).info > 0).any():
+        raise ValueError(
+            f"covariances of {name} must be positive definite, got one that is singular. Add to "
+            "its diagonal, or increase reg_covar."
+        )
+    return params, params.means.shape[1], kind
