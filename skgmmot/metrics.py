@@ -1,9 +1,8 @@
 """Distances between mixtures: mixtures or fitted estimators in, numbers out."""
 
-import torch
-
 from skgmmot.estimators._base import as_mixture
 from skgmmot.functional import mixture_ot
+from skgmmot.functional.linalg import root
 
 
 class MixtureWasserstein:
@@ -70,12 +69,8 @@ class MixtureWasserstein:
             If the mixtures differ in dimension, or one is not a mixture.
         """
         plan, kind = self._plan(source, target)
-        squared = plan.cost
-        if not self.squared:
-            # At zero the distance has a kink; its gradient there is taken as zero, not NaN.
-            positive = squared > 0
-            squared = torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
-        return squared if kind.is_tensor else float(squared)
+        value = plan.cost if self.squared else root(plan.cost)
+        return value if kind.is_tensor else float(value)
 
     def plan(self, source, target):
         """Compute the optimal coupling of the components of two mixtures.

@@ -28,6 +28,7 @@ FLOORS = {
     "estimators._init": 5,
     "estimators.differentiable": 6,
     "estimators.ot_map": 7,
+    "nn": 7,
     "metrics": 6,
     "plotting": 7,
     "datasets": 7,

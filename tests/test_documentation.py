@@ -31,8 +31,8 @@ OTHERWISE = {
 
 def public_objects():
     """Public classes, their methods, and functions, by their full names."""
-    packages = [skgmmot, importlib.import_module("skgmmot.plotting")]
-    packages += [importlib.import_module("skgmmot.datasets")]
+    packages = [skgmmot]
+    packages += [importlib.import_module(f"skgmmot.{n}") for n in ("nn", "plotting", "datasets")]
     for info in pkgutil.iter_modules(skgmmot.functional.__path__, "skgmmot.functional."):
         packages.append(importlib.import_module(info.name))
     for module in packages:

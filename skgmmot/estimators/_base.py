@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
-from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.mixture import (
     GaussianMixtureParams,
     PreparedMixture,
@@ -307,6 +307,16 @@ def _responsibilities(mixture: PreparedMixture, X):
     return log_responsibilities(mixture, X).exp().mT
 
 
+def is_mixture(target) -> bool:
+    """Whether a target is a mixture rather than samples; TypeError for other estimators."""
+    if hasattr(target, "fit") and not hasattr(target, "covariance_type"):
+        raise TypeError(
+            "target must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
+            f"samples, got {type(target).__name__}. Fit a DifferentiableGaussianMixture first."
+        )
+    return isinstance(target, tuple) or hasattr(target, "covariance_type")
+
+
 def as_mixture(mixture, name="mixture"):
     """A fitted estimator (ours or scikit-learn's) or a tuple of arrays, as a value.
 
@@ -336,6 +346,8 @@ def as_mixture(mixture, name="mixture"):
     if hasattr(mixture, "covariance_type"):
         check_is_fitted(mixture, "means_")
         arrays = (mixture.weights_, mixture.means_, mixture.covariances_, mixture.covariance_type)
+    elif isinstance(mixture, GaussianMixtureParams):
+        arrays = (*mixture, covariance_type_of(mixture.covariances).name)
     elif isinstance(mixture, tuple) and len(mixture) in (3, 4):
         arrays = mixture
     else:

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
-from skgmmot.estimators._base import as_mixture, earlier_fit_kept
+from skgmmot.estimators._base import as_mixture, earlier_fit_kept, is_mixture
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.functional.mixture import sample
 from skgmmot.functional.mixture_ot import mean_map, mixture_map, random_map, transport_plan
@@ -189,7 +189,7 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if self.target is None:
             d = self.n_features_in_
             return np.ones(1), np.zeros((1, d)), np.eye(d)[None]
-        if not _is_mixture(self.target):
+        if not is_mixture(self.target):
             return self._new_mixture("target").fit(_arrays.companion(self, self.target, "target"))
         as_mixture(self.target, "target")
         names = [getattr(e, "feature_names_in_", None) for e in (self, self.target)]
@@ -284,7 +284,7 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             If ``X`` is invalid.
         """
         mapped = _thinned(_arrays.as_tensor(self.transform(X)).double())
-        if self.target is None or _is_mixture(self.target):
+        if self.target is None or is_mixture(self.target):
             params, _ = as_mixture(self.target_mixture_, "target")
             generator = torch.Generator(params.means.device).manual_seed(0)
             target, _ = sample(params, len(mapped), generator=generator)
@@ -305,16 +305,6 @@ def _thinned(X):
     """At most `SCORE_SAMPLES` rows, chosen at random but always the same."""
     generator = torch.Generator().manual_seed(0)
     return X[torch.randperm(len(X), generator=generator)[:SCORE_SAMPLES].to(X.device)]
-
-
-def _is_mixture(target) -> bool:
-    """Whether this is a mixture rather than samples; TypeError for other estimators."""
-    if hasattr(target, "fit") and not hasattr(target, "covariance_type"):
-        raise TypeError(
-            "target must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
-            f"samples, got {type(target).__name__}. Fit a DifferentiableGaussianMixture first."
-        )
-    return isinstance(target, tuple) or hasattr(target, "covariance_type")
 
 
 def ot_map(source, target, *, method="mean", mixture=None, random_state=None, device=None):
@@ -367,7 +357,7 @@ def ot_map(source, target, *, method="mean", mixture=None, random_state=None, de
     transport = OTMap(
         target, method=method, mixture=mixture, random_state=random_state, device=device
     )
-    if not _is_mixture(source):
+    if not is_mixture(source):
         return transport.fit(source)
     transport._validate_params()
     params, _ = as_mixture(source, "source")

@@ -4,10 +4,9 @@
 optimal map is affine, ``T(x) = m1 + A (x - m0)``, with ``A`` of `linalg.bures_map`.
 """
 
-import torch
 from torch import Tensor
 
-from skgmmot.functional.linalg import bures_squared
+from skgmmot.functional.linalg import bures_squared, root
 
 
 def bures_wasserstein_squared(
@@ -49,14 +48,8 @@ def bures_wasserstein_squared(
     if source_covariances.ndim == 3:
         return between + bures_squared(source_covariances, target_covariances)
     # Diagonal covariances commute: their distance is that of the standard deviations.
-    apart = _deviations(source_covariances).unsqueeze(1) - _deviations(target_covariances)
+    apart = root(source_covariances).unsqueeze(1) - root(target_covariances)
     return between + apart.square().sum(-1)
-
-
-def _deviations(variances: Tensor) -> Tensor:
-    """Square roots; a variance of zero (or below it by rounding) has none, and no derivative."""
-    positive = variances > 0
-    return torch.where(positive, torch.where(positive, variances, 1.0).sqrt(), 0.0)
 
 
 def wasserstein_squared(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:

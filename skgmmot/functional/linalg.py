@@ -22,6 +22,12 @@ def symmetrize(matrices: Tensor) -> Tensor:
     return (matrices + matrices.mT) / 2
 
 
+def root(values: Tensor) -> Tensor:
+    """Return square roots; zero (or what is below it by rounding) has root and derivative zero."""
+    positive = values > 0
+    return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)
+
+
 def factor(covariances: Tensor) -> Tensor:
     """Return ``L`` with ``L @ L.T = covariances``: Cholesky's, or the symmetric square root.
 
