@@ -308,7 +308,23 @@ def _responsibilities(mixture: PreparedMixture, X):
 
 
 def is_mixture(target) -> bool:
-    """Whether a target is a mixture rather than samples; TypeError for other estimators."""
+    """Whether a target is a mixture rather than samples.
+
+    Parameters
+    ----------
+    target : fitted mixture estimator, tuple (weights, means, covariances), or array-like
+        What the user handed in.
+
+    Returns
+    -------
+    bool
+        True for the first two.
+
+    Raises
+    ------
+    TypeError
+        If it is an estimator of something else.
+    """
     if hasattr(target, "fit") and not hasattr(target, "covariance_type"):
         raise TypeError(
             "target must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "

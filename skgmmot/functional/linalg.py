@@ -23,7 +23,18 @@ def symmetrize(matrices: Tensor) -> Tensor:
 
 
 def root(values: Tensor) -> Tensor:
-    """Return square roots; zero (or what is below it by rounding) has root and derivative zero."""
+    """Return square roots that have a derivative of zero at zero.
+
+    Parameters
+    ----------
+    values : Tensor
+        Numbers that should not be negative; those below zero, by rounding, count as zero.
+
+    Returns
+    -------
+    Tensor
+        Their roots, in the same shape.
+    """
     positive = values > 0
     return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)
 
