@@ -15,6 +15,8 @@ FLOORS = {
     "functional.fixed_point": 0,
     "functional.interior_point": 0,
     "functional.discrete": 1,
+    "functional.krylov": 0,
+    "functional.adjoint": 1,
     "functional.gaussian": 1,
     "functional.covariance": 1,
     "functional.mixture": 2,
