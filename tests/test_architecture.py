@@ -49,6 +49,8 @@ FLOORS = {
     "estimators.barycenter": 8,
     "estimators.embedding": 8,
     "estimators.quantizer": 6,
+    "estimators.ot_map": 7,
+    "nn": 7,
     "metrics": 6,
     "plotting": 7,
     "datasets": 7,

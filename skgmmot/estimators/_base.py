@@ -335,6 +335,34 @@ def _responsibilities(mixture: PreparedMixture, X):
     return log_responsibilities(mixture, X).exp().mT
 
 
+def is_mixture(given, name="target") -> bool:
+    """Whether what was given is a mixture rather than samples.
+
+    Parameters
+    ----------
+    given : fitted mixture estimator, tuple (weights, means, covariances), or array-like
+        What the user handed in.
+    name : str, default='target'
+        What error messages call it.
+
+    Returns
+    -------
+    bool
+        True for the first two.
+
+    Raises
+    ------
+    TypeError
+        If it is an estimator of something else.
+    """
+    if hasattr(given, "fit") and not hasattr(target, "covariance_type"):
+        raise TypeError(
+            f"{name} must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
+            f"samples, got {type(given).__name__}. Fit a DifferentiableGaussianMixture first."
+        )
+    return isinstance(given, tuple) or hasattr(given, "covariance_type")
+
+
 def as_mixture(mixture, name="mixture"):
     """A fitted estimator (ours or scikit-learn's) or a tuple of arrays, as a value.
 
@@ -365,6 +393,8 @@ def as_mixture(mixture, name="mixture"):
         check_is_fitted(mixture, "means_")
         name = getattr(mixture, "covariance_type_", mixture.covariance_type)
         arrays = (mixture.weights_, mixture.means_, mixture.covariances_, name)
+    elif isinstance(mixture, GaussianMixtureParams):
+        arrays = (*mixture, covariance_type_of(mixture.covariances).name)
     elif isinstance(mixture, tuple) and len(mixture) in (3, 4):
         arrays = mixture
     else:
