@@ -3,7 +3,12 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skgmmot import DifferentiableGaussianMixture, OTMap, WassersteinQuantizer
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    OTMap,
+    SlicedWassersteinGMM,
+    WassersteinQuantizer,
+)
 
 pytestmark = pytest.mark.filterwarnings(
     # the checks fit tiny data: EM need not converge, and components may collapse onto points
@@ -18,7 +23,7 @@ def expected_failures(estimator):
         # the order of the rows decides what k-means draws, as in scikit-learn's KMeans
         why = "k-means starts depend on the order of the rows, which the check shuffles"
         return {"check_sample_weight_equivalence_on_dense_data": why}
-    if isinstance(estimator, WassersteinQuantizer):
+    if isinstance(estimator, WassersteinQuantizer | SlicedWassersteinGMM):
         why = "starts are drawn from the rows, which the check shuffles"
         return {"check_sample_weight_equivalence_on_dense_data": why}
     return {}
@@ -32,6 +37,10 @@ def expected_failures(estimator):
         OTMap(method="random"),
         WassersteinQuantizer(3),
         WassersteinQuantizer(3, masses="free", init="k-means++"),
+        SlicedWassersteinGMM(max_iter=100, n_projections=10),
+        SlicedWassersteinGMM(
+            2, covariance_type="diag", refine="em", max_iter=100, n_projections=10
+        ),
     ],
     expected_failed_checks=expected_failures,
 )
