@@ -37,7 +37,8 @@ def public_objects():
         packages.append(importlib.import_module(info.name))
     for module in packages:
         for name, thing in vars(module).items():
-            own = getattr(thing, "__module__", "").startswith("skgmmot")
+            origin = getattr(thing, "__module__", "")
+            own = origin.startswith("skgmmot") and not origin.startswith("skgmmot.functional._")
             if name.startswith("_") or not own or isinstance(thing, type(skgmmot)):
                 continue
             if inspect.isfunction(thing):
