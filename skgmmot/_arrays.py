@@ -274,6 +274,8 @@ def check_mixture(params) -> None:
     scale = covariances.abs().amax((-2, -1))
     if ((covariances - covariances.mT).abs().amax((-2, -1)) > 1e-5 * scale).any():
         raise ValueError("covariances must be symmetric, got one that is not. Average with .mT.")
+    if not torch.linalg.cholesky_ex(covariances).info.any():
+        return  # positive definite
     smallest = torch.linalg.eigvalsh(covariances)[:, 0]
     eps = torch.finfo(params.covariances.dtype).eps
     if (smallest < -100 * eps * scale).any():
