@@ -151,14 +151,20 @@ def workers(device: torch.device):
 def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
     """Apply ``function`` to blocks of rows of ``X (n, d)`` and ``others``, and join the results.
 
-    ``row_size`` is the number of numbers that one row takes while it is worked on.
+    ``row_size`` is the number of numbers that one row takes while it is worked on. Beyond that, the
+    results are all the memory it needs.
     """
+    with torch.no_grad():
+        first = function(*(t[:1] for t in (X, *others)))  # tells the shape and the dtype
+    results = first.new_empty(len(X), *first.shape[1:])
 
     def over_span(span, buffers):
-        return [function(*(t[rows] for t in (X, *others))) for rows in span]
+        for rows in span:
+            results[rows] = function(*(t[rows] for t in (X, *others)))
 
     with workers(X.device) as pool:
-        return torch.cat([out for part in pool.map(over_span, len(X), row_size) for out in part])
+        list(pool.map(over_span, len(X), row_size))
+    return results
 
 
 class EM:
