@@ -6,6 +6,7 @@ the same bits for any number of threads. Inside, torch runs on one thread (its o
 nothing on blocks that fit a cache); the caller's setting is restored.
 """
 
+import copy
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -167,6 +168,14 @@ def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
     return results
 
 
+def origin(X: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """A point near the samples' mean, in their dtype: differences to it keep their digits."""
+    share = X.new_ones(len(X)) if sample_weight is None else sample_weight / sample_weight.max()
+    blocks = zip(X.split(2**16), share.split(2**16), strict=True)
+    mean = sum(w.double() @ x.double() for x, w in blocks) / share.sum(dtype=torch.float64)
+    return mean.to(X.dtype)
+
+
 class EM:
     """One iteration of EM over all samples, block by block: ``theta -> (theta_next, objective)``.
 
@@ -182,18 +191,30 @@ class EM:
         Added to the variances.
     pool : Workers
         Who does the work.
+    fixed_weights : bool, default=False
+        Whether the M-step leaves the weights.
     """
 
-    def __init__(self, X, sample_weight, origin, reg_covar, pool):
+    def __init__(self, X, sample_weight, origin, reg_covar, pool, fixed_weights=False):
         self.X, self.sample_weight, self.origin = X, sample_weight, origin
-        self.reg_covar, self.pool = reg_covar, pool
+        self.reg_covar, self.pool, self.fixed_weights = reg_covar, pool, fixed_weights
+        self.dtype = X.dtype  # of the products
+        self._last = None
         self.total = float(len(X) if sample_weight is None else sample_weight.double().sum())
         self._total_scatter = None
 
     def __call__(self, theta: GaussianMixtureParams) -> tuple[GaussianMixtureParams, float]:
         statistics = self.statistics(theta)
-        theta_next = m_step(theta, statistics, self.reg_covar)
+        theta_next = m_step(theta, statistics, self.reg_covar, fixed_weights=self.fixed_weights)
         return theta_next, float(statistics.log_likelihood) / self.total
+
+    def with_pool(self, pool: Workers) -> "EM":
+        """The same iteration in double precision, done by others."""
+        other = copy.copy(self)
+        if self.dtype != torch.float64:
+            other.dtype, other._last = torch.float64, None
+        other.pool = pool
+        return other
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
         """A block of samples relative to the origin, and its weights."""
@@ -202,13 +223,28 @@ class EM:
 
     def statistics(self, theta: GaussianMixtureParams) -> Statistics:
         """The E-step's sums over all samples, by the fastest way that is accurate."""
+        return self.e_step(theta)[1]
+
+    def e_step(self, theta: GaussianMixtureParams) -> tuple[FeatureEStep | None, Statistics]:
+        """The E-step by features, or None where they are no good, and its sums.
+
+        The last one is kept: a derivative is often taken where an iteration has just been.
+        """
+        if self._last is None or not all(map(torch.equal, self._last[0], theta)):
+            step, dtype = self._features(theta)
+            if dtype is None:
+                self._last = theta, None, self._by_definition(theta)
+            else:
+                self._last = theta, step, self._by_features(step, dtype)
+        return self._last[1:]
+
+    def _features(self, theta) -> tuple[FeatureEStep | None, torch.dtype | None]:
+        """The E-step by features and the dtype of its products; None where that is no good."""
         d = theta.means.shape[1]
-        if covariance_type_of(theta.covariances).n_quadratic(d) <= MAX_QUADRATIC * (d + 1):
-            step = FeatureEStep(theta, self.origin, self.total_scatter(theta))
-            dtype = step.best_dtype(self.X.dtype)
-            if dtype is not None:
-                return self._by_features(step, dtype)
-        return self._by_definition(theta)
+        if covariance_type_of(theta.covariances).n_quadratic(d) > MAX_QUADRATIC * (d + 1):
+            return None, None
+        step = FeatureEStep(theta, self.origin, self.total_scatter(theta))
+        return step, step.best_dtype(self.dtype)
 
     def _by_features(self, step, dtype):
         def block(rows, buffers):
@@ -220,15 +256,17 @@ class EM:
         return step.statistics(*sums)
 
     def _by_definition(self, theta):
-        rounded = theta.to(dtype=self.X.dtype)
+        rounded = theta.to(dtype=self.dtype)
         K, d = theta.means.shape
 
         def block(rows, buffers):
-            return tuple(s.double() for s in e_step(rounded, *self.rows(rows)))
+            x, a = self.rows(rows)
+            return tuple(s.double() for s in e_step(rounded, x.to(self.dtype), a))
 
         sums = self.pool.sum(block, len(self.X), row_size=K * d)
         # The sums are about the rounded means; their difference to the exact ones is known.
-        return Statistics(*sums).moved(rounded.means.double() - theta.means)
+        kind = covariance_type_of(theta.covariances)
+        return Statistics(*sums).moved(rounded.means.double() - theta.means, kind)
 
     def total_scatter(self, theta) -> Tensor | None:
         """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, a constant of the samples."""

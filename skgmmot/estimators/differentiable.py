@@ -15,10 +15,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
+from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.em import em_step
-from skgmmot.functional.fixed_point import GRADIENTS, Squarem, iterate
-from skgmmot.functional.mixture import FreeCoordinates, GaussianMixtureParams
+from skgmmot.functional.fit import ACCELERATIONS, EMStep, climb, differentiate
+from skgmmot.functional.mixture import GaussianMixtureParams
 
 NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase "
@@ -50,7 +50,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
         How to start.
     weights_init : array-like of shape (n_components,), default=None
-        Weights to start from.
+        Weights to start from, and to keep if ``fixed_weights``.
     means_init : array-like of shape (n_components, n_features), default=None
         Means to start from.
     precisions_init : array-like, default=None
@@ -70,7 +70,14 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
         How the fit is differentiated when ``X`` (or ``sample_weight``) is a tensor that requires a
         gradient: by the implicit function theorem, through all iterations, or through the last
-        one. Starts are constants.
+        one. Starts are constants, and of several starts the best run is differentiated.
+    gradient_tol : float, default=1e-6
+        For ``gradient='implicit'``, where a gradient is asked for: the fit is polished until it is
+        this near to the fixed point, in units of the components' spread, and the adjoint equation
+        solved to this residual. A warning says where that failed.
+    fixed_weights : bool, default=False
+        Whether the weights stay ``weights_init``, or uniform: responsibilities use them and EM
+        leaves them.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -95,6 +102,10 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Mean log-likelihood of the best fit, before its last M-step.
     lower_bounds_ : list of float
         The same after each of its iterations (extrapolations that were dropped left out).
+    solution_ : Solution
+        Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
+        ``distance``) and, after backward through an implicit gradient, what that found
+        (``adjoint``, with its residual, spectral radius and the error of one_step).
     n_features_in_ : int
         Number of features d.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -108,9 +119,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     Notes
     -----
     One iteration costs ``O(n K d^2)`` (diagonal types: ``O(n K d)``) and needs a few megabytes
-    beyond the data, whatever ``n``. Putting the fit on the graph needs ``O(n K d)`` numbers. The
-    implicit gradient is exact at a fixed point: its error is of the order of the last change of the
-    parameters, so ask for a small ``tol``, such as 1e-8, when gradients matter.
+    beyond the data, whatever ``n``; so does the implicit gradient, at a few iterations' cost. It is
+    exact at a fixed point, so a fit that is asked for it is polished: EM stops by ``tol``, which
+    says when the likelihood has settled, and the parameters are then brought to where EM would end.
 
     References
     ----------
@@ -144,8 +155,10 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "acceleration": [StrOptions({"squarem"}), None],
+        "acceleration": [StrOptions(set(ACCELERATIONS)), None],
         "gradient": [StrOptions(set(GRADIENTS))],
+        "gradient_tol": [Interval(Real, 0.0, None, closed="neither")],
+        "fixed_weights": ["boolean"],
         "device": [str, torch.device, None],
     }
 
@@ -168,6 +181,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         verbose_interval=10,
         acceleration=None,
         gradient="implicit",
+        gradient_tol=1e-6,
+        fixed_weights=False,
         device=None,
     ):
         self.n_components = n_components
@@ -186,6 +201,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self.verbose_interval = verbose_interval
         self.acceleration = acceleration
         self.gradient = gradient
+        self.gradient_tol = gradient_tol
+        self.fixed_weights = fixed_weights
         self.device = device
 
     def fit(self, X, y=None, sample_weight=None):
@@ -256,11 +273,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         _check_range(X)
         on_graph = self._check_gradient(X, a, kind)
         constants = (X.detach(), None if a is None else a.detach())
-        origin = _origin(*constants)
+        origin = _engine.origin(*constants)
         runs = _Runs(_Log(self.verbose, self.verbose_interval))
         try:
             with torch.no_grad(), _engine.workers(X.device) as pool:
-                em = _engine.EM(*constants, origin, self.reg_covar, pool)
+                em = _engine.EM(*constants, origin, self.reg_covar, pool, self.fixed_weights)
                 self._run(em, warm, runs)
         except KeyboardInterrupt:
             if runs.best is not None:
@@ -268,33 +285,31 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             raise
         if not runs.best.converged and self.max_iter > 0:
             warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
-        theta = runs.best.value
-        if on_graph:
-            theta = self._differentiate(X - origin, a, runs)
-        self._set_attributes(theta, origin, X.dtype, kind, runs.best)
+        vars(self).pop("solution_", None)
+        solution = runs.best
+        if on_graph and self.max_iter > 0:
+            solution = self._differentiate(em, X, a, runs)
+            self.solution_ = solution._replace(
+                value=solution.value.moved(origin).detach(),
+                previous=solution.previous.moved(origin),
+            )
+        self._set_attributes(solution.value, origin, X.dtype, kind, solution)
         return self
 
     def _run(self, em, warm, runs):
         """EM from every start."""
         for theta0, objective in self._starts(em, warm, runs.log):
             runs.begin(theta0)
-            solution = iterate(
+            solution = climb(
                 em,
                 theta0,
                 tol=self.tol,
                 max_iter=self.max_iter,
+                acceleration=self.acceleration,
                 objective=objective,
-                accelerator=self._accelerator(theta0),
                 callback=runs.reach,
             )
             runs.end(solution)
-
-    def _accelerator(self, theta0):
-        """What extrapolates the iterations, or None."""
-        if self.acceleration is None:
-            return None
-        free = FreeCoordinates(theta0)
-        return Squarem(free.to_free, free.from_free)
 
     # --- starts --------------------------------------------------------------------------------
 
@@ -350,6 +365,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         shape = (self.n_components, em.X.shape[1])
         to = {"dtype": torch.float64, "device": em.X.device}
         weights, means, covariances = None, None, None
+        if self.fixed_weights:
+            weights = torch.full((self.n_components,), 1 / self.n_components, **to)
         if self.weights_init is not None:
             weights = _init.check_weights(self.weights_init, self.n_components).to(**to)
         if self.means_init is not None:
@@ -376,13 +393,13 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     # --- results -------------------------------------------------------------------------------
 
-    def _differentiate(self, X, sample_weight, runs):
+    def _differentiate(self, em, X, sample_weight, runs):
         """Put the end of the fit on the graph of the samples."""
 
-        def F(theta):
-            return em_step(theta, X, sample_weight, reg_covar=self.reg_covar)
-
-        return GRADIENTS[self.gradient](F, runs.start, runs.best)
+        step = EMStep(em, X, sample_weight, runs.start.weights if self.fixed_weights else None)
+        return differentiate(
+            step, runs.start, runs.best, gradient=self.gradient, gradient_tol=self.gradient_tol
+        )
 
     def _set_attributes(self, theta, origin, dtype, kind, solution):
         """Show the fit in the user's kind of array and dtype."""
@@ -401,14 +418,6 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self.n_iter_ = solution.n_iter
         self.lower_bound_ = np.float64(solution.objective)
         self.lower_bounds_ = list(solution.objectives)
-
-
-def _origin(X, sample_weight):
-    """A point near the samples' mean, in their dtype: differences to it keep their digits."""
-    share = X.new_ones(len(X)) if sample_weight is None else sample_weight / sample_weight.max()
-    blocks = zip(X.split(2**16), share.split(2**16), strict=True)
-    mean = sum(w.double() @ x.double() for x, w in blocks) / share.sum(dtype=torch.float64)
-    return mean.to(X.dtype)
 
 
 def _check_range(X):

@@ -141,6 +141,44 @@ class CovarianceType:
         """
         return self.estimate(mass, torch.zeros_like(mass).unsqueeze(-1), scatter, reg_covar)
 
+    # --- the derivative of EM (cotangents may have axes before their own) ------------------------
+
+    def pooled(self, n_features: int) -> int:
+        """Number of features that one stored number stands for."""
+        return 1
+
+    def estimate_pullback(
+        self, mass: Tensor, shift: Tensor, scatter: Tensor, cotangents: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cotangents of mass, shift and scatter from those of `estimate`."""
+        raise NotImplementedError
+
+    def score(self, precisions: Tensor, mass: Tensor, scatter: Tensor) -> Tensor:
+        """The derivative in ``Sigma`` of ``sum_k mass_k log det Lambda_k - tr(Lambda_k S2_k)``."""
+        raise NotImplementedError
+
+    def quadratic_pullback(self, X: Tensor, cotangents: Tensor) -> Tensor:
+        """Cotangents ``(d, b)`` of samples from those of their quadratic features ``(q, b)``."""
+        raise NotImplementedError
+
+    def factor(self, covariances: Tensor) -> Tensor:
+        """``L`` with ``L @ L.T = covariances``."""
+        raise NotImplementedError
+
+    def transpose(self, storage: Tensor) -> Tensor:
+        """Each matrix in storage transposed."""
+        raise NotImplementedError
+
+    def congruence(self, storage: Tensor, factors: Tensor) -> Tensor:
+        """``F.T @ S @ F`` for matrices ``S`` and ``F`` in storage."""
+        raise NotImplementedError
+
+    def squared(self, storage: Tensor, factors: Tensor) -> Tensor:
+        """``F @ (I + S)^2 @ F.T`` for symmetric ``S`` and any ``F`` in storage."""
+        raise NotImplementedError
+
+    # --- free coordinates ----------------------------------------------------------------------
+
     def to_free(self, covariances: Tensor, scale: Tensor) -> Tensor:
         """Coordinates in which every vector is a covariance, in units of ``scale (d,)``."""
         raise NotImplementedError
@@ -210,6 +248,24 @@ class _Matrix(CovarianceType):
     def outer(self, left, right):
         return left.unsqueeze(-1) * right.unsqueeze(-2)
 
+    def score(self, precisions, mass, scatter):
+        if self.shared:
+            mass = mass.sum(-1, keepdim=True)
+        return precisions @ scatter @ precisions - mass[..., None, None] * precisions
+
+    def factor(self, covariances):
+        return torch.linalg.cholesky(covariances)
+
+    def transpose(self, storage):
+        return storage.mT
+
+    def congruence(self, storage, factors):
+        return factors.mT @ storage @ factors
+
+    def squared(self, storage, factors):
+        half = factors + factors @ storage
+        return half @ half.mT
+
     # Free coordinates: Cholesky's factor with the logarithm of its diagonal.
 
     def to_free(self, covariances, scale):
@@ -253,6 +309,12 @@ class _Full(_Matrix):
         covariances = scatter / mass[:, None, None] - self.outer(shift, shift)
         return self._regularised(covariances, reg_covar)
 
+    def estimate_pullback(self, mass, shift, scatter, cotangents):
+        cotangents = symmetrize(cotangents)
+        of_scatter = cotangents / mass[:, None, None]
+        of_mass = -(of_scatter * scatter).sum((-2, -1)) / mass
+        return of_mass, -2 * (cotangents @ shift.unsqueeze(-1)).squeeze(-1), of_scatter
+
     def n_quadratic(self, n_features):
         return n_features * (n_features + 1) // 2
 
@@ -264,15 +326,22 @@ class _Full(_Matrix):
             torch.mul(X[i:], X[i], out=out[row : row + rows])
             row += rows
 
+    def quadratic_pullback(self, X, cotangents):
+        found = torch.zeros_like(X)
+        for i, rows in enumerate(cotangents.split([*range(len(X), 0, -1)])):
+            found[i:].addcmul_(rows, X[i])
+            found[i] += (rows * X[i:]).sum(0)
+        return found
+
     def quadratic_coefficients(self, precisions):
         i, j, times = _upper_triangle(precisions.shape[-1], precisions.device)
-        return precisions[:, i, j] * (-times.to(precisions) / 2)
+        return precisions[..., i, j] * (-times.to(precisions) / 2)
 
     def from_quadratic(self, sums, n_features):
         i, j, _ = _upper_triangle(n_features, sums.device)
-        moments = sums.new_empty(len(sums), n_features, n_features)
-        moments[:, i, j] = sums
-        moments[:, j, i] = sums
+        moments = sums.new_empty(*sums.shape[:-1], n_features, n_features)
+        moments[..., i, j] = sums
+        moments[..., j, i] = sums
         return moments
 
 
@@ -299,14 +368,21 @@ class _Tied(_Matrix):
         return torch.einsum("k,kij->ij", weights / weights.sum(), matrices).unsqueeze(0)
 
     def scatter(self, centred, resp):
-        return super().scatter(centred, resp).sum(0, keepdim=True)
+        return super().scatter(centred, resp).sum(-3, keepdim=True)
 
     def outer(self, left, right):
-        return (left.mT @ right).unsqueeze(0)
+        return (left.mT @ right).unsqueeze(-3)
 
     def estimate(self, mass, shift, scatter, reg_covar):
         within = scatter - self.outer(mass.unsqueeze(-1) * shift, shift)
         return self._regularised(within / mass.sum(), reg_covar)
+
+    def estimate_pullback(self, mass, shift, scatter, cotangents):
+        of_scatter = symmetrize(cotangents) / mass.sum()
+        within = scatter - self.outer(mass.unsqueeze(-1) * shift, shift)
+        bent = shift @ of_scatter.squeeze(-3)  # (K, d)
+        of_mass = -(of_scatter * within).sum((-2, -1)) / mass.sum() - (bent * shift).sum(-1)
+        return of_mass, -2 * mass.unsqueeze(-1) * bent, of_scatter
 
     def start(self, mass, scatter, unassigned, reg_covar):
         return self._regularised((scatter + unassigned) / mass.sum(), reg_covar)
@@ -320,8 +396,11 @@ class _Tied(_Matrix):
     def quadratic(self, X, out):
         pass
 
+    def quadratic_pullback(self, X, cotangents):
+        return torch.zeros_like(X)
+
     def quadratic_coefficients(self, precisions):
-        return precisions.new_empty(1, 0)
+        return precisions.new_empty(*precisions.shape[:-2], 0)
 
 
 class _Axis(CovarianceType):
@@ -357,6 +436,29 @@ class _Axis(CovarianceType):
 
     def log_det(self, factors, n_features):
         return factors.log().expand(-1, n_features).sum(-1)
+
+    def score(self, precisions, mass, scatter):
+        return precisions.square() * scatter - mass.unsqueeze(-1) * precisions
+
+    def quadratic_pullback(self, X, cotangents):
+        return 2 * X * cotangents
+
+    def estimate_pullback(self, mass, shift, scatter, cotangents):
+        of_scatter = cotangents / mass.unsqueeze(-1)
+        of_mass = -(of_scatter * scatter).sum(-1) / mass
+        return of_mass, -2 / self.pooled(shift.shape[-1]) * cotangents * shift, of_scatter
+
+    def factor(self, covariances):
+        return covariances.sqrt()
+
+    def transpose(self, storage):
+        return storage
+
+    def congruence(self, storage, factors):
+        return storage * factors.square()
+
+    def squared(self, storage, factors):
+        return (factors + factors * storage).square()
 
     def to_free(self, covariances, scale):
         return covariances.log()
@@ -422,6 +524,9 @@ class _Spherical(_Axis):
         return super().nearest(matrices, weights).mean(-1, keepdim=True)
 
     # Second moments are kept as the mean over features, so that `estimate` is the diagonal one.
+
+    def pooled(self, n_features):
+        return n_features
 
     def scatter(self, centred, resp):
         return super().scatter(centred, resp).mean(-1, keepdim=True)

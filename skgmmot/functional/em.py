@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.functional.covariance import LOG_2PI, covariance_type_of
+from skgmmot.functional.covariance import LOG_2PI, CovarianceType, covariance_type_of
 from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
 
 
@@ -39,9 +39,8 @@ class Statistics(NamedTuple):
     log_likelihood: Tensor
     """``sum_i a_i log p(x_i)``, a scalar."""
 
-    def moved(self, by: Tensor) -> "Statistics":
+    def moved(self, by: Tensor, kind: CovarianceType) -> "Statistics":
         """The same samples about other centres, ``c - by`` instead of ``c``."""
-        kind = covariance_type_of(self.scatter)
         return self._replace(
             shift=self.shift + self.mass.unsqueeze(-1) * by,
             scatter=kind.move_scatter(self.scatter, self.mass, self.shift, by),
@@ -89,15 +88,19 @@ def moments(theta: GaussianMixtureParams, X: Tensor, resp: Tensor) -> Statistics
     """Sum mass, shift and scatter for given (weighted) responsibilities ``resp (K, n)``."""
     centred = X - theta.means.unsqueeze(1)  # (K, n, d)
     return Statistics(
-        mass=resp.sum(1),
-        shift=(resp.unsqueeze(1) @ centred).squeeze(1),
+        mass=resp.sum(-1),
+        shift=(resp.unsqueeze(-2) @ centred).squeeze(-2),
         scatter=covariance_type_of(theta.covariances).scatter(centred, resp),
         log_likelihood=resp.new_zeros(()),
     )
 
 
 def m_step(
-    theta: GaussianMixtureParams, statistics: Statistics, reg_covar: float = 0.0
+    theta: GaussianMixtureParams,
+    statistics: Statistics,
+    reg_covar: float = 0.0,
+    *,
+    fixed_weights: bool = False,
 ) -> GaussianMixtureParams:
     """Return the mixture of largest expected likelihood, given the E-step's sums.
 
@@ -109,6 +112,8 @@ def m_step(
         Sums over all samples.
     reg_covar : float, default=0.0
         Added to the variances.
+    fixed_weights : bool, default=False
+        Whether the weights stay those of ``theta``.
 
     Returns
     -------
@@ -120,7 +125,7 @@ def m_step(
     shift = statistics.shift / mass.unsqueeze(-1)
     kind = covariance_type_of(theta.covariances)
     return GaussianMixtureParams(
-        weights=mass / mass.sum(),
+        weights=theta.weights if fixed_weights else mass / mass.sum(),
         means=theta.means + shift,
         covariances=kind.estimate(mass, shift, statistics.scatter, reg_covar),
     )
@@ -132,6 +137,7 @@ def em_step(
     sample_weight: Tensor | None = None,
     *,
     reg_covar: float = 0.0,
+    fixed_weights: bool = False,
 ) -> GaussianMixtureParams:
     """One iteration of EM: ``m_step(e_step(theta, X))``.
 
@@ -145,6 +151,8 @@ def em_step(
         Weights of the samples; None is one each.
     reg_covar : float, default=0.0
         Added to the variances.
+    fixed_weights : bool, default=False
+        Whether the weights stay: responsibilities use them, the M-step leaves them.
 
     Returns
     -------
@@ -160,7 +168,8 @@ def em_step(
     -----
     Differentiable in everything.
     """
-    return m_step(theta, e_step(theta, X, sample_weight), reg_covar)
+    statistics = e_step(theta, X, sample_weight)
+    return m_step(theta, statistics, reg_covar, fixed_weights=fixed_weights)
 
 
 class FeatureEStep:
@@ -198,13 +207,22 @@ class FeatureEStep:
         self.theta, self.origin, self.total_scatter = theta, origin, total_scatter
         self.kind = kind = covariance_type_of(theta.covariances)
         log_weights, means, factors = theta.prepare()
-        K, d = means.shape
         self.precisions = kind.precisions(factors)
-        linear = kind.apply(means.unsqueeze(1), self.precisions).squeeze(1)
-        squared = (linear * means).sum(-1)  # m^T P P^T m
-        constant = log_weights + kind.log_det(factors, d) - (squared + d * LOG_2PI) / 2
-        quadratic = kind.quadratic_coefficients(self.precisions).expand(K, -1)
-        self.coefficients = torch.cat([linear, constant.unsqueeze(-1), quadratic], dim=1)
+        constant = log_weights + kind.log_det(factors, means.shape[1])
+        constant = constant - means.shape[1] * LOG_2PI / 2
+        self.coefficients = self.of_features(constant, torch.zeros_like(means), self.precisions)
+
+    def of_features(self, constant: Tensor, slope: Tensor, curvature: Tensor) -> Tensor:
+        """Write functions of the samples as coefficients ``(K, d + 1 + q)`` on the features.
+
+        They are ``constant_k + <slope_k, y> - <y, curvature_k y> / 2`` with ``y = x - m_k``, and
+        without ``<x, curvature x> / 2`` where all components share it.
+        """
+        means = self.theta.means
+        bent = self.kind.apply(means.unsqueeze(1), curvature).squeeze(-2)  # (K, d)
+        constant = constant - (slope * means).sum(-1) - (bent * means).sum(-1) / 2
+        quadratic = self.kind.quadratic_coefficients(curvature).expand(*bent.shape[:-1], -1)
+        return torch.cat([slope + bent, constant.unsqueeze(-1), quadratic], dim=-1)
 
     def best_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
         """The fastest dtype that keeps enough digits: that of the samples, float64, or None.
@@ -226,6 +244,23 @@ class FeatureEStep:
 
         ``X (b, d)`` may be a view; ``buffers(name, shape, dtype)`` lends memory for the products.
         """
+        phi, resp, total, top = self.posterior(X, dtype, buffers)
+        log_p = total.log().add_(top)
+        if sample_weight is None:
+            resp.mul_(total.reciprocal_())
+        else:
+            resp.mul_(torch.div(sample_weight, total))
+            log_p.mul_(sample_weight)
+        return (resp @ phi.mT).double(), log_p.sum(dtype=torch.float64)
+
+    def posterior(
+        self, X: Tensor, dtype: torch.dtype, buffers
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features of a block, and its responsibilities before they are normalised.
+
+        Returns ``phi (width, b)``, ``resp (K, b)``, their sum ``(b,)`` and the logarithm that was
+        taken out of them ``(b,)``.
+        """
         (b, d), (K, width) = X.shape, self.coefficients.shape
         phi = buffers("features", (width, b), dtype)
         torch.sub(X.mT, self.origin.to(dtype).unsqueeze(1), out=phi[:d])
@@ -237,21 +272,22 @@ class FeatureEStep:
         # The floor keeps subnormal numbers out, which are slow and which no sum sees.
         floor = math.log(torch.finfo(dtype).tiny) + 8
         resp.sub_(top).clamp_(min=floor).exp_()
-        total = resp.sum(0)
-        log_p = total.log().add_(top)
-        if sample_weight is None:
-            resp.mul_(total.reciprocal_())
-        else:
-            resp.mul_(torch.div(sample_weight, total))
-            log_p.mul_(sample_weight)
-        return (resp @ phi.mT).double(), log_p.sum(dtype=torch.float64)
+        return phi, resp, resp.sum(0), top
 
     def statistics(self, sums: Tensor, log_likelihood: Tensor) -> Statistics:
         """Turn the sums of all blocks into statistics centred at the means."""
-        means, d = self.theta.means, self.theta.means.shape[1]
         if self.kind.shared:
-            second = self.total_scatter
-            log_likelihood = log_likelihood - (self.precisions * second).sum() / 2
-        else:
-            second = self.kind.from_quadratic(sums[:, d + 1 :], d)
-        return Statistics(sums[:, d], sums[:, :d], second, log_likelihood).moved(-means)
+            log_likelihood = log_likelihood - (self.precisions * self.total_scatter).sum() / 2
+        return self.moments(sums, self.total_scatter)._replace(log_likelihood=log_likelihood)
+
+    def moments(self, sums: Tensor, total_scatter: Tensor | None) -> Statistics:
+        """Turn ``resp @ phi.T`` into moments centred at the means.
+
+        ``total_scatter``, for a type with a shared covariance, is the scatter about the origin.
+        """
+        means, d = self.theta.means, self.theta.means.shape[1]
+        scatter = total_scatter
+        if not self.kind.shared:
+            scatter = self.kind.from_quadratic(sums[..., d + 1 :], d)
+        zero = sums.new_zeros(())
+        return Statistics(sums[..., d], sums[..., :d], scatter, zero).moved(-means, self.kind)

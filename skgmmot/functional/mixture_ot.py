@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.discrete import Plan, solve
-from skgmmot.functional.gaussian import bures_wasserstein_squared
+from skgmmot.functional.discrete import Plan, solve, solve_bounded
+from skgmmot.functional.gaussian import (
+    GaussianCosts,
+    bures_wasserstein_squared,
+    matrix_pairs,
+)
 from skgmmot.functional.gaussian_barycenter import align
 from skgmmot.functional.linalg import factor, symmetrize
 from skgmmot.functional.mixture import GaussianMixtureParams
+
+#: Costs are computed as a plan asks for them if there are more pairs than this over ``d^2``.
+DEAR = 2**16
 
 
 def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) -> Tensor:
@@ -40,19 +47,8 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
     -----
     Differentiable once. Costs ``O(K L d^3)``; ``O(K L d)`` if both covariances are diagonal.
     """
-    dimensions = source.means.shape[1], target.means.shape[1]
-    if dimensions[0] != dimensions[1]:
-        raise ValueError(
-            "source and target must have equal numbers of features, got "
-            f"{dimensions[0]} and {dimensions[1]}. Describe both by the same features."
-        )
-    # Variances are compared with variances; where there is a matrix, matrices with matrices.
-    diagonal = all(covariance_type_of(m.covariances).diagonal for m in (source, target))
-    covariances = [
-        m.covariances.expand_as(m.means) if diagonal else m.full_covariances()
-        for m in (source, target)
-    ]
-    return bures_wasserstein_squared(source.means, covariances[0], target.means, covariances[1])
+    _check_dimensions(source, target)
+    return bures_wasserstein_squared(*source[1:], *target[1:])
 
 
 def transport_plan(
@@ -92,11 +88,37 @@ def transport_plan(
     RuntimeError
         If the plan is not found to a relative gap of 1e-8.
 
+    Notes
+    -----
+    Between many components with matrices, and without entropy, only the costs that can matter are
+    computed; see `discrete.solve_bounded`. Where components are apart, these are a few for each.
+
     References
     ----------
     .. [1] Delon and Desolneux 2020, discrete formulation of MW2.
     """
-    return solve(source.weights, target.weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)
+    _check_dimensions(source, target)
+    weights = source.weights, target.weights
+    if reg or not _is_dear(source, target):
+        return solve(*weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)
+    costs = GaussianCosts(*source[1:], *target[1:])
+    return solve_bounded(*weights, costs.lower_bounds(), costs, reg_m=reg_m)
+
+
+def _is_dear(source: GaussianMixtureParams, target: GaussianMixtureParams) -> bool:
+    """Whether it takes longer to compute all costs than to find out which are needed."""
+    d = source.means.shape[1]
+    return d > 2 and matrix_pairs(source.covariances, target.covariances) * d**2 > DEAR
+
+
+def _check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParams) -> None:
+    """Refuse mixtures of different dimensions."""
+    dimensions = source.means.shape[1], target.means.shape[1]
+    if dimensions[0] != dimensions[1]:
+        raise ValueError(
+            "source and target must have equal numbers of features, got "
+            f"{dimensions[0]} and {dimensions[1]}. Describe both by the same features."
+        )
 
 
 def interpolate(

@@ -1,0 +1,211 @@
+"""The derivative of one iteration of EM, by hand: no tape, and additive over blocks of samples.
+
+One iteration is ``theta -> Statistics -> theta'``. The M-step is small. For the E-step, let
+``c0_k, c1_k, C2_k`` be cotangents of mass, shift and scatter, ``y = x_i - m_k``, and
+
+- ``h_ik = c0_k + <c1_k, y> + <y, C2_k y>``, what sample i adds for component k,
+- ``r_ik = a_i gamma_ik (h_ik - sum_l gamma_il h_il)``, the cotangent of ``log w_k g_k(x_i)``.
+
+The cotangent of ``theta`` is then the score of the moments with the signed weights ``r``, so that a
+vector-Jacobian product is a pass over the samples like the E-step itself, with one product more.
+That of ``x_i`` is ``sum_k a_i gamma_ik (c1_k + 2 C2_k y) - r_ik Lambda_k y``, that of ``a_i`` is
+``sum_k gamma_ik h_ik``. The centres of the statistics are constants: they cancel in the M-step.
+
+As for the E-step there are two ways: `FeatureAdjoint` works on quadratic features,
+`CentredAdjoint` on samples centred at each component.
+"""
+
+import torch
+from torch import Tensor
+
+from skgmmot.functional.covariance import covariance_type_of
+from skgmmot.functional.em import FeatureEStep, Statistics, moments
+from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
+
+
+def score(
+    theta: GaussianMixtureParams, precisions: Tensor, statistics: Statistics
+) -> GaussianMixtureParams:
+    """Differentiate ``sum_ik r_ik log w_k g_k(x_i)`` in ``theta``, given the moments under ``r``.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        K components in d dimensions.
+    precisions : Tensor
+        The inverses of its covariances, in storage.
+    statistics : Statistics
+        Moments centred at the means, with weights ``r`` of any sign; they may have axes before
+        their own.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        The derivatives. A component of weight zero has none in its weight.
+    """
+    kind = covariance_type_of(theta.covariances)
+    share = kind.pooled(theta.means.shape[1]) / 2
+    return GaussianMixtureParams(
+        weights=torch.where(theta.weights > 0, statistics.mass / theta.weights, 0.0),
+        means=kind.apply(statistics.shift.unsqueeze(-2), precisions).squeeze(-2),
+        covariances=share * kind.score(precisions, statistics.mass, statistics.scatter),
+    )
+
+
+def m_step_pullback(
+    theta: GaussianMixtureParams, statistics: Statistics, u: GaussianMixtureParams
+) -> Statistics:
+    """Return cotangents of the statistics from those of the M-step's mixture.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The mixture that the statistics are centred at.
+    statistics : Statistics
+        Sums over all samples.
+    u : GaussianMixtureParams
+        Cotangents of the next mixture; they may have axes before their own.
+
+    Returns
+    -------
+    Statistics
+        ``c0``, ``c1`` and ``C2``; the log-likelihood has none.
+    """
+    kind = covariance_type_of(theta.covariances)
+    mass = statistics.mass + 10 * torch.finfo(statistics.mass.dtype).eps
+    shift = statistics.shift / mass.unsqueeze(-1)
+    of_mass, of_shift, of_scatter = kind.estimate_pullback(
+        mass, shift, statistics.scatter, u.covariances
+    )
+    of_shift = (of_shift + u.means) / mass.unsqueeze(-1)
+    expected = (u.weights * mass).sum(-1, keepdim=True) / mass.sum()
+    of_weights = (u.weights - expected) / mass.sum()
+    of_mass = of_mass + of_weights - (of_shift * shift).sum(-1)
+    return Statistics(of_mass, of_shift, of_scatter, torch.zeros_like(mass.sum()))
+
+
+class FeatureAdjoint:
+    """Pulls cotangents of the statistics back through the E-step, on quadratic features.
+
+    With ``h = H @ phi`` beside the log-joint ``C @ phi``, the pass is three matrix products.
+
+    Parameters
+    ----------
+    step : FeatureEStep
+        The E-step at the current mixture.
+    cotangents : Statistics
+        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric; perhaps
+        several, along axes before these.
+    """
+
+    #: Blocks of fewer rows make matrix products slow.
+    min_rows = 512
+
+    def __init__(self, step: FeatureEStep, cotangents: Statistics):
+        self.step, self.kind = step, step.kind
+        self.curvature = -2 * cotangents.scatter / step.kind.pooled(step.theta.means.shape[1])
+        self.H = step.of_features(cotangents.mass, cotangents.shift, self.curvature)
+        K, width = step.coefficients.shape
+        self.row_size = K + width + 2 * (self.H.numel() // width)
+        self.sample_size = 2 * width
+
+    def _responsibilities(self, X, sample_weight, buffers):
+        """``phi``, ``gamma``, ``r`` and ``sum_k gamma_ik h_ik`` of a block."""
+        phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
+        resp.div_(total)
+        shape = (*self.H.shape[:-1], len(X))
+        signed = buffers("signed", shape, torch.float64)
+        torch.mm(self.H.flatten(0, -2), phi, out=signed.view(-1, len(X)))
+        expected = (resp * signed).sum(-2, keepdim=True)
+        signed.sub_(expected).mul_(resp)
+        if sample_weight is not None:
+            signed.mul_(sample_weight)
+        return phi, resp, signed, expected.squeeze(-2)
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor]:
+        """Sum ``r @ phi.T`` over one block; those of several blocks add."""
+        phi, _, signed, _ = self._responsibilities(X, sample_weight, buffers)
+        return (signed @ phi.mT,)
+
+    def moments(self, sums: Tensor) -> Statistics:
+        """Turn the sums of all blocks into the moments under ``r``."""
+        # sum_k r_ik = 0, and so is the scatter of all components together about one point.
+        nothing = torch.zeros_like(self.curvature) if self.kind.shared else None
+        return self.step.moments(sums, nothing)
+
+    def samples(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+        """Cotangents of the samples ``(b, d)`` and of their weights ``(b,)``."""
+        d = X.shape[1]
+        phi, resp, signed, expected = self._responsibilities(X, sample_weight, buffers)
+        if sample_weight is not None:
+            resp.mul_(sample_weight)
+        lent = buffers("cotangents", phi.shape, torch.float64)
+        cotangents = torch.mm(self.H.mT, resp, out=lent)
+        cotangents.addmm_(self.step.coefficients.mT, signed)
+        x = phi[:d]
+        found = cotangents[:d] + self.kind.quadratic_pullback(x, cotangents[d + 1 :])
+        if self.kind.shared:  # the quadratic term that all components share is no feature
+            bent = self.curvature[0] @ x
+            expected = expected - (x * bent).sum(0) / 2
+            found -= bent if sample_weight is None else bent * sample_weight
+        return found.mT, expected
+
+
+class CentredAdjoint:
+    """Pulls cotangents of the statistics back through the E-step, as it is defined.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The current mixture.
+    origin : Tensor of shape (d,)
+        What the mixture is relative to.
+    cotangents : Statistics
+        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric; perhaps
+        several, along axes before these.
+
+    Notes
+    -----
+    Holds ``(K, b, d)`` for a block of b samples.
+    """
+
+    min_rows = 16
+
+    def __init__(self, theta: GaussianMixtureParams, origin: Tensor, cotangents: Statistics):
+        self.theta, self.origin, self.cotangents = theta, origin, cotangents
+        self.kind = covariance_type_of(theta.covariances)
+        self.prepared = theta.prepare()
+        self.form = cotangents.scatter / self.kind.pooled(theta.means.shape[1])
+        self.row_size = theta.means.numel() + cotangents.shift.numel()
+        self.sample_size = theta.means.numel()
+
+    def _responsibilities(self, X, sample_weight):
+        """Samples about the origin, ``gamma``, ``r``, ``C2 y`` and ``sum_k gamma_ik h_ik``."""
+        x = X.double() - self.origin.double()
+        resp = torch.softmax(log_joint(self.prepared, x), dim=0)  # (K, b)
+        y = x - self.theta.means.unsqueeze(1)  # (K, b, d)
+        bent = self.kind.apply(y, self.form)
+        h = ((self.cotangents.shift.unsqueeze(-2) + bent) * y).sum(-1)
+        h += self.cotangents.mass.unsqueeze(-1)
+        expected = (resp * h).sum(-2, keepdim=True)
+        signed = resp * (h - expected)
+        if sample_weight is not None:
+            resp, signed = resp * sample_weight, signed * sample_weight
+        return x, resp, signed, bent, expected.squeeze(-2)
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
+        """Sum the moments under ``r`` over one block; those of several blocks add."""
+        x, _, signed, _, _ = self._responsibilities(X, sample_weight)
+        return tuple(moments(self.theta, x, signed))
+
+    def moments(self, *sums: Tensor) -> Statistics:
+        """Turn the sums of all blocks into the moments under ``r``."""
+        return Statistics(*sums)
+
+    def samples(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+        """Cotangents of the samples ``(b, d)`` and of their weights ``(b,)``."""
+        x, resp, signed, bent, expected = self._responsibilities(X, sample_weight)
+        precisions = self.kind.precisions(self.prepared.factors)
+        pull = self.kind.apply(x - self.theta.means.unsqueeze(1), precisions)
+        found = resp.unsqueeze(-1) * (self.cotangents.shift.unsqueeze(1) + 2 * bent)
+        return (found - signed.unsqueeze(-1) * pull).sum(0), expected
