@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.em import FeatureEStep, Statistics, e_step, m_step
+from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep, Statistics, e_step, m_step
 from skgmmot.functional.mixture import GaussianMixtureParams
 
 #: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
@@ -28,9 +28,6 @@ BLOCK_ROWS = {"cpu": 2**14, "other": 2**20}
 FEATURE_ROWS = 512
 #: Spans a pass is cut into: enough to balance a few threads, few enough to keep partial sums small.
 N_SPANS = 16
-#: Up to this many quadratic features for each feature, they are faster than whitening: d = 80 for
-#: full covariances, any d for the other types.
-MAX_QUADRATIC = 40
 
 
 class Buffers:
