@@ -24,11 +24,15 @@ class ArrayKind(NamedTuple):
     is_tensor: bool
     device: torch.device
 
-    def restore(self, tensor: Tensor):
-        """A result in the user's kind of array: a tensor on their device, or a numpy array."""
+    def restore(self, tensor: Tensor, *, copy: bool = True):
+        """A result in the user's kind of array: a tensor on their device, or a numpy array.
+
+        ``copy=False`` saves the memory of a large result that nothing else holds.
+        """
         if self.is_tensor:
             return tensor.to(self.device)
-        return np.array(tensor.detach().cpu().numpy())
+        array = tensor.detach().cpu().numpy()
+        return array.copy() if copy else array
 
 
 NUMPY = ArrayKind(False, torch.device("cpu"))
