@@ -187,6 +187,17 @@ def _check_finite(X: Tensor) -> None:
     )
 
 
+def check_range(X: Tensor) -> None:
+    """Refuse samples whose second moments would overflow their dtype."""
+    low, high = torch.aminmax(X.detach())
+    largest, limit = float(max(-low, high)), torch.finfo(X.dtype).max ** 0.5 / 1e3
+    if largest > limit:
+        raise ValueError(
+            f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "
+            f"size {largest:.1e}. Rescale X or drop that sample."
+        )
+
+
 def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
     """Validate sample weights for ``X (n, d)``: non-negative, finite, not all zero.
 
