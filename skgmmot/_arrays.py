@@ -24,11 +24,15 @@ class ArrayKind(NamedTuple):
     is_tensor: bool
     device: torch.device
 
-    def restore(self, tensor: Tensor):
-        """A result in the user's kind of array: a tensor on their device, or a numpy array."""
+    def restore(self, tensor: Tensor, *, copy: bool = True):
+        """A result in the user's kind of array: a tensor on their device, or a numpy array.
+
+        ``copy=False`` saves the memory of a large result that nothing else holds.
+        """
         if self.is_tensor:
             return tensor.to(self.device)
-        return np.array(tensor.detach().cpu().numpy())
+        array = tensor.detach().cpu().numpy()
+        return array.copy() if copy else array
 
 
 NUMPY = ArrayKind(False, torch.device("cpu"))
@@ -117,6 +121,11 @@ def moved(tensor: Tensor, device) -> Tensor:
     """The tensor on a device that the user named."""
     if device is None:
         return tensor
+    if tensor.device.type != "cpu" and torch.device(device).type != tensor.device.type:
+        raise ValueError(
+            f"X must be on the device named, or on the CPU, got {tensor.device} and "
+            f"device={str(device)!r}. Pass X.to({str(device)!r}), or device=None."
+        )
     try:
         return tensor.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
@@ -280,6 +289,8 @@ def check_mixture(params) -> None:
     scale = covariances.abs().amax((-2, -1))
     if ((covariances - covariances.mT).abs().amax((-2, -1)) > 1e-5 * scale).any():
         raise ValueError("covariances must be symmetric, got one that is not. Average with .mT.")
+    if not torch.linalg.cholesky_ex(covariances).info.any():
+        return  # positive definite
     smallest = torch.linalg.eigvalsh(covariances)[:, 0]
     eps = torch.finfo(params.covariances.dtype).eps
     if (smallest < -100 * eps * scale).any():

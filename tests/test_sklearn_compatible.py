@@ -9,6 +9,7 @@ from skgmmot import (
     SlicedWassersteinGMM,
     WassersteinQuantizer,
 )
+from skgmmot import DifferentiableGaussianMixture, OTMap, SemidiscreteGMM, WassersteinQuantizer
 
 pytestmark = pytest.mark.filterwarnings(
     # the checks fit tiny data: EM need not converge, and components may collapse onto points
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 def expected_failures(estimator):
     """Checks that cannot hold, and why."""
-    if isinstance(estimator, DifferentiableGaussianMixture) and estimator.n_components > 1:
+    mixtures = (DifferentiableGaussianMixture, SemidiscreteGMM)
+    if isinstance(estimator, mixtures) and estimator.n_components > 1:
         # the order of the rows decides what k-means draws, as in scikit-learn's KMeans
         why = "k-means starts depend on the order of the rows, which the check shuffles"
         return {"check_sample_weight_equivalence_on_dense_data": why}
@@ -35,6 +37,8 @@ def expected_failures(estimator):
         DifferentiableGaussianMixture(2, covariance_type="diag"),
         OTMap(),
         OTMap(method="random"),
+        SemidiscreteGMM(n_nodes=64),
+        SemidiscreteGMM(2, covariance_type="diag", n_nodes=64),
         WassersteinQuantizer(3),
         WassersteinQuantizer(3, masses="free", init="k-means++"),
         SlicedWassersteinGMM(max_iter=100, n_projections=10),

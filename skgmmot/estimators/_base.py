@@ -374,7 +374,7 @@ def is_mixture(given, name="target") -> bool:
     TypeError
         If it is an estimator of something else.
     """
-    if hasattr(given, "fit") and not hasattr(target, "covariance_type"):
+    if hasattr(given, "fit") and not hasattr(given, "covariance_type"):
         raise TypeError(
             f"{name} must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
             f"samples, got {type(given).__name__}. Fit a DifferentiableGaussianMixture first."
