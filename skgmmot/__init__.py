@@ -6,8 +6,8 @@ from skgmmot.estimators.embedding import MixtureEmbedding, PairwiseMW2
 from skgmmot.estimators.geodesic import interpolate
 from skgmmot.estimators.ot_map import OTMap, ot_map
 from skgmmot.estimators.quantizer import WassersteinQuantizer
-from skgmmot.estimators.sliced import SlicedWassersteinGMM
 from skgmmot.estimators.semidiscrete import SemidiscreteGMM
+from skgmmot.estimators.sliced import SlicedWassersteinGMM
 from skgmmot.functional.semidiscrete import GridDensity
 from skgmmot.metrics import MixtureWasserstein, semidiscrete_distance, semidiscrete_plan
 
@@ -21,8 +21,8 @@ __all__ = [
     "MixtureWasserstein",
     "OTMap",
     "PairwiseMW2",
-    "SlicedWassersteinGMM",
     "SemidiscreteGMM",
+    "SlicedWassersteinGMM",
     "WassersteinQuantizer",
     "interpolate",
     "ot_map",
