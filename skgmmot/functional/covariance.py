@@ -25,7 +25,7 @@ import math
 import torch
 from torch import Tensor
 
-from skgmmot.functional.linalg import symmetrize
+from skgmmot.functional.linalg import factor, symmetrize
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -65,8 +65,19 @@ class CovarianceType:
         """Shape of the storage as scikit-learn shows it."""
         return tuple(self.to_public(torch.empty(self.shape(n_components, n_features))).shape)
 
+    def holds(self, other: "CovarianceType") -> bool:
+        """Whether every mixture of another type is also one of this type."""
+        return other is self
+
     def to_full(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         """One matrix a component: ``(K, d, d)``."""
+        raise NotImplementedError
+
+    def nearest(self, matrices: Tensor, weights: Tensor) -> Tensor:
+        """The nearest matrices of this type, in storage, to ``(K, d, d)`` or diagonals ``(K, d)``.
+
+        ``weights (K,)`` say how much each counts where they become one.
+        """
         raise NotImplementedError
 
     def precision_factor(self, covariances: Tensor) -> Tensor:
@@ -130,11 +141,17 @@ class CovarianceType:
         """
         return self.estimate(mass, torch.zeros_like(mass).unsqueeze(-1), scatter, reg_covar)
 
-    # --- the derivative of EM ------------------------------------------------------------------
+    # --- the derivative of EM (cotangents may have axes before their own) ------------------------
 
     def pooled(self, n_features: int) -> int:
         """Number of features that one stored number stands for."""
         return 1
+
+    def estimate_pullback(
+        self, mass: Tensor, shift: Tensor, scatter: Tensor, cotangents: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cotangents of mass, shift and scatter from those of `estimate`."""
+        raise NotImplementedError
 
     def score(self, precisions: Tensor, mass: Tensor, scatter: Tensor) -> Tensor:
         """The derivative in ``Sigma`` of ``sum_k mass_k log det Lambda_k - tr(Lambda_k S2_k)``."""
@@ -142,6 +159,22 @@ class CovarianceType:
 
     def quadratic_pullback(self, X: Tensor, cotangents: Tensor) -> Tensor:
         """Cotangents ``(d, b)`` of samples from those of their quadratic features ``(q, b)``."""
+        raise NotImplementedError
+
+    def factor(self, covariances: Tensor) -> Tensor:
+        """``L`` with ``L @ L.T = covariances``."""
+        raise NotImplementedError
+
+    def transpose(self, storage: Tensor) -> Tensor:
+        """Each matrix in storage transposed."""
+        raise NotImplementedError
+
+    def congruence(self, storage: Tensor, factors: Tensor) -> Tensor:
+        """``F.T @ S @ F`` for matrices ``S`` and ``F`` in storage."""
+        raise NotImplementedError
+
+    def squared(self, storage: Tensor, factors: Tensor) -> Tensor:
+        """``F @ (I + S)^2 @ F.T`` for symmetric ``S`` and any ``F`` in storage."""
         raise NotImplementedError
 
     # --- free coordinates ----------------------------------------------------------------------
@@ -152,6 +185,14 @@ class CovarianceType:
 
     def from_free(self, free: Tensor, scale: Tensor) -> Tensor:
         """The inverse of `to_free`."""
+        raise NotImplementedError
+
+    def root(self, covariances: Tensor) -> Tensor:
+        """``B`` with ``B @ B.T`` the covariances, in storage; constants."""
+        raise NotImplementedError
+
+    def from_root(self, roots: Tensor, reg_covar: float) -> Tensor:
+        """``B @ B.T + reg_covar I`` of any ``B`` in storage: positive definite."""
         raise NotImplementedError
 
     # --- the quadratic features ----------------------------------------------------------------
@@ -178,6 +219,9 @@ class _Matrix(CovarianceType):
 
     def to_full(self, covariances, n_components, n_features):
         return covariances.expand(n_components, -1, -1)
+
+    def nearest(self, matrices, weights):
+        return torch.diag_embed(matrices) if matrices.ndim == 2 else matrices
 
     def precision_factor(self, covariances):
         factors, failed = torch.linalg.cholesky_ex(covariances)
@@ -214,8 +258,21 @@ class _Matrix(CovarianceType):
 
     def score(self, precisions, mass, scatter):
         if self.shared:
-            mass = mass.sum()
-        return precisions @ scatter @ precisions - mass.view(-1, 1, 1) * precisions
+            mass = mass.sum(-1, keepdim=True)
+        return precisions @ scatter @ precisions - mass[..., None, None] * precisions
+
+    def factor(self, covariances):
+        return torch.linalg.cholesky(covariances)
+
+    def transpose(self, storage):
+        return storage.mT
+
+    def congruence(self, storage, factors):
+        return factors.mT @ storage @ factors
+
+    def squared(self, storage, factors):
+        half = factors + factors @ storage
+        return half @ half.mT
 
     # Free coordinates: Cholesky's factor with the logarithm of its diagonal.
 
@@ -227,6 +284,12 @@ class _Matrix(CovarianceType):
         factors = free.tril(-1) + torch.diag_embed(free.diagonal(dim1=-2, dim2=-1).exp())
         factors = factors * scale.unsqueeze(-1)
         return factors @ factors.mT
+
+    def root(self, covariances):
+        return factor(covariances)
+
+    def from_root(self, roots, reg_covar):
+        return self._regularised(roots @ roots.mT, reg_covar)
 
     @staticmethod
     def _regularised(covariances, reg_covar):
@@ -247,6 +310,9 @@ class _Full(_Matrix):
 
     name = "full"
 
+    def holds(self, other):
+        return True
+
     def shape(self, n_components, n_features):
         return (n_components, n_features, n_features)
 
@@ -256,6 +322,12 @@ class _Full(_Matrix):
     def estimate(self, mass, shift, scatter, reg_covar):
         covariances = scatter / mass[:, None, None] - self.outer(shift, shift)
         return self._regularised(covariances, reg_covar)
+
+    def estimate_pullback(self, mass, shift, scatter, cotangents):
+        cotangents = symmetrize(cotangents)
+        of_scatter = cotangents / mass[:, None, None]
+        of_mass = -(of_scatter * scatter).sum((-2, -1)) / mass
+        return of_mass, -2 * (cotangents @ shift.unsqueeze(-1)).squeeze(-1), of_scatter
 
     def n_quadratic(self, n_features):
         return n_features * (n_features + 1) // 2
@@ -277,13 +349,13 @@ class _Full(_Matrix):
 
     def quadratic_coefficients(self, precisions):
         i, j, times = _upper_triangle(precisions.shape[-1], precisions.device)
-        return precisions[:, i, j] * (-times.to(precisions) / 2)
+        return precisions[..., i, j] * (-times.to(precisions) / 2)
 
     def from_quadratic(self, sums, n_features):
         i, j, _ = _upper_triangle(n_features, sums.device)
-        moments = sums.new_empty(len(sums), n_features, n_features)
-        moments[:, i, j] = sums
-        moments[:, j, i] = sums
+        moments = sums.new_empty(*sums.shape[:-1], n_features, n_features)
+        moments[..., i, j] = sums
+        moments[..., j, i] = sums
         return moments
 
 
@@ -305,15 +377,26 @@ class _Tied(_Matrix):
     def from_public(self, array):
         return array.unsqueeze(0)
 
+    def nearest(self, matrices, weights):
+        matrices = super().nearest(matrices, weights)
+        return torch.einsum("k,kij->ij", weights / weights.sum(), matrices).unsqueeze(0)
+
     def scatter(self, centred, resp):
-        return super().scatter(centred, resp).sum(0, keepdim=True)
+        return super().scatter(centred, resp).sum(-3, keepdim=True)
 
     def outer(self, left, right):
-        return (left.mT @ right).unsqueeze(0)
+        return (left.mT @ right).unsqueeze(-3)
 
     def estimate(self, mass, shift, scatter, reg_covar):
         within = scatter - self.outer(mass.unsqueeze(-1) * shift, shift)
         return self._regularised(within / mass.sum(), reg_covar)
+
+    def estimate_pullback(self, mass, shift, scatter, cotangents):
+        of_scatter = symmetrize(cotangents) / mass.sum()
+        within = scatter - self.outer(mass.unsqueeze(-1) * shift, shift)
+        bent = shift @ of_scatter.squeeze(-3)  # (K, d)
+        of_mass = -(of_scatter * within).sum((-2, -1)) / mass.sum() - (bent * shift).sum(-1)
+        return of_mass, -2 * mass.unsqueeze(-1) * bent, of_scatter
 
     def start(self, mass, scatter, unassigned, reg_covar):
         return self._regularised((scatter + unassigned) / mass.sum(), reg_covar)
@@ -331,7 +414,7 @@ class _Tied(_Matrix):
         return torch.zeros_like(X)
 
     def quadratic_coefficients(self, precisions):
-        return precisions.new_empty(1, 0)
+        return precisions.new_empty(*precisions.shape[:-2], 0)
 
 
 class _Axis(CovarianceType):
@@ -341,6 +424,9 @@ class _Axis(CovarianceType):
 
     def to_full(self, covariances, n_components, n_features):
         return torch.diag_embed(covariances.expand(-1, n_features))
+
+    def nearest(self, matrices, weights):
+        return matrices if matrices.ndim == 2 else matrices.diagonal(dim1=-2, dim2=-1)
 
     def precision_factor(self, covariances):
         if not (torch.isfinite(covariances) & (covariances > 0)).all():
@@ -371,11 +457,34 @@ class _Axis(CovarianceType):
     def quadratic_pullback(self, X, cotangents):
         return 2 * X * cotangents
 
+    def estimate_pullback(self, mass, shift, scatter, cotangents):
+        of_scatter = cotangents / mass.unsqueeze(-1)
+        of_mass = -(of_scatter * scatter).sum(-1) / mass
+        return of_mass, -2 / self.pooled(shift.shape[-1]) * cotangents * shift, of_scatter
+
+    def factor(self, covariances):
+        return covariances.sqrt()
+
+    def transpose(self, storage):
+        return storage
+
+    def congruence(self, storage, factors):
+        return storage * factors.square()
+
+    def squared(self, storage, factors):
+        return (factors + factors * storage).square()
+
     def to_free(self, covariances, scale):
         return covariances.log()
 
     def from_free(self, free, scale):
         return free.exp()
+
+    def root(self, covariances):
+        return covariances.detach().clamp(min=0).sqrt()
+
+    def from_root(self, roots, reg_covar):
+        return roots.square() + reg_covar
 
     def scatter(self, centred, resp):
         return (resp.unsqueeze(-2) @ centred.square()).squeeze(-2)
@@ -391,6 +500,9 @@ class _Diag(_Axis):
     """Each component its own variances, ``(K, d)``."""
 
     name = "diag"
+
+    def holds(self, other):
+        return other.diagonal
 
     def shape(self, n_components, n_features):
         return (n_components, n_features)
@@ -427,6 +539,9 @@ class _Spherical(_Axis):
 
     def from_public(self, array):
         return array.unsqueeze(-1)
+
+    def nearest(self, matrices, weights):
+        return super().nearest(matrices, weights).mean(-1, keepdim=True)
 
     # Second moments are kept as the mean over features, so that `estimate` is the diagonal one.
 

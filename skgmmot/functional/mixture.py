@@ -4,6 +4,7 @@
 in log space, and samples are centred at each component before anything else is done to them.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,37 @@ class GaussianMixtureParams(NamedTuple):
         return PreparedMixture(self.weights.log(), self.means, factors)
 
 
+def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> GaussianMixtureParams:
+    """Return the mixture of mixtures, ``sum_j weights_j mu_j``.
+
+    Parameters
+    ----------
+    mixtures : sequence of J GaussianMixtureParams
+        Mixtures in d dimensions.
+    weights : Tensor of shape (J,)
+        Their weights.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        All their components, one mixture after the other. Diagonal if all of them are, spherical
+        likewise, else full.
+    """
+    kinds = [covariance_type_of(m.covariances) for m in mixtures]
+    if not all(kind.diagonal for kind in kinds):
+        covariances = [m.full_covariances() for m in mixtures]
+    elif len(set(kinds)) > 1:
+        covariances = [m.covariances.expand_as(m.means) for m in mixtures]
+    else:
+        covariances = [m.covariances for m in mixtures]
+    shares = weights.to(mixtures[0].weights)
+    return GaussianMixtureParams(
+        torch.cat([share * m.weights for share, m in zip(shares, mixtures, strict=True)]),
+        torch.cat([m.means for m in mixtures]),
+        torch.cat(covariances),
+    )
+
+
 class FreeCoordinates:
     """Coordinates of mixtures in which every vector is a mixture: logarithms and factors.
 
@@ -86,6 +118,87 @@ class FreeCoordinates:
             means * self.scale,
             self.kind.from_free(free, self.scale),
         )
+
+
+class FisherCoordinates:
+    """Coordinates of small changes of a mixture, one unit long where they matter alike.
+
+    They turn the Fisher information of a sample and its component into the identity: the squared
+    length of a change is ``sum_k dw_k^2 / w_k + w_k |L_k^{-1} dm_k|^2 + w_k |L_k^{-1} dSigma_k
+    L_k^{-T}|^2 / 2``, whatever the units of the features. In them the derivative of an EM iteration
+    is symmetric at a fixed point (but for ``reg_covar``): the step is a gradient of the likelihood.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        The mixture that is changed.
+    share : Tensor of shape (K,)
+        The components' share of the samples, ``w`` where weights are free.
+    """
+
+    def __init__(self, mixture: GaussianMixtureParams, share: Tensor):
+        self.mixture, self.kind = mixture, covariance_type_of(mixture.covariances)
+        self.factors = self.kind.factor(mixture.covariances)
+        self.inverses = self.kind.precision_factor(mixture.covariances)
+        self.precisions = self.kind.precisions(self.inverses)
+        # a component without samples has no scale of its own
+        share = torch.where(share > 1e-12, share, 1.0)
+        self.root = share.sqrt()  # (K,)
+        total = share.sum(0, keepdim=True) if self.kind.shared else share
+        total = total * self.kind.pooled(mixture.means.shape[1]) / 2
+        self.spread = total.sqrt().view(-1, *[1] * (mixture.covariances.ndim - 1))
+
+    def of_change(self, change: GaussianMixtureParams) -> Tensor:
+        """A change as a vector."""
+        return self._join(
+            change.weights / self.root,
+            self._rows(change.means, self.inverses) * self.root.unsqueeze(-1),
+            self.kind.congruence(change.covariances, self.inverses) * self.spread,
+        )
+
+    def of_cotangent(self, u: GaussianMixtureParams) -> Tensor:
+        """Cotangents as vectors ``(..., m)``, so that products with changes stay what they are."""
+        return self._join(
+            u.weights * self.root,
+            self._rows(u.means, self.factors) / self.root.unsqueeze(-1),
+            self.kind.congruence(u.covariances, self.factors) / self.spread,
+        )
+
+    def cotangent(self, vector: Tensor) -> GaussianMixtureParams:
+        """The inverse of `of_cotangent`."""
+        weights, means, covariances = self._cut(vector)
+        back = self.kind.transpose(self.inverses)
+        return GaussianMixtureParams(
+            weights / self.root,
+            self._rows(means * self.root.unsqueeze(-1), back),
+            self.kind.congruence(covariances * self.spread, back),
+        )
+
+    def moved(self, vector: Tensor) -> GaussianMixtureParams:
+        """The mixture after a change, to first order; a mixture however long the vector."""
+        weights, means, covariances = self._cut(vector)
+        w, m, _ = self.mixture
+        relative = weights * self.root / w.clamp(min=torch.finfo(w.dtype).tiny)
+        weights = w * (1 + relative / 2).square()
+        means = m + self._rows(means / self.root.unsqueeze(-1), self.kind.transpose(self.factors))
+        # Sigma + dSigma ~ L (I + D / 2)^2 L^T with D = L^{-1} dSigma L^{-T}
+        return GaussianMixtureParams(
+            weights * (w.sum() / weights.sum()),
+            means,
+            self.kind.squared(covariances / (2 * self.spread), self.factors),
+        )
+
+    def _rows(self, rows, storage):
+        return self.kind.apply(rows.unsqueeze(-2), storage).squeeze(-2)
+
+    def _join(self, weights, means, covariances):
+        parts = zip((weights, means, covariances), self.mixture, strict=True)
+        return torch.cat([p.flatten(p.ndim - t.ndim) for p, t in parts], dim=-1)
+
+    def _cut(self, vector):
+        parts = vector.split([t.numel() for t in self.mixture], dim=-1)
+        pairs = zip(parts, self.mixture, strict=True)
+        return [p.reshape(*p.shape[:-1], *t.shape) for p, t in pairs]
 
 
 class PreparedMixture(NamedTuple):
@@ -213,6 +326,76 @@ def sample(
         chosen = labels == k
         X[chosen] += normal[chosen] @ L.mT
     return X, labels
+
+
+def rsample(
+    mixture: GaussianMixtureParams, n_samples: int, *, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw weighted samples that are differentiable in the mixture.
+
+    Each component gets its share of the samples, ``n_k`` of them (at least one), drawn as
+    ``m_k + L_k z`` and weighted by ``a = w_k / n_k``. So ``sum_i a_i f(x_i)`` has the mean
+    ``sum_k w_k E_k f``, and its derivatives have that mean's: in the means and covariances through
+    the samples, in the weights through ``a``.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions, of positive definite covariances.
+    n_samples : int
+        How many; at least the number of components of positive weight.
+    generator : torch.Generator, default=None
+        Source of random numbers, on the device of the mixture; None is torch's own.
+
+    Returns
+    -------
+    X : Tensor of shape (n_samples, d)
+        Samples, component by component, on the graph of the means and covariances.
+    sample_weight : Tensor of shape (n_samples,)
+        Their weights ``a``, of sum one, on the graph of the weights.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer samples than components of positive weight.
+
+    Notes
+    -----
+    No gradient passes from the samples' positions to the weights: moving mass between distant
+    components along a path through the samples would have a huge variance, and ``a`` carries it
+    without.
+    """
+    weights, means, covariances = mixture
+    kind = covariance_type_of(covariances)
+    counts = _shares(weights.detach(), n_samples)
+    normal = torch.randn(
+        n_samples, means.shape[1], generator=generator, dtype=means.dtype, device=means.device
+    )
+    factors = kind.transpose(kind.factor(covariances)).expand(len(weights), *covariances.shape[1:])
+    parts = zip(means, normal.split(counts), factors.split(1), strict=True)
+    X = torch.cat([m + kind.apply(z.unsqueeze(0), L).squeeze(0) for m, z, L in parts])
+    counts = torch.tensor(counts, device=means.device)
+    return X, (weights / counts.clamp(min=1)).repeat_interleave(counts)
+
+
+def _shares(weights: Tensor, n_samples: int) -> list[int]:
+    """Counts in proportion to the weights, by largest remainders, at least one each."""
+    positive = weights > 0
+    if n_samples < int(positive.sum()):
+        raise ValueError(
+            f"n_samples must be at least the number of components, {int(positive.sum())}, got "
+            f"{n_samples}. Draw more samples."
+        )
+    quotas = (weights / weights.sum() * n_samples).double()
+    counts = torch.where(positive, quotas.floor().clamp(min=1), 0.0)
+    missing = n_samples - int(counts.sum())
+    for _ in range(abs(missing)):  # at most one a component
+        gap = quotas - counts
+        if missing > 0:
+            counts[gap.argmax()] += 1
+        else:
+            counts[gap.masked_fill(counts <= 1, torch.inf).argmin()] -= 1
+    return counts.int().tolist()
 
 
 def _prepared(mixture: GaussianMixtureParams | PreparedMixture) -> PreparedMixture:
