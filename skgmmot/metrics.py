@@ -6,7 +6,8 @@ from skgmmot import _arrays
 from skgmmot.estimators._base import as_density, as_mixture
 from skgmmot.functional import mixture_ot
 from skgmmot.functional.linalg import root
-from skgmmot.functional.semidiscrete import GridDensity, exact_plan, nodes_plan
+from skgmmot.functional.semidiscrete import GridDensity, exact_plan
+from skgmmot.functional.semidiscrete_nodes import nodes_plan
 
 
 class MixtureWasserstein:
