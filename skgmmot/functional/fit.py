@@ -258,7 +258,7 @@ def differentiate(
     if gradient == "implicit":
         solution = _polished(step, solution, gradient_tol, max_polish)
         if isinstance(solve, str):
-            solve = functools.partial(SOLVERS[solve], tol=gradient_tol / 10)
+            solve = functools.partial(SOLVERS[solve], tol=gradient_tol / 3)
         options = {"solve": solve, "linearise": step.linearise, "adjoint": solution.adjoint}
     return solution._replace(value=GRADIENTS[gradient](step, theta0, solution, **options))
 
