@@ -112,7 +112,7 @@ class Factored(NamedTuple):
     deviations: Tensor
     """Square roots of the eigenvalues, ``(K, d)``, descending: the singular values of ``L``."""
 
-    def take(self, index: Tensor) -> "Factored":
+    def take(self, index: Tensor | slice) -> "Factored":
         """Those of an index."""
         return Factored(*(t[index] for t in self))
 
@@ -210,7 +210,9 @@ def standard_deviations(covariances: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, covariances, 1.0).sqrt(), 0.0)
 
 
-def bures_squared(source: Tensor, target: Tensor) -> Tensor:
+def bures_squared(
+    source: Tensor, target: Tensor, prepared: tuple[Factored, Factored] | None = None
+) -> Tensor:
     """Return all pairwise squared Bures distances between covariances.
 
     ``B(S0, S1)^2 = tr(S0 + S1 - 2 (S0^{1/2} S1 S0^{1/2})^{1/2})``
@@ -221,6 +223,8 @@ def bures_squared(source: Tensor, target: Tensor) -> Tensor:
         Symmetric positive semi-definite matrices.
     target : Tensor of shape (L, d, d)
         Symmetric positive semi-definite matrices.
+    prepared : tuple of two Factored, default=None
+        What `factored` makes of ``source`` and ``target``, if it is known.
 
     Returns
     -------
@@ -239,7 +243,7 @@ def bures_squared(source: Tensor, target: Tensor) -> Tensor:
     if source.shape[-1] == 2:
         values = _in_the_plane(source.detach(), target.detach())
     else:
-        values = _all_pairs(factored(source), factored(target))
+        values = _all_pairs(*(prepared or (factored(source), factored(target))))
     return _BuresSquared.apply(source, target, None, None, values)
 
 

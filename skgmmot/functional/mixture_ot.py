@@ -101,7 +101,7 @@ def transport_plan(
     weights = source.weights, target.weights
     if reg or not _is_dear(source, target):
         return solve(*weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)
-    costs = GaussianCosts(*source[1:], *target[1:])
+    costs = GaussianCosts.between(*source[1:], *target[1:])
     return solve_bounded(*weights, costs.lower_bounds(), costs, reg_m=reg_m)
 
 
