@@ -11,6 +11,7 @@ ROOT = Path(skgmmot.__file__).parent
 
 #: Floor of each module; a package's `__init__` shows names and stands on no floor.
 FLOORS = {
+    "functional.threads": -1,
     "functional.linalg": 0,
     "functional.fixed_point": 0,
     "functional.interior_point": 0,

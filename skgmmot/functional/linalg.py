@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.functional.threads import map_items
+
 #: Below this share of the traces, the Bures term is evaluated without cancellation.
 NEARLY_EQUAL = 1e-3
 #: Eigenvalues of ``M`` are used up to this relative error of the sum of their roots.
@@ -287,8 +289,12 @@ def _all_pairs(source: Factored, target: Factored) -> Tensor:
 def _chosen_pairs(source: Factored, target: Factored, k: Tensor, l: Tensor) -> Tensor:
     """Squared Bures distances of pairs ``(n,)``, block by block."""
     length = max(1, BLOCK_SIZE // source.factors[0].numel())
-    blocks = zip(k.split(length), l.split(length), strict=True)
-    return torch.cat([_block_of_pairs(source.take(i), target.take(j)) for i, j in blocks])
+    blocks = list(zip(k.split(length), l.split(length), strict=True))
+
+    def distances(pairs):
+        return _block_of_pairs(source.take(pairs[0]), target.take(pairs[1]))
+
+    return torch.cat(map_items(distances, blocks, k.device))
 
 
 def _block_of_pairs(source: Factored, target: Factored) -> Tensor:

@@ -20,8 +20,8 @@ from skgmmot.functional.mixture_ot import transport_plan
 from skgmmot.functional.network_simplex import network_simplex
 
 #: Costs are computed as plans ask for them if a pair of mixtures has more pairs of components
-#: than this over ``d^2``, on average.
-DEAR = 2**13
+#: than this over ``d^2``, on average, until plans ask for more than this share of them.
+DEAR, MANY = 2**12, 0.5
 
 
 def pairwise_squared(
@@ -128,8 +128,9 @@ class _Rows:
         a, weights = self.sources.weights[i], self.targets.weights[first:]
         edges = [edge - there.start for edge in self.targets.edges[first:]]
         columns = [slice(*pair) for pair in itertools.pairwise(edges)]
-        if self.bounded:
-            values = _bounded_row(a, weights, columns, self.costs.part(here, there))
+        if self.bounded and columns:
+            values, share = _bounded_row(a, weights, columns, self.costs.part(here, there))
+            self.bounded = share <= MANY
         else:
             C = self._costs(here, there).cpu().double()
             values = [self._value(a, b, C[:, at]) for b, at in zip(weights, columns, strict=True)]
@@ -155,8 +156,11 @@ class _Rows:
         return float(solve(*weights, C, **self.penalties).cost)
 
 
-def _bounded_row(a, weights, columns, costs: GaussianCosts) -> np.ndarray:
-    """The costs of exact plans, as `discrete.solve_bounded` finds them, all plans in step."""
+def _bounded_row(a, weights, columns, costs: GaussianCosts) -> tuple[np.ndarray, float]:
+    """The costs of exact plans, as `discrete.solve_bounded` finds them, all plans in step.
+
+    Also returns the share of the pairs of components whose costs were computed.
+    """
     C = costs.lower_bounds().cpu().double().numpy()
     known, raised = np.zeros(C.shape, dtype=bool), -math.inf
     values, unsolved = np.zeros(len(weights)), range(len(weights))
@@ -172,7 +176,7 @@ def _bounded_row(a, weights, columns, costs: GaussianCosts) -> np.ndarray:
             wanted[at] = ((P > 0) | (C[at] - f[:, None] - g < raised)) & ~known[at]
             unsolved.append(j)
         if not unsolved:
-            return values
+            return values, known.mean()
         k, l = wanted.nonzero()
         asked = costs(*(torch.from_numpy(index).to(costs.means[0].device) for index in (k, l)))
         asked = asked.cpu().double().numpy()
