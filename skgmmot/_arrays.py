@@ -24,11 +24,15 @@ class ArrayKind(NamedTuple):
     is_tensor: bool
     device: torch.device
 
-    def restore(self, tensor: Tensor):
-        """A result in the user's kind of array: a tensor on their device, or a numpy array."""
+    def restore(self, tensor: Tensor, *, copy: bool = True):
+        """A result in the user's kind of array: a tensor on their device, or a numpy array.
+
+        ``copy=False`` saves the memory of a large result that nothing else holds.
+        """
         if self.is_tensor:
             return tensor.to(self.device)
-        return np.array(tensor.detach().cpu().numpy())
+        array = tensor.detach().cpu().numpy()
+        return array.copy() if copy else array
 
 
 NUMPY = ArrayKind(False, torch.device("cpu"))
@@ -117,6 +121,11 @@ def moved(tensor: Tensor, device) -> Tensor:
     """The tensor on a device that the user named."""
     if device is None:
         return tensor
+    if tensor.device.type != "cpu" and torch.device(device).type != tensor.device.type:
+        raise ValueError(
+            f"X must be on the device named, or on the CPU, got {tensor.device} and "
+            f"device={str(device)!r}. Pass X.to({str(device)!r}), or device=None."
+        )
     try:
         return tensor.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
@@ -176,6 +185,17 @@ def _check_finite(X: Tensor) -> None:
         f"X must be finite, got {what} in {int(bad.sum())} of {len(X)} rows (first: row {row}). "
         "Remove or impute these rows."
     )
+
+
+def check_range(X: Tensor) -> None:
+    """Refuse samples whose second moments would overflow their dtype."""
+    low, high = torch.aminmax(X.detach())
+    largest, limit = float(max(-low, high)), torch.finfo(X.dtype).max ** 0.5 / 1e3
+    if largest > limit:
+        raise ValueError(
+            f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "
+            f"size {largest:.1e}. Rescale X or drop that sample."
+        )
 
 
 def sample_weights(sample_weight, X: Tensor) -> Tensor | None:

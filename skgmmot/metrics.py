@@ -2,11 +2,10 @@
 
 from numbers import Integral
 
-import torch
-
 from skgmmot import _arrays
 from skgmmot.estimators._base import as_density, as_mixture
 from skgmmot.functional import mixture_ot
+from skgmmot.functional.linalg import root
 from skgmmot.functional.semidiscrete import GridDensity, exact_plan, nodes_plan
 
 
@@ -75,7 +74,7 @@ class MixtureWasserstein:
         """
         plan, kind = self._plan(source, target)
         squared = plan.cost
-        value = squared if self.squared else _root(squared)
+        value = squared if self.squared else root(squared)
         return value if kind.is_tensor else float(value)
 
     def plan(self, source, target):
@@ -132,12 +131,6 @@ def _pair(source, target):
     target, target_kind = as_mixture(target, "target")
     kind = source_kind if source_kind.is_tensor else target_kind
     return source.to(device=kind.device), target.to(device=kind.device), kind
-
-
-def _root(squared):
-    """The root of a squared distance. At zero it has a kink: its gradient there is 0, not NaN."""
-    positive = squared > 0
-    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
 
 
 def semidiscrete_distance(
@@ -205,7 +198,7 @@ def semidiscrete_distance(
     """
     options = {"method": method, "n_nodes": n_nodes, "seed": seed}
     plan, kind = _semidiscrete(density, points, weights, **options)
-    value = plan.cost if squared else _root(plan.cost)
+    value = plan.cost if squared else root(plan.cost)
     return value if kind.is_tensor else float(value)
 
 

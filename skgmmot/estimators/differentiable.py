@@ -14,16 +14,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
-from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
+from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.fit import ACCELERATIONS, EMStep, climb, differentiate
-from skgmmot.functional.mixture import GaussianMixtureParams
-
-NOT_CONVERGED = (
-    "Best performing initialization did not converge. Try different init parameters, or increase "
-    "max_iter, tol, or check for degenerate data."
-)
 
 
 class DifferentiableGaussianMixture(MixtureEstimator):
@@ -72,9 +66,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         gradient: by the implicit function theorem, through all iterations, or through the last
         one. Starts are constants, and of several starts the best run is differentiated.
     gradient_tol : float, default=1e-6
-        For ``gradient='implicit'``, where a gradient is asked for: the fit is polished until it is
-        this near to the fixed point, in units of the components' spread, and the adjoint equation
-        solved to this residual. A warning says where that failed.
+        For ``gradient='implicit'``: relative error accepted in the gradient. Where one is asked
+        for, the fit is polished and the adjoint equation solved until it should be smaller; a
+        warning says where that failed.
     fixed_weights : bool, default=False
         Whether the weights stay ``weights_init``, or uniform: responsibilities use them and EM
         leaves them.
@@ -231,7 +225,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Warns
         -----
         ConvergenceWarning
-            If the best fit stopped at ``max_iter``.
+            If the best fit stopped at ``max_iter``, and was not polished either.
+        InexactGradientWarning
+            If a gradient is asked for and may be further off than ``gradient_tol``.
         """
         self._fit(X, sample_weight)
         return self
@@ -269,8 +265,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         warm = self.warm_start and hasattr(self, "converged_")
         X, kind = _arrays.samples(self, X, reset=True, min_samples=2)
         a = _arrays.sample_weights(sample_weight, X)
-        self._check_enough(X, a)
-        _check_range(X)
+        _init.check_enough(X, a, self.n_components)
+        _arrays.check_range(X)
         on_graph = self._check_gradient(X, a, kind)
         constants = (X.detach(), None if a is None else a.detach())
         origin = _engine.origin(*constants)
@@ -283,16 +279,16 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             if runs.best is not None:
                 self._set_attributes(runs.best.value, origin, X.dtype, kind, runs.best)
             raise
-        if not runs.best.converged and self.max_iter > 0:
-            warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
-        vars(self).pop("solution_", None)
         solution = runs.best
+        vars(self).pop("solution_", None)
         if on_graph and self.max_iter > 0:
             solution = self._differentiate(em, X, a, runs)
             self.solution_ = solution._replace(
                 value=solution.value.moved(origin).detach(),
                 previous=solution.previous.moved(origin),
             )
+        if not solution.converged and self.max_iter > 0:
+            warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
         self._set_attributes(solution.value, origin, X.dtype, kind, solution)
         return self
 
@@ -312,15 +308,6 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             runs.end(solution)
 
     # --- starts --------------------------------------------------------------------------------
-
-    def _check_enough(self, X, sample_weight):
-        n_samples = len(X) if sample_weight is None else int((sample_weight > 0).sum())
-        if n_samples < self.n_components:
-            raise ValueError(
-                "Expected n_samples >= n_components but got n_components = "
-                f"{self.n_components}, n_samples = {n_samples}. Pass more samples or ask for "
-                "fewer components."
-            )
 
     def _check_gradient(self, X, sample_weight, kind) -> bool:
         """Whether a gradient is asked for, and can be had."""
@@ -342,54 +329,13 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         """Yield the start of each run and the objective that its first change is against."""
         if warm:
             log.start(0)
-            yield self._warm_start(em), float(self.lower_bound_)
+            yield _init.earlier_fit(self, em), float(self.lower_bound_)
             return
-        given = self._given(em)
+        given = _init.given(self, em, uniform=self.fixed_weights)
         rng = check_random_state(self.random_state)
         for run in range(self.n_init):
             log.start(run)
-            yield self._start(em, given, rng), -math.inf
-
-    def _warm_start(self, em):
-        expected = (self.n_components, em.X.shape[1])
-        if tuple(self.means_.shape) != expected:
-            raise ValueError(
-                f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
-                f"of shape {tuple(self.means_.shape)}. Set warm_start=False to start anew."
-            )
-        params = self._params(dtype=torch.float64, device=em.X.device).detach()
-        return params._replace(means=params.means - em.origin.double())
-
-    def _given(self, em) -> tuple:
-        """The validated initial weights, means (about the origin) and covariances, or None."""
-        shape = (self.n_components, em.X.shape[1])
-        to = {"dtype": torch.float64, "device": em.X.device}
-        weights, means, covariances = None, None, None
-        if self.fixed_weights:
-            weights = torch.full((self.n_components,), 1 / self.n_components, **to)
-        if self.weights_init is not None:
-            weights = _init.check_weights(self.weights_init, self.n_components).to(**to)
-        if self.means_init is not None:
-            means = _init.check_shape(self.means_init, shape, "means").to(**to)
-            means = means - em.origin.double()
-        if self.precisions_init is not None:
-            covariances = _init.check_precisions(
-                self.precisions_init, self._covariance(), *shape
-            ).to(**to)
-        return weights, means, covariances
-
-    def _start(self, em, given, rng) -> GaussianMixtureParams:
-        """One start: what is given, and for the rest the moments of an assignment."""
-        if all(part is not None for part in given):
-            return GaussianMixtureParams(*given)
-        assignment = _init.assign(self.init_params, em, self.n_components, rng)
-        found = _init.start(assignment, em, self._covariance(), self.n_components)
-        if self.max_iter == 0:
-            # Nothing normalises the weights of a start later: do it now.
-            found = found._replace(weights=found.weights / found.weights.sum())
-        return GaussianMixtureParams(
-            *(f if g is None else g for f, g in zip(found, given, strict=True))
-        )
+            yield _init.one_start(self, em, given, rng), -math.inf
 
     # --- results -------------------------------------------------------------------------------
 
@@ -403,32 +349,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     def _set_attributes(self, theta, origin, dtype, kind, solution):
         """Show the fit in the user's kind of array and dtype."""
-        covariance = self._covariance()
-        factors = covariance.precision_factor(theta.covariances)
-        shown = {
-            "weights_": theta.weights,
-            "means_": theta.means + origin.double(),
-            "covariances_": covariance.to_public(theta.covariances),
-            "precisions_cholesky_": covariance.to_public(factors),
-            "precisions_": covariance.to_public(covariance.precisions(factors)),
-        }
-        for name, tensor in shown.items():
-            setattr(self, name, kind.restore(tensor.to(dtype)))
+        self._set_parameters(theta.moved(origin), dtype, kind)
         self.converged_ = solution.converged
         self.n_iter_ = solution.n_iter
         self.lower_bound_ = np.float64(solution.objective)
         self.lower_bounds_ = list(solution.objectives)
-
-
-def _check_range(X):
-    """Refuse samples whose second moments would overflow their dtype."""
-    low, high = torch.aminmax(X.detach())
-    largest, limit = float(max(-low, high)), math.sqrt(torch.finfo(X.dtype).max) / 1e3
-    if largest > limit:
-        raise ValueError(
-            f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "
-            f"size {largest:.1e}. Rescale X or drop that sample."
-        )
 
 
 class _Runs:

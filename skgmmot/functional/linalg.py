@@ -34,6 +34,23 @@ def symmetrize(matrices: Tensor) -> Tensor:
     return (matrices + matrices.mT) / 2
 
 
+def root(values: Tensor) -> Tensor:
+    """Return square roots that have a derivative of zero at zero.
+
+    Parameters
+    ----------
+    values : Tensor
+        Numbers that should not be negative; those below zero, by rounding, count as zero.
+
+    Returns
+    -------
+    Tensor
+        Their roots, in the same shape.
+    """
+    positive = values > 0
+    return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)
+
+
 def factor(covariances: Tensor) -> Tensor:
     """Return ``L`` with ``L @ L.T = covariances``: Cholesky's, or the symmetric square root.
 
