@@ -223,10 +223,7 @@ def standard_deviations(covariances: Tensor) -> Tensor:
         Square roots of the eigenvalues, descending, or of the variances; differentiable once,
         also at equal eigenvalues. Those that are zero have no derivative.
     """
-    if covariances.ndim == 3:
-        return _Deviations.apply(covariances)
-    positive = covariances > 0
-    return torch.where(positive, torch.where(positive, covariances, 1.0).sqrt(), 0.0)
+    return _Deviations.apply(covariances) if covariances.ndim == 3 else root(covariances)
 
 
 def bures_squared(

@@ -93,6 +93,7 @@ class _Stack:
     def __init__(self, mixtures: Sequence[GaussianMixtureParams], diagonal: bool):
         mixtures = [m.detach() for m in mixtures]
         self.weights = [m.weights.cpu().double().numpy() for m in mixtures]
+        self.eps = max(torch.finfo(m.weights.dtype).eps for m in mixtures)
         self.edges = list(itertools.accumulate((len(w) for w in self.weights), initial=0))
         self.means = torch.cat([m.means for m in mixtures])
         self.covariances = torch.cat(
@@ -110,6 +111,7 @@ class _Rows:
         diagonal = all(m.covariances.ndim == 2 for m in (*sources, *targets))
         self.sources = _Stack(sources, diagonal)
         self.targets = self.sources if targets is sources else _Stack(targets, diagonal)
+        self.eps = max(self.sources.eps, self.targets.eps)
         self.penalties = {"reg": reg, "reg_m": reg_m}
         self.exact = not reg and all(math.isinf(lam) for lam in penalties_of(reg_m))
         n_pairs = len(self.sources.means) * len(self.targets.means) / len(sources) / len(targets)
@@ -129,7 +131,8 @@ class _Rows:
         edges = [edge - there.start for edge in self.targets.edges[first:]]
         columns = [slice(*pair) for pair in itertools.pairwise(edges)]
         if self.bounded and columns:
-            values, share = _bounded_row(a, weights, columns, self.costs.part(here, there))
+            costs = self.costs.part(here, there)
+            values, share = _bounded_row(a, weights, self.eps, columns, costs)
             self.bounded = share <= MANY
         else:
             C = self._costs(here, there).cpu().double()
@@ -151,12 +154,12 @@ class _Rows:
     def _value(self, a, b, C: Tensor) -> float:
         """The cost of one plan."""
         if self.exact:
-            return float(np.vdot(network_simplex(a, b, C.numpy())[0], C.numpy()))
+            return float(np.vdot(network_simplex(a, b, C.numpy(), self.eps)[0], C.numpy()))
         weights = (torch.from_numpy(w) for w in (a, b))
         return float(solve(*weights, C, **self.penalties).cost)
 
 
-def _bounded_row(a, weights, columns, costs: GaussianCosts) -> tuple[np.ndarray, float]:
+def _bounded_row(a, weights, eps, columns, costs: GaussianCosts) -> tuple[np.ndarray, float]:
     """The costs of exact plans, as `discrete.solve_bounded` finds them, all plans in step.
 
     Also returns the share of the pairs of components whose costs were computed.
@@ -169,7 +172,7 @@ def _bounded_row(a, weights, columns, costs: GaussianCosts) -> tuple[np.ndarray,
         unsolved = []
         for j in solving:
             at = np.s_[:, columns[j]]
-            P, f, g = network_simplex(a, weights[j], C[at])
+            P, f, g = network_simplex(a, weights[j], C[at], eps)
             if known[at][P > 0].all():
                 values[j] = np.vdot(P, C[at])
                 continue
