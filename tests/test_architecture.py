@@ -11,6 +11,7 @@ ROOT = Path(skgmmot.__file__).parent
 
 #: Floor of each module; a package's `__init__` shows names and stands on no floor.
 FLOORS = {
+    "functional.threads": -1,
     "functional._sliced_quadrature": 0,
     "functional.directions": 0,
     "functional.fixed_point": 0,
@@ -37,6 +38,7 @@ FLOORS = {
     "functional.barycenter": 4,
     "functional.em_adjoint": 4,
     "functional.mixture_map": 4,
+    "functional.pairwise": 4,
     "functional.quantization": 4,
     "functional.semidiscrete_fit": 4,
     "estimators._base": 5,
