@@ -305,7 +305,7 @@ def carried_labels(mapping: MixtureMap, labels: Tensor, X: Tensor) -> Tensor:
 
 
 def _cumulated_rows(rows: Tensor) -> Tensor:
-    """Cumulated sums along the first axis, in place, row by row: columns are far apart in memory."""
+    """Cumulated sums along the first axis, in place: row by row, for columns are far apart."""
     for k in range(1, len(rows)):
         rows[k] += rows[k - 1]
     return rows
