@@ -121,8 +121,9 @@ def workers(device: torch.device):
 def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
     """Apply ``function`` to blocks of rows of ``X (n, d)`` and ``others``, and join the results.
 
-    ``row_size`` is the number of numbers that one row takes while it is worked on. Beyond that, the
-    results are all the memory it needs.
+    ``others`` are tensors, or whatever else gives a tensor for a slice of rows. ``row_size`` is the
+    number of numbers that one row takes while it is worked on. Beyond that, the results are all the
+    memory it needs.
     """
     with torch.no_grad():
         first = function(*(t[:1] for t in (X, *others)))  # tells the shape and the dtype
