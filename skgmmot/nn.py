@@ -38,8 +38,8 @@ class EMLayer(torch.nn.Module):
         How a fit is differentiated: by the implicit function theorem, through all its iterations,
         or through the last one.
     gradient_tol : float, default=1e-6
-        For ``gradient='implicit'``, where a gradient is asked for: how near the fit is brought to the
-        fixed point, in units of the components' spread, before it is differentiated.
+        For ``gradient='implicit'``, where a gradient is asked for: how near the fit is brought to
+        the fixed point, in units of the components' spread, before it is differentiated.
     tol : float, default=1e-6
         EM stops when the mean log-likelihood changes by less than this in one iteration.
     max_iter : int, default=100

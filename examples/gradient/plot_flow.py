@@ -71,14 +71,15 @@ flows = {name: flow(options) for name, options in modes.items()}
 # %%
 # Where the points went with the implicit gradient, and how fast each flow came down.
 #
-# Implicit and warm start reach the target at the same pace, and a warm-started step takes a third of
-# the time or less. The other two get stuck: a few points were flung far away, and a component that
-# has to cover them cannot reach its target. In the paper only *one step* gets stuck. Which one does
-# is a matter of the cloud: of ten such runs (five clouds, steps of this length and half of it), *warm
-# start* reached the target in 10, *one step* in 9, *implicit* in 8 and *automatic* in 5. Where
-# components overlap, the fit depends strongly on a few points, and exact gradients move those
-# furthest; the biased ones move each point along with its component. On groups that stand apart
-# (``cluster_std=0.4``, centres twice as far from each other), all four arrive together.
+# Implicit and warm start reach the target at the same pace, and a warm-started step takes a third
+# of the time or less. The other two get stuck: a few points were flung far away, and a component
+# that has to cover them cannot reach its target. In the paper only *one step* gets stuck. Which
+# one does is a matter of the cloud: of ten such runs (five clouds, steps of this length and half
+# of it), *warm start* reached the target in 10, *one step* in 9, *implicit* in 8 and *automatic*
+# in 5. Where components overlap, the fit depends strongly on a few points, and exact gradients
+# move those furthest; the biased ones move each point along with its component. On groups that
+# stand apart (``cluster_std=0.4``, centres twice as far from each other), all four arrive
+# together.
 
 figure, axes = plt.subplots(1, 3, figsize=(14, 4.5), layout="constrained")
 positions = flows["implicit"][0]
