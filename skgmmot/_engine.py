@@ -244,7 +244,8 @@ class EM:
 
         sums = self.pool.sum(block, len(self.X), row_size=K * d)
         # The sums are about the rounded means; their difference to the exact ones is known.
-        return Statistics(*sums).moved(rounded.means.double() - theta.means)
+        kind = covariance_type_of(theta.covariances)
+        return Statistics(*sums).moved(rounded.means.double() - theta.means, kind)
 
     def total_scatter(self, theta) -> Tensor | None:
         """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, a constant of the samples."""

@@ -15,9 +15,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
+from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.fit import ACCELERATIONS, EMStep, climb, differentiate
-from skgmmot.functional.fixed_point import GRADIENTS
 from skgmmot.functional.mixture import GaussianMixtureParams
 
 NOT_CONVERGED = (
@@ -70,7 +70,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
         How the fit is differentiated when ``X`` (or ``sample_weight``) is a tensor that requires a
         gradient: by the implicit function theorem, through all iterations, or through the last
-        one. Starts are constants.
+        one. Starts are constants, and of several starts the best run is differentiated.
+    gradient_tol : float, default=1e-6
+        For ``gradient='implicit'``, where a gradient is asked for: the fit is polished until it is
+        this near to the fixed point, in units of the components' spread, and the adjoint equation
+        solved to this residual. A warning says where that failed.
     fixed_weights : bool, default=False
         Whether the weights stay ``weights_init``, or uniform: responsibilities use them and EM
         leaves them.
@@ -98,6 +102,10 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Mean log-likelihood of the best fit, before its last M-step.
     lower_bounds_ : list of float
         The same after each of its iterations (extrapolations that were dropped left out).
+    solution_ : Solution
+        Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
+        ``distance``) and, after backward through an implicit gradient, what that found: ``adjoint``,
+        with spectral radius, residual and the error that one_step would have made.
     n_features_in_ : int
         Number of features d.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -111,9 +119,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     Notes
     -----
     One iteration costs ``O(n K d^2)`` (diagonal types: ``O(n K d)``) and needs a few megabytes
-    beyond the data, whatever ``n``. Putting the fit on the graph needs ``O(n K d)`` numbers. The
-    implicit gradient is exact at a fixed point: its error is of the order of the last change of the
-    parameters, so ask for a small ``tol``, such as 1e-8, when gradients matter.
+    beyond the data, whatever ``n``; so does the implicit gradient, at a few iterations' cost. It is
+    exact at a fixed point, so a fit that is asked for it is polished: EM stops by ``tol``, which
+    says when the likelihood has settled, and the parameters are then brought to where EM would end.
 
     References
     ----------
@@ -149,6 +157,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "acceleration": [StrOptions(set(ACCELERATIONS)), None],
         "gradient": [StrOptions(set(GRADIENTS))],
+        "gradient_tol": [Interval(Real, 0.0, None, closed="neither")],
         "fixed_weights": ["boolean"],
         "device": [str, torch.device, None],
     }
@@ -172,6 +181,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         verbose_interval=10,
         acceleration=None,
         gradient="implicit",
+        gradient_tol=1e-6,
         fixed_weights=False,
         device=None,
     ):
@@ -191,6 +201,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self.verbose_interval = verbose_interval
         self.acceleration = acceleration
         self.gradient = gradient
+        self.gradient_tol = gradient_tol
         self.fixed_weights = fixed_weights
         self.device = device
 
@@ -274,10 +285,15 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             raise
         if not runs.best.converged and self.max_iter > 0:
             warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
-        theta = runs.best.value
+        vars(self).pop("solution_", None)
+        solution = runs.best
         if on_graph:
-            theta = self._differentiate(em, X, a, runs)
-        self._set_attributes(theta, origin, X.dtype, kind, runs.best)
+            solution = self._differentiate(em, X, a, runs)
+            self.solution_ = solution._replace(
+                value=solution.value.moved(origin).detach(),
+                previous=solution.previous.moved(origin),
+            )
+        self._set_attributes(solution.value, origin, X.dtype, kind, solution)
         return self
 
     def _run(self, em, warm, runs):
@@ -381,7 +397,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         """Put the end of the fit on the graph of the samples."""
 
         step = EMStep(em, X, sample_weight, runs.start.weights if self.fixed_weights else None)
-        return differentiate(step, runs.start, runs.best, gradient=self.gradient).value
+        return differentiate(
+            step, runs.start, runs.best, gradient=self.gradient, gradient_tol=self.gradient_tol
+        )
 
     def _set_attributes(self, theta, origin, dtype, kind, solution):
         """Show the fit in the user's kind of array and dtype."""

@@ -130,11 +130,17 @@ class CovarianceType:
         """
         return self.estimate(mass, torch.zeros_like(mass).unsqueeze(-1), scatter, reg_covar)
 
-    # --- the derivative of EM ------------------------------------------------------------------
+    # --- the derivative of EM (cotangents may have axes before their own) ------------------------
 
     def pooled(self, n_features: int) -> int:
         """Number of features that one stored number stands for."""
         return 1
+
+    def estimate_pullback(
+        self, mass: Tensor, shift: Tensor, scatter: Tensor, cotangents: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cotangents of mass, shift and scatter from those of `estimate`."""
+        raise NotImplementedError
 
     def score(self, precisions: Tensor, mass: Tensor, scatter: Tensor) -> Tensor:
         """The derivative in ``Sigma`` of ``sum_k mass_k log det Lambda_k - tr(Lambda_k S2_k)``."""
@@ -142,6 +148,22 @@ class CovarianceType:
 
     def quadratic_pullback(self, X: Tensor, cotangents: Tensor) -> Tensor:
         """Cotangents ``(d, b)`` of samples from those of their quadratic features ``(q, b)``."""
+        raise NotImplementedError
+
+    def factor(self, covariances: Tensor) -> Tensor:
+        """``L`` with ``L @ L.T = covariances``."""
+        raise NotImplementedError
+
+    def transpose(self, storage: Tensor) -> Tensor:
+        """Each matrix in storage transposed."""
+        raise NotImplementedError
+
+    def congruence(self, storage: Tensor, factors: Tensor) -> Tensor:
+        """``F.T @ S @ F`` for matrices ``S`` and ``F`` in storage."""
+        raise NotImplementedError
+
+    def squared(self, storage: Tensor, factors: Tensor) -> Tensor:
+        """``F @ (I + S)^2 @ F.T`` for symmetric ``S`` and any ``F`` in storage."""
         raise NotImplementedError
 
     # --- free coordinates ----------------------------------------------------------------------
@@ -214,8 +236,21 @@ class _Matrix(CovarianceType):
 
     def score(self, precisions, mass, scatter):
         if self.shared:
-            mass = mass.sum()
-        return precisions @ scatter @ precisions - mass.view(-1, 1, 1) * precisions
+            mass = mass.sum(-1, keepdim=True)
+        return precisions @ scatter @ precisions - mass[..., None, None] * precisions
+
+    def factor(self, covariances):
+        return torch.linalg.cholesky(covariances)
+
+    def transpose(self, storage):
+        return storage.mT
+
+    def congruence(self, storage, factors):
+        return factors.mT @ storage @ factors
+
+    def squared(self, storage, factors):
+        half = factors + factors @ storage
+        return half @ half.mT
 
     # Free coordinates: Cholesky's factor with the logarithm of its diagonal.
 
@@ -257,6 +292,12 @@ class _Full(_Matrix):
         covariances = scatter / mass[:, None, None] - self.outer(shift, shift)
         return self._regularised(covariances, reg_covar)
 
+    def estimate_pullback(self, mass, shift, scatter, cotangents):
+        cotangents = symmetrize(cotangents)
+        of_scatter = cotangents / mass[:, None, None]
+        of_mass = -(of_scatter * scatter).sum((-2, -1)) / mass
+        return of_mass, -2 * (cotangents @ shift.unsqueeze(-1)).squeeze(-1), of_scatter
+
     def n_quadratic(self, n_features):
         return n_features * (n_features + 1) // 2
 
@@ -277,13 +318,13 @@ class _Full(_Matrix):
 
     def quadratic_coefficients(self, precisions):
         i, j, times = _upper_triangle(precisions.shape[-1], precisions.device)
-        return precisions[:, i, j] * (-times.to(precisions) / 2)
+        return precisions[..., i, j] * (-times.to(precisions) / 2)
 
     def from_quadratic(self, sums, n_features):
         i, j, _ = _upper_triangle(n_features, sums.device)
-        moments = sums.new_empty(len(sums), n_features, n_features)
-        moments[:, i, j] = sums
-        moments[:, j, i] = sums
+        moments = sums.new_empty(*sums.shape[:-1], n_features, n_features)
+        moments[..., i, j] = sums
+        moments[..., j, i] = sums
         return moments
 
 
@@ -306,14 +347,21 @@ class _Tied(_Matrix):
         return array.unsqueeze(0)
 
     def scatter(self, centred, resp):
-        return super().scatter(centred, resp).sum(0, keepdim=True)
+        return super().scatter(centred, resp).sum(-3, keepdim=True)
 
     def outer(self, left, right):
-        return (left.mT @ right).unsqueeze(0)
+        return (left.mT @ right).unsqueeze(-3)
 
     def estimate(self, mass, shift, scatter, reg_covar):
         within = scatter - self.outer(mass.unsqueeze(-1) * shift, shift)
         return self._regularised(within / mass.sum(), reg_covar)
+
+    def estimate_pullback(self, mass, shift, scatter, cotangents):
+        of_scatter = symmetrize(cotangents) / mass.sum()
+        within = scatter - self.outer(mass.unsqueeze(-1) * shift, shift)
+        bent = shift @ of_scatter.squeeze(-3)  # (K, d)
+        of_mass = -(of_scatter * within).sum((-2, -1)) / mass.sum() - (bent * shift).sum(-1)
+        return of_mass, -2 * mass.unsqueeze(-1) * bent, of_scatter
 
     def start(self, mass, scatter, unassigned, reg_covar):
         return self._regularised((scatter + unassigned) / mass.sum(), reg_covar)
@@ -331,7 +379,7 @@ class _Tied(_Matrix):
         return torch.zeros_like(X)
 
     def quadratic_coefficients(self, precisions):
-        return precisions.new_empty(1, 0)
+        return precisions.new_empty(*precisions.shape[:-2], 0)
 
 
 class _Axis(CovarianceType):
@@ -370,6 +418,23 @@ class _Axis(CovarianceType):
 
     def quadratic_pullback(self, X, cotangents):
         return 2 * X * cotangents
+
+    def estimate_pullback(self, mass, shift, scatter, cotangents):
+        of_scatter = cotangents / mass.unsqueeze(-1)
+        of_mass = -(of_scatter * scatter).sum(-1) / mass
+        return of_mass, -2 / self.pooled(shift.shape[-1]) * cotangents * shift, of_scatter
+
+    def factor(self, covariances):
+        return covariances.sqrt()
+
+    def transpose(self, storage):
+        return storage
+
+    def congruence(self, storage, factors):
+        return storage * factors.square()
+
+    def squared(self, storage, factors):
+        return (factors + factors * storage).square()
 
     def to_free(self, covariances, scale):
         return covariances.log()

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.functional.covariance import LOG_2PI, covariance_type_of
+from skgmmot.functional.covariance import LOG_2PI, CovarianceType, covariance_type_of
 from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
 
 
@@ -39,9 +39,8 @@ class Statistics(NamedTuple):
     log_likelihood: Tensor
     """``sum_i a_i log p(x_i)``, a scalar."""
 
-    def moved(self, by: Tensor) -> "Statistics":
+    def moved(self, by: Tensor, kind: CovarianceType) -> "Statistics":
         """The same samples about other centres, ``c - by`` instead of ``c``."""
-        kind = covariance_type_of(self.scatter)
         return self._replace(
             shift=self.shift + self.mass.unsqueeze(-1) * by,
             scatter=kind.move_scatter(self.scatter, self.mass, self.shift, by),
@@ -89,8 +88,8 @@ def moments(theta: GaussianMixtureParams, X: Tensor, resp: Tensor) -> Statistics
     """Sum mass, shift and scatter for given (weighted) responsibilities ``resp (K, n)``."""
     centred = X - theta.means.unsqueeze(1)  # (K, n, d)
     return Statistics(
-        mass=resp.sum(1),
-        shift=(resp.unsqueeze(1) @ centred).squeeze(1),
+        mass=resp.sum(-1),
+        shift=(resp.unsqueeze(-2) @ centred).squeeze(-2),
         scatter=covariance_type_of(theta.covariances).scatter(centred, resp),
         log_likelihood=resp.new_zeros(()),
     )
@@ -220,10 +219,10 @@ class FeatureEStep:
         without ``<x, curvature x> / 2`` where all components share it.
         """
         means = self.theta.means
-        bent = self.kind.apply(means.unsqueeze(1), curvature).squeeze(1)  # (K, d)
+        bent = self.kind.apply(means.unsqueeze(1), curvature).squeeze(-2)  # (K, d)
         constant = constant - (slope * means).sum(-1) - (bent * means).sum(-1) / 2
-        quadratic = self.kind.quadratic_coefficients(curvature).expand(len(means), -1)
-        return torch.cat([slope + bent, constant.unsqueeze(-1), quadratic], dim=1)
+        quadratic = self.kind.quadratic_coefficients(curvature).expand(*bent.shape[:-1], -1)
+        return torch.cat([slope + bent, constant.unsqueeze(-1), quadratic], dim=-1)
 
     def best_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
         """The fastest dtype that keeps enough digits: that of the samples, float64, or None.
@@ -289,5 +288,6 @@ class FeatureEStep:
         means, d = self.theta.means, self.theta.means.shape[1]
         scatter = total_scatter
         if not self.kind.shared:
-            scatter = self.kind.from_quadratic(sums[:, d + 1 :], d)
-        return Statistics(sums[:, d], sums[:, :d], scatter, sums.new_zeros(())).moved(-means)
+            scatter = self.kind.from_quadratic(sums[..., d + 1 :], d)
+        zero = sums.new_zeros(())
+        return Statistics(sums[..., d], sums[..., :d], scatter, zero).moved(-means, self.kind)

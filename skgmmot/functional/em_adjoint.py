@@ -23,15 +23,20 @@ from skgmmot.functional.em import FeatureEStep, Statistics, moments
 from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
 
 
-def score(theta: GaussianMixtureParams, statistics: Statistics) -> GaussianMixtureParams:
+def score(
+    theta: GaussianMixtureParams, precisions: Tensor, statistics: Statistics
+) -> GaussianMixtureParams:
     """Differentiate ``sum_ik r_ik log w_k g_k(x_i)`` in ``theta``, given the moments under ``r``.
 
     Parameters
     ----------
     theta : GaussianMixtureParams
         K components in d dimensions.
+    precisions : Tensor
+        The inverses of its covariances, in storage.
     statistics : Statistics
-        Moments centred at the means, with weights ``r`` of any sign.
+        Moments centred at the means, with weights ``r`` of any sign; they may have axes before
+        their own.
 
     Returns
     -------
@@ -39,13 +44,44 @@ def score(theta: GaussianMixtureParams, statistics: Statistics) -> GaussianMixtu
         The derivatives. A component of weight zero has none in its weight.
     """
     kind = covariance_type_of(theta.covariances)
-    precisions = kind.precisions(kind.precision_factor(theta.covariances))
     share = kind.pooled(theta.means.shape[1]) / 2
     return GaussianMixtureParams(
         weights=torch.where(theta.weights > 0, statistics.mass / theta.weights, 0.0),
-        means=kind.apply(statistics.shift.unsqueeze(1), precisions).squeeze(1),
+        means=kind.apply(statistics.shift.unsqueeze(-2), precisions).squeeze(-2),
         covariances=share * kind.score(precisions, statistics.mass, statistics.scatter),
     )
+
+
+def m_step_pullback(
+    theta: GaussianMixtureParams, statistics: Statistics, u: GaussianMixtureParams
+) -> Statistics:
+    """Return cotangents of the statistics from those of the M-step's mixture.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The mixture that the statistics are centred at.
+    statistics : Statistics
+        Sums over all samples.
+    u : GaussianMixtureParams
+        Cotangents of the next mixture; they may have axes before their own.
+
+    Returns
+    -------
+    Statistics
+        ``c0``, ``c1`` and ``C2``; the log-likelihood has none.
+    """
+    kind = covariance_type_of(theta.covariances)
+    mass = statistics.mass + 10 * torch.finfo(statistics.mass.dtype).eps
+    shift = statistics.shift / mass.unsqueeze(-1)
+    of_mass, of_shift, of_scatter = kind.estimate_pullback(
+        mass, shift, statistics.scatter, u.covariances
+    )
+    of_shift = (of_shift + u.means) / mass.unsqueeze(-1)
+    expected = (u.weights * mass).sum(-1, keepdim=True) / mass.sum()
+    of_weights = (u.weights - expected) / mass.sum()
+    of_mass = of_mass + of_weights - (of_shift * shift).sum(-1)
+    return Statistics(of_mass, of_shift, of_scatter, torch.zeros_like(mass.sum()))
 
 
 class FeatureAdjoint:
@@ -58,26 +94,33 @@ class FeatureAdjoint:
     step : FeatureEStep
         The E-step at the current mixture.
     cotangents : Statistics
-        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric.
+        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric; perhaps
+        several, along axes before these.
     """
+
+    #: Blocks of fewer rows make matrix products slow.
+    min_rows = 512
 
     def __init__(self, step: FeatureEStep, cotangents: Statistics):
         self.step, self.kind = step, step.kind
         self.curvature = -2 * cotangents.scatter / step.kind.pooled(step.theta.means.shape[1])
         self.H = step.of_features(cotangents.mass, cotangents.shift, self.curvature)
-        K, width = self.H.shape
-        self.row_size, self.min_rows = 2 * (K + width), 512
+        K, width = step.coefficients.shape
+        self.row_size = K + width + 2 * (self.H.numel() // width)
+        self.sample_size = 2 * width
 
     def _responsibilities(self, X, sample_weight, buffers):
         """``phi``, ``gamma``, ``r`` and ``sum_k gamma_ik h_ik`` of a block."""
         phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
         resp.div_(total)
-        signed = torch.mm(self.H, phi, out=buffers("signed", resp.shape, torch.float64))
-        expected = (resp * signed).sum(0)
+        shape = (*self.H.shape[:-1], len(X))
+        signed = buffers("signed", shape, torch.float64)
+        torch.mm(self.H.flatten(0, -2), phi, out=signed.view(-1, len(X)))
+        expected = (resp * signed).sum(-2, keepdim=True)
         signed.sub_(expected).mul_(resp)
         if sample_weight is not None:
             signed.mul_(sample_weight)
-        return phi, resp, signed, expected
+        return phi, resp, signed, expected.squeeze(-2)
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor]:
         """Sum ``r @ phi.T`` over one block; those of several blocks add."""
@@ -118,19 +161,23 @@ class CentredAdjoint:
     origin : Tensor of shape (d,)
         What the mixture is relative to.
     cotangents : Statistics
-        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric.
+        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric; perhaps
+        several, along axes before these.
 
     Notes
     -----
     Holds ``(K, b, d)`` for a block of b samples.
     """
 
+    min_rows = 16
+
     def __init__(self, theta: GaussianMixtureParams, origin: Tensor, cotangents: Statistics):
         self.theta, self.origin, self.cotangents = theta, origin, cotangents
         self.kind = covariance_type_of(theta.covariances)
         self.prepared = theta.prepare()
         self.form = cotangents.scatter / self.kind.pooled(theta.means.shape[1])
-        self.row_size, self.min_rows = 2 * theta.means.numel(), 16
+        self.row_size = theta.means.numel() + cotangents.shift.numel()
+        self.sample_size = theta.means.numel()
 
     def _responsibilities(self, X, sample_weight):
         """Samples about the origin, ``gamma``, ``r``, ``C2 y`` and ``sum_k gamma_ik h_ik``."""
@@ -138,13 +185,13 @@ class CentredAdjoint:
         resp = torch.softmax(log_joint(self.prepared, x), dim=0)  # (K, b)
         y = x - self.theta.means.unsqueeze(1)  # (K, b, d)
         bent = self.kind.apply(y, self.form)
-        h = ((self.cotangents.shift.unsqueeze(1) + bent) * y).sum(-1)
-        h += self.cotangents.mass.unsqueeze(1)
-        expected = (resp * h).sum(0)
+        h = ((self.cotangents.shift.unsqueeze(-2) + bent) * y).sum(-1)
+        h += self.cotangents.mass.unsqueeze(-1)
+        expected = (resp * h).sum(-2, keepdim=True)
         signed = resp * (h - expected)
         if sample_weight is not None:
             resp, signed = resp * sample_weight, signed * sample_weight
-        return x, resp, signed, bent, expected
+        return x, resp, signed, bent, expected.squeeze(-2)
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
         """Sum the moments under ``r`` over one block; those of several blocks add."""

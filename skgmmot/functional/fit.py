@@ -3,17 +3,28 @@
 Stands above the engine, which runs the iterations in blocks.
 """
 
+import functools
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from skgmmot import _engine
+from skgmmot.functional.adjoint import (
+    GRADIENTS,
+    Adjoint,
+    InexactGradientWarning,
+    Linearisation,
+    Solver,
+    polish,
+)
 from skgmmot.functional.em import em_step, m_step
-from skgmmot.functional.em_adjoint import CentredAdjoint, FeatureAdjoint, score
-from skgmmot.functional.fixed_point import GRADIENTS, Point, Solution, Squarem, iterate, traced
-from skgmmot.functional.mixture import FreeCoordinates, GaussianMixtureParams
+from skgmmot.functional.em_adjoint import CentredAdjoint, FeatureAdjoint, m_step_pullback, score
+from skgmmot.functional.fixed_point import Point, Solution, Squarem, iterate
+from skgmmot.functional.krylov import SOLVERS
+from skgmmot.functional.mixture import FisherCoordinates, FreeCoordinates, GaussianMixtureParams
 
 #: What may extrapolate the iterations, by name.
 ACCELERATIONS = {"squarem": Squarem}
@@ -30,6 +41,9 @@ def fit_em(
     reg_covar: float = 1e-6,
     fixed_weights: bool = False,
     acceleration: str | None = None,
+    gradient_tol: float = 1e-6,
+    max_polish: int = 1000,
+    solve: str | Solver = "auto",
 ) -> Solution:
     """Fit a mixture by EM from a given start; differentiable in the samples and their weights.
 
@@ -42,7 +56,8 @@ def fit_em(
     sample_weight : Tensor of shape (n,), default=None
         Non-negative weights; None is one each.
     gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
-        How the fit is differentiated, if a tensor requires a gradient.
+        How the fit is differentiated, if a tensor requires a gradient: by the implicit function
+        theorem, through all iterations, or through the last one.
     tol : float, default=1e-3
         EM stops when the mean log-likelihood changes by less than this in one iteration.
     max_iter : int, default=100
@@ -53,6 +68,13 @@ def fit_em(
         Whether the weights stay those of ``theta0``.
     acceleration : {'squarem'}, default=None
         What extrapolates the iterations.
+    gradient_tol : float, default=1e-6
+        For ``gradient='implicit'``: the fit is polished until it is this near to the fixed
+        point, and the adjoint equation solved to this residual.
+    max_polish : int, default=1000
+        Largest number of passes over the samples spent on polishing; 0 leaves the fit as it is.
+    solve : {'auto', 'gmres', 'neumann', 'dense'} or callable, default='auto'
+        Solver of the adjoint equation, ``solve(matvec, b)``.
 
     Returns
     -------
@@ -60,17 +82,23 @@ def fit_em(
         Its ``value`` is the fitted mixture, in the dtype of ``X``, on the graph of ``X`` and
         ``sample_weight``, of the fixed weights, and of ``theta0`` if ``gradient`` is 'automatic'.
     """
-    with torch.no_grad():
-        origin = _engine.origin(X, sample_weight)
-        constants = (X, sample_weight)
-        constants = [None if t is None else t.detach() for t in constants]
+    constants = [None if t is None else t.detach() for t in (X, sample_weight)]
+    origin = _engine.origin(*constants)
     start = theta0.to(dtype=torch.float64).moved(-origin)
     with torch.no_grad(), _engine.workers(X.device) as pool:
         em = _engine.EM(*constants, origin, reg_covar, pool, fixed_weights)
         solution = climb(em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration)
     if any(t is not None and t.requires_grad for t in (*theta0, X, sample_weight)):
         step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
-        solution = differentiate(step, start, solution, gradient=gradient)
+        solution = differentiate(
+            step,
+            start,
+            solution,
+            gradient=gradient,
+            gradient_tol=gradient_tol,
+            max_polish=max_polish,
+            solve=solve,
+        )
     return solution._replace(
         value=solution.value.moved(origin).to(dtype=X.dtype),
         previous=solution.previous.moved(origin).to(dtype=X.dtype),
@@ -127,7 +155,14 @@ def climb(
 
 
 def differentiate(
-    step: "EMStep", theta0: GaussianMixtureParams, solution: Solution, *, gradient: str
+    step: "EMStep",
+    theta0: GaussianMixtureParams,
+    solution: Solution,
+    *,
+    gradient: str = "implicit",
+    gradient_tol: float = 1e-6,
+    max_polish: int = 1000,
+    solve: str | Solver = "auto",
 ) -> Solution:
     """Put the end of a fit on the graph of the samples, their weights and the start.
 
@@ -139,16 +174,58 @@ def differentiate(
         The start of the fit, about the origin of the iteration.
     solution : Solution
         The end of the fit.
-    gradient : {'implicit', 'automatic', 'one_step'}
+    gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
         The strategy.
+    gradient_tol : float, default=1e-6
+        As in `fit_em`, like ``max_polish`` and ``solve``.
+    max_polish : int, default=1000
+        Largest number of passes spent on polishing.
+    solve : str or callable, default='auto'
+        Solver of the adjoint equation.
 
     Returns
     -------
     Solution
-        The same with its value on the graph.
+        The same with its value on the graph; polished, if the gradient is implicit.
+
+    Warns
+    -----
+    InexactGradientWarning
+        If polishing did not come near enough to the fixed point. Backward warns likewise if the
+        adjoint equation could not be solved.
     """
-    options = {"pullback": step.pullback} if gradient == "implicit" else {}
+    options = {}
+    if gradient == "implicit" and solution.n_iter:
+        solution = _polished(step, solution, gradient_tol, max_polish)
+        if isinstance(solve, str):
+            solve = functools.partial(SOLVERS[solve], tol=gradient_tol / 10)
+        options = {"solve": solve, "linearise": step.linearise, "adjoint": solution.adjoint}
     return solution._replace(value=GRADIENTS[gradient](step, theta0, solution, **options))
+
+
+def _polished(step, solution, gradient_tol, max_polish):
+    """The end of a fit at the fixed point, as far as ``max_polish`` goes."""
+    found = polish(
+        step.linearise,
+        solution.value,
+        advance=step.advance,
+        tol=gradient_tol,
+        max_passes=max_polish,
+    )
+    if not found.distance <= gradient_tol:
+        warnings.warn(
+            f"EM was left at a residual of {found.residual:.1e}, about {found.distance:.1e} from "
+            f"its fixed point: further than gradient_tol={gradient_tol:.1e}. Increase max_iter or "
+            "reg_covar, use fewer components, or differentiate with gradient='automatic'.",
+            InexactGradientWarning,
+            stacklevel=4,
+        )
+    return solution._replace(
+        value=found.linear.theta,
+        residual=found.residual,
+        distance=found.distance,
+        adjoint=Adjoint(tol=gradient_tol),
+    )
 
 
 class EMStep:
@@ -172,27 +249,33 @@ class EMStep:
     def __init__(self, em, X, sample_weight=None, fixed_weights=None):
         self.em, self.X, self.sample_weight = em, X, sample_weight
         self.fixed_weights = fixed_weights
+        self._last = None
 
     def __call__(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
         theta = self._weighted(theta)
-        theta_next = _Iteration.apply(self.em, *theta, self.X, self.sample_weight)
+        linear = self.linearise(theta.detach())
+        theta_next = _Iteration.apply(linear, *theta, self.X, self.sample_weight)
         return self._weighted(GaussianMixtureParams(*theta_next))
 
-    def pullback(self, theta: GaussianMixtureParams) -> Callable[[Point], Point]:
-        """Return the map from cotangents of ``F(theta)`` to those of ``theta``."""
-        linear = Linearised(self.em, self._weighted(theta).detach())
-        if self.fixed_weights is None:
-            return linear.pull
-        zero = torch.zeros_like(theta.weights)  # theta has no say in fixed weights
-        return lambda u: linear.pull(u._replace(weights=zero))._replace(weights=zero)
+    def linearise(self, theta: GaussianMixtureParams) -> "LinearisedEM":
+        """The iteration at a mixture; the last one is kept, for it is asked for twice."""
+        if self._last is None or not all(map(torch.equal, self._last.theta, theta)):
+            self._last = LinearisedEM(self.em, theta)
+        return self._last
+
+    def advance(self, theta: GaussianMixtureParams, n_steps: int) -> GaussianMixtureParams:
+        """The mixture after so many accelerated iterations."""
+        with torch.no_grad(), _engine.workers(self.X.device) as pool:
+            em = self.em.with_pool(pool)
+            return climb(em, theta, tol=0.0, max_iter=n_steps, acceleration="squarem").value
 
     def _weighted(self, theta):
         w = self.fixed_weights
         return theta if w is None else theta._replace(weights=w)
 
 
-class Linearised:
-    """One iteration of EM at a mixture, ready to pull cotangents back through it.
+class LinearisedEM(Linearisation):
+    """One iteration of EM at a mixture, and its derivative in Fisher's coordinates.
 
     Parameters
     ----------
@@ -206,26 +289,53 @@ class Linearised:
         self.em, self.theta = em, theta
         with torch.no_grad(), _engine.workers(em.X.device) as pool:
             em = em.with_pool(pool)
-            statistics = em.statistics(theta)
+            self._statistics = em.statistics(theta)
             step, dtype = em.by_features(theta)
-        self._features = None if dtype is None else step
-        self.value = m_step(theta, statistics, em.reg_covar)
-        self._pull_m_step = traced(lambda s: m_step(theta, s, em.reg_covar), statistics)
+            self._features = None if dtype is None else step
+            self.value = m_step(theta, self._statistics, em.reg_covar)
+            share = self._statistics.mass / self._statistics.mass.sum()
+            self._coordinates = FisherCoordinates(theta, share)
+
+    @property
+    def residual(self) -> Tensor:
+        """``F(theta) - theta``."""
+        change = GaussianMixtureParams(
+            *(v - t for v, t in zip(self.value, self.theta, strict=True))
+        )
+        return self._coordinates.of_change(self._unweighted(change))
+
+    def product(self, u: Tensor) -> Tensor:
+        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
+        with torch.no_grad():
+            return self.encode(self._unweighted(self.pull(self._unweighted(self.decode(u)))))
+
+    def encode(self, u: GaussianMixtureParams) -> Tensor:
+        """A cotangent as a vector."""
+        return self._coordinates.of_cotangent(u)
+
+    def decode(self, vector: Tensor) -> GaussianMixtureParams:
+        """A vector as a cotangent."""
+        return self._coordinates.cotangent(vector)
+
+    def moved(self, vector: Tensor) -> GaussianMixtureParams:
+        """The mixture changed by a vector."""
+        return self._coordinates.moved(vector)
 
     def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
-        """Return the cotangent of ``theta``."""
+        """Cotangents of ``theta`` from those of ``F(theta)``."""
         adjoint = self._adjoint(u)
         a, X = self.em.sample_weight, self.em.X
 
         def block(rows, buffers):
             return adjoint.block(X[rows], None if a is None else a[rows], buffers)
 
-        with torch.no_grad(), _engine.workers(X.device) as pool:
+        with _engine.workers(X.device) as pool:
             sums = pool.sum(block, len(X), adjoint.row_size, min_rows=adjoint.min_rows)
-            return score(self.theta, adjoint.moments(*sums))
+        precisions = self._coordinates.precisions
+        return score(self.theta, precisions, adjoint.moments(*sums))
 
     def pull_samples(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
-        """Return the cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
+        """Cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
         adjoint = self._adjoint(u)
         a, X = self.em.sample_weight, self.em.X
         of_X, of_a = torch.empty_like(X), X.new_empty(len(X))
@@ -235,15 +345,21 @@ class Linearised:
                 weights = None if a is None else a[rows]
                 of_X[rows], of_a[rows] = adjoint.samples(X[rows], weights, buffers)
 
-        with torch.no_grad(), _engine.workers(X.device) as pool:
-            row_size, min_rows = adjoint.row_size, adjoint.min_rows
-            for _ in pool.map(over_span, len(X), row_size, min_rows=min_rows):
+        with _engine.workers(X.device) as pool:
+            row_size = adjoint.row_size + adjoint.sample_size
+            for _ in pool.map(over_span, len(X), row_size, min_rows=adjoint.min_rows):
                 pass
         return of_X, of_a
 
+    def _unweighted(self, change):
+        """Theta has no say in weights that are fixed, and they do not move."""
+        if not self.em.fixed_weights:
+            return change
+        return change._replace(weights=torch.zeros_like(change.weights))
+
     def _adjoint(self, u):
-        """The adjoint E-step for a cotangent of the next mixture."""
-        cotangents = self._pull_m_step(u)
+        """The adjoint E-step for cotangents of the next mixture."""
+        cotangents = m_step_pullback(self.theta, self._statistics, u)
         if self._features is not None:
             return FeatureAdjoint(self._features, cotangents)
         return CentredAdjoint(self.theta, self.em.origin, cotangents)
@@ -253,32 +369,30 @@ class _Iteration(torch.autograd.Function):
     """One iteration of EM, with its derivative in blocks."""
 
     @staticmethod
-    def forward(ctx, em, weights, means, covariances, X, sample_weight):
-        theta = GaussianMixtureParams(weights, means, covariances)
-        ctx.save_for_backward(*theta, X, sample_weight)
-        ctx.linear = Linearised(em, theta.detach())
-        return tuple(ctx.linear.value)
+    def forward(ctx, linear, weights, means, covariances, X, sample_weight):
+        ctx.save_for_backward(weights, means, covariances, X, sample_weight)
+        ctx.linear = linear
+        return tuple(linear.value)
 
     @staticmethod
     def backward(ctx, *cotangents):
         linear, needed = ctx.linear, ctx.needs_input_grad[1:]
-        *theta, X, sample_weight = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return None, *_taped(linear.em, theta, X, sample_weight, cotangents, needed)
+            return None, *_taped(linear.em, ctx.saved_tensors, cotangents, needed)
         u = GaussianMixtureParams(*cotangents)
         of_theta = linear.pull(u) if any(needed[:3]) else (None, None, None)
         of_X, of_a = linear.pull_samples(u) if any(needed[3:]) else (None, None)
         return None, *of_theta, of_X, of_a if needed[4] else None
 
 
-def _taped(em, theta, X, sample_weight, cotangents, needed):
+def _taped(em, inputs, cotangents, needed):
     """The derivative of an iteration on autograd's own tape, to be differentiated once more."""
-    inputs = (*theta, X, sample_weight)
-    outputs = em_step(
+    *theta, X, sample_weight = inputs
+    theta_next = em_step(
         GaussianMixtureParams(*theta), X - em.origin, sample_weight, reg_covar=em.reg_covar
     )
     wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True))
+    found = iter(torch.autograd.grad(theta_next, wanted, cotangents, create_graph=True))
     return [next(found) if need else None for need in needed]
 
 

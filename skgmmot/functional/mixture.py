@@ -88,6 +88,87 @@ class FreeCoordinates:
         )
 
 
+class FisherCoordinates:
+    """Coordinates of small changes of a mixture, one unit long where they matter alike.
+
+    They turn the Fisher information of a sample and its component into the identity: the squared
+    length of a change is ``sum_k dw_k^2 / w_k + w_k |L_k^{-1} dm_k|^2 + w_k |L_k^{-1} dSigma_k
+    L_k^{-T}|^2 / 2``, whatever the units of the features. In them the derivative of an EM iteration
+    is symmetric at a fixed point (but for ``reg_covar``): the step is a gradient of the likelihood.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        The mixture that is changed.
+    share : Tensor of shape (K,)
+        The components' share of the samples, ``w`` where weights are free.
+    """
+
+    def __init__(self, mixture: GaussianMixtureParams, share: Tensor):
+        self.mixture, self.kind = mixture, covariance_type_of(mixture.covariances)
+        self.factors = self.kind.factor(mixture.covariances)
+        self.inverses = self.kind.precision_factor(mixture.covariances)
+        self.precisions = self.kind.precisions(self.inverses)
+        # a component without samples has no scale of its own
+        share = torch.where(share > 1e-12, share, 1.0)
+        self.root = share.sqrt()  # (K,)
+        total = share.sum(0, keepdim=True) if self.kind.shared else share
+        total = total * self.kind.pooled(mixture.means.shape[1]) / 2
+        self.spread = total.sqrt().view(-1, *[1] * (mixture.covariances.ndim - 1))
+
+    def of_change(self, change: GaussianMixtureParams) -> Tensor:
+        """A change as a vector."""
+        return self._join(
+            change.weights / self.root,
+            self._rows(change.means, self.inverses) * self.root.unsqueeze(-1),
+            self.kind.congruence(change.covariances, self.inverses) * self.spread,
+        )
+
+    def of_cotangent(self, u: GaussianMixtureParams) -> Tensor:
+        """Cotangents as vectors ``(..., m)``, so that products with changes stay what they are."""
+        return self._join(
+            u.weights * self.root,
+            self._rows(u.means, self.factors) / self.root.unsqueeze(-1),
+            self.kind.congruence(u.covariances, self.factors) / self.spread,
+        )
+
+    def cotangent(self, vector: Tensor) -> GaussianMixtureParams:
+        """The inverse of `of_cotangent`."""
+        weights, means, covariances = self._cut(vector)
+        back = self.kind.transpose(self.inverses)
+        return GaussianMixtureParams(
+            weights / self.root,
+            self._rows(means * self.root.unsqueeze(-1), back),
+            self.kind.congruence(covariances * self.spread, back),
+        )
+
+    def moved(self, vector: Tensor) -> GaussianMixtureParams:
+        """The mixture after a change, to first order; a mixture however long the vector."""
+        weights, means, covariances = self._cut(vector)
+        w, m, _ = self.mixture
+        relative = weights * self.root / w.clamp(min=torch.finfo(w.dtype).tiny)
+        weights = w * (1 + relative / 2).square()
+        means = m + self._rows(means / self.root.unsqueeze(-1), self.kind.transpose(self.factors))
+        # Sigma + dSigma ~ L (I + D / 2)^2 L^T with D = L^{-1} dSigma L^{-T}
+        return GaussianMixtureParams(
+            weights * (w.sum() / weights.sum()),
+            means,
+            self.kind.squared(covariances / (2 * self.spread), self.factors),
+        )
+
+    def _rows(self, rows, storage):
+        return self.kind.apply(rows.unsqueeze(-2), storage).squeeze(-2)
+
+    def _join(self, weights, means, covariances):
+        parts = zip((weights, means, covariances), self.mixture, strict=True)
+        return torch.cat([p.flatten(p.ndim - t.ndim) for p, t in parts], dim=-1)
+
+    def _cut(self, vector):
+        parts = vector.split([t.numel() for t in self.mixture], dim=-1)
+        pairs = zip(parts, self.mixture, strict=True)
+        return [p.reshape(*p.shape[:-1], *t.shape) for p, t in pairs]
+
+
 class PreparedMixture(NamedTuple):
     """A mixture with its covariances factored: what densities are evaluated from."""
 

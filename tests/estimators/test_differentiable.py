@@ -499,14 +499,21 @@ def test_the_fit_is_differentiable_in_the_data(rng, covariance_type, gradient):
     )
 
 
-def test_the_value_of_the_fit_does_not_depend_on_the_gradient(blobs):
+@pytest.mark.parametrize("gradient", ["automatic", "one_step"])
+def test_the_value_of_the_fit_does_not_depend_on_gradients_of_iterations(blobs, gradient):
     X = torch.tensor(blobs)
-    plain = fitted(X)
-    assert not plain.means_.requires_grad
-    for gradient in ["implicit", "automatic", "one_step"]:
-        on_graph = fitted(X.clone().requires_grad_(), gradient=gradient)
-        assert on_graph.covariances_.requires_grad
-        assert torch.allclose(on_graph.means_, plain.means_, rtol=1e-10)
+    plain, on_graph = fitted(X), fitted(X.clone().requires_grad_(), gradient=gradient)
+    assert not plain.means_.requires_grad and on_graph.covariances_.requires_grad
+    assert torch.allclose(on_graph.means_, plain.means_, rtol=1e-10)
+
+
+def test_the_implicit_gradient_is_that_of_the_polished_fit(blobs):
+    model = fitted(torch.tensor(blobs, requires_grad=True))
+    exact = fitted(blobs, tol=1e-14, max_iter=3000)
+    assert np.allclose(model.means_.detach(), exact.means_, rtol=1e-5)
+    assert model.n_iter_ == fitted(blobs).n_iter_
+    assert model.solution_.distance < 1e-6
+    assert not hasattr(fitted(blobs), "solution_")
 
 
 def test_densities_are_differentiable_in_samples_and_parameters(blobs):

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from skgmmot.functional.fixed_point import GRADIENTS, automatic, gmres, implicit, iterate, one_step
+from skgmmot.functional.adjoint import GRADIENTS, automatic, implicit, one_step
+from skgmmot.functional.fixed_point import iterate
+from skgmmot.functional.krylov import gmres
 
 F64 = torch.float64
 

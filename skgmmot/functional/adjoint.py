@@ -1,0 +1,358 @@
+"""Derivatives of a fixed point ``theta = F(theta)``: strategies, and the point made exact.
+
+Nothing here knows of Gaussians. A *gradient strategy* is a function
+``(F, theta0, solution) -> theta`` that puts the end of the loop on the autograd graph:
+
+- `automatic` runs all iterations again on the graph;
+- `one_step` puts the last iteration on it, and forgets how the ones before depend on the data;
+- `implicit` differentiates the equation ``theta = F(theta)``: exact at a fixed point, at the
+  memory of one step. `polish` makes the point exact first.
+
+``F`` is any differentiable callable. What `implicit` and `polish` need of its derivative in
+``theta`` is a `Linearisation`: autograd gives one of anything, a map that knows better brings its
+own.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skgmmot.functional.fixed_point import Point, Solution
+from skgmmot.functional.krylov import Products, auto, gmres
+
+#: Newton's step is trusted up to this length, where one is the spread of a component.
+NEWTON_RADIUS = 0.5
+#: Below this distance, a step that gains nothing is at the end of the digits.
+ROUNDING = 1e-8
+
+Map = Callable[[Point], Point]
+Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+
+
+class Linearisation:
+    """A map ``F`` and its derivative at a point, in coordinates of its own.
+
+    Parameters
+    ----------
+    F : callable
+        The map, whose derivative autograd finds.
+    theta : tuple of Tensor
+        The point. Its entries, one after another, are the coordinates.
+    """
+
+    def __init__(self, F: Map, theta: Point):
+        self.theta = _detached(theta)
+        with torch.enable_grad():
+            self._inputs = _rebuild(theta, [t.clone().requires_grad_() for t in self.theta])
+            self._outputs = F(self._inputs)
+
+    def product(self, u: Tensor) -> Tensor:
+        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
+        if u.ndim > 1:
+            return torch.stack([self.product(row) for row in u])
+        # A leaf that F leaves constant has no derivative, and no part in the product.
+        moving = [t.requires_grad for t in self._outputs]
+        pairs = zip(self._outputs, self.decode(u), strict=True)
+        outputs, cotangents = zip(
+            *(p for p, moves in zip(pairs, moving, strict=True) if moves), strict=True
+        )
+        return self.encode(
+            torch.autograd.grad(
+                outputs, self._inputs, cotangents, retain_graph=True, materialize_grads=True
+            )
+        )
+
+    def encode(self, u: Point) -> Tensor:
+        """A cotangent as a vector."""
+        return _flatten(u)
+
+    def decode(self, vector: Tensor) -> Point:
+        """A vector as a cotangent."""
+        return _unflatten(vector, self.theta)
+
+
+class InexactGradientWarning(UserWarning):
+    """An implicit gradient may be further off than its tolerance."""
+
+
+@dataclass
+class Adjoint:
+    """What backward through `implicit` found out; empty before.
+
+    Parameters
+    ----------
+    tol : float, default=inf
+        Largest residual without a warning.
+    n_products : int, default=0
+        Products with the transposed derivative of one step.
+    residual : float, default=nan
+        Residual of the adjoint equation, relative to its right-hand side.
+    spectral_radius : float, default=nan
+        Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it.
+    one_step_error : float, default=nan
+        Estimate of the relative error that `one_step` would have made.
+    """
+
+    tol: float = math.inf
+    n_products: int = 0
+    residual: float = math.nan
+    spectral_radius: float = math.nan
+    one_step_error: float = math.nan
+
+    def note(self, products: Products, u: Tensor, v: Tensor) -> None:
+        """Take note of the solution ``u`` of ``(I - dF/dtheta^T) u = v``."""
+        self.n_products = len(products)
+        self.residual = products.residual(u, v)
+        self.spectral_radius = float((1 - products.ritz_values()).abs().max())
+        self.one_step_error = float(torch.linalg.vector_norm(u - v) / torch.linalg.vector_norm(u))
+        if not self.residual <= self.tol:
+            warnings.warn(
+                f"The adjoint equation was solved to a relative residual of {self.residual:.1e} > "
+                f"gradient_tol={self.tol:.1e}. Take another solver, or a larger gradient_tol.",
+                InexactGradientWarning,
+                stacklevel=2,
+            )
+
+
+def automatic(F: Map, theta0: Point, solution: Solution) -> Point:
+    """Unroll: run the iterations of ``solution`` again from ``theta0``, on the graph.
+
+    Memory grows with the number of iterations.
+    """
+    theta = theta0
+    for _ in range(solution.n_iter):
+        theta = F(theta)
+    return theta
+
+
+def one_step(F: Map, theta0: Point, solution: Solution) -> Point:
+    """Put only the last iteration on the graph; biased by the contraction rate of ``F``."""
+    return F(_detached(solution.previous)) if solution.n_iter else theta0
+
+
+def implicit(
+    F: Map,
+    theta0: Point,
+    solution: Solution,
+    *,
+    solve: Solver = auto,
+    linearise: Callable[[Point], Linearisation] | None = None,
+    adjoint: Adjoint | None = None,
+) -> Point:
+    """Differentiate ``theta = F(theta)`` itself, by the implicit function theorem.
+
+    The invariant is ``F(theta) == theta``. With ``v`` the cotangent of the fixed point, backward
+    solves ``(I - dF/dtheta^T) u = v``, each product one vector-Jacobian product of one step, and
+    hands ``u`` to that step. The error is of the order of the residual ``F(theta) - theta``.
+
+    Parameters
+    ----------
+    F : callable
+        One step, differentiable.
+    theta0 : tuple of Tensor
+        Returned if there was no iteration.
+    solution : Solution
+        The end of the loop.
+    solve : callable, default=auto
+        ``solve(matvec, b)``, the linear solver; see `skgmmot.functional.krylov`.
+    linearise : callable, default=None
+        ``linearise(theta)`` is the `Linearisation` of ``F`` at a point; None is autograd's.
+    adjoint : Adjoint, default=None
+        Where backward takes notes.
+
+    Returns
+    -------
+    tuple of Tensor
+        The fixed point, on the graph of whatever ``F`` closes over.
+
+    Raises
+    ------
+    RuntimeError
+        In backward, if it is asked to build a graph: the gradient is differentiable once.
+
+    References
+    ----------
+    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, implicit differentiation of EM.
+    """
+    if not solution.n_iter:
+        return theta0
+    constant = _detached(solution.value)
+    linear = Linearisation(F, constant) if linearise is None else linearise(constant)
+    flat = _flatten(F(constant))
+
+    def solved(v: Tensor | None) -> Tensor | None:
+        if v is None or not v.any():
+            return v
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "implicit gradients must be differentiated once, got create_graph=True. Use the "
+                "strategy 'automatic' for derivatives of derivatives."
+            )
+        right = linear.encode(_unflatten(v, constant))
+        products = Products(lambda u: u - linear.product(u))
+        u = solve(products, right)
+        if adjoint is not None and len(products):
+            adjoint.note(products, u, right)
+        return _flatten(linear.decode(u))
+
+    if flat.requires_grad:
+        flat.register_hook(solved)
+    # The value is the fixed point itself; only the derivative is that of the further step.
+    flat = _flatten(constant) + (flat - flat.detach())
+    return _unflatten(flat, constant)
+
+
+# --- the fixed point itself --------------------------------------------------------------------
+
+
+class Polished(NamedTuple):
+    """A fixed point found to a tolerance."""
+
+    linear: Linearisation
+    """The map at the point."""
+    residual: float
+    """``|F(theta) - theta|``."""
+    distance: float
+    """Estimate of the distance to the fixed point."""
+    n_passes: int
+    """Evaluations of ``F`` and of products."""
+
+
+def polish(
+    linearise: Callable[[Point], Linearisation],
+    theta: Point,
+    *,
+    advance: Callable[[Point, int], Point],
+    tol: float,
+    max_passes: int,
+) -> Polished:
+    """Find the fixed point near ``theta`` by Newton's method, and by ``F`` where that is no use.
+
+    Newton's step solves ``(I - dF/dtheta) delta = F(theta) - theta``. In coordinates in which the
+    derivative is symmetric near the fixed point, the products of `implicit` serve here too, and
+    their Ritz values tell whether ``F`` contracts: a fixed point that repels, such as a saddle of
+    the objective, is left to ``F`` itself.
+
+    Parameters
+    ----------
+    linearise : callable
+        ``linearise(theta)`` is a `Linearisation` with ``residual`` and ``moved(vector)``, in
+        coordinates in which the derivative is symmetric.
+    theta : tuple of Tensor
+        Where to start.
+    advance : callable
+        ``advance(theta, n)`` is the point after ``n`` iterations of ``F``.
+    tol : float
+        Bound on the distance to the fixed point.
+    max_passes : int
+        Where to give up: about so many evaluations of ``F`` and products.
+
+    Returns
+    -------
+    Polished
+        The point and what is known of it.
+    """
+    here, step, n_passes, n_steps = linearise(theta), None, 1, 4
+    while True:
+        step = _newton_step(here) if step is None else step
+        n_passes += step.n_products
+        if step.length <= tol or n_passes >= max_passes:
+            return Polished(here, _length(here.residual), step.length, n_passes)
+        if step.trusted:
+            ahead = linearise(here.moved(step.delta))
+            gain = _length(ahead.residual) / _length(here.residual)
+            if step.length * gain <= tol:
+                return Polished(ahead, _length(ahead.residual), step.length * gain, n_passes + 1)
+            following = _newton_step(ahead)
+            n_passes += 1
+            if following.trusted and following.length < step.length / 2:
+                here, step = ahead, following
+                continue
+            n_passes += following.n_products
+        n_steps = min(n_steps, max_passes - n_passes)
+        here, step = linearise(advance(here.theta, n_steps)), None
+        n_passes += n_steps + 1
+        n_steps *= 2
+
+
+class _NewtonStep(NamedTuple):
+    delta: Tensor
+    length: float
+    trusted: bool
+    n_products: int
+
+
+def _newton_step(linear: Linearisation) -> _NewtonStep:
+    """Solve ``(I - dF/dtheta) delta = F(theta) - theta``, roughly at first."""
+    size = _length(linear.residual)
+    if size == 0:
+        return _NewtonStep(linear.residual, 0.0, True, 0)
+    products = Products(lambda u: u - linear.product(u))
+    delta = auto(products, linear.residual, tol=min(0.1, size))
+    length = _length(delta)
+    contracts = float(products.ritz_values().real.min()) > 0
+    return _NewtonStep(delta, length, contracts and length < NEWTON_RADIUS, len(products))
+
+
+def _length(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))
+
+
+def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
+    """Estimate the largest modulus of an eigenvalue of ``dF/dtheta``.
+
+    The rate at which the iteration converges, and the relative error of `one_step` in the
+    direction in which it converges slowest.
+
+    Parameters
+    ----------
+    linear : Linearisation
+        The map at its fixed point.
+    n_products : int, default=30
+        Dimension of the Krylov space of the estimate.
+
+    Returns
+    -------
+    float
+        The largest Ritz value, never larger than the truth for a symmetric derivative.
+    """
+    size = _flatten(linear.theta).numel()
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn(size, generator=generator, dtype=torch.float64).to(_flatten(linear.theta))
+    products = Products(lambda u: u - linear.product(u))
+    gmres(products, b, tol=0.0, max_iter=n_products)
+    return float((1 - products.ritz_values()).abs().max())
+
+
+#: Gradient strategies by name.
+GRADIENTS = {"implicit": implicit, "automatic": automatic, "one_step": one_step}
+
+
+# --- points as vectors -------------------------------------------------------------------------
+
+
+def _detached(theta: Point) -> Point:
+    """The same point as a constant."""
+    return _rebuild(theta, [t.detach() for t in theta])
+
+
+def _rebuild(like: Point, leaves) -> Point:
+    """Put leaves into the kind of tuple that ``like`` is."""
+    return type(like)(*leaves) if hasattr(like, "_fields") else tuple(leaves)
+
+
+def _flatten(theta: Point) -> Tensor:
+    """Concatenate the leaves of a point."""
+    return torch.cat([t.reshape(-1) for t in theta])
+
+
+def _unflatten(flat: Tensor, like: Point) -> Point:
+    """Cut vectors ``(..., m)`` into the shapes of a point."""
+    parts = flat.split([t.numel() for t in like], dim=-1)
+    shapes = [(*flat.shape[:-1], *t.shape) for t in like]
+    return _rebuild(like, [p.reshape(s) for p, s in zip(parts, shapes, strict=True)])

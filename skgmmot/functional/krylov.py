@@ -1,0 +1,174 @@
+"""Linear systems, and spectra, from products alone.
+
+A linear operator is a function ``matvec (..., m) -> (..., m)`` of row vectors. A *solver* is a
+function ``solve(matvec, b) -> x``.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Operator = Callable[[Tensor], Tensor]
+
+#: Up to this many unknowns, all products at once cost less than those of a Krylov space in turn.
+SMALL = 40
+
+
+def gmres(matvec: Operator, b: Tensor, *, tol: float = 1e-10, max_iter: int = 200) -> Tensor:
+    """Solve ``matvec(x) = b`` by GMRES without restart, on the device of ``b``.
+
+    Parameters
+    ----------
+    matvec : callable
+        The linear operator, ``(m,) -> (m,)``.
+    b : Tensor of shape (m,)
+        The right-hand side.
+    tol : float, default=1e-10
+        Bound on the residual relative to ``b``.
+    max_iter : int, default=200
+        Largest number of products.
+
+    Returns
+    -------
+    Tensor of shape (m,)
+        The solution with the smallest residual in the Krylov space reached.
+    """
+    norm = torch.linalg.vector_norm(b)
+    if norm == 0:
+        return torch.zeros_like(b)
+    size = min(max_iter, b.numel())
+    basis = [b / norm]
+    hessenberg = torch.zeros(size + 1, size, dtype=torch.float64)
+    rhs = torch.zeros(size + 1, dtype=torch.float64)
+    rhs[0] = norm
+    for j in range(size):
+        w = matvec(basis[j])
+        stacked = torch.stack(basis)
+        for _ in range(2):  # classical Gram-Schmidt, twice, is as orthogonal as modified
+            h = stacked @ w
+            w = w - h @ stacked
+            hessenberg[: j + 1, j] += h.to(hessenberg)
+        length = torch.linalg.vector_norm(w)
+        hessenberg[j + 1, j] = length
+        H, r = hessenberg[: j + 2, : j + 1], rhs[: j + 2]
+        y = torch.linalg.lstsq(H, r.unsqueeze(1)).solution.squeeze(1)
+        residual = torch.linalg.vector_norm(H @ y - r) / rhs[0]
+        if residual <= tol or length <= 1e-14:
+            break
+        basis.append(w / length)
+    return y.to(b) @ torch.stack(basis[: len(y)])
+
+
+def neumann(matvec: Operator, b: Tensor, *, tol: float = 1e-10, n_terms: int = 1000) -> Tensor:
+    """Solve ``matvec(x) = b`` by the series ``x = sum_j (I - matvec)^j b``.
+
+    Parameters
+    ----------
+    matvec : callable
+        The linear operator, at a spectral distance below one from the identity.
+    b : Tensor of shape (m,)
+        The right-hand side.
+    tol : float, default=1e-10
+        The series ends with a term of this size, relative to ``b``.
+    n_terms : int, default=1000
+        Largest number of terms; 1 is ``b`` itself.
+
+    Returns
+    -------
+    Tensor of shape (m,)
+        The sum of the terms.
+    """
+    term = total = b
+    for _ in range(n_terms - 1):
+        term = term - matvec(term)
+        total = total + term
+        if torch.linalg.vector_norm(term) <= tol * torch.linalg.vector_norm(b):
+            break
+    return total
+
+
+def dense(matvec: Operator, b: Tensor, *, tol: float | None = None) -> Tensor:
+    """Solve ``matvec(x) = b`` by the matrix of the operator.
+
+    Parameters
+    ----------
+    matvec : callable
+        The linear operator, ``(m, m) -> (m, m)`` row by row.
+    b : Tensor of shape (m,)
+        The right-hand side.
+    tol : None
+        Ignored: the solution is exact.
+
+    Returns
+    -------
+    Tensor of shape (m,)
+        The solution.
+    """
+    rows = matvec(torch.eye(b.numel(), dtype=b.dtype, device=b.device))
+    return torch.linalg.solve(rows.mT, b)
+
+
+def auto(matvec: Operator, b: Tensor, *, tol: float = 1e-10) -> Tensor:
+    """Solve ``matvec(x) = b`` by `dense` if it is small, and by `gmres` otherwise.
+
+    Parameters
+    ----------
+    matvec : callable
+        The linear operator.
+    b : Tensor of shape (m,)
+        The right-hand side.
+    tol : float, default=1e-10
+        Bound on the residual relative to ``b``.
+
+    Returns
+    -------
+    Tensor of shape (m,)
+        The solution.
+    """
+    return (dense if b.numel() <= SMALL else gmres)(matvec, b, tol=tol)
+
+
+#: Solvers by name.
+SOLVERS = {"auto": auto, "gmres": gmres, "neumann": neumann, "dense": dense}
+
+
+class Products:
+    """An operator that remembers its products, and what they tell of it.
+
+    Parameters
+    ----------
+    matvec : callable
+        The linear operator.
+    """
+
+    def __init__(self, matvec: Operator):
+        self._matvec = matvec
+        self._inputs: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """The product, remembered."""
+        product = self._matvec(u)
+        self._inputs.append(u.reshape(-1, u.shape[-1]))
+        self._outputs.append(product.reshape(-1, u.shape[-1]))
+        return product
+
+    def __len__(self) -> int:
+        return sum(len(u) for u in self._inputs)
+
+    def ritz_values(self) -> Tensor:
+        """Eigenvalues of the operator on the space of what it was applied to (Rayleigh-Ritz)."""
+        left, sizes, right = torch.linalg.svd(torch.cat(self._inputs).mT, full_matrices=False)
+        rank = int((sizes > 1e-10 * sizes[0]).sum())
+        basis = left[:, :rank]  # (m, r)
+        images = torch.cat(self._outputs).mT @ (right[:rank].mT / sizes[:rank])
+        return torch.linalg.eigvals(basis.mT @ images)
+
+    def residual(self, x: Tensor, b: Tensor) -> float:
+        """``|matvec(x) - b| / |b|``, without a product where ``x`` is a sum of earlier inputs."""
+        inputs, outputs = torch.cat(self._inputs), torch.cat(self._outputs)
+        y = torch.linalg.lstsq(inputs.mT, x.unsqueeze(1)).solution.squeeze(1)
+        known = torch.linalg.vector_norm(y @ inputs - x) <= 1e-12 * torch.linalg.vector_norm(x)
+        image = y @ outputs if known else self._matvec(x)
+        return float(torch.linalg.vector_norm(image - b) / torch.linalg.vector_norm(b))
