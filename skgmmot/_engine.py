@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import FeatureEStep, Statistics, e_step, m_step
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
 
 #: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
 BLOCK_SIZE = {"cpu": 2**18, "other": 2**24}
@@ -246,6 +246,17 @@ class EM:
         # The sums are about the rounded means; their difference to the exact ones is known.
         kind = covariance_type_of(theta.covariances)
         return Statistics(*sums).moved(rounded.means.double() - theta.means, kind)
+
+    def overlap(self, theta) -> Tensor:
+        """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""
+        mixture = theta.prepare()
+
+        def block(rows, buffers):
+            x, a = self.rows(rows)
+            resp = log_responsibilities(mixture, x.double()).exp()
+            return ((resp if a is None else resp * a) @ resp.mT,)
+
+        return self.pool.sum(block, len(self.X), row_size=theta.means.numel())[0]
 
     def total_scatter(self, theta) -> Tensor | None:
         """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, a constant of the samples."""

@@ -11,13 +11,15 @@ from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.fit import ACCELERATIONS, EMStep, climb, differentiate
+from skgmmot.functional.entropic import entropic_ot_objective
+from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep
 from skgmmot.functional.mixture import GaussianMixtureParams
 
 NOT_CONVERGED = (
@@ -47,8 +49,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Largest number of EM iterations; 0 keeps the start.
     n_init : int, default=1
         Number of starts; the fit of largest lower bound is kept.
-    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        How to start.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'sinkhorn'}, \
+            default='kmeans'
+        How to start. ``'sinkhorn'`` runs Sinkhorn-EM from random samples and small covariances of
+        the data's shape: slower than k-means, indifferent to the features' scales and directions,
+        and seldom far from the best likelihood. Given means and precisions start its first run.
     weights_init : array-like of shape (n_components,), default=None
         Weights to start from, and to keep if ``fixed_weights``.
     means_init : array-like of shape (n_components, n_features), default=None
@@ -63,6 +68,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         1 prints the iterations, 2 also times and changes.
     verbose_interval : int, default=10
         Iterations between prints.
+    e_step : {'posterior', 'sinkhorn'}, default='posterior'
+        What responsibilities are: posterior probabilities, or the plan of entropic transport that
+        gives every component its weight of the samples (Sinkhorn-EM). The weights then stay
+        ``weights_init``, or uniform; an iteration takes three passes, and the fit seldom depends
+        on its start.
     acceleration : {'squarem'}, default=None
         Whether to extrapolate EM: the same likelihood in fewer passes over the data where
         components overlap and ``tol`` is small, never a smaller likelihood from one iteration to
@@ -102,10 +112,12 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Mean log-likelihood of the best fit, before its last M-step.
     lower_bounds_ : list of float
         The same after each of its iterations (extrapolations that were dropped left out).
+    entropic_ot_gap_ : float
+        For ``e_step='sinkhorn'``: what `entropic_ot_gap` gives on the samples of the fit.
     solution_ : Solution
         Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
-        ``distance``) and, after backward through an implicit gradient, what that found: ``adjoint``,
-        with spectral radius, residual and the error that one_step would have made.
+        ``distance``) and, after backward through an implicit gradient, what that found:
+        ``adjoint``, with spectral radius, residual and the error that one_step would have made.
     n_features_in_ : int
         Number of features d.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -126,6 +138,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     References
     ----------
     .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025.
+    .. [2] Mena, Nejatbakhsh, Varol and Niles-Weed 2020, Sinkhorn-EM.
+    .. [3] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
 
     Examples
     --------
@@ -147,7 +161,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
+        "init_params": [StrOptions(_init.STARTS)],
         "weights_init": ["array-like", torch.Tensor, None],
         "means_init": ["array-like", torch.Tensor, None],
         "precisions_init": ["array-like", torch.Tensor, None],
@@ -155,6 +169,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "e_step": [StrOptions(set(E_STEPS))],
         "acceleration": [StrOptions(set(ACCELERATIONS)), None],
         "gradient": [StrOptions(set(GRADIENTS))],
         "gradient_tol": [Interval(Real, 0.0, None, closed="neither")],
@@ -179,6 +194,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         warm_start=False,
         verbose=0,
         verbose_interval=10,
+        e_step="posterior",
         acceleration=None,
         gradient="implicit",
         gradient_tol=1e-6,
@@ -199,6 +215,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.e_step = e_step
         self.acceleration = acceleration
         self.gradient = gradient
         self.gradient_tol = gradient_tol
@@ -271,6 +288,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         a = _arrays.sample_weights(sample_weight, X)
         self._check_enough(X, a)
         _check_range(X)
+        self._check_e_step()
         on_graph = self._check_gradient(X, a, kind)
         constants = (X.detach(), None if a is None else a.detach())
         origin = _engine.origin(*constants)
@@ -285,7 +303,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             raise
         if not runs.best.converged and self.max_iter > 0:
             warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
-        vars(self).pop("solution_", None)
+        for name in ("solution_", "entropic_ot_gap_"):
+            vars(self).pop(name, None)
         solution = runs.best
         if on_graph:
             solution = self._differentiate(em, X, a, runs)
@@ -294,12 +313,15 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 previous=solution.previous.moved(origin),
             )
         self._set_attributes(solution.value, origin, X.dtype, kind, solution)
+        if self._weights_stay_by_e_step():
+            self.entropic_ot_gap_ = self._entropic_ot_gap(*constants)
         return self
 
     def _run(self, em, warm, runs):
         """EM from every start."""
         for theta0, objective in self._starts(em, warm, runs.log):
             runs.begin(theta0)
+            climb, _ = E_STEPS[self.e_step]
             solution = climb(
                 em,
                 theta0,
@@ -338,6 +360,17 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             )
         return True
 
+    def _weights_stay_by_e_step(self) -> bool:
+        """Whether the weights are prescribed to a balanced E-step."""
+        return self.e_step == "sinkhorn"
+
+    def _check_e_step(self):
+        if self._weights_stay_by_e_step() and self.acceleration is not None:
+            raise ValueError(
+                f"acceleration must be None with e_step='sinkhorn', got {self.acceleration!r}, "
+                "which extrapolates plain EM. Set one of the two back."
+            )
+
     def _starts(self, em, warm, log):
         """Yield the start of each run and the objective that its first change is against."""
         if warm:
@@ -349,6 +382,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         for run in range(self.n_init):
             log.start(run)
             yield self._start(em, given, rng), -math.inf
+            if self.init_params == "sinkhorn":
+                given = (given[0], None, None)  # it would bring the same start again
 
     def _warm_start(self, em):
         expected = (self.n_components, em.X.shape[1])
@@ -365,7 +400,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         shape = (self.n_components, em.X.shape[1])
         to = {"dtype": torch.float64, "device": em.X.device}
         weights, means, covariances = None, None, None
-        if self.fixed_weights:
+        if self.fixed_weights or self._weights_stay_by_e_step():
             weights = torch.full((self.n_components,), 1 / self.n_components, **to)
         if self.weights_init is not None:
             weights = _init.check_weights(self.weights_init, self.n_components).to(**to)
@@ -380,6 +415,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     def _start(self, em, given, rng) -> GaussianMixtureParams:
         """One start: what is given, and for the rest the moments of an assignment."""
+        if self.init_params == "sinkhorn":
+            return _init.balanced(em, given, self._covariance(), self.n_components, rng)
         if all(part is not None for part in given):
             return GaussianMixtureParams(*given)
         assignment = _init.assign(self.init_params, em, self.n_components, rng)
@@ -391,12 +428,62 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             *(f if g is None else g for f, g in zip(found, given, strict=True))
         )
 
+    # --- the entropic reading ------------------------------------------------------------------
+
+    def entropic_ot_gap(self, X, sample_weight=None):
+        """Compute how much balancing the components would cost.
+
+        Maximum likelihood is entropic transport from samples to components that is free to choose
+        what each component receives; the gap is what it costs in addition to give each its weight.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        float
+            The balanced transport cost less the negative mean log-likelihood: not negative, and
+            zero where the responsibilities share out the samples by ``weights_``, as at every
+            fixed point of EM on its own samples.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` or ``sample_weight`` is invalid.
+
+        Notes
+        -----
+        Holds ``O(n K)`` numbers.
+
+        References
+        ----------
+        .. [1] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
+        """
+        check_is_fitted(self)
+        X, _ = _arrays.samples(self, X, reset=False)
+        return self._entropic_ot_gap(X, _arrays.sample_weights(sample_weight, X))
+
+    def _entropic_ot_gap(self, X, sample_weight):
+        theta = self._params(dtype=torch.float64, device=X.device).detach()
+        samples = (X.detach().double(), None if sample_weight is None else sample_weight.double())
+        free, balanced = (
+            float(entropic_ot_objective(theta, *samples, balanced=b)) for b in (False, True)
+        )
+        return max(balanced - free, 0.0)
+
     # --- results -------------------------------------------------------------------------------
 
     def _differentiate(self, em, X, sample_weight, runs):
         """Put the end of the fit on the graph of the samples."""
 
         step = EMStep(em, X, sample_weight, runs.start.weights if self.fixed_weights else None)
+        _, differentiate = E_STEPS[self.e_step]
         return differentiate(
             step, runs.start, runs.best, gradient=self.gradient, gradient_tol=self.gradient_tol
         )

@@ -18,6 +18,8 @@ one, for weights that are prescribed: each component must then take its share of
 far fewer starts go astray.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -28,6 +30,8 @@ from skgmmot.functional.mixture import GaussianMixtureParams, PreparedMixture, l
 
 #: Sinkhorn updates between two M-steps, and their over-relaxation (1 is plain, 2 diverges).
 UPDATES, RELAXATION = 2, 1.5
+#: How fast the allowed imbalance falls from one iteration to the next, and where it stays.
+TIGHTENING, BALANCED = 0.9, 1e-12
 
 
 def entropic_ot_objective(
@@ -77,36 +81,61 @@ def entropic_ot_objective(
     """
     a = torch.full_like(X[:, 0], 1 / len(X)) if sample_weight is None else sample_weight
     a = a / a.sum()
+    X = torch.where((a > 0).unsqueeze(1), X, 0.0)  # a sample of weight zero is absent, wherever
     log_g = log_joint(theta.prepare()._replace(log_weights=torch.zeros_like(theta.weights)), X)
     if not balanced:
         return -_mean_log_density(theta.weights.log(), log_g, a)
-    log_tilt = balance(theta.weights.detach(), log_g.detach(), a.detach())
+    dense = functools.partial(_dense_dual, log_g=log_g.detach(), a=a.detach())
+    log_tilt = balance(theta.weights.detach(), dense)
     prescribed = theta.weights @ (log_tilt - theta.weights.log())
     return prescribed - _mean_log_density(log_tilt, log_g, a)
 
 
 def _mean_log_density(log_weights: Tensor, log_g: Tensor, a: Tensor) -> Tensor:
-    """``sum_i a_i log sum_k t_k g_k(x_i)``; a sample of weight zero is absent."""
-    log_p = torch.logsumexp(log_weights.unsqueeze(1) + log_g, dim=0)
-    return (a * torch.where(a > 0, log_p, 0.0)).sum()
+    """``sum_i a_i log sum_k t_k g_k(x_i)``."""
+    return a @ torch.logsumexp(log_weights.unsqueeze(1) + log_g, dim=0)
+
+
+class Dual(NamedTuple):
+    """The concave problem of balance at a tilt ``log t``."""
+
+    value: Tensor
+    """``sum_i a_i log sum_k t_k g_k(x_i)``."""
+    share: Tensor
+    """What each component receives, ``(K,)``."""
+    overlap: Callable[[], Tensor]
+    """``sum_i a_i gamma_ik gamma_il (K, K)``, when it is asked for."""
+
+
+def _dense_dual(log_tilt: Tensor, log_g: Tensor, a: Tensor) -> Dual:
+    """The problem on log-densities ``(K, n)`` in memory."""
+    log_resp = torch.log_softmax(log_tilt.unsqueeze(1) + log_g, dim=0)
+    share = torch.logsumexp(log_resp + a.log(), dim=1).exp()
+    value = _mean_log_density(log_tilt, log_g, a)
+    return Dual(value, share, lambda: (log_resp.exp() * a) @ log_resp.mT.exp())
 
 
 def balance(
-    weights: Tensor, log_g: Tensor, a: Tensor, *, tol: float = 1e-13, max_iter: int = 200
+    weights: Tensor,
+    dual: Callable[[Tensor], Dual],
+    *,
+    start: Tensor | None = None,
+    tol: float = 1e-13,
+    max_iter: int = 200,
 ) -> Tensor:
     """Find the tilted weights whose responsibilities share out the samples as prescribed.
 
     ``max_t sum_k w_k log t_k - sum_i a_i log sum_k t_k g_k(x_i)``, by damped Newton steps in
-    ``log t``, and a Sinkhorn update wherever one of them fails.
+    ``log t``, and Sinkhorn updates where these fail.
 
     Parameters
     ----------
     weights : Tensor of shape (K,)
         The prescribed shares ``w``, positive, of sum one.
-    log_g : Tensor of shape (K, n)
-        Log-densities of the components at the samples.
-    a : Tensor of shape (n,)
-        Weights of the samples, of sum one.
+    dual : callable
+        ``log t -> Dual``.
+    start : Tensor of shape (K,), default=None
+        ``log t`` to start from; None is ``log w``.
     tol : float, default=1e-13
         Bound on ``sum_k |share_k - w_k|``, raised to what the dtype can tell.
     max_iter : int, default=200
@@ -122,42 +151,56 @@ def balance(
     RuntimeError
         If it takes more steps.
     """
-    tol = max(tol, 16 * len(weights) * torch.finfo(log_g.dtype).eps)
-    log_tilt, identity = weights.log(), torch.eye(len(weights)).to(log_g)
+    weights = weights / weights.sum()  # in this dtype
+    tol = max(tol, 16 * len(weights) * torch.finfo(weights.dtype).eps)
+    log_tilt = weights.log() if start is None else start
+    here = dual(log_tilt)
     for _ in range(max_iter):
-        resp = torch.softmax(log_tilt.unsqueeze(1) + log_g, dim=0)  # (K, n)
-        shared = resp * a
-        share = shared.sum(1)
-        missing = weights - share
-        if float(missing.abs().sum()) < tol:
-            return torch.log_softmax(log_tilt, dim=0)
-        curvature = torch.diag(share) - shared @ resp.mT  # (K, K), singular along constants
-        newton = torch.linalg.lstsq(
-            curvature + curvature.diagonal().mean() * 1e-14 * identity, missing.unsqueeze(1)
-        ).solution.squeeze(1)
-        tiny = torch.finfo(share.dtype).tiny
-        sinkhorn = weights.log() - share.clamp(min=tiny).log()
-        log_tilt = log_tilt + _climbing(log_tilt, newton, sinkhorn, missing, weights, log_g, a)
+        if imbalance(here.share, weights) < tol:
+            return log_tilt
+        step, here = _climbing(log_tilt, here, weights, dual)
+        log_tilt = log_tilt + step
+        shift = torch.logsumexp(log_tilt, dim=0)
+        log_tilt, here = log_tilt - shift, here._replace(value=here.value - shift)
     raise RuntimeError(
         f"balancing must end within {max_iter} steps, got shares that miss the weights by "
-        f"{float(missing.abs().sum()):.1e} in all. Start from components nearer to the samples."
+        f"{imbalance(here.share, weights):.1e} in all. Start from components nearer to the samples."
     )
 
 
-def _climbing(log_tilt, newton, sinkhorn, missing, weights, log_g, a):
-    """The longest of a few halvings of the Newton step that climbs; else the Sinkhorn update."""
+def imbalance(share: Tensor, weights: Tensor) -> float:
+    """``sum_k |share_k - w_k|``."""
+    return float((share - weights).abs().sum())
 
-    def value(at):
-        return weights @ at - _mean_log_density(at, log_g, a)
 
-    here, slope = value(log_tilt), newton @ missing
-    if torch.isfinite(newton).all() and slope > 0:
-        rounding = 8 * torch.finfo(here.dtype).eps * here.abs()
-        for _ in range(4):
-            if value(log_tilt + newton) >= here + 1e-4 * slope - rounding:
-                return newton
-            newton, slope = newton / 2, slope / 2
-    return sinkhorn
+def _climbing(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
+    """Halvings of the Newton step until it climbs, or Sinkhorn's update; doubled while that climbs.
+
+    Where densities hardly overlap, the value is nearly piecewise linear, and any step too short.
+    """
+    missing = weights - here.share
+    # Singular along constants, which the ones take away; the ridge serves components apart.
+    ones = torch.full_like(here.overlap(), 1 / len(weights))
+    curvature = torch.diag(here.share * (1 + 1e-14)) - here.overlap() + ones
+    newton = torch.linalg.solve_ex(curvature, missing).result
+    steps = [newton / 2**i for i in range(4)] if torch.isfinite(newton).all() else []
+    rounding = 8 * torch.finfo(weights.dtype).eps * float(here.value.abs())
+
+    def gain(step, there):
+        return float(weights @ step - (there.value - here.value))
+
+    for step in steps:
+        there = dual(log_tilt + step)
+        if gain(step, there) > 1e-4 * max(float(step @ missing), 0.0) - rounding:
+            break
+    else:
+        step = sinkhorn_update(torch.zeros_like(log_tilt), weights, here.share)
+        there = dual(log_tilt + step)
+    while True:
+        further = dual(log_tilt + 2 * step)
+        if not gain(2 * step, further) > gain(step, there) + rounding:
+            return step, there
+        step, there = 2 * step, further
 
 
 class TiltedMixture(NamedTuple):
@@ -184,18 +227,33 @@ class TiltedMixture(NamedTuple):
         """The same mixture with another ``device`` or ``dtype``."""
         return TiltedMixture(*(t.to(**options) for t in self))
 
+    @property
+    def weights(self) -> Tensor:
+        """``w (K,)``: the weights of the mixture that it is a view of."""
+        return self.prescribed
+
+    def moved(self, by: Tensor) -> GaussianMixtureParams:
+        """The mixture of the prescribed weights elsewhere, its means moved by ``by (d,)``."""
+        return self.mixture().moved(by)
+
     def mixture(self) -> GaussianMixtureParams:
         """The mixture of the prescribed weights."""
         return GaussianMixtureParams(self.prescribed, self.means, self.covariances)
 
+    def tilted(self) -> GaussianMixtureParams:
+        """The mixture of the tilted weights."""
+        return GaussianMixtureParams(self.log_weights.exp(), self.means, self.covariances)
 
-def tilted(theta: GaussianMixtureParams) -> TiltedMixture:
-    """A mixture whose weights are prescribed, not yet tilted."""
+
+def untilted(theta: GaussianMixtureParams) -> TiltedMixture:
+    """A mixture whose weights are prescribed, seen as it is."""
     return TiltedMixture(theta.weights.log(), theta.means, theta.covariances, theta.weights)
 
 
-def sinkhorn_update(log_weights: Tensor, prescribed: Tensor, share: Tensor) -> Tensor:
-    """One over-relaxed Sinkhorn update ``log t + 1.5 log(w / share)``, normalised.
+def sinkhorn_update(
+    log_weights: Tensor, prescribed: Tensor, share: Tensor, relaxation: float = 1.0
+) -> Tensor:
+    """One Sinkhorn update ``log t + relaxation * log(w / share)``, normalised.
 
     References
     ----------
@@ -203,47 +261,61 @@ def sinkhorn_update(log_weights: Tensor, prescribed: Tensor, share: Tensor) -> T
     """
     tiny = torch.finfo(share.dtype).tiny
     missing = prescribed.log() - share.clamp(min=tiny).log()
-    return torch.log_softmax(log_weights + RELAXATION * missing, dim=0)
+    return torch.log_softmax(log_weights + relaxation * missing, dim=0)
 
 
 class SinkhornEM:
     """One iteration of Sinkhorn-EM over all samples: ``theta -> (theta_next, objective)``.
 
-    A few Sinkhorn updates of the tilted weights, by the shares that the components received; then
-    the responsibilities, which sum to one for each sample whatever the tilt; then the M-step for
-    means and covariances. Each is a pass over the samples. Where means and weights come to rest
-    together, the plan is balanced.
+    First the tilted weights move towards balance; then the responsibilities, which sum to one for
+    each sample whatever the tilt; then the M-step for means and covariances. Balance is approached
+    along the way: two Sinkhorn updates an iteration at first, which let components travel, and
+    Newton steps as well once the imbalance that is still allowed, less at each iteration, asks for
+    them. From then on the iteration descends the balanced cost.
 
     Parameters
     ----------
     em : object
-        EM over the samples: its ``statistics``, ``reg_covar`` and ``total`` are used.
+        EM over the samples: its ``statistics``, ``overlap``, ``reg_covar`` and ``total`` are used.
+    allowed : float, default=2.0
+        Imbalance allowed at first, ``sum_k |share_k - w_k|``; 2 is any.
 
     Notes
     -----
-    The objective is minus the balanced cost as known so far (the dual value, less what one more
-    plain Sinkhorn update would gain at least): it tends to a lower bound of the mean
-    log-likelihood, but need not rise at every iteration.
+    An iteration takes three passes over the samples, and two or more for each Newton step. The
+    objective is minus the balanced cost, a lower bound of the mean log-likelihood; before balance
+    it is what one more Sinkhorn update would make of it.
 
     References
     ----------
     .. [1] Mena, Nejatbakhsh, Varol and Niles-Weed 2020, Sinkhorn-EM.
     """
 
-    def __init__(self, em):
-        self.em = em
+    def __init__(self, em, allowed: float = 2.0):
+        self.em, self.allowed = em, allowed
 
     def __call__(self, theta: TiltedMixture) -> tuple[TiltedMixture, float]:
+        em, w = self.em, theta.prescribed
         for _ in range(UPDATES):
-            share = self.em.statistics(theta).mass / self.em.total
-            log_weights = sinkhorn_update(theta.log_weights, theta.prescribed, share)
+            share = em.statistics(theta).mass / em.total
+            log_weights = sinkhorn_update(theta.log_weights, w, share, RELAXATION)
             theta = theta._replace(log_weights=log_weights)
-        statistics = self.em.statistics(theta)
-        moved = m_step(theta, statistics, self.em.reg_covar)
+        statistics = em.statistics(theta)
+        if imbalance(statistics.mass / em.total, w) > self.allowed:
+            dual = functools.partial(self._dual, theta)
+            log_weights = balance(w, dual, start=theta.log_weights, tol=self.allowed)
+            theta = theta._replace(log_weights=log_weights)
+            statistics = em.statistics(theta)
+        self.allowed = max(self.allowed * TIGHTENING, BALANCED)
+        moved = m_step(theta, statistics, em.reg_covar)
         theta_next = theta._replace(means=moved.means, covariances=moved.covariances)
-        return theta_next, self._objective(theta, statistics, moved.weights)
+        dual = w @ (theta.log_weights - w.log()) - statistics.log_likelihood / em.total
+        return theta_next, -float(dual + w @ (w.log() - moved.weights.log()))
 
-    def _objective(self, theta, statistics, share):
-        w = theta.prescribed
-        dual = w @ (theta.log_weights - w.log()) - statistics.log_likelihood / self.em.total
-        return -float(dual + w @ (w.log() - share.log()))
+    def _dual(self, theta, log_weights):
+        """The problem of balance, by passes over the samples."""
+        tilted = theta._replace(log_weights=log_weights)
+        statistics = self.em.statistics(tilted)
+        mass, log_likelihood = statistics.mass / self.em.total, statistics.log_likelihood
+        overlap = functools.cache(lambda: self.em.overlap(tilted) / self.em.total)
+        return Dual(log_likelihood / self.em.total, mass, overlap)

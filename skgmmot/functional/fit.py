@@ -22,6 +22,14 @@ from skgmmot.functional.adjoint import (
 )
 from skgmmot.functional.em import em_step, m_step
 from skgmmot.functional.em_adjoint import CentredAdjoint, FeatureAdjoint, m_step_pullback, score
+from skgmmot.functional.entropic import (
+    BALANCED,
+    RELAXATION,
+    UPDATES,
+    SinkhornEM,
+    sinkhorn_update,
+    untilted,
+)
 from skgmmot.functional.fixed_point import Point, Solution, Squarem, iterate
 from skgmmot.functional.krylov import SOLVERS
 from skgmmot.functional.mixture import FisherCoordinates, FreeCoordinates, GaussianMixtureParams
@@ -40,6 +48,7 @@ def fit_em(
     max_iter: int = 100,
     reg_covar: float = 1e-6,
     fixed_weights: bool = False,
+    e_step: str = "posterior",
     acceleration: str | None = None,
     gradient_tol: float = 1e-6,
     max_polish: int = 1000,
@@ -66,8 +75,11 @@ def fit_em(
         Added to the variances.
     fixed_weights : bool, default=False
         Whether the weights stay those of ``theta0``.
+    e_step : {'posterior', 'sinkhorn'}, default='posterior'
+        Whether responsibilities are posterior probabilities, or the plan of balanced entropic
+        transport to the weights of ``theta0``, which then stay.
     acceleration : {'squarem'}, default=None
-        What extrapolates the iterations.
+        What extrapolates the iterations, posterior ones.
     gradient_tol : float, default=1e-6
         For ``gradient='implicit'``: the fit is polished until it is this near to the fixed
         point, and the adjoint equation solved to this residual.
@@ -87,6 +99,7 @@ def fit_em(
     start = theta0.to(dtype=torch.float64).moved(-origin)
     with torch.no_grad(), _engine.workers(X.device) as pool:
         em = _engine.EM(*constants, origin, reg_covar, pool, fixed_weights)
+        climb, differentiate = E_STEPS[e_step]
         solution = climb(em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration)
     if any(t is not None and t.requires_grad for t in (*theta0, X, sample_weight)):
         step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
@@ -226,6 +239,122 @@ def _polished(step, solution, gradient_tol, max_polish):
         distance=found.distance,
         adjoint=Adjoint(tol=gradient_tol),
     )
+
+
+# --- Sinkhorn-EM -------------------------------------------------------------------------------
+
+
+def climb_balanced(
+    em: _engine.EM,
+    theta0: GaussianMixtureParams,
+    *,
+    tol: float,
+    max_iter: int,
+    acceleration: None = None,
+    objective: float = -math.inf,
+    callback: Callable[[Solution], None] | None = None,
+) -> Solution:
+    """Iterate Sinkhorn-EM from a start whose weights are prescribed; as `climb`.
+
+    Returns
+    -------
+    Solution
+        Where it ended; its points are of the type `TiltedMixture`.
+    """
+    return iterate(
+        SinkhornEM(em),
+        untilted(theta0),
+        tol=tol,
+        max_iter=max_iter,
+        objective=objective,
+        callback=callback,
+    )
+
+
+def differentiate_balanced(
+    step: "EMStep",
+    theta0: GaussianMixtureParams,
+    solution: Solution,
+    *,
+    gradient: str = "implicit",
+    gradient_tol: float = 1e-6,
+    max_polish: int = 1000,
+    solve: str | Solver = "gmres",
+) -> Solution:
+    """Put the end of Sinkhorn-EM on the graph; as `differentiate`.
+
+    Returns
+    -------
+    Solution
+        Its points are mixtures of the prescribed weights.
+    """
+    options = {}
+    if gradient == "implicit" and solution.n_iter:
+        solution = _balanced_further(step, solution, gradient_tol, max_polish)
+        if isinstance(solve, str):
+            solve = functools.partial(SOLVERS[solve], tol=gradient_tol / 10)
+        options = {"solve": solve, "adjoint": solution.adjoint}
+    at = solution._replace(value=solution.value.tilted(), previous=solution.previous.tilted())
+    theta = GRADIENTS[gradient](SinkhornStep(step, theta0.weights), theta0, at, **options)
+    return solution._replace(
+        value=theta._replace(weights=theta0.weights), previous=solution.previous.mixture()
+    )
+
+
+def _balanced_further(step, solution, gradient_tol, max_polish):
+    """Sinkhorn-EM from where it ended to its fixed point, as far as ``max_polish`` passes go."""
+    with torch.no_grad(), _engine.workers(step.X.device) as pool:
+        em = SinkhornEM(step.em.with_pool(pool), allowed=BALANCED)
+        theta, distance = solution.value, math.inf
+        for _ in range(max_polish // (UPDATES + 1)):
+            theta_next, _ = em(theta)
+            coordinates = FisherCoordinates(theta_next.mixture(), theta_next.prescribed)
+            change = GaussianMixtureParams(
+                *(b - a for a, b in zip(theta.tilted(), theta_next.tilted(), strict=True))
+            )
+            before, distance = distance, float(coordinates.of_change(change).norm())
+            theta = theta_next
+            rate = min(distance / before, 0.999)  # the changes to come are a geometric series
+            if distance * rate / (1 - rate) <= gradient_tol:
+                break
+        else:
+            warnings.warn(
+                f"Sinkhorn-EM was left {distance:.1e} from its fixed point, further than "
+                f"gradient_tol={gradient_tol:.1e}. Increase max_iter or reg_covar, or use fewer "
+                "components.",
+                InexactGradientWarning,
+                stacklevel=4,
+            )
+    return solution._replace(value=theta, residual=distance, adjoint=Adjoint(tol=gradient_tol))
+
+
+class SinkhornStep:
+    """One iteration of Sinkhorn-EM as a map on the autograd graph, made of iterations of EM.
+
+    Parameters
+    ----------
+    step : EMStep
+        The iteration of EM over the samples.
+    prescribed : Tensor of shape (K,)
+        The weights; those of the map's mixtures are tilted.
+    """
+
+    def __init__(self, step: "EMStep", prescribed: Tensor):
+        self.step, self.prescribed = step, prescribed
+
+    def __call__(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
+        for _ in range(UPDATES):
+            share = self.step(theta).weights
+            log_weights = sinkhorn_update(theta.weights.log(), self.prescribed, share, RELAXATION)
+            theta = theta._replace(weights=log_weights.exp())
+        return self.step(theta)._replace(weights=theta.weights)
+
+
+#: How a fit climbs and how it is differentiated, by its E-step.
+E_STEPS = {
+    "posterior": (climb, differentiate),
+    "sinkhorn": (climb_balanced, differentiate_balanced),
+}
 
 
 class EMStep:
