@@ -193,6 +193,7 @@ class EM:
         self.X, self.sample_weight, self.origin = X, sample_weight, origin
         self.reg_covar, self.pool, self.fixed_weights = reg_covar, pool, fixed_weights
         self.dtype = X.dtype  # of the products
+        self._last = None
         self.total = float(len(X) if sample_weight is None else sample_weight.double().sum())
         self._total_scatter = None
 
@@ -204,7 +205,9 @@ class EM:
     def with_pool(self, pool: Workers) -> "EM":
         """The same iteration in double precision, done by others."""
         other = copy.copy(self)
-        other.pool, other.dtype = pool, torch.float64
+        if self.dtype != torch.float64:
+            other.dtype, other._last = torch.float64, None
+        other.pool = pool
         return other
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
@@ -214,10 +217,22 @@ class EM:
 
     def statistics(self, theta: GaussianMixtureParams) -> Statistics:
         """The E-step's sums over all samples, by the fastest way that is accurate."""
-        step, dtype = self.by_features(theta)
-        return self._by_definition(theta) if dtype is None else self._by_features(step, dtype)
+        return self.e_step(theta)[1]
 
-    def by_features(self, theta) -> tuple[FeatureEStep | None, torch.dtype | None]:
+    def e_step(self, theta: GaussianMixtureParams) -> tuple[FeatureEStep | None, Statistics]:
+        """The E-step by features, or None where they are no good, and its sums.
+
+        The last one is kept: a derivative is often taken where an iteration has just been.
+        """
+        if self._last is None or not all(map(torch.equal, self._last[0], theta)):
+            step, dtype = self._features(theta)
+            if dtype is None:
+                self._last = theta, None, self._by_definition(theta)
+            else:
+                self._last = theta, step, self._by_features(step, dtype)
+        return self._last[1:]
+
+    def _features(self, theta) -> tuple[FeatureEStep | None, torch.dtype | None]:
         """The E-step by features and the dtype of its products; None where that is no good."""
         d = theta.means.shape[1]
         if covariance_type_of(theta.covariances).n_quadratic(d) > MAX_QUADRATIC * (d + 1):

@@ -116,8 +116,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         For ``e_step='sinkhorn'``: what `entropic_ot_gap` gives on the samples of the fit.
     solution_ : Solution
         Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
-        ``distance``) and, after backward through an implicit gradient, what that found:
-        ``adjoint``, with spectral radius, residual and the error that one_step would have made.
+        ``distance``) and, after backward through an implicit gradient, what that found
+        (``adjoint``, with its residual, spectral radius and the error of one_step).
     n_features_in_ : int
         Number of features d.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -306,7 +306,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         for name in ("solution_", "entropic_ot_gap_"):
             vars(self).pop(name, None)
         solution = runs.best
-        if on_graph:
+        if on_graph and self.max_iter > 0:
             solution = self._differentiate(em, X, a, runs)
             self.solution_ = solution._replace(
                 value=solution.value.moved(origin).detach(),

@@ -16,7 +16,6 @@ own.
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,8 +26,6 @@ from skgmmot.functional.krylov import Products, auto, gmres
 
 #: Newton's step is trusted up to this length, where one is the spread of a component.
 NEWTON_RADIUS = 0.5
-#: Below this distance, a step that gains nothing is at the end of the digits.
-ROUNDING = 1e-8
 
 Map = Callable[[Point], Point]
 Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
@@ -80,36 +77,30 @@ class InexactGradientWarning(UserWarning):
     """An implicit gradient may be further off than its tolerance."""
 
 
-@dataclass
 class Adjoint:
-    """What backward through `implicit` found out; empty before.
+    """What backward through `implicit` found out; nothing before.
 
     Parameters
     ----------
     tol : float, default=inf
-        Largest residual without a warning.
-    n_products : int, default=0
-        Products with the transposed derivative of one step.
-    residual : float, default=nan
+        Residual of the adjoint equation above which backward warns.
+
+    Attributes
+    ----------
+    n_products : int
+        Products with the transposed derivative of one step, in the last backward.
+    residual : float
         Residual of the adjoint equation, relative to its right-hand side.
-    spectral_radius : float, default=nan
-        Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it.
-    one_step_error : float, default=nan
-        Estimate of the relative error that `one_step` would have made.
     """
 
-    tol: float = math.inf
-    n_products: int = 0
-    residual: float = math.nan
-    spectral_radius: float = math.nan
-    one_step_error: float = math.nan
+    def __init__(self, tol: float = math.inf):
+        self.tol = tol
+        self.n_products, self.residual, self._seen = 0, math.nan, None
 
     def note(self, products: Products, u: Tensor, v: Tensor) -> None:
         """Take note of the solution ``u`` of ``(I - dF/dtheta^T) u = v``."""
-        self.n_products = len(products)
-        self.residual = products.residual(u, v)
-        self.spectral_radius = float((1 - products.ritz_values()).abs().max())
-        self.one_step_error = float(torch.linalg.vector_norm(u - v) / torch.linalg.vector_norm(u))
+        self._seen = products, u, v
+        self.n_products, self.residual = len(products), products.residual(u, v)
         if not self.residual <= self.tol:
             warnings.warn(
                 f"The adjoint equation was solved to a relative residual of {self.residual:.1e} > "
@@ -117,6 +108,21 @@ class Adjoint:
                 InexactGradientWarning,
                 stacklevel=2,
             )
+
+    @property
+    def spectral_radius(self) -> float:
+        """Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it."""
+        if self._seen is None:
+            return math.nan
+        return float((1 - self._seen[0].ritz_values()).abs().max())
+
+    @property
+    def one_step_error(self) -> float:
+        """Estimate of the relative error that `one_step` would have made."""
+        if self._seen is None:
+            return math.nan
+        _, u, v = self._seen
+        return _length(u - v) / _length(u)
 
 
 def automatic(F: Map, theta0: Point, solution: Solution) -> Point:
@@ -155,7 +161,7 @@ def implicit(
     F : callable
         One step, differentiable.
     theta0 : tuple of Tensor
-        Returned if there was no iteration.
+        Ignored: the fixed point does not depend on where the loop started.
     solution : Solution
         The end of the loop.
     solve : callable, default=auto
@@ -179,8 +185,6 @@ def implicit(
     ----------
     .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, implicit differentiation of EM.
     """
-    if not solution.n_iter:
-        return theta0
     constant = _detached(solution.value)
     linear = Linearisation(F, constant) if linearise is None else linearise(constant)
     flat = _flatten(F(constant))
@@ -213,8 +217,8 @@ def implicit(
 class Polished(NamedTuple):
     """A fixed point found to a tolerance."""
 
-    linear: Linearisation
-    """The map at the point."""
+    theta: Point
+    """The point."""
     residual: float
     """``|F(theta) - theta|``."""
     distance: float
@@ -259,18 +263,19 @@ def polish(
     """
     here, step, n_passes, n_steps = linearise(theta), None, 1, 4
     while True:
-        step = _newton_step(here) if step is None else step
+        step = _NewtonStep(here) if step is None else step
         n_passes += step.n_products
         if step.length <= tol or n_passes >= max_passes:
-            return Polished(here, _length(here.residual), step.length, n_passes)
+            return Polished(here.theta, step.size, step.length, n_passes)
         if step.trusted:
             ahead = linearise(here.moved(step.delta))
-            gain = _length(ahead.residual) / _length(here.residual)
-            if step.length * gain <= tol:
-                return Polished(ahead, _length(ahead.residual), step.length * gain, n_passes + 1)
-            following = _newton_step(ahead)
+            size = _length(ahead.residual)
+            expected = step.length * size / step.size
+            if expected <= tol:
+                return Polished(ahead.theta, size, expected, n_passes + 1)
+            following = _NewtonStep(ahead)
             n_passes += 1
-            if following.trusted and following.length < step.length / 2:
+            if following.length < step.length / 2 and following.trusted:
                 here, step = ahead, following
                 continue
             n_passes += following.n_products
@@ -280,23 +285,22 @@ def polish(
         n_steps *= 2
 
 
-class _NewtonStep(NamedTuple):
-    delta: Tensor
-    length: float
-    trusted: bool
-    n_products: int
+class _NewtonStep:
+    """The solution of ``(I - dF/dtheta) delta = F(theta) - theta``, rough far from zero."""
 
+    def __init__(self, linear: Linearisation):
+        self.size = _length(linear.residual)
+        self._products = Products(lambda u: u - linear.product(u))
+        tol = min(0.1, self.size)
+        self.delta = auto(self._products, linear.residual, tol=tol) if tol else linear.residual
+        self.length, self.n_products = _length(self.delta), len(self._products)
 
-def _newton_step(linear: Linearisation) -> _NewtonStep:
-    """Solve ``(I - dF/dtheta) delta = F(theta) - theta``, roughly at first."""
-    size = _length(linear.residual)
-    if size == 0:
-        return _NewtonStep(linear.residual, 0.0, True, 0)
-    products = Products(lambda u: u - linear.product(u))
-    delta = auto(products, linear.residual, tol=min(0.1, size))
-    length = _length(delta)
-    contracts = float(products.ritz_values().real.min()) > 0
-    return _NewtonStep(delta, length, contracts and length < NEWTON_RADIUS, len(products))
+    @property
+    def trusted(self) -> bool:
+        """Whether it is short, and ``F`` contracts where it was seen."""
+        if not self.length < NEWTON_RADIUS:
+            return False
+        return not self.n_products or float(self._products.ritz_values().real.min()) > 0
 
 
 def _length(vector: Tensor) -> float:

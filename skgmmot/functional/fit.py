@@ -31,7 +31,7 @@ from skgmmot.functional.entropic import (
     untilted,
 )
 from skgmmot.functional.fixed_point import Point, Solution, Squarem, iterate
-from skgmmot.functional.krylov import SOLVERS
+from skgmmot.functional.krylov import SMALL, SOLVERS
 from skgmmot.functional.mixture import FisherCoordinates, FreeCoordinates, GaussianMixtureParams
 
 #: What may extrapolate the iterations, by name.
@@ -70,7 +70,7 @@ def fit_em(
     tol : float, default=1e-3
         EM stops when the mean log-likelihood changes by less than this in one iteration.
     max_iter : int, default=100
-        Largest number of iterations.
+        Largest number of iterations; 0 leaves the fit to polishing.
     reg_covar : float, default=1e-6
         Added to the variances.
     fixed_weights : bool, default=False
@@ -208,7 +208,7 @@ def differentiate(
         adjoint equation could not be solved.
     """
     options = {}
-    if gradient == "implicit" and solution.n_iter:
+    if gradient == "implicit":
         solution = _polished(step, solution, gradient_tol, max_polish)
         if isinstance(solve, str):
             solve = functools.partial(SOLVERS[solve], tol=gradient_tol / 10)
@@ -234,7 +234,7 @@ def _polished(step, solution, gradient_tol, max_polish):
             stacklevel=4,
         )
     return solution._replace(
-        value=found.linear.theta,
+        value=found.theta,
         residual=found.residual,
         distance=found.distance,
         adjoint=Adjoint(tol=gradient_tol),
@@ -418,23 +418,22 @@ class LinearisedEM(Linearisation):
         self.em, self.theta = em, theta
         with torch.no_grad(), _engine.workers(em.X.device) as pool:
             em = em.with_pool(pool)
-            self._statistics = em.statistics(theta)
-            step, dtype = em.by_features(theta)
-            self._features = None if dtype is None else step
+            self._features, self._statistics = em.e_step(theta)
             self.value = m_step(theta, self._statistics, em.reg_covar)
             share = self._statistics.mass / self._statistics.mass.sum()
             self._coordinates = FisherCoordinates(theta, share)
-
-    @property
-    def residual(self) -> Tensor:
-        """``F(theta) - theta``."""
-        change = GaussianMixtureParams(
-            *(v - t for v, t in zip(self.value, self.theta, strict=True))
-        )
-        return self._coordinates.of_change(self._unweighted(change))
+            self.residual = self._coordinates.of_change(self._unweighted(self._change()))
+        self._matrix = None
 
     def product(self, u: Tensor) -> Tensor:
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
+        if u.shape[-1] > SMALL:
+            return self._product(u)
+        if self._matrix is None:  # small: all its rows in one pass, once
+            self._matrix = self._product(torch.eye(u.shape[-1], dtype=u.dtype, device=u.device))
+        return u @ self._matrix
+
+    def _product(self, u):
         with torch.no_grad():
             return self.encode(self._unweighted(self.pull(self._unweighted(self.decode(u)))))
 
@@ -479,6 +478,10 @@ class LinearisedEM(Linearisation):
             for _ in pool.map(over_span, len(X), row_size, min_rows=adjoint.min_rows):
                 pass
         return of_X, of_a
+
+    def _change(self):
+        pairs = zip(self.value, self.theta, strict=True)
+        return GaussianMixtureParams(*(after - before for after, before in pairs))
 
     def _unweighted(self, change):
         """Theta has no say in weights that are fixed, and they do not move."""

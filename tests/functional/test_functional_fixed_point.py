@@ -156,7 +156,7 @@ def test_gradients_return_the_end_of_the_loop_in_its_own_kind_of_tuple(name, con
         assert ours.requires_grad
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("name", ["automatic", "one_step"])
 def test_gradients_of_no_iterations_return_the_start(name):
     theta0 = (scalar(1.0).requires_grad_(),)
     assert GRADIENTS[name](None, theta0, iterate(None, theta0, tol=0, max_iter=0))[0] is theta0[0]
