@@ -65,8 +65,19 @@ class CovarianceType:
         """Shape of the storage as scikit-learn shows it."""
         return tuple(self.to_public(torch.empty(self.shape(n_components, n_features))).shape)
 
+    def holds(self, other: "CovarianceType") -> bool:
+        """Whether every mixture of another type is also one of this type."""
+        return other is self
+
     def to_full(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         """One matrix a component: ``(K, d, d)``."""
+        raise NotImplementedError
+
+    def nearest(self, matrices: Tensor, weights: Tensor) -> Tensor:
+        """The nearest matrices of this type, in storage, to ``(K, d, d)`` or diagonals ``(K, d)``.
+
+        ``weights (K,)`` say how much each counts where they become one.
+        """
         raise NotImplementedError
 
     def precision_factor(self, covariances: Tensor) -> Tensor:
@@ -201,6 +212,9 @@ class _Matrix(CovarianceType):
     def to_full(self, covariances, n_components, n_features):
         return covariances.expand(n_components, -1, -1)
 
+    def nearest(self, matrices, weights):
+        return torch.diag_embed(matrices) if matrices.ndim == 2 else matrices
+
     def precision_factor(self, covariances):
         factors, failed = torch.linalg.cholesky_ex(covariances)
         if failed.any() or not torch.isfinite(factors).all():
@@ -282,6 +296,9 @@ class _Full(_Matrix):
 
     name = "full"
 
+    def holds(self, other):
+        return True
+
     def shape(self, n_components, n_features):
         return (n_components, n_features, n_features)
 
@@ -346,6 +363,10 @@ class _Tied(_Matrix):
     def from_public(self, array):
         return array.unsqueeze(0)
 
+    def nearest(self, matrices, weights):
+        matrices = super().nearest(matrices, weights)
+        return torch.einsum("k,kij->ij", weights / weights.sum(), matrices).unsqueeze(0)
+
     def scatter(self, centred, resp):
         return super().scatter(centred, resp).sum(-3, keepdim=True)
 
@@ -389,6 +410,9 @@ class _Axis(CovarianceType):
 
     def to_full(self, covariances, n_components, n_features):
         return torch.diag_embed(covariances.expand(-1, n_features))
+
+    def nearest(self, matrices, weights):
+        return matrices if matrices.ndim == 2 else matrices.diagonal(dim1=-2, dim2=-1)
 
     def precision_factor(self, covariances):
         if not (torch.isfinite(covariances) & (covariances > 0)).all():
@@ -457,6 +481,9 @@ class _Diag(_Axis):
 
     name = "diag"
 
+    def holds(self, other):
+        return other.diagonal
+
     def shape(self, n_components, n_features):
         return (n_components, n_features)
 
@@ -492,6 +519,9 @@ class _Spherical(_Axis):
 
     def from_public(self, array):
         return array.unsqueeze(-1)
+
+    def nearest(self, matrices, weights):
+        return super().nearest(matrices, weights).mean(-1, keepdim=True)
 
     # Second moments are kept as the mean over features, so that `estimate` is the diagonal one.
 

@@ -7,7 +7,14 @@ optimal map is affine, ``T(x) = m1 + A (x - m0)``, with ``A`` of `linalg.bures_m
 import torch
 from torch import Tensor
 
-from skgmmot.functional.linalg import bures_squared
+from skgmmot.functional.linalg import (
+    bures_lower_bound,
+    bures_squared,
+    bures_squared_pairs,
+    factored,
+    squared_distances,
+    standard_deviations,
+)
 
 
 def bures_wasserstein_squared(
@@ -24,12 +31,12 @@ def bures_wasserstein_squared(
     ----------
     source_means : Tensor of shape (K, d)
         Means of the source Gaussians.
-    source_covariances : Tensor of shape (K, d, d) or (K, d)
-        Their covariances, or variances where there is no correlation.
+    source_covariances : Tensor of shape (K, d, d), (1, d, d), (K, d) or (K, 1)
+        Their covariances in the storage of a covariance type: matrices or variances.
     target_means : Tensor of shape (L, d)
         Means of the target Gaussians.
-    target_covariances : Tensor of shape (L, d, d) or (L, d)
-        Their covariances, or variances; with as many axes as the source's.
+    target_covariances : Tensor of shape (L, d, d), (1, d, d), (L, d) or (L, 1)
+        Their covariances, of the same or another type.
 
     Returns
     -------
@@ -39,24 +46,89 @@ def bures_wasserstein_squared(
     Notes
     -----
     Differentiable once, in closed form: ``2 (m0 - m1)`` in the mean and ``I - A`` in the
-    covariance. Costs ``O(K L d^3)``, or ``O(K L d)`` for variances.
+    covariance. Costs ``O(K L d^3)`` between matrices; ``O(K L d)`` between variances, and
+    ``O((K + L) d^3 + K L d)`` between matrices and spheres.
 
     References
     ----------
     .. [1] Delon and Desolneux 2020, optimal transport between Gaussian distributions.
     """
-    between = (source_means.unsqueeze(1) - target_means).square().sum(-1)  # (K, L)
-    if source_covariances.ndim == 3:
-        return between + bures_squared(source_covariances, target_covariances)
-    # Diagonal covariances commute: their distance is that of the standard deviations.
-    apart = _deviations(source_covariances).unsqueeze(1) - _deviations(target_covariances)
-    return between + apart.square().sum(-1)
+    between = squared_distances(source_means, target_means)  # (K, L)
+    d = source_means.shape[1]
+    if _commute(source_covariances, target_covariances):
+        deviations = [
+            standard_deviations(S).expand(-1, d) for S in (source_covariances, target_covariances)
+        ]
+        return between + squared_distances(*deviations)
+    matrices = [as_matrices(S, d) for S in (source_covariances, target_covariances)]
+    return between + bures_squared(*matrices)
 
 
-def _deviations(variances: Tensor) -> Tensor:
-    """Square roots; a variance of zero (or below it by rounding) has none, and no derivative."""
-    positive = variances > 0
-    return torch.where(positive, torch.where(positive, variances, 1.0).sqrt(), 0.0)
+def matrix_pairs(source: Tensor, target: Tensor) -> int:
+    """Return how many pairs of covariances need a decomposition each.
+
+    Parameters
+    ----------
+    source, target : Tensor
+        Covariances in the storage of a type.
+
+    Returns
+    -------
+    int
+        Zero where all axes are shared; one between two tied types.
+    """
+    return 0 if _commute(source, target) else len(source) * len(target)
+
+
+def _commute(source: Tensor, target: Tensor) -> bool:
+    """Whether covariances share their axes: both are variances, or one is spheres."""
+    diagonal = source.ndim == target.ndim == 2
+    return diagonal or any(S.ndim == 2 and S.shape[1] == 1 for S in (source, target))
+
+
+def as_matrices(covariances: Tensor, d: int) -> Tensor:
+    """Return covariances as matrices.
+
+    Parameters
+    ----------
+    covariances : Tensor of shape (K, d, d), (1, d, d), (K, d) or (K, 1)
+        Covariances in the storage of a type.
+    d : int
+        Number of features.
+
+    Returns
+    -------
+    Tensor of shape (K, d, d) or (1, d, d)
+        The matrices.
+    """
+    return covariances if covariances.ndim == 3 else torch.diag_embed(covariances.expand(-1, d))
+
+
+class GaussianCosts:
+    """Squared Wasserstein distances between Gaussians, bounded all at once, computed as asked.
+
+    Parameters
+    ----------
+    source_means, source_covariances, target_means, target_covariances : Tensor
+        As `bures_wasserstein_squared`.
+    """
+
+    def __init__(self, source_means, source_covariances, target_means, target_covariances):
+        d = source_means.shape[1]
+        self.between = squared_distances(source_means, target_means)
+        self.covariances = [as_matrices(S, d) for S in (source_covariances, target_covariances)]
+        self.prepared = tuple(factored(S) for S in self.covariances)
+
+    def lower_bounds(self) -> Tensor:
+        """Lower bounds ``(K, L)`` of all distances, as constants."""
+        return self.between.detach() + bures_lower_bound(*self.prepared)
+
+    def __call__(self, k: Tensor, l: Tensor) -> Tensor:
+        """The distances ``(n,)`` of pairs, differentiable once."""
+        shared = [len(S) == 1 for S in self.covariances]  # one matrix for all components
+        i, j = (torch.zeros_like(t) if one else t for t, one in zip((k, l), shared, strict=True))
+        bures = bures_squared_pairs(*self.covariances, i, j, self.prepared)
+        return self.between[k, l] + bures
 
 
 def wasserstein_squared(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:

@@ -4,6 +4,7 @@
 in log space, and samples are centred at each component before anything else is done to them.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,6 +48,37 @@ class GaussianMixtureParams(NamedTuple):
         """Factor the covariances, once, for evaluating densities."""
         factors = covariance_type_of(self.covariances).precision_factor(self.covariances)
         return PreparedMixture(self.weights.log(), self.means, factors)
+
+
+def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> GaussianMixtureParams:
+    """Return the mixture of mixtures, ``sum_j weights_j mu_j``.
+
+    Parameters
+    ----------
+    mixtures : sequence of J GaussianMixtureParams
+        Mixtures in d dimensions.
+    weights : Tensor of shape (J,)
+        Their weights.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        All their components, one mixture after the other. Diagonal if all of them are, spherical
+        likewise, else full.
+    """
+    kinds = [covariance_type_of(m.covariances) for m in mixtures]
+    if not all(kind.diagonal for kind in kinds):
+        covariances = [m.full_covariances() for m in mixtures]
+    elif len(set(kinds)) > 1:
+        covariances = [m.covariances.expand_as(m.means) for m in mixtures]
+    else:
+        covariances = [m.covariances for m in mixtures]
+    shares = weights.to(mixtures[0].weights)
+    return GaussianMixtureParams(
+        torch.cat([share * m.weights for share, m in zip(shares, mixtures, strict=True)]),
+        torch.cat([m.means for m in mixtures]),
+        torch.cat(covariances),
+    )
 
 
 class FreeCoordinates:
