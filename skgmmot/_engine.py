@@ -264,14 +264,22 @@ class EM:
 
     def overlap(self, theta) -> Tensor:
         """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""
+        step, dtype = self.by_features(theta)
         mixture = theta.prepare()
 
         def block(rows, buffers):
             x, a = self.rows(rows)
-            resp = log_responsibilities(mixture, x.double()).exp()
-            return ((resp if a is None else resp * a) @ resp.mT,)
+            if dtype is None:
+                resp = log_responsibilities(mixture, x.double()).exp()
+            else:
+                _, resp, total, _ = step.posterior(self.X[rows], dtype, buffers)
+                resp.div_(total)
+            return (((resp if a is None else resp * a) @ resp.mT).double(),)
 
-        return self.pool.sum(block, len(self.X), row_size=theta.means.numel())[0]
+        by_definition = dtype is None
+        row_size = theta.means.numel() if by_definition else sum(step.coefficients.shape)
+        min_rows = 16 if by_definition else FEATURE_ROWS
+        return self.pool.sum(block, len(self.X), row_size, min_rows=min_rows)[0]
 
     def total_scatter(self, theta) -> Tensor | None:
         """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, a constant of the samples."""

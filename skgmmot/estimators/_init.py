@@ -16,9 +16,9 @@ from skgmmot._arrays import as_tensor
 from skgmmot._engine import EM, add
 from skgmmot.functional.covariance import CovarianceType
 from skgmmot.functional.em import Statistics, moments
-from skgmmot.functional.entropic import SinkhornEM, untilted
 from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 #: Yields ``(rows, responsibilities (K, b))`` block by block, the same at every call.
 Assignment = Callable[[], Iterator[tuple[slice, Tensor]]]

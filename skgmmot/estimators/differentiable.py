@@ -18,9 +18,9 @@ from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.entropic import entropic_ot_objective
 from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep
 from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase "
@@ -288,7 +288,6 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         a = _arrays.sample_weights(sample_weight, X)
         self._check_enough(X, a)
         _check_range(X)
-        self._check_e_step()
         on_graph = self._check_gradient(X, a, kind)
         constants = (X.detach(), None if a is None else a.detach())
         origin = _engine.origin(*constants)
@@ -303,17 +302,16 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             raise
         if not runs.best.converged and self.max_iter > 0:
             warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
-        for name in ("solution_", "entropic_ot_gap_"):
-            vars(self).pop(name, None)
         solution = runs.best
         if on_graph and self.max_iter > 0:
             solution = self._differentiate(em, X, a, runs)
+        self._set_attributes(solution.value, origin, X.dtype, kind, solution)
+        if on_graph and self.max_iter > 0:
             self.solution_ = solution._replace(
                 value=solution.value.moved(origin).detach(),
                 previous=solution.previous.moved(origin),
             )
-        self._set_attributes(solution.value, origin, X.dtype, kind, solution)
-        if self._weights_stay_by_e_step():
+        if E_STEPS[self.e_step].prescribes:
             self.entropic_ot_gap_ = self._entropic_ot_gap(*constants)
         return self
 
@@ -321,8 +319,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         """EM from every start."""
         for theta0, objective in self._starts(em, warm, runs.log):
             runs.begin(theta0)
-            climb, _ = E_STEPS[self.e_step]
-            solution = climb(
+            solution = E_STEPS[self.e_step].climb(
                 em,
                 theta0,
                 tol=self.tol,
@@ -360,17 +357,6 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             )
         return True
 
-    def _weights_stay_by_e_step(self) -> bool:
-        """Whether the weights are prescribed to a balanced E-step."""
-        return self.e_step == "sinkhorn"
-
-    def _check_e_step(self):
-        if self._weights_stay_by_e_step() and self.acceleration is not None:
-            raise ValueError(
-                f"acceleration must be None with e_step='sinkhorn', got {self.acceleration!r}, "
-                "which extrapolates plain EM. Set one of the two back."
-            )
-
     def _starts(self, em, warm, log):
         """Yield the start of each run and the objective that its first change is against."""
         if warm:
@@ -400,7 +386,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         shape = (self.n_components, em.X.shape[1])
         to = {"dtype": torch.float64, "device": em.X.device}
         weights, means, covariances = None, None, None
-        if self.fixed_weights or self._weights_stay_by_e_step():
+        if self.fixed_weights or E_STEPS[self.e_step].prescribes:
             weights = torch.full((self.n_components,), 1 / self.n_components, **to)
         if self.weights_init is not None:
             weights = _init.check_weights(self.weights_init, self.n_components).to(**to)
@@ -459,7 +445,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
         Notes
         -----
-        Holds ``O(n K)`` numbers.
+        Costs a few passes over the samples.
 
         References
         ----------
@@ -470,12 +456,14 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         return self._entropic_ot_gap(X, _arrays.sample_weights(sample_weight, X))
 
     def _entropic_ot_gap(self, X, sample_weight):
+        X, a = (None if t is None else t.detach() for t in (X, sample_weight))
         theta = self._params(dtype=torch.float64, device=X.device).detach()
-        samples = (X.detach().double(), None if sample_weight is None else sample_weight.double())
-        free, balanced = (
-            float(entropic_ot_objective(theta, *samples, balanced=b)) for b in (False, True)
-        )
-        return max(balanced - free, 0.0)
+        # the smallest of weights stands for none
+        weights = theta.weights.clamp(min=torch.finfo(torch.float64).tiny)
+        origin = _engine.origin(X, a)
+        with torch.no_grad(), _engine.workers(X.device) as pool:
+            em = _engine.EM(X, a, origin, 0.0, pool).with_pool(pool)
+            return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).moved(-origin)))
 
     # --- results -------------------------------------------------------------------------------
 
@@ -483,13 +471,14 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         """Put the end of the fit on the graph of the samples."""
 
         step = EMStep(em, X, sample_weight, runs.start.weights if self.fixed_weights else None)
-        _, differentiate = E_STEPS[self.e_step]
-        return differentiate(
+        return E_STEPS[self.e_step].differentiate(
             step, runs.start, runs.best, gradient=self.gradient, gradient_tol=self.gradient_tol
         )
 
     def _set_attributes(self, theta, origin, dtype, kind, solution):
-        """Show the fit in the user's kind of array and dtype."""
+        """Show the fit in the user's kind of array and dtype; what some fits have besides goes."""
+        for name in ("solution_", "entropic_ot_gap_"):
+            vars(self).pop(name, None)
         covariance = self._covariance()
         factors = covariance.precision_factor(theta.covariances)
         shown = {

@@ -1,4 +1,4 @@
-"""Maximum likelihood is entropic optimal transport, and Sinkhorn-EM is its balanced form.
+"""Maximum likelihood is entropic optimal transport.
 
 With costs ``C_ik = -log g_k(x_i)`` between samples of weights ``a`` (of sum one) and components of
 weights ``w``, the negative mean log-likelihood is a transport problem of temperature one that is
@@ -13,9 +13,8 @@ samples by ``w``, as at every fixed point of EM. Its optimal plan are the respon
 
 ``max_t  sum_k w_k log(t_k / w_k) - sum_i a_i log sum_k t_k g_k(x_i)``.
 
-EM descends the first reading by turns in plan and parameters. Sinkhorn-EM descends the balanced
-one, for weights that are prescribed: each component must then take its share of the samples, and
-far fewer starts go astray.
+EM descends the first reading by turns in plan and parameters; Sinkhorn-EM descends the balanced
+one, see `skgmmot.functional.sinkhorn_em`.
 """
 
 import functools
@@ -25,13 +24,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.functional.em import m_step
-from skgmmot.functional.mixture import GaussianMixtureParams, PreparedMixture, log_joint
+from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
 
-#: Sinkhorn updates between two M-steps, and their over-relaxation (1 is plain, 2 diverges).
-UPDATES, RELAXATION = 2, 1.5
-#: How fast the allowed imbalance falls from one iteration to the next, and where it stays.
-TIGHTENING, BALANCED = 0.9, 1e-12
+#: Steps in ``log t`` up to this long are not tried at double length.
+SHORT = 0.5
 
 
 def entropic_ot_objective(
@@ -173,16 +169,22 @@ def imbalance(share: Tensor, weights: Tensor) -> float:
     return float((share - weights).abs().sum())
 
 
+def curvature(here: Dual) -> Tensor:
+    """Minus the second derivative in ``log t``, ``(K, K)``, made regular.
+
+    It is singular along constants, which the ones take away; the ridge serves components apart.
+    """
+    overlap = here.overlap()
+    return torch.diag(here.share * (1 + 1e-14)) - overlap + torch.full_like(overlap, 1 / len(overlap))
+
+
 def _climbing(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
     """Halvings of the Newton step until it climbs, or Sinkhorn's update; doubled while that climbs.
 
     Where densities hardly overlap, the value is nearly piecewise linear, and any step too short.
     """
     missing = weights - here.share
-    # Singular along constants, which the ones take away; the ridge serves components apart.
-    ones = torch.full_like(here.overlap(), 1 / len(weights))
-    curvature = torch.diag(here.share * (1 + 1e-14)) - here.overlap() + ones
-    newton = torch.linalg.solve_ex(curvature, missing).result
+    newton = torch.linalg.solve_ex(curvature(here), missing).result
     steps = [newton / 2**i for i in range(4)] if torch.isfinite(newton).all() else []
     rounding = 8 * torch.finfo(weights.dtype).eps * float(here.value.abs())
 
@@ -196,58 +198,12 @@ def _climbing(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
     else:
         step = sinkhorn_update(torch.zeros_like(log_tilt), weights, here.share)
         there = dual(log_tilt + step)
-    while True:
+    while float(step.abs().max()) > SHORT:
         further = dual(log_tilt + 2 * step)
         if not gain(2 * step, further) > gain(step, there) + rounding:
-            return step, there
+            break
         step, there = 2 * step, further
-
-
-class TiltedMixture(NamedTuple):
-    """A mixture of prescribed weights, seen through the weights that balance it.
-
-    It stands wherever an E-step takes a mixture: its responsibilities are those of the weights
-    ``t``, kept as logarithms, for they may leave the range of numbers on the way.
-    """
-
-    log_weights: Tensor
-    """``log t (K,)``."""
-    means: Tensor
-    """``m (K, d)``."""
-    covariances: Tensor
-    """``Sigma``, in the storage of their covariance type."""
-    prescribed: Tensor
-    """``w (K,)``: what each component shall receive."""
-
-    def prepare(self) -> PreparedMixture:
-        """Factor the covariances, once, for evaluating densities."""
-        return self.mixture().prepare()._replace(log_weights=self.log_weights)
-
-    def to(self, **options) -> "TiltedMixture":
-        """The same mixture with another ``device`` or ``dtype``."""
-        return TiltedMixture(*(t.to(**options) for t in self))
-
-    @property
-    def weights(self) -> Tensor:
-        """``w (K,)``: the weights of the mixture that it is a view of."""
-        return self.prescribed
-
-    def moved(self, by: Tensor) -> GaussianMixtureParams:
-        """The mixture of the prescribed weights elsewhere, its means moved by ``by (d,)``."""
-        return self.mixture().moved(by)
-
-    def mixture(self) -> GaussianMixtureParams:
-        """The mixture of the prescribed weights."""
-        return GaussianMixtureParams(self.prescribed, self.means, self.covariances)
-
-    def tilted(self) -> GaussianMixtureParams:
-        """The mixture of the tilted weights."""
-        return GaussianMixtureParams(self.log_weights.exp(), self.means, self.covariances)
-
-
-def untilted(theta: GaussianMixtureParams) -> TiltedMixture:
-    """A mixture whose weights are prescribed, seen as it is."""
-    return TiltedMixture(theta.weights.log(), theta.means, theta.covariances, theta.weights)
+    return step, there
 
 
 def sinkhorn_update(
@@ -262,60 +218,3 @@ def sinkhorn_update(
     tiny = torch.finfo(share.dtype).tiny
     missing = prescribed.log() - share.clamp(min=tiny).log()
     return torch.log_softmax(log_weights + relaxation * missing, dim=0)
-
-
-class SinkhornEM:
-    """One iteration of Sinkhorn-EM over all samples: ``theta -> (theta_next, objective)``.
-
-    First the tilted weights move towards balance; then the responsibilities, which sum to one for
-    each sample whatever the tilt; then the M-step for means and covariances. Balance is approached
-    along the way: two Sinkhorn updates an iteration at first, which let components travel, and
-    Newton steps as well once the imbalance that is still allowed, less at each iteration, asks for
-    them. From then on the iteration descends the balanced cost.
-
-    Parameters
-    ----------
-    em : object
-        EM over the samples: its ``statistics``, ``overlap``, ``reg_covar`` and ``total`` are used.
-    allowed : float, default=2.0
-        Imbalance allowed at first, ``sum_k |share_k - w_k|``; 2 is any.
-
-    Notes
-    -----
-    An iteration takes three passes over the samples, and two or more for each Newton step. The
-    objective is minus the balanced cost, a lower bound of the mean log-likelihood; before balance
-    it is what one more Sinkhorn update would make of it.
-
-    References
-    ----------
-    .. [1] Mena, Nejatbakhsh, Varol and Niles-Weed 2020, Sinkhorn-EM.
-    """
-
-    def __init__(self, em, allowed: float = 2.0):
-        self.em, self.allowed = em, allowed
-
-    def __call__(self, theta: TiltedMixture) -> tuple[TiltedMixture, float]:
-        em, w = self.em, theta.prescribed
-        for _ in range(UPDATES):
-            share = em.statistics(theta).mass / em.total
-            log_weights = sinkhorn_update(theta.log_weights, w, share, RELAXATION)
-            theta = theta._replace(log_weights=log_weights)
-        statistics = em.statistics(theta)
-        if imbalance(statistics.mass / em.total, w) > self.allowed:
-            dual = functools.partial(self._dual, theta)
-            log_weights = balance(w, dual, start=theta.log_weights, tol=self.allowed)
-            theta = theta._replace(log_weights=log_weights)
-            statistics = em.statistics(theta)
-        self.allowed = max(self.allowed * TIGHTENING, BALANCED)
-        moved = m_step(theta, statistics, em.reg_covar)
-        theta_next = theta._replace(means=moved.means, covariances=moved.covariances)
-        dual = w @ (theta.log_weights - w.log()) - statistics.log_likelihood / em.total
-        return theta_next, -float(dual + w @ (w.log() - moved.weights.log()))
-
-    def _dual(self, theta, log_weights):
-        """The problem of balance, by passes over the samples."""
-        tilted = theta._replace(log_weights=log_weights)
-        statistics = self.em.statistics(tilted)
-        mass, log_likelihood = statistics.mass / self.em.total, statistics.log_likelihood
-        overlap = functools.cache(lambda: self.em.overlap(tilted) / self.em.total)
-        return Dual(log_likelihood / self.em.total, mass, overlap)

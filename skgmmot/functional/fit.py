@@ -3,10 +3,13 @@
 Stands above the engine, which runs the iterations in blocks.
 """
 
+import copy
 import functools
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,17 +25,10 @@ from skgmmot.functional.adjoint import (
 )
 from skgmmot.functional.em import em_step, m_step
 from skgmmot.functional.em_adjoint import CentredAdjoint, FeatureAdjoint, m_step_pullback, score
-from skgmmot.functional.entropic import (
-    BALANCED,
-    RELAXATION,
-    UPDATES,
-    SinkhornEM,
-    sinkhorn_update,
-    untilted,
-)
 from skgmmot.functional.fixed_point import Point, Solution, Squarem, iterate
 from skgmmot.functional.krylov import SMALL, SOLVERS
 from skgmmot.functional.mixture import FisherCoordinates, FreeCoordinates, GaussianMixtureParams
+from skgmmot.functional.sinkhorn_em import ANY, SinkhornEM, SinkhornStep, untilted
 
 #: What may extrapolate the iterations, by name.
 ACCELERATIONS = {"squarem": Squarem}
@@ -99,7 +95,7 @@ def fit_em(
     start = theta0.to(dtype=torch.float64).moved(-origin)
     with torch.no_grad(), _engine.workers(X.device) as pool:
         em = _engine.EM(*constants, origin, reg_covar, pool, fixed_weights)
-        climb, differentiate = E_STEPS[e_step]
+        climb, differentiate, _ = E_STEPS[e_step]
         solution = climb(em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration)
     if any(t is not None and t.requires_grad for t in (*theta0, X, sample_weight)):
         step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
@@ -241,119 +237,94 @@ def _polished(step, solution, gradient_tol, max_polish):
     )
 
 
-# --- Sinkhorn-EM -------------------------------------------------------------------------------
+# --- E-steps -----------------------------------------------------------------------------------
 
 
 def climb_balanced(
     em: _engine.EM,
     theta0: GaussianMixtureParams,
     *,
-    tol: float,
-    max_iter: int,
     acceleration: None = None,
     objective: float = -math.inf,
-    callback: Callable[[Solution], None] | None = None,
+    **options,
 ) -> Solution:
-    """Iterate Sinkhorn-EM from a start whose weights are prescribed; as `climb`.
+    """Iterate Sinkhorn-EM from a start whose weights are prescribed.
+
+    Parameters
+    ----------
+    em : EM
+        The iteration of EM over the samples.
+    theta0 : GaussianMixtureParams
+        The start.
+    acceleration : None
+        There is none.
+    objective : float, default=-inf
+        Objective that the first change is measured against; a start that has one goes on with an
+        earlier fit, and is balanced at once.
+    **options
+        Other options of `climb`.
 
     Returns
     -------
     Solution
         Where it ended; its points are of the type `TiltedMixture`.
+
+    Raises
+    ------
+    ValueError
+        If an acceleration is asked for, or a weight is not positive.
     """
-    return iterate(
-        SinkhornEM(em),
-        untilted(theta0),
-        tol=tol,
-        max_iter=max_iter,
-        objective=objective,
-        callback=callback,
-    )
+    if acceleration is not None:
+        raise ValueError(
+            f"acceleration must be None with e_step='sinkhorn', got {acceleration!r}, which "
+            "extrapolates plain EM. Set one of the two back."
+        )
+    start = untilted(theta0, ANY if objective == -math.inf else 0.0)
+    return climb(SinkhornEM(em), start, objective=objective, **options)
 
 
 def differentiate_balanced(
-    step: "EMStep",
-    theta0: GaussianMixtureParams,
-    solution: Solution,
-    *,
-    gradient: str = "implicit",
-    gradient_tol: float = 1e-6,
-    max_polish: int = 1000,
-    solve: str | Solver = "gmres",
+    step: "EMStep", theta0: GaussianMixtureParams, solution: Solution, **options
 ) -> Solution:
-    """Put the end of Sinkhorn-EM on the graph; as `differentiate`.
-
-    Returns
-    -------
-    Solution
-        Its points are mixtures of the prescribed weights.
-    """
-    options = {}
-    if gradient == "implicit" and solution.n_iter:
-        solution = _balanced_further(step, solution, gradient_tol, max_polish)
-        if isinstance(solve, str):
-            solve = functools.partial(SOLVERS[solve], tol=gradient_tol / 10)
-        options = {"solve": solve, "adjoint": solution.adjoint}
-    at = solution._replace(value=solution.value.tilted(), previous=solution.previous.tilted())
-    theta = GRADIENTS[gradient](SinkhornStep(step, theta0.weights), theta0, at, **options)
-    return solution._replace(
-        value=theta._replace(weights=theta0.weights), previous=solution.previous.mixture()
-    )
-
-
-def _balanced_further(step, solution, gradient_tol, max_polish):
-    """Sinkhorn-EM from where it ended to its fixed point, as far as ``max_polish`` passes go."""
-    with torch.no_grad(), _engine.workers(step.X.device) as pool:
-        em = SinkhornEM(step.em.with_pool(pool), allowed=BALANCED)
-        theta, distance = solution.value, math.inf
-        for _ in range(max_polish // (UPDATES + 1)):
-            theta_next, _ = em(theta)
-            coordinates = FisherCoordinates(theta_next.mixture(), theta_next.prescribed)
-            change = GaussianMixtureParams(
-                *(b - a for a, b in zip(theta.tilted(), theta_next.tilted(), strict=True))
-            )
-            before, distance = distance, float(coordinates.of_change(change).norm())
-            theta = theta_next
-            rate = min(distance / before, 0.999)  # the changes to come are a geometric series
-            if distance * rate / (1 - rate) <= gradient_tol:
-                break
-        else:
-            warnings.warn(
-                f"Sinkhorn-EM was left {distance:.1e} from its fixed point, further than "
-                f"gradient_tol={gradient_tol:.1e}. Increase max_iter or reg_covar, or use fewer "
-                "components.",
-                InexactGradientWarning,
-                stacklevel=4,
-            )
-    return solution._replace(value=theta, residual=distance, adjoint=Adjoint(tol=gradient_tol))
-
-
-class SinkhornStep:
-    """One iteration of Sinkhorn-EM as a map on the autograd graph, made of iterations of EM.
+    """Put the end of Sinkhorn-EM on the graph of the samples, their weights and the start.
 
     Parameters
     ----------
     step : EMStep
-        The iteration of EM over the samples.
-    prescribed : Tensor of shape (K,)
-        The weights; those of the map's mixtures are tilted.
+        The iteration of EM.
+    theta0 : GaussianMixtureParams
+        The start of the fit, of the prescribed weights.
+    solution : Solution
+        The end of the fit.
+    **options
+        Options of `differentiate`.
+
+    Returns
+    -------
+    Solution
+        The same with its value on the graph; its points are mixtures of the prescribed weights.
     """
-
-    def __init__(self, step: "EMStep", prescribed: Tensor):
-        self.step, self.prescribed = step, prescribed
-
-    def __call__(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
-        for _ in range(UPDATES):
-            share = self.step(theta).weights
-            log_weights = sinkhorn_update(theta.weights.log(), self.prescribed, share, RELAXATION)
-            theta = theta._replace(weights=log_weights.exp())
-        return self.step(theta)._replace(weights=theta.weights)
+    sinkhorn = SinkhornStep(step.with_free_weights(), theta0.weights)
+    found = differentiate(sinkhorn, untilted(theta0), solution, **options)
+    value, previous = found.value.mixture(), found.previous.mixture()
+    return found._replace(value=value._replace(weights=theta0.weights), previous=previous)
 
 
-#: How a fit climbs and how it is differentiated, by its E-step.
+class EStep(NamedTuple):
+    """What a fit does, by its E-step."""
+
+    climb: Callable[..., Solution]
+    """Runs the iterations from a start."""
+    differentiate: Callable[..., Solution]
+    """Puts their end on the graph."""
+    prescribes: bool
+    """Whether the weights are prescribed, and stay."""
+
+
+#: E-steps by name.
 E_STEPS = {
-    "posterior": (climb, differentiate),
-    "sinkhorn": (climb_balanced, differentiate_balanced),
+    "posterior": EStep(climb, differentiate, prescribes=False),
+    "sinkhorn": EStep(climb_balanced, differentiate_balanced, prescribes=True),
 }
 
 
@@ -394,9 +365,20 @@ class EMStep:
 
     def advance(self, theta: GaussianMixtureParams, n_steps: int) -> GaussianMixtureParams:
         """The mixture after so many accelerated iterations."""
-        with torch.no_grad(), _engine.workers(self.X.device) as pool:
-            em = self.em.with_pool(pool)
+        with self.pooled() as em:
             return climb(em, theta, tol=0.0, max_iter=n_steps, acceleration="squarem").value
+
+    @contextmanager
+    def pooled(self):
+        """Lend the iteration on constants, with threads at work."""
+        with torch.no_grad(), _engine.workers(self.X.device) as pool:
+            yield self.em.with_pool(pool)
+
+    def with_free_weights(self) -> "EMStep":
+        """The same iteration with weights that move."""
+        em = copy.copy(self.em)
+        em.fixed_weights = False
+        return EMStep(em, self.X, self.sample_weight)
 
     def _weighted(self, theta):
         w = self.fixed_weights

@@ -11,15 +11,14 @@ from torch.autograd import gradcheck
 from skgmmot import _engine
 from skgmmot.functional import fit_em
 from skgmmot.functional.entropic import (
-    SinkhornEM,
     _dense_dual,
     balance,
     entropic_ot_objective,
     sinkhorn_update,
-    untilted,
 )
 from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
+from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 
 @pytest.fixture
