@@ -117,6 +117,11 @@ def moved(tensor: Tensor, device) -> Tensor:
     """The tensor on a device that the user named."""
     if device is None:
         return tensor
+    if tensor.device.type != "cpu" and torch.device(device).type != tensor.device.type:
+        raise ValueError(
+            f"X must be on the device named, or on the CPU, got {tensor.device} and "
+            f"device={str(device)!r}. Pass X.to({str(device)!r}), or device=None."
+        )
     try:
         return tensor.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:

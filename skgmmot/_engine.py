@@ -264,7 +264,7 @@ class EM:
 
     def overlap(self, theta) -> Tensor:
         """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""
-        step, dtype = self.by_features(theta)
+        step, dtype = self._features(theta)
         mixture = theta.prepare()
 
         def block(rows, buffers):

@@ -82,9 +82,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         gradient: by the implicit function theorem, through all iterations, or through the last
         one. Starts are constants, and of several starts the best run is differentiated.
     gradient_tol : float, default=1e-6
-        For ``gradient='implicit'``, where a gradient is asked for: the fit is polished until it is
-        this near to the fixed point, in units of the components' spread, and the adjoint equation
-        solved to this residual. A warning says where that failed.
+        For ``gradient='implicit'``: relative error accepted in the gradient. Where one is asked
+        for, the fit is polished and the adjoint equation solved until it should be smaller; a
+        warning says where that failed.
     fixed_weights : bool, default=False
         Whether the weights stay ``weights_init``, or uniform: responsibilities use them and EM
         leaves them.
@@ -248,7 +248,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Warns
         -----
         ConvergenceWarning
-            If the best fit stopped at ``max_iter``.
+            If the best fit stopped at ``max_iter``, and was not polished either.
+        InexactGradientWarning
+            If a gradient is asked for and may be further off than ``gradient_tol``.
         """
         self._fit(X, sample_weight)
         return self
@@ -300,11 +302,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             if runs.best is not None:
                 self._set_attributes(runs.best.value, origin, X.dtype, kind, runs.best)
             raise
-        if not runs.best.converged and self.max_iter > 0:
-            warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
         solution = runs.best
         if on_graph and self.max_iter > 0:
             solution = self._differentiate(em, X, a, runs)
+        if not solution.converged and self.max_iter > 0:
+            warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
         self._set_attributes(solution.value, origin, X.dtype, kind, solution)
         if on_graph and self.max_iter > 0:
             self.solution_ = solution._replace(
