@@ -6,6 +6,7 @@ from skgmmot.estimators.embedding import MixtureEmbedding, PairwiseMW2
 from skgmmot.estimators.geodesic import interpolate
 from skgmmot.estimators.ot_map import OTMap, ot_map
 from skgmmot.estimators.quantizer import WassersteinQuantizer
+from skgmmot.estimators.semidiscrete import SemidiscreteGMM
 from skgmmot.functional.semidiscrete import GridDensity
 from skgmmot.metrics import MixtureWasserstein, semidiscrete_distance, semidiscrete_plan
 
@@ -19,6 +20,7 @@ __all__ = [
     "MixtureWasserstein",
     "OTMap",
     "PairwiseMW2",
+    "SemidiscreteGMM",
     "WassersteinQuantizer",
     "interpolate",
     "ot_map",

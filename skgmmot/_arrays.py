@@ -24,11 +24,15 @@ class ArrayKind(NamedTuple):
     is_tensor: bool
     device: torch.device
 
-    def restore(self, tensor: Tensor):
-        """A result in the user's kind of array: a tensor on their device, or a numpy array."""
+    def restore(self, tensor: Tensor, *, copy: bool = True):
+        """A result in the user's kind of array: a tensor on their device, or a numpy array.
+
+        ``copy=False`` saves the memory of a large result that nothing else holds.
+        """
         if self.is_tensor:
             return tensor.to(self.device)
-        return np.array(tensor.detach().cpu().numpy())
+        array = tensor.detach().cpu().numpy()
+        return array.copy() if copy else array
 
 
 NUMPY = ArrayKind(False, torch.device("cpu"))
@@ -183,6 +187,17 @@ def _check_finite(X: Tensor) -> None:
     )
 
 
+def check_range(X: Tensor) -> None:
+    """Refuse samples whose second moments would overflow their dtype."""
+    low, high = torch.aminmax(X.detach())
+    largest, limit = float(max(-low, high)), torch.finfo(X.dtype).max ** 0.5 / 1e3
+    if largest > limit:
+        raise ValueError(
+            f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "
+            f"size {largest:.1e}. Rescale X or drop that sample."
+        )
+
+
 def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
     """Validate sample weights for ``X (n, d)``: non-negative, finite, not all zero.
 
@@ -274,6 +289,8 @@ def check_mixture(params) -> None:
     scale = covariances.abs().amax((-2, -1))
     if ((covariances - covariances.mT).abs().amax((-2, -1)) > 1e-5 * scale).any():
         raise ValueError("covariances must be symmetric, got one that is not. Average with .mT.")
+    if not torch.linalg.cholesky_ex(covariances).info.any():
+        return  # positive definite
     smallest = torch.linalg.eigvalsh(covariances)[:, 0]
     eps = torch.finfo(params.covariances.dtype).eps
     if (smallest < -100 * eps * scale).any():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.em import FeatureEStep, Statistics, e_step, m_step
+from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep, Statistics, e_step, m_step
 from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
 
 #: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
@@ -28,9 +28,6 @@ BLOCK_ROWS = {"cpu": 2**14, "other": 2**20}
 FEATURE_ROWS = 512
 #: Spans a pass is cut into: enough to balance a few threads, few enough to keep partial sums small.
 N_SPANS = 16
-#: Up to this many quadratic features for each feature, they are faster than whitening: d = 80 for
-#: full covariances, any d for the other types.
-MAX_QUADRATIC = 40
 
 
 class Buffers:
@@ -152,14 +149,20 @@ def workers(device: torch.device):
 def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
     """Apply ``function`` to blocks of rows of ``X (n, d)`` and ``others``, and join the results.
 
-    ``row_size`` is the number of numbers that one row takes while it is worked on.
+    ``row_size`` is the number of numbers that one row takes while it is worked on. Beyond that, the
+    results are all the memory it needs.
     """
+    with torch.no_grad():
+        first = function(*(t[:1] for t in (X, *others)))  # tells the shape and the dtype
+    results = first.new_empty(len(X), *first.shape[1:])
 
     def over_span(span, buffers):
-        return [function(*(t[rows] for t in (X, *others))) for rows in span]
+        for rows in span:
+            results[rows] = function(*(t[rows] for t in (X, *others)))
 
     with workers(X.device) as pool:
-        return torch.cat([out for part in pool.map(over_span, len(X), row_size) for out in part])
+        list(pool.map(over_span, len(X), row_size))
+    return results
 
 
 def origin(X: Tensor, sample_weight: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skgmmot import DifferentiableGaussianMixture, OTMap, WassersteinQuantizer
+from skgmmot import DifferentiableGaussianMixture, OTMap, SemidiscreteGMM, WassersteinQuantizer
 
 pytestmark = pytest.mark.filterwarnings(
     # the checks fit tiny data: EM need not converge, and components may collapse onto points
@@ -14,7 +14,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 def expected_failures(estimator):
     """Checks that cannot hold, and why."""
-    if isinstance(estimator, DifferentiableGaussianMixture) and estimator.n_components > 1:
+    mixtures = (DifferentiableGaussianMixture, SemidiscreteGMM)
+    if isinstance(estimator, mixtures) and estimator.n_components > 1:
         # the order of the rows decides what k-means draws, as in scikit-learn's KMeans
         why = "k-means starts depend on the order of the rows, which the check shuffles"
         return {"check_sample_weight_equivalence_on_dense_data": why}
@@ -30,6 +31,8 @@ def expected_failures(estimator):
         DifferentiableGaussianMixture(2, covariance_type="diag"),
         OTMap(),
         OTMap(method="random"),
+        SemidiscreteGMM(n_nodes=64),
+        SemidiscreteGMM(2, covariance_type="diag", n_nodes=64),
         WassersteinQuantizer(3),
         WassersteinQuantizer(3, masses="free", init="k-means++"),
     ],

@@ -21,6 +21,11 @@ from skgmmot.functional.mixture import (
 )
 from skgmmot.functional.semidiscrete import GridDensity
 
+NOT_CONVERGED = (
+    "Best performing initialization did not converge. Try different init parameters, or increase "
+    "max_iter, tol, or check for degenerate data."
+)
+
 
 @contextmanager
 def earlier_fit_kept(estimator):
@@ -77,6 +82,20 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             for t in (self.weights_, self.means_, self.precisions_cholesky_)
         )
         return PreparedMixture(weights.log(), means, self._storage(factors))
+
+    def _set_parameters(self, theta: GaussianMixtureParams, dtype, kind) -> None:
+        """Show a fit in the user's kind of array and dtype."""
+        covariance = self._covariance()
+        factors = covariance.precision_factor(theta.covariances)
+        shown = {
+            "weights_": theta.weights,
+            "means_": theta.means,
+            "covariances_": covariance.to_public(theta.covariances),
+            "precisions_cholesky_": covariance.to_public(factors),
+            "precisions_": covariance.to_public(covariance.precisions(factors)),
+        }
+        for name, tensor in shown.items():
+            setattr(self, name, kind.restore(tensor.to(dtype)))
 
     def _set_mixture(self, params: GaussianMixtureParams, kind) -> None:
         """Show a mixture that no samples were fitted to; singular ones have no precisions."""
@@ -355,7 +374,7 @@ def is_mixture(given, name="target") -> bool:
     TypeError
         If it is an estimator of something else.
     """
-    if hasattr(given, "fit") and not hasattr(target, "covariance_type"):
+    if hasattr(given, "fit") and not hasattr(given, "covariance_type"):
         raise TypeError(
             f"{name} must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
             f"samples, got {type(given).__name__}. Fit a DifferentiableGaussianMixture first."

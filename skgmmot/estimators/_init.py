@@ -169,6 +169,72 @@ def _choose(em: EM, n_components: int, rng: np.random.RandomState) -> Tensor:
     return torch.from_numpy(rng.choice(len(em.X), size=n_components, replace=False, p=p))
 
 
+# --- the starts of an estimator ------------------------------------------------------------------
+
+
+def check_enough(X: Tensor, sample_weight: Tensor | None, n_components: int) -> None:
+    """Refuse fewer samples (of positive weight) than components."""
+    n_samples = len(X) if sample_weight is None else int((sample_weight > 0).sum())
+    if n_samples < n_components:
+        raise ValueError(
+            "Expected n_samples >= n_components but got n_components = "
+            f"{n_components}, n_samples = {n_samples}. Pass more samples or ask for "
+            "fewer components."
+        )
+
+
+def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:
+    """The estimator's own last fit, about the samples' origin."""
+    expected = (estimator.n_components, em.X.shape[1])
+    if tuple(estimator.means_.shape) != expected:
+        raise ValueError(
+            f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
+            f"of shape {tuple(estimator.means_.shape)}. Set warm_start=False to start anew."
+        )
+    params = estimator._params(dtype=torch.float64, device=em.X.device).detach()
+    return params.moved(-em.origin.double())
+
+
+def given(estimator, em: EM, *, uniform: bool = False) -> tuple:
+    """The validated initial weights, means (about the origin) and covariances, or None.
+
+    ``uniform`` stands for weights that are not given.
+    """
+    shape = (estimator.n_components, em.X.shape[1])
+    to = {"dtype": torch.float64, "device": em.X.device}
+    weights, means, covariances = None, None, None
+    if uniform:
+        weights = torch.full((estimator.n_components,), 1 / estimator.n_components, **to)
+    if estimator.weights_init is not None:
+        weights = check_weights(estimator.weights_init, estimator.n_components).to(**to)
+    if estimator.means_init is not None:
+        means = check_shape(estimator.means_init, shape, "means").to(**to)
+        means = means - em.origin.double()
+    if estimator.precisions_init is not None:
+        covariances = check_precisions(
+            estimator.precisions_init, estimator._covariance(), *shape
+        ).to(**to)
+    return weights, means, covariances
+
+
+def one_start(estimator, em: EM, given: tuple, rng, run: int) -> GaussianMixtureParams:
+    """One start: what is given, and for the rest the moments of an assignment, or Sinkhorn-EM."""
+    if estimator.init_params == "sinkhorn":
+        # another run from given means and covariances would be the first one again
+        given = given if run == 0 else (given[0], None, None)
+        return balanced(em, given, estimator._covariance(), estimator.n_components, rng)
+    if all(part is not None for part in given):
+        return GaussianMixtureParams(*given)
+    assignment = assign(estimator.init_params, em, estimator.n_components, rng)
+    found = start(assignment, em, estimator._covariance(), estimator.n_components)
+    if estimator.max_iter == 0:
+        # Nothing normalises the weights of a start later: do it now.
+        found = found._replace(weights=found.weights / found.weights.sum())
+    return GaussianMixtureParams(
+        *(f if g is None else g for f, g in zip(found, given, strict=True))
+    )
+
+
 # --- starts given by the user (the texts are scikit-learn's: programs match them) -----------------
 
 

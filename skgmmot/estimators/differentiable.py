@@ -15,17 +15,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
-from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
+from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep
-from skgmmot.functional.mixture import GaussianMixtureParams
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
-
-NOT_CONVERGED = (
-    "Best performing initialization did not converge. Try different init parameters, or increase "
-    "max_iter, tol, or check for degenerate data."
-)
 
 
 class DifferentiableGaussianMixture(MixtureEstimator):
@@ -288,8 +282,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         warm = self.warm_start and hasattr(self, "converged_")
         X, kind = _arrays.samples(self, X, reset=True, min_samples=2)
         a = _arrays.sample_weights(sample_weight, X)
-        self._check_enough(X, a)
-        _check_range(X)
+        _init.check_enough(X, a, self.n_components)
+        _arrays.check_range(X)
         on_graph = self._check_gradient(X, a, kind)
         constants = (X.detach(), None if a is None else a.detach())
         origin = _engine.origin(*constants)
@@ -334,15 +328,6 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     # --- starts --------------------------------------------------------------------------------
 
-    def _check_enough(self, X, sample_weight):
-        n_samples = len(X) if sample_weight is None else int((sample_weight > 0).sum())
-        if n_samples < self.n_components:
-            raise ValueError(
-                "Expected n_samples >= n_components but got n_components = "
-                f"{self.n_components}, n_samples = {n_samples}. Pass more samples or ask for "
-                "fewer components."
-            )
-
     def _check_gradient(self, X, sample_weight, kind) -> bool:
         """Whether a gradient is asked for, and can be had."""
         if not (X.requires_grad or (sample_weight is not None and sample_weight.requires_grad)):
@@ -363,58 +348,13 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         """Yield the start of each run and the objective that its first change is against."""
         if warm:
             log.start(0)
-            yield self._warm_start(em), float(self.lower_bound_)
+            yield _init.earlier_fit(self, em), float(self.lower_bound_)
             return
-        given = self._given(em)
+        given = _init.given(self, em, uniform=self.fixed_weights or E_STEPS[self.e_step].prescribes)
         rng = check_random_state(self.random_state)
         for run in range(self.n_init):
             log.start(run)
-            yield self._start(em, given, rng), -math.inf
-            if self.init_params == "sinkhorn":
-                given = (given[0], None, None)  # it would bring the same start again
-
-    def _warm_start(self, em):
-        expected = (self.n_components, em.X.shape[1])
-        if tuple(self.means_.shape) != expected:
-            raise ValueError(
-                f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
-                f"of shape {tuple(self.means_.shape)}. Set warm_start=False to start anew."
-            )
-        params = self._params(dtype=torch.float64, device=em.X.device).detach()
-        return params._replace(means=params.means - em.origin.double())
-
-    def _given(self, em) -> tuple:
-        """The validated initial weights, means (about the origin) and covariances, or None."""
-        shape = (self.n_components, em.X.shape[1])
-        to = {"dtype": torch.float64, "device": em.X.device}
-        weights, means, covariances = None, None, None
-        if self.fixed_weights or E_STEPS[self.e_step].prescribes:
-            weights = torch.full((self.n_components,), 1 / self.n_components, **to)
-        if self.weights_init is not None:
-            weights = _init.check_weights(self.weights_init, self.n_components).to(**to)
-        if self.means_init is not None:
-            means = _init.check_shape(self.means_init, shape, "means").to(**to)
-            means = means - em.origin.double()
-        if self.precisions_init is not None:
-            covariances = _init.check_precisions(
-                self.precisions_init, self._covariance(), *shape
-            ).to(**to)
-        return weights, means, covariances
-
-    def _start(self, em, given, rng) -> GaussianMixtureParams:
-        """One start: what is given, and for the rest the moments of an assignment."""
-        if self.init_params == "sinkhorn":
-            return _init.balanced(em, given, self._covariance(), self.n_components, rng)
-        if all(part is not None for part in given):
-            return GaussianMixtureParams(*given)
-        assignment = _init.assign(self.init_params, em, self.n_components, rng)
-        found = _init.start(assignment, em, self._covariance(), self.n_components)
-        if self.max_iter == 0:
-            # Nothing normalises the weights of a start later: do it now.
-            found = found._replace(weights=found.weights / found.weights.sum())
-        return GaussianMixtureParams(
-            *(f if g is None else g for f, g in zip(found, given, strict=True))
-        )
+            yield _init.one_start(self, em, given, rng, run), -math.inf
 
     # --- the entropic reading ------------------------------------------------------------------
 
@@ -478,35 +418,14 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         )
 
     def _set_attributes(self, theta, origin, dtype, kind, solution):
-        """Show the fit in the user's kind of array and dtype; what some fits have besides goes."""
+        """Show the fit in the user's kind of array and dtype; what only some fits have goes."""
         for name in ("solution_", "entropic_ot_gap_"):
             vars(self).pop(name, None)
-        covariance = self._covariance()
-        factors = covariance.precision_factor(theta.covariances)
-        shown = {
-            "weights_": theta.weights,
-            "means_": theta.means + origin.double(),
-            "covariances_": covariance.to_public(theta.covariances),
-            "precisions_cholesky_": covariance.to_public(factors),
-            "precisions_": covariance.to_public(covariance.precisions(factors)),
-        }
-        for name, tensor in shown.items():
-            setattr(self, name, kind.restore(tensor.to(dtype)))
+        self._set_parameters(theta.moved(origin), dtype, kind)
         self.converged_ = solution.converged
         self.n_iter_ = solution.n_iter
         self.lower_bound_ = np.float64(solution.objective)
         self.lower_bounds_ = list(solution.objectives)
-
-
-def _check_range(X):
-    """Refuse samples whose second moments would overflow their dtype."""
-    low, high = torch.aminmax(X.detach())
-    largest, limit = float(max(-low, high)), math.sqrt(torch.finfo(X.dtype).max) / 1e3
-    if largest > limit:
-        raise ValueError(
-            f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "
-            f"size {largest:.1e}. Rescale X or drop that sample."
-        )
 
 
 class _Runs:

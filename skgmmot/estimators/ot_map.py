@@ -410,7 +410,8 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             rows.append(torch.from_numpy(rng.uniform(size=(len(X), 2))).to(X.device))
         move = METHODS[self.method]
         row_size = mapping.posterior.row_size
-        return kind.restore(_engine.map_rows(lambda *b: move(mapping, *b), row_size, *rows))
+        images = _engine.map_rows(lambda *block: move(mapping, *block), row_size, *rows)
+        return kind.restore(images, copy=False)
 
     @available_if(_counts_classes)
     def predict(self, X):

@@ -233,13 +233,9 @@ class MixtureIntegrals:
         return within + (self.weights * self.means.T) @ self.means
 
     def blurred(self, share: float) -> "MixtureIntegrals":
-        """This density with a share of it in one wide component."""
-        wide = np.diag((self.box.high - self.box.low) ** 2) / REACH**2
-        return MixtureIntegrals(
-            np.append((1 - share) * self.weights, share),
-            np.vstack([self.means, (self.box.low + self.box.high) / 2]),
-            np.concatenate([self.covariances, wide[None]]),
-        )
+        """This density with every component wider, by a share of the whole covariance."""
+        wider = self.covariances + share * self.covariance()
+        return MixtureIntegrals(self.weights, self.means, wider)
 
     def measure(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses of the cells ``(n,)`` and of the edges between them ``(m,)``, per length."""

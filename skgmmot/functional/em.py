@@ -26,6 +26,10 @@ from torch import Tensor
 from skgmmot.functional.covariance import LOG_2PI, CovarianceType, covariance_type_of
 from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
 
+#: Up to this many quadratic features for each feature, they are faster than whitening: d = 80 for
+#: full covariances, any d for the other types.
+MAX_QUADRATIC = 40
+
 
 class Statistics(NamedTuple):
     """What the E-step sums over samples; adds field by field."""

@@ -175,7 +175,9 @@ def curvature(here: Dual) -> Tensor:
     It is singular along constants, which the ones take away; the ridge serves components apart.
     """
     overlap = here.overlap()
-    return torch.diag(here.share * (1 + 1e-14)) - overlap + torch.full_like(overlap, 1 / len(overlap))
+    return (
+        torch.diag(here.share * (1 + 1e-14)) - overlap + torch.full_like(overlap, 1 / len(overlap))
+    )
 
 
 def _climbing(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:

@@ -217,7 +217,10 @@ def _last_change(solution):
     """``|F(previous) - previous|`` in Fisher's coordinates."""
     if not solution.n_iter:
         return math.nan
-    after, before = solution.value, solution.previous
+    after, before = (
+        GaussianMixtureParams(theta.weights, theta.means, theta.covariances)
+        for theta in (solution.value, solution.previous)
+    )
     change = GaussianMixtureParams(*(a - b for a, b in zip(after, before, strict=True)))
     vector = FisherCoordinates(before, after.weights).of_change(change)
     return float(torch.linalg.vector_norm(vector))

@@ -115,20 +115,21 @@ class GaussianCosts:
 
     def __init__(self, source_means, source_covariances, target_means, target_covariances):
         d = source_means.shape[1]
-        self.between = squared_distances(source_means, target_means)
+        self.means = source_means, target_means
         self.covariances = [as_matrices(S, d) for S in (source_covariances, target_covariances)]
         self.prepared = tuple(factored(S) for S in self.covariances)
 
     def lower_bounds(self) -> Tensor:
         """Lower bounds ``(K, L)`` of all distances, as constants."""
-        return self.between.detach() + bures_lower_bound(*self.prepared)
+        between = squared_distances(*(m.detach() for m in self.means))
+        return between + bures_lower_bound(*self.prepared)
 
     def __call__(self, k: Tensor, l: Tensor) -> Tensor:
         """The distances ``(n,)`` of pairs, differentiable once."""
+        between = (self.means[0][k] - self.means[1][l]).square().sum(-1)
         shared = [len(S) == 1 for S in self.covariances]  # one matrix for all components
         i, j = (torch.zeros_like(t) if one else t for t, one in zip((k, l), shared, strict=True))
-        bures = bures_squared_pairs(*self.covariances, i, j, self.prepared)
-        return self.between[k, l] + bures
+        return between + bures_squared_pairs(*self.covariances, i, j, self.prepared)
 
 
 def wasserstein_squared(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:

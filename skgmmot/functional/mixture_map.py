@@ -6,7 +6,6 @@ with these weights, `random_map` draws one. Blocks of samples are worked on as c
 every elementwise operation runs along contiguous rows.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.discrete import Plan
-from skgmmot.functional.em import FeatureEStep
+from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep
 from skgmmot.functional.linalg import bures_map
 from skgmmot.functional.mixture import (
     GaussianMixtureParams,
@@ -23,8 +22,6 @@ from skgmmot.functional.mixture import (
 )
 from skgmmot.functional.mixture_ot import cost_matrix, transport_plan
 
-#: Up to this many quadratic features for each feature, they are faster than whitening.
-MAX_QUADRATIC = 40
 #: Blocks for samples that take more numbers than this would be too short for matrix products.
 MOST_NUMBERS = 512
 
@@ -88,19 +85,13 @@ class Posterior:
 
     def _by_features(self, X):
         """The same from two matrix products; None where a square overflows."""
-        coefficients, d = self.features.coefficients.to(self.dtype), X.shape[1]
-        phi = X.new_empty(coefficients.shape[1], len(X), dtype=self.dtype)
-        torch.sub(X.mT, self.origin.unsqueeze(1), out=phi[:d])
-        phi[d] = 1
-        self.features.kind.quadratic(phi[:d], out=phi[d + 1 :])
-        resp = coefficients @ phi  # the log-joint, for now
-        top = resp.amax(0)
+        phi, resp, total, top = self.features.posterior(
+            X, self.dtype, lambda _, shape, dtype: X.new_empty(shape, dtype=dtype)
+        )
         if not torch.isfinite(top).all():
             return None, None
-        # The floor keeps subnormal numbers out, which are slow and which no sum sees.
-        resp.sub_(top).clamp_(min=math.log(torch.finfo(self.dtype).tiny) + 8).exp_()
-        resp[self.empty] = 0
-        return resp.div_(resp.sum(0)), phi[: d + 1]
+        resp[self.empty] = 0  # what has no weight has no responsibility, not even a subnormal one
+        return resp.div_(total), phi[: len(self.origin) + 1]
 
 
 class MixtureMap(NamedTuple):

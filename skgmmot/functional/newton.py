@@ -36,7 +36,7 @@ GOOD_START = 1e-3
 #: Shares of the density that may be blurred, the first that gives a good start.
 SHARES = (0.0, *(0.25**k for k in range(12, 0, -1)), 0.5)
 #: Steps shorter than this are given up.
-SHORTEST = 1e-5
+SHORTEST = 1e-8
 #: A problem of more sites than this starts from one of so many times fewer.
 FEW_SITES, COARSENING = 300, 10
 #: The error that a problem is solved to if another starts from it.
@@ -106,30 +106,29 @@ def cells_of_masses(
 
 def _unblur(density, sites, masses, heights, tol, max_iter) -> Cells:
     """Newton's method on densities that are blurred less and less, in the end not at all."""
-    cells = evaluate(density, sites, heights)
-    lowest, n_iter = 0.0, 0
+    candidates, n_iter = SHARES, 0
     while True:
-        share = _good_share(density, cells, masses, lowest)
-        blurred = density.blurred(share) if share else density
+        share, blurred = _least_blurred(density, sites, masses, heights, candidates)
         goal = tol if share == 0 else max(tol, min(ROUGH, masses.min() / 10))
-        cells = _newton(blurred, sites, masses, cells.heights, goal, max_iter - n_iter)
-        n_iter += cells.n_iter
+        cells = _newton(blurred, sites, masses, heights, goal, max_iter - n_iter)
+        n_iter, heights = n_iter + cells.n_iter, cells.heights
         done = cells.converged and share == 0
         if done or n_iter >= max_iter or (not cells.converged and share == SHARES[-1]):
             return cells._replace(n_iter=n_iter, converged=done)
-        # Stuck: blur more. Solved: blur less, a quarter of it at most.
-        lowest = max(16 * share, SHARES[4]) if not cells.converged else -share / 4
-        cells = evaluate(density, sites, cells.heights)
+        if cells.converged:  # blur less: a quarter as much at most
+            candidates = [s for s in SHARES if s <= share / 4]
+        else:  # stuck: blur more
+            more = min(max(16 * share, SHARES[4]), SHARES[-1])
+            candidates = [s for s in SHARES if s >= more]
 
 
-def _good_share(density, cells: Cells, masses: Array, bound: float) -> float:
-    """The smallest share to blur for a good start: at least ``bound``, or at most ``-bound``."""
-    wide, _ = density.blurred(1.0).measure(cells.diagram)
-    shares = [s for s in SHARES if (s >= bound if bound >= 0 else s <= -bound)]
+def _least_blurred(density, sites, masses, heights, shares):
+    """The least blurred density for which every cell has some mass, or the most blurred one."""
     for share in shares:
-        if (((1 - share) * cells.masses + share * wide) >= GOOD_START * masses).all():
-            return share
-    return shares[-1]
+        blurred = density.blurred(share) if share else density
+        if (evaluate(blurred, sites, heights).masses >= GOOD_START * masses).all():
+            break
+    return share, blurred
 
 
 def _newton(density, sites, masses, heights, tol, max_iter) -> Cells:
