@@ -447,6 +447,11 @@ class EMStep:
         em.fixed_weights = False
         return EMStep(em, self.X, self.sample_weight)
 
+    def detach(self) -> "EMStep":
+        """The same iteration over constants."""
+        X, a, w = self.X, self.sample_weight, self.fixed_weights
+        return EMStep(self.em, *(None if t is None else t.detach() for t in (X, a, w)))
+
     def _weighted(self, theta):
         w = self.fixed_weights
         return theta if w is None else theta._replace(weights=w)

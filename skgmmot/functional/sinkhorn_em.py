@@ -141,8 +141,9 @@ class SinkhornEM:
             log_weights = sinkhorn_update(theta.log_weights, w, share, RELAXATION)
             theta = theta._replace(log_weights=log_weights)
         statistics = em.statistics(theta)
-        if imbalance(statistics.mass / em.total, w) > max(float(theta.allowed), self.balanced):
-            theta = self.balance(theta)
+        allowed = max(float(theta.allowed), self.balanced)
+        if imbalance(statistics.mass / em.total, w) > allowed:
+            theta = self.balance(theta, allowed)
             statistics = em.statistics(theta)
         moved = m_step(theta, statistics, em.reg_covar)
         theta_next = theta._replace(
@@ -151,10 +152,10 @@ class SinkhornEM:
         dual = w @ (theta.log_weights - w.log()) - statistics.log_likelihood / em.total
         return theta_next, -float(dual + w @ (w.log() - moved.weights.log()))
 
-    def balance(self, theta: TiltedMixture) -> TiltedMixture:
-        """The same mixture through the weights that balance it."""
-        dual = functools.partial(self.dual, theta)
-        log_weights = balance(theta.prescribed, dual, start=theta.log_weights, tol=self.balanced)
+    def balance(self, theta: TiltedMixture, allowed: float = 0.0) -> TiltedMixture:
+        """The same mixture through weights that balance it, but for what is allowed."""
+        dual, tol = functools.partial(self.dual, theta), max(allowed, self.balanced)
+        log_weights = balance(theta.prescribed, dual, start=theta.log_weights, tol=tol)
         return theta._replace(log_weights=log_weights)
 
     def dual(self, theta: TiltedMixture, log_weights: Tensor) -> Dual:
@@ -165,20 +166,23 @@ class SinkhornEM:
         overlap = functools.cache(lambda: self.em.overlap(tilted) / self.em.total)
         return Dual(log_likelihood / self.em.total, share, overlap)
 
+    def objective(self, theta: TiltedMixture) -> float:
+        """Minus the balanced cost, of a mixture seen through the weights that balance it."""
+        w, value = theta.prescribed, self.dual(theta, theta.log_weights).value
+        return float(value - w @ (theta.log_weights - w.log()))
+
     def gap(self, theta: TiltedMixture) -> float:
         """What balancing a mixture costs: the balanced cost less the negative log-likelihood."""
-        free = self.dual(theta, theta.prescribed.log())
-        theta = self.balance(theta)
-        balanced = self.dual(theta, theta.log_weights)
-        gained = theta.prescribed @ (theta.log_weights - theta.prescribed.log())
-        return max(float(gained - (balanced.value - free.value)), 0.0)
+        free = self.dual(theta, theta.prescribed.log()).value
+        return max(float(free) - self.objective(self.balance(theta)), 0.0)
 
 
 class SinkhornStep:
     """One iteration of Sinkhorn-EM as a map on the autograd graph.
 
     It is made of iterations of EM. Where Newton's method has found the balancing weights, these
-    are differentiated by the implicit function theorem: as one more of its steps, of length zero.
+    are differentiated by the implicit function theorem, as one more of its steps: exactly where no
+    imbalance is allowed any more, and the better the less of it before.
 
     Parameters
     ----------
@@ -190,8 +194,11 @@ class SinkhornStep:
 
     def __init__(self, step, prescribed: Tensor):
         self.step, self.prescribed = step, prescribed
+        self._last = None
 
     def __call__(self, theta: TiltedMixture) -> TiltedMixture:
+        if not float(theta.allowed):
+            return self.at_balance(theta)
         allowed = max(float(theta.allowed), BALANCED[torch.float64])
         for _ in range(UPDATES):
             share = self.step(theta.tilted()).weights
@@ -199,18 +206,18 @@ class SinkhornStep:
             theta = theta._replace(log_weights=log_weights)
         moved = self.step(theta.tilted())
         if imbalance(moved.weights.detach(), self.prescribed.detach()) > allowed:
-            return self.at_balance(theta)
+            return self.at_balance(theta, allowed)
         return self._next(theta, moved)
 
-    def at_balance(self, theta: TiltedMixture) -> TiltedMixture:
-        """The iteration that balances by Newton's method alone."""
+    def at_balance(self, theta: TiltedMixture, allowed: float = 0.0) -> TiltedMixture:
+        """The iteration that balances by Newton's method."""
         with self.step.pooled() as em:
-            em = SinkhornEM(em)
-            found = em.balance(_detached(theta)._replace(prescribed=self.prescribed.detach()))
+            em, constant = SinkhornEM(em), _detached(theta)
+            found = em.balance(constant._replace(prescribed=self.prescribed.detach()), allowed)
             matrix = curvature(em.dual(found, found.log_weights))
         share = self.step(theta._replace(log_weights=found.log_weights).tilted()).weights
-        further = torch.linalg.solve(matrix, self.prescribed - share)
-        log_weights = torch.log_softmax(found.log_weights + further, dim=0)
+        further = torch.linalg.solve(matrix, self.prescribed - share)  # nothing, if all is balanced
+        log_weights = found.log_weights + further - further.detach()
         theta = theta._replace(log_weights=log_weights)
         return self._next(theta, self.step(theta.tilted()))
 
@@ -226,8 +233,11 @@ class SinkhornStep:
     # --- for `polish` and `implicit` -------------------------------------------------------------
 
     def linearise(self, theta: TiltedMixture) -> "LinearisedSinkhorn":
-        """The balanced iteration at a mixture."""
-        return LinearisedSinkhorn(self, theta)
+        """The balanced iteration at a mixture; the last one is kept, for it is asked for twice."""
+        if self._last is None or not all(map(torch.equal, self._last.theta, theta)):
+            constant = SinkhornStep(self.step.detach(), self.prescribed.detach())
+            self._last = LinearisedSinkhorn(constant, theta)
+        return self._last
 
     def advance(self, theta: TiltedMixture, n_steps: int) -> TiltedMixture:
         """The mixture after so many balanced iterations."""
@@ -261,12 +271,10 @@ class LinearisedSinkhorn(Linearisation):
             log_weights=moved.log_weights.detach(), allowed=torch.zeros_like(theta.allowed)
         )
         self._coordinates = FisherCoordinates(theta.mixture(), theta.prescribed)
-
-    @property
-    def residual(self) -> Tensor:
-        """``F(theta) - theta``."""
-        pairs = zip(self._outputs, self._inputs, strict=True)
-        return self._coordinates.of_change(self._fixed(*((o - i).detach() for o, i in pairs)))
+        changes = (o - i for o, i in zip(self._outputs, self._inputs, strict=True))
+        self.residual = self._coordinates.of_change(self._fixed(*(c.detach() for c in changes)))
+        with step.step.pooled() as em:
+            self.objective = SinkhornEM(em).objective(self.theta)
 
     def product(self, u: Tensor) -> Tensor:
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
