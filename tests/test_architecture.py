@@ -11,7 +11,6 @@ ROOT = Path(skgmmot.__file__).parent
 
 #: Floor of each module; a package's `__init__` shows names and stands on no floor.
 FLOORS = {
-    "functional.threads": -1,
     "functional._sliced_quadrature": 0,
     "functional.directions": 0,
     "functional.fixed_point": 0,
@@ -31,6 +30,7 @@ FLOORS = {
     "functional.newton": 1,
     "functional.mixture": 2,
     "functional.em": 3,
+    "functional.entropic": 3,
     "functional.mixture_ot": 3,
     "functional.semidiscrete": 3,
     "functional.sliced": 3,
@@ -42,6 +42,7 @@ FLOORS = {
     "functional.pairwise": 4,
     "functional.quantization": 4,
     "functional.semidiscrete_fit": 4,
+    "functional.sinkhorn_em": 4,
     "functional.sliced_fit": 4,
     "estimators._base": 5,
     "estimators._init": 5,
