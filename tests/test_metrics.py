@@ -6,8 +6,10 @@ import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
+from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
+from skgmmot.functional import GaussianMixtureParams
 
 
 def mixture(rng, K=3, d=2):
@@ -126,3 +128,12 @@ def test_the_name_of_the_type_decides_where_two_fit():
     assert np.isclose(metric((*shared, "tied"), origin), 13)
     with pytest.raises(ValueError, match="fit a covariance type"):
         metric((*shared, "full"), origin)
+
+
+def test_a_mixture_in_storage_has_one_covariance_type():
+    variances = torch.tensor([[1.0, 4.0], [4.0, 9.0]])  # for K = d = 2 also the shape of a matrix
+    value = GaussianMixtureParams(torch.tensor([0.5, 0.5]), torch.zeros(2, 2), variances)
+    with pytest.raises(ValueError, match="must fit one covariance type"):
+        MixtureWasserstein()(tuple(value), tuple(value))
+    origin = ([1.0], [[0.0, 0.0]], [0.0], "spherical")
+    assert_close(MixtureWasserstein(squared=True)(value, origin).item(), 9.0)

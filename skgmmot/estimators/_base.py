@@ -19,6 +19,12 @@ from skgmmot.functional.mixture import (
     log_joint,
     log_responsibilities,
 )
+from skgmmot.functional.semidiscrete import GridDensity
+
+NOT_CONVERGED = (
+    "Best performing initialization did not converge. Try different init parameters, or increase "
+    "max_iter, tol, or check for degenerate data."
+)
 
 
 @contextmanager
@@ -76,6 +82,20 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             for t in (self.weights_, self.means_, self.precisions_cholesky_)
         )
         return PreparedMixture(weights.log(), means, self._storage(factors))
+
+    def _set_parameters(self, theta: GaussianMixtureParams, dtype, kind) -> None:
+        """Show a fit in the user's kind of array and dtype."""
+        covariance = self._covariance()
+        factors = covariance.precision_factor(theta.covariances)
+        shown = {
+            "weights_": theta.weights,
+            "means_": theta.means,
+            "covariances_": covariance.to_public(theta.covariances),
+            "precisions_cholesky_": covariance.to_public(factors),
+            "precisions_": covariance.to_public(covariance.precisions(factors)),
+        }
+        for name, tensor in shown.items():
+            setattr(self, name, kind.restore(tensor.to(dtype)))
 
     def _set_mixture(self, params: GaussianMixtureParams, kind) -> None:
         """Show a mixture that no samples were fitted to; singular ones have no precisions."""
@@ -334,7 +354,35 @@ def _responsibilities(mixture: PreparedMixture, X):
     return log_responsibilities(mixture, X).exp().mT
 
 
-def as_mixture(mixture, name="mixture"):
+def is_mixture(given, name="target") -> bool:
+    """Whether what was given is a mixture rather than samples.
+
+    Parameters
+    ----------
+    given : fitted mixture estimator, tuple (weights, means, covariances), or array-like
+        What the user handed in.
+    name : str, default='target'
+        What error messages call it.
+
+    Returns
+    -------
+    bool
+        True for the first two.
+
+    Raises
+    ------
+    TypeError
+        If it is an estimator of something else.
+    """
+    if hasattr(given, "fit") and not hasattr(given, "covariance_type"):
+        raise TypeError(
+            f"{name} must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
+            f"samples, got {type(given).__name__}. Fit a DifferentiableGaussianMixture first."
+        )
+    return isinstance(given, tuple) or hasattr(given, "covariance_type")
+
+
+def as_mixture(mixture, name="mixture", dtype=torch.float64):
     """A fitted estimator (ours or scikit-learn's) or a tuple of arrays, as a value.
 
     Parameters
@@ -343,11 +391,13 @@ def as_mixture(mixture, name="mixture"):
         What the user handed in; a fourth entry of a tuple is its covariance type.
     name : str, default='mixture'
         What error messages call it.
+    dtype : torch.dtype, default=torch.float64
+        That of the value; None keeps the arrays'.
 
     Returns
     -------
     params : GaussianMixtureParams
-        The mixture, in float64.
+        The mixture.
     kind : ArrayKind
         The kind of its arrays.
 
@@ -364,6 +414,8 @@ def as_mixture(mixture, name="mixture"):
         check_is_fitted(mixture, "means_")
         name = getattr(mixture, "covariance_type_", mixture.covariance_type)
         arrays = (mixture.weights_, mixture.means_, mixture.covariances_, name)
+    elif isinstance(mixture, GaussianMixtureParams):
+        arrays = (*mixture, covariance_type_of(mixture.covariances).name)
     elif isinstance(mixture, tuple) and len(mixture) in (3, 4):
         arrays = mixture
     else:
@@ -373,7 +425,7 @@ def as_mixture(mixture, name="mixture"):
         )
     params, kind = _arrays.mixture_from_tuple(*arrays)
     # float64: distances between close mixtures are small differences of large numbers
-    return params.to(dtype=torch.float64), kind
+    return params.to(dtype=dtype), kind
 
 
 def shown_type(params: GaussianMixtureParams) -> str:
@@ -382,7 +434,7 @@ def shown_type(params: GaussianMixtureParams) -> str:
     return "full" if kind.shared and len(params.weights) == 1 else kind.name
 
 
-def as_mixtures(mixtures, name="X", device=None):
+def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64):
     """Several mixtures as values, on one device.
 
     Parameters
@@ -393,11 +445,13 @@ def as_mixtures(mixtures, name="X", device=None):
         What error messages call it.
     device : str or torch.device, default=None
         Where they are put; None is where the first one is.
+    dtype : torch.dtype, default=torch.float64
+        That of the values; None keeps the arrays'.
 
     Returns
     -------
     params : list of GaussianMixtureParams
-        The mixtures, in float64.
+        The mixtures.
     kind : ArrayKind
         The kind of array to answer in: tensors if one of them holds tensors.
 
@@ -417,7 +471,7 @@ def as_mixtures(mixtures, name="X", device=None):
         )
     if len(mixtures) == 0:
         raise ValueError(f"{name} must hold at least one mixture, got none. Pass fitted mixtures.")
-    values = [as_mixture(m, f"{name}[{i}]") for i, m in enumerate(mixtures)]
+    values = [as_mixture(m, f"{name}[{i}]", dtype) for i, m in enumerate(mixtures)]
     dimensions = [params.means.shape[1] for params, _ in values]
     for i, d in enumerate(dimensions):
         if d != dimensions[0]:
@@ -443,3 +497,43 @@ def common_feature_names(mixtures, name="X"):
                 "the same order."
             )
     return known[0][1] if known else None
+
+
+def as_density(density, name="density"):
+    """A mixture or an image, as a value.
+
+    Parameters
+    ----------
+    density : GridDensity, fitted mixture estimator or tuple (weights, means, covariances)
+        What the user handed in; covariances must be positive definite.
+    name : str, default='density'
+        What error messages call it.
+
+    Returns
+    -------
+    density : GridDensity or GaussianMixtureParams
+        The density, in float64.
+    n_features : int
+        Its dimension.
+    kind : ArrayKind
+        The kind of its arrays.
+
+    Raises
+    ------
+    NotFittedError
+        If it is an estimator that is not fitted.
+    TypeError
+        If it is something else.
+    ValueError
+        If it is not a density.
+    """
+    if isinstance(density, GridDensity):
+        grid, kind = _arrays.grid_density(density)
+        return grid, 2, kind
+    params, kind = as_mixture(density, name)
+    if (torch.linalg.cholesky_ex(params.full_covariances().detach()).info > 0).any():
+        raise ValueError(
+            f"covariances of {name} must be positive definite, got one that is singular. Add to "
+            "its diagonal, or increase reg_covar."
+        )
+    return params, params.means.shape[1], kind

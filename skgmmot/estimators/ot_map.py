@@ -19,7 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
-from skgmmot.estimators._base import as_mixture, earlier_fit_kept
+from skgmmot.estimators._base import as_mixture, earlier_fit_kept, is_mixture
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.geodesic import known_mixture
 from skgmmot.functional.mixture import join, sample
@@ -254,7 +254,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _source_mixture(self, X, y):
         """The source as a fitted estimator or a tuple."""
-        if _is_mixture(X, "X"):
+        if is_mixture(X, "X"):
             if self.class_wise:
                 raise ValueError(
                     "X must be samples with class_wise=True, got a mixture, whose classes are "
@@ -301,7 +301,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if self.target is None:
             d = self.n_features_in_
             return np.ones(1), np.zeros((1, d)), np.eye(d)[None]
-        if not _is_mixture(self.target, "target"):
+        if not is_mixture(self.target, "target"):
             mixture = self._new_mixture("target")
             if self.class_wise:
                 mixture.set_params(n_components=len(self.component_labels_))
@@ -496,7 +496,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If ``X`` is invalid.
         """
         mapped = _thinned(_arrays.as_tensor(self.transform(X)).double())
-        if self.target is None or _is_mixture(self.target, "target"):
+        if self.target is None or is_mixture(self.target, "target"):
             params, _ = as_mixture(self.target_mixture_, "target")
             generator = torch.Generator(params.means.device).manual_seed(0)
             target, _ = sample(params, len(mapped), generator=generator)
@@ -526,16 +526,6 @@ def _thinned(X):
     """At most `SCORE_SAMPLES` rows, chosen at random but always the same."""
     generator = torch.Generator().manual_seed(0)
     return X[torch.randperm(len(X), generator=generator)[:SCORE_SAMPLES].to(X.device)]
-
-
-def _is_mixture(given, name) -> bool:
-    """Whether this is a mixture rather than samples; TypeError for other estimators."""
-    if hasattr(given, "fit") and not hasattr(given, "covariance_type"):
-        raise TypeError(
-            f"{name} must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
-            f"samples, got {type(given).__name__}. Fit a DifferentiableGaussianMixture first."
-        )
-    return isinstance(given, tuple) or hasattr(given, "covariance_type")
 
 
 def ot_map(source, target, **options):

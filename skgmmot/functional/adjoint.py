@@ -16,6 +16,7 @@ own.
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -40,6 +41,13 @@ class Linearisation:
         The map, whose derivative autograd finds.
     theta : tuple of Tensor
         The point. Its entries, one after another, are the coordinates.
+
+    Attributes
+    ----------
+    theta : tuple of Tensor
+        The point, a constant.
+    residual : Tensor of shape (m,)
+        ``F(theta) - theta``.
     """
 
     def __init__(self, F: Map, theta: Point):
@@ -47,6 +55,7 @@ class Linearisation:
         with torch.enable_grad():
             self._inputs = _rebuild(theta, [t.clone().requires_grad_() for t in self.theta])
             self._outputs = F(self._inputs)
+        self.residual = _flatten(_detached(self._outputs)) - _flatten(self.theta)
 
     def product(self, u: Tensor) -> Tensor:
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
@@ -72,35 +81,44 @@ class Linearisation:
         """A vector as a cotangent."""
         return _unflatten(vector, self.theta)
 
+    def moved(self, vector: Tensor) -> Point:
+        """The point changed by a vector."""
+        return _unflatten(_flatten(self.theta) + vector, self.theta)
+
 
 class InexactGradientWarning(UserWarning):
     """An implicit gradient may be further off than its tolerance."""
 
 
+@dataclass
 class Adjoint:
-    """What backward through `implicit` found out; nothing before.
+    """What backward through `implicit` found out; not a number before.
 
     Parameters
     ----------
     tol : float, default=inf
-        Residual of the adjoint equation above which backward warns.
-
-    Attributes
-    ----------
-    n_products : int
+        Residual above which backward warns.
+    n_products : int, default=0
         Products with the transposed derivative of one step, in the last backward.
-    residual : float
+    residual : float, default=nan
         Residual of the adjoint equation, relative to its right-hand side.
+    spectral_radius : float, default=nan
+        Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it.
+    one_step_error : float, default=nan
+        Estimate of the relative error that `one_step` would have made.
     """
 
-    def __init__(self, tol: float = math.inf):
-        self.tol = tol
-        self.n_products, self.residual, self._seen = 0, math.nan, None
+    tol: float = math.inf
+    n_products: int = 0
+    residual: float = math.nan
+    spectral_radius: float = math.nan
+    one_step_error: float = math.nan
 
     def note(self, products: Products, u: Tensor, v: Tensor) -> None:
         """Take note of the solution ``u`` of ``(I - dF/dtheta^T) u = v``."""
-        self._seen = products, u, v
-        self.n_products, self.residual = len(products), products.residual(u, v)
+        self.residual, self.n_products = products.residual(u, v), len(products)
+        self.spectral_radius = float((1 - products.ritz_values()).abs().max())
+        self.one_step_error = _length(u - v) / _length(u)
         if not self.residual <= self.tol:
             warnings.warn(
                 f"The adjoint equation was solved to a relative residual of {self.residual:.1e} > "
@@ -108,21 +126,6 @@ class Adjoint:
                 InexactGradientWarning,
                 stacklevel=2,
             )
-
-    @property
-    def spectral_radius(self) -> float:
-        """Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it."""
-        if self._seen is None:
-            return math.nan
-        return float((1 - self._seen[0].ritz_values()).abs().max())
-
-    @property
-    def one_step_error(self) -> float:
-        """Estimate of the relative error that `one_step` would have made."""
-        if self._seen is None:
-            return math.nan
-        _, u, v = self._seen
-        return _length(u - v) / _length(u)
 
 
 def automatic(F: Map, theta0: Point, solution: Solution) -> Point:
@@ -200,7 +203,7 @@ def implicit(
         right = linear.encode(_unflatten(v, constant))
         products = Products(lambda u: u - linear.product(u))
         u = solve(products, right)
-        if adjoint is not None and len(products):
+        if adjoint is not None:
             adjoint.note(products, u, right)
         return _flatten(linear.decode(u))
 
@@ -245,8 +248,8 @@ def polish(
     Parameters
     ----------
     linearise : callable
-        ``linearise(theta)`` is a `Linearisation` with ``residual`` and ``moved(vector)``, in
-        coordinates in which the derivative is symmetric.
+        ``linearise(theta)`` is a `Linearisation` in coordinates in which the derivative is
+        symmetric near the fixed point.
     theta : tuple of Tensor
         Where to start.
     advance : callable
@@ -273,7 +276,7 @@ def polish(
             expected = step.length * size / step.size
             if expected <= tol:
                 return Polished(ahead.theta, size, expected, n_passes + 1)
-            following = _NewtonStep(ahead)
+            following = _NewtonStep(ahead, enough=tol / expected)
             n_passes += 1
             if following.length < step.length / 2 and following.trusted:
                 here, step = ahead, following
@@ -286,13 +289,19 @@ def polish(
 
 
 class _NewtonStep:
-    """The solution of ``(I - dF/dtheta) delta = F(theta) - theta``, rough far from zero."""
+    """The solution of ``(I - dF/dtheta) delta = F(theta) - theta``.
 
-    def __init__(self, linear: Linearisation):
+    Solved roughly far from the fixed point, where its equation is rough, and not further than to
+    ``enough``, the share of the distance that may remain.
+    """
+
+    def __init__(self, linear: Linearisation, enough: float = 0.0):
         self.size = _length(linear.residual)
         self._products = Products(lambda u: u - linear.product(u))
-        tol = min(0.1, self.size)
-        self.delta = auto(self._products, linear.residual, tol=tol) if tol else linear.residual
+        self.delta = linear.residual
+        if self.size:
+            tol = min(0.1, max(self.size, 0.3 * enough))
+            self.delta = auto(self._products, linear.residual, tol=tol)
         self.length, self.n_products = _length(self.delta), len(self._products)
 
     @property

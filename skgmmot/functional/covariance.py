@@ -25,7 +25,7 @@ import math
 import torch
 from torch import Tensor
 
-from skgmmot.functional.linalg import symmetrize
+from skgmmot.functional.linalg import factor, symmetrize
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -187,6 +187,14 @@ class CovarianceType:
         """The inverse of `to_free`."""
         raise NotImplementedError
 
+    def root(self, covariances: Tensor) -> Tensor:
+        """``B`` with ``B @ B.T`` the covariances, in storage; constants."""
+        raise NotImplementedError
+
+    def from_root(self, roots: Tensor, reg_covar: float) -> Tensor:
+        """``B @ B.T + reg_covar I`` of any ``B`` in storage: positive definite."""
+        raise NotImplementedError
+
     # --- the quadratic features ----------------------------------------------------------------
 
     def n_quadratic(self, n_features: int) -> int:
@@ -276,6 +284,12 @@ class _Matrix(CovarianceType):
         factors = free.tril(-1) + torch.diag_embed(free.diagonal(dim1=-2, dim2=-1).exp())
         factors = factors * scale.unsqueeze(-1)
         return factors @ factors.mT
+
+    def root(self, covariances):
+        return factor(covariances)
+
+    def from_root(self, roots, reg_covar):
+        return self._regularised(roots @ roots.mT, reg_covar)
 
     @staticmethod
     def _regularised(covariances, reg_covar):
@@ -465,6 +479,12 @@ class _Axis(CovarianceType):
 
     def from_free(self, free, scale):
         return free.exp()
+
+    def root(self, covariances):
+        return covariances.detach().clamp(min=0).sqrt()
+
+    def from_root(self, roots, reg_covar):
+        return roots.square() + reg_covar
 
     def scatter(self, centred, resp):
         return (resp.unsqueeze(-2) @ centred.square()).squeeze(-2)

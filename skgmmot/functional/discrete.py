@@ -190,7 +190,7 @@ def solve(
     RuntimeError
         If it does not converge.
     """
-    penalties, reg = _penalties(reg_m), _penalty("reg", reg, zero=True)
+    penalties, reg = penalties_of(reg_m), _penalty("reg", reg, zero=True)
     problem = _constants(a, b, C)
     return _as_plan(a, b, C, _solve(*problem, penalties, reg, _precision(a, b)))
 
@@ -235,7 +235,7 @@ def solve_bounded(
     RuntimeError
         If it does not converge.
     """
-    penalties = _penalties(reg_m)
+    penalties = penalties_of(reg_m)
     a_, b_, C = _constants(a, b, lower.clone())
     asked, position = [], torch.full(C.shape, -1)  # where the costs of a pair are among those asked
     raised = -math.inf
@@ -258,8 +258,26 @@ def solve_bounded(
     return plan._replace(cost=plan.cost + plan.coupling[k, l] @ (used - used.detach()))
 
 
-def _penalties(reg_m) -> tuple[float, float]:
-    """Both penalties as numbers; infinite where the marginal is held."""
+def penalties_of(reg_m: float | tuple[float, float] | None) -> tuple[float, float]:
+    """Return the penalties of both marginals.
+
+    Parameters
+    ----------
+    reg_m : float, tuple of two floats or None
+        What the user gave.
+
+    Returns
+    -------
+    tuple of two floats
+        ``(lam0, lam1)``, infinite where the marginal is held.
+
+    Raises
+    ------
+    TypeError
+        If a penalty is not a number.
+    ValueError
+        If it is not positive.
+    """
     if reg_m is None:
         return math.inf, math.inf
     both = reg_m if isinstance(reg_m, tuple | list) else (reg_m, reg_m)

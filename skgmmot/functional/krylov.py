@@ -167,8 +167,14 @@ class Products:
 
     def residual(self, x: Tensor, b: Tensor) -> float:
         """``|matvec(x) - b| / |b|``, without a product where ``x`` is a sum of earlier inputs."""
+        image = self._known_image(x)
+        image = self(x) if image is None else image
+        return float(torch.linalg.vector_norm(image - b) / torch.linalg.vector_norm(b))
+
+    def _known_image(self, x: Tensor) -> Tensor | None:
+        if not self._inputs:
+            return None
         inputs, outputs = torch.cat(self._inputs), torch.cat(self._outputs)
         y = torch.linalg.lstsq(inputs.mT, x.unsqueeze(1)).solution.squeeze(1)
         known = torch.linalg.vector_norm(y @ inputs - x) <= 1e-12 * torch.linalg.vector_norm(x)
-        image = y @ outputs if known else self._matvec(x)
-        return float(torch.linalg.vector_norm(image - b) / torch.linalg.vector_norm(b))
+        return y @ outputs if known else None

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.functional.threads import map_items
+
 #: Below this share of the traces, the Bures term is evaluated without cancellation.
 NEARLY_EQUAL = 1e-3
 #: Eigenvalues of ``M`` are used up to this relative error of the sum of their roots.
@@ -30,6 +32,23 @@ BLOCK_SIZE = 2**17
 def symmetrize(matrices: Tensor) -> Tensor:
     """Return the symmetric part of a batch of matrices."""
     return (matrices + matrices.mT) / 2
+
+
+def root(values: Tensor) -> Tensor:
+    """Return square roots that have a derivative of zero at zero.
+
+    Parameters
+    ----------
+    values : Tensor
+        Numbers that should not be negative; those below zero, by rounding, count as zero.
+
+    Returns
+    -------
+    Tensor
+        Their roots, in the same shape.
+    """
+    positive = values > 0
+    return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)
 
 
 def factor(covariances: Tensor) -> Tensor:
@@ -105,14 +124,14 @@ def bures_map(source: Tensor, target: Tensor) -> Tensor:
 class Factored(NamedTuple):
     """Covariances with what all pairs of them share."""
 
-    covariances: Tensor
-    """``S (K, d, d)``."""
+    traces: Tensor
+    """``tr S (K,)``."""
     factors: Tensor
     """``L (K, d, d)`` of `factor`."""
     deviations: Tensor
     """Square roots of the eigenvalues, ``(K, d)``, descending: the singular values of ``L``."""
 
-    def take(self, index: Tensor) -> "Factored":
+    def take(self, index: Tensor | slice) -> "Factored":
         """Those of an index."""
         return Factored(*(t[index] for t in self))
 
@@ -128,10 +147,11 @@ def factored(covariances: Tensor) -> Factored:
     Returns
     -------
     Factored
-        The covariances, factors and deviations.
+        Traces, factors and deviations.
     """
     factors = factor(covariances)
-    return Factored(covariances.detach(), factors, torch.linalg.svdvals(factors))
+    traces = covariances.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
+    return Factored(traces, factors, torch.linalg.svdvals(factors))
 
 
 def bures_lower_bound(source: Factored, target: Factored) -> Tensor:
@@ -203,13 +223,12 @@ def standard_deviations(covariances: Tensor) -> Tensor:
         Square roots of the eigenvalues, descending, or of the variances; differentiable once,
         also at equal eigenvalues. Those that are zero have no derivative.
     """
-    if covariances.ndim == 3:
-        return _Deviations.apply(covariances)
-    positive = covariances > 0
-    return torch.where(positive, torch.where(positive, covariances, 1.0).sqrt(), 0.0)
+    return _Deviations.apply(covariances) if covariances.ndim == 3 else root(covariances)
 
 
-def bures_squared(source: Tensor, target: Tensor) -> Tensor:
+def bures_squared(
+    source: Tensor, target: Tensor, prepared: tuple[Factored, Factored] | None = None
+) -> Tensor:
     """Return all pairwise squared Bures distances between covariances.
 
     ``B(S0, S1)^2 = tr(S0 + S1 - 2 (S0^{1/2} S1 S0^{1/2})^{1/2})``
@@ -220,6 +239,8 @@ def bures_squared(source: Tensor, target: Tensor) -> Tensor:
         Symmetric positive semi-definite matrices.
     target : Tensor of shape (L, d, d)
         Symmetric positive semi-definite matrices.
+    prepared : tuple of two Factored, default=None
+        What `factored` makes of ``source`` and ``target``, if it is known.
 
     Returns
     -------
@@ -235,10 +256,11 @@ def bures_squared(source: Tensor, target: Tensor) -> Tensor:
     ----------
     .. [1] Delon and Desolneux 2020, optimal transport between Gaussian distributions.
     """
-    K, L = len(source), len(target)
-    k = torch.arange(K, device=source.device).repeat_interleave(L)
-    l = torch.arange(L, device=source.device).repeat(K)
-    return bures_squared_pairs(source, target, k, l).view(K, L)
+    if source.shape[-1] == 2:
+        values = _in_the_plane(source.detach(), target.detach())
+    else:
+        values = _all_pairs(*(prepared or (factored(source), factored(target))))
+    return _BuresSquared.apply(source, target, None, None, values)
 
 
 def bures_squared_pairs(
@@ -266,27 +288,66 @@ def bures_squared_pairs(
     Tensor of shape (n,)
         Squared distances; differentiable as `bures_squared`.
     """
-    first, second = prepared or (factored(source), factored(target))
-    length = max(1, BLOCK_SIZE // source.shape[-1] ** 2)
-    values = [
-        _block_of_pairs(first.take(i), second.take(j))
-        for i, j in zip(k.split(length), l.split(length), strict=True)
-    ]
-    return _BuresSquared.apply(source, target, k, l, torch.cat(values))
+    prepared = prepared or (factored(source), factored(target))
+    return _BuresSquared.apply(source, target, k, l, _chosen_pairs(*prepared, k, l))
+
+
+def _all_pairs(source: Factored, target: Factored) -> Tensor:
+    """All squared Bures distances ``(K, L)``."""
+    K, L = len(source.traces), len(target.traces)
+    k = torch.arange(K, device=source.traces.device).repeat_interleave(L)
+    l = torch.arange(L, device=source.traces.device).repeat(K)
+    return _chosen_pairs(source, target, k, l).view(K, L)
+
+
+def _chosen_pairs(source: Factored, target: Factored, k: Tensor, l: Tensor) -> Tensor:
+    """Squared Bures distances of pairs ``(n,)``, block by block."""
+    length = max(1, BLOCK_SIZE // source.factors[0].numel())
+    blocks = list(zip(k.split(length), l.split(length), strict=True))
+
+    def distances(pairs):
+        return _block_of_pairs(source.take(pairs[0]), target.take(pairs[1]))
+
+    return torch.cat(map_items(distances, blocks, k.device))
 
 
 def _block_of_pairs(source: Factored, target: Factored) -> Tensor:
     """Squared Bures distances, pair by pair, without cancellation near zero."""
     products = source.factors.mT @ target.factors  # (b, d, d)
-    traces = sum(m.covariances.diagonal(dim1=-2, dim2=-1).sum(-1) for m in (source, target))
+    traces = source.traces + target.traces
     squared = traces - 2 * _nuclear_norm(products, source, target)
     near = squared < NEARLY_EQUAL * traces
     if near.any():
-        # |L0 - L1 Q|^2 with the best rotation Q: the same number, each digit of it significant.
-        left, _, right = torch.linalg.svd(products[near].mT)
-        rotated = target.factors[near] @ (left @ right)
-        squared[near] = (source.factors[near] - rotated).square().sum((-2, -1))
+        squared[near] = _without_cancellation(source.factors[near], target.factors[near])
     return squared.clamp(min=0)
+
+
+def _without_cancellation(source: Tensor, target: Tensor) -> Tensor:
+    """``min |L0 - L1 Q|^2`` over rotations ``Q``: the Bures term with each digit significant."""
+    left, _, right = torch.linalg.svd(target.mT @ source)
+    return (source - target @ (left @ right)).square().sum((-2, -1))
+
+
+def _in_the_plane(source: Tensor, target: Tensor) -> Tensor:
+    """All squared Bures distances ``(K, L)`` in two dimensions, in closed form."""
+    covariances, sizes = torch.cat([source, target]), (len(source), len(target))
+    L0, L1 = factor(covariances).split(sizes)
+    traces = covariances.diagonal(dim1=-2, dim2=-1).sum(-1)
+    traces = traces[: sizes[0]].unsqueeze(1) + traces[sizes[0] :]  # (K, L)
+    # all products L0.T @ L1 as one: (2 K, 2) @ (2, 2 L)
+    products = L0.mT.reshape(-1, 2) @ L1.transpose(0, 1).reshape(2, -1)
+    entries = products.view(sizes[0], 2, sizes[1], 2).permute(1, 3, 0, 2).flatten(0, 1).unbind()
+    squared = traces - 2 * _nuclear_norm_in_the_plane(*entries)
+    near = squared < NEARLY_EQUAL * traces
+    if near.any():
+        k, l = near.nonzero(as_tuple=True)
+        squared[k, l] = _without_cancellation(L0[k], L1[l])
+    return squared.clamp_(min=0)
+
+
+def _nuclear_norm_in_the_plane(p: Tensor, q: Tensor, r: Tensor, t: Tensor) -> Tensor:
+    """``s0 + s1`` of matrices ``((p, q), (r, t))``: its square is ``s0^2 + s1^2 + 2 s0 s1``."""
+    return ((p * p + q * q + r * r + t * t) + 2 * (p * t - q * r).abs()).sqrt()
 
 
 def _nuclear_norm(products: Tensor, source: Factored, target: Factored) -> Tensor:
@@ -294,14 +355,14 @@ def _nuclear_norm(products: Tensor, source: Factored, target: Factored) -> Tenso
     if products.shape[-1] == 1:
         return products.abs().flatten()
     if products.shape[-1] == 2:
-        # (s0 + s1)^2 = s0^2 + s1^2 + 2 s0 s1
-        (p, q), (r, t) = (row.unbind(-1) for row in products.unbind(-2))
-        return (p * p + q * q + r * r + t * t + 2 * (p * t - q * r).abs()).sqrt()
+        return _nuclear_norm_in_the_plane(*products.flatten(-2).unbind(-1))
     condition = 1.0
     for m in (source, target):
         condition = condition * m.deviations[:, 0] / m.deviations[:, -1]
     # Eigenvalues err by eps of the largest: the roots of the smallest, by eps * condition.
     regular = condition * torch.finfo(products.dtype).eps <= PRECISE
+    if regular.all():
+        return _root_trace(products)
     norms = torch.empty_like(condition)
     norms[regular] = _root_trace(products[regular])
     norms[~regular] = torch.linalg.svdvals(products[~regular]).sum(-1)
@@ -314,19 +375,20 @@ def _root_trace(products: Tensor) -> Tensor:
 
 
 class _BuresSquared(torch.autograd.Function):
-    """Squared Bures distances of pairs, given, with the gradient ``I - A`` of each."""
+    """Squared Bures distances of pairs (of all, if ``k`` is None), with the gradient ``I - A``."""
 
     @staticmethod
-    def forward(ctx, source: Tensor, target: Tensor, k: Tensor, l: Tensor, values: Tensor):
+    def forward(ctx, source: Tensor, target: Tensor, k: Tensor | None, l, values: Tensor):
         ctx.save_for_backward(source, target, k, l)
         return values
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, cotangent: Tensor):
-        source, target, k, l = ctx.saved_tensors
-        active = cotangent != 0  # a plan is sparse: few pairs matter
-        k, l, share = k[active], l[active], cotangent[active]
+        source, target, *pairs = ctx.saved_tensors
+        active = cotangent.nonzero(as_tuple=True)  # a plan is sparse: few pairs matter
+        k, l = active if pairs[0] is None else (index[active] for index in pairs)
+        share = cotangent[active]
         gradients = [
             torch.zeros_like(S) if needed else None
             for S, needed in zip((source, target), ctx.needs_input_grad, strict=False)

@@ -12,6 +12,7 @@ from skgmmot.functional.linalg import (
     bures_squared,
     factor,
     inverse_factor,
+    root,
     symmetrize,
 )
 
@@ -83,6 +84,13 @@ def test_inverse_factor_inverts_triangular_and_symmetric_factors_of_one_batch(ma
     S = make_covariances(2, 3)
     L = torch.stack([torch.linalg.cholesky(S[0]), S[1]])
     assert_close(inverse_factor(L) @ L, eye(3).expand(2, 3, 3))
+
+
+def test_root_has_no_derivative_where_there_is_none():
+    values = torch.tensor([4.0, 0.0, -1e-20], dtype=torch.float64, requires_grad=True)
+    roots = root(values)
+    assert_close(roots.tolist(), [2.0, 0.0, 0.0])
+    assert_close(torch.autograd.grad(roots.sum(), values)[0].tolist(), [0.25, 0.0, 0.0])
 
 
 def test_symmetrize_keeps_the_symmetric_part():

@@ -1,0 +1,376 @@
+"""Mixtures in torch models: a layer that fits one to each batch, and MW2 as a loss.
+
+The modules keep the last fit and start the next one there, so that a training loop pays for a few
+iterations a step. What they keep are buffers: it is saved by ``state_dict``, moved by ``to``, and
+left alone in evaluation mode.
+"""
+
+import torch
+from sklearn.base import clone
+from torch import Tensor
+
+from skgmmot import _arrays
+from skgmmot.estimators._base import as_mixture, is_mixture
+from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
+from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.fit import fit_em
+from skgmmot.functional.linalg import root
+from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.mixture_ot import transport_plan
+
+#: Parameters of the estimator that are options of `fit_em`.
+FIT_OPTIONS = ("gradient", "gradient_tol", "tol", "max_iter", "reg_covar", "fixed_weights")
+
+
+class EMLayer(torch.nn.Module):
+    """A Gaussian mixture fitted to each batch by EM, differentiable in the batch.
+
+    In training, a fit starts from the mixture of the last batch and its end is kept for the next;
+    in evaluation, it starts there too and is forgotten. The first batch finds its own start.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        Number of components K.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+        What the components' covariances may be.
+    gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
+        How a fit is differentiated: by the implicit function theorem, through all its iterations,
+        or through the last one.
+    gradient_tol : float, default=1e-6
+        For ``gradient='implicit'``, where a gradient is asked for: how near the fit is brought to
+        the fixed point, in units of the components' spread, before it is differentiated.
+    tol : float, default=1e-6
+        EM stops when the mean log-likelihood changes by less than this in one iteration.
+    max_iter : int, default=100
+        Largest number of iterations a batch. With 1 and ``gradient='one_step'``, a training loop
+        is the warm-start flow: one iteration a step, its start a constant.
+    reg_covar : float, default=1e-6
+        Added to the variances, in squared units of the batch.
+    fixed_weights : bool, default=False
+        Whether the weights stay those of the start: uniform, or given by ``init_params``.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, fitted mixture estimator \
+or tuple (weights, means, covariances), default='kmeans'
+        How the first batch starts: by samples of its own, or from a mixture.
+    random_state : int, RandomState instance or None, default=None
+        Controls the first start.
+
+    Attributes
+    ----------
+    weights : Tensor of shape (n_components,)
+        Buffer: weights of the mixture that the next fit starts from; None before the first.
+    means : Tensor of shape (n_components, d)
+        Buffer: its means.
+    covariances : Tensor
+        Buffer: its covariances, in the storage of their type.
+    solution : Solution
+        How the last fit went, as constants: ``converged``, ``n_iter`` and more; None before.
+
+    See Also
+    --------
+    MixtureWassersteinLoss : The distance of the fit to a target.
+    skgmmot.functional.WarmStart : The same, outside torch's modules.
+
+    Notes
+    -----
+    Batches that lose a component (one with hardly any samples) are what fails in training: the
+    component cannot come back. Use ``fixed_weights``, a larger ``reg_covar`` or larger batches;
+    `reset` starts anew.
+
+    References
+    ----------
+    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmmot.nn import EMLayer
+    >>> X = torch.tensor([[0.0], [1.0], [5.0], [6.0]], requires_grad=True)
+    >>> layer = EMLayer(2, random_state=0)
+    >>> mixture = layer(X)
+    >>> mixture.means.detach().sort(dim=0).values
+    tensor([[0.5000],
+            [5.5000]])
+    >>> mixture.means[0].sum().backward()
+    >>> X.grad.shape
+    torch.Size([4, 1])
+    """
+
+    def __init__(
+        self,
+        n_components=1,
+        *,
+        covariance_type="full",
+        gradient="implicit",
+        gradient_tol=1e-6,
+        tol=1e-6,
+        max_iter=100,
+        reg_covar=1e-6,
+        fixed_weights=False,
+        init_params="kmeans",
+        random_state=None,
+    ):
+        super().__init__()
+        named = isinstance(init_params, str)
+        self.estimator = DifferentiableGaussianMixture(
+            n_components,
+            covariance_type=covariance_type,
+            gradient=gradient,
+            gradient_tol=gradient_tol,
+            tol=tol,
+            max_iter=max_iter,
+            reg_covar=reg_covar,
+            fixed_weights=fixed_weights,
+            init_params=init_params if named else "kmeans",
+            random_state=random_state,
+        )
+        self.estimator._validate_params()
+        if max_iter < 1:
+            raise ValueError(
+                f"max_iter must be at least 1, got {max_iter}. A layer fits something."
+            )
+        self._given = None if named else self._as_start(init_params)
+        for name in GaussianMixtureParams._fields:
+            self.register_buffer(name, None)
+        self.reset()
+
+    @property
+    def mixture(self) -> GaussianMixtureParams | None:
+        """Where the next fit starts; None if the next batch is to find its own start."""
+        if self.means is None:
+            return None
+        return GaussianMixtureParams(self.weights, self.means, self.covariances)
+
+    def reset(self) -> None:
+        """Forget the kept mixture: the next fit starts as the first did."""
+        self.solution = None
+        given = self._given or (None, None, None)
+        self.weights, self.means, self.covariances = (t if t is None else t.clone() for t in given)
+
+    def forward(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
+        """Fit the mixture to a batch.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, d)
+            Samples, at least as many as components, on any device; float32 and float64 are kept,
+            the rest becomes float64.
+        sample_weight : Tensor of shape (n,), default=None
+            Non-negative weights; None is one each.
+
+        Returns
+        -------
+        GaussianMixtureParams
+            The fit, in the dtype of ``X``, on the graph of ``X`` and ``sample_weight``.
+
+        Raises
+        ------
+        TypeError
+            If ``X`` is not a tensor of real numbers.
+        ValueError
+            If ``X`` or ``sample_weight`` is invalid, or a covariance collapses; the kept mixture is
+            then left as it was.
+        """
+        X, a = self._checked(X, sample_weight)
+        theta0 = self._first(X, a) if self.mixture is None else self.mixture
+        options = {name: getattr(self.estimator, name) for name in FIT_OPTIONS}
+        solution = fit_em(theta0.to(device=X.device), X, a, **options)
+        kept = solution.value.detach()
+        self.solution = solution._replace(value=kept, previous=solution.previous.detach())
+        if self.training:
+            # copies: a state loaded later is written into the buffers
+            self.weights, self.means, self.covariances = (t.clone() for t in kept)
+        return solution.value
+
+    def extra_repr(self) -> str:
+        """What torch shows inside the brackets."""
+        e = self.estimator
+        return f"{e.n_components}, covariance_type={e.covariance_type!r}, gradient={e.gradient!r}"
+
+    def _as_start(self, mixture) -> GaussianMixtureParams:
+        """A given start, checked to be of the layer's size and type."""
+        params, _ = as_mixture(mixture, "init_params")
+        difference = self._difference(params)
+        if difference:
+            raise ValueError(f"init_params {difference}")
+        return params.detach()
+
+    def _difference(self, params: GaussianMixtureParams) -> str:
+        """In what a mixture is not one of this layer's; empty if it is."""
+        K, name = self.estimator.n_components, self.estimator.covariance_type
+        found = params.means.shape, params.covariances.shape
+        if len(found[0]) == 2 and found[1] == COVARIANCE_TYPES[name].shape(K, found[0][1]):
+            return ""
+        return (
+            f"must be a mixture of {K} components with covariances of type {name!r}, got means "
+            f"{tuple(found[0])} and covariances {tuple(found[1])}. Match n_components and "
+            "covariance_type."
+        )
+
+    def _checked(self, X, sample_weight) -> tuple[Tensor, Tensor | None]:
+        """A batch that the layer can fit."""
+        if not isinstance(X, Tensor):
+            raise TypeError(f"X must be a tensor, got {type(X).__name__}. Use torch.as_tensor(X).")
+        least = max(2, self.estimator.n_components)
+        X, _ = _arrays.samples(self.estimator, X, reset=False, min_samples=least)
+        if self.means is not None and X.shape[1] != self.means.shape[1]:
+            raise ValueError(
+                f"X must have the {self.means.shape[1]} features of the kept mixture, got "
+                f"{X.shape[1]}. Call reset() to start anew."
+            )
+        return X, _arrays.sample_weights(sample_weight, X)
+
+    def _first(self, X, sample_weight) -> GaussianMixtureParams:
+        """The start that the first batch finds."""
+        a = None if sample_weight is None else sample_weight.detach()
+        start = clone(self.estimator).set_params(max_iter=0).fit(X.detach(), sample_weight=a)
+        return as_mixture(start)[0]
+
+    def _load_from_state_dict(self, state_dict, prefix, *others):
+        """Make room for a saved mixture, which torch then copies in."""
+        saved = [state_dict.get(prefix + name) for name in GaussianMixtureParams._fields]
+        if self.mixture is None and all(t is not None for t in saved):
+            params = GaussianMixtureParams(*saved)
+            difference = self._difference(params)
+            if difference:
+                others[-1].append(f"the saved state {difference}")  # torch raises them together
+                return
+            self.weights, self.means, self.covariances = (torch.empty_like(t) for t in params)
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+class MixtureWassersteinLoss(torch.nn.Module):
+    """The mixture Wasserstein distance of batches to a target: EM, then MW2.
+
+    ``min_P sum_kl P_kl W2(N(m_k, S_k), N(m_l, S_l))^2`` between the mixture that `EMLayer` fits to
+    the batch and the target's.
+
+    Parameters
+    ----------
+    target : fitted mixture estimator, tuple (weights, means, covariances), or array-like \
+of shape (n, d)
+        The target, a constant: a mixture of any size and covariance type, or samples, to which a
+        mixture of the layer's options is fitted once.
+    n_components : int, default=None
+        Number of components fitted to the batches; None is that of the target mixture.
+    reg : float, default=0.0
+        Weight of the entropy of the plan; 0 is without.
+    reg_m : float, tuple of two floats or None, default=None
+        Penalties ``(lam0, lam1)`` of the plan's marginals, the batch's and the target's, in squared
+        units of the samples: about the cost above which mass is not moved. One number is both;
+        ``math.inf`` holds a marginal, None holds both.
+    squared : bool, default=True
+        Whether to return ``MW2^2``, penalties included, or its root.
+    **options : dict
+        Options of `EMLayer`: ``covariance_type``, ``gradient``, ``gradient_tol``, ``tol``,
+        ``max_iter``, ``reg_covar``, ``fixed_weights``, ``init_params`` and ``random_state``.
+
+    Attributes
+    ----------
+    em : EMLayer
+        What fits the batches, and keeps its mixture from call to call.
+    target_weights : Tensor of shape (L,)
+        Buffer: the target's weights.
+    target_means : Tensor of shape (L, d)
+        Buffer: its means.
+    target_covariances : Tensor
+        Buffer: its covariances, in the storage of their type.
+
+    See Also
+    --------
+    EMLayer : The fit alone.
+    skgmmot.MixtureWasserstein : The distance between two mixtures.
+
+    Notes
+    -----
+    Costs are computed in float64 and the loss is given in the dtype of the batch. It is once
+    differentiable. A batch of n samples costs a few EM iterations, ``O(n K d^2)`` each, and
+    ``O(K L d^3)``.
+
+    References
+    ----------
+    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, MW2 as a loss.
+    .. [2] Delon and Desolneux 2020, definition of MW2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmmot.nn import MixtureWassersteinLoss
+    >>> target = ([0.5, 0.5], [[-3.0, 0.0], [3.0, 0.0]], [1.0, 1.0], "spherical")
+    >>> loss = MixtureWassersteinLoss(target, fixed_weights=True, random_state=0)
+    >>> X = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    >>> optimiser = torch.optim.Adam([X], lr=0.1)
+    >>> for step in range(60):
+    ...     optimiser.zero_grad()
+    ...     value = loss(X)
+    ...     value.backward()
+    ...     optimiser.step()
+    >>> bool(value < 0.05)
+    True
+    """
+
+    def __init__(self, target, n_components=None, *, reg=0.0, reg_m=None, squared=True, **options):
+        super().__init__()
+        self.reg, self.reg_m, self.squared = reg, reg_m, squared
+        if n_components is None:
+            n_components = _n_components_of(target)
+        self.em = EMLayer(n_components, **options)
+        if not is_mixture(target):
+            target = clone(self.em.estimator).fit(target)
+        params, _ = as_mixture(target, "target")
+        transport_plan(
+            params, params, reg=reg, reg_m=reg_m
+        )  # refuses wrong penalties, here and now
+        for name, tensor in zip(params._fields, params.detach(), strict=True):
+            self.register_buffer(f"target_{name}", tensor)
+
+    @property
+    def target(self) -> GaussianMixtureParams:
+        """The target mixture."""
+        return GaussianMixtureParams(
+            self.target_weights, self.target_means, self.target_covariances
+        )
+
+    def forward(self, X: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Compute the distance of a batch to the target.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, d)
+            Samples, as for `EMLayer`.
+        sample_weight : Tensor of shape (n,), default=None
+            Non-negative weights; None is one each.
+
+        Returns
+        -------
+        Tensor of shape ()
+            The loss, on the graph of ``X`` and ``sample_weight``.
+
+        Raises
+        ------
+        TypeError
+            As `EMLayer`.
+        ValueError
+            As `EMLayer`; or if the batch has other features than the target, or a penalty is not a
+            number that it can be.
+        """
+        mixture = self.em(X, sample_weight)
+        # float64: distances between close mixtures are small differences of large numbers
+        source = mixture.to(dtype=torch.float64)
+        target = self.target.to(dtype=torch.float64, device=source.means.device)
+        cost = transport_plan(source, target, reg=self.reg, reg_m=self.reg_m).cost
+        return (cost if self.squared else root(cost)).to(mixture.means.dtype)
+
+    def extra_repr(self) -> str:
+        """What torch shows inside the brackets."""
+        return f"reg={self.reg}, reg_m={self.reg_m}, squared={self.squared}"
+
+
+def _n_components_of(target) -> int:
+    """The number of components of a target that is a mixture."""
+    if not is_mixture(target):
+        raise ValueError(
+            "n_components must be given where the target holds samples, got None. Pass the number "
+            "of components to fit to them."
+        )
+    return len(as_mixture(target, "target")[0].weights)
