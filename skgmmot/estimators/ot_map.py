@@ -332,8 +332,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Find the plan between two mixtures and show it."""
         (a, kind), (b, _) = as_mixture(source, "source"), as_mixture(target, "target")
         a, b = (m.detach().to(device=kind.device) for m in (a, b))
-        reg_m = tuple(self.reg_m) if isinstance(self.reg_m, list) else self.reg_m
-        plan = transport_plan(a, b, reg=self.reg, reg_m=reg_m)
+        plan = transport_plan(a, b, reg=self.reg, reg_m=self.reg_m)
         self._mapping = mixture_map(a, b, plan)
         self._ends = a, b, plan
         self.source_mixture_, self.target_mixture_ = source, target
