@@ -11,7 +11,6 @@ ROOT = Path(skgmmot.__file__).parent
 
 #: Floor of each module; a package's `__init__` shows names and stands on no floor.
 FLOORS = {
-    "functional.threads": -1,
     "functional._sliced_quadrature": 0,
     "functional.directions": 0,
     "functional.fixed_point": 0,
