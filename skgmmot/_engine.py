@@ -18,7 +18,7 @@ from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep, Statistics, e_step, m_step
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
 from skgmmot.functional.threads import single_threaded_torch
 
 #: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
@@ -121,8 +121,9 @@ def workers(device: torch.device):
 def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
     """Apply ``function`` to blocks of rows of ``X (n, d)`` and ``others``, and join the results.
 
-    ``row_size`` is the number of numbers that one row takes while it is worked on. Beyond that, the
-    results are all the memory it needs.
+    ``others`` are tensors, or whatever else gives a tensor for a slice of rows. ``row_size`` is the
+    number of numbers that one row takes while it is worked on. Beyond that, the results are all the
+    memory it needs.
     """
     with torch.no_grad():
         first = function(*(t[:1] for t in (X, *others)))  # tells the shape and the dtype
@@ -236,6 +237,25 @@ class EM:
         # The sums are about the rounded means; their difference to the exact ones is known.
         kind = covariance_type_of(theta.covariances)
         return Statistics(*sums).moved(rounded.means.double() - theta.means, kind)
+
+    def overlap(self, theta) -> Tensor:
+        """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""
+        step, dtype = self._features(theta)
+        mixture = theta.prepare()
+
+        def block(rows, buffers):
+            x, a = self.rows(rows)
+            if dtype is None:
+                resp = log_responsibilities(mixture, x.double()).exp()
+            else:
+                _, resp, total, _ = step.posterior(self.X[rows], dtype, buffers)
+                resp.div_(total)
+            return (((resp if a is None else resp * a) @ resp.mT).double(),)
+
+        by_definition = dtype is None
+        row_size = theta.means.numel() if by_definition else sum(step.coefficients.shape)
+        min_rows = 16 if by_definition else FEATURE_ROWS
+        return self.pool.sum(block, len(self.X), row_size, min_rows=min_rows)[0]
 
     def total_scatter(self, theta) -> Tensor | None:
         """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, a constant of the samples."""

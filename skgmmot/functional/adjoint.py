@@ -276,7 +276,7 @@ def polish(
             expected = step.length * size / step.size
             if expected <= tol:
                 return Polished(ahead.theta, size, expected, n_passes + 1)
-            following = _NewtonStep(ahead)
+            following = _NewtonStep(ahead, enough=tol / expected)
             n_passes += 1
             if following.length < step.length / 2 and following.trusted:
                 here, step = ahead, following
@@ -289,13 +289,19 @@ def polish(
 
 
 class _NewtonStep:
-    """The solution of ``(I - dF/dtheta) delta = F(theta) - theta``, rough far from zero."""
+    """The solution of ``(I - dF/dtheta) delta = F(theta) - theta``.
 
-    def __init__(self, linear: Linearisation):
+    Solved roughly far from the fixed point, where its equation is rough, and not further than to
+    ``enough``, the share of the distance that may remain.
+    """
+
+    def __init__(self, linear: Linearisation, enough: float = 0.0):
         self.size = _length(linear.residual)
         self._products = Products(lambda u: u - linear.product(u))
-        tol = min(0.1, self.size)
-        self.delta = auto(self._products, linear.residual, tol=tol) if tol else linear.residual
+        self.delta = linear.residual
+        if self.size:
+            tol = min(0.1, max(self.size, 0.3 * enough))
+            self.delta = auto(self._products, linear.residual, tol=tol)
         self.length, self.n_products = _length(self.delta), len(self._products)
 
     @property

@@ -154,10 +154,6 @@ class Products:
         self._outputs.append(product.reshape(-1, u.shape[-1]))
         return product
 
-    def __getstate__(self):
-        """A copy keeps what was seen, not the operator."""
-        return {**vars(self), "_matvec": None}
-
     def __len__(self) -> int:
         return sum(len(u) for u in self._inputs)
 
