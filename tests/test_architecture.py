@@ -17,6 +17,7 @@ FLOORS = {
     "functional.interior_point": 0,
     "functional.krylov": 0,
     "functional.linalg": 0,
+    "functional.minimise": 1,
     "functional.network_simplex": 0,
     "functional.power_diagram": 0,
     "functional._sliced_exact": 1,
