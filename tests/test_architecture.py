@@ -11,13 +11,13 @@ ROOT = Path(skgmmot.__file__).parent
 
 #: Floor of each module; a package's `__init__` shows names and stands on no floor.
 FLOORS = {
+    "functional.threads": -1,
     "functional._sliced_quadrature": 0,
     "functional.directions": 0,
     "functional.fixed_point": 0,
     "functional.interior_point": 0,
     "functional.krylov": 0,
     "functional.linalg": 0,
-    "functional.minimise": 1,
     "functional.network_simplex": 0,
     "functional.power_diagram": 0,
     "functional._sliced_exact": 1,
