@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.functional.linalg import factor, inverse_factor, squared_distances, symmetrize
+from skgmmot.functional.linalg import factor, inverse_factor, symmetrize
 from skgmmot.functional.threads import map_items
 
 #: Below this share of the traces, the Bures term is evaluated without cancellation.
@@ -34,8 +34,8 @@ class Factored(NamedTuple):
     """``tr S (K,)``."""
     factors: Tensor
     """``L (K, d, d)`` of `factor`."""
-    deviations: Tensor
-    """Square roots of the eigenvalues, ``(K, d)``, descending: the singular values of ``L``."""
+    condition: Tensor
+    """``|L| |L^{-1}| / d (K,)`` in Frobenius norms; infinite where the rank is deficient."""
 
     def take(self, index: Tensor | slice) -> "Factored":
         """Those of an index."""
@@ -43,7 +43,7 @@ class Factored(NamedTuple):
 
 
 def factored(covariances: Tensor) -> Factored:
-    """Return covariances with their factors and eigenvalues, as constants.
+    """Return covariances with their factors, as constants.
 
     Parameters
     ----------
@@ -53,31 +53,16 @@ def factored(covariances: Tensor) -> Factored:
     Returns
     -------
     Factored
-        Traces, factors and deviations.
+        Traces, factors and condition numbers.
     """
-    factors = factor(covariances)
     traces = covariances.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
-    return Factored(traces, factors, torch.linalg.svdvals(factors))
-
-
-def bures_lower_bound(source: Factored, target: Factored) -> Tensor:
-    """Return lower bounds of all pairwise squared Bures distances.
-
-    ``sum_i (s0_i - s1_i)^2`` over the sorted deviations: the distance if the axes were parallel.
-
-    Parameters
-    ----------
-    source : Factored
-        K covariances.
-    target : Factored
-        L covariances.
-
-    Returns
-    -------
-    Tensor of shape (K, L)
-        The bounds, attained by covariances that commute in this order. Costs ``O(K L d)``.
-    """
-    return squared_distances(source.deviations, target.deviations)
+    factors = factor(covariances)
+    identity = torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
+    inverses = torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False)
+    condition = (traces * inverses.square().sum((-2, -1))).sqrt() / factors.shape[-1]
+    # A symmetric root stands in for the factor where the rank is deficient.
+    symmetric = (factors.triu(1) != 0).any(-1).any(-1) | (traces == 0)
+    return Factored(traces, factors, condition.masked_fill(symmetric, torch.inf))
 
 
 def bures_squared(
@@ -211,10 +196,8 @@ def _nuclear_norm(products: Tensor, source: Factored, target: Factored) -> Tenso
         return products.abs().flatten()
     if products.shape[-1] == 2:
         return _nuclear_norm_in_the_plane(*products.flatten(-2).unbind(-1))
-    condition = 1.0
-    for m in (source, target):
-        condition = condition * m.deviations[:, 0] / m.deviations[:, -1]
-    # Eigenvalues err by eps of the largest: the roots of the smallest, by eps * condition.
+    # Eigenvalues err by eps of the largest: their roots, on average, by eps * condition.
+    condition = source.condition * target.condition
     regular = condition * torch.finfo(products.dtype).eps <= PRECISE
     if regular.all():
         return _root_trace(products)
