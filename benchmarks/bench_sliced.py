@@ -13,14 +13,12 @@ Writes ``results/bench_sliced*.csv``, ``.md`` and ``.png`` beside this file.
 """
 
 import argparse
-import json
-import math
 import time
 import warnings
 
 import numpy as np
 import torch
-from _common import RESULTS, machine, markdown, peak_during, peak_memory, seconds, write_csv
+from _common import markdown
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
@@ -29,7 +27,7 @@ from skgmmot.datasets import make_ring_square_line
 from skgmmot.functional.directions import directions
 from skgmmot.functional.minimise import rmsprop
 from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.sliced import slice_samples, sliced_wasserstein, slices
+from skgmmot.functional.sliced import sliced_wasserstein
 
 K = 10
 #: EM runs to its end everywhere, so that only the optimum it ends in counts.
