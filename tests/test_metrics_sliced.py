@@ -16,11 +16,6 @@ from skgmmot.metrics import (
 
 METHODS = ["msw", "dsmw"]
 SOURCE = (np.array([0.3, 0.7]), np.array([[0.0, 1.0], [3.0, 0.0]]), np.ones(2) / 2, "spherical")
-    np.array([0.3, 0.7]),
-    np.array([[0.0, 1.0], [3.0, 0.0]]),
-    np.array([1.0, 0.5]),
-    "spherical",
-)
 TARGET = (np.array([1.0]), np.array([[2.0, -1.0]]), np.array([[2.0, 0.3]]), "diag")
 
 
