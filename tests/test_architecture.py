@@ -28,6 +28,7 @@ FLOORS = {
     "functional.gaussian_barycenter": 1,
     "functional.newton": 1,
     "functional.mixture": 2,
+    "functional.polish": 2,
     "functional.em": 3,
     "functional.mixture_ot": 3,
     "functional.semidiscrete": 3,
