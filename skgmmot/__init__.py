@@ -7,6 +7,7 @@ from skgmmot.estimators.geodesic import interpolate
 from skgmmot.estimators.ot_map import OTMap, ot_map
 from skgmmot.estimators.quantizer import WassersteinQuantizer
 from skgmmot.estimators.semidiscrete import SemidiscreteGMM
+from skgmmot.estimators.sliced import SlicedWassersteinGMM
 from skgmmot.functional.semidiscrete import GridDensity
 from skgmmot.metrics import MixtureWasserstein, semidiscrete_distance, semidiscrete_plan
 
@@ -21,6 +22,7 @@ __all__ = [
     "OTMap",
     "PairwiseMW2",
     "SemidiscreteGMM",
+    "SlicedWassersteinGMM",
     "WassersteinQuantizer",
     "interpolate",
     "ot_map",

@@ -49,6 +49,8 @@ class Linearisation:
         Whether all products at once, a matrix, cost less than those of a Krylov space in turn.
     """
 
+    small = False
+
     def __init__(self, F: Map, theta: Point):
         self.theta = _detached(theta)
         with torch.enable_grad():

@@ -159,8 +159,9 @@ def _value(objective, leaves) -> float:
 
 def _backward(loss, leaves, held) -> Tensor:
     """Evaluate the loss and leave its gradients in the leaves that may move."""
-    value = loss(tuple(leaves))
-    gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+    with torch.enable_grad():
+        value = loss(tuple(leaves))
+        gradients = torch.autograd.grad(value, leaves, allow_unused=True)
     for i, (leaf, gradient) in enumerate(zip(leaves, gradients, strict=True)):
         leaf.grad = None if i in held else gradient
     return value

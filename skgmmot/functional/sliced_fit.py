@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from skgmmot.functional.covariance import covariance_type_of
+from skgmmot.functional.covariance import CovarianceType
 from skgmmot.functional.directions import ascend, directions
 from skgmmot.functional.fixed_point import Solution
 from skgmmot.functional.minimise import EPOCH, minimise, rmsprop
@@ -40,8 +40,8 @@ class SlicedObjective:
     ----------
     X : Tensor of shape (n, d)
         Samples.
-    like : GaussianMixtureParams
-        A mixture of the kind to fit.
+    kind : CovarianceType
+        That of the mixtures to fit.
     sample_weight : Tensor of shape (n,), default=None
         Weights of the samples; None is equal ones.
     p : float, default=2.0
@@ -66,7 +66,7 @@ class SlicedObjective:
     def __init__(
         self,
         X: Tensor,
-        like: GaussianMixtureParams,
+        kind: CovarianceType,
         sample_weight: Tensor | None = None,
         *,
         p: float = 2.0,
@@ -77,7 +77,7 @@ class SlicedObjective:
         generator: torch.Generator | None = None,
     ):
         self.X, self.sample_weight = X, sample_weight
-        self.kind, self.reg_covar = covariance_type_of(like.covariances), reg_covar
+        self.kind, self.reg_covar = kind, reg_covar
         self.p, self.n_projections, self.projections = p, n_projections, projections
         self.batch_size, self.generator = batch_size, generator
         self.fixed = self._slice("quasi", *self._batch(FIXED_SIZE // n_projections))
@@ -99,17 +99,16 @@ class SlicedObjective:
 
     # --- distances -----------------------------------------------------------------------------
 
-    def loss(self, point: tuple[Tensor, ...]) -> Tensor:
+    def loss(self, mixture: GaussianMixtureParams) -> Tensor:
         """``mean W_p^p`` along the directions of this step."""
-        mixture = self.to_mixture(point)
         if self.age % (1 if self.batch_size else EPOCH) == 0:
             self.current = self._slice(self.projections, *self._batch(self.batch_size), mixture)
         self.age += 1
         return self._mean(mixture, *self.current)
 
-    def distance(self, point: tuple[Tensor, ...]) -> float:
+    def distance(self, mixture: GaussianMixtureParams) -> float:
         """``(mean W_p^p)^(1 / p)`` along the fixed directions."""
-        return float(self._mean(self.to_mixture(point), *self.fixed).clamp(min=0)) ** (1 / self.p)
+        return float(self._mean(mixture, *self.fixed).clamp(min=0)) ** (1 / self.p)
 
     def _mean(self, mixture, theta, samples: SortedSamples) -> Tensor:
         return wasserstein_on_lines(
@@ -143,6 +142,7 @@ def fit_sliced(
     objective: SlicedObjective,
     theta0: GaussianMixtureParams,
     *,
+    hold_weights: bool = True,
     tol: float = 1e-2,
     max_iter: int = 1000,
     learning_rate: float = 0.05,
@@ -157,6 +157,9 @@ def fit_sliced(
         The distance to the samples.
     theta0 : GaussianMixtureParams
         Where to start.
+    hold_weights : bool, default=True
+        Whether the weights stay as they are until the first halving of the learning rate; False is
+        for starts near the end.
     tol, max_iter, learning_rate, optimizer, callback
         As in `skgmmot.functional.minimise.minimise`; the learning rate is in units of the samples.
 
@@ -167,18 +170,18 @@ def fit_sliced(
         distance after each epoch.
     """
 
-    def in_mixtures(solution):
+    def decoded(solution: Solution) -> Solution:
         return solution._replace(value=objective.to_mixture(solution.value), previous=theta0)
 
     solution = minimise(
-        objective.loss,
+        lambda point: objective.loss(objective.to_mixture(point)),
         objective.to_point(theta0),
         tol=tol,
         max_iter=max_iter,
         learning_rate=learning_rate,
         optimizer=optimizer,
-        objective=objective.distance,
-        late=(0,),
-        callback=None if callback is None else lambda s: callback(in_mixtures(s)),
+        objective=lambda point: objective.distance(objective.to_mixture(point)),
+        late=(0,) if hold_weights else (),
+        callback=None if callback is None else lambda s: callback(decoded(s)),
     )
-    return in_mixtures(solution)
+    return decoded(solution)
