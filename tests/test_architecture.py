@@ -30,6 +30,7 @@ FLOORS = {
     "functional.minimise": 1,
     "functional.newton": 1,
     "functional.mixture": 2,
+    "functional.polish": 2,
     "functional.em": 3,
     "functional.entropic": 3,
     "functional.mixture_ot": 3,
