@@ -21,12 +21,12 @@ from tqdm import tqdm
 from skgmmot import DifferentiableGaussianMixture, MixtureEmbedding, PairwiseMW2
 
 # %%
-# 150 digits, each put down somewhere on a sheet of 14 x 14 pixels. As clouds: a pixel of darkness 7
+# 120 digits, each put down somewhere on a sheet of 14 x 14 pixels. As clouds: a pixel of darkness 7
 # is seven points in its square, counted from the middle of the ink: the place does not matter.
 
 rng = np.random.default_rng(0)
 digits = load_digits()
-pictures, y = digits.images[:150], digits.target[:150]
+pictures, y = digits.images[:120], digits.target[:120]
 columns, rows = np.meshgrid(np.arange(8), np.arange(8))
 squares = np.c_[columns.ravel(), 7 - rows.ravel()]
 
@@ -52,7 +52,7 @@ clouds = [ink(picture) for picture in pictures]
 
 pixels = {"pixels of the sheets": sheets, "pixels, place known": pictures}
 scores = {
-    name: cross_val_score(KNeighborsClassifier(3), X.reshape(150, -1), y, cv=4)
+    name: cross_val_score(KNeighborsClassifier(3), X.reshape(120, -1), y, cv=4)
     for name, X in pixels.items()
 }
 for n_components in tqdm([1, 3, 6], desc="cross-validating"):
@@ -75,7 +75,7 @@ figure, (left, right) = plt.subplots(
 left.scatter(*places.T, alpha=0)  # sets the limits
 for place, digit in zip(places, y, strict=True):
     left.text(*place, str(digit), color=plt.get_cmap("tab10")(digit), ha="center", va="center")
-left.set(xticks=[], yticks=[], title="150 clouds by their MW2 distances (t-SNE)")
+left.set(xticks=[], yticks=[], title="120 clouds by their MW2 distances (t-SNE)")
 means = [values.mean() for values in scores.values()]
 bars = right.barh(list(scores), means, xerr=[values.std() for values in scores.values()])
 right.bar_label(bars, fmt="{:.1%}", padding=6)
