@@ -29,7 +29,7 @@ BLOCK = 2**14
 STARTS = {"kmeans", "k-means++", "random", "random_from_data", "sinkhorn"}
 
 #: Sinkhorn starts: share of the data's covariance that components begin with, and when they end.
-SMALL, BALANCED_TOL, BALANCED_ITER = 0.01, 1e-4, 300
+SMALL, BALANCED_TOL, BALANCED_ITER = 0.01, 1e-3, 300
 
 
 def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> Assignment:
@@ -61,7 +61,8 @@ def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> 
     if name == "k-means++":
         _, chosen = kmeans_plusplus(X, n_components, sample_weight=a, random_state=rng)
     else:
-        chosen = _choose(em, n_components, rng)
+        p = None if a is None else a.astype(np.float64) / a.sum(dtype=np.float64)
+        chosen = rng.choice(len(X), size=n_components, replace=False, p=p)
     labels = torch.full((len(X),), -1)
     labels[torch.as_tensor(chosen)] = torch.arange(n_components)
     return _labelled(labels, n_components, em.X)
@@ -137,18 +138,19 @@ def start(
 def balanced(
     em: EM, given: tuple, kind: CovarianceType, n_components: int, rng: np.random.RandomState
 ) -> GaussianMixtureParams:
-    """Run Sinkhorn-EM from what is given or, for the rest, from random samples.
+    """Run Sinkhorn-EM from what is given or, for the rest, from samples far from each other.
 
-    Components of equal weight begin as small copies of the data's own shape. As each must take its
-    share of the samples, they spread over all of them, whatever the features' scales.
+    Components of equal weight begin as small copies of the data's own shape, which also says what
+    is far. As each must take its share of the samples, they spread over all of them, whatever the
+    features' scales.
     """
-    everything = start(_everything(em), em, kind, 1)
+    labels = torch.zeros(len(em.X), dtype=torch.long)
+    everything = start(_labelled(labels, 1, em.X), em, kind, 1)
     weights, means, covariances = given
     if weights is None:
         weights = everything.weights.new_full((n_components,), 1 / n_components)
     if means is None:
-        chosen = _choose(em, n_components, rng)
-        means = (em.X[chosen.to(em.X.device)] - em.origin).double()
+        means = _far_apart(em, everything, kind, n_components, rng)
     if covariances is None:
         K, d = n_components, em.X.shape[1]
         covariances = SMALL * everything.covariances.expand(kind.shape(K, d))
@@ -157,16 +159,15 @@ def balanced(
     return found.value.mixture()
 
 
-def _everything(em: EM) -> Assignment:
-    """All samples to one component."""
-    return _labelled(torch.zeros(len(em.X), dtype=torch.long), 1, em.X)
-
-
-def _choose(em: EM, n_components: int, rng: np.random.RandomState) -> Tensor:
-    """Distinct random samples, by their weights."""
-    a = None if em.sample_weight is None else em.sample_weight.cpu().double().numpy()
-    p = None if a is None else a / a.sum()
-    return torch.from_numpy(rng.choice(len(em.X), size=n_components, replace=False, p=p))
+def _far_apart(em, everything, kind, n_components, rng) -> Tensor:
+    """Samples chosen by k-means++, where distances are those of the data's own Gaussian."""
+    X = (em.X - em.origin).double()
+    white = kind.apply(X.unsqueeze(0), everything.prepare().factors).squeeze(0)
+    a = None if em.sample_weight is None else em.sample_weight.cpu().numpy()
+    _, chosen = kmeans_plusplus(
+        white.cpu().numpy(), n_components, sample_weight=a, random_state=rng
+    )
+    return X[torch.as_tensor(chosen, device=X.device)]
 
 
 # --- the starts of an estimator ------------------------------------------------------------------

@@ -24,9 +24,16 @@ from skgmmot.functional.adjoint import (
     polish,
 )
 from skgmmot.functional.em import em_step, m_step
-from skgmmot.functional.em_adjoint import CentredAdjoint, FeatureAdjoint, m_step_pullback, score
+from skgmmot.functional.em_adjoint import (
+    CentredAdjoint,
+    FeatureAdjoint,
+    FeatureCovariance,
+    is_small,
+    m_step_pullback,
+    score,
+)
 from skgmmot.functional.fixed_point import Point, Solution, Squarem, iterate
-from skgmmot.functional.krylov import SMALL, SOLVERS
+from skgmmot.functional.krylov import SOLVERS
 from skgmmot.functional.mixture import FisherCoordinates, FreeCoordinates, GaussianMixtureParams
 from skgmmot.functional.sinkhorn_em import ANY, SinkhornEM, SinkhornStep, untilted
 
@@ -269,10 +276,16 @@ def differentiate(
     options = {}
     if gradient == "implicit":
         solution = _polished(step, solution, gradient_tol, max_polish)
-        if isinstance(solve, str):
-            solve = functools.partial(SOLVERS[solve], tol=gradient_tol / 3)
-        options = {"solve": solve, "linearise": step.linearise, "adjoint": solution.adjoint}
+        options = {"linearise": step.linearise, "adjoint": solution.adjoint}
+        options |= {"solve": _solver(solve, gradient_tol / 3), "tol": gradient_tol / 3}
     return solution._replace(value=GRADIENTS[gradient](step, theta0, solution, **options))
+
+
+def _solver(solve, tol):
+    """A solver by its name, or None for the one that is best."""
+    if solve == "auto":
+        return None
+    return functools.partial(SOLVERS[solve], tol=tol) if isinstance(solve, str) else solve
 
 
 def _polished(step, solution, gradient_tol, max_polish):
@@ -479,18 +492,32 @@ class LinearisedEM(Linearisation):
             self._coordinates = FisherCoordinates(theta, share)
             self.residual = self._coordinates.of_change(self._unweighted(self._change()))
         self._matrix = None
+        self.small = self._features is not None and is_small(self._features)
 
     def product(self, u: Tensor) -> Tensor:
-        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
-        if u.shape[-1] > SMALL:
-            return self._product(u)
-        if self._matrix is None:  # small: all its rows in one pass, once
-            self._matrix = self._product(torch.eye(u.shape[-1], dtype=u.dtype, device=u.device))
+        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or, if it is small, several."""
+        if not self.small:
+            with torch.no_grad():
+                return self._encoded(self.pull(self._decoded(u)))
+        if self._matrix is None:
+            self._matrix = self._rows()
         return u @ self._matrix
 
-    def _product(self, u):
+    def _rows(self):
+        """All products at once: one pass gives what is needed of the samples."""
+        p = self.residual.numel()
+        identity = torch.eye(p, dtype=self.residual.dtype, device=self.residual.device)
         with torch.no_grad():
-            return self.encode(self._unweighted(self.pull(self._unweighted(self.decode(u)))))
+            adjoint = self._adjoint(self._decoded(identity))
+            covariance = FeatureCovariance(self._features)
+            moments = adjoint.moments(covariance.product(adjoint.H, *self._sum(covariance)))
+            return self._encoded(score(self.theta, self._coordinates.precisions, moments))
+
+    def _decoded(self, vector):
+        return self._unweighted(self.decode(vector))
+
+    def _encoded(self, u):
+        return self.encode(self._unweighted(u))
 
     def encode(self, u: GaussianMixtureParams) -> Tensor:
         """A cotangent as a vector."""
@@ -507,15 +534,18 @@ class LinearisedEM(Linearisation):
     def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
         """Cotangents of ``theta`` from those of ``F(theta)``."""
         adjoint = self._adjoint(u)
+        moments = adjoint.moments(*self._sum(adjoint))
+        return score(self.theta, self._coordinates.precisions, moments)
+
+    def _sum(self, blocks) -> tuple[Tensor, ...]:
+        """Add ``blocks.block`` over all samples."""
         a, X = self.em.sample_weight, self.em.X
 
         def block(rows, buffers):
-            return adjoint.block(X[rows], None if a is None else a[rows], buffers)
+            return blocks.block(X[rows], None if a is None else a[rows], buffers)
 
         with _engine.workers(X.device) as pool:
-            sums = pool.sum(block, len(X), adjoint.row_size, min_rows=adjoint.min_rows)
-        precisions = self._coordinates.precisions
-        return score(self.theta, precisions, adjoint.moments(*sums))
+            return pool.sum(block, len(X), blocks.row_size, min_rows=blocks.min_rows)
 
     def pull_samples(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
         """Cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
