@@ -12,14 +12,14 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
-from threading import Lock
 
 import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep, Statistics, e_step, m_step
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
+from skgmmot.functional.threads import single_threaded_torch
 
 #: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
 BLOCK_SIZE = {"cpu": 2**18, "other": 2**24}
@@ -107,38 +107,10 @@ def row_spans(n_rows: int, length: int) -> list[list[slice]]:
     return [blocks[i : i + per_span] for i in range(0, n_blocks, per_span)]
 
 
-class _SingleThreadedTorch:
-    """Torch's own threading is off while anybody is inside, and restored by the last to leave.
-
-    The setting is the process's: fits that overlap in several threads must agree on it.
-    """
-
-    def __init__(self):
-        self._lock, self._inside, self._n_threads = Lock(), 0, 1
-
-    def __enter__(self) -> int:
-        """Enter, and return the number of threads that the caller had set."""
-        with self._lock:
-            if not self._inside:
-                self._n_threads = torch.get_num_threads()
-                torch.set_num_threads(1)
-            self._inside += 1
-            return self._n_threads
-
-    def __exit__(self, *error) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                torch.set_num_threads(self._n_threads)
-
-
-_single_threaded_torch = _SingleThreadedTorch()
-
-
 @contextmanager
 def workers(device: torch.device):
     """Lend a pool of as many threads as torch is set to use."""
-    with _single_threaded_torch as n_threads:
+    with single_threaded_torch as n_threads:
         pool = Workers(device, n_threads)
         try:
             yield pool
@@ -149,8 +121,9 @@ def workers(device: torch.device):
 def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
     """Apply ``function`` to blocks of rows of ``X (n, d)`` and ``others``, and join the results.
 
-    ``row_size`` is the number of numbers that one row takes while it is worked on. Beyond that, the
-    results are all the memory it needs.
+    ``others`` are tensors, or whatever else gives a tensor for a slice of rows. ``row_size`` is the
+    number of numbers that one row takes while it is worked on. Beyond that, the results are all the
+    memory it needs.
     """
     with torch.no_grad():
         first = function(*(t[:1] for t in (X, *others)))  # tells the shape and the dtype
@@ -264,6 +237,25 @@ class EM:
         # The sums are about the rounded means; their difference to the exact ones is known.
         kind = covariance_type_of(theta.covariances)
         return Statistics(*sums).moved(rounded.means.double() - theta.means, kind)
+
+    def overlap(self, theta) -> Tensor:
+        """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""
+        step, dtype = self._features(theta)
+        mixture = theta.prepare()
+
+        def block(rows, buffers):
+            x, a = self.rows(rows)
+            if dtype is None:
+                resp = log_responsibilities(mixture, x.double()).exp()
+            else:
+                _, resp, total, _ = step.posterior(self.X[rows], dtype, buffers)
+                resp.div_(total)
+            return (((resp if a is None else resp * a) @ resp.mT).double(),)
+
+        by_definition = dtype is None
+        row_size = theta.means.numel() if by_definition else sum(step.coefficients.shape)
+        min_rows = 16 if by_definition else FEATURE_ROWS
+        return self.pool.sum(block, len(self.X), row_size, min_rows=min_rows)[0]
 
     def total_scatter(self, theta) -> Tensor | None:
         """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, a constant of the samples."""

@@ -11,6 +11,7 @@ ROOT = Path(skgmmot.__file__).parent
 
 #: Floor of each module; a package's `__init__` shows names and stands on no floor.
 FLOORS = {
+    "functional.threads": -1,
     "functional._sliced_quadrature": 0,
     "functional.directions": 0,
     "functional.fixed_point": 0,
@@ -30,6 +31,7 @@ FLOORS = {
     "functional.newton": 1,
     "functional.mixture": 2,
     "functional.em": 3,
+    "functional.entropic": 3,
     "functional.mixture_ot": 3,
     "functional.semidiscrete": 3,
     "functional.sliced": 3,
@@ -38,8 +40,10 @@ FLOORS = {
     "functional.barycenter": 4,
     "functional.em_adjoint": 4,
     "functional.mixture_map": 4,
+    "functional.pairwise": 4,
     "functional.quantization": 4,
     "functional.semidiscrete_fit": 4,
+    "functional.sinkhorn_em": 4,
     "functional.sliced_fit": 4,
     "estimators._base": 5,
     "estimators._init": 5,

@@ -15,16 +15,34 @@ from skgmmot.datasets import load_photograph
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(*arguments, cwd):
-    """Run the colour transfer as a user would."""
+#: Every example but the colour transfer, which the tests below run with arguments.
+SCRIPTS = sorted(EXAMPLES.glob("*/plot_*.py"))
+
+
+def run(*arguments, cwd, script=EXAMPLES / "plot_color_transfer.py"):
+    """Run an example as a user would."""
     return subprocess.run(
-        [sys.executable, str(EXAMPLES / "plot_color_transfer.py"), *map(str, arguments)],
+        [sys.executable, str(script), *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "MPLBACKEND": "agg"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_an_example_runs_and_draws(script, tmp_path):
+    done = run(cwd=tmp_path, script=script)
+    assert done.returncode == 0, done.stderr
+    (figure,) = tmp_path.glob("*.png")
+    with Image.open(figure) as image:
+        assert image.width > 800
+
+
+@pytest.mark.parametrize("folder", {p.parent for p in SCRIPTS}, ids=lambda p: p.name)
+def test_a_folder_of_examples_has_a_header_for_the_gallery(folder):
+    assert (folder / "GALLERY_HEADER.rst").read_text().strip()
 
 
 def test_the_colour_transfer_takes_any_two_pictures(tmp_path, rng):

@@ -332,8 +332,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Find the plan between two mixtures and show it."""
         (a, kind), (b, _) = as_mixture(source, "source"), as_mixture(target, "target")
         a, b = (m.detach().to(device=kind.device) for m in (a, b))
-        reg_m = tuple(self.reg_m) if isinstance(self.reg_m, list) else self.reg_m
-        plan = transport_plan(a, b, reg=self.reg, reg_m=reg_m)
+        plan = transport_plan(a, b, reg=self.reg, reg_m=self.reg_m)
         self._mapping = mixture_map(a, b, plan)
         self._ends = a, b, plan
         self.source_mixture_, self.target_mixture_ = source, target
@@ -406,8 +405,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X = X.detach()
         mapping, rows = mapping.to(X), [X]
         if self.method == "random":
-            rng = check_random_state(self.random_state)
-            rows.append(torch.from_numpy(rng.uniform(size=(len(X), 2))).to(X.device))
+            rows.append(_Uniforms(check_random_state(self.random_state), X.device))
         move = METHODS[self.method]
         row_size = mapping.posterior.row_size
         images = _engine.map_rows(lambda *block: move(mapping, *block), row_size, *rows)
@@ -508,6 +506,19 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             mapped, target.to(mapped), n_projections=SCORE_PROJECTIONS, seed=0
         )
         return -float(distance)
+
+
+class _Uniforms:
+    """Uniform random numbers, two a row, drawn where they are needed: row i is always the same."""
+
+    def __init__(self, rng, device):
+        self.seed, self.device = rng.randint(2**31 - 1), device
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        start = rows.start or 0
+        stream = np.random.PCG64(self.seed).advance(2 * start)
+        drawn = np.random.Generator(stream).random((rows.stop - start, 2))
+        return torch.from_numpy(drawn).to(self.device)
 
 
 def _thinned(X):

@@ -16,17 +16,19 @@ own.
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skgmmot.functional.fixed_point import Point, Solution
-from skgmmot.functional.krylov import Products, auto, gmres
+from skgmmot.functional.krylov import Products, dense, gmres
 
 #: Newton's step is trusted up to this length, where one is the spread of a component.
 NEWTON_RADIUS = 0.5
+
+#: Up to this many numbers, a derivative from autograd is small.
+SMALL = 40
 
 Map = Callable[[Point], Point]
 Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
@@ -48,6 +50,8 @@ class Linearisation:
         The point, a constant.
     residual : Tensor of shape (m,)
         ``F(theta) - theta``.
+    small : bool
+        Whether all products at once, a matrix, cost less than those of a Krylov space in turn.
     """
 
     def __init__(self, F: Map, theta: Point):
@@ -56,6 +60,7 @@ class Linearisation:
             self._inputs = _rebuild(theta, [t.clone().requires_grad_() for t in self.theta])
             self._outputs = F(self._inputs)
         self.residual = _flatten(_detached(self._outputs)) - _flatten(self.theta)
+        self.small = self.residual.numel() <= SMALL
 
     def product(self, u: Tensor) -> Tensor:
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
@@ -81,6 +86,15 @@ class Linearisation:
         """A vector as a cotangent."""
         return _unflatten(vector, self.theta)
 
+    def solve(self, b: Tensor, tol: float) -> tuple[Tensor, Products]:
+        """Solve ``(I - dF/dtheta^T) x = b``, and return the products that it took."""
+        products = self.products()
+        return (dense if self.small else gmres)(products, b, tol=tol), products
+
+    def products(self) -> Products:
+        """``I - dF/dtheta^T``, as an operator that remembers."""
+        return Products(lambda u: u - self.product(u))
+
     def moved(self, vector: Tensor) -> Point:
         """The point changed by a vector."""
         return _unflatten(_flatten(self.theta) + vector, self.theta)
@@ -90,7 +104,6 @@ class InexactGradientWarning(UserWarning):
     """An implicit gradient may be further off than its tolerance."""
 
 
-@dataclass
 class Adjoint:
     """What backward through `implicit` found out; not a number before.
 
@@ -98,27 +111,29 @@ class Adjoint:
     ----------
     tol : float, default=inf
         Residual above which backward warns.
-    n_products : int, default=0
+
+    Attributes
+    ----------
+    n_products : int
         Products with the transposed derivative of one step, in the last backward.
-    residual : float, default=nan
+    residual : float
         Residual of the adjoint equation, relative to its right-hand side.
-    spectral_radius : float, default=nan
-        Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it.
-    one_step_error : float, default=nan
-        Estimate of the relative error that `one_step` would have made.
     """
 
-    tol: float = math.inf
-    n_products: int = 0
-    residual: float = math.nan
-    spectral_radius: float = math.nan
-    one_step_error: float = math.nan
+    def __init__(self, tol: float = math.inf):
+        self.tol = tol
+        self.n_products, self.residual, self._seen = 0, math.nan, None
+
+    def __repr__(self):
+        return (
+            f"Adjoint(n_products={self.n_products}, residual={self.residual:.1e}, "
+            f"spectral_radius={self.spectral_radius:.4g}, one_step_error={self.one_step_error:.2g})"
+        )
 
     def note(self, products: Products, u: Tensor, v: Tensor) -> None:
         """Take note of the solution ``u`` of ``(I - dF/dtheta^T) u = v``."""
         self.residual, self.n_products = products.residual(u, v), len(products)
-        self.spectral_radius = float((1 - products.ritz_values()).abs().max())
-        self.one_step_error = _length(u - v) / _length(u)
+        self._seen = products, u, v
         if not self.residual <= self.tol:
             warnings.warn(
                 f"The adjoint equation was solved to a relative residual of {self.residual:.1e} > "
@@ -126,6 +141,21 @@ class Adjoint:
                 InexactGradientWarning,
                 stacklevel=2,
             )
+
+    @property
+    def spectral_radius(self) -> float:
+        """Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it."""
+        if self._seen is None:
+            return math.nan
+        return float((1 - self._seen[0].ritz_values()).abs().max())
+
+    @property
+    def one_step_error(self) -> float:
+        """Estimate of the relative error that `one_step` would have made."""
+        if self._seen is None:
+            return math.nan
+        _, u, v = self._seen
+        return _length(u - v) / _length(u)
 
 
 def automatic(F: Map, theta0: Point, solution: Solution) -> Point:
@@ -149,7 +179,8 @@ def implicit(
     theta0: Point,
     solution: Solution,
     *,
-    solve: Solver = auto,
+    solve: Solver | None = None,
+    tol: float = 1e-10,
     linearise: Callable[[Point], Linearisation] | None = None,
     adjoint: Adjoint | None = None,
 ) -> Point:
@@ -167,8 +198,11 @@ def implicit(
         Ignored: the fixed point does not depend on where the loop started.
     solution : Solution
         The end of the loop.
-    solve : callable, default=auto
-        ``solve(matvec, b)``, the linear solver; see `skgmmot.functional.krylov`.
+    solve : callable, default=None
+        ``solve(matvec, b)``, the linear solver; see `skgmmot.functional.krylov`. None is `dense`
+        where that is cheap and `gmres` elsewhere.
+    tol : float, default=1e-10
+        Residual to which `gmres` then solves, relative to the cotangent.
     linearise : callable, default=None
         ``linearise(theta)`` is the `Linearisation` of ``F`` at a point; None is autograd's.
     adjoint : Adjoint, default=None
@@ -190,6 +224,7 @@ def implicit(
     """
     constant = _detached(solution.value)
     linear = Linearisation(F, constant) if linearise is None else linearise(constant)
+    adjoint = Adjoint() if adjoint is None else adjoint
     flat = _flatten(F(constant))
 
     def solved(v: Tensor | None) -> Tensor | None:
@@ -201,10 +236,12 @@ def implicit(
                 "strategy 'automatic' for derivatives of derivatives."
             )
         right = linear.encode(_unflatten(v, constant))
-        products = Products(lambda u: u - linear.product(u))
-        u = solve(products, right)
-        if adjoint is not None:
-            adjoint.note(products, u, right)
+        if solve is None:
+            u, products = linear.solve(right, tol)
+        else:
+            products = linear.products()
+            u = solve(products, right)
+        adjoint.note(products, u, right)
         return _flatten(linear.decode(u))
 
     if flat.requires_grad:
@@ -276,7 +313,7 @@ def polish(
             expected = step.length * size / step.size
             if expected <= tol:
                 return Polished(ahead.theta, size, expected, n_passes + 1)
-            following = _NewtonStep(ahead)
+            following = _NewtonStep(ahead, enough=tol / expected)
             n_passes += 1
             if following.length < step.length / 2 and following.trusted:
                 here, step = ahead, following
@@ -289,14 +326,20 @@ def polish(
 
 
 class _NewtonStep:
-    """The solution of ``(I - dF/dtheta) delta = F(theta) - theta``, rough far from zero."""
+    """The solution of ``(I - dF/dtheta) delta = F(theta) - theta``.
 
-    def __init__(self, linear: Linearisation):
+    Solved roughly far from the fixed point, where its equation is rough, and not further than to
+    ``enough``, the share of the distance that may remain.
+    """
+
+    def __init__(self, linear: Linearisation, enough: float = 0.0):
         self.size = _length(linear.residual)
-        self._products = Products(lambda u: u - linear.product(u))
-        tol = min(0.1, self.size)
-        self.delta = auto(self._products, linear.residual, tol=tol) if tol else linear.residual
-        self.length, self.n_products = _length(self.delta), len(self._products)
+        self.delta, self.n_products = linear.residual, 0
+        if self.size:
+            tol = min(0.1, max(self.size, 0.3 * enough))
+            self.delta, self._products = linear.solve(linear.residual, tol)
+            self.n_products = len(self._products)
+        self.length = _length(self.delta)
 
     @property
     def trusted(self) -> bool:
@@ -331,7 +374,7 @@ def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
     size = _flatten(linear.theta).numel()
     generator = torch.Generator().manual_seed(0)
     b = torch.randn(size, generator=generator, dtype=torch.float64).to(_flatten(linear.theta))
-    products = Products(lambda u: u - linear.product(u))
+    products = linear.products()
     gmres(products, b, tol=0.0, max_iter=n_products)
     return float((1 - products.ritz_values()).abs().max())
 

@@ -20,6 +20,8 @@ from skgmmot.functional.network_simplex import EPS, network_simplex
 GAP = 1e-8
 #: A plan that costs less than this share of the largest cost is free.
 NOTHING = 1e-16
+#: Costs below this share of the entropy's weight do not bend the independent plan.
+SMALL = 1e-9
 
 
 class Plan(NamedTuple):
@@ -190,7 +192,7 @@ def solve(
     RuntimeError
         If it does not converge.
     """
-    penalties, reg = _penalties(reg_m), _penalty("reg", reg, zero=True)
+    penalties, reg = penalties_of(reg_m), _penalty("reg", reg, zero=True)
     problem = _constants(a, b, C)
     return _as_plan(a, b, C, _solve(*problem, penalties, reg, _precision(a, b)))
 
@@ -235,7 +237,7 @@ def solve_bounded(
     RuntimeError
         If it does not converge.
     """
-    penalties = _penalties(reg_m)
+    penalties = penalties_of(reg_m)
     a_, b_, C = _constants(a, b, lower.clone())
     asked, position = [], torch.full(C.shape, -1)  # where the costs of a pair are among those asked
     raised = -math.inf
@@ -258,8 +260,26 @@ def solve_bounded(
     return plan._replace(cost=plan.cost + plan.coupling[k, l] @ (used - used.detach()))
 
 
-def _penalties(reg_m) -> tuple[float, float]:
-    """Both penalties as numbers; infinite where the marginal is held."""
+def penalties_of(reg_m: float | tuple[float, float] | None) -> tuple[float, float]:
+    """Return the penalties of both marginals.
+
+    Parameters
+    ----------
+    reg_m : float, tuple of two floats or None
+        What the user gave.
+
+    Returns
+    -------
+    tuple of two floats
+        ``(lam0, lam1)``, infinite where the marginal is held.
+
+    Raises
+    ------
+    TypeError
+        If a penalty is not a number.
+    ValueError
+        If it is not positive.
+    """
     if reg_m is None:
         return math.inf, math.inf
     both = reg_m if isinstance(reg_m, tuple | list) else (reg_m, reg_m)
@@ -364,13 +384,14 @@ def _penalised(a, b, C, penalties, reg) -> tuple[Tensor, Tensor, Tensor, float]:
     problem = Penalised(a[k] / mass, b[l] / mass, C[k][:, l], *penalties, reg)
     inner, largest = _simple_plan(problem), float(C.abs().max())
     value = problem.primal(inner)
-    free = value <= NOTHING * largest and bool(C.min() >= 0)  # no plan can cost less
+    free = value <= max(NOTHING * largest, SMALL * reg) and bool(C.min() >= 0)
     unit = (largest if reg else value) or 1.0
     problem, value = problem.in_unit(unit), value / unit
-    f, g = torch.zeros_like(problem.a), torch.zeros_like(problem.b)
     if not free:
         f, g, inner, *_ = interior_point.solve(problem)
         inner, value = _certified(problem, f, g, inner)
+    else:  # no plan costs noticeably less
+        f, g = _simple_potentials(problem)
     P = torch.zeros_like(C)
     P[k.unsqueeze(1) & l] = mass * inner.flatten()
     f, g = (unit * t for t in _extended(f, g, C / unit, k, l, problem))
@@ -402,6 +423,16 @@ def _simple_plan(problem: Penalised) -> Tensor:
     return plan if held or problem.primal(plan) <= problem.primal(none) else none
 
 
+def _simple_potentials(problem: Penalised) -> tuple[Tensor, Tensor]:
+    """The potentials of a simple plan that is as good as optimal."""
+    a, b, C, lam0, lam1, reg = problem
+    f, g = torch.zeros_like(a), torch.zeros_like(b)
+    if reg:  # one sweep of Sinkhorn, which contracts by about the costs over reg
+        f = _softmin(C, b, reg, lam0)
+        g = _softmin((C - f.unsqueeze(1)).mT, a, reg, lam1)
+    return f, g
+
+
 def _between_marginals(problem: Penalised, f: Tensor, g: Tensor) -> Tensor:
     """The exact plan between the marginals that belong to potentials."""
     p, q = marginal(f, problem.lam0, problem.a), marginal(g, problem.lam1, problem.b)
@@ -431,4 +462,9 @@ def _extended(f, g, C, k, l, problem: Penalised) -> tuple[Tensor, Tensor]:
 
 def _softmin(slack: Tensor, weights: Tensor, reg: float, lam: float) -> Tensor:
     """Potentials that make marginals right under entropy, one for each row of slacks."""
-    return torch.logsumexp(weights.log() - slack / reg, dim=1) * (-reg / (1 + reg / lam))
+    if (slack.abs() < reg).all():
+        total = weights.sum()
+        sums = total.log() + torch.log1p(torch.expm1(-slack / reg) @ weights / total)
+    else:
+        sums = torch.logsumexp(weights.log() - slack / reg, dim=1)
+    return sums * (-reg / (1 + reg / lam))

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.functional.threads import map_items
+
 #: Below this share of the traces, the Bures term is evaluated without cancellation.
 NEARLY_EQUAL = 1e-3
 #: Eigenvalues of ``M`` are used up to this relative error of the sum of their roots.
@@ -129,7 +131,7 @@ class Factored(NamedTuple):
     deviations: Tensor
     """Square roots of the eigenvalues, ``(K, d)``, descending: the singular values of ``L``."""
 
-    def take(self, index: Tensor) -> "Factored":
+    def take(self, index: Tensor | slice) -> "Factored":
         """Those of an index."""
         return Factored(*(t[index] for t in self))
 
@@ -221,13 +223,12 @@ def standard_deviations(covariances: Tensor) -> Tensor:
         Square roots of the eigenvalues, descending, or of the variances; differentiable once,
         also at equal eigenvalues. Those that are zero have no derivative.
     """
-    if covariances.ndim == 3:
-        return _Deviations.apply(covariances)
-    positive = covariances > 0
-    return torch.where(positive, torch.where(positive, covariances, 1.0).sqrt(), 0.0)
+    return _Deviations.apply(covariances) if covariances.ndim == 3 else root(covariances)
 
 
-def bures_squared(source: Tensor, target: Tensor) -> Tensor:
+def bures_squared(
+    source: Tensor, target: Tensor, prepared: tuple[Factored, Factored] | None = None
+) -> Tensor:
     """Return all pairwise squared Bures distances between covariances.
 
     ``B(S0, S1)^2 = tr(S0 + S1 - 2 (S0^{1/2} S1 S0^{1/2})^{1/2})``
@@ -238,6 +239,8 @@ def bures_squared(source: Tensor, target: Tensor) -> Tensor:
         Symmetric positive semi-definite matrices.
     target : Tensor of shape (L, d, d)
         Symmetric positive semi-definite matrices.
+    prepared : tuple of two Factored, default=None
+        What `factored` makes of ``source`` and ``target``, if it is known.
 
     Returns
     -------
@@ -256,7 +259,7 @@ def bures_squared(source: Tensor, target: Tensor) -> Tensor:
     if source.shape[-1] == 2:
         values = _in_the_plane(source.detach(), target.detach())
     else:
-        values = _all_pairs(factored(source), factored(target))
+        values = _all_pairs(*(prepared or (factored(source), factored(target))))
     return _BuresSquared.apply(source, target, None, None, values)
 
 
@@ -300,8 +303,12 @@ def _all_pairs(source: Factored, target: Factored) -> Tensor:
 def _chosen_pairs(source: Factored, target: Factored, k: Tensor, l: Tensor) -> Tensor:
     """Squared Bures distances of pairs ``(n,)``, block by block."""
     length = max(1, BLOCK_SIZE // source.factors[0].numel())
-    blocks = zip(k.split(length), l.split(length), strict=True)
-    return torch.cat([_block_of_pairs(source.take(i), target.take(j)) for i, j in blocks])
+    blocks = list(zip(k.split(length), l.split(length), strict=True))
+
+    def distances(pairs):
+        return _block_of_pairs(source.take(pairs[0]), target.take(pairs[1]))
+
+    return torch.cat(map_items(distances, blocks, k.device))
 
 
 def _block_of_pairs(source: Factored, target: Factored) -> Tensor:

@@ -148,6 +148,17 @@ def test_float32_stays_float32_and_blocks_change_nothing(mixture):
     assert np.allclose(smooth.transform(X)[:7], smooth.transform(X[:7]), rtol=1e-12)
 
 
+def test_what_is_drawn_for_a_sample_depends_on_its_row_alone():
+    X = draw(SOURCE, 40_000)
+    transport = ot_map(SOURCE, TARGET, method="random", random_state=0)
+    whole = transport.transform(X)
+    for n in (1, 2, 7, 30_001):
+        assert np.allclose(transport.transform(X[:n]), whole[:n])
+    other = ot_map(SOURCE, TARGET, method="random", random_state=1).transform(X)
+    assert np.mean(np.abs(other - whole).max(axis=1) > 1e-9) > 0.2
+    assert len(np.unique(whole[:, 0])) == len(X)
+
+
 def test_it_pickles(mixture):
     transport = OTMap(TARGET, mixture=mixture).fit(torch.tensor(draw(SOURCE, 100)))
     restored = pickle.loads(pickle.dumps(transport))
