@@ -14,7 +14,7 @@ from tqdm import tqdm
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
-from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.directions import DIRECTIONS
 from skgmmot.functional.fit import climb
 from skgmmot.functional.minimise import EPOCH, OPTIMIZERS
@@ -50,8 +50,8 @@ class SlicedWassersteinGMM(MixtureEstimator):
         Exponent of the distance, at least 1.
     tol : float, default=1e-2
         Ten steps make progress if they lower the sliced distance, on fixed directions, by more than
-        this share. Without progress twice in a row the learning rate is halved; after five
-        halvings the fit has converged.
+        this share. Without progress twice in a row the learning rate is halved; when five halvings
+        no longer help, the fit has converged.
     reg_covar : float, default=1e-6
         Added to the variances, as a share of the mean variance of the features.
     max_iter : int, default=1000
@@ -395,10 +395,10 @@ class _Problem:
     def starts(self, warm):
         """Yield the starts, in standard units."""
         K, d = self.estimator.n_components, self.X.shape[1]
-        # Single samples have no spread to descend from: they get a tenth of their usual spacing.
-        spread = 0.01 * K ** (-2 / d)
+        spacing = K ** (-1 / d)  # of components that share the samples' extent
         with _engine.workers(self.X.device) as pool:
-            em = self._em(pool, self.estimator.reg_covar + spread)
+            # Single samples have no spread to descend from: they get a tenth of the spacing.
+            em = self._em(pool, self.estimator.reg_covar + (0.1 * spacing) ** 2)
             if warm:
                 yield _scaled(_init.earlier_fit(self.estimator, em), 1 / self.scale)
                 return
@@ -406,7 +406,8 @@ class _Problem:
             for _ in range(self.estimator.n_init):
                 start = _init.one_start(self.estimator, em, given, self.rng)
                 start = start._replace(weights=start.weights / start.weights.sum())
-                yield _scaled(start, 1 / self.scale)
+                start = _scaled(start, 1 / self.scale)
+                yield start if given[2] is not None else _narrowed(start, spacing**2)
 
     def descend(self, theta0, *, callback=None, **options):
         """The sliced fit from a start."""
@@ -465,6 +466,16 @@ def _scaled(theta: GaussianMixtureParams, factor: float) -> GaussianMixtureParam
     """A mixture about the origin in other units."""
     means, covariances = theta.means * factor, theta.covariances * factor**2
     return theta._replace(means=means, covariances=covariances)
+
+
+def _narrowed(theta: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:
+    """A mixture whose covariances, where wider on average, have this mean variance.
+
+    Wide components all look alike from everywhere, and draw together.
+    """
+    kind = covariance_type_of(theta.covariances)
+    widest = float(kind.diagonals(theta.covariances).mean())
+    return theta._replace(covariances=theta.covariances * min(1.0, variance / widest))
 
 
 def _spread(centred, sample_weight) -> float:
