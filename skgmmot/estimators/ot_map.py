@@ -214,6 +214,11 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         return super().set_params(**params)
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.class_wise
+        return tags
+
     def __sklearn_clone__(self):
         # A fitted target is data, not a part to be fitted again: cloning must not unfit it.
         params = self.get_params(deep=False)
@@ -275,8 +280,8 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """A mixture of each class, joined with the classes' shares of the samples."""
         if y is None:
             raise ValueError(
-                "y must be given with class_wise=True, got None. Pass the labels of the source "
-                "samples."
+                "class_wise=True requires y to be passed, but the target y is None. Pass "
+                "the labels of the source samples."
             )
         y = column_or_1d(y)
         check_consistent_length(samples, y)
