@@ -1,9 +1,32 @@
 """Gaussian mixtures and optimal transport, on torch, for scikit-learn."""
 
+from skgmmot.estimators.barycenter import MixtureBarycenter, reduce
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.embedding import MixtureEmbedding, PairwiseMW2
+from skgmmot.estimators.geodesic import interpolate
 from skgmmot.estimators.ot_map import OTMap, ot_map
-from skgmmot.metrics import MixtureWasserstein
+from skgmmot.estimators.quantizer import WassersteinQuantizer
+from skgmmot.estimators.semidiscrete import SemidiscreteGMM
+from skgmmot.estimators.sliced import SlicedWassersteinGMM
+from skgmmot.functional.semidiscrete import GridDensity
+from skgmmot.metrics import MixtureWasserstein, semidiscrete_distance, semidiscrete_plan
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["DifferentiableGaussianMixture", "MixtureWasserstein", "OTMap", "ot_map"]
+__all__ = [
+    "DifferentiableGaussianMixture",
+    "GridDensity",
+    "MixtureBarycenter",
+    "MixtureEmbedding",
+    "MixtureWasserstein",
+    "OTMap",
+    "PairwiseMW2",
+    "SemidiscreteGMM",
+    "SlicedWassersteinGMM",
+    "WassersteinQuantizer",
+    "interpolate",
+    "ot_map",
+    "reduce",
+    "semidiscrete_distance",
+    "semidiscrete_plan",
+]

@@ -24,11 +24,15 @@ class ArrayKind(NamedTuple):
     is_tensor: bool
     device: torch.device
 
-    def restore(self, tensor: Tensor):
-        """A result in the user's kind of array: a tensor on their device, or a numpy array."""
+    def restore(self, tensor: Tensor, *, copy: bool = True):
+        """A result in the user's kind of array: a tensor on their device, or a numpy array.
+
+        ``copy=False`` saves the memory of a large result that nothing else holds.
+        """
         if self.is_tensor:
             return tensor.to(self.device)
-        return np.array(tensor.detach().cpu().numpy())
+        array = tensor.detach().cpu().numpy()
+        return array.copy() if copy else array
 
 
 NUMPY = ArrayKind(False, torch.device("cpu"))
@@ -108,15 +112,20 @@ def samples(estimator, X, *, reset: bool, min_samples: int = 1) -> tuple[Tensor,
             ensure_min_samples=min_samples,
         )
         tensor = as_tensor(X)
-    tensor = _moved(tensor, estimator.device)
+    tensor = moved(tensor, estimator.device)
     _check_finite(tensor)
     return tensor, kind
 
 
-def _moved(tensor: Tensor, device) -> Tensor:
+def moved(tensor: Tensor, device) -> Tensor:
     """The tensor on a device that the user named."""
     if device is None:
         return tensor
+    if tensor.device.type != "cpu" and torch.device(device).type != tensor.device.type:
+        raise ValueError(
+            f"X must be on the device named, or on the CPU, got {tensor.device} and "
+            f"device={str(device)!r}. Pass X.to({str(device)!r}), or device=None."
+        )
     try:
         return tensor.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
@@ -176,6 +185,17 @@ def _check_finite(X: Tensor) -> None:
         f"X must be finite, got {what} in {int(bad.sum())} of {len(X)} rows (first: row {row}). "
         "Remove or impute these rows."
     )
+
+
+def check_range(X: Tensor) -> None:
+    """Refuse samples whose second moments would overflow their dtype."""
+    low, high = torch.aminmax(X.detach())
+    largest, limit = float(max(-low, high)), torch.finfo(X.dtype).max ** 0.5 / 1e3
+    if largest > limit:
+        raise ValueError(
+            f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "
+            f"size {largest:.1e}. Rescale X or drop that sample."
+        )
 
 
 def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
@@ -269,6 +289,8 @@ def check_mixture(params) -> None:
     scale = covariances.abs().amax((-2, -1))
     if ((covariances - covariances.mT).abs().amax((-2, -1)) > 1e-5 * scale).any():
         raise ValueError("covariances must be symmetric, got one that is not. Average with .mT.")
+    if not torch.linalg.cholesky_ex(covariances).info.any():
+        return  # positive definite
     smallest = torch.linalg.eigvalsh(covariances)[:, 0]
     eps = torch.finfo(params.covariances.dtype).eps
     if (smallest < -100 * eps * scale).any():
@@ -278,3 +300,63 @@ def check_mixture(params) -> None:
             f"{float(smallest[worst]):.3g} in component {worst}. Increase reg_covar, or add to "
             "the diagonal."
         )
+
+
+def grid_density(density):
+    """Validate an image density; returns it in float64 and the kind of its array."""
+    kind, values = kind_of(density.values), as_tensor(density.values, dtype=torch.float64)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(
+            f"values of a GridDensity must have shape (rows, columns), got {tuple(values.shape)}. "
+            "Pass one number a pixel; average the channels of a colour image."
+        )
+    low, high = (float(v) for v in torch.aminmax(values.detach()))
+    if not (low >= 0 and high < np.inf):
+        raise ValueError(
+            "values of a GridDensity must be finite and non-negative, got a range of "
+            f"{low:.6g} to {high:.6g}. Subtract the minimum, or replace those pixels."
+        )
+    if high == 0:
+        raise ValueError(
+            "values of a GridDensity must have a positive total, got all zeros. Give some pixel a "
+            "density."
+        )
+    extent = tuple(float(e) for e in density.extent)
+    if (
+        len(extent) != 4
+        or not np.isfinite(extent).all()
+        or not (extent[0] < extent[1] and extent[2] < extent[3])
+    ):
+        raise ValueError(
+            "extent of a GridDensity must be (left, right, bottom, top) with left < right and "
+            f"bottom < top, got {extent}. Rows of the image run upwards: flip it, not its extent."
+        )
+    return type(density)(values / high, extent), kind
+
+
+def points_and_masses(points, weights, n_features: int):
+    """Validate weighted points beside a density; tensors in float64, and the kinds of both."""
+    kinds = [kind_of(points)] + ([] if weights is None else [kind_of(weights)])
+    points = as_tensor(points, dtype=torch.float64)
+    if points.ndim != 2 or points.shape[1] != n_features or not len(points):
+        raise ValueError(
+            f"points must have shape (n_points, {n_features}), as the density has {n_features} "
+            f"features, got {tuple(points.shape)}. Pass one point a row."
+        )
+    if not torch.isfinite(points).all():
+        raise ValueError("points must be finite, got NaN or infinity. Drop those rows.")
+    if weights is None:
+        return points, points.new_ones(len(points)), kinds
+    weights = as_tensor(weights, dtype=torch.float64).to(points.device)
+    if weights.shape != points.shape[:1]:
+        raise ValueError(
+            f"weights must have shape ({len(points)},), got {tuple(weights.shape)}. "
+            "Pass one weight a point."
+        )
+    low, high = (float(w) for w in torch.aminmax(weights.detach()))
+    if not (low >= 0 and 0 < high < np.inf):
+        raise ValueError(
+            "weights must be finite and non-negative with a positive sum, got a range of "
+            f"{low:.6g} to {high:.6g}. Use 0 for points that take nothing."
+        )
+    return points, weights / high, kinds

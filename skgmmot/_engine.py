@@ -12,14 +12,14 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
-from threading import Lock
 
 import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.em import FeatureEStep, Statistics, e_step, m_step
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep, Statistics, e_step, m_step
+from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
+from skgmmot.functional.threads import single_threaded_torch
 
 #: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
 BLOCK_SIZE = {"cpu": 2**18, "other": 2**24}
@@ -28,9 +28,6 @@ BLOCK_ROWS = {"cpu": 2**14, "other": 2**20}
 FEATURE_ROWS = 512
 #: Spans a pass is cut into: enough to balance a few threads, few enough to keep partial sums small.
 N_SPANS = 16
-#: Up to this many quadratic features for each feature, they are faster than whitening: d = 80 for
-#: full covariances, any d for the other types.
-MAX_QUADRATIC = 40
 
 
 class Buffers:
@@ -110,38 +107,10 @@ def row_spans(n_rows: int, length: int) -> list[list[slice]]:
     return [blocks[i : i + per_span] for i in range(0, n_blocks, per_span)]
 
 
-class _SingleThreadedTorch:
-    """Torch's own threading is off while anybody is inside, and restored by the last to leave.
-
-    The setting is the process's: fits that overlap in several threads must agree on it.
-    """
-
-    def __init__(self):
-        self._lock, self._inside, self._n_threads = Lock(), 0, 1
-
-    def __enter__(self) -> int:
-        """Enter, and return the number of threads that the caller had set."""
-        with self._lock:
-            if not self._inside:
-                self._n_threads = torch.get_num_threads()
-                torch.set_num_threads(1)
-            self._inside += 1
-            return self._n_threads
-
-    def __exit__(self, *error) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                torch.set_num_threads(self._n_threads)
-
-
-_single_threaded_torch = _SingleThreadedTorch()
-
-
 @contextmanager
 def workers(device: torch.device):
     """Lend a pool of as many threads as torch is set to use."""
-    with _single_threaded_torch as n_threads:
+    with single_threaded_torch as n_threads:
         pool = Workers(device, n_threads)
         try:
             yield pool
@@ -152,14 +121,21 @@ def workers(device: torch.device):
 def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
     """Apply ``function`` to blocks of rows of ``X (n, d)`` and ``others``, and join the results.
 
-    ``row_size`` is the number of numbers that one row takes while it is worked on.
+    ``others`` are tensors, or whatever else gives a tensor for a slice of rows. ``row_size`` is the
+    number of numbers that one row takes while it is worked on. Beyond that, the results are all the
+    memory it needs.
     """
+    with torch.no_grad():
+        first = function(*(t[:1] for t in (X, *others)))  # tells the shape and the dtype
+    results = first.new_empty(len(X), *first.shape[1:])
 
     def over_span(span, buffers):
-        return [function(*(t[rows] for t in (X, *others))) for rows in span]
+        for rows in span:
+            results[rows] = function(*(t[rows] for t in (X, *others)))
 
     with workers(X.device) as pool:
-        return torch.cat([out for part in pool.map(over_span, len(X), row_size) for out in part])
+        list(pool.map(over_span, len(X), row_size))
+    return results
 
 
 def origin(X: Tensor, sample_weight: Tensor | None) -> Tensor:
@@ -193,6 +169,7 @@ class EM:
         self.X, self.sample_weight, self.origin = X, sample_weight, origin
         self.reg_covar, self.pool, self.fixed_weights = reg_covar, pool, fixed_weights
         self.dtype = X.dtype  # of the products
+        self._last = None
         self.total = float(len(X) if sample_weight is None else sample_weight.double().sum())
         self._total_scatter = None
 
@@ -204,7 +181,9 @@ class EM:
     def with_pool(self, pool: Workers) -> "EM":
         """The same iteration in double precision, done by others."""
         other = copy.copy(self)
-        other.pool, other.dtype = pool, torch.float64
+        if self.dtype != torch.float64:
+            other.dtype, other._last = torch.float64, None
+        other.pool = pool
         return other
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
@@ -214,10 +193,22 @@ class EM:
 
     def statistics(self, theta: GaussianMixtureParams) -> Statistics:
         """The E-step's sums over all samples, by the fastest way that is accurate."""
-        step, dtype = self.by_features(theta)
-        return self._by_definition(theta) if dtype is None else self._by_features(step, dtype)
+        return self.e_step(theta)[1]
 
-    def by_features(self, theta) -> tuple[FeatureEStep | None, torch.dtype | None]:
+    def e_step(self, theta: GaussianMixtureParams) -> tuple[FeatureEStep | None, Statistics]:
+        """The E-step by features, or None where they are no good, and its sums.
+
+        The last one is kept: a derivative is often taken where an iteration has just been.
+        """
+        if self._last is None or not all(map(torch.equal, self._last[0], theta)):
+            step, dtype = self._features(theta)
+            if dtype is None:
+                self._last = theta, None, self._by_definition(theta)
+            else:
+                self._last = theta, step, self._by_features(step, dtype)
+        return self._last[1:]
+
+    def _features(self, theta) -> tuple[FeatureEStep | None, torch.dtype | None]:
         """The E-step by features and the dtype of its products; None where that is no good."""
         d = theta.means.shape[1]
         if covariance_type_of(theta.covariances).n_quadratic(d) > MAX_QUADRATIC * (d + 1):
@@ -246,6 +237,25 @@ class EM:
         # The sums are about the rounded means; their difference to the exact ones is known.
         kind = covariance_type_of(theta.covariances)
         return Statistics(*sums).moved(rounded.means.double() - theta.means, kind)
+
+    def overlap(self, theta) -> Tensor:
+        """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""
+        step, dtype = self._features(theta)
+        mixture = theta.prepare()
+
+        def block(rows, buffers):
+            x, a = self.rows(rows)
+            if dtype is None:
+                resp = log_responsibilities(mixture, x.double()).exp()
+            else:
+                _, resp, total, _ = step.posterior(self.X[rows], dtype, buffers)
+                resp.div_(total)
+            return (((resp if a is None else resp * a) @ resp.mT).double(),)
+
+        by_definition = dtype is None
+        row_size = theta.means.numel() if by_definition else sum(step.coefficients.shape)
+        min_rows = 16 if by_definition else FEATURE_ROWS
+        return self.pool.sum(block, len(self.X), row_size, min_rows=min_rows)[0]
 
     def total_scatter(self, theta) -> Tensor | None:
         """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, a constant of the samples."""

@@ -1,8 +1,10 @@
 """Data for examples and tests: small generators, and loaders of files that ship in wheels."""
 
+import math
 from pathlib import Path
 
 import numpy as np
+from sklearn.utils import check_random_state
 
 
 def load_photograph(source):
@@ -55,3 +57,63 @@ def load_photograph(source):
             f"{source} must be an image file, got one that no image format reads. "
             "Pass a JPEG or PNG file."
         ) from None
+
+
+def make_ring_square_line(n_samples=850, *, random_state=None):
+    """Draw samples uniformly from a ring, a square frame, and the strip that joins them.
+
+    The ring is centred at (1.5, 1.5), with radii 0.5 and 1; the strip is [2.5, 4] x [1.4, 1.6]; the
+    frame is centred at (5.1, 1.5), with half-widths 0.9 and 1.1.
+
+    Parameters
+    ----------
+    n_samples : int, default=850
+        How many.
+    random_state : int, RandomState instance or None, default=None
+        Source of random numbers.
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, 2)
+        Samples in random order.
+    shape : ndarray of shape (n_samples,)
+        Where each comes from: 0 the ring, 1 the strip, 2 the frame.
+
+    Raises
+    ------
+    ValueError
+        If ``n_samples`` is not positive.
+
+    References
+    ----------
+    .. [1] Kolouri, Rohde and Hoffmann 2018, ring-square-line data.
+
+    Examples
+    --------
+    >>> from skgmmot.datasets import make_ring_square_line
+    >>> X, shape = make_ring_square_line(random_state=0)
+    >>> X.shape
+    (850, 2)
+    """
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be positive, got {n_samples}. Ask for at least one.")
+    rng = check_random_state(random_state)
+    areas = np.array([math.pi * (1 - 0.5**2), 1.5 * 0.2, 2.2**2 - 1.8**2])
+    shape = rng.choice(3, size=n_samples, p=areas / areas.sum())
+    first, second = rng.uniform(size=(2, n_samples))
+    # uniform over an area: squared radii are uniform, on a circle and on squares
+    radius = np.sqrt(0.5**2 + first * (1 - 0.5**2))
+    ring = radius * [np.cos(2 * np.pi * second), np.sin(2 * np.pi * second)]
+    strip = np.array([1.5 * (first - 0.5), 0.2 * (second - 0.5)])
+    reach = np.sqrt(0.9**2 + first * (1.1**2 - 0.9**2))
+    frame = reach * _around_a_square(4 * second)
+    centres = np.array([[1.5, 1.5], [3.25, 1.5], [5.1, 1.5]])
+    return centres[shape] + np.choose(shape, [ring, strip, frame]).T, shape
+
+
+def _around_a_square(turn):
+    """Points on the square of half-width one, ``turn`` sides from a corner: ``(2, n)``."""
+    side, along = np.divmod(turn, 1)
+    along = 2 * along - 1
+    one = np.ones_like(along)
+    return np.choose(side.astype(int), [[along, -one], [one, along], [-along, one], [-one, -along]])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skgmmot.datasets import load_photograph
+from skgmmot.datasets import load_photograph, make_ring_square_line
 
 
 @pytest.mark.parametrize("name", ["china", "flower"])
@@ -39,3 +39,38 @@ def test_a_file_that_is_no_image_is_refused(tmp_path):
 def test_a_missing_file_is_refused():
     with pytest.raises(FileNotFoundError, match=r"got 'nowhere\.jpg', which is no file"):
         load_photograph("nowhere.jpg")
+
+
+def test_the_ring_the_strip_and_the_frame_have_their_places_and_areas():
+    X, shape = make_ring_square_line(100_000, random_state=0)
+    ring, strip, frame = (X[shape == i] for i in range(3))
+    radius = np.linalg.norm(ring - 1.5, axis=1)
+    assert radius.min() >= 0.5 and radius.max() <= 1
+    assert ((strip >= [2.5, 1.4]) & (strip <= [4, 1.6])).all()
+    reach = np.abs(frame - [5.1, 1.5]).max(axis=1)
+    assert reach.min() >= 0.9 and reach.max() <= 1.1
+    areas = np.array([np.pi * 0.75, 0.3, 1.6])
+    assert np.abs(np.bincount(shape) / len(X) - areas / areas.sum()).max() < 0.005
+
+
+def test_the_shapes_are_filled_uniformly():
+    X, shape = make_ring_square_line(200_000, random_state=1)
+    # equal areas: the ring cut at half its area, quarters of the frame, its corners and its sides
+    radius = np.linalg.norm(X[shape == 0] - 1.5, axis=1)
+    assert abs((radius < np.sqrt((0.5**2 + 1) / 2)).mean() - 0.5) < 0.01
+    frame = X[shape == 2] - [5.1, 1.5]
+    assert np.abs(frame.mean(axis=0)).max() < 0.02
+    in_corners = (np.abs(frame) > 0.9).all(axis=1).mean()
+    assert abs(in_corners - 4 * 0.2**2 / 1.6) < 0.005
+    strip = X[shape == 1]
+    assert np.abs(np.histogram(strip[:, 0], 5)[0] / len(strip) - 0.2).max() < 0.015
+
+
+def test_a_seed_repeats_the_draw():
+    first, second, other = (make_ring_square_line(50, random_state=i)[0] for i in (3, 3, 4))
+    assert np.array_equal(first, second) and not np.array_equal(first, other)
+
+
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match="n_samples must be positive, got 0"):
+        make_ring_square_line(0)

@@ -32,12 +32,14 @@ OTHERWISE = {
 def public_objects():
     """Public classes, their methods, and functions, by their full names."""
     packages = [skgmmot]
-    packages += [importlib.import_module(f"skgmmot.{n}") for n in ("nn", "plotting", "datasets")]
+    names = ("metrics", "nn", "plotting", "datasets")
+    packages += [importlib.import_module(f"skgmmot.{name}") for name in names]
     for info in pkgutil.iter_modules(skgmmot.functional.__path__, "skgmmot.functional."):
         packages.append(importlib.import_module(info.name))
     for module in packages:
         for name, thing in vars(module).items():
-            own = getattr(thing, "__module__", "").startswith("skgmmot")
+            origin = getattr(thing, "__module__", "")
+            own = origin.startswith("skgmmot") and not origin.startswith("skgmmot.functional._")
             if name.startswith("_") or not own or isinstance(thing, type(skgmmot)):
                 continue
             if inspect.isfunction(thing):

@@ -3,7 +3,13 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skgmmot import DifferentiableGaussianMixture, OTMap
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    OTMap,
+    SemidiscreteGMM,
+    SlicedWassersteinGMM,
+    WassersteinQuantizer,
+)
 
 pytestmark = pytest.mark.filterwarnings(
     # the checks fit tiny data: EM need not converge, and components may collapse onto points
@@ -14,9 +20,13 @@ pytestmark = pytest.mark.filterwarnings(
 
 def expected_failures(estimator):
     """Checks that cannot hold, and why."""
-    if isinstance(estimator, DifferentiableGaussianMixture) and estimator.n_components > 1:
+    mixtures = (DifferentiableGaussianMixture, SemidiscreteGMM, SlicedWassersteinGMM)
+    if isinstance(estimator, mixtures) and estimator.n_components > 1:
         # the order of the rows decides what k-means draws, as in scikit-learn's KMeans
-        why = "k-means starts depend on the order of the rows, which the check shuffles"
+        why = "starts depend on the order of the rows, which the check shuffles"
+        return {"check_sample_weight_equivalence_on_dense_data": why}
+    if isinstance(estimator, WassersteinQuantizer):
+        why = "starts are drawn from the rows, which the check shuffles"
         return {"check_sample_weight_equivalence_on_dense_data": why}
     return {}
 
@@ -27,6 +37,14 @@ def expected_failures(estimator):
         DifferentiableGaussianMixture(2, covariance_type="diag"),
         OTMap(),
         OTMap(method="random"),
+        SemidiscreteGMM(n_nodes=64),
+        SemidiscreteGMM(2, covariance_type="diag", n_nodes=64),
+        SlicedWassersteinGMM(max_iter=100, n_projections=10),
+        SlicedWassersteinGMM(
+            2, covariance_type="diag", refine="em", max_iter=100, n_projections=10
+        ),
+        WassersteinQuantizer(3),
+        WassersteinQuantizer(3, masses="free", init="k-means++"),
     ],
     expected_failed_checks=expected_failures,
 )

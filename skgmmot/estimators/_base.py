@@ -19,6 +19,12 @@ from skgmmot.functional.mixture import (
     log_joint,
     log_responsibilities,
 )
+from skgmmot.functional.semidiscrete import GridDensity
+
+NOT_CONVERGED = (
+    "Best performing initialization did not converge. Try different init parameters, or increase "
+    "max_iter, tol, or check for degenerate data."
+)
 
 
 @contextmanager
@@ -42,7 +48,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
     """
 
     def _covariance(self):
-        return COVARIANCE_TYPES[self.covariance_type]
+        """The covariance type: that of the fit where the mixture has its type from elsewhere."""
+        return COVARIANCE_TYPES[getattr(self, "covariance_type_", self.covariance_type)]
 
     def _storage(self, array):
         """A fitted covariance-like attribute, in storage; it must be of the present type."""
@@ -65,11 +72,51 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     def _prepared(self, like: torch.Tensor) -> PreparedMixture:
         """The fitted mixture ready for densities, in the dtype and on the device of ``like``."""
+        if hasattr(self, "means_") and not hasattr(self, "precisions_cholesky_"):
+            raise ValueError(
+                "a mixture must have precisions_cholesky_ for densities and predictions, got none: "
+                "covariances_ are singular, or not inverted. Add to their diagonals."
+            )
         weights, means, factors = (
             _arrays.as_tensor(t).to(like)
             for t in (self.weights_, self.means_, self.precisions_cholesky_)
         )
         return PreparedMixture(weights.log(), means, self._storage(factors))
+
+    def _set_parameters(self, theta: GaussianMixtureParams, dtype, kind) -> None:
+        """Show a fit in the user's kind of array and dtype."""
+        covariance = self._covariance()
+        factors = covariance.precision_factor(theta.covariances)
+        shown = {
+            "weights_": theta.weights,
+            "means_": theta.means,
+            "covariances_": covariance.to_public(theta.covariances),
+            "precisions_cholesky_": covariance.to_public(factors),
+            "precisions_": covariance.to_public(covariance.precisions(factors)),
+        }
+        for name, tensor in shown.items():
+            setattr(self, name, kind.restore(tensor.to(dtype)))
+
+    def _set_mixture(self, params: GaussianMixtureParams, kind) -> None:
+        """Show a mixture that no samples were fitted to; singular ones have no precisions."""
+        covariance = self._covariance()
+        shown = {
+            "weights_": params.weights,
+            "means_": params.means,
+            "covariances_": covariance.to_public(params.covariances),
+        }
+        for name in ("precisions_", "precisions_cholesky_"):
+            vars(self).pop(name, None)
+        try:
+            factors = covariance.precision_factor(params.covariances)
+        except ValueError:
+            factors = None  # a singular mixture can be sampled and compared, and has no density
+        if factors is not None:
+            shown["precisions_"] = covariance.to_public(covariance.precisions(factors))
+            shown["precisions_cholesky_"] = covariance.to_public(factors)
+        for name, tensor in shown.items():
+            setattr(self, name, kind.restore(tensor.clone()))
+        self.n_features_in_ = params.means.shape[1]
 
     def _evaluate(self, function, X):
         """Apply ``function(prepared mixture, block)`` to blocks of validated samples."""
@@ -307,13 +354,15 @@ def _responsibilities(mixture: PreparedMixture, X):
     return log_responsibilities(mixture, X).exp().mT
 
 
-def is_mixture(target) -> bool:
-    """Whether a target is a mixture rather than samples.
+def is_mixture(given, name="target") -> bool:
+    """Whether what was given is a mixture rather than samples.
 
     Parameters
     ----------
-    target : fitted mixture estimator, tuple (weights, means, covariances), or array-like
+    given : fitted mixture estimator, tuple (weights, means, covariances), or array-like
         What the user handed in.
+    name : str, default='target'
+        What error messages call it.
 
     Returns
     -------
@@ -325,15 +374,15 @@ def is_mixture(target) -> bool:
     TypeError
         If it is an estimator of something else.
     """
-    if hasattr(target, "fit") and not hasattr(target, "covariance_type"):
+    if hasattr(given, "fit") and not hasattr(given, "covariance_type"):
         raise TypeError(
-            "target must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
-            f"samples, got {type(target).__name__}. Fit a DifferentiableGaussianMixture first."
+            f"{name} must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
+            f"samples, got {type(given).__name__}. Fit a DifferentiableGaussianMixture first."
         )
-    return isinstance(target, tuple) or hasattr(target, "covariance_type")
+    return isinstance(given, tuple) or hasattr(given, "covariance_type")
 
 
-def as_mixture(mixture, name="mixture"):
+def as_mixture(mixture, name="mixture", dtype=torch.float64):
     """A fitted estimator (ours or scikit-learn's) or a tuple of arrays, as a value.
 
     Parameters
@@ -342,11 +391,13 @@ def as_mixture(mixture, name="mixture"):
         What the user handed in; a fourth entry of a tuple is its covariance type.
     name : str, default='mixture'
         What error messages call it.
+    dtype : torch.dtype, default=torch.float64
+        That of the value; None keeps the arrays'.
 
     Returns
     -------
     params : GaussianMixtureParams
-        The mixture, in float64.
+        The mixture.
     kind : ArrayKind
         The kind of its arrays.
 
@@ -361,7 +412,8 @@ def as_mixture(mixture, name="mixture"):
     """
     if hasattr(mixture, "covariance_type"):
         check_is_fitted(mixture, "means_")
-        arrays = (mixture.weights_, mixture.means_, mixture.covariances_, mixture.covariance_type)
+        name = getattr(mixture, "covariance_type_", mixture.covariance_type)
+        arrays = (mixture.weights_, mixture.means_, mixture.covariances_, name)
     elif isinstance(mixture, GaussianMixtureParams):
         arrays = (*mixture, covariance_type_of(mixture.covariances).name)
     elif isinstance(mixture, tuple) and len(mixture) in (3, 4):
@@ -373,4 +425,115 @@ def as_mixture(mixture, name="mixture"):
         )
     params, kind = _arrays.mixture_from_tuple(*arrays)
     # float64: distances between close mixtures are small differences of large numbers
-    return params.to(dtype=torch.float64), kind
+    return params.to(dtype=dtype), kind
+
+
+def shown_type(params: GaussianMixtureParams) -> str:
+    """The name of a mixture's covariance type: of a single matrix, full rather than tied."""
+    kind = covariance_type_of(params.covariances)
+    return "full" if kind.shared and len(params.weights) == 1 else kind.name
+
+
+def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64):
+    """Several mixtures as values, on one device.
+
+    Parameters
+    ----------
+    mixtures : sequence of fitted mixture estimators or tuples (weights, means, covariances)
+        What the user handed in.
+    name : str, default='X'
+        What error messages call it.
+    device : str or torch.device, default=None
+        Where they are put; None is where the first one is.
+    dtype : torch.dtype, default=torch.float64
+        That of the values; None keeps the arrays'.
+
+    Returns
+    -------
+    params : list of GaussianMixtureParams
+        The mixtures.
+    kind : ArrayKind
+        The kind of array to answer in: tensors if one of them holds tensors.
+
+    Raises
+    ------
+    NotFittedError
+        If an estimator is not fitted.
+    TypeError
+        If this is not a sequence of mixtures.
+    ValueError
+        If there are none, or they differ in dimension, or one is not a mixture.
+    """
+    if hasattr(mixtures, "fit") or not hasattr(mixtures, "__len__"):
+        raise TypeError(
+            f"{name} must be a sequence of mixtures, got {type(mixtures).__name__}. Put it in a "
+            "list."
+        )
+    if len(mixtures) == 0:
+        raise ValueError(f"{name} must hold at least one mixture, got none. Pass fitted mixtures.")
+    values = [as_mixture(m, f"{name}[{i}]", dtype) for i, m in enumerate(mixtures)]
+    dimensions = [params.means.shape[1] for params, _ in values]
+    for i, d in enumerate(dimensions):
+        if d != dimensions[0]:
+            raise ValueError(
+                f"{name} must hold mixtures with equal numbers of features, got {dimensions[0]} in "
+                f"{name}[0] and {d} in {name}[{i}]. Describe all by the same features."
+            )
+    kind = next((kind for _, kind in values if kind.is_tensor), _arrays.NUMPY)
+    first = _arrays.moved(values[0][0].means, device or kind.device)
+    return [params.to(device=first.device) for params, _ in values], kind
+
+
+def common_feature_names(mixtures, name="X"):
+    """The feature names that fitted mixtures agree on, or None if none has any."""
+    known = [
+        (i, m.feature_names_in_) for i, m in enumerate(mixtures) if hasattr(m, "feature_names_in_")
+    ]
+    for i, names in known:
+        if not np.array_equal(names, known[0][1]):
+            raise ValueError(
+                f"{name} must hold mixtures of the same features, got {list(known[0][1])} in "
+                f"{name}[{known[0][0]}] and {list(names)} in {name}[{i}]. Use the same columns in "
+                "the same order."
+            )
+    return known[0][1] if known else None
+
+
+def as_density(density, name="density"):
+    """A mixture or an image, as a value.
+
+    Parameters
+    ----------
+    density : GridDensity, fitted mixture estimator or tuple (weights, means, covariances)
+        What the user handed in; covariances must be positive definite.
+    name : str, default='density'
+        What error messages call it.
+
+    Returns
+    -------
+    density : GridDensity or GaussianMixtureParams
+        The density, in float64.
+    n_features : int
+        Its dimension.
+    kind : ArrayKind
+        The kind of its arrays.
+
+    Raises
+    ------
+    NotFittedError
+        If it is an estimator that is not fitted.
+    TypeError
+        If it is something else.
+    ValueError
+        If it is not a density.
+    """
+    if isinstance(density, GridDensity):
+        grid, kind = _arrays.grid_density(density)
+        return grid, 2, kind
+    params, kind = as_mixture(density, name)
+    if (torch.linalg.cholesky_ex(params.full_covariances().detach()).info > 0).any():
+        raise ValueError(
+            f"covariances of {name} must be positive definite, got one that is singular. Add to "
+            "its diagonal, or increase reg_covar."
+        )
+    return params, params.means.shape[1], kind

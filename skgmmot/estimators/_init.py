@@ -1,4 +1,4 @@
-"""Where EM starts: k-means, k-means++, random responsibilities, random samples.
+"""Where EM starts: k-means, k-means++, random responsibilities, random samples, Sinkhorn-EM.
 
 The random numbers are scikit-learn's, drawn in the same order, so that an equal ``random_state``
 gives an equal start. A start assigns samples to components; its weights, means and covariances
@@ -16,12 +16,20 @@ from skgmmot._arrays import as_tensor
 from skgmmot._engine import EM, add
 from skgmmot.functional.covariance import CovarianceType
 from skgmmot.functional.em import Statistics, moments
+from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 #: Yields ``(rows, responsibilities (K, b))`` block by block, the same at every call.
 Assignment = Callable[[], Iterator[tuple[slice, Tensor]]]
 
 BLOCK = 2**14
+
+#: Names of starts.
+STARTS = {"kmeans", "k-means++", "random", "random_from_data", "sinkhorn"}
+
+#: Sinkhorn starts: share of the data's covariance that components begin with, and when they end.
+SMALL, BALANCED_TOL, BALANCED_ITER = 0.01, 1e-3, 300
 
 
 def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> Assignment:
@@ -125,6 +133,107 @@ def start(
     second, unassigned = total(zero._replace(means=means))
     covariances = kind.start(mass, second.scatter, unassigned, em.reg_covar)
     return GaussianMixtureParams(mass / em.total, means, covariances)
+
+
+def balanced(
+    em: EM, given: tuple, kind: CovarianceType, n_components: int, rng: np.random.RandomState
+) -> GaussianMixtureParams:
+    """Run Sinkhorn-EM from what is given or, for the rest, from samples far from each other.
+
+    Components of equal weight begin as small copies of the data's own shape, which also says what
+    is far. As each must take its share of the samples, they spread over all of them, whatever the
+    features' scales.
+    """
+    labels = torch.zeros(len(em.X), dtype=torch.long)
+    everything = start(_labelled(labels, 1, em.X), em, kind, 1)
+    weights, means, covariances = given
+    if weights is None:
+        weights = everything.weights.new_full((n_components,), 1 / n_components)
+    if means is None:
+        means = _far_apart(em, everything, kind, n_components, rng)
+    if covariances is None:
+        K, d = n_components, em.X.shape[1]
+        covariances = SMALL * everything.covariances.expand(kind.shape(K, d))
+    theta0 = untilted(GaussianMixtureParams(weights, means, covariances))
+    found = iterate(SinkhornEM(em), theta0, tol=BALANCED_TOL, max_iter=BALANCED_ITER)
+    return found.value.mixture()
+
+
+def _far_apart(em, everything, kind, n_components, rng) -> Tensor:
+    """Samples chosen by k-means++, where distances are those of the data's own Gaussian."""
+    X = (em.X - em.origin).double()
+    white = kind.apply(X.unsqueeze(0), everything.prepare().factors).squeeze(0)
+    a = None if em.sample_weight is None else em.sample_weight.cpu().numpy()
+    _, chosen = kmeans_plusplus(
+        white.cpu().numpy(), n_components, sample_weight=a, random_state=rng
+    )
+    return X[torch.as_tensor(chosen, device=X.device)]
+
+
+# --- the starts of an estimator ------------------------------------------------------------------
+
+
+def check_enough(X: Tensor, sample_weight: Tensor | None, n_components: int) -> None:
+    """Refuse fewer samples (of positive weight) than components."""
+    n_samples = len(X) if sample_weight is None else int((sample_weight > 0).sum())
+    if n_samples < n_components:
+        raise ValueError(
+            "Expected n_samples >= n_components but got n_components = "
+            f"{n_components}, n_samples = {n_samples}. Pass more samples or ask for "
+            "fewer components."
+        )
+
+
+def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:
+    """The estimator's own last fit, about the samples' origin."""
+    expected = (estimator.n_components, em.X.shape[1])
+    if tuple(estimator.means_.shape) != expected:
+        raise ValueError(
+            f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
+            f"of shape {tuple(estimator.means_.shape)}. Set warm_start=False to start anew."
+        )
+    params = estimator._params(dtype=torch.float64, device=em.X.device).detach()
+    return params.moved(-em.origin.double())
+
+
+def given(estimator, em: EM, *, uniform: bool = False) -> tuple:
+    """The validated initial weights, means (about the origin) and covariances, or None.
+
+    ``uniform`` stands for weights that are not given.
+    """
+    shape = (estimator.n_components, em.X.shape[1])
+    to = {"dtype": torch.float64, "device": em.X.device}
+    weights, means, covariances = None, None, None
+    if uniform:
+        weights = torch.full((estimator.n_components,), 1 / estimator.n_components, **to)
+    if estimator.weights_init is not None:
+        weights = check_weights(estimator.weights_init, estimator.n_components).to(**to)
+    if estimator.means_init is not None:
+        means = check_shape(estimator.means_init, shape, "means").to(**to)
+        means = means - em.origin.double()
+    if estimator.precisions_init is not None:
+        covariances = check_precisions(
+            estimator.precisions_init, estimator._covariance(), *shape
+        ).to(**to)
+    return weights, means, covariances
+
+
+def one_start(estimator, em: EM, given: tuple, rng, run: int) -> GaussianMixtureParams:
+    """One start: what is given, and for the rest the moments of an assignment, or Sinkhorn-EM."""
+    if estimator.init_params == "sinkhorn":
+        # another run from given means and covariances would be the first one again
+        given = given if run == 0 else (given[0], None, None)
+        return balanced(em, given, estimator._covariance(), estimator.n_components, rng)
+    if all(part is not None for part in given):
+        return GaussianMixtureParams(*given)
+    assignment = assign(estimator.init_params, em, estimator.n_components, rng)
+    found = start(assignment, em, estimator._covariance(), estimator.n_components)
+    if estimator.max_iter == 0:
+        # Nothing normalises the weights of a start later: do it now.
+        found = found._replace(weights=found.weights / found.weights.sum())
+    return GaussianMixtureParams(
+        *(f if g is None else g for f, g in zip(found, given, strict=True))
+    )
 
 
 # --- starts given by the user (the texts are scikit-learn's: programs match them) -----------------

@@ -11,19 +11,15 @@ from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
-from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
+from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.fit import ACCELERATIONS, EMStep, climb, differentiate
-from skgmmot.functional.mixture import GaussianMixtureParams
-
-NOT_CONVERGED = (
-    "Best performing initialization did not converge. Try different init parameters, or increase "
-    "max_iter, tol, or check for degenerate data."
-)
+from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep
+from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 
 class DifferentiableGaussianMixture(MixtureEstimator):
@@ -47,8 +43,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Largest number of EM iterations; 0 keeps the start.
     n_init : int, default=1
         Number of starts; the fit of largest lower bound is kept.
-    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        How to start.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'sinkhorn'}, \
+            default='kmeans'
+        How to start. ``'sinkhorn'`` runs Sinkhorn-EM from random samples and small covariances of
+        the data's shape: slower than k-means, indifferent to the features' scales and directions,
+        and seldom far from the best likelihood. Given means and precisions start its first run.
     weights_init : array-like of shape (n_components,), default=None
         Weights to start from, and to keep if ``fixed_weights``.
     means_init : array-like of shape (n_components, n_features), default=None
@@ -63,6 +62,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         1 prints the iterations, 2 also times and changes.
     verbose_interval : int, default=10
         Iterations between prints.
+    e_step : {'posterior', 'sinkhorn'}, default='posterior'
+        What responsibilities are: posterior probabilities, or the plan of entropic transport that
+        gives every component its weight of the samples (Sinkhorn-EM). The weights then stay
+        ``weights_init``, or uniform; an iteration takes three passes, and the fit seldom depends
+        on its start.
     acceleration : {'squarem'}, default=None
         Whether to extrapolate EM: the same likelihood in fewer passes over the data where
         components overlap and ``tol`` is small, never a smaller likelihood from one iteration to
@@ -72,9 +76,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         gradient: by the implicit function theorem, through all iterations, or through the last
         one. Starts are constants, and of several starts the best run is differentiated.
     gradient_tol : float, default=1e-6
-        For ``gradient='implicit'``, where a gradient is asked for: the fit is polished until it is
-        this near to the fixed point, in units of the components' spread, and the adjoint equation
-        solved to this residual. A warning says where that failed.
+        For ``gradient='implicit'``: relative error accepted in the gradient. Where one is asked
+        for, the fit is polished and the adjoint equation solved until it should be smaller; a
+        warning says where that failed.
     fixed_weights : bool, default=False
         Whether the weights stay ``weights_init``, or uniform: responsibilities use them and EM
         leaves them.
@@ -102,10 +106,12 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Mean log-likelihood of the best fit, before its last M-step.
     lower_bounds_ : list of float
         The same after each of its iterations (extrapolations that were dropped left out).
+    entropic_ot_gap_ : float
+        For ``e_step='sinkhorn'``: what `entropic_ot_gap` gives on the samples of the fit.
     solution_ : Solution
         Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
-        ``distance``) and, after backward through an implicit gradient, what that found: ``adjoint``,
-        with spectral radius, residual and the error that one_step would have made.
+        ``distance``) and, after backward through an implicit gradient, what that found
+        (``adjoint``, with its residual, spectral radius and the error of one_step).
     n_features_in_ : int
         Number of features d.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -126,6 +132,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     References
     ----------
     .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025.
+    .. [2] Mena, Nejatbakhsh, Varol and Niles-Weed 2020, Sinkhorn-EM.
+    .. [3] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
 
     Examples
     --------
@@ -147,7 +155,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
+        "init_params": [StrOptions(_init.STARTS)],
         "weights_init": ["array-like", torch.Tensor, None],
         "means_init": ["array-like", torch.Tensor, None],
         "precisions_init": ["array-like", torch.Tensor, None],
@@ -155,6 +163,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "e_step": [StrOptions(set(E_STEPS))],
         "acceleration": [StrOptions(set(ACCELERATIONS)), None],
         "gradient": [StrOptions(set(GRADIENTS))],
         "gradient_tol": [Interval(Real, 0.0, None, closed="neither")],
@@ -179,6 +188,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         warm_start=False,
         verbose=0,
         verbose_interval=10,
+        e_step="posterior",
         acceleration=None,
         gradient="implicit",
         gradient_tol=1e-6,
@@ -199,6 +209,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.e_step = e_step
         self.acceleration = acceleration
         self.gradient = gradient
         self.gradient_tol = gradient_tol
@@ -231,7 +242,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Warns
         -----
         ConvergenceWarning
-            If the best fit stopped at ``max_iter``.
+            If the best fit stopped at ``max_iter``, and was not polished either.
+        InexactGradientWarning
+            If a gradient is asked for and may be further off than ``gradient_tol``.
         """
         self._fit(X, sample_weight)
         return self
@@ -269,8 +282,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         warm = self.warm_start and hasattr(self, "converged_")
         X, kind = _arrays.samples(self, X, reset=True, min_samples=2)
         a = _arrays.sample_weights(sample_weight, X)
-        self._check_enough(X, a)
-        _check_range(X)
+        _init.check_enough(X, a, self.n_components)
+        _arrays.check_range(X)
         on_graph = self._check_gradient(X, a, kind)
         constants = (X.detach(), None if a is None else a.detach())
         origin = _engine.origin(*constants)
@@ -283,24 +296,26 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             if runs.best is not None:
                 self._set_attributes(runs.best.value, origin, X.dtype, kind, runs.best)
             raise
-        if not runs.best.converged and self.max_iter > 0:
-            warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
-        vars(self).pop("solution_", None)
         solution = runs.best
-        if on_graph:
+        if on_graph and self.max_iter > 0:
             solution = self._differentiate(em, X, a, runs)
+        if not solution.converged and self.max_iter > 0:
+            warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
+        self._set_attributes(solution.value, origin, X.dtype, kind, solution)
+        if on_graph and self.max_iter > 0:
             self.solution_ = solution._replace(
                 value=solution.value.moved(origin).detach(),
                 previous=solution.previous.moved(origin),
             )
-        self._set_attributes(solution.value, origin, X.dtype, kind, solution)
+        if E_STEPS[self.e_step].prescribes:
+            self.entropic_ot_gap_ = self._entropic_ot_gap(*constants)
         return self
 
     def _run(self, em, warm, runs):
         """EM from every start."""
         for theta0, objective in self._starts(em, warm, runs.log):
             runs.begin(theta0)
-            solution = climb(
+            solution = E_STEPS[self.e_step].climb(
                 em,
                 theta0,
                 tol=self.tol,
@@ -312,15 +327,6 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             runs.end(solution)
 
     # --- starts --------------------------------------------------------------------------------
-
-    def _check_enough(self, X, sample_weight):
-        n_samples = len(X) if sample_weight is None else int((sample_weight > 0).sum())
-        if n_samples < self.n_components:
-            raise ValueError(
-                "Expected n_samples >= n_components but got n_components = "
-                f"{self.n_components}, n_samples = {n_samples}. Pass more samples or ask for "
-                "fewer components."
-            )
 
     def _check_gradient(self, X, sample_weight, kind) -> bool:
         """Whether a gradient is asked for, and can be had."""
@@ -342,54 +348,64 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         """Yield the start of each run and the objective that its first change is against."""
         if warm:
             log.start(0)
-            yield self._warm_start(em), float(self.lower_bound_)
+            yield _init.earlier_fit(self, em), float(self.lower_bound_)
             return
-        given = self._given(em)
+        given = _init.given(self, em, uniform=self.fixed_weights or E_STEPS[self.e_step].prescribes)
         rng = check_random_state(self.random_state)
         for run in range(self.n_init):
             log.start(run)
-            yield self._start(em, given, rng), -math.inf
+            yield _init.one_start(self, em, given, rng, run), -math.inf
 
-    def _warm_start(self, em):
-        expected = (self.n_components, em.X.shape[1])
-        if tuple(self.means_.shape) != expected:
-            raise ValueError(
-                f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
-                f"of shape {tuple(self.means_.shape)}. Set warm_start=False to start anew."
-            )
-        params = self._params(dtype=torch.float64, device=em.X.device).detach()
-        return params._replace(means=params.means - em.origin.double())
+    # --- the entropic reading ------------------------------------------------------------------
 
-    def _given(self, em) -> tuple:
-        """The validated initial weights, means (about the origin) and covariances, or None."""
-        shape = (self.n_components, em.X.shape[1])
-        to = {"dtype": torch.float64, "device": em.X.device}
-        weights, means, covariances = None, None, None
-        if self.fixed_weights:
-            weights = torch.full((self.n_components,), 1 / self.n_components, **to)
-        if self.weights_init is not None:
-            weights = _init.check_weights(self.weights_init, self.n_components).to(**to)
-        if self.means_init is not None:
-            means = _init.check_shape(self.means_init, shape, "means").to(**to)
-            means = means - em.origin.double()
-        if self.precisions_init is not None:
-            covariances = _init.check_precisions(
-                self.precisions_init, self._covariance(), *shape
-            ).to(**to)
-        return weights, means, covariances
+    def entropic_ot_gap(self, X, sample_weight=None):
+        """Compute how much balancing the components would cost.
 
-    def _start(self, em, given, rng) -> GaussianMixtureParams:
-        """One start: what is given, and for the rest the moments of an assignment."""
-        if all(part is not None for part in given):
-            return GaussianMixtureParams(*given)
-        assignment = _init.assign(self.init_params, em, self.n_components, rng)
-        found = _init.start(assignment, em, self._covariance(), self.n_components)
-        if self.max_iter == 0:
-            # Nothing normalises the weights of a start later: do it now.
-            found = found._replace(weights=found.weights / found.weights.sum())
-        return GaussianMixtureParams(
-            *(f if g is None else g for f, g in zip(found, given, strict=True))
-        )
+        Maximum likelihood is entropic transport from samples to components that is free to choose
+        what each component receives; the gap is what it costs in addition to give each its weight.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        float
+            The balanced transport cost less the negative mean log-likelihood: not negative, and
+            zero where the responsibilities share out the samples by ``weights_``, as at every
+            fixed point of EM on its own samples.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` or ``sample_weight`` is invalid.
+
+        Notes
+        -----
+        Costs a few passes over the samples.
+
+        References
+        ----------
+        .. [1] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
+        """
+        check_is_fitted(self)
+        X, _ = _arrays.samples(self, X, reset=False)
+        return self._entropic_ot_gap(X, _arrays.sample_weights(sample_weight, X))
+
+    def _entropic_ot_gap(self, X, sample_weight):
+        X, a = (None if t is None else t.detach() for t in (X, sample_weight))
+        theta = self._params(dtype=torch.float64, device=X.device).detach()
+        # the smallest of weights stands for none
+        weights = theta.weights.clamp(min=torch.finfo(torch.float64).tiny)
+        origin = _engine.origin(X, a)
+        with torch.no_grad(), _engine.workers(X.device) as pool:
+            em = _engine.EM(X, a, origin, 0.0, pool).with_pool(pool)
+            return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).moved(-origin)))
 
     # --- results -------------------------------------------------------------------------------
 
@@ -397,38 +413,19 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         """Put the end of the fit on the graph of the samples."""
 
         step = EMStep(em, X, sample_weight, runs.start.weights if self.fixed_weights else None)
-        return differentiate(
+        return E_STEPS[self.e_step].differentiate(
             step, runs.start, runs.best, gradient=self.gradient, gradient_tol=self.gradient_tol
         )
 
     def _set_attributes(self, theta, origin, dtype, kind, solution):
-        """Show the fit in the user's kind of array and dtype."""
-        covariance = self._covariance()
-        factors = covariance.precision_factor(theta.covariances)
-        shown = {
-            "weights_": theta.weights,
-            "means_": theta.means + origin.double(),
-            "covariances_": covariance.to_public(theta.covariances),
-            "precisions_cholesky_": covariance.to_public(factors),
-            "precisions_": covariance.to_public(covariance.precisions(factors)),
-        }
-        for name, tensor in shown.items():
-            setattr(self, name, kind.restore(tensor.to(dtype)))
+        """Show the fit in the user's kind of array and dtype; what only some fits have goes."""
+        for name in ("solution_", "entropic_ot_gap_"):
+            vars(self).pop(name, None)
+        self._set_parameters(theta.moved(origin), dtype, kind)
         self.converged_ = solution.converged
         self.n_iter_ = solution.n_iter
         self.lower_bound_ = np.float64(solution.objective)
         self.lower_bounds_ = list(solution.objectives)
-
-
-def _check_range(X):
-    """Refuse samples whose second moments would overflow their dtype."""
-    low, high = torch.aminmax(X.detach())
-    largest, limit = float(max(-low, high)), math.sqrt(torch.finfo(X.dtype).max) / 1e3
-    if largest > limit:
-        raise ValueError(
-            f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "
-            f"size {largest:.1e}. Rescale X or drop that sample."
-        )
 
 
 class _Runs:

@@ -1,24 +1,36 @@
 """`OTMap` moves samples of one distribution to another; `ot_map` does it between mixtures."""
 
+from numbers import Real
+
 import numpy as np
 import ot
 import torch
 from sklearn.base import (
     BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
+    OneToOneFeatureMixin,
     TransformerMixin,
     _fit_context,
     clone,
 )
-from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, StrOptions
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
 from skgmmot.estimators._base import as_mixture, earlier_fit_kept, is_mixture
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
-from skgmmot.functional.mixture import sample
-from skgmmot.functional.mixture_ot import mean_map, mixture_map, random_map, transport_plan
+from skgmmot.estimators.geodesic import known_mixture
+from skgmmot.functional.mixture import join, sample
+from skgmmot.functional.mixture_map import (
+    carried_labels,
+    mean_map,
+    mixture_map,
+    random_map,
+    reversed_plan,
+)
+from skgmmot.functional.mixture_ot import transport_plan
 
 METHODS = {"mean": mean_map, "random": random_map}
 
@@ -28,7 +40,12 @@ DEFAULT_COMPONENTS = 10
 SCORE_PROJECTIONS, SCORE_SAMPLES = 100, 10_000
 
 
-class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+def _counts_classes(transport) -> bool:
+    """Whether labels are carried along."""
+    return transport.class_wise
+
+
+class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Map samples to a target distribution by optimal transport between Gaussian mixtures.
 
     `fit` fits a mixture to the source samples and finds the optimal plan between its components
@@ -47,7 +64,19 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     mixture : mixture estimator, default=None
         What is fitted to samples, cloned each time; None is
         ``DifferentiableGaussianMixture(n_components=10)`` with this ``random_state`` and
-        ``device``.
+        ``device``, or with one component if ``class_wise``.
+    class_wise : bool, default=False
+        Whether the labels ``y`` of the source samples count: a mixture is then fitted to each
+        class, target samples get as many components as all classes together, and `predict` carries
+        the labels along the plan to target samples.
+    reg : float, default=0.0
+        Weight of the plan's entropy, which spreads it over more pairs of components, in squared
+        units of the data; 0 is without.
+    reg_m : float, tuple of two floats or None, default=None
+        Penalties of mass that is made or destroyed instead of moved, of the source and of the
+        target, in squared units of the data: about the cost above which it is not moved. ``inf``
+        holds a marginal, None holds both. A source component that keeps no mass is still mapped, to
+        the nearest.
     random_state : int, RandomState instance or None, default=None
         Controls the default mixture's starts and the draws of ``method='random'``.
     device : str or torch.device, default=None
@@ -56,28 +85,42 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Attributes
     ----------
     source_mixture_ : estimator or tuple
-        The mixture of the source.
+        The mixture of the source; if ``class_wise``, those of the classes, joined.
     target_mixture_ : estimator or tuple
         The mixture of the target.
     plan_ : array or Tensor of shape (K, L)
         The mass moved between components.
     distance_ : float
-        MW2 between the two mixtures, in units of the data.
+        MW2 between the two mixtures, in units of the data; the square root of the plan's cost,
+        entropy and penalties included, where there are such.
+    classes_ : ndarray of shape (n_classes,)
+        The labels, if ``class_wise``.
+    component_labels_ : ndarray of shape (K,)
+        The label of each source component, if ``class_wise``.
     n_features_in_ : int
         Number of features d.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if ``X`` had any.
 
     See Also
     --------
-    ot_map : The same from two mixtures, without data.
+    ot_map : The same in one call.
     skgmmot.MixtureWasserstein : The distance that the plan attains.
 
     Notes
     -----
+    Images have the features of the samples, and their names. To move some features only, put the
+    map into scikit-learn's ``ColumnTransformer`` and give it a target with these features.
+
+    In a pipeline before a classifier, source samples are moved and the classifier is trained on
+    their images: it lives in the target's domain, so ask ``pipeline[-1]`` about target samples.
+
     `transform` costs ``O(n K d^2)`` and a few megabytes beyond its result, whatever ``n``.
 
     References
     ----------
     .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
+    .. [2] Montesuma, Ngole Mboula and Souloumiac 2024, mixtures in domain adaptation.
 
     Examples
     --------
@@ -89,20 +132,44 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     >>> mapped = transport.transform(source)
     >>> bool(np.allclose(mapped.mean(0), target.mean(0)))
     True
+
+    Labels of the source, carried to the target:
+
+    >>> labels = (source[:, 0] > 0).astype(int)
+    >>> transport = OTMap(target, class_wise=True, random_state=0).fit(source, labels)
+    >>> transport.predict([[1.0, 3.0], [5.0, 3.0]])
+    array([0, 1])
     """
 
     _parameter_constraints: dict = {
         "target": ["array-like", tuple, torch.Tensor, HasMethods(["score_samples"]), None],
         "method": [StrOptions(set(METHODS))],
         "mixture": [HasMethods(["fit", "score_samples"]), None],
+        "class_wise": ["boolean"],
+        "reg": [Interval(Real, 0.0, None, closed="left")],
+        "reg_m": [Interval(Real, 0.0, None, closed="right"), tuple, list, None],
         "random_state": ["random_state"],
         "device": [str, torch.device, None],
     }
 
-    def __init__(self, target=None, *, method="mean", mixture=None, random_state=None, device=None):
+    def __init__(
+        self,
+        target=None,
+        *,
+        method="mean",
+        mixture=None,
+        class_wise=False,
+        reg=0.0,
+        reg_m=None,
+        random_state=None,
+        device=None,
+    ):
         self.target = target
         self.method = method
         self.mixture = mixture
+        self.class_wise = class_wise
+        self.reg = reg
+        self.reg_m = reg_m
         self.random_state = random_state
         self.device = device
 
@@ -160,10 +227,11 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Source samples.
-        y : None
-            Ignored.
+        X : array-like or Tensor of shape (n_samples, n_features), or mixture
+            Source samples; or, unless ``class_wise``, a fitted mixture estimator or the tuple
+            ``(weights, means, covariances)`` of one, in their place.
+        y : array-like of shape (n_samples,), default=None
+            Labels of the source samples if ``class_wise``, else ignored.
 
         Returns
         -------
@@ -173,24 +241,71 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         NotFittedError
-            If ``target`` is an unfitted estimator.
+            If ``target`` or ``X`` is an unfitted estimator.
         ValueError
-            If a parameter or ``X`` is invalid, or source and target differ in features.
+            If a parameter, ``X`` or ``y`` is invalid, or source and target differ in features.
         """
         with earlier_fit_kept(self):
-            tensor, kind = _arrays.samples(self, X, reset=True, min_samples=2)
-            target = self._target_mixture()
-            source = self._new_mixture("X").fit(kind.restore(tensor.detach()))
-            self._set_plan(source, target)
+            for name in ("classes_", "component_labels_"):
+                vars(self).pop(name, None)
+            source = self._source_mixture(X, y)
+            self._set_plan(source, self._target_mixture())
         return self
+
+    def _source_mixture(self, X, y):
+        """The source as a fitted estimator or a tuple."""
+        if is_mixture(X, "X"):
+            if self.class_wise:
+                raise ValueError(
+                    "X must be samples with class_wise=True, got a mixture, whose classes are "
+                    "unknown. Pass the samples and their labels y."
+                )
+            self.n_features_in_ = as_mixture(X, "X")[0].means.shape[1]
+            vars(self).pop("feature_names_in_", None)
+            if hasattr(X, "feature_names_in_"):
+                self.feature_names_in_ = X.feature_names_in_
+            return X
+        tensor, kind = _arrays.samples(self, X, reset=True, min_samples=2)
+        samples = kind.restore(tensor.detach())
+        if self.class_wise:
+            return self._fit_classes(samples, y)
+        return self._new_mixture("X").fit(samples)
+
+    def _fit_classes(self, samples, y):
+        """A mixture of each class, joined with the classes' shares of the samples."""
+        if y is None:
+            raise ValueError(
+                "y must be given with class_wise=True, got None. Pass the labels of the source "
+                "samples."
+            )
+        y = column_or_1d(y)
+        check_consistent_length(samples, y)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        fitted = []
+        for code, label in enumerate(self.classes_):
+            try:
+                fitted.append(self._new_mixture("X").fit(samples[codes == code]))
+            except ValueError as error:
+                raise ValueError(
+                    f"the mixture of class {label} must be one that can be fitted. {error}"
+                ) from error
+        values = [as_mixture(m) for m in fitted]
+        sizes = [len(params.weights) for params, _ in values]
+        self.component_labels_ = self.classes_.repeat(sizes)
+        shares = torch.from_numpy(np.bincount(codes) / len(codes))
+        return known_mixture(join([params for params, _ in values], shares), values[0][1])
 
     def _target_mixture(self):
         """The target as a fitted estimator or a tuple, with the features of the fit."""
         if self.target is None:
             d = self.n_features_in_
             return np.ones(1), np.zeros((1, d)), np.eye(d)[None]
-        if not is_mixture(self.target):
-            return self._new_mixture("target").fit(_arrays.companion(self, self.target, "target"))
+        if not is_mixture(self.target, "target"):
+            mixture = self._new_mixture("target")
+            if self.class_wise:
+                mixture.set_params(n_components=len(self.component_labels_))
+            return mixture.fit(_arrays.companion(self, self.target, "target"))
         as_mixture(self.target, "target")
         names = [getattr(e, "feature_names_in_", None) for e in (self, self.target)]
         if all(n is not None for n in names) and not np.array_equal(*names):
@@ -204,7 +319,8 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """An unfitted mixture for the samples of that name."""
         if self.mixture is None:
             default = {"random_state": self.random_state, "device": self.device}
-            return DifferentiableGaussianMixture(n_components=DEFAULT_COMPONENTS, **default)
+            K = 1 if self.class_wise else DEFAULT_COMPONENTS
+            return DifferentiableGaussianMixture(n_components=K, **default)
         if not hasattr(self.mixture, "covariance_type"):
             raise TypeError(
                 f"mixture must be a Gaussian mixture estimator for {name}, got "
@@ -216,11 +332,12 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Find the plan between two mixtures and show it."""
         (a, kind), (b, _) = as_mixture(source, "source"), as_mixture(target, "target")
         a, b = (m.detach().to(device=kind.device) for m in (a, b))
-        plan = transport_plan(a, b)
+        plan = transport_plan(a, b, reg=self.reg, reg_m=self.reg_m)
         self._mapping = mixture_map(a, b, plan)
+        self._ends = a, b, plan
         self.source_mixture_, self.target_mixture_ = source, target
         self.plan_ = kind.restore(plan.coupling)
-        self.distance_ = float(plan.cost.sqrt())
+        self.distance_ = float(plan.cost.clamp(min=0).sqrt())
 
     def transform(self, X):
         """Move samples to the target.
@@ -244,19 +361,113 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             If ``X`` is invalid.
         """
         check_is_fitted(self, "plan_")
+        return self._move(self._mapping, X)
+
+    def inverse_transform(self, X):
+        """Move samples of the target to the source, by the maps of the transposed plan.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples of the target.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples, n_features)
+            Their images among the source, as in `transform`. They undo `transform` exactly between
+            single Gaussians; elsewhere samples of the target become like samples of the source,
+            not each the one that it came from.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid, or a covariance of the target is singular.
+        """
+        check_is_fitted(self, "plan_")
+        return self._move(self._inverse_mapping(), X)
+
+    def _inverse_mapping(self):
+        """The maps of the transposed plan."""
+        source, target, plan = self._ends
+        try:
+            return mixture_map(target, source, reversed_plan(plan))
+        except ValueError as error:
+            raise ValueError(
+                f"target_mixture_ must be one to start from for the way back. There, {error}"
+            ) from error
+
+    def _move(self, mapping, X):
+        """Samples moved by a map with the present method."""
         self._validate_params()
         X, kind = _arrays.samples(self, X, reset=False)
         X = X.detach()
-        mapping = self._mapping.to(X)
-        rows = [X]
+        mapping, rows = mapping.to(X), [X]
         if self.method == "random":
-            rng = check_random_state(self.random_state)
-            rows.append(torch.from_numpy(rng.uniform(size=(len(X), 2))).to(X.device))
+            rows.append(_Uniforms(check_random_state(self.random_state), X.device))
         move = METHODS[self.method]
-        images = _engine.map_rows(
-            lambda *block: move(mapping, *block), mapping.source.means.numel(), *rows
+        row_size = mapping.posterior.row_size
+        images = _engine.map_rows(lambda *block: move(mapping, *block), row_size, *rows)
+        return kind.restore(images, copy=False)
+
+    @available_if(_counts_classes)
+    def predict(self, X):
+        """Predict the labels of target samples: those that the plan carries to them.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples of the target.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The most probable of ``classes_``; only with ``class_wise=True``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid, or a covariance of the target is singular.
+        """
+        proba = _arrays.as_tensor(self.predict_proba(X))
+        return self.classes_[proba.argmax(1).cpu().numpy()]
+
+    @available_if(_counts_classes)
+    def predict_proba(self, X):
+        """Compute the probabilities of the labels of target samples.
+
+        ``sum_l gamma_l(x) sum_k P_kl [label of k is c] / sum_k P_kl`` with the responsibilities
+        ``gamma_l`` of the target's components.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples of the target.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples, n_classes)
+            Probabilities, in the order of ``classes_``; only with ``class_wise=True``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid, or a covariance of the target is singular.
+        """
+        check_is_fitted(self, "component_labels_")
+        X, kind = _arrays.samples(self, X, reset=False)
+        X, codes = X.detach(), np.searchsorted(self.classes_, self.component_labels_)
+        mapping, labels = self._inverse_mapping().to(X), torch.from_numpy(codes).to(X.device)
+        return kind.restore(
+            _engine.map_rows(
+                lambda block: carried_labels(mapping, labels, block), mapping.posterior.row_size, X
+            )
         )
-        return kind.restore(images)
 
     def score(self, X, y=None):
         """Compare mapped samples with the target: larger is better, 0 if they are the same.
@@ -284,7 +495,7 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             If ``X`` is invalid.
         """
         mapped = _thinned(_arrays.as_tensor(self.transform(X)).double())
-        if self.target is None or is_mixture(self.target):
+        if self.target is None or is_mixture(self.target, "target"):
             params, _ = as_mixture(self.target_mixture_, "target")
             generator = torch.Generator(params.means.device).manual_seed(0)
             target, _ = sample(params, len(mapped), generator=generator)
@@ -296,9 +507,18 @@ class OTMap(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         )
         return -float(distance)
 
-    @property
-    def _n_features_out(self):
-        return self.n_features_in_
+
+class _Uniforms:
+    """Uniform random numbers, two a row, drawn where they are needed: row i is always the same."""
+
+    def __init__(self, rng, device):
+        self.seed, self.device = rng.randint(2**31 - 1), device
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        start = rows.start or 0
+        stream = np.random.PCG64(self.seed).advance(2 * start)
+        drawn = np.random.Generator(stream).random((rows.stop - start, 2))
+        return torch.from_numpy(drawn).to(self.device)
 
 
 def _thinned(X):
@@ -307,7 +527,7 @@ def _thinned(X):
     return X[torch.randperm(len(X), generator=generator)[:SCORE_SAMPLES].to(X.device)]
 
 
-def ot_map(source, target, *, method="mean", mixture=None, random_state=None, device=None):
+def ot_map(source, target, **options):
     """Return the fitted `OTMap` from a source to a target.
 
     Parameters
@@ -317,14 +537,8 @@ def ot_map(source, target, *, method="mean", mixture=None, random_state=None, de
         or samples, to which a mixture is then fitted.
     target : fitted mixture estimator, tuple, or array-like of shape (n_samples, n_features)
         Where to move to, likewise.
-    method : {'mean', 'random'}, default='mean'
-        How samples are moved; see `OTMap`.
-    mixture : mixture estimator, default=None
-        What is fitted to samples; see `OTMap`.
-    random_state : int, RandomState instance or None, default=None
-        Controls what is random; see `OTMap`.
-    device : str or torch.device, default=None
-        Where to compute; None is where the data is.
+    **options : dict
+        The other parameters of `OTMap`.
 
     Returns
     -------
@@ -354,13 +568,4 @@ def ot_map(source, target, *, method="mean", mixture=None, random_state=None, de
     >>> ot_map(source, target).transform([[1.0, 1.0]])
     array([[7., 1.]])
     """
-    transport = OTMap(
-        target, method=method, mixture=mixture, random_state=random_state, device=device
-    )
-    if not is_mixture(source):
-        return transport.fit(source)
-    transport._validate_params()
-    params, _ = as_mixture(source, "source")
-    transport.n_features_in_ = params.means.shape[1]
-    transport._set_plan(source, transport._target_mixture())
-    return transport
+    return OTMap(target, **options).fit(source)

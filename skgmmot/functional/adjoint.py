@@ -16,19 +16,19 @@ own.
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skgmmot.functional.fixed_point import Point, Solution
-from skgmmot.functional.krylov import Products, auto, gmres
+from skgmmot.functional.krylov import Products, dense, gmres
 
 #: Newton's step is trusted up to this length, where one is the spread of a component.
 NEWTON_RADIUS = 0.5
-#: Below this distance, a step that gains nothing is at the end of the digits.
-ROUNDING = 1e-8
+
+#: Up to this many numbers, a derivative from autograd is small.
+SMALL = 40
 
 Map = Callable[[Point], Point]
 Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
@@ -43,6 +43,15 @@ class Linearisation:
         The map, whose derivative autograd finds.
     theta : tuple of Tensor
         The point. Its entries, one after another, are the coordinates.
+
+    Attributes
+    ----------
+    theta : tuple of Tensor
+        The point, a constant.
+    residual : Tensor of shape (m,)
+        ``F(theta) - theta``.
+    small : bool
+        Whether all products at once, a matrix, cost less than those of a Krylov space in turn.
     """
 
     def __init__(self, F: Map, theta: Point):
@@ -50,6 +59,8 @@ class Linearisation:
         with torch.enable_grad():
             self._inputs = _rebuild(theta, [t.clone().requires_grad_() for t in self.theta])
             self._outputs = F(self._inputs)
+        self.residual = _flatten(_detached(self._outputs)) - _flatten(self.theta)
+        self.small = self.residual.numel() <= SMALL
 
     def product(self, u: Tensor) -> Tensor:
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
@@ -75,41 +86,54 @@ class Linearisation:
         """A vector as a cotangent."""
         return _unflatten(vector, self.theta)
 
+    def solve(self, b: Tensor, tol: float) -> tuple[Tensor, Products]:
+        """Solve ``(I - dF/dtheta^T) x = b``, and return the products that it took."""
+        products = self.products()
+        return (dense if self.small else gmres)(products, b, tol=tol), products
+
+    def products(self) -> Products:
+        """``I - dF/dtheta^T``, as an operator that remembers."""
+        return Products(lambda u: u - self.product(u))
+
+    def moved(self, vector: Tensor) -> Point:
+        """The point changed by a vector."""
+        return _unflatten(_flatten(self.theta) + vector, self.theta)
+
 
 class InexactGradientWarning(UserWarning):
     """An implicit gradient may be further off than its tolerance."""
 
 
-@dataclass
 class Adjoint:
-    """What backward through `implicit` found out; empty before.
+    """What backward through `implicit` found out; not a number before.
 
     Parameters
     ----------
     tol : float, default=inf
-        Largest residual without a warning.
-    n_products : int, default=0
-        Products with the transposed derivative of one step.
-    residual : float, default=nan
+        Residual above which backward warns.
+
+    Attributes
+    ----------
+    n_products : int
+        Products with the transposed derivative of one step, in the last backward.
+    residual : float
         Residual of the adjoint equation, relative to its right-hand side.
-    spectral_radius : float, default=nan
-        Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it.
-    one_step_error : float, default=nan
-        Estimate of the relative error that `one_step` would have made.
     """
 
-    tol: float = math.inf
-    n_products: int = 0
-    residual: float = math.nan
-    spectral_radius: float = math.nan
-    one_step_error: float = math.nan
+    def __init__(self, tol: float = math.inf):
+        self.tol = tol
+        self.n_products, self.residual, self._seen = 0, math.nan, None
+
+    def __repr__(self):
+        return (
+            f"Adjoint(n_products={self.n_products}, residual={self.residual:.1e}, "
+            f"spectral_radius={self.spectral_radius:.4g}, one_step_error={self.one_step_error:.2g})"
+        )
 
     def note(self, products: Products, u: Tensor, v: Tensor) -> None:
         """Take note of the solution ``u`` of ``(I - dF/dtheta^T) u = v``."""
-        self.n_products = len(products)
-        self.residual = products.residual(u, v)
-        self.spectral_radius = float((1 - products.ritz_values()).abs().max())
-        self.one_step_error = float(torch.linalg.vector_norm(u - v) / torch.linalg.vector_norm(u))
+        self.residual, self.n_products = products.residual(u, v), len(products)
+        self._seen = products, u, v
         if not self.residual <= self.tol:
             warnings.warn(
                 f"The adjoint equation was solved to a relative residual of {self.residual:.1e} > "
@@ -117,6 +141,21 @@ class Adjoint:
                 InexactGradientWarning,
                 stacklevel=2,
             )
+
+    @property
+    def spectral_radius(self) -> float:
+        """Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it."""
+        if self._seen is None:
+            return math.nan
+        return float((1 - self._seen[0].ritz_values()).abs().max())
+
+    @property
+    def one_step_error(self) -> float:
+        """Estimate of the relative error that `one_step` would have made."""
+        if self._seen is None:
+            return math.nan
+        _, u, v = self._seen
+        return _length(u - v) / _length(u)
 
 
 def automatic(F: Map, theta0: Point, solution: Solution) -> Point:
@@ -140,7 +179,8 @@ def implicit(
     theta0: Point,
     solution: Solution,
     *,
-    solve: Solver = auto,
+    solve: Solver | None = None,
+    tol: float = 1e-10,
     linearise: Callable[[Point], Linearisation] | None = None,
     adjoint: Adjoint | None = None,
 ) -> Point:
@@ -155,11 +195,14 @@ def implicit(
     F : callable
         One step, differentiable.
     theta0 : tuple of Tensor
-        Returned if there was no iteration.
+        Ignored: the fixed point does not depend on where the loop started.
     solution : Solution
         The end of the loop.
-    solve : callable, default=auto
-        ``solve(matvec, b)``, the linear solver; see `skgmmot.functional.krylov`.
+    solve : callable, default=None
+        ``solve(matvec, b)``, the linear solver; see `skgmmot.functional.krylov`. None is `dense`
+        where that is cheap and `gmres` elsewhere.
+    tol : float, default=1e-10
+        Residual to which `gmres` then solves, relative to the cotangent.
     linearise : callable, default=None
         ``linearise(theta)`` is the `Linearisation` of ``F`` at a point; None is autograd's.
     adjoint : Adjoint, default=None
@@ -179,10 +222,9 @@ def implicit(
     ----------
     .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, implicit differentiation of EM.
     """
-    if not solution.n_iter:
-        return theta0
     constant = _detached(solution.value)
     linear = Linearisation(F, constant) if linearise is None else linearise(constant)
+    adjoint = Adjoint() if adjoint is None else adjoint
     flat = _flatten(F(constant))
 
     def solved(v: Tensor | None) -> Tensor | None:
@@ -194,10 +236,12 @@ def implicit(
                 "strategy 'automatic' for derivatives of derivatives."
             )
         right = linear.encode(_unflatten(v, constant))
-        products = Products(lambda u: u - linear.product(u))
-        u = solve(products, right)
-        if adjoint is not None and len(products):
-            adjoint.note(products, u, right)
+        if solve is None:
+            u, products = linear.solve(right, tol)
+        else:
+            products = linear.products()
+            u = solve(products, right)
+        adjoint.note(products, u, right)
         return _flatten(linear.decode(u))
 
     if flat.requires_grad:
@@ -213,8 +257,8 @@ def implicit(
 class Polished(NamedTuple):
     """A fixed point found to a tolerance."""
 
-    linear: Linearisation
-    """The map at the point."""
+    theta: Point
+    """The point."""
     residual: float
     """``|F(theta) - theta|``."""
     distance: float
@@ -241,8 +285,8 @@ def polish(
     Parameters
     ----------
     linearise : callable
-        ``linearise(theta)`` is a `Linearisation` with ``residual`` and ``moved(vector)``, in
-        coordinates in which the derivative is symmetric.
+        ``linearise(theta)`` is a `Linearisation` in coordinates in which the derivative is
+        symmetric near the fixed point.
     theta : tuple of Tensor
         Where to start.
     advance : callable
@@ -259,18 +303,19 @@ def polish(
     """
     here, step, n_passes, n_steps = linearise(theta), None, 1, 4
     while True:
-        step = _newton_step(here) if step is None else step
+        step = _NewtonStep(here) if step is None else step
         n_passes += step.n_products
         if step.length <= tol or n_passes >= max_passes:
-            return Polished(here, _length(here.residual), step.length, n_passes)
+            return Polished(here.theta, step.size, step.length, n_passes)
         if step.trusted:
             ahead = linearise(here.moved(step.delta))
-            gain = _length(ahead.residual) / _length(here.residual)
-            if step.length * gain <= tol:
-                return Polished(ahead, _length(ahead.residual), step.length * gain, n_passes + 1)
-            following = _newton_step(ahead)
+            size = _length(ahead.residual)
+            expected = step.length * size / step.size
+            if expected <= tol:
+                return Polished(ahead.theta, size, expected, n_passes + 1)
+            following = _NewtonStep(ahead, enough=tol / expected)
             n_passes += 1
-            if following.trusted and following.length < step.length / 2:
+            if following.length < step.length / 2 and following.trusted:
                 here, step = ahead, following
                 continue
             n_passes += following.n_products
@@ -280,23 +325,28 @@ def polish(
         n_steps *= 2
 
 
-class _NewtonStep(NamedTuple):
-    delta: Tensor
-    length: float
-    trusted: bool
-    n_products: int
+class _NewtonStep:
+    """The solution of ``(I - dF/dtheta) delta = F(theta) - theta``.
 
+    Solved roughly far from the fixed point, where its equation is rough, and not further than to
+    ``enough``, the share of the distance that may remain.
+    """
 
-def _newton_step(linear: Linearisation) -> _NewtonStep:
-    """Solve ``(I - dF/dtheta) delta = F(theta) - theta``, roughly at first."""
-    size = _length(linear.residual)
-    if size == 0:
-        return _NewtonStep(linear.residual, 0.0, True, 0)
-    products = Products(lambda u: u - linear.product(u))
-    delta = auto(products, linear.residual, tol=min(0.1, size))
-    length = _length(delta)
-    contracts = float(products.ritz_values().real.min()) > 0
-    return _NewtonStep(delta, length, contracts and length < NEWTON_RADIUS, len(products))
+    def __init__(self, linear: Linearisation, enough: float = 0.0):
+        self.size = _length(linear.residual)
+        self.delta, self.n_products = linear.residual, 0
+        if self.size:
+            tol = min(0.1, max(self.size, 0.3 * enough))
+            self.delta, self._products = linear.solve(linear.residual, tol)
+            self.n_products = len(self._products)
+        self.length = _length(self.delta)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it is short, and ``F`` contracts where it was seen."""
+        if not self.length < NEWTON_RADIUS:
+            return False
+        return not self.n_products or float(self._products.ritz_values().real.min()) > 0
 
 
 def _length(vector: Tensor) -> float:
@@ -324,7 +374,7 @@ def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
     size = _flatten(linear.theta).numel()
     generator = torch.Generator().manual_seed(0)
     b = torch.randn(size, generator=generator, dtype=torch.float64).to(_flatten(linear.theta))
-    products = Products(lambda u: u - linear.product(u))
+    products = linear.products()
     gmres(products, b, tol=0.0, max_iter=n_products)
     return float((1 - products.ritz_values()).abs().max())
 

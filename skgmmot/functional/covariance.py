@@ -25,7 +25,7 @@ import math
 import torch
 from torch import Tensor
 
-from skgmmot.functional.linalg import symmetrize
+from skgmmot.functional.linalg import factor, symmetrize
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -65,8 +65,19 @@ class CovarianceType:
         """Shape of the storage as scikit-learn shows it."""
         return tuple(self.to_public(torch.empty(self.shape(n_components, n_features))).shape)
 
+    def holds(self, other: "CovarianceType") -> bool:
+        """Whether every mixture of another type is also one of this type."""
+        return other is self
+
     def to_full(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         """One matrix a component: ``(K, d, d)``."""
+        raise NotImplementedError
+
+    def nearest(self, matrices: Tensor, weights: Tensor) -> Tensor:
+        """The nearest matrices of this type, in storage, to ``(K, d, d)`` or diagonals ``(K, d)``.
+
+        ``weights (K,)`` say how much each counts where they become one.
+        """
         raise NotImplementedError
 
     def precision_factor(self, covariances: Tensor) -> Tensor:
@@ -176,6 +187,14 @@ class CovarianceType:
         """The inverse of `to_free`."""
         raise NotImplementedError
 
+    def root(self, covariances: Tensor) -> Tensor:
+        """``B`` with ``B @ B.T`` the covariances, in storage; constants."""
+        raise NotImplementedError
+
+    def from_root(self, roots: Tensor, reg_covar: float) -> Tensor:
+        """``B @ B.T + reg_covar I`` of any ``B`` in storage: positive definite."""
+        raise NotImplementedError
+
     # --- the quadratic features ----------------------------------------------------------------
 
     def n_quadratic(self, n_features: int) -> int:
@@ -200,6 +219,9 @@ class _Matrix(CovarianceType):
 
     def to_full(self, covariances, n_components, n_features):
         return covariances.expand(n_components, -1, -1)
+
+    def nearest(self, matrices, weights):
+        return torch.diag_embed(matrices) if matrices.ndim == 2 else matrices
 
     def precision_factor(self, covariances):
         factors, failed = torch.linalg.cholesky_ex(covariances)
@@ -263,6 +285,12 @@ class _Matrix(CovarianceType):
         factors = factors * scale.unsqueeze(-1)
         return factors @ factors.mT
 
+    def root(self, covariances):
+        return factor(covariances)
+
+    def from_root(self, roots, reg_covar):
+        return self._regularised(roots @ roots.mT, reg_covar)
+
     @staticmethod
     def _regularised(covariances, reg_covar):
         """Add ``reg_covar`` to the diagonal and restore symmetry."""
@@ -281,6 +309,9 @@ class _Full(_Matrix):
     """Each component its own matrix, ``(K, d, d)``."""
 
     name = "full"
+
+    def holds(self, other):
+        return True
 
     def shape(self, n_components, n_features):
         return (n_components, n_features, n_features)
@@ -346,6 +377,10 @@ class _Tied(_Matrix):
     def from_public(self, array):
         return array.unsqueeze(0)
 
+    def nearest(self, matrices, weights):
+        matrices = super().nearest(matrices, weights)
+        return torch.einsum("k,kij->ij", weights / weights.sum(), matrices).unsqueeze(0)
+
     def scatter(self, centred, resp):
         return super().scatter(centred, resp).sum(-3, keepdim=True)
 
@@ -389,6 +424,9 @@ class _Axis(CovarianceType):
 
     def to_full(self, covariances, n_components, n_features):
         return torch.diag_embed(covariances.expand(-1, n_features))
+
+    def nearest(self, matrices, weights):
+        return matrices if matrices.ndim == 2 else matrices.diagonal(dim1=-2, dim2=-1)
 
     def precision_factor(self, covariances):
         if not (torch.isfinite(covariances) & (covariances > 0)).all():
@@ -442,6 +480,12 @@ class _Axis(CovarianceType):
     def from_free(self, free, scale):
         return free.exp()
 
+    def root(self, covariances):
+        return covariances.detach().clamp(min=0).sqrt()
+
+    def from_root(self, roots, reg_covar):
+        return roots.square() + reg_covar
+
     def scatter(self, centred, resp):
         return (resp.unsqueeze(-2) @ centred.square()).squeeze(-2)
 
@@ -456,6 +500,9 @@ class _Diag(_Axis):
     """Each component its own variances, ``(K, d)``."""
 
     name = "diag"
+
+    def holds(self, other):
+        return other.diagonal
 
     def shape(self, n_components, n_features):
         return (n_components, n_features)
@@ -492,6 +539,9 @@ class _Spherical(_Axis):
 
     def from_public(self, array):
         return array.unsqueeze(-1)
+
+    def nearest(self, matrices, weights):
+        return super().nearest(matrices, weights).mean(-1, keepdim=True)
 
     # Second moments are kept as the mean over features, so that `estimate` is the diagonal one.
 

@@ -5,23 +5,23 @@ chooses among them by the penalties it is given. ``KL(p | q) = sum p log(p / q) 
 """
 
 import math
-import warnings
+from collections.abc import Callable
 from numbers import Real
 from typing import NamedTuple
 
-import numpy as np
-import ot
 import torch
 from torch import Tensor
 
 from skgmmot.functional import interior_point
 from skgmmot.functional.interior_point import Penalised, conjugate, marginal
+from skgmmot.functional.network_simplex import EPS, network_simplex
 
-#: A solution is refused if its gap is larger: relative to the cost, or to the size of costs and
-#: penalties where the cost is zero.
-GAP, ABSOLUTE_GAP = 1e-8, 1e-11
-#: Relative precision of the computations.
-EPS = torch.finfo(torch.float64).eps
+#: A solution is refused if its gap, relative to its cost, is larger.
+GAP = 1e-8
+#: A plan that costs less than this share of the largest cost is free.
+NOTHING = 1e-16
+#: Costs below this share of the entropy's weight do not bend the independent plan.
+SMALL = 1e-9
 
 
 class Plan(NamedTuple):
@@ -65,12 +65,7 @@ def exact(a: Tensor, b: Tensor, C: Tensor) -> Plan:
     RuntimeError
         If the network simplex stops early.
     """
-    masses, costs = _as_problem(a, b, C)
-    masses[1] = masses[1] * (masses[0].sum() / masses[1].sum())
-    eps = max(torch.finfo(weights.dtype).eps for weights in (a, b))
-    P, f, g = _network_simplex(*masses, costs, eps)
-    f, g = f - f.mean(), g - g.mean()
-    return _plan(a, b, C, P, f, g, (P * costs).sum())
+    return solve(a, b, C)
 
 
 def entropic(a: Tensor, b: Tensor, C: Tensor, reg: float) -> Plan:
@@ -111,7 +106,7 @@ def entropic(a: Tensor, b: Tensor, C: Tensor, reg: float) -> Plan:
     ----------
     .. [1] Cuturi 2013, entropic optimal transport.
     """
-    return unbalanced(a, b, C, math.inf, _penalty("reg", reg))
+    return solve(a, b, C, reg=_penalty("reg", reg))
 
 
 def unbalanced(
@@ -159,22 +154,7 @@ def unbalanced(
     ----------
     .. [1] Chizat, Peyre, Schmitzer and Vialard 2018, unbalanced transport and its dual.
     """
-    penalties, reg = _penalties(reg_m), _penalty("reg", reg, zero=True)
-    held = [math.isinf(lam) for lam in penalties]
-    if not reg and all(held):
-        return exact(a, b, C)
-    masses, costs = _as_problem(a, b, C)
-    if all(held):
-        masses[1] = masses[1] * (masses[0].sum() / masses[1].sum())
-    if costs.min() < 0 and not all(held):
-        raise ValueError(
-            f"costs must not be negative, got {float(costs.min()):.3g}. Use squared distances."
-        )
-    P, f, g, value = _penalised(*masses, costs, penalties, reg)
-    f, g = conjugate(f, penalties[0]), conjugate(g, penalties[1])
-    if all(held):
-        f, g = f - f.mean(), g - g.mean()
-    return _plan(a, b, C, P, f, g, value)
+    return solve(a, b, C, reg=reg, reg_m=reg_m)
 
 
 def solve(
@@ -212,11 +192,96 @@ def solve(
     RuntimeError
         If it does not converge.
     """
-    return unbalanced(a, b, C, math.inf if reg_m is None else reg_m, reg)
+    penalties, reg = penalties_of(reg_m), _penalty("reg", reg, zero=True)
+    problem = _constants(a, b, C)
+    return _as_plan(a, b, C, _solve(*problem, penalties, reg, _precision(a, b)))
 
 
-def _penalties(reg_m) -> tuple[float, float]:
-    """Both penalties as numbers."""
+def solve_bounded(
+    a: Tensor,
+    b: Tensor,
+    lower: Tensor,
+    costs: Callable[[Tensor, Tensor], Tensor],
+    *,
+    reg_m: float | tuple[float, float] | None = None,
+) -> Plan:
+    """Solve discrete optimal transport whose costs are dear to compute, by computing few of them.
+
+    A plan that is optimal for lower bounds of the costs, and uses only pairs whose bounds are the
+    costs themselves, is optimal. So bounds are replaced by costs where the plan uses them, and
+    where it might, until it uses no others.
+
+    Parameters
+    ----------
+    a : Tensor of shape (K,)
+        Source weights.
+    b : Tensor of shape (L,)
+        Target weights.
+    lower : Tensor of shape (K, L)
+        Lower bounds of the costs, not negative.
+    costs : callable
+        ``costs(k, l)`` returns the costs ``(n,)`` of the pairs of two index tensors.
+    reg_m : float, tuple of two floats or None, default=None
+        Penalties of the marginals; None holds both.
+
+    Returns
+    -------
+    Plan
+        That of `solve` on the matrix of all costs; its cost is differentiable in ``a``, ``b`` and
+        what ``costs`` are differentiable in.
+
+    Raises
+    ------
+    ValueError
+        If a bound, a weight or a penalty is not a number that it can be.
+    RuntimeError
+        If it does not converge.
+    """
+    penalties = penalties_of(reg_m)
+    a_, b_, C = _constants(a, b, lower.clone())
+    asked, position = [], torch.full(C.shape, -1)  # where the costs of a pair are among those asked
+    raised = -math.inf
+    while True:
+        solution = _solve(a_, b_, C, penalties, 0.0, _precision(a, b))
+        slack = C - solution.f.unsqueeze(1) - solution.g
+        wanted = (position < 0) & ((solution.P > 0) | (slack < raised))
+        if not (wanted & (solution.P > 0)).any():
+            break
+        k, l = wanted.nonzero(as_tuple=True)
+        asked.append(costs(k.to(lower.device), l.to(lower.device)))
+        values = asked[-1].detach().to(C)
+        # The bounds that remain will rise about as much.
+        raised = float((values - C[k, l]).mean())
+        position[k, l] = torch.arange(len(k)) + sum(len(t) for t in asked[:-1])
+        C[k, l] = values
+    plan = _as_plan(a, b, lower.detach(), solution)
+    k, l = solution.P.nonzero(as_tuple=True)
+    used = torch.cat(asked)[position[k, l].to(lower.device)] if asked else lower.new_zeros(0)
+    return plan._replace(cost=plan.cost + plan.coupling[k, l] @ (used - used.detach()))
+
+
+def penalties_of(reg_m: float | tuple[float, float] | None) -> tuple[float, float]:
+    """Return the penalties of both marginals.
+
+    Parameters
+    ----------
+    reg_m : float, tuple of two floats or None
+        What the user gave.
+
+    Returns
+    -------
+    tuple of two floats
+        ``(lam0, lam1)``, infinite where the marginal is held.
+
+    Raises
+    ------
+    TypeError
+        If a penalty is not a number.
+    ValueError
+        If it is not positive.
+    """
+    if reg_m is None:
+        return math.inf, math.inf
     both = reg_m if isinstance(reg_m, tuple | list) else (reg_m, reg_m)
     if len(both) != 2:
         raise ValueError(
@@ -242,69 +307,130 @@ def _penalty(name: str, value, *, zero: bool = False, infinite: bool = False) ->
     return value
 
 
-def _as_problem(a: Tensor, b: Tensor, C: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Weights and costs as constants for the solvers: float64, on the CPU."""
-    if not all(torch.isfinite(t).all() for t in (a, b, C)):
+class _Solution(NamedTuple):
+    """What a solver finds, in float64 on the CPU."""
+
+    P: Tensor
+    f: Tensor
+    """Potentials: feasible, and not yet derivatives in the weights."""
+    g: Tensor
+    derivatives: tuple[Tensor, Tensor]
+    """The derivatives of the value in both weights."""
+    value: float
+
+
+def _constants(a: Tensor, b: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights and costs as the solvers want them: float64, on the CPU, and finite."""
+    a, b, C = (t.detach().to("cpu", torch.float64) for t in (a, b, C))
+    if not math.isfinite(float(a.sum() + b.sum() + C.abs().max())):
         raise ValueError(
             "weights and costs must be finite, got NaN or infinity. Check the two distributions."
         )
-    a, b, C = (t.detach().to("cpu", torch.float64) for t in (a, b, C))
-    return [a, b], C
+    return a, b, C
 
 
-def _plan(a, b, C, P, f, g, value) -> Plan:
+def _precision(a: Tensor, b: Tensor) -> float:
+    """The relative precision of weights."""
+    return max(torch.finfo(weights.dtype).eps for weights in (a, b))
+
+
+def _as_plan(a: Tensor, b: Tensor, C: Tensor, solution: _Solution) -> Plan:
     """A solution in the dtype and on the device of the costs, with the gradients of its cost."""
-    P, f, g, value = (t.to(C) for t in (P, f, g, value))
+    P, f, g = (t.to(C) for t in (solution.P, *solution.derivatives))
+    cost = C.new_tensor(solution.value)
     # Added zeros whose derivatives are the plan and the potentials.
-    costs, sources, targets = (t - t.detach() for t in (C, a.to(C), b.to(C)))
-    return Plan(P, f, g, value + (P * costs).sum() + f @ sources + g @ targets)
+    for constant, variable in ((P, C), (f, a), (g, b)):
+        if variable.requires_grad:
+            cost = cost + (constant * (variable - variable.detach())).sum()
+    return Plan(P, f, g, cost)
 
 
-def _network_simplex(
-    a: Tensor, b: Tensor, C: Tensor, eps: float = EPS
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The exact plan between weights of one total and of relative precision eps; potentials."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # said again below, as an error
-        coupling, log = ot.emd(
-            *(np.ascontiguousarray(t) for t in (a, b, C)),
-            numItermax=10**7,
-            log=True,
-            check_marginals=False,
+def _solve(a, b, C, penalties, reg, eps) -> _Solution:
+    """Solve constants with penalties that are checked, and weights of a relative precision eps."""
+    held = [math.isinf(lam) for lam in penalties]
+    if all(held) and not reg:
+        P, f, g = (
+            torch.from_numpy(t) for t in network_simplex(*(t.numpy() for t in (a, b, C)), eps)
         )
-    if log["warning"]:
-        raise RuntimeError(
-            f"the network simplex must end at an optimum, got {log['warning']!r}. "
-            "Rescale the costs, which should be finite and of comparable size."
+        return _Solution(P, f, g, (f - f.mean(), g - g.mean()), float((P * C).sum()))
+    if all(held):
+        b = b * (a.sum() / b.sum())
+    elif C.min() < 0:
+        raise ValueError(
+            f"costs must not be negative, got {float(C.min()):.3g}. Use squared distances."
         )
-    P, f, g = (torch.as_tensor(v) for v in (coupling, log["u"], log["v"]))
-    # Weights that differ in their last bit send that bit elsewhere. It is no transport: a mass of
-    # the size of rounding that is most of neither weight it comes from and goes to.
-    rounding = sum(P.shape) * eps * a.sum()
-    limit = (torch.minimum(a.unsqueeze(1), b) / 2).clamp(max=rounding)
-    return P.masked_fill(limit > P, 0), f, g
-
-
-def _penalised(a, b, C, penalties, reg) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Plan, potentials and value of a penalised problem; weights may be zero."""
-    # In units in which costs and weights are about one, without the weights that are zero.
-    unit, mass = float(C.abs().max()) or 1.0, float(max(a.sum(), b.sum()))
-    k, l = a > 0, b > 0
-    problem = Penalised(
-        a[k] / mass, b[l] / mass, C[k][:, l] / unit, *(lam / unit for lam in penalties), reg / unit
+    P, f, g, value = _penalised(a, b, C, penalties, reg)
+    derivatives = (
+        _derivative(f, penalties[0], reg, float(b.sum())),
+        _derivative(g, penalties[1], reg, float(a.sum())),
     )
-    point = interior_point.solve(problem)
-    inner = point.P if reg else _between_marginals(problem, point.f, point.g)
-    value, bound = problem.primal(inner), problem.dual(point.f, point.g)
-    if not value - bound <= GAP * abs(value) + ABSOLUTE_GAP * problem.scale:
-        raise RuntimeError(
-            f"transport must be solved to a gap of {GAP} of its cost, got {value - bound:.2g} of "
-            f"{value:.2g}. Rescale costs and penalties to comparable size."
-        )
+    if all(held):
+        derivatives = tuple(t - t.mean() for t in derivatives)
+    return _Solution(P, f, g, derivatives, value)
+
+
+def _derivative(f: Tensor, lam: float, reg: float, total: float) -> Tensor:
+    """The derivative of the cost in the weights of one side, given its potentials.
+
+    ``phi(f) + reg (total - P @ 1 / a)``, where the other side's weights sum to ``total``.
+    """
+    derivative = conjugate(f, lam)
+    return derivative + reg * (total - 1 + derivative / lam)
+
+
+def _penalised(a, b, C, penalties, reg) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Plan, potentials and value of a penalised problem; weights may be zero."""
+    k, l, mass = a > 0, b > 0, 1.0 if reg else float(max(a.sum(), b.sum()))
+    problem = Penalised(a[k] / mass, b[l] / mass, C[k][:, l], *penalties, reg)
+    inner, largest = _simple_plan(problem), float(C.abs().max())
+    value = problem.primal(inner)
+    free = value <= max(NOTHING * largest, SMALL * reg) and bool(C.min() >= 0)
+    unit = (largest if reg else value) or 1.0
+    problem, value = problem.in_unit(unit), value / unit
+    if not free:
+        f, g, inner, *_ = interior_point.solve(problem)
+        inner, value = _certified(problem, f, g, inner)
+    else:  # no plan costs noticeably less
+        f, g = _simple_potentials(problem)
     P = torch.zeros_like(C)
     P[k.unsqueeze(1) & l] = mass * inner.flatten()
-    f, g = _extended(problem, point.f, point.g, C / unit, k, l)
-    return P, unit * f, unit * g, torch.tensor(unit * mass * value, dtype=C.dtype)
+    f, g = (unit * t for t in _extended(f, g, C / unit, k, l, problem))
+    return P, f, g, unit * mass * value
+
+
+def _certified(problem: Penalised, f: Tensor, g: Tensor, P: Tensor) -> tuple[Tensor, float]:
+    """A plan that potentials prove optimal, sparse if it can be, and its value."""
+    bound, rounding = problem.dual(f, g), problem.rounding(f, g)
+    for plan in [P] if problem.reg else [_between_marginals(problem, f, g), P]:
+        value = problem.primal(plan)
+        if value - bound <= GAP * max(abs(value), abs(bound)) + rounding:
+            return plan, value
+    raise RuntimeError(
+        f"transport must be solved to a gap of {GAP} of its cost, got {value - bound:.2g} of "
+        f"{value:.2g}. Rescale costs and penalties to comparable size."
+    )
+
+
+def _simple_plan(problem: Penalised) -> Tensor:
+    """A plan not much worse than the best: independent, exact between the weights, or none."""
+    a, b, C, lam0, lam1, reg = problem
+    if reg:
+        return problem.independent()
+    total = b.sum() if math.isinf(lam1) else a.sum()
+    plan = total * _exact_plan(a / a.sum(), b / b.sum(), C)
+    none = torch.zeros_like(plan)
+    held = math.isinf(lam0) or math.isinf(lam1)
+    return plan if held or problem.primal(plan) <= problem.primal(none) else none
+
+
+def _simple_potentials(problem: Penalised) -> tuple[Tensor, Tensor]:
+    """The potentials of a simple plan that is as good as optimal."""
+    a, b, C, lam0, lam1, reg = problem
+    f, g = torch.zeros_like(a), torch.zeros_like(b)
+    if reg:  # one sweep of Sinkhorn, which contracts by about the costs over reg
+        f = _softmin(C, b, reg, lam0)
+        g = _softmin((C - f.unsqueeze(1)).mT, a, reg, lam1)
+    return f, g
 
 
 def _between_marginals(problem: Penalised, f: Tensor, g: Tensor) -> Tensor:
@@ -313,23 +439,32 @@ def _between_marginals(problem: Penalised, f: Tensor, g: Tensor) -> Tensor:
     total = q.sum() if math.isinf(problem.lam1) else p.sum()  # that of a marginal that is held
     if total == 0:
         return torch.zeros_like(problem.C)
-    return total * _network_simplex(p / p.sum(), q / q.sum(), problem.C)[0]
+    return total * _exact_plan(p / p.sum(), q / q.sum(), problem.C)
 
 
-def _extended(problem: Penalised, f, g, C, k, l) -> tuple[Tensor, Tensor]:
-    """Potentials also at weights of zero: the largest that the costs allow."""
-    outer = [torch.zeros(len(C), dtype=C.dtype), torch.zeros(C.shape[1], dtype=C.dtype)]
-    outer[0][k], outer[1][l] = f, g
-    reg, inner = problem.reg, (problem.b.log(), problem.a.log())
-    for side, (kept, cost, there) in enumerate([(k, C[:, l], g), (l, C[k].mT, f)]):
-        if kept.all():
-            continue
-        slack = cost[~kept] - there
-        lam = (problem.lam0, problem.lam1)[side]
-        if reg:
-            slack = -reg * torch.logsumexp(inner[side] - slack / reg, dim=1)
-            slack = slack if math.isinf(lam) else slack * lam / (lam + reg)
-        else:
-            slack = slack.amin(1)
-        outer[side][~kept] = slack
-    return tuple(outer)
+def _exact_plan(a: Tensor, b: Tensor, C: Tensor) -> Tensor:
+    """The exact plan between weights of one total."""
+    return torch.from_numpy(network_simplex(*(t.numpy() for t in (a, b, C)), EPS)[0])
+
+
+def _extended(f, g, C, k, l, problem: Penalised) -> tuple[Tensor, Tensor]:
+    """Potentials also at weights of zero: what a first bit of mass there would cost."""
+    whole = C.new_zeros(len(C)), C.new_zeros(C.shape[1])
+    whole[0][k], whole[1][l] = f, g
+    if problem.reg:
+        whole[0][~k] = _softmin(C[~k][:, l] - g, problem.b, problem.reg, problem.lam0)
+        whole[1][~l] = _softmin((C[k][:, ~l].mT - f), problem.a, problem.reg, problem.lam1)
+    else:
+        whole[0][~k] = (C[~k][:, l] - g).amin(1)
+        whole[1][~l] = (C[:, ~l] - whole[0].unsqueeze(1)).amin(0)  # over all: feasible together
+    return whole
+
+
+def _softmin(slack: Tensor, weights: Tensor, reg: float, lam: float) -> Tensor:
+    """Potentials that make marginals right under entropy, one for each row of slacks."""
+    if (slack.abs() < reg).all():
+        total = weights.sum()
+        sums = total.log() + torch.log1p(torch.expm1(-slack / reg) @ weights / total)
+    else:
+        sums = torch.logsumexp(weights.log() - slack / reg, dim=1)
+    return sums * (-reg / (1 + reg / lam))

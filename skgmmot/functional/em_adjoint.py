@@ -84,6 +84,60 @@ def m_step_pullback(
     return Statistics(of_mass, of_shift, of_scatter, torch.zeros_like(mass.sum()))
 
 
+#: Up to this many features of all components together, their covariance costs less than the
+#: products of a Krylov space; in float64 it must not lose more than ten digits.
+SMALL, SMALL_CANCELLATION = 128, 1e3
+
+
+def is_small(step: FeatureEStep) -> bool:
+    """Whether `FeatureCovariance` is the way to products.
+
+    Parameters
+    ----------
+    step : FeatureEStep
+        The E-step at the current mixture.
+
+    Returns
+    -------
+    bool
+        True where it is cheap and keeps its digits.
+    """
+    return step.coefficients.numel() <= SMALL and step.cancellation <= SMALL_CANCELLATION
+
+
+class FeatureCovariance:
+    """All there is to know of the samples for products: features' covariance over components.
+
+    The sums of a pass are linear in the coefficients ``H`` of ``h``: ``sum_i r_ik phi_i`` is the
+    product of ``H`` with ``sum_i a_i (diag(gamma_i) - gamma_i gamma_i^T) x phi_i phi_i^T``. Where
+    that matrix is small, one pass finds it and no product takes another.
+
+    Parameters
+    ----------
+    step : FeatureEStep
+        The E-step at the current mixture.
+    """
+
+    min_rows = 512
+
+    def __init__(self, step: FeatureEStep):
+        self.step = step
+        self.row_size = 2 * step.coefficients.numel()
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+        """Sum ``gamma_k phi phi^T (K, width, width)`` and ``gamma gamma^T x phi phi^T``."""
+        phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
+        lent = buffers("products", (len(resp), *phi.shape), torch.float64)
+        products = torch.mul(resp.div_(total).unsqueeze(1), phi, out=lent)  # (K, width, b)
+        weighted = products if sample_weight is None else products * sample_weight
+        return weighted @ phi.mT, weighted.flatten(0, 1) @ products.flatten(0, 1).mT
+
+    def product(self, H: Tensor, own: Tensor, joint: Tensor) -> Tensor:
+        """The sums ``(..., K, width)`` for coefficients ``H``, given the sums of all blocks."""
+        within = (H.unsqueeze(-2) @ own).squeeze(-2)
+        return within - (H.flatten(-2) @ joint).view_as(H)
+
+
 class FeatureAdjoint:
     """Pulls cotangents of the statistics back through the E-step, on quadratic features.
 
@@ -94,8 +148,7 @@ class FeatureAdjoint:
     step : FeatureEStep
         The E-step at the current mixture.
     cotangents : Statistics
-        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric; perhaps
-        several, along axes before these.
+        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric.
     """
 
     #: Blocks of fewer rows make matrix products slow.
@@ -106,21 +159,18 @@ class FeatureAdjoint:
         self.curvature = -2 * cotangents.scatter / step.kind.pooled(step.theta.means.shape[1])
         self.H = step.of_features(cotangents.mass, cotangents.shift, self.curvature)
         K, width = step.coefficients.shape
-        self.row_size = K + width + 2 * (self.H.numel() // width)
-        self.sample_size = 2 * width
+        self.row_size, self.sample_size = 2 * K + width, 2 * width
 
     def _responsibilities(self, X, sample_weight, buffers):
         """``phi``, ``gamma``, ``r`` and ``sum_k gamma_ik h_ik`` of a block."""
         phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
         resp.div_(total)
-        shape = (*self.H.shape[:-1], len(X))
-        signed = buffers("signed", shape, torch.float64)
-        torch.mm(self.H.flatten(0, -2), phi, out=signed.view(-1, len(X)))
-        expected = (resp * signed).sum(-2, keepdim=True)
+        signed = torch.mm(self.H, phi, out=buffers("signed", resp.shape, torch.float64))
+        expected = (resp * signed).sum(0)
         signed.sub_(expected).mul_(resp)
         if sample_weight is not None:
             signed.mul_(sample_weight)
-        return phi, resp, signed, expected.squeeze(-2)
+        return phi, resp, signed, expected
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor]:
         """Sum ``r @ phi.T`` over one block; those of several blocks add."""
@@ -161,8 +211,7 @@ class CentredAdjoint:
     origin : Tensor of shape (d,)
         What the mixture is relative to.
     cotangents : Statistics
-        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric; perhaps
-        several, along axes before these.
+        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric.
 
     Notes
     -----
@@ -176,7 +225,7 @@ class CentredAdjoint:
         self.kind = covariance_type_of(theta.covariances)
         self.prepared = theta.prepare()
         self.form = cotangents.scatter / self.kind.pooled(theta.means.shape[1])
-        self.row_size = theta.means.numel() + cotangents.shift.numel()
+        self.row_size = 2 * theta.means.numel()
         self.sample_size = theta.means.numel()
 
     def _responsibilities(self, X, sample_weight):
@@ -185,13 +234,13 @@ class CentredAdjoint:
         resp = torch.softmax(log_joint(self.prepared, x), dim=0)  # (K, b)
         y = x - self.theta.means.unsqueeze(1)  # (K, b, d)
         bent = self.kind.apply(y, self.form)
-        h = ((self.cotangents.shift.unsqueeze(-2) + bent) * y).sum(-1)
-        h += self.cotangents.mass.unsqueeze(-1)
-        expected = (resp * h).sum(-2, keepdim=True)
+        h = ((self.cotangents.shift.unsqueeze(1) + bent) * y).sum(-1)
+        h += self.cotangents.mass.unsqueeze(1)
+        expected = (resp * h).sum(0)
         signed = resp * (h - expected)
         if sample_weight is not None:
             resp, signed = resp * sample_weight, signed * sample_weight
-        return x, resp, signed, bent, expected.squeeze(-2)
+        return x, resp, signed, bent, expected
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
         """Sum the moments under ``r`` over one block; those of several blocks add."""

@@ -35,9 +35,9 @@ class Solution(NamedTuple):
     change: float
     """The last change of the objective."""
     residual: float = math.nan
-    """Size of ``F(value) - value``, where a gradient strategy asked for it."""
+    """Size of the last change ``F(theta) - theta``, where somebody measured it."""
     distance: float = math.nan
-    """Estimate of the distance of `value` to the fixed point, likewise."""
+    """Estimate of the distance of `value` to the fixed point, if the gradient is implicit."""
     adjoint: object = None
     """The `Adjoint` in which backward takes notes, if the gradient is implicit."""
 

@@ -4,9 +4,20 @@
 optimal map is affine, ``T(x) = m1 + A (x - m0)``, with ``A`` of `linalg.bures_map`.
 """
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
-from skgmmot.functional.linalg import bures_squared, root
+from skgmmot.functional.linalg import (
+    Factored,
+    bures_lower_bound,
+    bures_squared,
+    bures_squared_pairs,
+    factored,
+    squared_distances,
+    standard_deviations,
+)
 
 
 def bures_wasserstein_squared(
@@ -23,12 +34,12 @@ def bures_wasserstein_squared(
     ----------
     source_means : Tensor of shape (K, d)
         Means of the source Gaussians.
-    source_covariances : Tensor of shape (K, d, d) or (K, d)
-        Their covariances, or variances where there is no correlation.
+    source_covariances : Tensor of shape (K, d, d), (1, d, d), (K, d) or (K, 1)
+        Their covariances in the storage of a covariance type: matrices or variances.
     target_means : Tensor of shape (L, d)
         Means of the target Gaussians.
-    target_covariances : Tensor of shape (L, d, d) or (L, d)
-        Their covariances, or variances; with as many axes as the source's.
+    target_covariances : Tensor of shape (L, d, d), (1, d, d), (L, d) or (L, 1)
+        Their covariances, of the same or another type.
 
     Returns
     -------
@@ -38,18 +49,106 @@ def bures_wasserstein_squared(
     Notes
     -----
     Differentiable once, in closed form: ``2 (m0 - m1)`` in the mean and ``I - A`` in the
-    covariance. Costs ``O(K L d^3)``, or ``O(K L d)`` for variances.
+    covariance. Costs ``O(K L d^3)`` between matrices; ``O(K L d)`` between variances, and
+    ``O((K + L) d^3 + K L d)`` between matrices and spheres.
 
     References
     ----------
     .. [1] Delon and Desolneux 2020, optimal transport between Gaussian distributions.
     """
-    between = (source_means.unsqueeze(1) - target_means).square().sum(-1)  # (K, L)
-    if source_covariances.ndim == 3:
-        return between + bures_squared(source_covariances, target_covariances)
-    # Diagonal covariances commute: their distance is that of the standard deviations.
-    apart = root(source_covariances).unsqueeze(1) - root(target_covariances)
-    return between + apart.square().sum(-1)
+    between = squared_distances(source_means, target_means)  # (K, L)
+    d = source_means.shape[1]
+    if _commute(source_covariances, target_covariances):
+        deviations = [
+            standard_deviations(S).expand(-1, d) for S in (source_covariances, target_covariances)
+        ]
+        return between + squared_distances(*deviations)
+    matrices = [as_matrices(S, d) for S in (source_covariances, target_covariances)]
+    return between + bures_squared(*matrices)
+
+
+def matrix_pairs(source: Tensor, target: Tensor) -> int:
+    """Return how many pairs of covariances need a decomposition each.
+
+    Parameters
+    ----------
+    source, target : Tensor
+        Covariances in the storage of a type.
+
+    Returns
+    -------
+    int
+        Zero where all axes are shared; one between two tied types.
+    """
+    return 0 if _commute(source, target) else len(source) * len(target)
+
+
+def _commute(source: Tensor, target: Tensor) -> bool:
+    """Whether covariances share their axes: both are variances, or one is spheres."""
+    diagonal = source.ndim == target.ndim == 2
+    return diagonal or any(S.ndim == 2 and S.shape[1] == 1 for S in (source, target))
+
+
+def as_matrices(covariances: Tensor, d: int) -> Tensor:
+    """Return covariances as matrices.
+
+    Parameters
+    ----------
+    covariances : Tensor of shape (K, d, d), (1, d, d), (K, d) or (K, 1)
+        Covariances in the storage of a type.
+    d : int
+        Number of features.
+
+    Returns
+    -------
+    Tensor of shape (K, d, d) or (1, d, d)
+        The matrices.
+    """
+    return covariances if covariances.ndim == 3 else torch.diag_embed(covariances.expand(-1, d))
+
+
+class GaussianCosts(NamedTuple):
+    """Squared Wasserstein distances between Gaussians, bounded all at once, computed as asked."""
+
+    means: tuple[Tensor, Tensor]
+    """Means ``(K, d)`` and ``(L, d)``."""
+    covariances: tuple[Tensor, Tensor]
+    """Matrices ``(K, d, d)`` and ``(L, d, d)``."""
+    prepared: tuple[Factored, Factored]
+    """Their factors."""
+
+    @classmethod
+    def between(cls, source_means, source_covariances, target_means, target_covariances):
+        """Prepare the distances; the arguments are those of `bures_wasserstein_squared`."""
+        means = source_means, target_means
+        covariances = tuple(
+            as_matrices(S, m.shape[1]).expand(len(m), -1, -1)
+            for S, m in zip((source_covariances, target_covariances), means, strict=True)
+        )
+        return cls(means, covariances, tuple(factored(S) for S in covariances))
+
+    def part(self, rows: slice, columns: slice) -> "GaussianCosts":
+        """The distances between a range of sources and one of targets."""
+        fields = []
+        for source, target in (self.means, self.covariances):
+            fields.append((source[rows], target[columns]))
+        source, target = self.prepared
+        return GaussianCosts(*fields, (source.take(rows), target.take(columns)))
+
+    def lower_bounds(self) -> Tensor:
+        """Lower bounds ``(K, L)`` of all distances, as constants."""
+        between = squared_distances(*(m.detach() for m in self.means))
+        return between + bures_lower_bound(*self.prepared)
+
+    def all(self) -> Tensor:
+        """All distances ``(K, L)``, differentiable once."""
+        between = squared_distances(*self.means)
+        return between + bures_squared(*self.covariances, self.prepared)
+
+    def __call__(self, k: Tensor, l: Tensor) -> Tensor:
+        """The distances ``(n,)`` of pairs, differentiable once."""
+        between = (self.means[0][k] - self.means[1][l]).square().sum(-1)
+        return between + bures_squared_pairs(*self.covariances, k, l, self.prepared)
 
 
 def wasserstein_squared(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:

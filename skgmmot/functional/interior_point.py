@@ -9,9 +9,9 @@ The problem, with ``KL(p | q) = sum p log(p / q) - p + q``, and its dual:
 where ``phi(f) = lam (1 - exp(-f / lam))``; ``lam = inf`` holds the marginal, and then
 ``phi(f) = f``. With ``reg = 0`` the last term is the constraint ``f + g <= C``.
 
-The method follows ``P * Z = mu`` to ``mu = 0``, where ``Z = C - f - g + reg log(P / a b^T)``, in
-some twenty Newton steps whatever the penalties. Each solves a system whose matrix is a graph
-Laplacian plus a diagonal, eliminated without cancellation.
+The method follows ``P * Z = mu p q^T`` to ``mu = 0``, where ``p, q`` are the marginals of ``P`` and
+``Z = C - f - g + reg log(P / a b^T)``, in some twenty Newton steps whatever the penalties. Each
+solves a system whose matrix is a graph Laplacian plus a diagonal, without cancellation.
 """
 
 import math
@@ -20,10 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: The iteration stops at this gap, relative to the value, or to the scale of the problem.
-GAP, ABSOLUTE_GAP = 1e-11, 1e-15
+#: Without entropy, the iteration stops at this gap relative to the value.
+GAP = 1e-11
 #: Newton steps at most; twenty to seventy are needed, more in larger problems.
 MAX_STEPS = 300
+#: Marginals above ``exp`` of this times their weight are not told apart.
+LARGEST_EXPONENT = 80.0
 
 
 class Penalised(NamedTuple):
@@ -42,10 +44,9 @@ class Penalised(NamedTuple):
     reg: float
     """Weight of the entropy."""
 
-    @property
-    def scale(self) -> float:
-        """Potentials may be about so large."""
-        return min(1.0, self.lam0, self.lam1)
+    def in_unit(self, unit: float) -> "Penalised":
+        """The same problem with its costs measured in another unit."""
+        return Penalised(self.a, self.b, *(value / unit for value in self[2:]))
 
     def primal(self, P: Tensor) -> float:
         """The value of a plan; marginals that are held are taken to be right."""
@@ -66,6 +67,11 @@ class Penalised(NamedTuple):
         if self.reg:
             value = value - self.reg * (self.coupling(f, g) - self.independent()).sum()
         return float(value)
+
+    def rounding(self, f: Tensor, g: Tensor) -> float:
+        """The precision of the value of potentials, whose large terms may cancel."""
+        eps = torch.finfo(f.dtype).eps
+        return 4 * eps * float(self.a @ f.abs() + self.b @ g.abs())
 
     def independent(self) -> Tensor:
         """``a b^T``."""
@@ -90,9 +96,9 @@ def conjugate(f: Tensor, lam: float) -> Tensor:
     Returns
     -------
     Tensor of shape (K,)
-        ``phi(f)``; ``f`` itself if the marginal is held.
+        ``phi(f)``, finite in float32, too; ``f`` itself if the marginal is held.
     """
-    return f if math.isinf(lam) else -lam * torch.expm1(-f / lam)
+    return f if math.isinf(lam) else -lam * torch.expm1((-f / lam).clamp(max=LARGEST_EXPONENT))
 
 
 def marginal(f: Tensor, lam: float, weights: Tensor) -> Tensor:
@@ -181,36 +187,49 @@ def solve(problem: Penalised) -> Iterate:
 
 def _start(problem: Penalised) -> Iterate:
     """Potentials below all costs and penalties: a point far from every boundary."""
-    depth = problem.scale
-    f, g = torch.full_like(problem.a, -depth), torch.full_like(problem.b, -depth)
+    f = torch.full_like(problem.a, -min(1.0, problem.lam0))
+    g = torch.full_like(problem.b, -min(1.0, problem.lam1))
     p, q = marginal(f, problem.lam0, problem.a), marginal(g, problem.lam1, problem.b)
-    P = p.unsqueeze(1) * q / max(p.sum(), q.sum())
-    return Iterate(f, g, P, problem.C + 2 * depth, p, q)
+    Z = problem.C - f.unsqueeze(1) - g
+    P = problem.independent()
+    if not problem.reg:
+        P = P / Z
+        P = P * (max(p.sum(), q.sum()) / P.sum())
+    return Iterate(f, g, P, Z, p, q)
 
 
 def _solved(problem: Penalised, point: Iterate) -> bool:
     """Whether the conditions of optimality hold."""
     f, g, P, Z, p, q = point
-    total = float(max(p.sum(), q.sum()))
-    p, q = marginal(f, problem.lam0, problem.a), marginal(g, problem.lam1, problem.b)
-    if problem.reg:
-        P = problem.coupling(f, g)
-    residual = float((p - P.sum(1)).abs().sum() + (q - P.sum(0)).abs().sum())
-    if problem.reg:
-        # rounding of f + g - C, magnified by the exponential
-        return residual <= max(1e-12, 4e-15 / problem.reg) * total
+    reg = problem.reg
     gap = float((P * Z).sum())
-    allowed = max(GAP * abs(problem.dual(f, g)), ABSOLUTE_GAP * problem.scale * total)
-    return gap <= allowed and residual <= 1e-10 * total
+    p, q = marginal(f, problem.lam0, problem.a), marginal(g, problem.lam1, problem.b)
+    if reg:
+        P = problem.coupling(f, g)
+    # No optimum moves more than all mass, at more than the largest cost.
+    bound = max(float(problem.a.sum()), float(problem.b.sum()))
+    mass = min(bound, max(float(p.sum()), float(q.sum())))
+    value = min(bound, abs(problem.dual(f, g)))
+    # wrong marginals as a share of the mass, or at the prices of their mass as a share of the value
+    wrong = (p - P.sum(1)).abs(), (q - P.sum(0)).abs()
+    share = float(wrong[0].sum() + wrong[1].sum())
+    price = float(wrong[0] @ (f.abs() + reg) + wrong[1] @ (g.abs() + reg))
+    # with entropy, marginals depend on (f + g - C) / reg: on its rounding, or hardly at all
+    tol = max(1e-12 / max(1.0, reg), 4e-15 / min(1.0, reg)) if reg else 1e-4
+    if share > tol * mass and price > 0.1 * tol * value:
+        return False
+    return gap <= GAP * (value + reg * mass) + problem.rounding(f, g)
 
 
 def _advance(problem: Penalised, point: Iterate) -> Iterate:
     """One Newton step towards a tenth of the present gap, short of every boundary."""
     f, g, P, Z, p, q = point
-    mu = 0.1 * float((P * Z).sum()) / P.numel()
+    independent = problem.independent()
+    centre = p.unsqueeze(1) * q
+    mu = 0.1 * (P * Z).sum() / centre.sum() * centre
     rest = problem.C - f.unsqueeze(1) - g - Z
     if problem.reg:
-        rest = rest + problem.reg * torch.log(P / problem.independent())
+        rest = rest + problem.reg * torch.log(P / independent)
     W = P / (Z + problem.reg)
     still = (mu - P * (Z + rest)) / (Z + problem.reg)  # the change of P if f and g stayed
     # lam log(p / a) + f = 0, linearised: dp = -ridge (df + error)

@@ -1,24 +1,26 @@
-"""Optimal transport between Gaussian mixtures: the distance MW2, its plan and its maps.
+"""Optimal transport between Gaussian mixtures: the distance MW2, its plan and its geodesics.
 
 ``MW2(mu0, mu1)^2 = min_P sum_kl P_kl W2(g_k, g_l)^2`` over couplings ``P`` of the weights: optimal
 transport that stays among mixtures. It is a discrete problem of K x L costs, each of them a
 closed form.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.discrete import Plan, solve
-from skgmmot.functional.gaussian import bures_wasserstein_squared
-from skgmmot.functional.linalg import bures_map
-from skgmmot.functional.mixture import (
-    GaussianMixtureParams,
-    PreparedMixture,
-    log_responsibilities,
+from skgmmot.functional.discrete import Plan, solve, solve_bounded
+from skgmmot.functional.gaussian import (
+    GaussianCosts,
+    bures_wasserstein_squared,
+    matrix_pairs,
 )
+from skgmmot.functional.gaussian_barycenter import align
+from skgmmot.functional.linalg import factor, symmetrize
+from skgmmot.functional.mixture import GaussianMixtureParams
+
+#: Costs are computed as a plan asks for them if there are more pairs than this over ``d^2``.
+DEAR = 2**14
 
 
 def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) -> Tensor:
@@ -45,19 +47,8 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
     -----
     Differentiable once. Costs ``O(K L d^3)``; ``O(K L d)`` if both covariances are diagonal.
     """
-    dimensions = source.means.shape[1], target.means.shape[1]
-    if dimensions[0] != dimensions[1]:
-        raise ValueError(
-            "source and target must have equal numbers of features, got "
-            f"{dimensions[0]} and {dimensions[1]}. Describe both by the same features."
-        )
-    # Variances are compared with variances; where there is a matrix, matrices with matrices.
-    diagonal = all(covariance_type_of(m.covariances).diagonal for m in (source, target))
-    covariances = [
-        m.covariances.expand_as(m.means) if diagonal else m.full_covariances()
-        for m in (source, target)
-    ]
-    return bures_wasserstein_squared(source.means, covariances[0], target.means, covariances[1])
+    check_dimensions(source, target)
+    return bures_wasserstein_squared(*source[1:], *target[1:])
 
 
 def transport_plan(
@@ -97,177 +88,114 @@ def transport_plan(
     RuntimeError
         If the plan is not found to a relative gap of 1e-8.
 
+    Notes
+    -----
+    Between many components with matrices, and without entropy, only the costs that can matter are
+    computed; see `discrete.solve_bounded`. Where components are apart, these are a few for each.
+
     References
     ----------
     .. [1] Delon and Desolneux 2020, discrete formulation of MW2.
     """
-    return solve(source.weights, target.weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)
+    check_dimensions(source, target)
+    weights = source.weights, target.weights
+    if reg or not _is_dear(source, target):
+        return solve(*weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)
+    costs = GaussianCosts.between(*source[1:], *target[1:])
+    return solve_bounded(*weights, costs.lower_bounds(), costs, reg_m=reg_m)
 
 
-class MixtureMap(NamedTuple):
-    """A plan between mixtures as affine maps, one for each pair of components that it joins.
+def _is_dear(source: GaussianMixtureParams, target: GaussianMixtureParams) -> bool:
+    """Whether it takes longer to compute all costs than to find out which are needed."""
+    d = source.means.shape[1]
+    return d > 2 and matrix_pairs(source.covariances, target.covariances) * d**2 > DEAR
 
-    A sample of source component ``k`` goes with pair ``p = (k, l)`` with probability
-    ``share_p = P_kl / w_k``, by ``T_kl(x) = A_kl (x - origin) + offset_kl``.
+
+def check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParams) -> None:
+    """Refuse mixtures of different dimensions.
+
+    Parameters
+    ----------
+    source, target : GaussianMixtureParams
+        Mixtures.
+
+    Raises
+    ------
+    ValueError
+        If the dimensions differ.
     """
-
-    source: PreparedMixture
-    """The source mixture, K components in d dimensions."""
-    component: Tensor
-    """``k`` of each pair, ``(p,)``, ascending."""
-    share: Tensor
-    """``P_kl / w_k (p,)``: sums to one over the pairs of a component."""
-    origin: Tensor
-    """A point in the middle of the source, ``(d,)``."""
-    matrices: Tensor
-    """``A_kl (p, d, d)``."""
-    offsets: Tensor
-    """``T_kl(origin) (p, d)``."""
-
-    def to(self, like: Tensor) -> "MixtureMap":
-        """The same maps in the dtype and on the device of ``like``."""
-        source = PreparedMixture(*(t.to(like) for t in self.source))
-        component = self.component.to(like.device)
-        return MixtureMap(source, component, *(t.to(like) for t in self[2:]))
+    dimensions = source.means.shape[1], target.means.shape[1]
+    if dimensions[0] != dimensions[1]:
+        raise ValueError(
+            "source and target must have equal numbers of features, got "
+            f"{dimensions[0]} and {dimensions[1]}. Describe both by the same features."
+        )
 
 
-def mixture_map(
-    source: GaussianMixtureParams, target: GaussianMixtureParams, plan: Plan | None = None
-) -> MixtureMap:
-    """Prepare the maps of a plan between two mixtures.
+def interpolate(
+    source: GaussianMixtureParams,
+    target: GaussianMixtureParams,
+    t: float,
+    plan: Plan | None = None,
+) -> GaussianMixtureParams:
+    """Return the mixture at time ``t`` on the geodesic between two mixtures.
+
+    ``sum_kl P_kl N((1 - t) m_k + t m_l, A_t S_k A_t)`` with ``A_t = (1 - t) I + t A_kl`` over the
+    pairs ``(k, l)`` that the plan joins: each moves along the geodesic between its two Gaussians.
 
     Parameters
     ----------
     source : GaussianMixtureParams
-        K components in d dimensions, with positive definite covariances.
+        K components in d dimensions, of any covariance type; covariances may be singular.
     target : GaussianMixtureParams
         L components in d dimensions.
+    t : float
+        Time, 0 at the source and 1 at the target.
     plan : Plan, default=None
         The plan; None is the optimal one.
 
     Returns
     -------
-    MixtureMap
-        At most ``K + L - 1`` affine maps for an exact plan. Not differentiable.
+    GaussianMixtureParams
+        At most ``K + L - 1`` components for an optimal plan, in the same order at every ``t``. Two
+        diagonal mixtures give a diagonal one, two spherical a spherical, two tied a tied one, any
+        others full covariances.
 
     Raises
     ------
     ValueError
-        If the dimensions differ or a source covariance is not positive definite.
+        If the dimensions differ.
+
+    Notes
+    -----
+    For an optimal plan the speed is constant: ``MW2(mu_s, mu_t) = |t - s| MW2(mu_0, mu_1)``. Not
+    differentiable. Costs one plan and ``O((K + L) d^3)``.
+
+    References
+    ----------
+    .. [1] Delon and Desolneux 2020, geodesics between mixtures.
     """
+    source, target = source.detach(), target.detach()
     plan = transport_plan(source, target) if plan is None else plan
-    coupling = plan.coupling.clone()
-    # A weight near rounding may be lost in the plan: its component goes with the nearest target.
-    lost = (coupling.sum(1) == 0) & (source.weights > 0)
-    if lost.any():
-        nearest = cost_matrix(source, target)[lost].argmin(1)
-        coupling[lost, nearest] = source.weights[lost]
-    k, l = torch.nonzero(coupling, as_tuple=True)
-    mass = coupling[k, l]
-    total = torch.zeros_like(source.weights).index_add_(0, k, mass)
-    A = bures_map(source.full_covariances()[k], target.full_covariances()[l])
-    origin = source.weights @ source.means
-    offsets = target.means[l] + ((origin - source.means[k]).unsqueeze(1) @ A).squeeze(1)
-    try:
-        prepared = source.prepare()
-    except ValueError:
-        raise ValueError(
-            "source covariances must be positive definite to tell samples apart, got one that is "
-            "singular. Add to its diagonal, or increase reg_covar."
-        ) from None
-    return MixtureMap(prepared, k, mass / total[k], origin, A, offsets)
-
-
-def mean_map(mapping: MixtureMap, X: Tensor) -> Tensor:
-    """Map samples by the conditional mean of the plan.
-
-    ``T_mean(x) = sum_kl gamma_k(x) (P_kl / w_k) T_kl(x)``: a mean of affine maps, so that the
-    result is smooth, and narrower than the target where one component is split among several.
-
-    Parameters
-    ----------
-    mapping : MixtureMap
-        The maps.
-    X : Tensor of shape (n, d)
-        Samples.
-
-    Returns
-    -------
-    Tensor of shape (n, d)
-        Their images.
-
-    Notes
-    -----
-    Costs ``O(n K d^2)``: the maps of one component are averaged once, whatever their number.
-
-    References
-    ----------
-    .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
-    """
-    K = len(mapping.source.means)
-    d = X.shape[1]
-    # The average map of each component, as rows (A_k; offset_k): (K, d + 1, d)
-    affine = torch.cat([mapping.matrices, mapping.offsets.unsqueeze(1)], dim=1)
-    shared = affine * mapping.share[:, None, None]
-    average = affine.new_zeros(K, d + 1, d).index_add_(0, mapping.component, shared)
-    resp = log_responsibilities(mapping.source, X).exp()  # (K, n)
-    lifted = torch.cat([X - mapping.origin, X.new_ones(len(X), 1)], dim=1)  # (n, d + 1)
-    weighted = resp.mT.unsqueeze(2) * lifted.unsqueeze(1)  # (n, K, d + 1)
-    return weighted.flatten(1) @ average.flatten(0, 1)
-
-
-def random_map(mapping: MixtureMap, X: Tensor, uniforms: Tensor) -> Tensor:
-    """Map each sample by one affine map, drawn from the plan.
-
-    ``T_rand(x) = T_kl(x)`` with probability ``gamma_k(x) P_kl / w_k``: samples of the source
-    mixture become samples of the target mixture.
-
-    Parameters
-    ----------
-    mapping : MixtureMap
-        The maps.
-    X : Tensor of shape (n, d)
-        Samples.
-    uniforms : Tensor of shape (n, 2)
-        Uniform random numbers in [0, 1): the first draws the component, the second its pair.
-
-    Returns
-    -------
-    Tensor of shape (n, d)
-        Their images.
-
-    Notes
-    -----
-    Costs ``O(n K d^2)``, vectorised over the samples of each pair.
-
-    References
-    ----------
-    .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
-    """
-    resp = log_responsibilities(mapping.source, X).exp()
-    component = _inverse_cdf(resp.mT, uniforms[:, 0])  # (n,)
-    # Pairs are sorted by component: add each component's number to its cumulated shares, and one
-    # sorted list serves all samples.
-    share, k = mapping.share.double(), mapping.component
-    cumulated = share.cumsum(0)
-    first = torch.searchsorted(k, k)  # the first pair of the same component
-    within = cumulated - (cumulated - share)[first] + k
-    last = torch.searchsorted(k, component, right=True) - 1
-    pair = torch.searchsorted(within, component + uniforms[:, 1].double(), right=True)
-    pair = torch.minimum(pair, last)  # a share that sums to 1 - eps must not reach the next
-    images = torch.empty_like(X)
-    for p in range(len(mapping.share)):
-        chosen = (pair == p).nonzero().squeeze(1)
-        moved = torch.addmm(mapping.offsets[p], X[chosen] - mapping.origin, mapping.matrices[p])
-        images[chosen] = moved
-    return images
-
-
-def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw one index a row from probabilities ``(n, K)``."""
-    cumulated = probabilities.contiguous().cumsum(1)
-    cumulated = cumulated / cumulated[:, -1:]
-    drawn = torch.searchsorted(
-        cumulated, uniforms.to(cumulated).unsqueeze(1).contiguous(), right=True
+    k, l = torch.nonzero(plan.coupling, as_tuple=True)
+    mass = plan.coupling[k, l]
+    return GaussianMixtureParams(
+        weights=mass / mass.sum(),
+        means=torch.lerp(source.means[k], target.means[l], t),
+        covariances=_between(source, target, k, l, t),
     )
-    return drawn.squeeze(1).clamp(max=probabilities.shape[1] - 1)
+
+
+def _between(source, target, k, l, t) -> Tensor:
+    """Covariances on the geodesics of pairs, in the simplest storage that holds them."""
+    kinds = [covariance_type_of(m.covariances) for m in (source, target)]
+    if all(kind.diagonal for kind in kinds):
+        deviations = source.covariances[k].sqrt(), target.covariances[l].sqrt()
+        return (deviations[0] * (1 - t) + deviations[1] * t).square()
+    if all(kind.shared for kind in kinds):
+        covariances = source.covariances, target.covariances  # one pair for all
+    else:
+        covariances = source.full_covariances()[k], target.full_covariances()[l]
+    factors = [factor(S) for S in covariances]
+    F = torch.lerp(factors[0], align(factors[1], factors[0]), t)
+    return symmetrize(F @ F.mT)

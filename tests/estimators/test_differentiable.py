@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot._engine import EM
+from skgmmot.functional.adjoint import InexactGradientWarning
 
 PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
 IDENTITY = {
@@ -516,6 +517,68 @@ def test_the_implicit_gradient_is_that_of_the_polished_fit(blobs):
     assert not hasattr(fitted(blobs), "solution_")
 
 
+def test_the_fit_says_how_exact_its_gradient_is(blobs):
+    X = torch.tensor(blobs, requires_grad=True)
+    model = fitted(X)
+    assert model.solution_.distance < 1e-6 and np.isnan(model.solution_.adjoint.residual)
+    model.means_.sum().backward()
+    adjoint = pickle.loads(pickle.dumps(model)).solution_.adjoint
+    assert adjoint.residual < 1e-6 and 0.5 < adjoint.spectral_radius < 1
+    assert 0 < adjoint.one_step_error < 1
+    assert not hasattr(model.fit(blobs), "solution_")
+
+
+def test_a_polished_fit_has_converged_however_few_iterations_it_had(blobs):
+    model = fitted(torch.tensor(blobs, requires_grad=True), max_iter=2, tol=1e-9)
+    assert model.converged_ and model.n_iter_ == 2
+    assert model.lower_bound_ == pytest.approx(model.score(blobs), rel=1e-9)
+
+
+def test_a_fit_far_from_its_fixed_point_says_so(blobs):
+    X = torch.tensor(blobs[:60], requires_grad=True)
+    with pytest.warns(InexactGradientWarning, match="implicit gradient may be off by"):
+        fitted(X, gradient_tol=1e-300)
+
+
+def test_starts_are_constants_of_the_gradient(blobs):
+    start = fitted(blobs, max_iter=0)
+    given = {"weights_init": start.weights_, "means_init": start.means_}
+    given["precisions_init"] = start.precisions_
+    found = []
+    for params in ({}, given):
+        X = torch.tensor(blobs, requires_grad=True)
+        model = fitted(X, gradient="automatic", **params)
+        found += torch.autograd.grad(model.means_.sum(), X)
+    assert torch.allclose(*found, rtol=1e-6, atol=1e-8)
+
+
+def test_the_best_of_several_starts_is_differentiated(blobs):
+    X = torch.tensor(blobs, requires_grad=True)
+    params = {"n_init": 5, "init_params": "random_from_data", "gradient_tol": 1e-8}
+    model = fitted(X, **params)
+    assert model.lower_bound_ > fitted(X, **{**params, "n_init": 1}).lower_bound_ - 1e-9
+    (found,) = torch.autograd.grad(model.covariances_.sum(), X)
+    given = {"weights_init": model.weights_, "means_init": model.means_}
+    again = fitted(X, precisions_init=model.precisions_, gradient_tol=1e-8, **given)
+    assert torch.allclose(found, torch.autograd.grad(again.covariances_.sum(), X)[0], rtol=1e-4)
+
+
+def test_fixed_weights_are_uniform_or_those_given(blobs, covariance_type):
+    model = fitted(blobs, covariance_type, fixed_weights=True)
+    assert np.array_equal(model.weights_, np.full(4, 0.25))
+    weights = np.array([0.1, 0.2, 0.3, 0.4])
+    model = fitted(blobs, covariance_type, fixed_weights=True, weights_init=weights)
+    assert np.allclose(model.weights_, weights, rtol=1e-15)
+    assert not np.allclose(model.means_, fitted(blobs, covariance_type).means_)
+
+
+def test_a_fit_with_fixed_weights_is_differentiable(blobs):
+    X = torch.tensor(blobs, requires_grad=True)
+    model = fitted(X, fixed_weights=True)
+    model.means_.square().sum().backward()
+    assert torch.isfinite(X.grad).all() and X.grad.abs().sum() > 0
+
+
 def test_densities_are_differentiable_in_samples_and_parameters(blobs):
     X = torch.tensor(blobs, requires_grad=True)
     model = fitted(X)
@@ -633,6 +696,26 @@ def test_gradients_of_weights_need_samples_that_can_carry_them(blobs):
 def test_a_device_that_is_not_there_is_refused(blobs, device):
     with pytest.raises(ValueError, match=f"device must be one that torch has here, got '{device}'"):
         fitted(blobs, device=device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_samples_on_another_accelerator_are_refused(device):
+    # torch's 'meta' device stands for any accelerator
+    X = torch.empty(10, 2, device="meta")
+    with pytest.raises(ValueError, match="X must be on the device named, or on the CPU, got meta"):
+        fitted(X, device=device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("gradient", ["implicit", "automatic", "one_step"])
+def test_gradients_on_a_gpu_are_those_of_the_cpu(blobs, gradient):
+    found = []
+    for device in ("cpu", "cuda"):
+        X = torch.tensor(blobs, device=device, requires_grad=True)
+        model = fitted(X, gradient=gradient, gradient_tol=1e-9)
+        assert model.means_.device.type == device
+        found.append(torch.autograd.grad(model.means_.sum(), X)[0].cpu())
+    assert torch.allclose(*found, rtol=1e-5, atol=1e-7)
 
 
 def test_a_warm_start_with_another_shape_is_refused(blobs):

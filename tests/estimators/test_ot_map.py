@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
-from sklearn.neighbors import KernelDensity
+from sklearn.neighbors import KernelDensity, KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein, OTMap, ot_map
@@ -82,7 +83,7 @@ def test_the_target_may_be_a_mixture_or_samples(mixture, target_as):
     assert np.allclose(transport.transform(draw(SOURCE, 2000)).mean(0), Y.mean(0), atol=0.3)
     expected = MixtureWasserstein()(transport.source_mixture_, transport.target_mixture_)
     assert np.isclose(transport.distance_, expected)
-    assert list(transport.get_feature_names_out()) == ["otmap0", "otmap1"]
+    assert list(transport.get_feature_names_out()) == ["x0", "x1"]
 
 
 def test_without_a_target_samples_become_standard_normal():
@@ -147,6 +148,17 @@ def test_float32_stays_float32_and_blocks_change_nothing(mixture):
     assert np.allclose(smooth.transform(X)[:7], smooth.transform(X[:7]), rtol=1e-12)
 
 
+def test_what_is_drawn_for_a_sample_depends_on_its_row_alone():
+    X = draw(SOURCE, 40_000)
+    transport = ot_map(SOURCE, TARGET, method="random", random_state=0)
+    whole = transport.transform(X)
+    for n in (1, 2, 7, 30_001):
+        assert np.allclose(transport.transform(X[:n]), whole[:n])
+    other = ot_map(SOURCE, TARGET, method="random", random_state=1).transform(X)
+    assert np.mean(np.abs(other - whole).max(axis=1) > 1e-9) > 0.2
+    assert len(np.unique(whole[:, 0])) == len(X)
+
+
 def test_it_pickles(mixture):
     transport = OTMap(TARGET, mixture=mixture).fit(torch.tensor(draw(SOURCE, 100)))
     restored = pickle.loads(pickle.dumps(transport))
@@ -155,8 +167,182 @@ def test_it_pickles(mixture):
 
 
 def test_set_output_gives_data_frames(mixture):
-    transport = OTMap(TARGET, mixture=mixture).set_output(transform="pandas").fit(draw(SOURCE, 100))
-    assert list(transport.transform(draw(SOURCE, 5)).columns) == ["otmap0", "otmap1"]
+    X = pd.DataFrame(draw(SOURCE, 100), columns=["a", "b"], index=np.arange(100) + 7)
+    transport = OTMap(TARGET, mixture=mixture).set_output(transform="pandas").fit(X)
+    mapped = transport.transform(X)
+    assert list(mapped.columns) == list(transport.get_feature_names_out()) == ["a", "b"]
+    assert mapped.index.equals(X.index)
+    assert np.allclose(mapped, OTMap(TARGET, mixture=mixture).fit(X).transform(X))
+
+
+# --- the way back --------------------------------------------------------------------------------
+
+
+def test_between_gaussians_the_way_back_undoes_the_map():
+    one = ([1.0], [[1.0, 2.0]], [[[2.0, 0.5], [0.5, 1.0]]])
+    other = ([1.0], [[-3.0, 0.0]], [[[1.0, -0.3], [-0.3, 4.0]]])
+    X = draw(one, 20)
+    transport = ot_map(one, other)
+    assert np.allclose(transport.inverse_transform(transport.transform(X)), X)
+    assert np.allclose(transport.inverse_transform(X), ot_map(other, one).transform(X))
+
+
+def test_the_way_back_is_the_map_of_the_transposed_plan():
+    there, back = ot_map(SOURCE, TARGET), ot_map(TARGET, SOURCE)
+    Y = draw(TARGET, 500)
+    assert np.allclose(there.inverse_transform(Y), back.transform(Y))
+    drawn = there.set_params(method="random", random_state=0)
+    mapped = drawn.inverse_transform(draw(TARGET, 60_000))
+    assert np.allclose(np.cov(mapped.T), np.cov(draw(SOURCE, 60_000).T), atol=0.15)
+
+
+def test_there_is_no_way_back_from_a_singular_target():
+    line = ([1.0], [[0.0, 0.0]], [[[1.0, 1.0], [1.0, 1.0]]])
+    transport = ot_map(SOURCE, line)
+    mapped = transport.transform(draw(SOURCE, 50))
+    assert np.allclose(mapped[:, 0], mapped[:, 1])
+    with pytest.raises(ValueError, match=r"target_mixture_ must be one to start from.*singular"):
+        transport.inverse_transform(mapped)
+
+
+# --- plans with an entropy or with penalties -----------------------------------------------------
+
+
+def test_an_entropy_spreads_the_plan_and_vanishes_with_its_weight():
+    exact = ot_map(SOURCE, TARGET)
+    spread = ot_map(SOURCE, TARGET, reg=1e3)
+    assert np.allclose(spread.plan_, np.outer(SOURCE[0], TARGET[0]), atol=1e-2)
+    assert np.allclose(spread.plan_.sum(1), SOURCE[0])
+    close = ot_map(SOURCE, TARGET, reg=1e-3)
+    X = draw(SOURCE, 100)
+    assert np.allclose(close.transform(X), exact.transform(X), atol=1e-6)
+    assert spread.distance_ > close.distance_ >= exact.distance_ - 1e-9
+
+
+def test_a_far_target_component_gets_no_mass_where_penalties_allow_it():
+    # Half of the target is where the source has nothing.
+    source = ([1.0], [[0.0, 0.0]], [np.eye(2)])
+    target = ([0.5, 0.5], [[1.0, 0.0], [100.0, 0.0]], [np.eye(2), np.eye(2)])
+    X = draw(source, 1000)
+    balanced = ot_map(source, target)
+    assert balanced.transform(X).mean(0)[0] > 40
+    loose = ot_map(source, target, reg_m=(np.inf, 1.0))
+    assert np.allclose(loose.plan_.sum(1), 1) and loose.plan_[0, 1] < 1e-6
+    assert np.allclose(loose.transform(X), X + np.array([1, 0]), atol=1e-3)
+    held = ot_map(source, target, reg_m=np.inf)
+    assert np.allclose(held.plan_, balanced.plan_)
+
+
+def test_a_source_component_that_keeps_no_mass_is_still_mapped():
+    source = ([0.5, 0.5], [[0.0, 0.0], [1e3, 0.0]], [np.eye(2), np.eye(2)])
+    target = ([1.0], [[5.0, 0.0]], [np.eye(2)])
+    for method in ("mean", "random"):
+        transport = ot_map(source, target, reg_m=[0.1, 0.1], method=method, random_state=0)
+        assert transport.plan_[1, 0] < 1e-12
+        assert np.allclose(transport.transform([[1001.0, 2.0]]), [[6.0, 2.0]])
+
+
+# --- labels --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labelled():
+    """Two classes, of two clouds each, and the same moved and stretched."""
+    rng = np.random.default_rng(0)
+    centres = 6 * np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+    X = np.repeat(centres, 100, axis=0) + rng.normal(size=(400, 2))
+    y = np.array(["even", "odd", "odd", "even"]).repeat(100)
+    order = rng.permutation(400)
+    X, y = X[order], y[order]
+    return X, y, X @ np.diag([1.5, 0.7]) + [3.0, -2.0]
+
+
+def test_labels_are_carried_to_the_target(labelled):
+    X, y, Y = labelled
+    mixture = DifferentiableGaussianMixture(2, random_state=0)
+    transport = OTMap(Y, mixture=mixture, class_wise=True).fit(X, y)
+    assert list(transport.classes_) == ["even", "odd"]
+    assert list(transport.component_labels_) == ["even", "even", "odd", "odd"]
+    assert transport.plan_.shape == (4, 4)
+    assert np.mean(transport.predict(Y) == y) > 0.98
+    proba = transport.predict_proba(Y)
+    assert np.allclose(proba.sum(1), 1) and proba.shape == (400, 2)
+    assert (transport.classes_[proba.argmax(1)] == transport.predict(Y)).all()
+    near = np.abs(transport.transform(X) - Y).max(axis=1)
+    assert np.median(near) < 1
+    tensor = transport.predict_proba(torch.tensor(Y))
+    assert isinstance(tensor, torch.Tensor) and np.allclose(tensor, proba)
+
+
+def test_the_mixture_of_classes_is_that_of_their_shares(labelled):
+    X, y, Y = labelled
+    kept = np.r_[np.flatnonzero(y == "even")[:100], np.flatnonzero(y == "odd")[:50]]
+    transport = OTMap(Y, class_wise=True).fit(X[kept], y[kept])
+    assert np.allclose(transport.source_mixture_.weights_, [2 / 3, 1 / 3])
+    assert np.allclose(transport.source_mixture_.means_[1], X[kept[100:]].mean(0))
+
+
+def test_every_covariance_type_has_a_mixture_of_classes(covariance_type, labelled):
+    X, y, Y = labelled
+    mixture = DifferentiableGaussianMixture(2, covariance_type=covariance_type, random_state=0)
+    transport = OTMap(Y, mixture=mixture, class_wise=True).fit(X, y)
+    assert np.mean(transport.predict(Y) == y) > 0.9
+    expected = "full" if covariance_type == "tied" else covariance_type
+    assert transport.source_mixture_.covariance_type == expected
+
+
+def test_without_class_wise_labels_are_ignored(labelled):
+    X, y, Y = labelled
+    mixture = DifferentiableGaussianMixture(4, random_state=0)
+    transport = OTMap(Y, mixture=mixture)
+    assert np.array_equal(transport.fit(X, y).transform(X), transport.fit(X).transform(X))
+    assert not hasattr(transport, "predict") and not hasattr(transport, "predict_proba")
+    with pytest.raises(AttributeError):
+        transport.predict(Y)
+
+
+def test_a_classifier_after_the_map_lives_in_the_target_domain(labelled):
+    X, y, Y = labelled
+    mixture = DifferentiableGaussianMixture(2, random_state=0)
+    classifier = KNeighborsClassifier()
+    before = classifier.fit(X, y).score(Y, y)
+    pipeline = make_pipeline(OTMap(Y, mixture=mixture, class_wise=True), classifier).fit(X, y)
+    assert pipeline[-1].score(Y, y) > max(0.95, before + 0.2)
+    assert pipeline.score(X, y) > 0.95
+
+
+def test_a_search_chooses_the_components_of_a_pipeline(labelled):
+    X, y, Y = labelled
+    mixture = DifferentiableGaussianMixture(random_state=0)
+    pipeline = make_pipeline(OTMap(Y, mixture=mixture, class_wise=True), KNeighborsClassifier())
+    grid = {"otmap__mixture__n_components": [1, 2], "otmap__method": ["mean"]}
+    search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(X, y)
+    assert search.best_score_ > 0.9
+
+
+def test_some_features_are_moved_by_a_column_transformer(labelled, mixture):
+    X, _, Y = labelled
+    frame = pd.DataFrame(np.c_[X, np.arange(400)], columns=["a", "b", "age"])
+    target = pd.DataFrame(Y, columns=["a", "b"])
+    parts = ColumnTransformer(
+        [("moved", OTMap(target, mixture=mixture), ["a", "b"])],
+        remainder="passthrough",
+        verbose_feature_names_out=False,
+    ).set_output(transform="pandas")
+    moved = parts.fit_transform(frame)
+    assert list(moved.columns) == ["a", "b", "age"]
+    assert (moved["age"] == frame["age"]).all()
+    expected = OTMap(target, mixture=mixture).fit(frame[["a", "b"]]).transform(frame[["a", "b"]])
+    assert np.allclose(moved[["a", "b"]], expected)
+
+
+def test_a_mixture_may_take_the_place_of_the_source_samples(mixture):
+    model = clone(mixture).fit(pd.DataFrame(draw(SOURCE, 500), columns=["a", "b"]))
+    transport = OTMap(TARGET).fit(model)
+    assert transport.source_mixture_ is model
+    assert list(transport.feature_names_in_) == ["a", "b"]
+    X = pd.DataFrame(draw(SOURCE, 10), columns=["a", "b"])
+    assert np.allclose(transport.transform(X), ot_map(model, TARGET).transform(X))
 
 
 # --- what goes wrong -----------------------------------------------------------------------------
@@ -240,3 +426,49 @@ def test_samples_of_another_dimension_are_refused(mixture):
     transport = ot_map(SOURCE, TARGET)
     with pytest.raises(ValueError, match="X has 3 features, but OTMap is expecting 2"):
         transport.transform(np.ones((5, 3)))
+
+
+@pytest.mark.parametrize(
+    "y, message",
+    [
+        (None, "y must be given with class_wise=True, got None"),
+        (np.zeros(3), "inconsistent numbers of samples"),
+        (np.linspace(0, 1, 400), "Unknown label type: continuous"),
+        (np.r_[np.zeros(399), 1], r"the mixture of class 1.0 must be one that can be fitted. .*"),
+    ],
+)
+def test_labels_that_make_no_classes_are_refused(y, message, labelled):
+    X, good, Y = labelled
+    transport = OTMap(Y, class_wise=True, random_state=0).fit(X, good)
+    plan = transport.plan_
+    with pytest.raises(ValueError, match=message):
+        transport.fit(X, y)
+    assert transport.plan_ is plan and len(transport.classes_) == 2
+
+
+def test_classes_need_samples():
+    with pytest.raises(ValueError, match="X must be samples with class_wise=True, got a mixture"):
+        OTMap(TARGET, class_wise=True).fit(SOURCE, [0])
+    with pytest.raises(NotFittedError):
+        OTMap(TARGET, class_wise=True).predict(np.ones((2, 2)))
+
+
+def test_a_source_that_is_another_estimator_is_refused():
+    with pytest.raises(TypeError, match=r"X must be a fitted Gaussian mixture.*got KernelDensity"):
+        OTMap(TARGET).fit(KernelDensity())
+
+
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        ({"reg": -1.0}, "The 'reg' parameter"),
+        ({"reg": np.nan}, "The 'reg' parameter"),
+        ({"reg_m": -1.0}, "The 'reg_m' parameter"),
+        ({"reg_m": np.nan}, "The 'reg_m' parameter"),
+        ({"reg_m": (1.0, -1.0)}, "reg_m must be positive, got -1"),
+        ({"reg_m": (1.0, 2.0, 3.0)}, "reg_m must be one penalty or two, got 3"),
+    ],
+)
+def test_penalties_that_cannot_be_are_refused(params, message):
+    with pytest.raises(ValueError, match=message):
+        ot_map(SOURCE, TARGET, **params)

@@ -1,24 +1,57 @@
 """Whole fits as functions: their values, and their gradients."""
 
+import math
+import warnings
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot import DifferentiableGaussianMixture
-from skgmmot.functional import WarmStart, fit_em
+from skgmmot import DifferentiableGaussianMixture, _engine
+from skgmmot.functional import GaussianMixtureParams, WarmStart, em_adjoint, fit_em
+from skgmmot.functional.adjoint import GRADIENTS, InexactGradientWarning, spectral_radius
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import em_step
+from skgmmot.functional.fit import EMStep
+from skgmmot.functional.krylov import SOLVERS
+from skgmmot.functional.mixture import log_density
 
+F64 = torch.float64
 TYPES = ["full", "tied", "diag", "spherical"]
+TIGHT = {"tol": 1e-6, "max_iter": 500, "gradient_tol": 1e-9}
 
 
 @pytest.fixture(params=TYPES)
 def problem(request, make_mixture, make_samples):
     """A start, samples around it and their weights, for each covariance type."""
-    start = make_mixture(request.param, 2, 2, spread=2.5)
-    X = make_samples(30, 2) + start.means.repeat(15, 1)
-    a = make_samples(30, 1, seed=9).mul(0.3).exp().squeeze(1)
+    return problem_of(request.param, make_mixture, make_samples)
+
+
+def problem_of(name, make_mixture, make_samples, n=30):
+    means = torch.tensor([[-1.6, -0.8], [1.6, 0.8]], dtype=F64)  # apart, with some overlap
+    start = make_mixture(name, 2, 2)._replace(means=means)
+    X = make_samples(n, 2) + means.repeat(n // 2, 1)
+    a = make_samples(n, 1, seed=9).mul(0.3).exp().squeeze(1)
     return start, X, a
+
+
+def loss(theta):
+    """A function of everything in a mixture."""
+    w, m, S = theta
+    return (w**2 * torch.arange(1, len(w) + 1)).sum() + (m**3).sum() + S.sin().sum()
+
+
+def gradients(start, X, a, **options):
+    """Gradients of `loss` of the fit in the samples and their weights."""
+    X, a = X.clone().requires_grad_(), a.clone().requires_grad_()
+    return torch.autograd.grad(loss(fit_em(start, X, a, **options).value), (X, a))
+
+
+def relative_error(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+# --- values ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fixed_weights", [False, True])
@@ -38,6 +71,7 @@ def test_the_function_fits_what_the_estimator_fits(problem, fixed_weights):
     assert_close(solution.value.means, model.means_)
     assert_close(kind.to_public(solution.value.covariances), model.covariances_)
     assert solution.n_iter == model.n_iter_
+    assert solution.converged
 
 
 def test_fixed_weights_stay_and_the_rest_moves(problem):
@@ -50,15 +84,316 @@ def test_fixed_weights_stay_and_the_rest_moves(problem):
     assert_close(solution.value.weights, start.weights)
 
 
+@pytest.mark.parametrize("gradient", ["automatic", "one_step"])
+def test_gradients_of_iterations_leave_the_fit_as_it_is(problem, gradient):
+    start, X, a = problem
+    plain = fit_em(start, X, a)
+    on_graph = fit_em(start, X.requires_grad_(), a, gradient=gradient)
+    assert_close(tuple(t.detach() for t in on_graph.value), tuple(plain.value))
+    assert on_graph.residual == plain.residual
+    assert not any(t.requires_grad for t in plain.value)
+
+
+def test_implicit_gradients_polish_the_fit_to_where_em_would_end(problem):
+    start, X, a = problem
+    polished = fit_em(start, X.clone().requires_grad_(), a)
+    end = fit_em(start, X, a, tol=1e-15, max_iter=20_000).value
+    assert_close(tuple(t.detach() for t in polished.value), tuple(end), rtol=1e-5, atol=1e-5)
+    assert polished.distance < 1e-7 and polished.residual < 1e-7
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_polishing_never_lowers_the_likelihood(seed, make_mixture, make_samples):
+    start = make_mixture("full", 3, 2, seed=seed, spread=1.0)  # much overlap
+    X = 1.5 * make_samples(200, 2, seed=seed) + start.means[torch.arange(200) % 3]
+    plain = fit_em(start, X, reg_covar=0.0, tol=1e-4)
+    polished = fit_em(start, X.requires_grad_(), reg_covar=0.0, tol=1e-4, max_polish=5000)
+    gain = log_density(polished.value, X).mean() - log_density(plain.value, X).mean()
+    assert gain.item() > -1e-12
+    assert polished.distance < 1e-7
+
+
+def test_the_residual_is_the_size_of_the_last_step(problem):
+    start, X, a = problem
+    sizes = [fit_em(start, X, a, max_iter=n, tol=0.0).residual for n in (1, 10, 100)]
+    assert sizes[0] > 10 * sizes[1] > 100 * sizes[2] > 0
+    assert math.isnan(fit_em(start, X, a, max_iter=0).residual)
+
+
+# --- gradients against the automatic ones --------------------------------------------------------
+
+
+@pytest.mark.parametrize("fixed_weights", [False, True])
+def test_implicit_gradients_are_the_automatic_ones_at_convergence(problem, fixed_weights):
+    start, X, a = problem
+    options = {"fixed_weights": fixed_weights, "reg_covar": 1e-3}
+    expected = gradients(start, X, a, gradient="automatic", tol=0.0, max_iter=250, **options)
+    found = gradients(start, X, a, **TIGHT, **options)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert relative_error(ours, theirs) ** 2 < 1e-12
+
+
+def test_all_ways_to_products_give_one_gradient(problem, monkeypatch):
+    start, X, a = problem
+    small = gradients(start, X, a, **TIGHT)
+    monkeypatch.setattr(em_adjoint, "SMALL", 0)
+    features = gradients(start, X, a, **TIGHT)
+    monkeypatch.setattr(_engine, "MAX_QUADRATIC", -1)
+    definition = gradients(start, X, a, **TIGHT)
+    assert_close(features, small, rtol=1e-6, atol=1e-8)
+    assert_close(definition, small, rtol=1e-6, atol=1e-8)
+
+
+def test_automatic_gradients_are_those_of_the_tape(problem):
+    start, X, a = problem
+    leaves = [t.clone().requires_grad_() for t in (*start, X, a)]
+    theta = GaussianMixtureParams(*leaves[:3])
+    for _ in range(5):
+        theta = em_step(theta, leaves[3], leaves[4], reg_covar=1e-3)
+    expected = torch.autograd.grad(loss(theta), leaves)
+    leaves = [t.clone().requires_grad_() for t in (*start, X, a)]
+    options = {"gradient": "automatic", "tol": 0.0, "max_iter": 5, "reg_covar": 1e-3}
+    found = fit_em(GaussianMixtureParams(*leaves[:3]), *leaves[3:], **options)
+    assert_close(torch.autograd.grad(loss(found.value), leaves), expected)
+
+
+@pytest.mark.parametrize("solve", ["auto", *SOLVERS, lambda matvec, b: SOLVERS["dense"](matvec, b)])
+def test_every_solver_gives_the_same_gradient(solve, problem):
+    start, X, a = problem
+    expected = gradients(start, X, a, **TIGHT)
+    assert_close(gradients(start, X, a, solve=solve, **TIGHT), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_one_step_errs_as_the_adjoint_expects(problem):
+    start, X, a = problem
+    exact, _ = gradients(start, X, a, **TIGHT)
+    X = X.clone().requires_grad_()
+    solution = fit_em(start, X, a, **TIGHT)
+    loss(solution.value).backward()
+    cheap, _ = gradients(start, X.detach(), a, gradient="one_step", tol=1e-12, max_iter=2000)
+    error = relative_error(cheap, exact)
+    assert 0.3 * error < solution.adjoint.one_step_error < 3 * error
+    assert 0 < solution.adjoint.spectral_radius < 1
+
+
+def test_em_contracts_by_its_spectral_radius(problem):
+    start, X, a = problem
+    end = fit_em(start, X, a, tol=1e-15, max_iter=5000).value
+    origin = _engine.origin(X, a)
+    step = EMStep(_engine.EM(X, a, origin, 1e-6, None), X, a)
+    rate = spectral_radius(step.linearise(end.moved(-origin)))
+    sizes = [fit_em(start, X, a, tol=0.0, max_iter=n).residual for n in (40, 60)]
+    assert (sizes[1] / sizes[0]) ** (1 / 20) == pytest.approx(rate, rel=0.02)
+
+
+def test_the_derivative_of_em_is_symmetric_at_its_fixed_point(problem):
+    start, X, a = problem
+    for fixed_weights in (False, True):
+        options = {"reg_covar": 0.0, "fixed_weights": fixed_weights, "tol": 1e-15}
+        end = fit_em(start, X, a, max_iter=5000, **options).value
+        origin = _engine.origin(X, a)
+        em = _engine.EM(X, a, origin, 0.0, None, fixed_weights)
+        step = EMStep(em, X, a, start.weights if fixed_weights else None)
+        linear = step.linearise(end.moved(-origin))
+        J = linear.product(torch.eye(linear.residual.numel(), dtype=F64))
+        assert_close(J, J.mT, rtol=1e-6, atol=1e-6)
+
+
+# --- gradients against finite differences --------------------------------------------------------
+
+GRADCHECK = {"fast_mode": True, "eps": 1e-5, "atol": 1e-5, "nondet_tol": 1e-8}
+
+
+@pytest.mark.parametrize("fixed_weights", [False, True])
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_the_fit_passes_gradcheck_in_samples_and_weights(problem, gradient, fixed_weights):
+    start, X, a = problem
+    # one_step is the derivative of an iteration from a constant; the others, of whole fits
+    max_iter = 1 if gradient == "one_step" else 12
+    options = {"gradient": gradient, "fixed_weights": fixed_weights, "tol": 0.0}
+
+    def fit(X, a):
+        value = fit_em(start, X, a, max_iter=max_iter, gradient_tol=1e-10, **options).value
+        return value.means, value.covariances, *([] if fixed_weights else [value.weights])
+
+    inputs = (X.requires_grad_(), a.requires_grad_())
+    assert torch.autograd.gradcheck(fit, inputs, check_undefined_grad=False, **GRADCHECK)
+
+
+@pytest.mark.parametrize("gradient", ["implicit", "automatic", "one_step"])
+def test_fixed_weights_have_a_gradient_too(gradient, problem):
+    start, X, a = problem
+
+    def fit(logits):
+        theta0 = start._replace(weights=logits.softmax(0))
+        max_iter = 1 if gradient == "one_step" else 12
+        options = {"gradient": gradient, "max_iter": max_iter, "tol": 0.0, "gradient_tol": 1e-10}
+        return tuple(fit_em(theta0, X, a, fixed_weights=True, **options).value)
+
+    logits = torch.tensor([0.3, -0.2], dtype=F64, requires_grad=True)
+    assert torch.autograd.gradcheck(fit, logits, check_undefined_grad=False, **GRADCHECK)
+
+
+def test_automatic_gradients_pass_gradgradcheck(problem):
+    start, X, a = problem
+
+    def fit(X, a):
+        options = {"gradient": "automatic", "max_iter": 2, "tol": 0.0, "reg_covar": 1e-3}
+        return loss(fit_em(start, X, a, **options).value)
+
+    inputs = (X[:8].clone().requires_grad_(), a[:8].clone().requires_grad_())
+    assert torch.autograd.gradgradcheck(fit, inputs, fast_mode=True, atol=1e-4)
+
+
+# --- the edges -----------------------------------------------------------------------------------
+
+
+def test_a_single_component_has_the_gradient_of_its_moments(make_samples):
+    X = make_samples(20, 2).requires_grad_()
+    start = GaussianMixtureParams(
+        torch.ones(1, dtype=F64), torch.zeros(1, 2, dtype=F64), torch.eye(2, dtype=F64)[None]
+    )
+    value = fit_em(start, X, reg_covar=0.0).value
+    centred = (X - X.mean(0)).detach()
+    (of_mean,) = torch.autograd.grad(value.means[0, 0], X, retain_graph=True)
+    assert_close(of_mean, torch.tensor([[0.05, 0.0]], dtype=F64).expand(20, 2))
+    (of_trace,) = torch.autograd.grad(value.covariances[0].trace(), X)
+    assert_close(of_trace, 2 * centred / 20)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_gradients_in_one_dimension_are_the_automatic_ones(name, make_mixture, make_samples):
+    means = torch.tensor([[-1.8], [1.8]], dtype=F64)
+    start = make_mixture(name, 2, 1)._replace(means=means)
+    X = make_samples(40, 1) + means.repeat(20, 1)
+    a = torch.ones(40, dtype=F64)
+    expected = gradients(start, X, a, gradient="automatic", tol=0.0, max_iter=150)
+    assert_close(gradients(start, X, a, **TIGHT), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_gradients_are_right_where_covariances_are_equal_and_isotropic(name):
+    # two crosses: samples of equal, isotropic covariance, each drawn twice
+    cross = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]], dtype=F64)
+    X = torch.cat([cross - 1.5, cross + 1.5]).repeat(2, 1)
+    kind = {"full": (2, 2, 2), "tied": (1, 2, 2), "diag": (2, 2), "spherical": (2, 1)}[name]
+    S = torch.eye(2, dtype=F64).expand(kind) if len(kind) == 3 else torch.ones(kind, dtype=F64)
+    means = torch.tensor([[-1.5, -1.5], [1.5, 1.5]], dtype=F64)
+    start = GaussianMixtureParams(torch.full((2,), 0.5, dtype=F64), means, S.clone())
+    a = torch.ones(len(X), dtype=F64)
+    expected = gradients(start, X, a, gradient="automatic", tol=0.0, max_iter=150)
+    found = gradients(start, X, a, **TIGHT)
+    assert all(torch.isfinite(t).all() for t in found)
+    assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_an_empty_component_has_finite_gradients(gradient, problem):
+    start, X, a = problem
+    far = start.means.clone()
+    far[0] += 1e3  # no sample comes near: its responsibilities underflow
+    start = start._replace(means=far)
+    found = gradients(start, X, a, gradient=gradient, reg_covar=1e-2, max_iter=20)
+    assert all(torch.isfinite(t).all() for t in found)
+    assert found[0].norm() > 0
+
+
+def test_gradients_do_not_depend_on_the_offset_or_the_unit_of_the_samples(problem):
+    start, X, a = problem
+    X = X.clone().requires_grad_()
+    options = {"reg_covar": 0.0, **TIGHT}
+    (expected,) = torch.autograd.grad(fit_em(start, X, a, **options).value.means.sum(), X)
+    w, m, S = start
+    moved = GaussianMixtureParams(w, 1e-3 * m + 50.0, 1e-6 * S)
+    far = (1e-3 * X.detach() + 50.0).requires_grad_()
+    (found,) = torch.autograd.grad(fit_em(moved, far, a, **options).value.means.sum(), far)
+    assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_in_float32_are_those_of_float64(problem):
+    start, X, a = problem
+    expected = gradients(start, X.float().double(), a.float().double(), **TIGHT)
+    X, a = X.float().requires_grad_(), a.float().requires_grad_()
+    value = fit_em(start.to(dtype=torch.float32), X, a, **TIGHT).value
+    found = torch.autograd.grad(loss(value), (X, a))
+    assert {t.dtype for t in (*value, *found)} == {torch.float32}
+    for ours, theirs in zip(found, expected, strict=True):
+        assert relative_error(ours.double(), theirs) < 1e-5
+
+
+def test_threads_change_no_bit_of_a_gradient(make_mixture, make_samples):
+    start, X, a = problem_of("full", make_mixture, make_samples, n=40_000)
+    before, found = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            found.append(gradients(start, X, a, gradient_tol=1e-2))
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_samples_of_weight_zero_count_for_nothing(gradient, problem):
+    start, X, a = problem
+    outside = torch.cat([X, 3 * X[:4]]), torch.cat([a, torch.zeros(4, dtype=F64)])
+    options = {"gradient": gradient, "max_iter": 20, "gradient_tol": 1e-9, "tol": 0.0}
+    of_X, _ = gradients(start, *outside, **options)
+    assert_close(of_X[:-4], gradients(start, X, a, **options)[0], rtol=1e-6, atol=1e-8)
+    assert (of_X[-4:] == 0).all()
+
+
+# --- what is said --------------------------------------------------------------------------------
+
+
+def test_a_fit_far_from_its_fixed_point_warns_with_its_residual(problem):
+    start, X, a = problem
+    X.requires_grad_()
+    with pytest.warns(InexactGradientWarning, match=r"residual of .* gradient may be off by .* >"):
+        solution = fit_em(start, X, a, max_polish=1)
+    assert solution.residual > 1e-6 and solution.distance > 1e-6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_em(start, X, a, max_polish=1, gradient_tol=100.0)
+        fit_em(start, X, a)
+
+
+def test_an_adjoint_equation_that_is_not_solved_warns(problem):
+    start, X, a = problem
+
+    def none(matvec, b):
+        return b
+
+    solution = fit_em(start, X.requires_grad_(), a, solve=none)
+    with pytest.warns(InexactGradientWarning, match="adjoint equation was solved to a relative"):
+        solution.value.means.sum().backward()
+
+
+def test_integers_carry_no_gradient(problem):
+    start, X, a = problem
+    with pytest.raises(TypeError, match=r"X must be float32 or float64, got torch\.int64"):
+        fit_em(start, X.long(), a.requires_grad_())
+
+
+def test_implicit_gradients_are_differentiable_once(problem):
+    start, X, a = problem
+    value = fit_em(start, X.requires_grad_(), a).value
+    with pytest.raises(RuntimeError, match="must be differentiated once"):
+        torch.autograd.grad(value.means.sum(), X, create_graph=True)
+
+
+# --- following samples that move -----------------------------------------------------------------
+
+
 def test_a_warm_start_goes_on_where_it_ended(problem):
     start, X, a = problem
     em = WarmStart(start, reg_covar=0.0)
     em(X, a)
     second = em(X, a)
     expected = em_step(em_step(start, X, a), X, a)
-    for ours, theirs in zip(second, expected, strict=True):
-        assert_close(ours, theirs)
+    assert_close(tuple(second), tuple(expected))
     assert not second.means.requires_grad
+    assert em.solution.n_iter == 1
 
 
 def test_a_warm_start_is_differentiated_through_its_one_step(problem):
@@ -68,3 +403,14 @@ def test_a_warm_start_is_differentiated_through_its_one_step(problem):
     gradient = torch.autograd.grad(em(X).means.sum(), X)
     assert_close(gradient, torch.autograd.grad(em_step(start, X).means.sum(), X))
     assert not em.theta.means.requires_grad
+
+
+def test_an_implicit_warm_start_follows_the_samples_without_iterating(problem):
+    start, X, a = problem
+    em = WarmStart(fit_em(start, X, a).value, gradient="implicit", max_iter=0)
+    for shift in (0.0, 0.01, 0.02):
+        moved = (X + shift * X.sin()).requires_grad_()
+        found = torch.autograd.grad(loss(em(moved, a)), moved)
+        expected = gradients(start, moved.detach(), a, **TIGHT)[:1]
+        assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert em.solution.distance < 1e-7

@@ -1,5 +1,6 @@
 """Square roots, Bures distances and optimal linear maps of covariance matrices."""
 
+import mpmath
 import numpy as np
 import ot
 import pytest
@@ -7,12 +8,18 @@ import scipy.linalg
 import torch
 from torch.testing import assert_close
 
+from skgmmot.functional import linalg
 from skgmmot.functional.linalg import (
+    bures_lower_bound,
     bures_map,
     bures_squared,
+    bures_squared_pairs,
     factor,
+    factored,
     inverse_factor,
     root,
+    squared_distances,
+    standard_deviations,
     symmetrize,
 )
 
@@ -253,3 +260,122 @@ def test_bures_gradient_is_finite_at_a_rank_deficient_matrix(kind, make_covarian
     for gradient in (S0.grad, S1.grad):
         assert torch.isfinite(gradient).all()
         assert gradient.abs().max() < 1e3
+
+
+# --- blocks, chosen pairs and bounds -------------------------------------------------------------
+
+
+def conditioned(K, d, condition, seed=0):
+    """Covariances of a condition number, in random axes; infinite is of half the rank."""
+    generator = torch.Generator().manual_seed(seed)
+    Q = torch.linalg.qr(torch.randn(K, d, d, dtype=F64, generator=generator)).Q
+    values = torch.logspace(0, -np.log10(min(condition, 1e300)), d, dtype=F64)
+    if np.isinf(condition):
+        values = torch.linspace(1, 2, d, dtype=F64) * (torch.arange(d) < d // 2)
+    return symmetrize((Q * values) @ Q.mT)
+
+
+def exact_bures(source, target):
+    """The squared Bures distance with sixty digits."""
+    with mpmath.workdps(60):
+        roots = []
+        for S in (source, target):
+            values, vectors = mpmath.eigsy(mpmath.matrix(S.tolist()))
+            diagonal = mpmath.diag([mpmath.sqrt(max(v, 0)) for v in values])
+            roots.append(vectors * diagonal * vectors.T)
+        singular = mpmath.svd_r(roots[0] * roots[1], compute_uv=False)
+        traces = sum(S[i, i] for S in (mpmath.matrix(source.tolist()),) for i in range(len(source)))
+        traces += sum(mpmath.matrix(target.tolist())[i, i] for i in range(len(target)))
+        return float(traces - 2 * sum(singular))
+
+
+@pytest.mark.parametrize("condition", [1e1, 1e4, 1e8, 1e12, np.inf])
+@pytest.mark.parametrize("d", [2, 3, 6])
+def test_bures_distances_keep_thirteen_digits_at_any_conditioning(condition, d):
+    source, target = conditioned(2, d, condition, 1), conditioned(2, d, condition, 2)
+    found = bures_squared(source, target)
+    for k in range(2):
+        for l in range(2):
+            expected = exact_bures(source[k], target[l])
+            # inputs of deficient rank are known to rounding only: their roots to its root
+            tolerance = 1e-13 if np.isfinite(condition) else 1e-7
+            assert found[k, l].item() == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 8])
+@pytest.mark.parametrize("block_size", [1, 100, 2**17])
+def test_blocks_and_threads_do_not_change_a_bit(d, block_size, monkeypatch, make_covariances):
+    source, target = make_covariances(5, d, seed=1), make_covariances(7, d, seed=2)
+    expected = bures_squared(source, target)
+    monkeypatch.setattr(linalg, "BLOCK_SIZE", block_size)
+    before = torch.get_num_threads()
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        assert_close(bures_squared(source, target), expected, rtol=0, atol=0)
+        assert torch.get_num_threads() == n_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_chosen_pairs_are_entries_of_the_matrix_with_its_gradient(d, make_covariances):
+    source, target = make_covariances(3, d, seed=1), make_covariances(4, d, seed=2)
+    target[1] = source[2]  # an equal pair
+    k, l = torch.tensor([2, 0, 0, 1, 2]), torch.tensor([1, 3, 0, 2, 1])
+    leaves = [S.clone().requires_grad_() for S in (source, target)]
+    found = bures_squared_pairs(*leaves, k, l)
+    expected = bures_squared(*leaves)[k, l]
+    assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    weights = torch.tensor([1.0, 2.0, 3.0, 0.0, 4.0], dtype=F64)
+    for f, e in zip(
+        torch.autograd.grad(found @ weights, leaves),
+        torch.autograd.grad(expected @ weights, leaves),
+        strict=True,
+    ):
+        assert_close(f, e)
+    assert bures_squared_pairs(source, target, k[:0], l[:0]).shape == (0,)
+
+
+def test_ill_conditioned_and_regular_pairs_of_one_block_are_each_accurate(make_covariances):
+    source = torch.cat([make_covariances(2, 4), conditioned(2, 4, 1e10), conditioned(1, 4, np.inf)])
+    alone = torch.stack([bures_squared(S[None], source)[0] for S in source])
+    assert_close(bures_squared(source, source), alone, rtol=1e-12, atol=1e-14)
+
+
+def test_the_lower_bound_is_one_and_is_reached_by_parallel_axes(make_covariances):
+    source, target = make_covariances(6, 5, seed=1), make_covariances(4, 5, seed=2)
+    bound = bures_lower_bound(factored(source), factored(target))
+    distances = bures_squared(source, target)
+    assert (bound <= distances).all() and (bound < 0.99 * distances).any()
+    vectors = torch.linalg.eigh(source[:1]).eigenvectors
+    parallel = (vectors * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=F64)) @ vectors.mT
+    pair = source[:1], parallel
+    assert_close(bures_lower_bound(*(factored(S) for S in pair)), bures_squared(*pair))
+    assert (bures_lower_bound(factored(source), factored(source)).diagonal() == 0).all()
+
+
+def test_standard_deviations_are_roots_of_eigenvalues_with_their_gradient(make_covariances):
+    S = make_covariances(3, 4)
+    expected = torch.linalg.eigvalsh(S).sqrt().flip(-1)
+    assert_close(standard_deviations(S), expected)
+    assert torch.autograd.gradcheck(
+        lambda t: standard_deviations(symmetrize(t)), S.clone().requires_grad_()
+    )
+    assert_close(standard_deviations(torch.tensor([[4.0, 0.0]])), torch.tensor([[2.0, 0.0]]))
+
+
+def test_the_gradient_of_deviations_is_finite_at_equal_and_at_zero_eigenvalues():
+    for S in (eye(3)[None], rank_deficient("plane")[None], torch.zeros(1, 3, 3, dtype=F64)):
+        S = S.clone().requires_grad_()
+        standard_deviations(S).square().sum().backward()
+        assert torch.isfinite(S.grad).all()
+    S = eye(3, 4.0)[None].requires_grad_()
+    standard_deviations(S).sum().backward()
+    assert_close(S.grad[0], eye(3, 0.25))
+
+
+def test_squared_distances_do_not_cancel():
+    x = torch.tensor([[1e8, 0.0], [1e8 + 1, 1.0]], dtype=F64)
+    assert_close(squared_distances(x, x), torch.tensor([[0.0, 2.0], [2.0, 0.0]], dtype=F64))
+    x.requires_grad_()
+    squared_distances(x, x.detach()).sum().backward()
+    assert_close(x.grad, torch.tensor([[-2.0, -2.0], [2.0, 2.0]], dtype=F64))

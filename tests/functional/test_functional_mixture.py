@@ -9,10 +9,12 @@ from torch.testing import assert_close
 from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.linalg import symmetrize
 from skgmmot.functional.mixture import (
+    FisherCoordinates,
     GaussianMixtureParams,
     log_density,
     log_joint,
     log_responsibilities,
+    rsample,
     sample,
 )
 
@@ -206,3 +208,131 @@ def test_a_sample_whose_square_overflows_leaves_the_gradients_of_the_others(thet
         gradients.append(leaf.grad)
     assert_close(gradients[1][:3], gradients[0])
     assert_close(gradients[1][3], torch.zeros(d, dtype=F64))
+
+
+# --- coordinates of changes --------------------------------------------------------------------
+
+
+def change_of(theta, seed):
+    generator = torch.Generator().manual_seed(seed)
+    w, m, S = (torch.randn(t.shape, dtype=t.dtype, generator=generator) for t in theta)
+    return GaussianMixtureParams(w - w.mean(), m, S + S.mT if S.ndim == 3 else S)
+
+
+def pairing(left, right):
+    return sum((p * q).sum() for p, q in zip(left, right, strict=True))
+
+
+def test_fisher_coordinates_keep_the_product_of_changes_and_cotangents(theta):
+    coordinates = FisherCoordinates(theta, theta.weights)
+    change, u = change_of(theta, 1), change_of(theta, 2)
+    product = coordinates.of_change(change) @ coordinates.of_cotangent(u)
+    assert_close(product, pairing(change, u))
+    assert_close(tuple(coordinates.cotangent(coordinates.of_cotangent(u))), tuple(u))
+
+
+def test_fisher_coordinates_measure_by_the_information_of_a_sample(theta):
+    # the curvature of the expected log-joint under the mixture itself, by autograd
+    change = change_of(theta, 3)
+    t = torch.zeros((), dtype=theta.means.dtype, requires_grad=True)
+    moved = GaussianMixtureParams(*(p + t * q for p, q in zip(theta, change, strict=True)))
+    S, now = theta.full_covariances(), moved.full_covariances()
+    shift = (moved.means - theta.means).unsqueeze(-1)
+    inverse = torch.linalg.inv(now)
+    trace = ((S + shift @ shift.mT) * inverse).sum((-2, -1))
+    expected = theta.weights @ (moved.weights.log() - (torch.logdet(now) + trace) / 2)
+    (first,) = torch.autograd.grad(expected, t, create_graph=True)
+    (second,) = torch.autograd.grad(first, t)
+    vector = FisherCoordinates(theta, theta.weights).of_change(change)
+    assert_close(vector.square().sum(), -second)
+
+
+def test_fisher_coordinates_move_a_mixture_to_first_order(theta):
+    coordinates = FisherCoordinates(theta, theta.weights)
+    change, step = change_of(theta, 4), 1e-6
+    moved = coordinates.moved(step * coordinates.of_change(change))
+    for after, before, expected in zip(moved, theta, change, strict=True):
+        assert_close((after - before) / step, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_fisher_coordinates_move_a_mixture_to_a_mixture(theta):
+    vector = 30 * FisherCoordinates(theta, theta.weights).of_change(change_of(theta, 5))
+    moved = FisherCoordinates(theta, theta.weights).moved(vector)
+    assert_close(moved.weights.sum(), theta.weights.sum())
+    assert (torch.linalg.eigvalsh(moved.full_covariances()) > -1e-9).all()
+
+
+def test_fisher_coordinates_do_not_depend_on_the_units_of_the_features(theta):
+    change, scale = change_of(theta, 6), torch.tensor(1e3, dtype=theta.means.dtype)
+
+    def scaled(mixture):
+        w, m, S = mixture
+        return GaussianMixtureParams(w, scale * m, scale**2 * S)
+
+    assert_close(
+        FisherCoordinates(scaled(theta), theta.weights).of_change(scaled(change)),
+        FisherCoordinates(theta, theta.weights).of_change(change),
+    )
+
+
+# --- weighted samples on the graph ---------------------------------------------------------------
+
+
+def test_weighted_samples_have_the_moments_of_the_mixture(theta):
+    X, a = rsample(theta, 200_000, generator=torch.Generator().manual_seed(0))
+    assert_close(a.sum(), torch.ones((), dtype=a.dtype))
+    mean = theta.weights @ theta.means
+    assert_close(a @ X, mean, rtol=0, atol=0.03)
+    second = theta.full_covariances() + theta.means.unsqueeze(-1) * theta.means.unsqueeze(-2)
+    expected = (theta.weights.view(-1, 1, 1) * second).sum(0)
+    assert_close((X * a.unsqueeze(1)).mT @ X, expected, rtol=0.02, atol=0.1)
+
+
+def test_the_gradient_of_weighted_samples_is_that_of_the_mean_they_estimate(theta):
+    # E |x|^2 = sum_k w_k (|m_k|^2 + tr Sigma_k)
+    leaves = GaussianMixtureParams(*(t.clone().requires_grad_() for t in theta))
+    traces = leaves.full_covariances().diagonal(dim1=-2, dim2=-1).sum(-1)
+    exact = leaves.weights @ (leaves.means.square().sum(-1) + traces)
+    expected = torch.autograd.grad(exact, leaves)
+    X, a = rsample(leaves, 200_000, generator=torch.Generator().manual_seed(1))
+    found = torch.autograd.grad(a @ X.square().sum(-1), leaves)
+    for ours, theirs in zip(found, expected, strict=True):
+        if theirs.ndim == 3:  # a covariance counts by its symmetric part
+            ours, theirs = (ours + ours.mT) / 2, (theirs + theirs.mT) / 2
+        assert_close(ours, theirs, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "n_samples", "counts"),
+    [
+        ([0.5, 0.3, 0.2], 10, [5, 3, 2]),
+        ([0.34, 0.33, 0.33], 10, [4, 3, 3]),
+        ([0.999, 5e-4, 5e-4], 10, [8, 1, 1]),
+        ([0.5, 0.5, 0.0], 7, [4, 3, 0]),
+    ],
+)
+def test_each_component_gets_its_share_of_samples(weights, n_samples, counts):
+    weights = torch.tensor(weights, dtype=torch.float64, requires_grad=True)
+    means = torch.tensor([[0.0], [100.0], [200.0]], dtype=torch.float64)
+    X, a = rsample(GaussianMixtureParams(weights, means, torch.ones(3, 1).double()), n_samples)
+    found = torch.bincount((X[:, 0] / 100).round().long(), minlength=3)
+    assert found.tolist() == counts
+    (gradient,) = torch.autograd.grad(a.sum(), weights)
+    assert_close(gradient, (torch.tensor(counts) > 0).double())
+
+
+def test_weighted_samples_need_one_for_each_component(theta):
+    with pytest.raises(ValueError, match="n_samples must be at least the number of components"):
+        rsample(theta, 1)
+
+
+@pytest.mark.parametrize("name", COVARIANCE_TYPES)
+def test_densities_pass_gradcheck_in_samples_and_mixture(name, make_mixture, make_samples):
+    theta, X = make_mixture(name, 2, 2), make_samples(5, 2)
+
+    def density(X, *leaves):
+        w, m, S = leaves
+        return log_density(GaussianMixtureParams(w, m, (S + S.mT) / 2 if S.ndim == 3 else S), X)
+
+    inputs = [t.clone().requires_grad_() for t in (X, *theta)]
+    assert torch.autograd.gradcheck(density, inputs)

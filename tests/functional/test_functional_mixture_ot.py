@@ -1,23 +1,16 @@
-"""The distance MW2 between mixtures, its plan and its maps."""
+"""The distance MW2 between mixtures, its plan and its geodesics."""
 
 import numpy as np
 import ot
 import pytest
-import scipy.stats
 import torch
 from torch.testing import assert_close
 
-from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.gaussian import wasserstein_squared
 from skgmmot.functional.linalg import bures_map, symmetrize
-from skgmmot.functional.mixture import GaussianMixtureParams, sample
-from skgmmot.functional.mixture_ot import (
-    cost_matrix,
-    mean_map,
-    mixture_map,
-    random_map,
-    transport_plan,
-)
+from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.mixture_ot import cost_matrix, interpolate, transport_plan
 
 F64 = torch.float64
 
@@ -48,21 +41,6 @@ def for_pot(source, target):
     return [t.numpy() for both in fields for t in both]
 
 
-def uniforms(n, seed=0):
-    return torch.rand(n, 2, dtype=F64, generator=torch.Generator().manual_seed(seed))
-
-
-def draw(mixture, n, seed=0):
-    return sample(mixture, n, generator=torch.Generator().manual_seed(seed))
-
-
-def mean_and_covariance(mixture):
-    mean = mixture.weights @ mixture.means
-    centred = mixture.means - mean
-    second = mixture.full_covariances() + centred.unsqueeze(2) * centred.unsqueeze(1)
-    return mean, torch.einsum("k,kij->ij", mixture.weights, second)
-
-
 # --- closed forms ------------------------------------------------------------------------------
 
 
@@ -70,15 +48,6 @@ def test_distance_between_single_gaussians_is_that_of_wasserstein(name, make_mix
     source, target = (make_mixture(name, 1, 3, seed=s) for s in (1, 2))
     gaussians = [(m.means[0], m.full_covariances()[0]) for m in (source, target)]
     assert_close(transport_plan(source, target).cost, wasserstein_squared(*gaussians))
-
-
-def test_maps_between_single_gaussians_are_affine(name, make_mixture, make_samples):
-    source, target = (make_mixture(name, 1, 3, seed=s) for s in (1, 2))
-    mapping, X = mixture_map(source, target), make_samples(10, 3)
-    A = bures_map(source.full_covariances()[0], target.full_covariances()[0])
-    expected = target.means + (X - source.means) @ A
-    assert_close(mean_map(mapping, X), expected)
-    assert_close(random_map(mapping, X, uniforms(10)), expected)
 
 
 # --- peers -------------------------------------------------------------------------------------
@@ -91,15 +60,6 @@ def test_distance_and_plan_are_those_of_pot(name, other, make_mixture):
     plan = transport_plan(source, target)
     assert plan.cost.item() == pytest.approx(float(np.real(ot.gmm.gmm_ot_loss(*arguments))))
     assert_close(plan.coupling, torch.from_numpy(ot.gmm.gmm_ot_plan(*arguments)))
-
-
-@pytest.mark.parametrize("other", COVARIANCE_TYPES)
-def test_mean_map_is_that_of_pot(name, other, make_mixture, make_samples):
-    source, target = make_mixture(name, 3, 2, seed=1), make_mixture(other, 4, 2, seed=2)
-    X = 2 * make_samples(20, 2)
-    expected = ot.gmm.gmm_ot_apply_map(X.numpy(), *for_pot(source, target), method="bary")
-    found = mean_map(mixture_map(source, target), X)
-    assert_close(found, torch.from_numpy(np.real(expected)), rtol=1e-6, atol=1e-6)
 
 
 # --- derivatives -------------------------------------------------------------------------------
@@ -164,72 +124,8 @@ def test_distance_is_zero_on_the_same_mixture_in_other_words(change, pair):
     share = {"split": [0.3, 0.9, 0.1, 1.0, 0.7]}.get(change, [1.0] * 3)
     same = GaussianMixtureParams(*(t[order] for t in mixture))
     same = same._replace(weights=same.weights * torch.tensor(share, dtype=F64))
-    # Splitting rounds the weights, and a rounding error's square root is 1e-8.
-    bound = 1e-7 if change == "split" else 1e-9
-    assert distance(mixture, same) <= bound
-    assert distance(same, mixture) <= bound
-
-
-def test_a_translation_moves_distances_and_maps_with_it(pair, make_samples):
-    source, target = pair
-    offset = torch.tensor([1e3, -2e3], dtype=F64)
-    moved = [m._replace(means=m.means + offset) for m in pair]
-    assert_close(distance(*moved), distance(*pair))
-    X = make_samples(10, 2)
-    found = mean_map(mixture_map(*moved), X + offset) - offset
-    assert_close(found, mean_map(mixture_map(source, target), X), rtol=1e-7, atol=1e-7)
-
-
-def test_random_map_is_the_mean_map_on_average(pair, make_samples):
-    mapping, m = mixture_map(*pair), 200
-    levels = (torch.arange(m, dtype=F64) + 0.5) / m
-    grid = torch.cartesian_prod(levels, levels)
-    for x in make_samples(5, 2):
-        images = random_map(mapping, x.expand(m * m, -1), grid)
-        # Each jump of the map is met by the grid to 1 / m.
-        spread = images.amax() - images.amin()
-        assert (images.mean(0) - mean_map(mapping, x[None])[0]).abs().max() < 4 * spread / m
-
-
-def test_random_map_reproduces_the_plan():
-    source_means = torch.tensor([[0.0, 0.0], [40.0, 0.0], [0.0, 40.0]], dtype=F64)
-    target_means = source_means[[1, 2]].flip(1) + 10
-    eye = torch.eye(2, dtype=F64)
-    source = GaussianMixtureParams(
-        torch.tensor([0.5, 0.3, 0.2], dtype=F64), source_means, eye.expand(3, -1, -1)
-    )
-    target = GaussianMixtureParams(
-        torch.tensor([0.6, 0.4], dtype=F64), target_means, 2 * eye.expand(2, -1, -1)
-    )
-    plan = transport_plan(source, target)
-    X, k = draw(source, 20_000)
-    images = random_map(mixture_map(source, target, plan), X, uniforms(len(X)))
-    l = torch.cdist(images, target_means).argmin(1)
-    counts = torch.bincount(2 * k + l, minlength=6).numpy()
-    expected = 20_000 * plan.coupling.flatten().numpy()
-    assert (counts[expected == 0] == 0).all()
-    assert (expected > 0).sum() == 4
-    assert scipy.stats.chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-3
-
-
-def test_random_map_reaches_the_law_of_the_target_and_the_mean_map_its_mean(name, make_mixture):
-    # Components overlap: the moments are right only if shares and responsibilities are.
-    source = make_mixture(name, 3, 2, seed=1, spread=1.0)
-    target = make_mixture(name, 4, 2, seed=2, spread=1.0)
-    n = 40_000
-    X, _ = draw(source, n)
-    mapping = mixture_map(source, target)
-    images = random_map(mapping, X, uniforms(n, seed=5))
-    mean, S = mean_and_covariance(target)
-    error = (S.diagonal() / n).sqrt()
-    assert ((images.mean(0) - mean).abs() < 4 * error).all()
-    assert_close(images.mT.cov(), S, rtol=0, atol=0.05 * S.diagonal().max().item())
-    expected, _ = draw(target, n, seed=7)
-    for ours, theirs in zip(images.mT, expected.mT, strict=True):
-        assert scipy.stats.ks_2samp(ours.numpy(), theirs.numpy()).pvalue > 1e-3
-    averaged = mean_map(mapping, X)
-    assert ((averaged.mean(0) - mean).abs() < 4 * error).all()
-    assert averaged.mT.cov().trace() < images.mT.cov().trace()
+    assert distance(mixture, same) <= 1e-9
+    assert distance(same, mixture) <= 1e-9
 
 
 # --- edges -------------------------------------------------------------------------------------
@@ -237,88 +133,81 @@ def test_random_map_reaches_the_law_of_the_target_and_the_mean_map_its_mean(name
 
 def test_mixtures_of_other_dimensions_are_refused(make_mixture):
     source, target = make_mixture("diag", 2, 2), make_mixture("diag", 2, 3)
-    for function in (cost_matrix, transport_plan, mixture_map):
+    for function in (cost_matrix, transport_plan):
         with pytest.raises(ValueError, match="equal numbers of features, got 2 and 3"):
             function(source, target)
 
 
-def test_a_source_component_without_mass_is_not_mapped(pair, make_samples):
+# --- geodesics ---------------------------------------------------------------------------------
+
+
+def test_the_geodesic_between_gaussians_carries_the_source_by_the_mean_of_the_maps(
+    name, make_mixture
+):
+    source, target = (make_mixture(name, 1, 3, seed=s) for s in (1, 2))
+    S, t = source.full_covariances()[0], 0.3
+    A = (1 - t) * torch.eye(3, dtype=F64) + t * bures_map(S, target.full_covariances()[0])
+    middle = interpolate(source, target, t)
+    assert_close(middle.means, (1 - t) * source.means + t * target.means)
+    assert_close(middle.full_covariances()[0], A @ S @ A)
+
+
+def test_the_geodesic_in_one_dimension_has_the_mean_deviation():
+    def line(m, s):
+        return GaussianMixtureParams(
+            torch.ones(1, dtype=F64), torch.tensor([[m]], dtype=F64), torch.full((1, 1), s**2)
+        )
+
+    middle = interpolate(line(0.0, 1.0), line(8.0, 5.0), 0.25)
+    assert_close(middle.means.item(), 2.0)
+    assert_close(middle.covariances.item(), 4.0)
+
+
+@pytest.mark.parametrize("other", COVARIANCE_TYPES)
+def test_geodesics_have_constant_speed(name, other, make_mixture):
+    source, target = make_mixture(name, 3, 4, seed=1), make_mixture(other, 5, 4, seed=2)
+    whole, times = distance(source, target), [0.0, 0.2, 0.7, 1.0]
+    stations = [interpolate(source, target, t) for t in times]
+    assert distance(source, stations[0]) < 1e-6 and distance(stations[-1], target) < 1e-6
+    for t, at in zip(times, stations, strict=True):
+        assert_close(at.weights.sum().item(), 1.0)
+        assert len(at.weights) <= 3 + 5 - 1
+        for s, before in zip(times, stations, strict=True):
+            assert abs(distance(before, at) - abs(t - s) * whole) < 1e-6
+
+
+@pytest.mark.parametrize("other", COVARIANCE_TYPES)
+def test_the_geodesic_keeps_the_covariance_type_that_both_mixtures_have(name, other, make_mixture):
+    source, target = make_mixture(name, 3, 4, seed=1), make_mixture(other, 5, 4, seed=2)
+    kind = covariance_type_of(interpolate(source, target, 0.5).covariances)
+    both = {name, other}
+    expected = name if len(both) == 1 else "diag" if both == {"diag", "spherical"} else "full"
+    assert kind is COVARIANCE_TYPES[expected]
+
+
+def test_a_geodesic_runs_backwards_as_forwards(name, make_mixture):
+    source, target = make_mixture(name, 3, 2, seed=1), make_mixture(name, 4, 2, seed=2)
+    there, back = interpolate(source, target, 0.3), interpolate(target, source, 0.7)
+    assert distance(there, back) < 1e-6
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_singular_covariances_are_on_geodesics_too(rank, make_covariances, make_mixture):
+    target = make_mixture("full", 1, 3, seed=1)
+    S = torch.zeros(1, 3, 3, dtype=F64)
+    S[0, :rank, :rank] = 4.0
+    source = GaussianMixtureParams(target.weights, torch.zeros(1, 3, dtype=F64), S)
+    whole = distance(source, target)
+    for t in (0.25, 1.0):
+        at = interpolate(source, target, t)
+        assert_close(distance(source, at), t * whole, rtol=1e-7, atol=1e-7)
+        assert distance(at, target) < (1 - t) * whole + 1e-6
+
+
+def test_a_plan_of_ones_own_is_followed(pair):
     source, target = pair
-    source = source._replace(weights=torch.tensor([0.4, 0.0, 0.6], dtype=F64))
-    others = GaussianMixtureParams(*(t[[0, 2]] for t in source))
-    assert_close(distance(source, target), distance(others, target))
-    mapping, expected = mixture_map(source, target), mixture_map(others, target)
-    assert set(mapping.component.tolist()) == {0, 2}
-    X, u = 3 * make_samples(50, 2), uniforms(50)
-    assert_close(mean_map(mapping, X), mean_map(expected, X))
-    assert_close(random_map(mapping, X, u), random_map(expected, X, u))
-
-
-@pytest.mark.parametrize("weight", [1e-12, 1e-15, 1e-18, 1e-25])
-@pytest.mark.parametrize("order", [[0, 1, 2], [1, 2, 0]])
-def test_samples_of_an_almost_empty_component_reach_the_target(weight, order):
-    # EM leaves weights of a few epsilons over n, which a plan may round away.
-    eye = torch.eye(2, dtype=F64)
-    source = GaussianMixtureParams(
-        torch.tensor([weight, 0.4, 0.6], dtype=F64)[order],
-        torch.tensor([[50.0, 50.0], [0.0, 0.0], [3.0, 3.0]], dtype=F64)[order],
-        eye.expand(3, -1, -1),
-    )
-    target = GaussianMixtureParams(
-        torch.tensor([0.3, 0.7], dtype=F64),
-        torch.tensor([[-99.0, -100.0], [-100.0, -93.0]], dtype=F64),
-        eye.expand(2, -1, -1),
-    )
-    X = source.means[[order.index(0)]]
-    mapping = mixture_map(source, target)
-    for image in (mean_map(mapping, X), random_map(mapping, X, uniforms(1))):
-        assert torch.cdist(image, target.means).min() < 10
-
-
-@pytest.mark.parametrize("size", [1e3, 1e8, 1e160])
-def test_far_samples_are_mapped_by_the_component_that_owns_them(size, pair):
-    mapping = mixture_map(*pair)
-    X = size * torch.tensor([[1.0, 0.0], [0.0, -1.0]], dtype=F64)
-    images = random_map(mapping, X, torch.zeros(2, 2, dtype=F64))
-    for found in (images, mean_map(mapping, X)):
-        assert torch.isfinite(found).all()
-        assert (found.abs() < 1e2 * size).all()
-
-
-@pytest.mark.parametrize("level", [0.0, 1 - 2**-53])
-def test_random_map_takes_uniforms_at_their_ends(level, pair, make_samples):
-    X, mapping = make_samples(20, 2), mixture_map(*pair)
-    images = random_map(mapping, X, torch.full((20, 2), level, dtype=F64))
-    affine = (X - mapping.origin) @ mapping.matrices + mapping.offsets.unsqueeze(1)
-    assert (images - affine).norm(dim=2).amin(0).max() < 1e-12
-
-
-def test_target_components_of_deficient_rank_receive_samples_on_their_line(pair):
-    source = pair[0]
-    S = torch.ones(1, 2, 2, dtype=F64)
-    target = GaussianMixtureParams(torch.ones(1, dtype=F64), torch.zeros(1, 2, dtype=F64), S)
-    X, _ = draw(source, 100)
-    images = random_map(mixture_map(source, target), X, uniforms(100))
-    assert_close(images[:, 0], images[:, 1], rtol=1e-6, atol=1e-6)
-
-
-def test_source_covariances_that_are_not_positive_are_refused(pair):
-    source, target = pair
-    with pytest.raises(ValueError, match="source covariances must be positive definite to tell"):
-        mixture_map(source._replace(covariances=0 * source.covariances), target)
-
-
-def test_maps_are_prepared_in_float64_and_applied_in_float32(pair, make_samples):
-    mapping, X = mixture_map(*pair), make_samples(50, 2)
-    single = mapping.to(X.float())
-    found = mean_map(single, X.float())
-    assert found.dtype == torch.float32
-    assert_close(found.double(), mean_map(mapping, X), rtol=1e-4, atol=1e-4)
-    assert random_map(single, X.float(), uniforms(50).float()).dtype == torch.float32
-
-
-def test_maps_of_an_exact_plan_are_few_and_shares_sum_to_one(pair):
-    mapping = mixture_map(*pair)
-    assert len(mapping.share) <= 3 + 4 - 1
-    sums = torch.zeros(3, dtype=F64).index_add_(0, mapping.component, mapping.share)
-    assert_close(sums, torch.ones(3, dtype=F64))
+    independent = source.weights.unsqueeze(1) * target.weights
+    plan = transport_plan(source, target)._replace(coupling=independent)
+    middle = interpolate(source, target, 0.5, plan)
+    assert_close(middle.weights, independent.flatten())
+    assert len(middle.means) == 12

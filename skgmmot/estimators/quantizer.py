@@ -1,0 +1,342 @@
+"""`WassersteinQuantizer`: the points that stand best for samples or a density."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.cluster import kmeans_plusplus
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from skgmmot import _arrays
+from skgmmot.estimators._base import as_density, earlier_fit_kept
+from skgmmot.functional.fixed_point import iterate
+from skgmmot.functional.mixture import GaussianMixtureParams, sample
+from skgmmot.functional.quantization import Lloyd, Samples, nearest
+from skgmmot.functional.semidiscrete import GridDensity, mixture_nodes, standard_nodes
+
+
+class WassersteinQuantizer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
+):
+    """The points that stand best for samples or a density, in the Wasserstein distance.
+
+    ``min_y W2(rho, sum_j b_j delta_{y_j})``, by Lloyd's steps: each point moves to the barycentre
+    of its cell in the optimal plan. With masses all equal, cells hold equal shares of ``rho``
+    (balanced k-means, stippling); with free masses, each sample goes to the nearest point
+    (k-means).
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of points.
+    masses : {'uniform', 'free'}, default='uniform'
+        Masses of the points: all equal, or whatever is nearest to each.
+    init : {'random', 'k-means++'} or array-like of shape (n_clusters, n_features), default='random'
+        Where to start: samples (or draws from the density), chosen at random or, for samples, far
+        from one another; or points given.
+    max_iter : int, default=100
+        Largest number of steps.
+    tol : float, default=1e-4
+        Steps end when one lowers the squared distance by less than this share of it.
+    n_nodes : int, default=4096
+        Number of quasi-random nodes that stand for a mixture unless it has two features.
+    random_state : int, RandomState instance or None, default=None
+        Controls the start.
+    device : str or torch.device, default=None
+        Where to compute with samples; None is where they are. The plane is the CPU's.
+
+    Attributes
+    ----------
+    cluster_centers_ : array or Tensor of shape (n_clusters, n_features)
+        The points.
+    masses_ : array or Tensor of shape (n_clusters,)
+        What their cells hold, of sum one.
+    potentials_ : array or Tensor of shape (n_clusters,)
+        Potentials: the cell of a point is where ``|x - y_j|^2 - psi_j`` is smallest.
+    labels_ : array or Tensor of shape (n_samples,)
+        The cells of the samples, if it was fitted to samples.
+    distance_ : float
+        The distance W2 reached, in units of the features.
+    n_iter_ : int
+        Number of steps.
+    converged_ : bool
+        Whether they ended by ``tol``.
+    n_features_in_ : int
+        Number of features d.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if ``X`` had any.
+
+    See Also
+    --------
+    skgmmot.semidiscrete_plan : The cells of given points.
+    skgmmot.SemidiscreteGMM : The mixture that stands best for samples.
+
+    Notes
+    -----
+    A step costs one transport plan: onto an image or a mixture in the plane a few Newton steps,
+    from the last potentials; onto samples with equal masses the network simplex, which holds
+    ``n_samples * n_clusters`` costs; with free masses one pass over the samples. A local optimum is
+    reached, as by k-means.
+
+    References
+    ----------
+    .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skgmmot import GridDensity, WassersteinQuantizer
+    >>> square = GridDensity(np.ones((8, 8)), extent=(0, 1, 0, 1))
+    >>> quantizer = WassersteinQuantizer(4, tol=1e-9, random_state=0).fit(square)
+    >>> quantizer.masses_.round(6)
+    array([0.25, 0.25, 0.25, 0.25])
+    >>> quantizer.predict(quantizer.cluster_centers_)
+    array([0, 1, 2, 3])
+    """
+
+    _parameter_constraints: dict = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "masses": [StrOptions({"uniform", "free"})],
+        "init": [StrOptions({"random", "k-means++"}), "array-like", torch.Tensor],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "n_nodes": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+        "device": [str, torch.device, None],
+    }
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        masses="uniform",
+        init="random",
+        max_iter=100,
+        tol=1e-4,
+        n_nodes=4096,
+        random_state=None,
+        device=None,
+    ):
+        self.n_clusters = n_clusters
+        self.masses = masses
+        self.init = init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_nodes = n_nodes
+        self.random_state = random_state
+        self.device = device
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Find the points.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features), GridDensity or mixture
+            What to stand for: samples, an image, or a mixture (a fitted estimator or a tuple
+            ``(weights, means, covariances)``).
+        y : None
+            Ignored.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights of the samples.
+
+        Returns
+        -------
+        WassersteinQuantizer
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, ``X`` or ``sample_weight`` is invalid, or there are fewer samples than
+            points; an earlier fit is then left as it was.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the steps ended at ``max_iter``.
+        """
+        with earlier_fit_kept(self):
+            is_density = isinstance(X, tuple) or hasattr(X, "covariance_type")
+            read = self._read_density if is_density else self._read_samples
+            density, dtype, kind = read(X, sample_weight)
+            start = self._start(density, check_random_state(self.random_state))
+            solution, plan = self._quantize(density, start)
+            self._set_attributes(solution, plan, dtype, kind)
+            vars(self).pop("labels_", None)
+            if not is_density:
+                self.labels_ = self.predict(X)
+        return self
+
+    def _read_density(self, density, sample_weight):
+        """An image or a mixture as what `Lloyd` takes, the dtype of results, and their kind."""
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight must be None beside a density, got weights. Put them into the "
+                "density itself."
+            )
+        density, self.n_features_in_, kind = as_density(density, "X")
+        vars(self).pop("feature_names_in_", None)
+        if isinstance(density, GridDensity):
+            return density._replace(values=density.values.detach()), torch.float64, kind
+        density = density.detach()
+        if self.n_features_in_ != 2:
+            each = max(1, self.n_nodes // len(density.weights))
+            z = torch.as_tensor(standard_nodes(each, self.n_features_in_)).to(density.means)
+            density = Samples(*mixture_nodes(density, z))
+        return density, torch.float64, kind
+
+    def _read_samples(self, X, sample_weight):
+        """Samples with weights of sum one, in float64, the dtype of results, and their kind."""
+        X, kind = _arrays.samples(self, X, reset=True)
+        a = _arrays.sample_weights(sample_weight, X)
+        X, dtype = X.detach().double(), X.dtype
+        a = X.new_ones(len(X)) if a is None else a.detach().double()
+        X, a = X[a > 0], a[a > 0]
+        if len(X) < self.n_clusters:
+            raise ValueError(
+                f"n_samples={len(X)} should be >= n_clusters={self.n_clusters}, counting samples "
+                "of positive weight. Pass more samples or ask for fewer clusters."
+            )
+        return Samples(X, a / a.sum()), dtype, kind
+
+    def _start(self, density, rng) -> torch.Tensor:
+        """The points to start from."""
+        if not isinstance(self.init, str):
+            return self._given_start().to(_like(density))
+        if not isinstance(density, Samples):
+            if self.init == "k-means++":
+                raise ValueError(
+                    "init must be 'random' or points for a density in the plane, got 'k-means++', "
+                    "which chooses among samples. Leave it out."
+                )
+            return _draw(density, self.n_clusters, rng)
+        X, a = (t.cpu().numpy() for t in density)
+        if self.init == "k-means++":
+            _, chosen = kmeans_plusplus(X, self.n_clusters, sample_weight=a, random_state=rng)
+        else:
+            chosen = rng.choice(len(X), self.n_clusters, replace=False, p=a)
+        return density.X[torch.as_tensor(chosen).to(density.X.device)]
+
+    def _given_start(self) -> torch.Tensor:
+        start = _arrays.as_tensor(self.init, dtype=torch.float64).detach()
+        shape = (self.n_clusters, self.n_features_in_)
+        if start.shape != shape or not torch.isfinite(start).all():
+            raise ValueError(
+                f"init must be finite points of shape (n_clusters, n_features) = {shape}, got "
+                f"shape {tuple(start.shape)}. Pass as many points as clusters."
+            )
+        return start
+
+    def _quantize(self, density, start):
+        """Lloyd's steps; returns where they ended, and the plan onto those points."""
+        free = self.masses == "free"
+        masses = None if free else torch.full_like(start[:, 0], 1 / self.n_clusters)
+        step = Lloyd(density, masses)
+        solution = iterate(step, (start,), tol=self.tol, max_iter=self.max_iter)
+        if not solution.converged:
+            warnings.warn(
+                f"Lloyd's steps stopped at max_iter={self.max_iter} with a relative change of "
+                f"{solution.change:.1e} > tol={self.tol:.1e}. Increase max_iter or tol.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        step(solution.value)
+        return solution, step.plan
+
+    def _set_attributes(self, solution, plan, dtype, kind):
+        """Show the fit in the user's kind of array and dtype."""
+        (points,) = solution.value
+        self.cluster_centers_ = kind.restore(points.to(dtype))
+        self.masses_ = kind.restore(plan.masses.to(dtype))
+        self.potentials_ = kind.restore(plan.potentials.to(dtype))
+        self.distance_ = float(plan.cost.clamp(min=0).sqrt())
+        self.n_iter_, self.converged_ = solution.n_iter, solution.converged
+
+    def predict(self, X):
+        """Find the cell of each sample.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples,)
+            Indices into ``cluster_centers_``: smallest ``|x - y_j|^2 - psi_j``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid.
+        """
+        X, kind, centres = self._beside(X)
+        potentials = _arrays.as_tensor(self.potentials_).to(centres)
+        return kind.restore(nearest(X.double(), centres, potentials)[0])
+
+    def transform(self, X):
+        """Compute the distances of samples to all points.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples, n_clusters)
+            Euclidean distances, in the kind and dtype of ``X``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid.
+        """
+        X, kind, centres = self._beside(X)
+        return kind.restore(torch.cdist(X.double(), centres).to(X.dtype))
+
+    def _beside(self, X):
+        """Validated samples, their kind, and the points where the samples are."""
+        check_is_fitted(self, "cluster_centers_")
+        X, kind = _arrays.samples(self, X, reset=False)
+        X = X.detach()
+        return X, kind, _arrays.as_tensor(self.cluster_centers_, dtype=torch.float64).to(X.device)
+
+    @property
+    def _n_features_out(self):
+        return len(self.cluster_centers_)
+
+
+def _like(density) -> torch.Tensor:
+    """A tensor on the device of a density."""
+    return density.values if isinstance(density, GridDensity) else density[0]
+
+
+def _draw(density: GridDensity | GaussianMixtureParams, n: int, rng) -> torch.Tensor:
+    """Draw from a density of the plane: ``(n, 2)``."""
+    if isinstance(density, GaussianMixtureParams):
+        generator = torch.Generator(density.means.device).manual_seed(int(rng.randint(2**31)))
+        return sample(density, n, generator=generator)[0]
+    values = density.values.cpu().numpy()
+    pixel = rng.choice(values.size, n, p=values.ravel() / values.sum())
+    row_column = np.stack(np.unravel_index(pixel, values.shape), axis=1)
+    share = (row_column[:, ::-1] + rng.uniform(size=(n, 2))) / values.shape[::-1]
+    left, right, bottom, top = density.extent
+    corner, size = np.array([left, bottom]), np.array([right - left, top - bottom])
+    return torch.as_tensor(corner + share * size).to(density.values)

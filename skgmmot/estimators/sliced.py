@@ -1,0 +1,477 @@
+"""`SlicedWassersteinGMM`: a Gaussian mixture fitted by transport instead of likelihood."""
+
+import math
+import warnings
+from numbers import Integral, Real
+
+import torch
+from sklearn.base import _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from tqdm import tqdm
+
+from skgmmot import _arrays, _engine
+from skgmmot.estimators import _init
+from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
+from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.directions import DIRECTIONS
+from skgmmot.functional.fit import climb
+from skgmmot.functional.minimise import EPOCH, OPTIMIZERS
+from skgmmot.functional.mixture import FreeCoordinates, GaussianMixtureParams
+from skgmmot.functional.sliced_fit import SlicedObjective, fit_sliced
+
+#: EM after the sliced fit stops at this change of the mean log-likelihood, or after so many steps.
+REFINE_TOL, REFINE_MAX_ITER = 1e-6, 1000
+#: Steps of `partial_fit` before they grow shorter.
+N_STEADY = 100
+
+
+class SlicedWassersteinGMM(MixtureEstimator):
+    """Gaussian mixture fitted by the sliced Wasserstein distance to the samples.
+
+    Minimises ``SW_p(mixture, samples)``, the mean over directions of the transport distance between
+    the projected mixture and the projected samples. The distance sees how far mass must move, so a
+    component that explains no sample is still drawn to where mass is missing: the fit depends far
+    less on where it starts than the likelihood's.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        Number of components K.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+        What the components' covariances may be.
+    n_projections : int, default=50
+        Number of directions that a step slices along (one is enough, and taken, for one feature).
+    projections : {'quasi', 'random', 'orthogonal', 'max'}, default='quasi'
+        Directions spread evenly; independent and uniform; orthogonal in groups of ``n_features``;
+        or turned to where the distance is larger. They are drawn anew every ten steps.
+    p : float, default=2.0
+        Exponent of the distance, at least 1.
+    tol : float, default=1e-2
+        Ten steps make progress if they lower the sliced distance, on fixed directions, by more than
+        this share. Without progress twice in a row the learning rate is halved; after five
+        halvings the fit has converged.
+    reg_covar : float, default=1e-6
+        Added to the variances, as a share of the mean variance of the features.
+    max_iter : int, default=1000
+        Largest number of steps; 0 keeps the start.
+    n_init : int, default=1
+        Number of starts; the fit of least sliced distance is kept.
+    init_params : {'k-means++', 'kmeans', 'random', 'random_from_data'}, default='k-means++'
+        How to start.
+    weights_init : array-like of shape (n_components,), default=None
+        Weights to start from.
+    means_init : array-like of shape (n_components, n_features), default=None
+        Means to start from.
+    precisions_init : array-like, default=None
+        Inverse covariances to start from, in the shape of ``covariances_``.
+    optimizer : {'rmsprop', 'adam'} or callable, default='rmsprop'
+        RMSProp with momentum, as in the paper; Adam; or a function ``(parameters, learning_rate)``
+        that returns a `torch.optim.Optimizer`.
+    learning_rate : float, default=0.05
+        Length of the first steps, where features have a mean variance of one: samples are scaled
+        inside, so that it needs no tuning.
+    batch_size : int, default=None
+        Number of samples that a step looks at; None is all of them.
+    refine : {'em'}, default=None
+        Whether to end with EM, run to a change of the mean log-likelihood below 1e-6.
+    random_state : int, RandomState instance or None, default=None
+        Controls starts, directions, batches and `sample`.
+    warm_start : bool, default=False
+        Whether a further `fit` starts from the last solution.
+    verbose : int, default=0
+        Whether to show a progress bar with the sliced distance.
+    device : str or torch.device, default=None
+        Where to compute; None is where the data is.
+
+    Attributes
+    ----------
+    weights_ : array or Tensor of shape (n_components,)
+        Weights of the components.
+    means_ : array or Tensor of shape (n_components, n_features)
+        Means.
+    covariances_ : array or Tensor
+        Covariances: ``(K, d, d)`` if full, ``(d, d)`` if tied, ``(K, d)`` if diag, ``(K,)`` if
+        spherical.
+    precisions_ : array or Tensor
+        Inverse covariances, in the same shape.
+    precisions_cholesky_ : array or Tensor
+        Factors ``P`` of the precisions, ``P @ P.T``, in the same shape.
+    converged_ : bool
+        Whether the best fit converged.
+    n_iter_ : int
+        Steps of the best fit.
+    sliced_wasserstein_ : float
+        Sliced distance ``SW_p`` of the mixture to the samples, in units of ``X``, along
+        ``n_projections`` fixed directions.
+    sliced_wassersteins_ : list of float
+        The same at the start of the best fit and after each of its epochs of ten steps (before
+        it was refined).
+    lower_bound_ : float
+        Mean log-likelihood, where the fit was refined.
+    n_features_in_ : int
+        Number of features d.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if ``X`` had any.
+
+    See Also
+    --------
+    skgmmot.DifferentiableGaussianMixture : Fits by likelihood.
+
+    Notes
+    -----
+    All parameters are learned. Covariances are ``B B^T + reg_covar I``, positive definite whatever
+    ``B``; weights are a softmax, which moves once the components have spread (see
+    `skgmmot.functional.sliced_fit`). A step costs ``O(L (n + K^2))`` for L directions of n samples,
+    and ``O(L n (d + log n))`` more every ten steps, to project and sort; memory is a few times
+    ``L n`` numbers. The fit of ``a X + b`` is that of ``X``, scaled and moved. The fit is a
+    constant: no gradient flows through it.
+
+    The sliced distance sees how much mass is where, the likelihood how dense it is there: a fit of
+    one is no maximum of the other. ``refine='em'`` ends at the nearest maximum of the likelihood.
+
+    References
+    ----------
+    .. [1] Kolouri, Rohde and Hoffmann 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skgmmot import SlicedWassersteinGMM
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(0, 1, (300, 2)), rng.normal(9, 1, (100, 2))])
+    >>> mixture = SlicedWassersteinGMM(n_components=2, random_state=0).fit(X)
+    >>> mixture.weights_.round(2)
+    array([0.75, 0.25])
+    >>> mixture.predict([[0, 0], [8, 9]])
+    array([0, 1])
+    """
+
+    _parameter_constraints: dict = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(COVARIANCE_TYPES))],
+        "n_projections": [Interval(Integral, 1, None, closed="left")],
+        "projections": [StrOptions({*DIRECTIONS, "max"})],
+        "p": [Interval(Real, 1.0, None, closed="left")],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
+        "weights_init": ["array-like", torch.Tensor, None],
+        "means_init": ["array-like", torch.Tensor, None],
+        "precisions_init": ["array-like", torch.Tensor, None],
+        "optimizer": [StrOptions(set(OPTIMIZERS)), callable],
+        "learning_rate": [Interval(Real, 0.0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "refine": [StrOptions({"em"}), None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "device": [str, torch.device, None],
+    }
+
+    def __init__(
+        self,
+        n_components=1,
+        *,
+        covariance_type="full",
+        n_projections=50,
+        projections="quasi",
+        p=2.0,
+        tol=1e-2,
+        reg_covar=1e-6,
+        max_iter=1000,
+        n_init=1,
+        init_params="k-means++",
+        weights_init=None,
+        means_init=None,
+        precisions_init=None,
+        optimizer="rmsprop",
+        learning_rate=0.05,
+        batch_size=None,
+        refine=None,
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+        device=None,
+    ):
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.n_projections = n_projections
+        self.projections = projections
+        self.p = p
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.refine = refine
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.device = device
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the mixture.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples: float32 and float64 are kept, the rest becomes float64.
+        y : None
+            Ignored.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights; a weight of 2 is a row given twice, 0 a row left out.
+
+        Returns
+        -------
+        SlicedWassersteinGMM
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, ``X`` or ``sample_weight`` is invalid; an earlier fit is then left as it
+            was.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the best fit stopped at ``max_iter``.
+        """
+        self._fit(X, sample_weight)
+        return self
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """Fit the mixture and predict the component of each sample.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+        y : None
+            Ignored.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples,)
+            What ``fit(X).predict(X)`` gives.
+
+        Raises
+        ------
+        ValueError
+            As `fit`.
+        """
+        return self._fit(X, sample_weight).predict(X)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Take one epoch of ten steps towards a batch of samples.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            A batch of samples; the first must hold at least ``n_components``.
+        y : None
+            Ignored.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        SlicedWassersteinGMM
+            The estimator. ``n_iter_`` counts the steps of all calls, and steps grow shorter with
+            it; ``converged_`` stays False.
+
+        Raises
+        ------
+        ValueError
+            As `fit`.
+        """
+        with earlier_fit_kept(self):
+            first = not hasattr(self, "converged_")
+            X, a, kind = self._validated(X, sample_weight, reset=first)
+            n_iter = 0 if first else self.n_iter_
+            problem = _Problem(self, X, a, None if first else self._params(torch.float64), n_iter)
+            (start, *_) = problem.starts(warm=not first)
+            solution = problem.descend(
+                start,
+                hold_weights=first,
+                max_iter=EPOCH,
+                # steps that grow shorter like one over a root settle, and still get anywhere
+                learning_rate=self.learning_rate / math.sqrt(1 + n_iter / N_STEADY),
+            )
+            solution = solution._replace(n_iter=n_iter + EPOCH, converged=False)
+            self._set_attributes(problem, solution, X.dtype, kind)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit(self, X, sample_weight):
+        with earlier_fit_kept(self):
+            warm = self.warm_start and hasattr(self, "converged_")
+            X, a, kind = self._validated(X, sample_weight, reset=True)
+            problem, runs = _Problem(self, X, a), _Runs(self.verbose, self.max_iter)
+            try:
+                for theta0 in problem.starts(warm):
+                    runs.begin()
+                    runs.end(problem.descend(theta0, hold_weights=not warm, callback=runs.reach))
+                if not runs.best.converged and self.max_iter > 0:
+                    warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
+                refined = None if self.refine is None else problem.refine(runs.best.value)
+            except KeyboardInterrupt:
+                if runs.best is not None:
+                    self._set_attributes(problem, runs.best, X.dtype, kind)
+                raise
+            finally:
+                runs.close()
+            self._set_attributes(problem, runs.best, X.dtype, kind, refined)
+        return self
+
+    def _validated(self, X, sample_weight, reset):
+        """Samples of positive weight, their weights, and the kind of array they came in."""
+        X, kind = _arrays.samples(self, X, reset=reset, min_samples=2 if reset else 1)
+        a = _arrays.sample_weights(sample_weight, X)
+        if reset:
+            _init.check_enough(X, a, self.n_components)
+        _arrays.check_range(X)
+        X, a = X.detach(), None if a is None else a.detach()
+        return (X, a, kind) if a is None else (X[a > 0], a[a > 0], kind)
+
+    def _set_attributes(self, problem, solution, dtype, kind, refined=None):
+        """Show the fit, in the user's units and kind of array."""
+        theta = solution.value if refined is None else refined.value
+        vars(self).pop("lower_bound_", None)
+        if refined is not None:
+            self.lower_bound_ = refined.objective
+        self._set_parameters(problem.in_units(theta), dtype, kind)
+        self.converged_ = solution.converged
+        self.n_iter_ = solution.n_iter
+        self.sliced_wasserstein_ = problem.scale * problem.objective.distance(theta)
+        self.sliced_wassersteins_ = [problem.scale * value for value in solution.objectives]
+
+
+class _Problem:
+    """A fit in standard units: samples about their mean, of mean variance one.
+
+    Mean and variance may be those of a mixture instead, ``like``, and random numbers may depend on
+    the steps taken, ``n_iter``.
+    """
+
+    def __init__(self, estimator, X, sample_weight, like=None, n_iter=0):
+        self.estimator, self.sample_weight = estimator, sample_weight
+        self.rng = check_random_state(estimator.random_state)
+        self.X, self.origin = X, _engine.origin(X, sample_weight)
+        self.scale = _spread(X - self.origin, sample_weight)
+        if like is not None:
+            self.origin = (like.weights @ like.means).to(X)
+            spread = FreeCoordinates(like.moved(-self.origin)).scale  # of each feature
+            self.scale = float(spread.square().mean().sqrt())
+        self.objective = SlicedObjective(
+            (X - self.origin) / self.scale,
+            estimator._covariance(),
+            sample_weight,
+            p=estimator.p,
+            n_projections=estimator.n_projections,
+            projections=estimator.projections,
+            batch_size=estimator.batch_size,
+            reg_covar=estimator.reg_covar,
+            generator=torch.Generator().manual_seed(int(self.rng.randint(2**31)) + n_iter),
+        )
+
+    def in_units(self, theta):
+        """A mixture in standard units, in those of the samples."""
+        return _scaled(theta, self.scale).moved(self.origin)
+
+    def starts(self, warm):
+        """Yield the starts, in standard units."""
+        K, d = self.estimator.n_components, self.X.shape[1]
+        # Single samples have no spread to descend from: they get a tenth of their usual spacing.
+        spread = 0.01 * K ** (-2 / d)
+        with _engine.workers(self.X.device) as pool:
+            em = self._em(pool, self.estimator.reg_covar + spread)
+            if warm:
+                yield _scaled(_init.earlier_fit(self.estimator, em), 1 / self.scale)
+                return
+            given = _init.given(self.estimator, em)
+            for _ in range(self.estimator.n_init):
+                start = _init.one_start(self.estimator, em, given, self.rng)
+                start = start._replace(weights=start.weights / start.weights.sum())
+                yield _scaled(start, 1 / self.scale)
+
+    def descend(self, theta0, *, callback=None, **options):
+        """The sliced fit from a start."""
+        estimator = self.estimator
+        options = {
+            "tol": estimator.tol,
+            "max_iter": estimator.max_iter,
+            "learning_rate": estimator.learning_rate,
+            "optimizer": OPTIMIZERS.get(estimator.optimizer, estimator.optimizer),
+            "callback": callback,
+        } | options
+        return fit_sliced(self.objective, theta0, **options)
+
+    def refine(self, theta):
+        """EM from the end of the sliced fit."""
+        with torch.no_grad(), _engine.workers(self.X.device) as pool:
+            em = self._em(pool, self.estimator.reg_covar)
+            start = _scaled(theta, self.scale)
+            end = climb(em, start, tol=REFINE_TOL, max_iter=REFINE_MAX_ITER)
+        return end._replace(value=_scaled(end.value, 1 / self.scale))
+
+    def _em(self, pool, reg_covar):
+        return _engine.EM(self.X, self.sample_weight, self.origin, reg_covar * self.scale**2, pool)
+
+
+class _Runs:
+    """The best run so far, and a bar that shows the present one."""
+
+    def __init__(self, verbose, max_iter):
+        self.best, self._ended = None, False
+        self._bar = tqdm(total=max_iter, desc="sliced fit", unit="step", disable=not verbose)
+
+    def begin(self):
+        """Start counting anew."""
+        self._bar.reset()
+
+    def reach(self, solution):
+        """Note an epoch."""
+        self._bar.update(solution.n_iter - self._bar.n)
+        self._bar.set_postfix(distance=f"{solution.objective:.3g}", refresh=False)
+        if not self._ended:
+            self.best = solution
+
+    def end(self, solution):
+        """Note the end of a run."""
+        if not self._ended or solution.objective < self.best.objective:
+            self.best = solution
+        self._ended = True
+
+    def close(self):
+        """Leave the bar as it is."""
+        self._bar.close()
+
+
+def _scaled(theta: GaussianMixtureParams, factor: float) -> GaussianMixtureParams:
+    """A mixture about the origin in other units."""
+    means, covariances = theta.means * factor, theta.covariances * factor**2
+    return theta._replace(means=means, covariances=covariances)
+
+
+def _spread(centred, sample_weight) -> float:
+    """The root of the mean variance of the features; one if nothing varies."""
+    squares = centred.double().square().mean(1)
+    if sample_weight is None:
+        variance = squares.mean()
+    else:
+        variance = sample_weight.double() @ squares / sample_weight.sum(dtype=torch.float64)
+    return math.sqrt(float(variance)) or 1.0

@@ -1,0 +1,118 @@
+"""Directions to slice along: drawn, spread evenly, or turned uphill."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _random(n_directions, n_features, generator):
+    """Independent and uniform."""
+    return torch.randn(n_directions, n_features, dtype=torch.float64, generator=generator)
+
+
+def _orthogonal(n_directions, n_features, generator):
+    """Uniform, orthogonal to each other in groups of ``n_features``."""
+    n_groups = math.ceil(n_directions / n_features)
+    frames = _random(n_groups * n_features, n_features, generator)
+    Q, R = torch.linalg.qr(frames.view(n_groups, n_features, n_features))
+    signs = R.diagonal(dim1=-2, dim2=-1).sign()  # without them Q is not uniform
+    return (Q * signs.unsqueeze(-2)).mT.flatten(0, 1)[:n_directions]
+
+
+def _quasi(n_directions, n_features, generator):
+    """Spread evenly: equal angles in the plane, a scrambled Sobol sequence in more dimensions."""
+    if n_features == 2:
+        start = torch.rand(1, dtype=torch.float64, generator=generator)
+        # theta and -theta are one line: half a turn holds them all
+        angles = math.pi * (torch.arange(n_directions) + start) / n_directions
+        return torch.stack([angles.cos(), angles.sin()], dim=1)
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    sobol = torch.quasirandom.SobolEngine(n_features, scramble=True, seed=seed)
+    uniform = sobol.draw(n_directions, dtype=torch.float64)
+    tiny = 2.0**-32
+    return torch.special.ndtri(uniform.clamp(tiny, 1 - tiny))
+
+
+#: Ways to choose directions, by name.
+DIRECTIONS = {"random": _random, "orthogonal": _orthogonal, "quasi": _quasi}
+
+
+def directions(
+    name: str, n_directions: int, n_features: int, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Choose directions to slice along.
+
+    Parameters
+    ----------
+    name : {'random', 'orthogonal', 'quasi'}
+        Independent and uniform; orthogonal in groups of ``n_features``; or spread evenly, by equal
+        angles in the plane and by a Sobol sequence mapped to the sphere in more dimensions.
+    n_directions : int
+        How many, L. On a line all directions are one, and one is returned.
+    n_features : int
+        Number of features d.
+    generator : torch.Generator, default=None
+        Source of random numbers, on the CPU; None is torch's own.
+
+    Returns
+    -------
+    Tensor of shape (L, d)
+        Unit vectors, float64, on the CPU.
+
+    Notes
+    -----
+    Any of them makes the mean over directions an unbiased estimate of the integral over the sphere;
+    its variance falls from the first to the last.
+    """
+    if n_features == 1:
+        return torch.ones(1, 1, dtype=torch.float64)
+    drawn = DIRECTIONS[name](n_directions, n_features, generator)
+    return torch.nn.functional.normalize(drawn)
+
+
+def ascend(cost, theta: Tensor, *, n_steps: int = 30) -> tuple[Tensor, Tensor]:
+    """Turn directions to where a cost is larger: the max-sliced distance is at the best of them.
+
+    Gradient steps on the sphere, all directions at once; a step that lowers the cost of its
+    direction is undone and halved, the others grow by half.
+
+    Parameters
+    ----------
+    cost : callable
+        ``theta (L, d) -> (L,)``, such as `sliced_wasserstein` of two given sides.
+    theta : Tensor of shape (L, d)
+        Directions to start from.
+    n_steps : int, default=30
+        Number of evaluations with gradients.
+
+    Returns
+    -------
+    theta : Tensor of shape (L, d)
+        Unit directions, constants.
+    costs : Tensor of shape (L,)
+        Their costs, none below that of its start; constants.
+    """
+
+    def at(point):
+        with torch.enable_grad():
+            point = point.detach().requires_grad_()
+            costs = cost(point)
+            (gradient,) = torch.autograd.grad(costs.sum(), point)
+        tangent = gradient - (gradient * point).sum(1, keepdim=True) * point
+        return costs.detach(), torch.nn.functional.normalize(tangent)
+
+    theta, angle = theta.detach(), theta.new_full((len(theta), 1), 0.5)
+    best, uphill = at(theta)
+    for _ in range(n_steps):
+        trial = angle.cos() * theta + angle.sin() * uphill  # along the great circle
+        trial = torch.nn.functional.normalize(trial)
+        costs, slopes = at(trial)
+        better = costs > best
+        best = torch.where(better, costs, best)
+        theta, uphill = (
+            torch.where(better.unsqueeze(1), new, old)
+            for new, old in ((trial, theta), (slopes, uphill))
+        )
+        angle = angle * torch.where(better.unsqueeze(1), 1.5, 0.5)
+    return theta, best

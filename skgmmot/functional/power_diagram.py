@@ -1,0 +1,249 @@
+"""Power diagrams in a rectangle: the cells of semi-discrete transport in the plane.
+
+A site ``y_j`` of height ``h_j`` owns the points ``x`` where its plane ``2 <x, y_j> - h_j`` is the
+highest. With ``h_j = |y_j|^2 - psi_j`` that is where ``|x - y_j|^2 - psi_j`` is smallest, and with
+equal ``psi`` the cells are Voronoi's. The upper envelope of the planes is dual to the lower convex
+hull of the points ``(y_j, h_j)``: a face of the hull is a corner of the diagram, an edge between
+two faces an edge between two cells.
+
+Four *guards*, sites far outside whose planes stay below the envelope in the rectangle, surround the
+others: all corners are then finite, and one site, two sites or sites on a line are no special
+cases.
+
+Cells are given by their edges, since integrals over a cell are fluxes through its boundary (Green).
+Where an edge meets the rectangle the boundary goes on along its walls. Walls are edges too: from
+each meeting point a path runs counterclockwise to the lower right corner, so that whatever a cell
+holds is one signed sum over edges. Nothing here knows of densities.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial import ConvexHull
+
+Array = np.ndarray
+
+#: Outward normals of the right, upper, left and lower wall: the order of a walk counterclockwise.
+NORMALS = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+
+
+class Box(NamedTuple):
+    """A rectangle with sides along the axes."""
+
+    low: Array
+    """The lower left corner, ``(2,)``."""
+    high: Array
+    """The upper right corner, ``(2,)``."""
+
+    @property
+    def corners(self) -> Array:
+        """The corners ``(4, 2)``: wall ``i`` ends at corner ``i``, the last one is lower right."""
+        (left, bottom), (right, top) = self.low, self.high
+        return np.array([[right, top], [left, top], [left, bottom], [right, bottom]])
+
+
+class PowerDiagram(NamedTuple):
+    """Cells of sites in a rectangle, as directed edges between two of them.
+
+    Edges ``[:n_interfaces]`` lie between two cells, the others on the walls of the rectangle.
+    """
+
+    sites: Array
+    """The sites on the left and on the right of each edge, ``(m, 2)``."""
+    start: Array
+    """Where each edge starts, ``(m, 2)``."""
+    stop: Array
+    """Where it ends, ``(m, 2)``."""
+    n_interfaces: int
+    """How many edges lie between two cells."""
+    owners: Array
+    """The sites whose cells hold the rectangle's corners, ``(4,)``, in the order of the box."""
+    n_sites: int
+    """Number of sites n, those with an empty cell included."""
+    box: Box
+    """The rectangle."""
+
+    def gather(self, flux: Array, whole) -> Array:
+        """Add up what cells hold, from fluxes through the edges.
+
+        Parameters
+        ----------
+        flux : ndarray of shape (m, ...)
+            The flux from left to right through each edge.
+        whole : ndarray of shape (...)
+            What the whole rectangle holds.
+
+        Returns
+        -------
+        ndarray of shape (n, ...)
+            What each cell holds; the sum is ``whole``.
+        """
+        left, right = self.sites.T
+        columns = [
+            np.bincount(left, column, self.n_sites) - np.bincount(right, column, self.n_sites)
+            for column in flux.reshape(len(flux), math.prod(flux.shape[1:])).T
+        ]
+        total = np.stack(columns, axis=-1).reshape(self.n_sites, *flux.shape[1:]).astype(float)
+        total[self.owners[-1]] += whole
+        return total
+
+    def polygons(self) -> list[Array]:
+        """Return the corners of each cell, counterclockwise.
+
+        Returns
+        -------
+        list of n ndarrays of shape (number of corners, 2)
+            ``(0, 2)`` for an empty cell.
+        """
+        inner = slice(self.n_interfaces)
+        owner = np.concatenate([*self.sites[inner].T, *self.sites[inner].T, self.owners])
+        ends = self.start[inner], self.start[inner], self.stop[inner], self.stop[inner]
+        points = np.vstack([*ends, self.box.corners])
+        order = np.argsort(owner, kind="stable")
+        cuts = np.searchsorted(owner[order], np.arange(1, self.n_sites))
+        return [_convex_order(part) for part in np.split(points[order], cuts)]
+
+
+def power_diagram(sites: Array, heights: Array, box: Box) -> PowerDiagram:
+    """Return the power diagram of sites in a rectangle.
+
+    Parameters
+    ----------
+    sites : ndarray of shape (n, 2)
+        Sites ``y``, anywhere; most accurate if the middle of both sites and box is the origin.
+    heights : ndarray of shape (n,)
+        Heights ``h``: the cell of ``y_j`` is where ``2 <x, y_j> - h_j`` is highest.
+    box : Box
+        The rectangle.
+
+    Returns
+    -------
+    PowerDiagram
+        The cells, cut off at the rectangle.
+
+    Notes
+    -----
+    Costs ``O(n log n)``, nearly all of it in Qhull. Cells may be empty; of sites that coincide, one
+    has the cell.
+    """
+    corners, pairs = _dual(*_guarded(sites, heights, box))
+    start, stop = corners[:, 0], corners[:, 1]
+    direction, between = stop - start, _difference(sites, pairs)
+    # The left site is where a quarter turn counterclockwise of the direction points.
+    turned = direction[:, 0] * between[:, 1] - direction[:, 1] * between[:, 0] < 0
+    pairs[turned] = pairs[turned, ::-1]
+    kept, start, stop, entry, exit_ = _clip(start, stop, box)
+    owners = np.argmax(2 * box.corners @ sites.T - heights, axis=1)
+    inner = pairs[kept]
+    walls, wall_start, wall_stop, base = _walls(inner, (start, entry), (stop, exit_), box)
+    owners[-1] = owners[-1] if base is None else base
+    return PowerDiagram(
+        np.vstack([inner, walls]),
+        np.vstack([start, wall_start]),
+        np.vstack([stop, wall_stop]),
+        len(inner),
+        owners,
+        len(sites),
+        box,
+    )
+
+
+def _guarded(sites: Array, heights: Array, box: Box) -> tuple[Array, Array]:
+    """The sites and heights with the four guards after them."""
+    extent = np.abs(box.corners).max(0).sum()
+    # The envelope is nowhere lower than this: the best plane by its worst corner.
+    lowest = (2 * sites @ box.corners.T - heights[:, None]).min(1).max()
+    reach = 3 * (np.abs(sites).max() or 1.0)
+    guards = reach * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
+    return np.vstack([sites, guards]), np.append(heights, np.full(4, 3 * reach * extent - lowest))
+
+
+def _dual(sites: Array, heights: Array) -> tuple[Array, Array]:
+    """Corners ``(m, 2, 2)`` that edges run between, and the pairs of sites ``(m, 2)`` beside them.
+
+    Guards are the last four sites; edges between two of them are left out.
+    """
+    units = np.abs(sites).max(), np.abs(heights).max() or 1.0
+    hull = ConvexHull(np.column_stack([sites / units[0], heights / units[1]]))
+    normals = hull.equations[:, :3]
+    lower = normals[:, 2] < 0
+    # A face lies on the plane h = 2 <v, y> - const, and v is its corner of the diagram.
+    v = normals[:, :2] / np.where(lower, -2 * normals[:, 2], 1.0)[:, None] * (units[1] / units[0])
+    face, opposite = np.nonzero(
+        lower[:, None] & lower[hull.neighbors] & (hull.neighbors > np.arange(len(lower))[:, None])
+    )
+    others = np.array([[1, 2], [0, 2], [0, 1]])[opposite]
+    pairs = np.take_along_axis(hull.simplices[face], others, axis=1).astype(np.intp)
+    corners = v[np.column_stack([face, hull.neighbors[face, opposite]])]
+    # what a guard is beside lies outside the rectangle
+    real = (pairs < len(sites) - 4).all(1) & (corners[:, 0] != corners[:, 1]).any(1)
+    return corners[real], pairs[real]
+
+
+def _difference(sites: Array, pairs: Array) -> Array:
+    return sites[pairs[:, 0]] - sites[pairs[:, 1]]
+
+
+def _clip(start: Array, stop: Array, box: Box):
+    """Cut edges off at the rectangle.
+
+    Returns which are left, their ends, and the wall at which they enter and leave it (-1: none).
+    """
+    offsets = np.concatenate([box.high, -box.low])
+    # Distances inside each wall, (m, 4). Edges that share a corner see the same numbers there.
+    before, after = offsets - start @ NORMALS.T, offsets - stop @ NORMALS.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = before / (before - after)
+    enters = np.where(before < 0, np.where(after < 0, np.inf, crossing), 0.0)
+    leaves = np.where(after < 0, np.where(before < 0, -np.inf, crossing), 1.0)
+    first, last = enters.max(1), leaves.min(1)
+    kept = np.flatnonzero(first < last)
+    entry = np.where(first[kept] > 0, enters[kept].argmax(1), -1)
+    exit_ = np.where(last[kept] < 1, leaves[kept].argmin(1), -1)
+    start, direction = start[kept], (stop - start)[kept]
+    new_start = _on_wall(start + first[kept, None] * direction, entry, box)
+    new_stop = np.where(exit_[:, None] < 0, stop[kept], start + last[kept, None] * direction)
+    return kept, new_start, _on_wall(new_stop, exit_, box), entry, exit_
+
+
+def _on_wall(points: Array, wall: Array, box: Box) -> Array:
+    """Points moved onto their walls, against rounding."""
+    points = points.clip(box.low, box.high)
+    met = np.flatnonzero(wall >= 0)
+    axis = wall[met] % 2
+    points[met, axis] = np.where(wall[met] < 2, box.high[axis], box.low[axis])
+    return points
+
+
+def _walls(pairs: Array, entries, exits, box: Box):
+    """Paths along the walls from where edges meet them, and the owner of their common end.
+
+    At an exit, the cell on the left goes on counterclockwise; at an entry, the cell on the right.
+    """
+    (start, entry), (stop, exit_) = entries, exits
+    out, into = exit_ >= 0, entry >= 0
+    points = np.vstack([stop[out], start[into]])
+    wall = np.concatenate([exit_[out], entry[into]])
+    sites = np.vstack([pairs[out], pairs[into, ::-1]])
+    if not len(points):
+        return sites, points, points, None
+    corners = box.corners
+    paths = []
+    for side in range(4):
+        here, passing = wall == side, wall <= side
+        begin = np.where(here[:, None], points, corners[side - 1])[passing]
+        paths.append((sites[passing], begin, np.broadcast_to(corners[side], begin.shape)))
+    # Counterclockwise from the last corner, the cell before the first meeting point holds it.
+    along = np.abs(points - corners[wall - 1]).sum(1)
+    base = sites[np.lexsort((along, wall))[0], 1]
+    return *(np.vstack(part) for part in zip(*paths, strict=True)), base
+
+
+def _convex_order(points: Array) -> Array:
+    """The corners of a convex polygon, counterclockwise, each once."""
+    if not len(points):
+        return points
+    points = np.unique(points, axis=0)
+    dx, dy = (points - points.mean(0)).T
+    return points[np.argsort(np.arctan2(dy, dx))]

@@ -1,0 +1,474 @@
+"""Semi-discrete transport: a density onto weighted points.
+
+``W2^2(rho, sum_j b_j delta_{y_j}) = max_psi int min_j (|x - y_j|^2 - psi_j) rho(x) dx + <b, psi>``:
+each point takes the mass of its cell, the ``x`` where ``|x - y_j|^2 - psi_j`` is smallest, and at
+the best potentials ``psi`` that is ``b_j``. The density is an image or a Gaussian mixture.
+
+- In the plane the transport is exact: cells are a power diagram, integrals over them are closed
+  forms for both densities, and damped Newton finds the potentials (`exact_plan`).
+- In any dimension a mixture may stand for itself by quasi-random nodes, ``x = m_k + L_k z``, each a
+  smooth function of its parameters; what is left is discrete transport (`nodes_plan`).
+
+By the envelope theorem the cells may be held fixed in derivatives: ``2 b_j (y_j - barycentre_j)``
+in the points, the potentials in their masses, and in the density the potential
+``min_j (|x - y_j|^2 - psi_j)``, pushed through its parameters.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+from scipy.stats import qmc
+from torch import Tensor
+
+from skgmmot.functional.cell_integrals import GridIntegrals, MixtureIntegrals
+from skgmmot.functional.discrete import exact
+from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.newton import Cells, Target, cells_of_masses, evaluate
+from skgmmot.functional.power_diagram import Box, PowerDiagram
+
+#: Largest number of costs between nodes and points.
+MAX_COSTS = 2**26
+
+
+class GridDensity(NamedTuple):
+    """An image as a density in the plane: constant on each pixel."""
+
+    values: Tensor
+    """``(rows, columns)``, non-negative, of any positive total; row 0 is the lowest."""
+    extent: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
+    """Left, right, lower and upper end of the image."""
+
+
+class SemidiscretePlan(NamedTuple):
+    """A transport plan from a density to weighted points."""
+
+    potentials: Tensor
+    """``psi (n,)``: the derivative of the cost in the masses, of mean zero."""
+    masses: Tensor
+    """What each cell holds, ``(n,)``."""
+    barycentres: Tensor
+    """Where its middle is, ``(n, d)``; the point itself if the cell is empty."""
+    cost: Tensor
+    """``W2^2``, differentiable in the density, the points and their weights."""
+    error: float
+    """Estimated error of the cost: that of the nodes, 0 if the plan is exact."""
+    n_iter: int
+    """Newton steps; 0 for nodes."""
+    cells: PowerDiagram | None
+    """The cells, in the plane; None for nodes. Points that coincide share the first one's."""
+
+
+def exact_plan(
+    density: GridDensity | GaussianMixtureParams,
+    points: Tensor,
+    weights: Tensor,
+    *,
+    potentials: Tensor | None = None,
+    slack: float = 0.0,
+    tol: float = 1e-8,
+    max_iter: int = 1000,
+) -> SemidiscretePlan:
+    """Solve semi-discrete transport in the plane, exactly.
+
+    Parameters
+    ----------
+    density : GridDensity or GaussianMixtureParams
+        An image, or a mixture in two dimensions with positive definite covariances.
+    points : Tensor of shape (n, 2)
+        Points ``y``, anywhere; some may coincide.
+    weights : Tensor of shape (n,)
+        Their masses, non-negative, of any positive sum.
+    potentials : Tensor of shape (n,), default=None
+        Potentials to start from, such as those of a plan for a density nearby.
+    slack : float, default=0.0
+        How far masses give way, in units of an inverse squared distance: the plan is the best for
+        ``min_{b'} W2^2(rho, b') + sum_j (b'_j - b_j)^2 / (2 slack b_j)``, whose potentials change
+        smoothly where a gap between clusters would make them jump. 0 is transport.
+    tol : float, default=1e-8
+        Bound on the sum of ``|mass of cell j - b_j|``.
+    max_iter : int, default=1000
+        Largest number of Newton steps; ten are typical.
+
+    Returns
+    -------
+    SemidiscretePlan
+        The plan is a constant; its cost carries the gradients of the envelope theorem.
+
+    Raises
+    ------
+    RuntimeError
+        If Newton's method does not get there.
+
+    Notes
+    -----
+    Differentiable once in values, points, weights, means and covariances. Where points coincide,
+    the gradient in them is one of several. A Newton step costs ``O(n log n)`` for the cells,
+    ``O(n + edges of cells meeting lines of pixels)`` or ``O(n K)`` for the integrals, and about
+    ``O(n^1.5)`` for the linear system.
+
+    References
+    ----------
+    .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm.
+    """
+    b = weights / weights.sum()
+    frame = _Frame(density, points, b)
+    start = None if potentials is None else frame.heights(_numpy(potentials))
+    cells = cells_of_masses(
+        frame.density, frame.target(slack), heights=start, tol=tol, max_iter=max_iter
+    )
+    if not cells.converged:
+        error = np.abs(frame.target(slack).error(cells)).sum()
+        raise RuntimeError(
+            f"the masses of the cells must be right to {tol:.1e}, got an error of {error:.1e} "
+            f"after {cells.n_iter} Newton steps. Merge points that are nearly equal, drop masses "
+            "that are nearly zero, or add a small constant to an image with gaps."
+        )
+    moments = frame.density.moments(cells.diagram)
+    psi = frame.potentials(cells)
+    barycentres = frame.barycentres(cells, moments)
+    masses = frame.spread(cells.masses)
+    given = slack * (psi - frame.b @ psi) ** 2 / 2  # what giving way saves, by mass
+    cost = points.new_tensor(frame.cost(cells, moments) - frame.b @ given)
+    # Added zeros whose derivatives are those of the cost with the cells held fixed.
+    if points.requires_grad:
+        slope = 2 * masses[:, None] * (frame.y - barycentres)
+        cost = cost + _zero(points, slope)
+    if b.requires_grad:
+        cost = cost + _zero(b, psi - given)
+    if any(t.requires_grad for t in _parameters(density)):
+        cost = cost + frame.envelope(density, cells)
+    return SemidiscretePlan(
+        *(torch.as_tensor(v).to(points) for v in (psi, masses, barycentres)),
+        cost=cost,
+        error=0.0,
+        n_iter=cells.n_iter,
+        cells=frame.diagram(cells),
+    )
+
+
+def component_masses(mixture: GaussianMixtureParams, plan: SemidiscretePlan) -> Tensor:
+    """Return how much of each component lies in each cell of a plan in the plane.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in two dimensions.
+    plan : SemidiscretePlan
+        A plan onto n points, with cells.
+
+    Returns
+    -------
+    Tensor of shape (K, n)
+        Rows sum to one. Not differentiable.
+    """
+    mass, _ = _integrals(mixture).component_moments(plan.cells)
+    return torch.as_tensor(mass).to(mixture.means)
+
+
+def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -> SemidiscretePlan:
+    """Carry a density of the plane to the nearest points: Voronoi's cells, whatever they hold.
+
+    ``cost = int min_j |x - y_j|^2 rho(x) dx``, the least over all masses of the points.
+
+    Parameters
+    ----------
+    density : GridDensity or GaussianMixtureParams
+        An image, or a mixture in two dimensions with positive definite covariances.
+    points : Tensor of shape (n, 2)
+        Points ``y``.
+
+    Returns
+    -------
+    SemidiscretePlan
+        With potentials of zero; constants.
+    """
+    frame = _Frame(density, points, torch.ones_like(points[:, 0]) / len(points))
+    cells = evaluate(frame.density, frame.sites, frame.heights(np.zeros(len(points))))
+    moments = frame.density.moments(cells.diagram)
+    masses = frame.spread(cells.masses)
+    barycentres = frame.barycentres(cells, moments)
+    cost = frame.transported(cells, moments) + frame.shift @ frame.shift
+    shown = (torch.as_tensor(v).to(points) for v in (np.zeros_like(masses), masses, barycentres))
+    return SemidiscretePlan(*shown, points.new_tensor(cost), 0.0, 0, frame.diagram(cells))
+
+
+class _Frame:
+    """A problem with both means at the origin, equal points merged, those without mass left out."""
+
+    def __init__(self, density, points: Tensor, b: Tensor):
+        self.y, self.b = _numpy(points), _numpy(b)
+        self.density, self.mean = _integrals(density).centred()
+        self.shift = self.mean - self.b @ self.y
+        self.centred = self.y - self.b @ self.y
+        self.full = np.flatnonzero(self.b > 0)
+        _, first, site = np.unique(
+            self.y[self.full], axis=0, return_index=True, return_inverse=True
+        )
+        self.site = site.ravel()  # of each point with mass
+        self.first = self.full[first]  # the first point of each site
+        self.sites = self.centred[self.first]
+        self.masses = np.bincount(self.site, self.b[self.full])
+        # |x - y|^2 differs between the two frames by 2 <shift, x - y>, up to a constant.
+        self.level = (self.centred**2).sum(1) - 2 * self.centred @ self.shift
+
+    def target(self, slack: float) -> Target:
+        """What the cells should hold."""
+        return Target(self.sites, self.masses, slack, self.level[self.first])
+
+    def heights(self, potentials: np.ndarray) -> np.ndarray:
+        """Heights from potentials of the points."""
+        return (self.level - potentials)[self.first]
+
+    def potentials(self, cells: Cells) -> np.ndarray:
+        """Potentials of the points; without mass, the largest one that leaves the cell empty."""
+        heights = np.empty(len(self.b))
+        heights[self.full] = cells.heights[self.site]
+        empty = np.flatnonzero(self.b == 0)
+        heights[empty] = _lowest_empty(cells, self.sites, self.centred[empty])
+        psi = self.level - heights
+        return psi - psi.mean()
+
+    def spread(self, masses: np.ndarray) -> np.ndarray:
+        """Masses of the sites, shared out to the points."""
+        shared = np.zeros(len(self.b))
+        shared[self.full] = masses[self.site] * self.b[self.full] / self.masses[self.site]
+        return shared
+
+    def barycentres(self, cells: Cells, moments: np.ndarray) -> np.ndarray:
+        """Barycentres of the points' cells; the points themselves where a cell is empty."""
+        barycentres = self.y.copy()
+        held = self.full[cells.masses[self.site] > 0]
+        middle = moments / np.where(cells.masses > 0, cells.masses, 1.0)[:, None] + self.mean
+        barycentres[held] = middle[self.site[cells.masses[self.site] > 0]]
+        return barycentres
+
+    def transported(self, cells: Cells, moments: np.ndarray) -> float:
+        """The integral of ``min_j |x|^2 - 2 <x, y_j> + h_j``."""
+        squares = np.trace(self.density.covariance()) - 2 * (self.sites * moments).sum()
+        return squares + cells.heights @ cells.masses
+
+    def cost(self, cells: Cells, moments: np.ndarray) -> float:
+        """The dual objective, which a small error of the masses changes by its square only."""
+        phi = self.transported(cells, moments)
+        psi = self.masses @ ((self.sites**2).sum(1) - cells.heights)
+        return max(float(phi + psi + self.shift @ self.shift), 0.0)
+
+    def diagram(self, cells: Cells) -> PowerDiagram:
+        """The cells where they are, numbered as the points."""
+        d = cells.diagram
+        return d._replace(
+            sites=self.first[d.sites],
+            start=d.start + self.mean,
+            stop=d.stop + self.mean,
+            owners=self.first[d.owners],
+            n_sites=len(self.b),
+            box=Box(d.box.low + self.mean, d.box.high + self.mean),
+        )
+
+    def envelope(self, density, cells: Cells) -> Tensor:
+        """An added zero whose derivative is that of ``int phi rho`` with the potential fixed."""
+        if isinstance(density, GridDensity):
+            return self._envelope_of_image(density, cells)
+        return self._envelope_of_mixture(density, cells)
+
+    def _envelope_of_image(self, density: GridDensity, cells: Cells) -> Tensor:
+        grid = self.density
+        phi = grid.potential(cells.diagram, self.sites, cells.heights)
+        x, y = grid.centres(0), grid.centres(1)[:, None]
+        phi += 2 * grid.pixel.prod() * (self.shift[0] * x + self.shift[1] * y)
+        normalised = density.values / (density.values.sum() * float(grid.pixel.prod()))
+        return _zero(normalised, phi)
+
+    def _envelope_of_mixture(self, mixture: GaussianMixtureParams, cells: Cells) -> Tensor:
+        """For ``x = m_k + L_k z``: ``E[grad phi]`` in means, ``E[grad phi z^T]`` in factors."""
+        own = self.density
+        mass, first = own.component_moments(cells.diagram)  # (K, n), (K, n, 2)
+        squares = np.trace(own.covariances, axis1=1, axis2=2) + (own.means**2).sum(1)
+        phi = squares - 2 * (first * self.sites).sum((1, 2)) + mass @ cells.heights
+        phi += 2 * own.means @ self.shift
+        slope = 2 * (own.means + self.shift - mass @ self.sites)  # (K, 2)
+        # E[grad phi (x - m)^T] Sigma^{-1} / 2 = I - sum_j y_j (int_j (x - m) g)^T Sigma^{-1}
+        about = first - mass[..., None] * own.means[:, None]
+        turned = np.einsum("jd,kje,kef->kdf", self.sites, about, np.linalg.inv(own.covariances))
+        turned = np.eye(2) - (turned + turned.transpose(0, 2, 1)) / 2
+        weights = own.weights
+        return (
+            _zero(mixture.weights, phi - phi.mean())
+            + _zero(mixture.means, weights[:, None] * slope)
+            + _zero(mixture.full_covariances(), weights[:, None, None] * turned)
+        )
+
+
+def _lowest_empty(cells: Cells, sites: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The lowest heights at which planes of other sites stay below the envelope."""
+    d = cells.diagram
+    inner = slice(d.n_interfaces)
+    corners = np.vstack([d.start[inner], d.stop[inner], d.box.corners])
+    owner = np.concatenate([d.sites[inner, 0], d.sites[inner, 0], d.owners])
+    envelope = 2 * (corners * sites[owner]).sum(1) - cells.heights[owner]
+    heights = [(2 * corners @ y - envelope).max() for y in others]
+    return np.array(heights)
+
+
+def _integrals(density) -> GridIntegrals | MixtureIntegrals:
+    """What the plane knows of a density."""
+    if isinstance(density, GridDensity):
+        left, right, bottom, top = density.extent
+        box = Box(np.array([left, bottom], float), np.array([right, top], float))
+        values = _numpy(density.values)
+        pixel = np.prod((box.high - box.low) / values.shape[::-1])
+        return GridIntegrals(values / (values.sum() * pixel), box)
+    weights, means = _numpy(density.weights), _numpy(density.means)
+    return MixtureIntegrals(weights / weights.sum(), means, _numpy(density.full_covariances()))
+
+
+def _parameters(density) -> tuple[Tensor, ...]:
+    """The tensors that a density is made of."""
+    return (density.values,) if isinstance(density, GridDensity) else tuple(density)
+
+
+def _zero(tensor: Tensor, derivative: np.ndarray) -> Tensor:
+    """Zero, with that derivative in the tensor."""
+    return (torch.as_tensor(derivative).to(tensor) * (tensor - tensor.detach())).sum()
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    """A tensor for NumPy and SciPy, in float64."""
+    return np.asarray(tensor.detach().cpu(), dtype=np.float64)
+
+
+# --- any dimension -------------------------------------------------------------------------------
+
+
+def standard_nodes(n_nodes: int, d: int, seed: int = 0) -> np.ndarray:
+    """Make quasi-random nodes of the standard normal distribution.
+
+    Sobol's sequence, scrambled, through the normal quantile; mean and covariance are made exact.
+
+    Parameters
+    ----------
+    n_nodes : int
+        How many; a power of two is best.
+    d : int
+        Dimension.
+    seed : int, default=0
+        Of the scrambling.
+
+    Returns
+    -------
+    ndarray of shape (n_nodes, d)
+        The nodes.
+    """
+    uniform = qmc.Sobol(d, scramble=True, rng=np.random.default_rng(seed)).random(n_nodes)
+    z = ndtri(np.clip(uniform, 1e-12, 1 - 1e-12))
+    z -= z.mean(0)
+    if n_nodes > d:
+        z = np.linalg.solve(np.linalg.cholesky(z.T @ z / n_nodes), z.T).T
+    return z
+
+
+def mixture_nodes(mixture: GaussianMixtureParams, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return nodes ``m_k + L_k z`` of a mixture and their weights, on its graph.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions, with positive definite covariances.
+    z : Tensor of shape (q, d)
+        Nodes of the standard normal distribution.
+
+    Returns
+    -------
+    nodes : Tensor of shape (K * q, d)
+        Component by component.
+    weights : Tensor of shape (K * q,)
+        ``w_k / q``.
+    """
+    factors = torch.linalg.cholesky(mixture.full_covariances())
+    nodes = mixture.means.unsqueeze(1) + z @ factors.mT  # (K, q, d)
+    return nodes.flatten(0, 1), (mixture.weights / len(z)).repeat_interleave(len(z))
+
+
+def nodes_plan(
+    mixture: GaussianMixtureParams,
+    points: Tensor,
+    weights: Tensor,
+    *,
+    n_nodes: int = 2048,
+    seed: int = 0,
+    estimate_error: bool = True,
+) -> SemidiscretePlan:
+    """Solve semi-discrete transport between nodes of a mixture and points, in any dimension.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions, with positive definite covariances.
+    points : Tensor of shape (n, d)
+        Points ``y``.
+    weights : Tensor of shape (n,)
+        Their masses, non-negative, of any positive sum.
+    n_nodes : int, default=2048
+        Number of nodes in all, shared out evenly: the largest power of two a component, but one.
+    seed : int, default=0
+        Of the nodes: equal seeds give equal nodes, and a cost that is smooth in the mixture.
+    estimate_error : bool, default=True
+        Whether to estimate the error of the cost, with four times as many other nodes.
+
+    Returns
+    -------
+    SemidiscretePlan
+        ``error`` is the distance of the cost to the dual objective of its potentials at other
+        nodes. In expectation the first is above, the second below the cost without nodes.
+
+    Raises
+    ------
+    ValueError
+        If there are too many nodes and points for memory.
+
+    Notes
+    -----
+    Differentiable in weights, means and covariances of the mixture, points and their weights. Holds
+    ``n_nodes * n`` costs; the network simplex takes about ``O((n_nodes + n)^2)`` and more.
+    """
+    K, d = mixture.means.shape
+    each = 2 ** max(0, int(math.log2(max(1, n_nodes / K))))
+    if each * K * len(points) > MAX_COSTS:
+        raise ValueError(
+            f"n_nodes times the number of points must be at most {MAX_COSTS:.1e}, got "
+            f"{each * K} x {len(points)}. Take fewer nodes, or a part of the points."
+        )
+    y, b = points, weights / weights.sum()
+    nodes, a = mixture_nodes(mixture, torch.as_tensor(standard_nodes(each, d, seed)).to(y))
+    plan = exact(a, b, _squared_distances(nodes, y))
+    error = math.nan
+    if estimate_error:
+        other = torch.as_tensor(standard_nodes(4 * each, d, seed + 1)).to(y)
+        error = abs(float(plan.cost.detach()) - _dual(mixture, other, y, b, plan.target_potential))
+    mass = plan.coupling.sum(0)
+    held = (mass > 0).unsqueeze(1)
+    middle = (plan.coupling.mT @ nodes.detach()) / mass.clamp(min=1e-300).unsqueeze(1)
+    barycentres = torch.where(held, middle, y.detach())
+    return SemidiscretePlan(plan.target_potential, mass, barycentres, plan.cost, error, 0, None)
+
+
+def _squared_distances(X: Tensor, Y: Tensor) -> Tensor:
+    """Squared distances ``(n, m)`` between rows, by their inner products about a middle."""
+    middle = Y.detach().mean(0)
+    X, Y = X - middle, Y - middle
+    squares = X.square().sum(1, keepdim=True) + Y.square().sum(1)
+    return (squares - 2 * X @ Y.mT).clamp(min=0)
+
+
+@torch.no_grad()
+def _dual(mixture, z, points, b, potentials) -> float:
+    """The dual objective of potentials, at given nodes."""
+    nodes, a = mixture_nodes(mixture, z)
+    total = b @ potentials
+    for rows in torch.arange(len(nodes)).split(2**20 // len(points) + 1):
+        phi = (_squared_distances(nodes[rows], points) - potentials).amin(1)
+        total = total + a[rows] @ phi
+    return float(total)

@@ -1,0 +1,126 @@
+"""WassersteinQuantizer: samples, images and mixtures in, points out."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    GridDensity,
+    WassersteinQuantizer,
+    semidiscrete_distance,
+)
+
+SQUARE = GridDensity(np.ones((8, 8)))
+MIXTURE = ([0.5, 0.5], [[0.0, 0.0], [6.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]], "diag")
+
+
+def test_points_of_equal_mass_share_an_image_equally():
+    quantizer = WassersteinQuantizer(16, random_state=0, tol=1e-3).fit(SQUARE)
+    assert np.allclose(quantizer.masses_, 1 / 16)
+    assert quantizer.converged_ and quantizer.n_iter_ > 1
+    expected = semidiscrete_distance(SQUARE, quantizer.cluster_centers_)
+    assert np.isclose(quantizer.distance_, expected)
+    grid = np.random.default_rng(0).random((20_000, 2))
+    counts = np.bincount(quantizer.predict(grid), minlength=16) / 20_000
+    assert np.abs(counts - 1 / 16).max() < 0.01
+    # hexagons: the distance of the best n points is about sqrt(0.1604 / n) (areas of one)
+    assert 0.1604 < 16 * quantizer.distance_**2 < 0.18
+    assert not hasattr(quantizer, "labels_")
+
+
+def test_free_masses_of_samples_are_those_of_k_means(blobs):
+    quantizer = WassersteinQuantizer(4, masses="free", init=blobs[:4], tol=1e-9).fit(blobs)
+    kmeans = KMeans(4, init=blobs[:4], n_init=1, tol=0).fit(blobs)
+    assert np.allclose(quantizer.cluster_centers_, kmeans.cluster_centers_)
+    assert np.array_equal(quantizer.labels_, kmeans.labels_)
+    assert np.isclose(len(blobs) * quantizer.distance_**2, kmeans.inertia_)
+    assert np.array_equal(quantizer.fit_predict(blobs), kmeans.labels_)
+    assert np.allclose(quantizer.transform(blobs), kmeans.transform(blobs))
+    assert quantizer.get_feature_names_out()[0] == "wassersteinquantizer0"
+
+
+def test_equal_masses_of_samples_balance_the_clusters(blobs):
+    quantizer = WassersteinQuantizer(6, init="k-means++", random_state=0).fit(blobs)
+    assert np.abs(np.bincount(quantizer.labels_) - 100).max() <= 5  # samples may be split
+    assert np.allclose(quantizer.masses_, 1 / 6)
+
+
+@pytest.mark.parametrize("masses", ["uniform", "free"])
+def test_a_mixture_is_quantised_in_the_plane_and_elsewhere(masses):
+    quantizer = WassersteinQuantizer(6, masses=masses, random_state=0)
+    plane = clone(quantizer).fit(MIXTURE)
+    if masses == "uniform":  # three points a component
+        assert (plane.cluster_centers_[:, 0] > 3).sum() == 3
+    line = clone(quantizer).fit(([0.5, 0.5], [[0.0], [6.0]], [1.0, 1.0], "spherical"))
+    assert line.cluster_centers_.shape == (6, 1)
+    assert np.allclose(line.masses_.sum(), 1)
+    fitted = DifferentiableGaussianMixture(2, random_state=0).fit(plane.cluster_centers_)
+    assert clone(quantizer).set_params(max_iter=200).fit(fitted).converged_
+
+
+def test_weights_of_samples_count(rng):
+    X = np.array([[0.0], [1.0], [10.0], [11.0]])
+    quantizer = WassersteinQuantizer(1).fit(X, sample_weight=[1, 1, 0, 0])
+    assert np.allclose(quantizer.cluster_centers_, 0.5)
+
+
+def test_kind_and_dtype_are_those_of_the_samples(blobs):
+    X = torch.tensor(blobs, dtype=torch.float32)
+    quantizer = WassersteinQuantizer(3, random_state=0).fit(X)
+    assert quantizer.cluster_centers_.dtype == torch.float32
+    assert isinstance(quantizer.labels_, torch.Tensor)
+    assert quantizer.transform(X).dtype == torch.float32
+    image = GridDensity(torch.ones(4, 4))
+    assert isinstance(WassersteinQuantizer(2).fit(image).cluster_centers_, torch.Tensor)
+
+
+def test_it_goes_into_pipelines_and_pickles(blobs):
+    pipeline = make_pipeline(StandardScaler(), WassersteinQuantizer(3, random_state=0))
+    labels = pipeline.fit_predict(blobs)
+    assert np.array_equal(pickle.loads(pickle.dumps(pipeline)).predict(blobs), labels)
+
+
+def test_a_seed_repeats_the_fit(blobs):
+    first, second = (WassersteinQuantizer(3, random_state=1).fit(blobs) for _ in range(2))
+    assert np.array_equal(first.cluster_centers_, second.cluster_centers_)
+
+
+def test_stopping_early_is_said(blobs):
+    with pytest.warns(ConvergenceWarning, match=r"Lloyd's steps stopped at max_iter=1 with a rel"):
+        quantizer = WassersteinQuantizer(4, max_iter=1, random_state=0).fit(blobs)
+    assert not quantizer.converged_ and quantizer.n_iter_ == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "X", "message"),
+    [
+        ({"n_clusters": 5}, np.ones((3, 2)), "n_samples=3 should be >= n_clusters=5"),
+        ({"init": np.ones((2, 3))}, SQUARE, r"init must be finite points of shape .* = \(8, 2\)"),
+        ({"init": "k-means++"}, SQUARE, "init must be 'random' or points for a density in the pl"),
+        ({}, GridDensity(np.zeros((2, 2))), "must have a positive total, got all zeros"),
+    ],
+)
+def test_bad_input_is_refused_and_leaves_the_earlier_fit(options, X, message):
+    quantizer = WassersteinQuantizer(random_state=0).fit(SQUARE)
+    before = quantizer.cluster_centers_
+    with pytest.raises(ValueError, match=message):
+        quantizer.set_params(**options).fit(X)
+    assert quantizer.cluster_centers_ is before
+
+
+def test_weights_beside_a_density_are_refused():
+    with pytest.raises(ValueError, match="sample_weight must be None beside a density"):
+        WassersteinQuantizer().fit(SQUARE, sample_weight=[1.0])
+
+
+def test_it_must_be_fitted_first():
+    with pytest.raises(NotFittedError):
+        WassersteinQuantizer().predict(np.ones((3, 2)))

@@ -1,0 +1,139 @@
+"""SemidiscreteGMM: the whole interface of a mixture estimator, and what it is for."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import GridSearchCV
+
+from skgmmot import DifferentiableGaussianMixture, SemidiscreteGMM, semidiscrete_distance
+
+
+@pytest.fixture
+def clouds(rng):
+    """Two clouds in the plane, and which is which."""
+    X = np.vstack([rng.normal(size=(30, 2)), [6.0, 0.0] + rng.normal(size=(20, 2)) * [0.5, 1.5]])
+    return X, np.repeat([0, 1], [30, 20])
+
+
+def test_it_finds_two_clouds(clouds, covariance_type):
+    X, y = clouds
+    mixture = SemidiscreteGMM(2, covariance_type=covariance_type, random_state=0).fit(X)
+    assert mixture.converged_ and mixture.n_iter_ == len(mixture.distances_)
+    assert adjusted_rand_score(y, mixture.predict(X)) == 1
+    assert np.allclose(np.sort(mixture.weights_), [0.4, 0.6], atol=0.02)
+    assert np.isclose(mixture.distance_, semidiscrete_distance(mixture, X), rtol=1e-2)
+    # nearer than the mixture of largest likelihood
+    em = DifferentiableGaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(X)
+    assert mixture.distance_ < semidiscrete_distance(em, X)
+
+
+def test_it_has_the_interface_of_a_mixture(clouds, rng):
+    X, _ = clouds
+    mixture = SemidiscreteGMM(2, random_state=0).fit(X)
+    assert np.allclose(mixture.predict_proba(X).sum(1), 1)
+    assert mixture.score_samples(X).shape == (50,)
+    assert mixture.bic(X) > mixture.aic(X)
+    drawn, labels = mixture.sample(500)
+    assert np.allclose(drawn.mean(0), X.mean(0), atol=0.6) and set(labels) == {0, 1}
+    assert np.array_equal(clone(mixture).fit_predict(X), mixture.predict(X))
+    assert np.array_equal(pickle.loads(pickle.dumps(mixture)).means_, mixture.means_)
+    search = GridSearchCV(SemidiscreteGMM(random_state=0), {"n_components": [1, 2]}, cv=2)
+    assert search.fit(rng.permutation(X)).best_params_ == {"n_components": 2}
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_nodes_serve_other_dimensions(rng, d):
+    X = np.vstack([rng.normal(size=(60, d)), 8 + rng.normal(size=(60, d))])
+    mixture = SemidiscreteGMM(2, n_nodes=128, random_state=0).fit(X)
+    assert np.allclose(np.sort(mixture.means_[:, 0]), [0, 8], atol=0.5)
+
+
+def test_exact_and_nodes_agree(clouds):
+    X, _ = clouds
+    exact, nodes = (
+        SemidiscreteGMM(2, method=m, n_nodes=512, random_state=0).fit(X) for m in ("exact", "nodes")
+    )
+    order = [np.argsort(m.means_[:, 0]) for m in (exact, nodes)]
+    assert np.allclose(exact.means_[order[0]], nodes.means_[order[1]], atol=0.15)
+    assert np.allclose(exact.weights_[order[0]], nodes.weights_[order[1]], atol=0.02)
+
+
+def test_outliers_move_it_less_than_maximum_likelihood(clouds, rng):
+    X, _ = clouds
+    noisy = np.vstack([X, rng.uniform([-4, -6], [11, 6], size=(5, 2))])
+    # a share of 10 % outliers: W2 to the clean data
+    ours = SemidiscreteGMM(2, random_state=0).fit(noisy)
+    theirs = DifferentiableGaussianMixture(2, random_state=0).fit(noisy)
+    assert semidiscrete_distance(ours, X) < semidiscrete_distance(theirs, X)
+
+
+def test_sample_weights_are_rows_given_often(clouds):
+    X, _ = clouds
+    weights = np.arange(50) % 3
+    start = {"init_params": "kmeans", "random_state": 0}
+    weighted = SemidiscreteGMM(2, **start).fit(X, sample_weight=weights)
+    repeated = SemidiscreteGMM(2, **start).fit(np.repeat(X, weights, axis=0))
+    assert np.isclose(weighted.distance_, repeated.distance_, rtol=1e-2)
+
+
+def test_the_best_of_several_starts_is_kept(clouds):
+    X, _ = clouds
+    options = {"init_params": "random_from_data", "tol": 1e-2, "random_state": 3}
+    first, several = (SemidiscreteGMM(2, n_init=n, **options).fit(X[::3]) for n in (1, 3))
+    assert several.distance_ <= first.distance_ * (1 + 1e-9)
+
+
+def test_a_warm_start_goes_on(clouds):
+    X, _ = clouds
+    mixture = SemidiscreteGMM(2, warm_start=True, random_state=0).fit(X)
+    before, n_iter = mixture.distance_, mixture.n_iter_
+    mixture.fit(X)
+    assert mixture.n_iter_ < n_iter and mixture.distance_ <= before * (1 + 1e-4)
+    with pytest.raises(ValueError, match=r"warm_start needs a fit of shape .* = \(3, 2\), got one"):
+        mixture.set_params(n_components=3).fit(X)
+    assert mixture.means_.shape == (2, 2)
+
+
+def test_kind_and_dtype_are_those_of_the_samples(clouds):
+    X = torch.tensor(clouds[0], dtype=torch.float32)
+    mixture = SemidiscreteGMM(2, random_state=0).fit(X)
+    assert isinstance(mixture.means_, torch.Tensor) and mixture.means_.dtype == torch.float32
+
+
+def test_far_samples_are_fitted_as_near_ones(clouds):
+    X, _ = clouds
+    near, far = (SemidiscreteGMM(2, random_state=0).fit(X + shift) for shift in (0.0, 1e6))
+    assert np.allclose(far.means_ - 1e6, near.means_, atol=1e-3)
+
+
+def test_stopping_early_is_said_and_printed(clouds, capsys):
+    X, _ = clouds
+    with pytest.warns(ConvergenceWarning, match=r"best fit stopped at max_iter=10; its last step"):
+        SemidiscreteGMM(3, max_iter=10, tol=0, verbose=1, random_state=0).fit(X)
+    assert "Iteration 10\t distance" in capsys.readouterr().out
+    start = SemidiscreteGMM(2, max_iter=0, random_state=0).fit(X)
+    assert start.n_iter_ == 0 and np.isclose(start.weights_.sum(), 1)
+
+
+def test_bad_input_is_refused_and_leaves_the_earlier_fit(clouds, rng):
+    X, _ = clouds
+    mixture = SemidiscreteGMM(2, random_state=0).fit(X)
+    before = mixture.means_
+    with pytest.raises(ValueError, match="Expected n_samples >= n_components but got n_components"):
+        mixture.set_params(n_components=5).fit(X[:3])
+    with pytest.raises(ValueError, match="method must be 'nodes' for 3 features, got 'exact'"):
+        mixture.set_params(n_components=2, method="exact").fit(rng.normal(size=(10, 3)))
+    assert mixture.means_ is before
+    with pytest.raises(NotFittedError):
+        SemidiscreteGMM().predict(X)
+
+
+def test_equal_samples_and_as_many_components_as_samples_are_no_obstacle():
+    X = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    mixture = SemidiscreteGMM(3, reg_covar=1e-3, random_state=0).fit(X)
+    assert np.isfinite(mixture.means_).all() and mixture.distance_ < 0.1

@@ -1,0 +1,115 @@
+"""semidiscrete_distance and semidiscrete_plan: densities of every kind in, numbers out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.mixture import GaussianMixture
+
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    GridDensity,
+    semidiscrete_distance,
+    semidiscrete_plan,
+)
+
+SQUARE = GridDensity(np.ones((8, 8)))
+POINTS = np.array([[0.25, 0.5], [0.75, 0.5]])
+NORMAL = ([1.0], [[0.0, 0.0]], [[4.0, 9.0]], "diag")
+
+
+def test_the_distance_of_a_square_to_two_points_is_computed_by_hand():
+    expected = (0.5**2 + 1) / 12
+    assert math.isclose(semidiscrete_distance(SQUARE, POINTS, squared=True), expected)
+    assert math.isclose(semidiscrete_distance(SQUARE, POINTS), math.sqrt(expected))
+
+
+def test_images_estimators_and_tuples_are_densities(rng):
+    X = rng.normal(size=(300, 2))
+    ours = DifferentiableGaussianMixture(2, random_state=0).fit(X)
+    theirs = GaussianMixture(2, random_state=0).fit(X)
+    as_tuple = (ours.weights_, ours.means_, ours.covariances_)
+    values = [semidiscrete_distance(m, X) for m in (ours, theirs, as_tuple)]
+    assert np.allclose(values, values[0])
+    assert 0 < values[0] < 0.3
+
+
+def test_the_plan_comes_in_the_kind_of_its_input():
+    plan = semidiscrete_plan(SQUARE, POINTS, [1, 3])
+    assert isinstance(plan.barycentres, np.ndarray) and isinstance(plan.cost, float)
+    assert np.allclose(plan.masses, [0.25, 0.75])
+    assert [len(p) for p in plan.cells.polygons()] == [4, 4]
+    points = torch.tensor(POINTS, requires_grad=True)
+    plan = semidiscrete_plan(SQUARE, points)
+    assert isinstance(plan.potentials, torch.Tensor) and plan.cost.requires_grad
+
+
+def test_gradients_flow_to_whatever_is_a_tensor():
+    image = torch.rand(8, 8, requires_grad=True)
+    points = torch.tensor(POINTS + 0.1, requires_grad=True)
+    semidiscrete_distance(GridDensity(image), points).backward()
+    assert torch.isfinite(image.grad).all() and torch.isfinite(points.grad).all()
+    assert points.grad.abs().max() > 0
+    variances = torch.tensor([[4.0, 9.0]], requires_grad=True)
+    semidiscrete_distance((*NORMAL[:2], variances, "diag"), POINTS).backward()
+    assert variances.grad.min() > 0
+
+
+def test_nodes_serve_any_dimension_and_agree_with_the_plane():
+    exact = semidiscrete_distance(NORMAL, POINTS)
+    assert math.isclose(semidiscrete_distance(NORMAL, POINTS, method="nodes"), exact, rel_tol=1e-3)
+    line = ([1.0], [[0.0]], [4.0], "spherical")
+    # E(|x| - 1)^2 = 4 + 1 - 2 E|x|
+    expected = 5 - 4 * math.sqrt(2 / math.pi) * 1
+    plan = semidiscrete_plan(line, [[-1.0], [1.0]])
+    assert abs(plan.cost - expected) < 2 * plan.error + 1e-6
+    assert plan.cells is None and 0 < plan.error < 0.01
+    assert math.isclose(plan.cost, expected, rel_tol=2e-3)
+
+
+def test_at_zero_the_gradient_is_zero():
+    # the only density at distance zero of a point is one that shrinks to it
+    point = torch.zeros(1, 2, requires_grad=True, dtype=torch.float64)
+    tiny = ([1.0], [[0.0, 0.0]], [[1e-300, 1e-300]], "diag")
+    semidiscrete_distance(tiny, point).backward()
+    assert torch.equal(point.grad, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("density", "points", "options", "message"),
+    [
+        (GridDensity(np.zeros((2, 2))), POINTS, {}, "must have a positive total, got all zeros"),
+        (GridDensity(-np.ones((2, 2))), POINTS, {}, "must be finite and non-negative, got a range"),
+        (GridDensity(np.full((2, 2), np.nan)), POINTS, {}, "must be finite and non-negative"),
+        (GridDensity(np.ones(4)), POINTS, {}, r"must have shape \(rows, columns\), got \(4,\)"),
+        (GridDensity(np.ones((2, 2)), (1, 0, 0, 1)), POINTS, {}, "extent of a GridDensity must be"),
+        (NORMAL, np.ones((3, 3)), {}, r"points must have shape \(n_points, 2\)"),
+        (NORMAL, np.empty((0, 2)), {}, r"points must have shape \(n_points, 2\)"),
+        (NORMAL, [[0.0, np.nan]], {}, "points must be finite, got NaN or infinity"),
+        (NORMAL, POINTS, {"weights": [1.0]}, r"weights must have shape \(2,\), got \(1,\)"),
+        (NORMAL, POINTS, {"weights": [1.0, -1.0]}, "weights must be finite and non-negative"),
+        (NORMAL, POINTS, {"weights": [0.0, 0.0]}, "with a positive sum, got a range of 0 to 0"),
+        (NORMAL, POINTS, {"method": "exakt"}, "method must be 'auto', 'exact' or 'nodes', got"),
+        (NORMAL, POINTS, {"n_nodes": 0}, "n_nodes must be a positive integer, got 0"),
+        (SQUARE, POINTS, {"method": "nodes"}, "method must be 'exact' for a GridDensity"),
+        (
+            ([1.0], [[0.0]], [4.0], "spherical"),
+            [[1.0]],
+            {"method": "exact"},
+            "method must be 'node",
+        ),
+        (([1.0], [[0.0, 0.0]], [[0.0, 1.0]], "diag"), POINTS, {}, "must be positive definite, got"),
+    ],
+)
+def test_bad_input_is_refused_in_plain_words(density, points, options, message):
+    with pytest.raises(ValueError, match=message):
+        semidiscrete_distance(density, points, **options)
+
+
+def test_other_things_are_no_densities():
+    with pytest.raises(TypeError, match="density must be a fitted mixture estimator or a tuple"):
+        semidiscrete_distance(np.ones((3, 3)), POINTS)
+    with pytest.raises(NotFittedError):
+        semidiscrete_distance(DifferentiableGaussianMixture(), POINTS)
