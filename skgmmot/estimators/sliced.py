@@ -58,7 +58,8 @@ class SlicedWassersteinGMM(MixtureEstimator):
         Largest number of steps; 0 keeps the start.
     n_init : int, default=1
         Number of starts; the fit of least sliced distance is kept.
-    init_params : {'k-means++', 'kmeans', 'random', 'random_from_data'}, default='k-means++'
+    init_params : {'k-means++', 'kmeans', 'random', 'random_from_data', 'sinkhorn'}, \
+            default='k-means++'
         How to start.
     weights_init : array-like of shape (n_components,), default=None
         Weights to start from.
@@ -158,7 +159,7 @@ class SlicedWassersteinGMM(MixtureEstimator):
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
+        "init_params": [StrOptions(_init.STARTS)],
         "weights_init": ["array-like", torch.Tensor, None],
         "means_init": ["array-like", torch.Tensor, None],
         "precisions_init": ["array-like", torch.Tensor, None],
@@ -403,8 +404,8 @@ class _Problem:
                 yield _scaled(_init.earlier_fit(self.estimator, em), 1 / self.scale)
                 return
             given = _init.given(self.estimator, em)
-            for _ in range(self.estimator.n_init):
-                start = _init.one_start(self.estimator, em, given, self.rng)
+            for run in range(self.estimator.n_init):
+                start = _init.one_start(self.estimator, em, given, self.rng, run)
                 start = start._replace(weights=start.weights / start.weights.sum())
                 start = _scaled(start, 1 / self.scale)
                 yield start if given[2] is not None else _narrowed(start, spacing**2)

@@ -160,8 +160,12 @@ def fit_sliced(
     hold_weights : bool, default=True
         Whether the weights stay as they are until there is no progress without them; False is for
         starts near the end.
-    tol, max_iter, learning_rate, optimizer, callback
-        As in `skgmmot.functional.minimise.minimise`; the learning rate is in units of the samples.
+    tol, max_iter : float, int
+        When to stop, as in `skgmmot.functional.minimise.minimise`.
+    learning_rate : float, default=0.05
+        Length of the first steps, in units of the samples.
+    optimizer, callback : callable
+        As in `skgmmot.functional.minimise.minimise`.
 
     Returns
     -------
