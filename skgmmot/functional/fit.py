@@ -270,7 +270,7 @@ def differentiate(
     if gradient == "implicit":
         solution = _polished(step, solution, gradient_tol, max_polish)
         options = {"linearise": step.linearise, "adjoint": solution.adjoint}
-        options |= {"solve": _solver(solve, gradient_tol / 3), "tol": gradient_tol / 3}
+        options |= {"solve": _solver(solve, gradient_tol / 5), "tol": gradient_tol / 5}
     return solution._replace(value=GRADIENTS[gradient](step, theta0, solution, **options))
 
 
