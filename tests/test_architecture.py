@@ -41,6 +41,7 @@ FLOORS = {
     "_arrays": 4,
     "_engine": 4,
     "functional.barycenter": 4,
+    "functional.barycenter_starts": 4,
     "functional.em_adjoint": 4,
     "functional.mixture_map": 4,
     "functional.pairwise": 4,
