@@ -9,15 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.functional.linalg import (
+from skgmmot.functional.bures import (
     Factored,
     bures_lower_bound,
     bures_squared,
     bures_squared_pairs,
     factored,
-    squared_distances,
-    standard_deviations,
 )
+from skgmmot.functional.linalg import squared_distances, standard_deviations
 
 
 def bures_wasserstein_squared(

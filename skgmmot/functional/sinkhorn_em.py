@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.adjoint import Linearisation
+from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import m_step
 from skgmmot.functional.entropic import Dual, balance, curvature, imbalance, sinkhorn_update
 from skgmmot.functional.fixed_point import iterate
@@ -67,6 +68,15 @@ class TiltedMixture(NamedTuple):
         """The mixture of the tilted weights."""
         smallest = torch.finfo(self.log_weights.dtype).tiny
         return self.mixture()._replace(weights=self.log_weights.exp().clamp(min=smallest))
+
+    def heated(self, temperature: float) -> "TiltedMixture":
+        """The mixture of ``t_k g_k^(1 / temperature)``, up to a common factor."""
+        kind, factors = covariance_type_of(self.covariances), self.mixture().prepare().factors
+        # a heated Gaussian is a wider one, whose normalisation is another
+        excess = kind.log_det(factors, self.means.shape[1]) * (1 - 1 / temperature)
+        return self._replace(
+            log_weights=self.log_weights - excess, covariances=self.covariances * temperature
+        )
 
     def moved(self, by: Tensor) -> GaussianMixtureParams:
         """The mixture of the prescribed weights elsewhere, its means moved by ``by (d,)``."""
@@ -158,9 +168,11 @@ class SinkhornEM:
         log_weights = balance(theta.prescribed, dual, start=theta.log_weights, tol=tol)
         return theta._replace(log_weights=log_weights)
 
-    def dual(self, theta: TiltedMixture, log_weights: Tensor) -> Dual:
-        """The problem of balance, by passes over the samples."""
+    def dual(self, theta: TiltedMixture, log_weights: Tensor, temperature: float = 1.0) -> Dual:
+        """The problem of balance, by passes over the samples; hot, up to a constant value."""
         tilted = theta._replace(log_weights=log_weights)
+        if temperature != 1:
+            tilted = tilted.heated(temperature)
         statistics = self.em.statistics(tilted)
         share, log_likelihood = statistics.mass / self.em.total, statistics.log_likelihood
         overlap = functools.cache(lambda: self.em.overlap(tilted) / self.em.total)

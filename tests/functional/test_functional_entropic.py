@@ -139,10 +139,19 @@ def test_balance_needs_no_luck_where_components_are_far_from_their_share():
     assert float(log_tilt.exp().sum()) == pytest.approx(1)
 
 
+def test_balance_splits_samples_that_are_much_like_each_other_and_far_from_all_components():
+    X = torch.tensor([0.0, 1.0, 5.0]).double()
+    log_g = -0.5e6 * (X - torch.tensor([[0.0], [2.0], [5.0], [5.5]])) ** 2
+    weights = torch.full((4,), 0.25).double()
+    log_tilt = balance(weights, dual_of(log_g), tol=1e-8)
+    share = torch.softmax(log_tilt.unsqueeze(1) + log_g, 0).mean(1)
+    assert torch.allclose(share, weights, atol=1e-8)
+
+
 def test_balance_that_does_not_end_says_so():
     log_g = -0.5 * (torch.linspace(0, 50, 40).double() - torch.tensor([[0.0], [1.0]])) ** 2
-    with pytest.raises(RuntimeError, match="balancing must end within 1 steps, got shares that"):
-        balance(torch.tensor([0.1, 0.9]).double(), dual_of(log_g), max_iter=1)
+    with pytest.raises(RuntimeError, match="balancing must end within 0 steps, got shares that"):
+        balance(torch.tensor([0.1, 0.9]).double(), dual_of(log_g), max_iter=0)
 
 
 def test_a_sinkhorn_update_rests_at_balance_and_survives_an_empty_share():
