@@ -75,9 +75,11 @@ def best_of_starts(
         ``sum_j weights_j MW2^2`` there.
     """
     best = None
-    for _ in range(n_init):
+    for run in range(n_init):
         start = chained_start(mixtures, weights, n_components, generator)
-        if len(mixtures) > 1:
+        # Held at first, the weights decide which minimum is reached: every other start has equal
+        # ones instead of those that it found.
+        if fixed_weights or run % 2:
             start = start._replace(weights=torch.full_like(start.weights, 1 / n_components))
         found = improve(
             mixtures,
