@@ -19,15 +19,14 @@ from skgmmot.functional.adjoint import (
     GRADIENTS,
     Adjoint,
     InexactGradientWarning,
-    Linearisation,
     Solver,
-    polish,
 )
-from skgmmot.functional.em import em_step, m_step
-from skgmmot.functional.em_adjoint import CentredAdjoint, FeatureAdjoint, m_step_pullback, score
+from skgmmot.functional.em import em_step
+from skgmmot.functional.em_adjoint import LinearisedEM
 from skgmmot.functional.fixed_point import Point, Solution, Squarem, iterate
-from skgmmot.functional.krylov import SMALL, SOLVERS
+from skgmmot.functional.krylov import SOLVERS
 from skgmmot.functional.mixture import FisherCoordinates, FreeCoordinates, GaussianMixtureParams
+from skgmmot.functional.polish import polish
 from skgmmot.functional.sinkhorn_em import ANY, SinkhornEM, SinkhornStep, untilted
 
 #: What may extrapolate the iterations, by name.
@@ -86,7 +85,8 @@ def fit_em(
     max_polish : int, default=1000
         Largest number of passes over the samples spent on polishing; 0 leaves the fit as it is.
     solve : {'auto', 'gmres', 'neumann', 'dense'} or callable, default='auto'
-        Solver of the adjoint equation, ``solve(matvec, b)``.
+        Solver of the adjoint equation, ``solve(matvec, b)``; 'auto' is 'dense' where that is
+        cheap, and else 'gmres'.
 
     Returns
     -------
@@ -112,11 +112,11 @@ def fit_em(
 
     Notes
     -----
-    Memory beyond the data is a few megabytes, whatever n, for the fit and for every gradient but
-    for ``n d`` numbers of the gradient itself. In units of one iteration, 'one_step' costs about
-    two, 'automatic' about four an iteration, and 'implicit' about one and a half for each product
-    of the adjoint solver (10 to 30; one pass if there are few parameters), and as much again for
-    polishing. 'automatic' is differentiable more than once.
+    Memory beyond the data is a few megabytes, whatever n, for the fit and for every gradient, and
+    the ``n d`` numbers of the gradient itself. In units of one iteration, 'one_step' costs about
+    three, 'automatic' as much for each iteration, and 'implicit' about one and a half for each
+    product of the adjoint solver, 10 to 40 of them (one pass for all, if K and d are small), and
+    as much again for polishing. 'automatic' is differentiable more than once.
 
     References
     ----------
@@ -269,10 +269,16 @@ def differentiate(
     options = {}
     if gradient == "implicit":
         solution = _polished(step, solution, gradient_tol, max_polish)
-        if isinstance(solve, str):
-            solve = functools.partial(SOLVERS[solve], tol=gradient_tol / 10)
-        options = {"solve": solve, "linearise": step.linearise, "adjoint": solution.adjoint}
+        options = {"linearise": step.linearise, "adjoint": solution.adjoint}
+        options |= {"solve": _solver(solve, gradient_tol / 5), "tol": gradient_tol / 5}
     return solution._replace(value=GRADIENTS[gradient](step, theta0, solution, **options))
+
+
+def _solver(solve, tol):
+    """A solver by its name, or None for the one that is best."""
+    if solve == "auto":
+        return None
+    return functools.partial(SOLVERS[solve], tol=tol) if isinstance(solve, str) else solve
 
 
 def _polished(step, solution, gradient_tol, max_polish):
@@ -455,101 +461,6 @@ class EMStep:
     def _weighted(self, theta):
         w = self.fixed_weights
         return theta if w is None else theta._replace(weights=w)
-
-
-class LinearisedEM(Linearisation):
-    """One iteration of EM at a mixture, and its derivative in Fisher's coordinates.
-
-    Parameters
-    ----------
-    em : EM
-        The iteration.
-    theta : GaussianMixtureParams
-        Where it starts, a constant.
-    """
-
-    def __init__(self, em: _engine.EM, theta: GaussianMixtureParams):
-        self.em, self.theta = em, theta
-        with torch.no_grad(), _engine.workers(em.X.device) as pool:
-            em = em.with_pool(pool)
-            self._features, self._statistics = em.e_step(theta)
-            self.value = m_step(theta, self._statistics, em.reg_covar)
-            self.objective = float(self._statistics.log_likelihood) / em.total
-            share = self._statistics.mass / self._statistics.mass.sum()
-            self._coordinates = FisherCoordinates(theta, share)
-            self.residual = self._coordinates.of_change(self._unweighted(self._change()))
-        self._matrix = None
-
-    def product(self, u: Tensor) -> Tensor:
-        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
-        if u.shape[-1] > SMALL:
-            return self._product(u)
-        if self._matrix is None:  # small: all its rows in one pass, once
-            self._matrix = self._product(torch.eye(u.shape[-1], dtype=u.dtype, device=u.device))
-        return u @ self._matrix
-
-    def _product(self, u):
-        with torch.no_grad():
-            return self.encode(self._unweighted(self.pull(self._unweighted(self.decode(u)))))
-
-    def encode(self, u: GaussianMixtureParams) -> Tensor:
-        """A cotangent as a vector."""
-        return self._coordinates.of_cotangent(u)
-
-    def decode(self, vector: Tensor) -> GaussianMixtureParams:
-        """A vector as a cotangent."""
-        return self._coordinates.cotangent(vector)
-
-    def moved(self, vector: Tensor) -> GaussianMixtureParams:
-        """The mixture changed by a vector."""
-        return self._coordinates.moved(vector)
-
-    def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
-        """Cotangents of ``theta`` from those of ``F(theta)``."""
-        adjoint = self._adjoint(u)
-        a, X = self.em.sample_weight, self.em.X
-
-        def block(rows, buffers):
-            return adjoint.block(X[rows], None if a is None else a[rows], buffers)
-
-        with _engine.workers(X.device) as pool:
-            sums = pool.sum(block, len(X), adjoint.row_size, min_rows=adjoint.min_rows)
-        precisions = self._coordinates.precisions
-        return score(self.theta, precisions, adjoint.moments(*sums))
-
-    def pull_samples(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
-        """Cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
-        adjoint = self._adjoint(u)
-        a, X = self.em.sample_weight, self.em.X
-        of_X, of_a = torch.empty_like(X), X.new_empty(len(X))
-
-        def over_span(span, buffers):
-            for rows in span:
-                weights = None if a is None else a[rows]
-                of_X[rows], of_a[rows] = adjoint.samples(X[rows], weights, buffers)
-
-        with _engine.workers(X.device) as pool:
-            row_size = adjoint.row_size + adjoint.sample_size
-            for _ in pool.map(over_span, len(X), row_size, min_rows=adjoint.min_rows):
-                pass
-        return of_X, of_a
-
-    def _change(self):
-        pairs = zip(self.value, self.theta, strict=True)
-        return GaussianMixtureParams(*(after - before for after, before in pairs))
-
-    def _unweighted(self, change):
-        """Theta has no say in weights that are fixed, and they do not move."""
-        if not self.em.fixed_weights:
-            return change
-        return change._replace(weights=torch.zeros_like(change.weights))
-
-    def _adjoint(self, u):
-        """The adjoint E-step for cotangents of the next mixture."""
-        cotangents = m_step_pullback(self.theta, self._statistics, u)
-        if self._features is not None:
-            return FeatureAdjoint(self._features, cotangents)
-        return CentredAdjoint(self.theta, self.em.origin, cotangents)
 
 
 class _Iteration(torch.autograd.Function):

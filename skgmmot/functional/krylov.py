@@ -11,9 +11,6 @@ from torch import Tensor
 
 Operator = Callable[[Tensor], Tensor]
 
-#: Up to this many unknowns, all products at once cost less than those of a Krylov space in turn.
-SMALL = 40
-
 
 def gmres(matvec: Operator, b: Tensor, *, tol: float = 1e-10, max_iter: int = 200) -> Tensor:
     """Solve ``matvec(x) = b`` by GMRES without restart, on the device of ``b``.
@@ -109,28 +106,8 @@ def dense(matvec: Operator, b: Tensor, *, tol: float | None = None) -> Tensor:
     return torch.linalg.solve(rows.mT, b)
 
 
-def auto(matvec: Operator, b: Tensor, *, tol: float = 1e-10) -> Tensor:
-    """Solve ``matvec(x) = b`` by `dense` if it is small, and by `gmres` otherwise.
-
-    Parameters
-    ----------
-    matvec : callable
-        The linear operator.
-    b : Tensor of shape (m,)
-        The right-hand side.
-    tol : float, default=1e-10
-        Bound on the residual relative to ``b``.
-
-    Returns
-    -------
-    Tensor of shape (m,)
-        The solution.
-    """
-    return (dense if b.numel() <= SMALL else gmres)(matvec, b, tol=tol)
-
-
 #: Solvers by name.
-SOLVERS = {"auto": auto, "gmres": gmres, "neumann": neumann, "dense": dense}
+SOLVERS = {"gmres": gmres, "neumann": neumann, "dense": dense}
 
 
 class Products:
