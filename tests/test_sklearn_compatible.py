@@ -35,6 +35,8 @@ def expected_failures(estimator):
     [
         DifferentiableGaussianMixture(),
         DifferentiableGaussianMixture(2, covariance_type="diag"),
+        DifferentiableGaussianMixture(2, e_step="sinkhorn"),
+        DifferentiableGaussianMixture(2, init_params="sinkhorn"),
         OTMap(),
         OTMap(method="random"),
         OTMap(class_wise=True),

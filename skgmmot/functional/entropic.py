@@ -191,16 +191,22 @@ def _annealed(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
 
 
 def _newton(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
-    """Climb the concave problem; where that ended, and the imbalance left."""
+    """Climb the concave problem; where that ended, and the imbalance left beyond rounding."""
     here = dual(log_tilt)
     for _ in range(max_iter):
-        if imbalance(here.share, weights) < tol:
+        if _missed(here, weights, log_tilt) < tol:
             break
         step, here = _climbing(log_tilt, here, weights, dual)
         log_tilt = log_tilt + step
         shift = torch.logsumexp(log_tilt, dim=0)
         log_tilt, here = log_tilt - shift, here._replace(value=here.value - shift)
-    return log_tilt, imbalance(here.share, weights)
+    return log_tilt, _missed(here, weights, log_tilt)
+
+
+def _missed(here, weights, log_tilt) -> float:
+    """The imbalance, less what rounding of log-densities makes of it."""
+    largest = torch.maximum(log_tilt.abs().max(), here.value.abs())
+    return imbalance(here.share, weights) - 8 * torch.finfo(weights.dtype).eps * float(largest)
 
 
 def imbalance(share: Tensor, weights: Tensor) -> float:
