@@ -152,7 +152,6 @@ def fit_em(
         em = _engine.EM(*constants, origin, reg_covar, pool, fixed_weights)
         climb, differentiate, _ = _named("e_step", e_step, E_STEPS)
         solution = climb(em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration)
-        solution = solution._replace(residual=_last_change(solution))
     if on_graph:
         step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
         solution = differentiate(
@@ -164,6 +163,8 @@ def fit_em(
             max_polish=max_polish,
             solve=solve,
         )
+    if math.isnan(solution.residual):
+        solution = solution._replace(residual=_last_change(solution))
     return solution._replace(
         value=solution.value.moved(origin).to(dtype=X.dtype),
         previous=solution.previous.moved(origin).to(dtype=X.dtype),
@@ -256,7 +257,7 @@ def _last_change(solution):
     if not solution.n_iter:
         return math.nan
     after, before = (
-        GaussianMixtureParams(theta.weights, theta.means, theta.covariances)
+        GaussianMixtureParams(theta.weights, theta.means, theta.covariances).detach()
         for theta in (solution.value, solution.previous)
     )
     change = GaussianMixtureParams(*(a - b for a, b in zip(after, before, strict=True)))
