@@ -33,7 +33,7 @@ K = 10
 #: All fits stop alike: far enough for a difference of .01 to mean another optimum.
 FIT = {"tol": 1e-4, "max_iter": 1000}
 #: Draws of the data, and starts on each.
-DRAWS, N_STARTS = (21, 22, 23), 50
+DRAWS, N_STARTS = (41, 42, 43), 50
 STRETCHES, N_BLOBS = (5, 10, 20, 40), 30
 WITHIN = (0.01, 0.05, 0.1)
 
@@ -179,11 +179,11 @@ def write_markdown(ring, blobs, runs, path):
         "",
         f"{n_draws} draws of 850 samples, {n_starts} starts on each, K = {K}, full covariances, "
         f"tol = {FIT['tol']:g}. Shares of",
-        "runs whose negative log-likelihood per sample is within .01, .05 and .1 of the best found",
-        "on that draw (with fixed uniform weights: of the best of these). ms: median time of a fit.",
-        "n_init of EM: the number of its starts that reach the same share within .01, by its share",
-        "for one start, `1 - (1 - p)^n` (empty: it never got there); then this method's time over",
-        "that of those starts.",
+        "runs whose negative log-likelihood per sample is within .01, .05, .1 of the best found",
+        "on that draw (of fixed uniform weights: of the best of these). ms: median time of a fit.",
+        "n_init of EM: how many of its starts reach the same share within .01, by its share for one",
+        "start, `1 - (1 - p)^n` (empty: it never got there); then this method's time over that of",
+        "those starts.",
         "",
         *markdown(ring),
     ]

@@ -13,14 +13,12 @@ Writes ``results/bench_sliced*.csv``, ``.md`` and ``.png`` beside this file.
 """
 
 import argparse
-import json
-import math
 import time
 import warnings
 
 import numpy as np
 import torch
-from _common import RESULTS, machine, markdown, peak_during, peak_memory, seconds, write_csv
+from _common import markdown
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
@@ -29,7 +27,7 @@ from skgmmot.datasets import make_ring_square_line
 from skgmmot.functional.directions import directions
 from skgmmot.functional.minimise import rmsprop
 from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.sliced import slice_samples, sliced_wasserstein, slices
+from skgmmot.functional.sliced import sliced_wasserstein
 
 K = 10
 #: EM runs to its end everywhere, so that only the optimum it ends in counts.
@@ -37,7 +35,7 @@ EM = {"tol": 1e-6, "max_iter": 1000}
 MARGINS = (0.01, 0.05, 0.1)
 
 
-# --- starts ----------------------------------------------------------------------------------------
+# --- starts ------------------------------------------------------------------------------------
 
 
 def bad_start(X, seed):
@@ -114,7 +112,7 @@ METHODS = {
 
 
 def start_rows(draws, n_starts, only):
-    """Run every method from every start on every draw of the data; yield the tables as they grow."""
+    """Run every method from every start on every draw; yield the table as it grows."""
     table = []
     for draw in draws:
         X, _ = make_ring_square_line(random_state=draw)

@@ -1,7 +1,7 @@
 """Mixtures in torch models: a layer that fits one to each batch, and MW2 as a loss.
 
 The modules keep the last fit and start the next one there, so that a training loop pays for a few
-iterations a step. What they keep are buffers: it is saved by ``state_dict``, moved by ``to``, and
+iterations a step. What they keep is in buffers: saved by ``state_dict``, moved by ``to``, and
 left alone in evaluation mode.
 """
 

@@ -14,7 +14,10 @@ from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.semidiscrete_fit import fit_to_points
+from skgmmot.functional.semidiscrete_fit import fit_to_points, widened
+
+#: Share of the whole variance added to that of a start's components, for needles are far from all.
+WIDENING = 0.01
 
 
 class SemidiscreteGMM(MixtureEstimator):
@@ -37,7 +40,7 @@ class SemidiscreteGMM(MixtureEstimator):
     n_nodes : int, default=1024
         Number of nodes, where there are nodes.
     tol : float, default=1e-4
-        The descent ends when a step lowers the squared distance by less than this share of it.
+        The descent ends when five steps lower the squared distance by less than this share of it.
     reg_covar : float, default=1e-6
         Added to the variances, in squared units of ``X``; positive.
     max_iter : int, default=200
@@ -69,7 +72,8 @@ class SemidiscreteGMM(MixtureEstimator):
     precisions_cholesky_ : array or Tensor
         Factors ``P`` of the precisions, ``P @ P.T``, in the same shape.
     distance_ : float
-        The distance W2 reached, in units of ``X``.
+        The distance W2 reached, in units of ``X``: to the samples with masses that may give way by
+        a thousandth where they are as far off as the samples are spread.
     distances_ : list of float
         The same after each step.
     converged_ : bool
@@ -178,7 +182,7 @@ class SemidiscreteGMM(MixtureEstimator):
             If a parameter, ``X`` or ``sample_weight`` is invalid; an earlier fit is then left as
             it was.
         RuntimeError
-            If the transport of a mixture on the way cannot be found; likewise.
+            If the transport of a start cannot be found; likewise.
 
         Warns
         -----
@@ -252,7 +256,7 @@ class SemidiscreteGMM(MixtureEstimator):
                 assignment = _init.assign(self.init_params, em, self.n_components, rng)
                 start = _init.start(assignment, em, kind, self.n_components)
                 starts.append(start._replace(weights=start.weights / start.weights.sum()))
-        return starts
+        return [widened(start, WIDENING) for start in starts]
 
     def _warm_start(self, X, origin):
         expected = (self.n_components, X.shape[1])

@@ -7,17 +7,17 @@ until no cell loses more than half of the smallest mass and the error falls in p
 Merigot and Thibert 2019): on a density with connected support this converges from any heights whose
 cells all have mass, in the end quadratically.
 
-Three things see to such a start. A strictly convex function of the sites gives every site a cell:
-here the potential of the optimal map between the Gaussians of the two moments, or, for many sites,
-the smoothed potential of a solution for fewer. Where a cell still has next to no mass, the density
-is *blurred* first, with ever smaller shares. And so it is where its support is not connected.
+Three things see to such a start where Voronoi's cells are none. A strictly convex function of the
+sites gives every site a cell: here the potential of the optimal map between the Gaussians of the
+two moments, or, for many sites, the smoothed potential of a solution for fewer. Where a cell still
+has next to no mass, the density is *blurred* first, with ever smaller shares. And so it is where
+its support is not connected.
 
 A density is any object with ``box``, ``covariance()``, ``blurred(share)``, ``measure(diagram)`` and
 ``moments(diagram)`` as in `skgmmot.functional.cell_integrals`, its mean at the origin.
 """
 
 from collections.abc import Iterator
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,8 @@ Array = np.ndarray
 
 #: A start is good if every cell has at least this share of its mass.
 GOOD_START = 1e-3
+#: Voronoi's cells are tried if each has this share.
+GOOD_VORONOI = 5e-2
 #: Shares of the density that may be blurred, the first that gives a good start.
 SHARES = (0.0, *(0.25**k for k in range(12, 0, -1)), 0.5)
 #: Steps shorter than this are given up.
@@ -62,8 +64,26 @@ class Cells(NamedTuple):
     """Whether the masses are as they should be."""
 
 
+class Target(NamedTuple):
+    """What cells should hold: ``G_j = b_j (1 - slack (psi_j - mean of psi))``."""
+
+    sites: Array
+    """Sites, all different, with mean zero, ``(n, 2)``."""
+    masses: Array
+    """Masses ``b``, positive, of sum one, ``(n,)``."""
+    slack: float = 0.0
+    """How far masses give way to potentials; 0 is not at all."""
+    level: Array | float = 0.0
+    """Potentials are ``level - h``, ``(n,)``; a constant is of no account without slack."""
+
+    def error(self, cells: "Cells") -> Array:
+        """What the cells hold too much, ``(n,)``."""
+        psi = self.level - cells.heights
+        return cells.masses - self.masses * (1 - self.slack * (psi - self.masses @ psi))
+
+
 def cells_of_masses(
-    density, sites: Array, masses: Array, *, heights: Array | None = None, tol: float, max_iter: int
+    density, target: Target, *, heights: Array | None = None, tol: float, max_iter: int
 ) -> Cells:
     """Find heights whose cells have given masses.
 
@@ -71,12 +91,10 @@ def cells_of_masses(
     ----------
     density : GridIntegrals or MixtureIntegrals
         A density of mass one with mean zero.
-    sites : ndarray of shape (n, 2)
-        Sites, all different, with mean zero.
-    masses : ndarray of shape (n,)
-        Masses ``b``, positive, of sum one.
+    target : Target
+        The sites and their masses.
     heights : ndarray of shape (n,), default=None
-        Where to start; None, or a start that fails, is followed by others.
+        Where to start, if every cell has some mass there; others follow.
     tol : float
         Bound on the mass error, the sum of ``|G_j - b_j|``.
     max_iter : int
@@ -95,58 +113,60 @@ def cells_of_masses(
     ----------
     .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm.
     """
-    starts, n_iter = _starts(density, sites, masses), 0
-    for start in starts if heights is None else chain([heights], starts):
-        cells = _unblur(density, sites, masses, start, tol, max_iter - n_iter)
+    n_iter = 0
+    for start in _starts(density, target, heights):
+        cells = _unblur(density, target, start, tol, max_iter - n_iter)
         n_iter += cells.n_iter
         if cells.converged:
             break
     return cells._replace(n_iter=n_iter)
 
 
-def _unblur(density, sites, masses, heights, tol, max_iter) -> Cells:
+def _unblur(density, target, heights, tol, max_iter) -> Cells:
     """Newton's method on densities that are blurred less and less, in the end not at all."""
-    candidates, n_iter = SHARES, 0
-    while True:
-        share, blurred = _least_blurred(density, sites, masses, heights, candidates)
-        goal = tol if share == 0 else max(tol, min(ROUGH, masses.min() / 10))
-        cells = _newton(blurred, sites, masses, heights, goal, max_iter - n_iter)
+    candidates, n_iter, gently = SHARES, 0, False
+    for _ in range(4 * len(SHARES)):
+        share, blurred, start = _least_blurred(density, target, heights, candidates)
+        goal = tol if share == 0 else max(tol, min(ROUGH, target.masses.min() / 10))
+        cells = _newton(blurred, target, start, goal, max_iter - n_iter)
         n_iter, heights = n_iter + cells.n_iter, cells.heights
-        done = cells.converged and share == 0
-        if done or n_iter >= max_iter or (not cells.converged and share == SHARES[-1]):
-            return cells._replace(n_iter=n_iter, converged=done)
-        if cells.converged:  # blur less: a quarter as much at most
+        if n_iter >= max_iter or share == (0 if cells.converged else SHARES[-1]):
+            break
+        if cells.converged:  # blur less: a quarter as much, or as little as will do
             candidates = [s for s in SHARES if s <= share / 4]
-        else:  # stuck: blur more
-            more = min(max(16 * share, SHARES[4]), SHARES[-1])
+            candidates = candidates[-1:] if gently else candidates
+        else:  # stuck: blur more, and then less step by step
+            more, gently = min(max(16 * share, SHARES[4]), SHARES[-1]), True
             candidates = [s for s in SHARES if s >= more]
+    return cells._replace(n_iter=n_iter, converged=cells.converged and share == 0)
 
 
-def _least_blurred(density, sites, masses, heights, shares):
-    """The least blurred density for which every cell has some mass, or the most blurred one."""
+def _least_blurred(density, target, heights, shares):
+    """The least blurred density of which every cell has some, or the most blurred; its cells."""
     for share in shares:
         blurred = density.blurred(share) if share else density
-        if (evaluate(blurred, sites, heights).masses >= GOOD_START * masses).all():
+        cells = evaluate(blurred, target.sites, heights)
+        if (cells.masses >= GOOD_START * target.masses).all():
             break
-    return share, blurred
+    return share, blurred, cells
 
 
-def _newton(density, sites, masses, heights, tol, max_iter) -> Cells:
+def _newton(density, target: Target, cells: Cells, tol, max_iter) -> Cells:
     """Damped Newton steps until the masses are right, no step helps, or there are no more."""
-    cells, step = evaluate(density, sites, heights), 1.0
-    floor = min(cells.masses.min(), masses.min()) / 2
+    step = 1.0
+    floor = min(cells.masses.min(), target.masses.min()) / 2
     for n_iter in range(max_iter + 1):
-        error = cells.masses - masses
+        error = target.error(cells)
         if np.abs(error).sum() <= tol:
             return cells._replace(n_iter=n_iter, converged=True)
         if n_iter == max_iter:
             break
-        direction = _solve(_laplacian(sites, cells), error)
+        direction = _solve(_jacobian(target, cells), error)
         step = min(1.0, 4 * step)
         while step > SHORTEST:
-            tried = evaluate(density, sites, cells.heights + step * direction)
+            tried = evaluate(density, target.sites, cells.heights + step * direction)
             allowed = (1 - step / 2) * np.linalg.norm(error)
-            if tried.masses.min() >= floor and np.linalg.norm(tried.masses - masses) <= allowed:
+            if tried.masses.min() >= floor and np.linalg.norm(target.error(tried)) <= allowed:
                 break
             step /= 2
         else:
@@ -176,23 +196,23 @@ def evaluate(density, sites: Array, heights: Array) -> Cells:
     return Cells(heights, diagram, *density.measure(diagram), 0, False)
 
 
-def _laplacian(sites: Array, cells: Cells) -> csc_matrix:
-    """Minus the derivative of the masses in the heights, ``(n, n)``."""
+def _jacobian(target: Target, cells: Cells) -> csc_matrix:
+    """Minus the derivative of the error in the heights, ``(n, n)``: a Laplacian, plus the slack."""
     left, right = cells.diagram.sites[: cells.diagram.n_interfaces].T
-    weight = cells.along / (2 * np.hypot(*(sites[left] - sites[right]).T))
-    n = len(sites)
+    weight = cells.along / (2 * np.hypot(*(target.sites[left] - target.sites[right]).T))
+    n = len(target.sites)
     diagonal = np.bincount(left, weight, n) + np.bincount(right, weight, n)
-    # Constants are in its kernel; so little on the diagonal moves nothing else.
-    diagonal += 1e-12 * diagonal.max()
+    # Constants are in the Laplacian's kernel; so little on the diagonal moves nothing else.
+    diagonal += target.slack * target.masses + 1e-12 * diagonal.max()
     each = np.arange(n)
     rows, columns = np.concatenate([left, right, each]), np.concatenate([right, left, each])
     return csc_matrix((np.concatenate([-weight, -weight, diagonal]), (rows, columns)), (n, n))
 
 
-def _solve(laplacian: csc_matrix, error: Array) -> Array:
+def _solve(jacobian: csc_matrix, error: Array) -> Array:
     """Solve with SuperLU, told that the matrix is symmetric and needs no pivoting."""
     options = {"SymmetricMode": True}
-    factors = splu(laplacian, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+    factors = splu(jacobian, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
     direction = factors.solve(error)
     return direction - direction.mean()
 
@@ -200,11 +220,18 @@ def _solve(laplacian: csc_matrix, error: Array) -> Array:
 # --- starts --------------------------------------------------------------------------------------
 
 
-def _starts(density, sites: Array, masses: Array) -> Iterator[Array]:
+def _starts(density, target: Target, heights: Array | None) -> Iterator[Array]:
     """Heights to start from: the quickest first, then the safest."""
+    sites, masses = target.sites, target.masses
+    # What was given, and Voronoi's cells (potentials of zero), if every cell has some mass.
+    for proposal, share in ((heights, GOOD_START), (target.level, GOOD_VORONOI)):
+        if np.shape(proposal) == masses.shape:
+            held = evaluate(density, sites, proposal).masses
+            if (held >= share * masses).all():
+                yield proposal
     if len(sites) > FEW_SITES:
         few, few_masses = _coarsened(sites, masses)
-        cells = cells_of_masses(density, few, few_masses, tol=ROUGH, max_iter=200)
+        cells = cells_of_masses(density, Target(few, few_masses), tol=ROUGH, max_iter=200)
         if cells.converged:
             barycentres = density.moments(cells.diagram) / cells.masses[:, None]
             yield _extended(few, cells.heights, barycentres, sites)

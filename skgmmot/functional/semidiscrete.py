@@ -26,7 +26,7 @@ from torch import Tensor
 from skgmmot.functional.cell_integrals import GridIntegrals, MixtureIntegrals
 from skgmmot.functional.discrete import exact
 from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.newton import Cells, cells_of_masses, evaluate
+from skgmmot.functional.newton import Cells, Target, cells_of_masses, evaluate
 from skgmmot.functional.power_diagram import Box, PowerDiagram
 
 #: Largest number of costs between nodes and points.
@@ -67,6 +67,7 @@ def exact_plan(
     weights: Tensor,
     *,
     potentials: Tensor | None = None,
+    slack: float = 0.0,
     tol: float = 1e-8,
     max_iter: int = 1000,
 ) -> SemidiscretePlan:
@@ -82,6 +83,10 @@ def exact_plan(
         Their masses, non-negative, of any positive sum.
     potentials : Tensor of shape (n,), default=None
         Potentials to start from, such as those of a plan for a density nearby.
+    slack : float, default=0.0
+        How far masses give way, in units of an inverse squared distance: the plan is the best for
+        ``min_{b'} W2^2(rho, b') + sum_j (b'_j - b_j)^2 / (2 slack b_j)``, whose potentials change
+        smoothly where a gap between clusters would make them jump. 0 is transport.
     tol : float, default=1e-8
         Bound on the sum of ``|mass of cell j - b_j|``.
     max_iter : int, default=1000
@@ -112,10 +117,10 @@ def exact_plan(
     frame = _Frame(density, points, b)
     start = None if potentials is None else frame.heights(_numpy(potentials))
     cells = cells_of_masses(
-        frame.density, frame.sites, frame.masses, heights=start, tol=tol, max_iter=max_iter
+        frame.density, frame.target(slack), heights=start, tol=tol, max_iter=max_iter
     )
     if not cells.converged:
-        error = np.abs(cells.masses - frame.masses).sum()
+        error = np.abs(frame.target(slack).error(cells)).sum()
         raise RuntimeError(
             f"the masses of the cells must be right to {tol:.1e}, got an error of {error:.1e} "
             f"after {cells.n_iter} Newton steps. Merge points that are nearly equal, drop masses "
@@ -124,22 +129,43 @@ def exact_plan(
     moments = frame.density.moments(cells.diagram)
     psi = frame.potentials(cells)
     barycentres = frame.barycentres(cells, moments)
-    cost = points.new_tensor(frame.cost(cells, moments))
+    masses = frame.spread(cells.masses)
+    given = slack * (psi - frame.b @ psi) ** 2 / 2  # what giving way saves, by mass
+    cost = points.new_tensor(frame.cost(cells, moments) - frame.b @ given)
     # Added zeros whose derivatives are those of the cost with the cells held fixed.
     if points.requires_grad:
-        slope = 2 * frame.b[:, None] * (frame.y - barycentres)
+        slope = 2 * masses[:, None] * (frame.y - barycentres)
         cost = cost + _zero(points, slope)
     if b.requires_grad:
-        cost = cost + _zero(b, psi)
+        cost = cost + _zero(b, psi - given)
     if any(t.requires_grad for t in _parameters(density)):
         cost = cost + frame.envelope(density, cells)
     return SemidiscretePlan(
-        *(torch.as_tensor(v).to(points) for v in (psi, frame.spread(cells.masses), barycentres)),
+        *(torch.as_tensor(v).to(points) for v in (psi, masses, barycentres)),
         cost=cost,
         error=0.0,
         n_iter=cells.n_iter,
         cells=frame.diagram(cells),
     )
+
+
+def component_masses(mixture: GaussianMixtureParams, plan: SemidiscretePlan) -> Tensor:
+    """Return how much of each component lies in each cell of a plan in the plane.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in two dimensions.
+    plan : SemidiscretePlan
+        A plan onto n points, with cells.
+
+    Returns
+    -------
+    Tensor of shape (K, n)
+        Rows sum to one. Not differentiable.
+    """
+    mass, _ = _integrals(mixture).component_moments(plan.cells)
+    return torch.as_tensor(mass).to(mixture.means)
 
 
 def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -> SemidiscretePlan:
@@ -185,11 +211,16 @@ class _Frame:
         self.first = self.full[first]  # the first point of each site
         self.sites = self.centred[self.first]
         self.masses = np.bincount(self.site, self.b[self.full])
+        # |x - y|^2 differs between the two frames by 2 <shift, x - y>, up to a constant.
+        self.level = (self.centred**2).sum(1) - 2 * self.centred @ self.shift
+
+    def target(self, slack: float) -> Target:
+        """What the cells should hold."""
+        return Target(self.sites, self.masses, slack, self.level[self.first])
 
     def heights(self, potentials: np.ndarray) -> np.ndarray:
         """Heights from potentials of the points."""
-        # |x - y|^2 differs between the two frames by 2 <shift, x - y>, up to a constant.
-        return (self.sites**2).sum(1) - 2 * self.sites @ self.shift - potentials[self.first]
+        return (self.level - potentials)[self.first]
 
     def potentials(self, cells: Cells) -> np.ndarray:
         """Potentials of the points; without mass, the largest one that leaves the cell empty."""
@@ -197,7 +228,7 @@ class _Frame:
         heights[self.full] = cells.heights[self.site]
         empty = np.flatnonzero(self.b == 0)
         heights[empty] = _lowest_empty(cells, self.sites, self.centred[empty])
-        psi = (self.centred**2).sum(1) - 2 * self.centred @ self.shift - heights
+        psi = self.level - heights
         return psi - psi.mean()
 
     def spread(self, masses: np.ndarray) -> np.ndarray:

@@ -17,14 +17,24 @@ from torch import Tensor
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.fixed_point import Solution
 from skgmmot.functional.mixture import FreeCoordinates, GaussianMixtureParams
-from skgmmot.functional.semidiscrete import exact_plan, nodes_plan
+from skgmmot.functional.semidiscrete import (
+    SemidiscretePlan,
+    component_masses,
+    exact_plan,
+    nodes_plan,
+)
 
 #: Share of ``reg_covar`` that free covariances have at least, so that their logarithms are finite.
 LEAST = 1e-3
 #: Length of the first step, in free coordinates.
 FIRST_STEP = 0.1
+#: Steps over which the distance must have fallen: the first ones of L-BFGS may be short.
+WINDOW = 5
 #: Mass error to which plans are solved: derivatives are as accurate.
 MASS_TOL = 1e-6
+#: Slack of the masses, over the variance of the points. Without it the distance has a kink where
+#: the weights of separate clusters are just right, and no descent gets past it.
+SLACK = 1e-3
 
 
 class Regularised:
@@ -79,7 +89,7 @@ def fit_to_points(
     reg_covar : float, default=1e-6
         Added to the variances.
     tol : float, default=1e-4
-        The descent ends when a step lowers the squared distance by less than this share of it.
+        The descent ends when five steps lower the squared distance by less than this share of it.
     max_iter : int, default=200
         Largest number of steps; 0 returns the start.
     callback : callable, default=None
@@ -88,71 +98,152 @@ def fit_to_points(
     Returns
     -------
     Solution
-        Its objectives are minus the squared distances.
+        Its objectives are minus the squared distances, smoothed by the slack if exact.
 
     Raises
     ------
     RuntimeError
-        If the transport of a mixture on the way cannot be found.
+        If the transport of the start cannot be found.
 
     Notes
     -----
     A step is one transport plan and its gradient, sometimes two.
     """
-    coordinates = Regularised(theta0, reg_covar)
     transport = _Transport(points, weights, n_nodes, seed)
-    first = float(transport(theta0).detach())
-    solution = Solution(theta0, theta0, -first, (), 0, False, math.inf)
-    costs = [first]
+    descent = _Descent(theta0, transport, reg_covar, tol, callback)
+    descent.run(max_iter)
+    if n_nodes is not None:
+        # The distance of nodes has kinks in the weights: go on without moving them.
+        descent.run(max_iter, held=len(theta0.weights))
+    solution = descent.solution._replace(objectives=tuple(descent.objectives))
+    if n_nodes is None and solution.n_iter:
+        return solution._replace(value=transport.settled(solution.value))
+    return solution
 
-    def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        free = torch.as_tensor(FIRST_STEP * vector).to(points).requires_grad_()
-        cost = transport(coordinates.from_free(free))
-        (slope,) = torch.autograd.grad(cost, free)
-        return float(cost.detach()), FIRST_STEP * slope.double().cpu().numpy()
 
-    def reach(intermediate_result) -> None:
-        nonlocal solution
-        costs.append(float(intermediate_result.fun))
-        change = costs[-2] - costs[-1]
-        free = torch.as_tensor(FIRST_STEP * intermediate_result.x).to(points)
-        theta = coordinates.from_free(free)
-        converged = change < tol * costs[-2]
-        n_iter = solution.n_iter + 1
-        solution = Solution(theta, solution.value, -costs[-1], (), n_iter, converged, change)
-        if callback is not None:
-            callback(solution)
-        if converged:
-            raise StopIteration
+def widened(mixture: GaussianMixtureParams, share: float) -> GaussianMixtureParams:
+    """Add a share of a mixture's mean variance to that of its components.
 
-    if max_iter > 0:
-        # L-BFGS makes its first step of length one in its own coordinates.
-        start = coordinates.to_free(theta0).double().cpu().numpy() / FIRST_STEP
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions, with its mean near the origin.
+    share : float
+        The share.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        The same with covariances ``Sigma_k + share v I``, ``v`` the mean variance of a feature.
+    """
+    variances = mixture.full_covariances().diagonal(dim1=-2, dim2=-1) + mixture.means.square()
+    return _add_variance(mixture, share * float((mixture.weights @ variances).mean()))
+
+
+class _Descent:
+    """L-BFGS from a mixture, and what it has reached."""
+
+    def __init__(self, theta0, transport: "_Transport", reg_covar, tol, callback):
+        self.coordinates, self.transport = Regularised(theta0, reg_covar), transport
+        self.tol, self.callback = tol, callback
+        self.objectives: list[float] = []  # of all steps, and of those since the last `run`
+        self.stage: list[float] = []
+        cost = float(transport(theta0).detach())
+        self.solution = Solution(theta0, theta0, -cost, (), 0, False, math.inf)
+
+    def run(self, max_iter: int, held: int = 0) -> None:
+        """Descend until there are so many steps in all, with the first coordinates held fixed."""
+        max_iter -= self.solution.n_iter
+        if max_iter <= 0:
+            return
+        self.stage = [self.solution.objective]
+
+        def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
+            free = self._free(vector).requires_grad_()
+            try:
+                cost = self.transport(self.coordinates.from_free(free))
+            except RuntimeError:
+                return self._wall(vector - self.reached)
+            (slope,) = torch.autograd.grad(cost, free)
+            slope[:held] = 0
+            return float(cost.detach()), FIRST_STEP * slope.double().cpu().numpy()
+
+        start = self.coordinates.to_free(self.solution.value).double().cpu().numpy() / FIRST_STEP
+        self.reached = start
         options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": 0.0, "gtol": 0.0}
         end = minimize(
-            objective, start, jac=True, method="L-BFGS-B", callback=reach, options=options
+            objective, start, jac=True, method="L-BFGS-B", callback=self._reach, options=options
         )
-        # No step lowers the distance any more: rounding, or a kink of the nodes' distance.
+        # No step lowers the distance any more: rounding, or a kink.
         stalled = end.status in (0, 2)
-        solution = solution._replace(converged=solution.converged or stalled)
-    return solution._replace(objectives=tuple(-cost for cost in costs[1:]))
+        self.solution = self.solution._replace(converged=self.solution.converged or stalled)
+
+    def _wall(self, step: np.ndarray) -> tuple[float, np.ndarray]:
+        """Where no plan is found: so high and steep that the line search turns back."""
+        height = -10 * self.solution.objective
+        return 1.1 * height, 2 * height * step / (step @ step)
+
+    def _free(self, vector: np.ndarray) -> Tensor:
+        """Our coordinates from L-BFGS's, in which its first step is of length one."""
+        return torch.as_tensor(FIRST_STEP * vector).to(self.transport.points)
+
+    def _reach(self, intermediate_result) -> None:
+        """Note a step. (SciPy goes by the name of the argument.)"""
+        objective, self.reached = -float(intermediate_result.fun), intermediate_result.x.copy()
+        self.objectives.append(objective)
+        self.stage.append(objective)
+        before = self.stage[-1 - WINDOW] if len(self.stage) > WINDOW else -math.inf
+        self.solution = Solution(
+            value=self.coordinates.from_free(self._free(intermediate_result.x)),
+            previous=self.solution.value,
+            objective=objective,
+            objectives=(),
+            n_iter=self.solution.n_iter + 1,
+            converged=objective - before < -self.tol * before,
+            change=objective - self.stage[-2],
+        )
+        if self.callback is not None:
+            self.callback(self.solution)
+        if self.solution.converged:
+            raise StopIteration
 
 
 class _Transport:
-    """The squared distance of mixtures to the points, each from the potentials of the last."""
+    """Squared distances of mixtures to the points, each plan from the potentials of the last."""
 
     def __init__(self, points: Tensor, weights: Tensor, n_nodes: int | None, seed: int):
         self.points, self.weights, self.n_nodes, self.seed = points, weights, n_nodes, seed
+        share = weights / weights.sum()
+        variance = float(share @ (points - share @ points).square().sum(1))
+        self.slack = SLACK / variance if variance > 0 else 0.0
         self._potentials = None
 
     def __call__(self, mixture: GaussianMixtureParams) -> Tensor:
+        """The squared distance, smoothed by a little slack, on the graph."""
         if self.n_nodes is not None:
-            options = {"n_nodes": self.n_nodes, "seed": self.seed, "estimate_error": False}
-            return nodes_plan(mixture, self.points, self.weights, **options).cost
-        options = {"potentials": self._potentials, "tol": MASS_TOL}
+            return self._by_nodes(mixture)
+        return self._plan(mixture).cost
+
+    def settled(self, mixture: GaussianMixtureParams) -> GaussianMixtureParams:
+        """The mixture with weights that make up for the slack of the masses.
+
+        Each component gets its share of what its cells should hold, instead of what they hold.
+        """
+        plan = self._plan(mixture)
+        psi, b = plan.potentials, self.weights / self.weights.sum()
+        should = 1 / (1 - self.slack * (psi - b @ psi))
+        weights = mixture.weights * (component_masses(mixture, plan) @ should)
+        return mixture._replace(weights=weights / weights.sum())
+
+    def _plan(self, mixture: GaussianMixtureParams) -> SemidiscretePlan:
+        options = {"potentials": self._potentials, "slack": self.slack, "tol": MASS_TOL}
         plan = exact_plan(mixture, self.points, self.weights, **options)
         self._potentials = plan.potentials
-        return plan.cost
+        return plan
+
+    def _by_nodes(self, mixture: GaussianMixtureParams) -> Tensor:
+        options = {"n_nodes": self.n_nodes, "seed": self.seed, "estimate_error": False}
+        return nodes_plan(mixture, self.points, self.weights, **options).cost
 
 
 def _add_variance(mixture: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:

@@ -5,7 +5,7 @@ import pytest
 
 from skgmmot.functional import newton
 from skgmmot.functional.cell_integrals import GridIntegrals, MixtureIntegrals
-from skgmmot.functional.newton import cells_of_masses
+from skgmmot.functional.newton import Target, cells_of_masses
 from skgmmot.functional.power_diagram import Box
 
 SIDE = (np.arange(64) + 0.5) / 64
@@ -29,7 +29,7 @@ def solve(density, sites, masses=None, **options):
     """Solve for sites that are moved to mean zero; equal masses unless told."""
     masses = np.full(len(sites), 1 / len(sites)) if masses is None else masses
     options = {"tol": 1e-8, "max_iter": 500, **options}
-    cells = cells_of_masses(density, sites - masses @ sites, masses, **options)
+    cells = cells_of_masses(density, Target(sites - masses @ sites, masses), **options)
     return cells, np.abs(cells.masses - masses).sum()
 
 
@@ -107,7 +107,7 @@ def test_the_start_for_many_sites_comes_from_few_and_is_good(rng):
     density, sites = image("bumps"), rng.random((2000, 2))
     sites -= sites.mean(0)
     masses = np.full(2000, 1 / 2000)
-    start = next(newton._starts(density, sites, masses))
+    start = next(newton._starts(density, Target(sites, masses), None))
     cells = newton.evaluate(density, sites, start)
     assert cells.masses.min() > newton.GOOD_START * masses.min()
     gaussian = newton.evaluate(density, sites, newton._gaussian_heights(density, sites, masses))

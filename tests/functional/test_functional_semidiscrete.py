@@ -10,6 +10,7 @@ import torch
 from skgmmot.functional.mixture import GaussianMixtureParams, sample
 from skgmmot.functional.semidiscrete import (
     GridDensity,
+    component_masses,
     exact_plan,
     mixture_nodes,
     nodes_plan,
@@ -233,3 +234,34 @@ def test_too_many_nodes_are_refused(make_mixture):
     points = torch.zeros(2**14, 2, dtype=DOUBLE)
     with pytest.raises(ValueError, match=r"n_nodes times the number of points must be at most"):
         nodes_plan(make_mixture("full", 2, 2), points, torch.ones(2**14), n_nodes=2**14)
+
+
+def test_slack_makes_masses_give_way_to_potentials_and_keeps_gradients(make_mixture):
+    mixture, points, weights = mixture_problem(make_mixture, "full")
+    b, slack = weights / weights.sum(), 0.01
+    plan = exact_plan(mixture, points, weights, slack=slack, tol=1e-12)
+    psi = plan.potentials - b @ plan.potentials
+    assert torch.allclose(plan.masses, b * (1 - slack * psi))
+    # least over all masses of the distance plus what giving way costs
+    given = ((plan.masses - b) ** 2 / b).sum() / (2 * slack)
+    assert torch.isclose(plan.cost, exact_plan(mixture, points, plan.masses).cost + given)
+    assert plan.cost < exact_plan(mixture, points, weights).cost
+
+    def cost(means, points, weights):
+        moved = mixture._replace(means=means)
+        return exact_plan(moved, points, weights, slack=slack, tol=1e-13).cost
+
+    inputs = [t.clone().requires_grad_() for t in (mixture.means, points, weights)]
+    assert torch.autograd.gradcheck(cost, inputs, eps=1e-5, atol=1e-6)
+
+
+def test_components_lie_in_the_cells_of_a_plan_as_their_samples_do(make_mixture):
+    mixture, points, weights = mixture_problem(make_mixture, "full")
+    plan = exact_plan(mixture, points, weights)
+    mass = component_masses(mixture, plan)
+    assert torch.allclose(mixture.weights @ mass, plan.masses)
+    X, labels = sample(mixture, 20_000, generator=torch.Generator().manual_seed(0))
+    cell = ((X.unsqueeze(1) - points).square().sum(2) - plan.potentials).argmin(1)
+    for k in range(3):
+        counted = torch.bincount(cell[labels == k], minlength=len(points)) / (labels == k).sum()
+        assert torch.allclose(mass[k], counted.double(), atol=0.03)

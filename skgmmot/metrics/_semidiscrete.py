@@ -1,0 +1,156 @@
+"""Semi-discrete distances: a density to weighted points."""
+
+from numbers import Integral
+
+from skgmmot import _arrays
+from skgmmot.estimators._base import as_density
+from skgmmot.functional.linalg import root
+from skgmmot.functional.semidiscrete import GridDensity, exact_plan, nodes_plan
+
+
+def semidiscrete_distance(
+    density, points, weights=None, *, squared=False, method="auto", n_nodes=2048, seed=0
+):
+    """Compute the Wasserstein distance W2 of a density to weighted points.
+
+    ``W2(rho, sum_j b_j delta_{y_j})^2 = min_T int |x - T(x)|^2 rho(x) dx`` over the maps ``T`` to
+    the points that send mass ``b_j`` to ``y_j``.
+
+    Parameters
+    ----------
+    density : GridDensity, fitted mixture estimator or tuple (weights, means, covariances)
+        An image, constant on each pixel, or a Gaussian mixture with positive definite covariances.
+    points : array-like or Tensor of shape (n_points, n_features)
+        Points, anywhere; some may coincide.
+    weights : array-like or Tensor of shape (n_points,), default=None
+        Their masses, non-negative; only ratios matter. None is equal masses.
+    squared : bool, default=False
+        Whether to return ``W2^2``.
+    method : {'auto', 'exact', 'nodes'}, default='auto'
+        ``'exact'``, for two features: cells are cut out of the plane, and integrals over them are
+        closed forms, for images and mixtures. ``'nodes'``, for mixtures: quasi-random nodes stand
+        for the mixture, with an error that `semidiscrete_plan` estimates. ``'auto'`` is the first
+        for two features and the second otherwise.
+    n_nodes : int, default=2048
+        Number of nodes, where there are nodes.
+    seed : int, default=0
+        Of the nodes.
+
+    Returns
+    -------
+    float or Tensor of shape ()
+        The distance in units of the points, or its square. A tensor if anything handed in is one;
+        differentiable once in the image or the mixture, the points and their weights.
+
+    Raises
+    ------
+    NotFittedError
+        If an estimator is not fitted.
+    TypeError
+        If the density is something else.
+    ValueError
+        If the density, the points or an option is invalid, or features differ in number.
+    RuntimeError
+        If Newton's method does not reach the masses.
+
+    See Also
+    --------
+    skgmmot.semidiscrete_plan : The plan that attains it.
+    skgmmot.WassersteinQuantizer : Moves the points to where the distance is least.
+    skgmmot.SemidiscreteGMM : Moves the mixture there.
+
+    References
+    ----------
+    .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skgmmot import GridDensity, semidiscrete_distance
+    >>> square = GridDensity(np.ones((8, 8)), extent=(0, 1, 0, 1))
+    >>> semidiscrete_distance(square, [[0.25, 0.5], [0.75, 0.5]], squared=True)
+    0.104166...
+    """
+    options = {"method": method, "n_nodes": n_nodes, "seed": seed}
+    plan, kind = _semidiscrete(density, points, weights, **options)
+    value = plan.cost if squared else root(plan.cost)
+    return value if kind.is_tensor else float(value)
+
+
+def semidiscrete_plan(density, points, weights=None, *, method="auto", n_nodes=2048, seed=0):
+    """Compute the optimal plan from a density to weighted points.
+
+    Parameters
+    ----------
+    density : GridDensity, fitted mixture estimator or tuple (weights, means, covariances)
+        An image, constant on each pixel, or a Gaussian mixture with positive definite covariances.
+    points : array-like or Tensor of shape (n_points, n_features)
+        Points, anywhere; some may coincide.
+    weights : array-like or Tensor of shape (n_points,), default=None
+        Their masses, non-negative; only ratios matter. None is equal masses.
+    method : {'auto', 'exact', 'nodes'}, default='auto'
+        As for `semidiscrete_distance`.
+    n_nodes : int, default=2048
+        Number of nodes, where there are nodes.
+    seed : int, default=0
+        Of the nodes.
+
+    Returns
+    -------
+    SemidiscretePlan
+        ``potentials``, ``masses`` and ``barycentres`` of the cells, ``cost`` (``W2^2``), its
+        estimated ``error``, ``n_iter`` Newton steps, and the ``cells`` themselves in the plane,
+        whose ``polygons()`` can be drawn. Arrays are of the kind that was handed in.
+
+    Raises
+    ------
+    ValueError
+        As `semidiscrete_distance`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skgmmot import GridDensity, semidiscrete_plan
+    >>> square = GridDensity(np.ones((8, 8)), extent=(0, 1, 0, 1))
+    >>> plan = semidiscrete_plan(square, [[0.0, 0.0], [9.0, 0.0]], weights=[1, 3])
+    >>> plan.barycentres.round(3)
+    array([[0.125, 0.5  ],
+           [0.625, 0.5  ]])
+    """
+    options = {"method": method, "n_nodes": n_nodes, "seed": seed}
+    plan, kind = _semidiscrete(density, points, weights, **options)
+    if kind.is_tensor:
+        return plan
+    arrays = (kind.restore(t) for t in plan[:3])
+    return type(plan)(*arrays, float(plan.cost), *plan[4:])
+
+
+def _semidiscrete(density, points, weights, *, method, n_nodes, seed):
+    """The plan, and the kind of array to answer in."""
+    density, n_features, kind = as_density(density)
+    points, weights, kinds = _arrays.points_and_masses(points, weights, n_features)
+    kind = next((k for k in (kind, *kinds) if k.is_tensor), kind)
+    points, weights = (t.to(kind.device) for t in (points, weights))
+    exact = n_features == 2 if method == "auto" else method == "exact"
+    if method not in ("auto", "exact", "nodes"):
+        raise ValueError(
+            f"method must be 'auto', 'exact' or 'nodes', got {method!r}. Choose one of them."
+        )
+    if not isinstance(n_nodes, Integral) or n_nodes < 1:
+        raise ValueError(
+            f"n_nodes must be a positive integer, got {n_nodes!r}. More nodes are more accurate."
+        )
+    if exact and n_features != 2:
+        raise ValueError(
+            f"method must be 'nodes' for {n_features} features, got 'exact', which is for the "
+            "plane. Leave it out."
+        )
+    if exact:
+        return exact_plan(density, points, weights), kind
+    if isinstance(density, GridDensity):
+        raise ValueError(
+            "method must be 'exact' for a GridDensity, got 'nodes', which are those of a mixture. "
+            "Leave it out."
+        )
+    plan = nodes_plan(density.to(device=kind.device), points, weights, n_nodes=n_nodes, seed=seed)
+    return plan, kind
