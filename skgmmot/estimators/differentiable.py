@@ -18,7 +18,7 @@ from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep
+from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep, check_gradient
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 
@@ -292,17 +292,15 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             with torch.no_grad(), _engine.workers(X.device) as pool:
                 em = _engine.EM(*constants, origin, self.reg_covar, pool, self.fixed_weights)
                 self._run(em, warm, runs)
+            solution = self._differentiate(em, X, a, runs) if on_graph else runs.best
         except KeyboardInterrupt:
             if runs.best is not None:
                 self._set_attributes(runs.best.value, origin, X.dtype, kind, runs.best)
             raise
-        solution = runs.best
-        if on_graph and self.max_iter > 0:
-            solution = self._differentiate(em, X, a, runs)
         if not solution.converged and self.max_iter > 0:
             warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
         self._set_attributes(solution.value, origin, X.dtype, kind, solution)
-        if on_graph and self.max_iter > 0:
+        if on_graph:
             self.solution_ = solution._replace(
                 value=solution.value.moved(origin).detach(),
                 previous=solution.previous.moved(origin),
@@ -337,12 +335,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 "X must be a tensor where sample_weight requires a gradient, got another array, "
                 "whose fit could not carry it. Pass torch.as_tensor(X)."
             )
-        if self.acceleration is not None and self.gradient == "automatic":
-            raise ValueError(
-                "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
-                "'automatic', which runs plain iterations. Set acceleration=None to have it."
-            )
-        return True
+        check_gradient(self.gradient, self.acceleration)
+        return self.max_iter > 0 and torch.is_grad_enabled()
 
     def _starts(self, em, warm, log):
         """Yield the start of each run and the objective that its first change is against."""
