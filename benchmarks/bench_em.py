@@ -12,25 +12,26 @@ Writes ``results/bench_em.csv``, ``.md`` and ``.png`` beside this file.
 """
 
 import argparse
-import csv
 import json
-import platform
-import subprocess
-import sys
-import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import sklearn
 import torch
+from _common import (
+    RESULTS,
+    machine,
+    markdown,
+    peak_during,
+    peak_memory,
+    seconds,
+    write_csv,
+)
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-
-RESULTS = Path(__file__).parent / "results"
 
 #: What is run: covariance type, samples, features, components (and starts).
 ITERATIONS = [
@@ -70,13 +71,6 @@ def estimators(covariance_type, d, K, means, **params):
     }
 
 
-def seconds(function):
-    """Wall time of one call."""
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
-
-
 def time_iterations(covariance_type, n, d, K, dtype, repeats, n_iter, reference_dtype, warm_up):
     """Median seconds of one iteration of each program, interleaved."""
     X, means = data(n, d, K, dtype)
@@ -108,30 +102,13 @@ def time_fits(covariance_type, n, d, K, n_init, dtype, repeats):
     return {name: float(np.median(values)) for name, values in found.items()}
 
 
-def peak_memory(name, covariance_type, n, d, K, dtype):
-    """Peak memory beyond the data, in MB, of a two-iteration fit in a process of its own."""
-    arguments = json.dumps([name, covariance_type, n, d, K, np.dtype(dtype).name])
-    command = [sys.executable, __file__, "--memory", arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
 def print_memory(name, covariance_type, n, d, K, dtype):
-    """Print what `peak_memory` reads: Linux's high-water mark, reset once the data is there."""
+    """Print the peak memory beyond the data, in MB, of a two-iteration fit."""
     X, means = data(n, d, K, dtype)
     model = estimators(covariance_type, d, K, means, max_iter=2)[name]
     # a tiny fit first, so that libraries are loaded and threads have run
     model.fit(data(100 * K, d, K, dtype)[0])
-    status = Path("/proc/self/status")
-
-    def read(field):
-        line = next(s for s in status.read_text().splitlines() if s.startswith(field))
-        return int(line.split()[1]) / 1024
-
-    Path("/proc/self/clear_refs").write_text("5")
-    before = read("VmRSS")
-    model.fit(X)
-    print(read("VmHWM") - before)
+    print(peak_during(lambda: model.fit(X)))
 
 
 def on_gpu(covariance_type, n, d, K, dtype, repeats, n_iter):
@@ -184,7 +161,10 @@ def iteration_rows(only, threads):
                 *shape, dtype, repeats, n_iter, reference_dtype=reference, warm_up=not big
             )
             dtypes = {"sklearn": reference, "skgmmot": dtype}
-            memory = {name: peak_memory(name, *shape, dtypes[name]) for name in spent}
+            memory = {
+                name: peak_memory(__file__, name, *shape, np.dtype(dtypes[name]).name)
+                for name in spent
+            }
             lowest = floor(*shape, torch.from_numpy(np.empty(0, dtype)).dtype, threads)
             gpu = on_gpu(*shape, dtype, repeats, n_iter)
             yield {
@@ -250,36 +230,13 @@ def acceleration_rows():
             }
 
 
-def markdown(table):
-    """A table for people."""
-    names = list(dict.fromkeys(name for row in table for name in row))
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for row in table:
-        values = [row.get(name) for name in names]
-        cells = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
-        lines.append("| " + " | ".join("" if c == "None" else c for c in cells) + " |")
-    return lines
-
-
-def write_csv(table, path):
-    """A table for programs."""
-    names = list(dict.fromkeys(name for row in table for name in row))
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(table)
-
-
 def write_markdown(table, accelerated, path):
     """Both tables, with where they come from."""
-    machine = f"{platform.machine()}, Python {platform.python_version()}"
     versions = f"torch {torch.__version__}, scikit-learn {sklearn.__version__}"
-    if torch.cuda.is_available():
-        machine += f", {torch.cuda.get_device_name()}"
     lines = [
         "# One EM iteration, and whole fits, against scikit-learn",
         "",
-        f"Written by `python benchmarks/bench_em.py` on {machine}; {versions}.",
+        f"Written by `python benchmarks/bench_em.py` on {machine()}; {versions}.",
         "Medians of interleaved repeats in one run. ratio: scikit-learn's time over ours. share of",
         "floor: the time of the two matrix products and the exponentials alone, over ours. MB:",
         "peak memory beyond the data. At (1e6, 16, 32) float32 is compared with their float64.",

@@ -28,10 +28,10 @@ autodoc_member_order = "bysource"
 autosummary_generate = False  # api.rst holds every entry itself
 numpydoc_show_class_members = False
 
-# The gallery runs a copy of the examples, for they write files where they run.
+# The gallery runs a copy of the examples, for they write files where they run. Each of its folders
+# has a GALLERY_HEADER.rst.
 EXAMPLES = HERE / "_build" / "examples"
 shutil.copytree(HERE.parent / "examples", EXAMPLES, dirs_exist_ok=True)
-(EXAMPLES / "GALLERY_HEADER.rst").write_text("Examples\n========\n")
 sphinx_gallery_conf = {
     "examples_dirs": str(EXAMPLES),
     "gallery_dirs": "auto_examples",

@@ -12,14 +12,14 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
-from threading import Lock
 
 import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep, Statistics, e_step, m_step
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
+from skgmmot.functional.threads import single_threaded_torch
 
 #: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
 BLOCK_SIZE = {"cpu": 2**18, "other": 2**24}
@@ -107,38 +107,10 @@ def row_spans(n_rows: int, length: int) -> list[list[slice]]:
     return [blocks[i : i + per_span] for i in range(0, n_blocks, per_span)]
 
 
-class _SingleThreadedTorch:
-    """Torch's own threading is off while anybody is inside, and restored by the last to leave.
-
-    The setting is the process's: fits that overlap in several threads must agree on it.
-    """
-
-    def __init__(self):
-        self._lock, self._inside, self._n_threads = Lock(), 0, 1
-
-    def __enter__(self) -> int:
-        """Enter, and return the number of threads that the caller had set."""
-        with self._lock:
-            if not self._inside:
-                self._n_threads = torch.get_num_threads()
-                torch.set_num_threads(1)
-            self._inside += 1
-            return self._n_threads
-
-    def __exit__(self, *error) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                torch.set_num_threads(self._n_threads)
-
-
-_single_threaded_torch = _SingleThreadedTorch()
-
-
 @contextmanager
 def workers(device: torch.device):
     """Lend a pool of as many threads as torch is set to use."""
-    with _single_threaded_torch as n_threads:
+    with single_threaded_torch as n_threads:
         pool = Workers(device, n_threads)
         try:
             yield pool
@@ -149,8 +121,9 @@ def workers(device: torch.device):
 def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
     """Apply ``function`` to blocks of rows of ``X (n, d)`` and ``others``, and join the results.
 
-    ``row_size`` is the number of numbers that one row takes while it is worked on. Beyond that, the
-    results are all the memory it needs.
+    ``others`` are tensors, or whatever else gives a tensor for a slice of rows. ``row_size`` is the
+    number of numbers that one row takes while it is worked on. Beyond that, the results are all the
+    memory it needs.
     """
     with torch.no_grad():
         first = function(*(t[:1] for t in (X, *others)))  # tells the shape and the dtype
@@ -206,12 +179,44 @@ class EM:
         return theta_next, float(statistics.log_likelihood) / self.total
 
     def with_pool(self, pool: Workers) -> "EM":
-        """The same iteration in double precision, done by others."""
+        """The same iteration in double precision whatever the samples, done by others."""
         other = copy.copy(self)
+        other.pool = pool
         if self.dtype != torch.float64:
             other.dtype, other._last = torch.float64, None
-        other.pool = pool
         return other
+
+    def exactly(self, theta: GaussianMixtureParams) -> tuple[FeatureEStep | None, Statistics]:
+        """The E-step in double precision, by workers of its own."""
+        with torch.no_grad(), workers(self.X.device) as pool:
+            return self.with_pool(pool).e_step(theta)
+
+    def sum(self, blocks) -> tuple[Tensor, ...]:
+        """Add ``blocks.block(X, sample_weight, buffers)`` over all samples."""
+
+        def block(rows, buffers):
+            return blocks.block(*self._raw(rows), buffers)
+
+        with workers(self.X.device) as pool:
+            return pool.sum(block, len(self.X), blocks.row_size, min_rows=blocks.min_rows)
+
+    def of_samples(self, blocks) -> tuple[Tensor, Tensor]:
+        """``blocks.samples(X, sample_weight, buffers)``, a row and a number for each sample."""
+        of_X, of_a = torch.empty_like(self.X), self.X.new_empty(len(self.X))
+
+        def over_span(span, buffers):
+            for rows in span:
+                of_X[rows], of_a[rows] = blocks.samples(*self._raw(rows), buffers)
+
+        with workers(self.X.device) as pool:
+            row_size = blocks.row_size + blocks.sample_size
+            list(pool.map(over_span, len(self.X), row_size, min_rows=blocks.min_rows))
+        return of_X, of_a
+
+    def _raw(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """A block of samples as they are, and its weights."""
+        a = self.sample_weight
+        return self.X[rows], None if a is None else a[rows]
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
         """A block of samples relative to the origin, and its weights."""
@@ -245,8 +250,7 @@ class EM:
 
     def _by_features(self, step, dtype):
         def block(rows, buffers):
-            a = self.sample_weight
-            return step.block(self.X[rows], None if a is None else a[rows], dtype, buffers)
+            return step.block(*self._raw(rows), dtype, buffers)
 
         row_size = sum(step.coefficients.shape)
         sums = self.pool.sum(block, len(self.X), row_size, min_rows=FEATURE_ROWS)
@@ -264,6 +268,25 @@ class EM:
         # The sums are about the rounded means; their difference to the exact ones is known.
         kind = covariance_type_of(theta.covariances)
         return Statistics(*sums).moved(rounded.means.double() - theta.means, kind)
+
+    def overlap(self, theta) -> Tensor:
+        """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""
+        step, dtype = self._features(theta)
+        mixture = theta.prepare()
+
+        def block(rows, buffers):
+            x, a = self.rows(rows)
+            if dtype is None:
+                resp = log_responsibilities(mixture, x.double()).exp()
+            else:
+                _, resp, total, _ = step.posterior(self.X[rows], dtype, buffers)
+                resp.div_(total)
+            return (((resp if a is None else resp * a) @ resp.mT).double(),)
+
+        by_definition = dtype is None
+        row_size = theta.means.numel() if by_definition else sum(step.coefficients.shape)
+        min_rows = 16 if by_definition else FEATURE_ROWS
+        return self.pool.sum(block, len(self.X), row_size, min_rows=min_rows)[0]
 
     def total_scatter(self, theta) -> Tensor | None:
         """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, a constant of the samples."""

@@ -1,7 +1,7 @@
 """Mixtures in torch models: a layer that fits one to each batch, and MW2 as a loss.
 
 The modules keep the last fit and start the next one there, so that a training loop pays for a few
-iterations a step. What they keep are buffers: it is saved by ``state_dict``, moved by ``to``, and
+iterations a step. What they keep is in buffers: saved by ``state_dict``, moved by ``to``, and
 left alone in evaluation mode.
 """
 
@@ -17,6 +17,9 @@ from skgmmot.functional.fit import fit_em
 from skgmmot.functional.linalg import root
 from skgmmot.functional.mixture import GaussianMixtureParams
 from skgmmot.functional.mixture_ot import transport_plan
+
+#: Parameters of the estimator that are options of `fit_em`.
+FIT_OPTIONS = ("gradient", "gradient_tol", "tol", "max_iter", "reg_covar", "fixed_weights")
 
 
 class EMLayer(torch.nn.Module):
@@ -34,6 +37,9 @@ class EMLayer(torch.nn.Module):
     gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
         How a fit is differentiated: by the implicit function theorem, through all its iterations,
         or through the last one.
+    gradient_tol : float, default=1e-6
+        For ``gradient='implicit'``, where a gradient is asked for: how near the fit is brought to
+        the fixed point, in units of the components' spread, before it is differentiated.
     tol : float, default=1e-6
         EM stops when the mean log-likelihood changes by less than this in one iteration.
     max_iter : int, default=100
@@ -96,6 +102,7 @@ or tuple (weights, means, covariances), default='kmeans'
         *,
         covariance_type="full",
         gradient="implicit",
+        gradient_tol=1e-6,
         tol=1e-6,
         max_iter=100,
         reg_covar=1e-6,
@@ -109,6 +116,7 @@ or tuple (weights, means, covariances), default='kmeans'
             n_components,
             covariance_type=covariance_type,
             gradient=gradient,
+            gradient_tol=gradient_tol,
             tol=tol,
             max_iter=max_iter,
             reg_covar=reg_covar,
@@ -165,8 +173,7 @@ or tuple (weights, means, covariances), default='kmeans'
         """
         X, a = self._checked(X, sample_weight)
         theta0 = self._first(X, a) if self.mixture is None else self.mixture
-        names = ("gradient", "tol", "max_iter", "reg_covar", "fixed_weights")
-        options = {name: getattr(self.estimator, name) for name in names}
+        options = {name: getattr(self.estimator, name) for name in FIT_OPTIONS}
         solution = fit_em(theta0.to(device=X.device), X, a, **options)
         kept = solution.value.detach()
         self.solution = solution._replace(value=kept, previous=solution.previous.detach())
@@ -255,8 +262,8 @@ of shape (n, d)
     squared : bool, default=True
         Whether to return ``MW2^2``, penalties included, or its root.
     **options : dict
-        Options of `EMLayer`: ``covariance_type``, ``gradient``, ``tol``, ``max_iter``,
-        ``reg_covar``, ``fixed_weights``, ``init_params`` and ``random_state``.
+        Options of `EMLayer`: ``covariance_type``, ``gradient``, ``gradient_tol``, ``tol``,
+        ``max_iter``, ``reg_covar``, ``fixed_weights``, ``init_params`` and ``random_state``.
 
     Attributes
     ----------

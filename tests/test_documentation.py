@@ -32,7 +32,8 @@ OTHERWISE = {
 def public_objects():
     """Public classes, their methods, and functions, by their full names."""
     packages = [skgmmot]
-    packages += [importlib.import_module(f"skgmmot.{n}") for n in ("nn", "plotting", "datasets")]
+    names = ("metrics", "nn", "plotting", "datasets")
+    packages += [importlib.import_module(f"skgmmot.{name}") for name in names]
     for info in pkgutil.iter_modules(skgmmot.functional.__path__, "skgmmot.functional."):
         packages.append(importlib.import_module(info.name))
     for module in packages:

@@ -15,16 +15,34 @@ from skgmmot.datasets import load_photograph
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(*arguments, cwd):
-    """Run the colour transfer as a user would."""
+#: Every example but the colour transfer, which the tests below run with arguments.
+SCRIPTS = sorted(EXAMPLES.glob("*/plot_*.py"))
+
+
+def run(*arguments, cwd, script=EXAMPLES / "plot_color_transfer.py"):
+    """Run an example as a user would."""
     return subprocess.run(
-        [sys.executable, str(EXAMPLES / "plot_color_transfer.py"), *map(str, arguments)],
+        [sys.executable, str(script), *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "MPLBACKEND": "agg"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_an_example_runs_and_draws(script, tmp_path):
+    done = run(cwd=tmp_path, script=script)
+    assert done.returncode == 0, done.stderr
+    (figure,) = tmp_path.glob("*.png")
+    with Image.open(figure) as image:
+        assert image.width > 800
+
+
+@pytest.mark.parametrize("folder", {p.parent for p in SCRIPTS}, ids=lambda p: p.name)
+def test_a_folder_of_examples_has_a_header_for_the_gallery(folder):
+    assert (folder / "GALLERY_HEADER.rst").read_text().strip()
 
 
 def test_the_colour_transfer_takes_any_two_pictures(tmp_path, rng):
@@ -71,3 +89,19 @@ def test_the_photograph_takes_the_palette_of_the_target(method):
     else:
         # a mean over the targets of a split component is narrower than they are: inherent
         assert (spread > -0.25).all() and (spread < 0).all()
+
+
+def test_a_red_card_in_the_target_reddens_the_balanced_map_alone():
+    source, target = (load_photograph(n)[::4, ::4] for n in ("china", "flower"))
+    target[10:60, 100:155] = np.random.default_rng(0).normal(
+        [0.85, 0.05, 0.08], 0.03, size=(50, 55, 3)
+    )
+    mixture = DifferentiableGaussianMixture(10, reg_covar=1e-4, random_state=0)
+    taken = []
+    for reg_m in (None, (10, 0.1)):
+        transport = OTMap(target.reshape(-1, 3), mixture=mixture, reg_m=reg_m)
+        transport.fit(source.reshape(-1, 3))
+        is_card = np.abs(transport.target_mixture_.means_ - [0.85, 0.05, 0.08]).max(axis=1) < 0.05
+        taken.append(transport.plan_[:, is_card].sum())
+    assert taken[0] > 0.15
+    assert taken[1] < 0.02

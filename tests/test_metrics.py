@@ -1,15 +1,34 @@
 """MixtureWasserstein: mixtures of every kind in, a distance out."""
 
+import math
+import pickle
+
 import numpy as np
 import ot
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
 from skgmmot.functional import GaussianMixtureParams
+from skgmmot.functional.discrete import solve
+from skgmmot.metrics import (
+    bures_wasserstein_distance,
+    get_scorer,
+    make_mixture_wasserstein_scorer,
+    mixture_wasserstein_distance,
+    mixture_wasserstein_scorer,
+    pairwise_mixture_wasserstein,
+)
+
+#: Mixtures of one and of two features.
+ONE, TWO = ([1.0], [[0.0]], [[[1.0]]]), ([1.0], [[0.0, 0.0]], [np.eye(2)])
 
 
 def mixture(rng, K=3, d=2):
@@ -137,3 +156,308 @@ def test_a_mixture_in_storage_has_one_covariance_type():
         MixtureWasserstein()(tuple(value), tuple(value))
     origin = ([1.0], [[0.0, 0.0]], [0.0], "spherical")
     assert_close(MixtureWasserstein(squared=True)(value, origin).item(), 9.0)
+
+
+# The squared distance is not convex: a flow that has to split a weight can end here.
+GAP = 0.25
+HALVES = ([1 / 3] * 3, [[0.0], [1 - GAP], [1 + GAP]], [0.0] * 3, "spherical")
+
+
+def _near_the_trap(a, e):
+    """Weights 1/6, 1/6 and 2/3 at 0, 0 and 1, changed by ``a (2,)`` and ``e (3,)``."""
+    weights = torch.stack([1 / 6 + a[0], 1 / 6 + a[1], 2 / 3 - a[0] - a[1]])
+    means = torch.stack([e[0], e[1], 1 + e[2]]).unsqueeze(1)
+    return weights, means, torch.zeros(3, dtype=torch.float64), "spherical"
+
+
+def test_it_has_strict_local_minima_that_are_not_global():
+    metric, zero = MixtureWasserstein(squared=True), torch.zeros(5, dtype=torch.float64)
+    trapped = metric(_near_the_trap(zero[:2], zero[2:]), HALVES)
+    assert_close(trapped.item(), 2 / 3 * GAP**2)
+    for change in 0.01 * torch.randn(200, 5, dtype=torch.float64):
+        assert metric(_near_the_trap(change[:2], change[2:]), HALVES) > trapped
+    elsewhere = [1 / 6, 1 / 6, 0, 1 - GAP, GAP]  # the target itself
+    there = torch.tensor(elsewhere, dtype=torch.float64)
+    assert metric(_near_the_trap(there[:2], there[2:]), HALVES) < 1e-12
+
+
+def test_a_flow_beside_a_local_minimum_ends_in_it():
+    metric = MixtureWasserstein(squared=True)
+    x = torch.tensor([0.01, 0.02, 0.05, -0.03, 0.04], dtype=torch.float64)
+    for step in np.geomspace(0.02, 1e-4, 200):  # smaller and smaller: it has kinks in the weights
+        x.requires_grad_()
+        value = metric(_near_the_trap(x[:2], x[2:]), HALVES)
+        x = (x - step * torch.autograd.grad(value, x)[0]).detach()
+    assert_close(value.item(), 2 / 3 * GAP**2, rtol=0.02, atol=0)
+
+
+# --- equal mixtures in other words --------------------------------------------------------------
+
+
+def in_other_words(parts, dtype):
+    """The same mixture: as it is, permuted, split, and split and permuted."""
+    w, m, S = (np.asarray(part, dtype=dtype) for part in parts)
+    order = np.array([2, 0, 1, 1, 2])
+    share = np.array([0.3, 1.0, 0.9, 0.1, 0.7], dtype=dtype)
+    return {
+        "nothing": (w, m, S),
+        "permuted": (w[[2, 0, 1]], m[[2, 0, 1]], S[[2, 0, 1]]),
+        "split": (w[order] * share, m[order], S[order]),
+    }
+
+
+@pytest.mark.parametrize("change", ["nothing", "permuted", "split"])
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-9), (np.float32, 1e-6)])
+@pytest.mark.parametrize("options", [{}, {"reg_m": 1.0}, {"reg_m": (math.inf, 0.1)}])
+def test_the_same_mixture_in_other_words_is_at_distance_zero(rng, change, dtype, bound, options):
+    metric = MixtureWasserstein(**options)
+    for offset, scale in ((0.0, 1.0), (1e3, 1.0), (0.0, 10.0)):
+        w, m, S = mixture(rng, K=3, d=4)
+        words = in_other_words((w, scale * m + offset, scale**2 * S), dtype)
+        same = words[change]
+        tolerance = bound if options == {} else max(bound, 1e-7 * scale)
+        assert metric(words["nothing"], same) <= tolerance
+        assert metric(same, words["nothing"]) <= tolerance
+        assert metric.pairwise([words["nothing"], same])[0, 1] <= tolerance
+
+
+@pytest.mark.parametrize("other", ["full", "tied", "diag", "spherical"])
+def test_types_that_describe_the_same_mixture_are_at_distance_zero(covariance_type, other, rng):
+    # Spheres of one radius can be told in every type.
+    w, m, v = rng.dirichlet(np.ones(3)), rng.normal(size=(3, 4)), 0.3
+    told = {
+        "full": (w, m, np.stack([v * np.eye(4)] * 3)),
+        "tied": (w, m, v * np.eye(4), "tied"),
+        "diag": (w, m, np.full((3, 4), v), "diag"),
+        "spherical": (w, m, np.full(3, v), "spherical"),
+    }
+    assert MixtureWasserstein()(told[covariance_type], told[other]) <= 1e-9
+
+
+# --- penalties ----------------------------------------------------------------------------------
+
+
+def test_penalties_are_those_of_the_discrete_problem(rng):
+    source, target = mixture(rng), mixture(rng, K=5)
+    for options in ({"reg": 0.5}, {"reg_m": 2.0}, {"reg": 0.1, "reg_m": (math.inf, 2.0)}):
+        metric = MixtureWasserstein(**options, squared=True)
+        C = metric.cost(source, target)
+        arrays = (torch.from_numpy(t) for t in (source[0], target[0], C))
+        expected = solve(*arrays, **options)
+        assert np.isclose(metric(source, target), expected.cost.item(), rtol=1e-12)
+        assert np.allclose(metric.plan(source, target), expected.coupling.numpy(), atol=1e-12)
+        root = MixtureWasserstein(**options)(source, target)
+        assert np.isclose(root**2, expected.cost.item())
+
+
+def test_penalties_between_hold_and_destroy(rng):
+    source, target = mixture(rng), mixture(rng, K=5)
+    values = [MixtureWasserstein(reg_m=lam)(source, target) for lam in (1e-9, 0.1, 1.0, 1e9)]
+    assert values == sorted(values)
+    assert values[0] < 1e-4
+    assert np.isclose(values[-1], MixtureWasserstein()(source, target), rtol=1e-6)
+
+
+def test_an_outlier_is_destroyed_rather_than_moved():
+    eye = np.stack([np.eye(2)] * 2)
+    source = ([0.5, 0.5], [[0.0, 0.0], [5.0, 0.0]], eye)
+    target = (
+        [0.45, 0.45, 0.1],
+        [[0.0, 0.0], [5.0, 0.0], [1e4, 0.0]],
+        np.stack([np.eye(2)] * 3),
+    )
+    assert MixtureWasserstein()(source, target) > 1e3
+    plan = MixtureWasserstein(reg_m=1.0).plan(source, target)
+    assert plan[:, 2].sum() < 1e-12
+    assert np.allclose(plan[:, :2], np.diag([0.4743, 0.4743]), atol=1e-3)  # sqrt(0.5 * 0.45)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"reg": -0.1}, ValueError, "reg must not be negative"),
+        ({"reg": np.nan}, ValueError, "reg must not be negative and be finite, got nan"),
+        ({"reg_m": 0}, ValueError, "reg_m must be positive, got 0"),
+        ({"reg_m": (-1.0, 1.0)}, ValueError, "reg_m must be positive, got -1"),
+        ({"reg_m": np.nan}, ValueError, "reg_m must be positive, got nan"),
+        ({"reg_m": "all"}, TypeError, "reg_m must be a number, got 'all'"),
+    ],
+)
+def test_penalties_that_are_none_are_refused(options, error, message):
+    gaussian = ([1.0], [[0.0]], [[[1.0]]])
+    for call in (lambda m: m(gaussian, gaussian), lambda m: m.pairwise([gaussian] * 2)):
+        with pytest.raises(error, match=message):
+            call(MixtureWasserstein(**options))
+
+
+# --- many mixtures ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reg": 0.5}, {"reg_m": 1.0}, {"reg_m": (1.0, math.inf)}, {"squared": True}]
+)
+def test_pairwise_distances_are_those_of_the_pairs(rng, options):
+    mixtures = [mixture(rng, K, d=3) for K in (1, 2, 3, 4)]
+    others = [mixture(rng, K, d=3) for K in (5, 2)]
+    metric = MixtureWasserstein(**options)
+    among = metric.pairwise(mixtures)
+    expected = np.array([[metric(a, b) for b in mixtures] for a in mixtures])
+    assert np.allclose(among, expected, atol=1e-9)
+    between = metric.pairwise(mixtures, others)
+    assert np.allclose(between, [[metric(a, b) for b in others] for a in mixtures])
+    assert np.array_equal(pairwise_mixture_wasserstein(mixtures, others, **options), between)
+
+
+def test_pairwise_distances_take_every_kind_of_mixture(blobs):
+    fitted = [
+        DifferentiableGaussianMixture(3, covariance_type=name, random_state=0).fit(blobs)
+        for name in ("full", "tied", "diag", "spherical")
+    ]
+    fitted.append(GaussianMixture(2, random_state=0).fit(blobs))
+    metric = MixtureWasserstein()
+    for chosen in (fitted, fitted[2:4]):
+        found = metric.pairwise(chosen)
+        assert isinstance(found, np.ndarray)
+        assert np.allclose(found, [[metric(a, b) for b in chosen] for a in chosen], atol=1e-9)
+        assert (found.diagonal() == 0).all()
+
+
+def test_pairwise_distances_of_tensors_are_tensors_with_gradients(rng):
+    mixtures = [tuple(torch.tensor(p, requires_grad=True) for p in mixture(rng)) for _ in range(3)]
+    constant = MixtureWasserstein().pairwise([tuple(p.detach() for p in m) for m in mixtures])
+    found = MixtureWasserstein().pairwise(mixtures)
+    assert torch.allclose(found, constant)
+    found.sum().backward()
+    for part in (p for m in mixtures for p in m):
+        assert torch.isfinite(part.grad).all() and part.grad.abs().sum() > 0
+
+
+def test_a_progress_bar_is_shown_if_asked_for(rng, capsys):
+    mixtures = [mixture(rng) for _ in range(3)]
+    MixtureWasserstein().pairwise(mixtures)
+    assert capsys.readouterr().err == ""
+    MixtureWasserstein().pairwise(mixtures, progress=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mixtures", "others", "error", "message"),
+    [
+        ([], None, ValueError, "mixtures must hold at least one mixture, got none"),
+        ([ONE], [], ValueError, "others must hold at least one mixture, got none"),
+        ("mixtures", None, TypeError, r"mixtures\[0\] must be a fitted mixture estimator"),
+        (5, None, TypeError, "mixtures must be a sequence of mixtures, got int"),
+        ([ONE, TWO], None, ValueError, "equal numbers of features"),
+        ([ONE], [TWO], ValueError, "equal numbers of features, got 1 and 2"),
+        ([DifferentiableGaussianMixture()], None, NotFittedError, "not fitted yet"),
+    ],
+)
+def test_what_are_no_mixtures_is_refused(mixtures, others, error, message):
+    with pytest.raises(error, match=message):
+        MixtureWasserstein().pairwise(mixtures, others)
+
+
+# --- functions ----------------------------------------------------------------------------------
+
+
+def test_functions_are_the_object(rng):
+    source, target = mixture(rng), mixture(rng, K=5)
+    for options in ({}, {"squared": True}, {"reg": 0.1}, {"reg_m": 1.0}):
+        expected = MixtureWasserstein(**options)(source, target)
+        assert mixture_wasserstein_distance(source, target, **options) == expected
+
+
+def test_the_distance_between_gaussians_is_that_of_pot(rng):
+    (_, (m0,), (S0,)), (_, (m1,), (S1,)) = mixture(rng, 1, 3), mixture(rng, 1, 3)
+    expected = ot.gaussian.bures_wasserstein_distance(m0, m1, S0, S1)
+    assert np.isclose(bures_wasserstein_distance((m0, S0), (m1, S1)), expected)
+    squared = bures_wasserstein_distance((m0, S0), (m1, S1), squared=True)
+    assert np.isclose(squared, expected**2)
+    tensors = [torch.tensor(t, requires_grad=True) for t in (m0, S0)]
+    bures_wasserstein_distance(tuple(tensors), (m1, S1)).backward()
+    assert all(t.grad.abs().sum() > 0 for t in tensors)
+
+
+def test_a_gaussian_has_a_matrix_variances_or_one_variance():
+    point = ([0.0, 0.0], 0.0)
+    for covariance, trace in ((2.0, 4.0), ([1.0, 2.0], 3.0), ([[1.0, 1.0], [1.0, 4.0]], 5.0)):
+        squared = bures_wasserstein_distance(([3.0, 4.0], covariance), point, squared=True)
+        assert np.isclose(squared, 25 + trace)
+
+
+@pytest.mark.parametrize(
+    ("gaussian", "error", "message"),
+    [
+        ([0.0, 0.0], ValueError, r"source must have a mean \(d,\)"),
+        (np.zeros(2), TypeError, r"source must be a pair \(mean, covariance\), got ndarray"),
+        (([0.0], [[-1.0]]), ValueError, "positive semi-definite"),
+        (([0.0, 1.0], 1.0), ValueError, "equal numbers of features, got 2 and 1"),
+        (([0.0], [[np.nan]]), ValueError, "must be finite"),
+    ],
+)
+def test_what_is_no_gaussian_is_refused(gaussian, error, message):
+    with pytest.raises(error, match=message):
+        bures_wasserstein_distance(gaussian, ([0.0], 1.0))
+
+
+# --- scorers ------------------------------------------------------------------------------------
+
+
+def test_the_scorer_is_minus_the_distance_to_a_clone_fitted_to_held_out_samples(blobs):
+    train, test = blobs[::2], blobs[1::2]
+    model = DifferentiableGaussianMixture(2, random_state=0)
+    fitted, held_out = clone(model).fit(train), clone(model).fit(test)
+    score = mixture_wasserstein_scorer(fitted, test)
+    assert score == -MixtureWasserstein()(fitted, held_out)
+    assert score < 0
+    assert -1e-12 < mixture_wasserstein_scorer(fitted, train) <= 0
+    reference = GaussianMixture(3, random_state=0)
+    scorer = make_mixture_wasserstein_scorer(reference, reg_m=1.0, squared=True)
+    metric = MixtureWasserstein(reg_m=1.0, squared=True)
+    assert scorer(fitted, test) == -metric(fitted, clone(reference).fit(test))
+    assert not hasattr(reference, "means_")
+
+
+@pytest.mark.parametrize("scoring", [mixture_wasserstein_scorer, get_scorer("mixture_wasserstein")])
+@pytest.mark.parametrize("piped", [False, True])
+def test_the_scorer_chooses_in_a_grid_search(blobs, scoring, piped):
+    X = np.random.default_rng(0).permutation(blobs)
+    model = DifferentiableGaussianMixture(3, random_state=0, reg_covar=1e-3)
+    grid = {"covariance_type": ["full", "spherical"]}
+    if piped:
+        model = make_pipeline(StandardScaler(), model)
+        grid = {f"differentiablegaussianmixture__{name}": v for name, v in grid.items()}
+    search = GridSearchCV(model, grid, scoring=scoring, cv=3).fit(X)
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all() and (scores < 0).all()
+    assert search.best_score_ == scores.max()
+    assert np.isfinite(cross_val_score(model, X, scoring=scoring, cv=3)).all()
+
+
+def test_with_a_reference_the_score_rises_up_to_the_number_of_clusters(rng):
+    centres = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    X = rng.permutation(np.vstack([c + rng.normal(size=(150, 2)) for c in centres]))
+    reference = DifferentiableGaussianMixture(6, random_state=0)
+    scorer = make_mixture_wasserstein_scorer(reference)
+    one, two, three, four = (
+        cross_val_score(
+            DifferentiableGaussianMixture(n, random_state=0), X, scoring=scorer, cv=3
+        ).mean()
+        for n in (1, 2, 3, 4)
+    )
+    assert one < two - 0.5 and two < three - 0.5
+    assert abs(four - three) < 0.5
+
+
+def test_scorers_are_found_by_name_and_pickled():
+    assert get_scorer("mixture_wasserstein") is mixture_wasserstein_scorer
+    assert get_scorer("accuracy") is not None
+    copied = pickle.loads(pickle.dumps(make_mixture_wasserstein_scorer(GaussianMixture(2))))
+    assert "GaussianMixture(n_components=2)" in repr(copied)
+    with pytest.raises(ValueError, match=r"name must be one of .* got 'wasserstone'"):
+        get_scorer("wasserstone")
+
+
+def test_an_estimator_that_is_not_fitted_is_not_scored(blobs):
+    with pytest.raises(NotFittedError):
+        mixture_wasserstein_scorer(DifferentiableGaussianMixture(), blobs)

@@ -382,7 +382,7 @@ def is_mixture(given, name="target") -> bool:
     return isinstance(given, tuple) or hasattr(given, "covariance_type")
 
 
-def as_mixture(mixture, name="mixture"):
+def as_mixture(mixture, name="mixture", dtype=torch.float64):
     """A fitted estimator (ours or scikit-learn's) or a tuple of arrays, as a value.
 
     Parameters
@@ -391,11 +391,13 @@ def as_mixture(mixture, name="mixture"):
         What the user handed in; a fourth entry of a tuple is its covariance type.
     name : str, default='mixture'
         What error messages call it.
+    dtype : torch.dtype, default=torch.float64
+        That of the value; None keeps the arrays'.
 
     Returns
     -------
     params : GaussianMixtureParams
-        The mixture, in float64.
+        The mixture.
     kind : ArrayKind
         The kind of its arrays.
 
@@ -423,7 +425,7 @@ def as_mixture(mixture, name="mixture"):
         )
     params, kind = _arrays.mixture_from_tuple(*arrays)
     # float64: distances between close mixtures are small differences of large numbers
-    return params.to(dtype=torch.float64), kind
+    return params.to(dtype=dtype), kind
 
 
 def shown_type(params: GaussianMixtureParams) -> str:
@@ -432,7 +434,7 @@ def shown_type(params: GaussianMixtureParams) -> str:
     return "full" if kind.shared and len(params.weights) == 1 else kind.name
 
 
-def as_mixtures(mixtures, name="X", device=None):
+def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64):
     """Several mixtures as values, on one device.
 
     Parameters
@@ -443,11 +445,13 @@ def as_mixtures(mixtures, name="X", device=None):
         What error messages call it.
     device : str or torch.device, default=None
         Where they are put; None is where the first one is.
+    dtype : torch.dtype, default=torch.float64
+        That of the values; None keeps the arrays'.
 
     Returns
     -------
     params : list of GaussianMixtureParams
-        The mixtures, in float64.
+        The mixtures.
     kind : ArrayKind
         The kind of array to answer in: tensors if one of them holds tensors.
 
@@ -467,7 +471,7 @@ def as_mixtures(mixtures, name="X", device=None):
         )
     if len(mixtures) == 0:
         raise ValueError(f"{name} must hold at least one mixture, got none. Pass fitted mixtures.")
-    values = [as_mixture(m, f"{name}[{i}]") for i, m in enumerate(mixtures)]
+    values = [as_mixture(m, f"{name}[{i}]", dtype) for i, m in enumerate(mixtures)]
     dimensions = [params.means.shape[1] for params, _ in values]
     for i, d in enumerate(dimensions):
         if d != dimensions[0]:

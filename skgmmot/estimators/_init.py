@@ -1,4 +1,4 @@
-"""Where EM starts: k-means, k-means++, random responsibilities, random samples.
+"""Where EM starts: k-means, k-means++, random responsibilities, random samples, Sinkhorn-EM.
 
 The random numbers are scikit-learn's, drawn in the same order, so that an equal ``random_state``
 gives an equal start. A start assigns samples to components; its weights, means and covariances
@@ -16,12 +16,21 @@ from skgmmot._arrays import as_tensor
 from skgmmot._engine import EM, add
 from skgmmot.functional.covariance import CovarianceType
 from skgmmot.functional.em import Statistics, moments
+from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 #: Yields ``(rows, responsibilities (K, b))`` block by block, the same at every call.
 Assignment = Callable[[], Iterator[tuple[slice, Tensor]]]
 
 BLOCK = 2**14
+
+#: Names of starts.
+STARTS = {"kmeans", "k-means++", "random", "random_from_data", "sinkhorn"}
+
+#: Sinkhorn starts: runs of k-means, share of the data's covariance that components begin with, and
+#: when they end.
+CENTRES_INIT, SMALL, BALANCED_TOL, BALANCED_ITER = 3, 0.01, 1e-4, 300
 
 
 def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> Assignment:
@@ -127,6 +136,40 @@ def start(
     return GaussianMixtureParams(mass / em.total, means, covariances)
 
 
+def balanced(
+    em: EM, given: tuple, kind: CovarianceType, n_components: int, rng: np.random.RandomState
+) -> GaussianMixtureParams:
+    """Run Sinkhorn-EM from what is given or, for the rest, from k-means in the data's own metric.
+
+    Components of equal weight begin as small copies of the data's own shape, and distances are
+    those of that shape too: features' scales do not matter, nor their directions if covariances
+    are full or tied. As each component must take its share of the samples, they spread over all.
+    """
+    labels = torch.zeros(len(em.X), dtype=torch.long)
+    everything = start(_labelled(labels, 1, em.X), em, kind, 1)
+    weights, means, covariances = given
+    if weights is None:
+        weights = everything.weights.new_full((n_components,), 1 / n_components)
+    if means is None:
+        means = _centres(em, everything, kind, n_components, rng)
+    if covariances is None:
+        K, d = n_components, em.X.shape[1]
+        covariances = SMALL * everything.covariances.expand(kind.shape(K, d))
+    theta0 = untilted(GaussianMixtureParams(weights, means, covariances))
+    found = iterate(SinkhornEM(em), theta0, tol=BALANCED_TOL, max_iter=BALANCED_ITER)
+    return found.value.mixture()
+
+
+def _centres(em, everything, kind, n_components, rng) -> Tensor:
+    """Centres of k-means, where distances are those of the Gaussian of all samples."""
+    factors = everything.prepare().factors
+    X = kind.apply((em.X - em.origin).double().unsqueeze(0), factors).squeeze(0).cpu().numpy()
+    a = None if em.sample_weight is None else em.sample_weight.cpu().numpy()
+    kmeans = KMeans(n_components, n_init=CENTRES_INIT, random_state=rng).fit(X, sample_weight=a)
+    labels = torch.from_numpy(kmeans.labels_)
+    return start(_labelled(labels, n_components, em.X), em, kind, n_components).means
+
+
 # --- the starts of an estimator ------------------------------------------------------------------
 
 
@@ -175,8 +218,12 @@ def given(estimator, em: EM, *, uniform: bool = False) -> tuple:
     return weights, means, covariances
 
 
-def one_start(estimator, em: EM, given: tuple, rng) -> GaussianMixtureParams:
-    """One start: what is given, and for the rest the moments of an assignment."""
+def one_start(estimator, em: EM, given: tuple, rng, run: int) -> GaussianMixtureParams:
+    """One start: what is given, and for the rest the moments of an assignment, or Sinkhorn-EM."""
+    if estimator.init_params == "sinkhorn":
+        # another run from given means and covariances would be the first one again
+        given = given if run == 0 else (given[0], None, None)
+        return balanced(em, given, estimator._covariance(), estimator.n_components, rng)
     if all(part is not None for part in given):
         return GaussianMixtureParams(*given)
     assignment = assign(estimator.init_params, em, estimator.n_components, rng)

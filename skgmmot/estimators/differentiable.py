@@ -11,13 +11,15 @@ from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.fit import ACCELERATIONS, EMStep, climb, differentiate
+from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep, check_gradient
+from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 
 class DifferentiableGaussianMixture(MixtureEstimator):
@@ -41,8 +43,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Largest number of EM iterations; 0 keeps the start.
     n_init : int, default=1
         Number of starts; the fit of largest lower bound is kept.
-    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        How to start.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'sinkhorn'}, \
+            default='kmeans'
+        How to start. ``'sinkhorn'`` runs Sinkhorn-EM from random samples and small covariances of
+        the data's shape: slower than k-means, indifferent to the features' scales and directions,
+        and seldom far from the best likelihood. Given means and precisions start its first run.
     weights_init : array-like of shape (n_components,), default=None
         Weights to start from, and to keep if ``fixed_weights``.
     means_init : array-like of shape (n_components, n_features), default=None
@@ -57,6 +62,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         1 prints the iterations, 2 also times and changes.
     verbose_interval : int, default=10
         Iterations between prints.
+    e_step : {'posterior', 'sinkhorn'}, default='posterior'
+        What responsibilities are: posterior probabilities, or the plan of entropic transport that
+        gives every component its weight of the samples (Sinkhorn-EM). The weights then stay
+        ``weights_init``, or uniform; an iteration takes three passes, and the fit seldom depends
+        on its start.
     acceleration : {'squarem'}, default=None
         Whether to extrapolate EM: the same likelihood in fewer passes over the data where
         components overlap and ``tol`` is small, never a smaller likelihood from one iteration to
@@ -96,6 +106,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Mean log-likelihood of the best fit, before its last M-step.
     lower_bounds_ : list of float
         The same after each of its iterations (extrapolations that were dropped left out).
+    entropic_ot_gap_ : float
+        For ``e_step='sinkhorn'``: what `entropic_ot_gap` gives on the samples of the fit.
     solution_ : Solution
         Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
         ``distance``) and, after backward through an implicit gradient, what that found
@@ -120,6 +132,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     References
     ----------
     .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025.
+    .. [2] Mena, Nejatbakhsh, Varol and Niles-Weed 2020, Sinkhorn-EM.
+    .. [3] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
 
     Examples
     --------
@@ -141,7 +155,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
+        "init_params": [StrOptions(_init.STARTS)],
         "weights_init": ["array-like", torch.Tensor, None],
         "means_init": ["array-like", torch.Tensor, None],
         "precisions_init": ["array-like", torch.Tensor, None],
@@ -149,6 +163,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "e_step": [StrOptions(set(E_STEPS))],
         "acceleration": [StrOptions(set(ACCELERATIONS)), None],
         "gradient": [StrOptions(set(GRADIENTS))],
         "gradient_tol": [Interval(Real, 0.0, None, closed="neither")],
@@ -173,6 +188,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         warm_start=False,
         verbose=0,
         verbose_interval=10,
+        e_step="posterior",
         acceleration=None,
         gradient="implicit",
         gradient_tol=1e-6,
@@ -193,6 +209,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.e_step = e_step
         self.acceleration = acceleration
         self.gradient = gradient
         self.gradient_tol = gradient_tol
@@ -275,28 +292,28 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             with torch.no_grad(), _engine.workers(X.device) as pool:
                 em = _engine.EM(*constants, origin, self.reg_covar, pool, self.fixed_weights)
                 self._run(em, warm, runs)
+            solution = self._differentiate(em, X, a, runs) if on_graph else runs.best
         except KeyboardInterrupt:
             if runs.best is not None:
                 self._set_attributes(runs.best.value, origin, X.dtype, kind, runs.best)
             raise
-        solution = runs.best
-        vars(self).pop("solution_", None)
-        if on_graph and self.max_iter > 0:
-            solution = self._differentiate(em, X, a, runs)
+        if not solution.converged and self.max_iter > 0:
+            warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
+        self._set_attributes(solution.value, origin, X.dtype, kind, solution)
+        if on_graph:
             self.solution_ = solution._replace(
                 value=solution.value.moved(origin).detach(),
                 previous=solution.previous.moved(origin),
             )
-        if not solution.converged and self.max_iter > 0:
-            warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
-        self._set_attributes(solution.value, origin, X.dtype, kind, solution)
+        if E_STEPS[self.e_step].prescribes:
+            self.entropic_ot_gap_ = self._entropic_ot_gap(*constants)
         return self
 
     def _run(self, em, warm, runs):
         """EM from every start."""
         for theta0, objective in self._starts(em, warm, runs.log):
             runs.begin(theta0)
-            solution = climb(
+            solution = E_STEPS[self.e_step].climb(
                 em,
                 theta0,
                 tol=self.tol,
@@ -318,12 +335,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 "X must be a tensor where sample_weight requires a gradient, got another array, "
                 "whose fit could not carry it. Pass torch.as_tensor(X)."
             )
-        if self.acceleration is not None and self.gradient == "automatic":
-            raise ValueError(
-                "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
-                "'automatic', which runs plain iterations. Set acceleration=None to have it."
-            )
-        return True
+        check_gradient(self.gradient, self.acceleration)
+        return self.max_iter > 0 and torch.is_grad_enabled()
 
     def _starts(self, em, warm, log):
         """Yield the start of each run and the objective that its first change is against."""
@@ -331,11 +344,62 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             log.start(0)
             yield _init.earlier_fit(self, em), float(self.lower_bound_)
             return
-        given = _init.given(self, em, uniform=self.fixed_weights)
+        given = _init.given(self, em, uniform=self.fixed_weights or E_STEPS[self.e_step].prescribes)
         rng = check_random_state(self.random_state)
         for run in range(self.n_init):
             log.start(run)
-            yield _init.one_start(self, em, given, rng), -math.inf
+            yield _init.one_start(self, em, given, rng, run), -math.inf
+
+    # --- the entropic reading ------------------------------------------------------------------
+
+    def entropic_ot_gap(self, X, sample_weight=None):
+        """Compute how much balancing the components would cost.
+
+        Maximum likelihood is entropic transport from samples to components that is free to choose
+        what each component receives; the gap is what it costs in addition to give each its weight.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        float
+            The balanced transport cost less the negative mean log-likelihood: not negative, and
+            zero where the responsibilities share out the samples by ``weights_``, as at every
+            fixed point of EM on its own samples.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` or ``sample_weight`` is invalid.
+
+        Notes
+        -----
+        Costs a few passes over the samples.
+
+        References
+        ----------
+        .. [1] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
+        """
+        check_is_fitted(self)
+        X, _ = _arrays.samples(self, X, reset=False)
+        return self._entropic_ot_gap(X, _arrays.sample_weights(sample_weight, X))
+
+    def _entropic_ot_gap(self, X, sample_weight):
+        X, a = (None if t is None else t.detach() for t in (X, sample_weight))
+        theta = self._params(dtype=torch.float64, device=X.device).detach()
+        # the smallest of weights stands for none
+        weights = theta.weights.clamp(min=torch.finfo(torch.float64).tiny)
+        origin = _engine.origin(X, a)
+        with torch.no_grad(), _engine.workers(X.device) as pool:
+            em = _engine.EM(X, a, origin, 0.0, pool).with_pool(pool)
+            return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).moved(-origin)))
 
     # --- results -------------------------------------------------------------------------------
 
@@ -343,12 +407,14 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         """Put the end of the fit on the graph of the samples."""
 
         step = EMStep(em, X, sample_weight, runs.start.weights if self.fixed_weights else None)
-        return differentiate(
+        return E_STEPS[self.e_step].differentiate(
             step, runs.start, runs.best, gradient=self.gradient, gradient_tol=self.gradient_tol
         )
 
     def _set_attributes(self, theta, origin, dtype, kind, solution):
-        """Show the fit in the user's kind of array and dtype."""
+        """Show the fit in the user's kind of array and dtype; what only some fits have goes."""
+        for name in ("solution_", "entropic_ot_gap_"):
+            vars(self).pop(name, None)
         self._set_parameters(theta.moved(origin), dtype, kind)
         self.converged_ = solution.converged
         self.n_iter_ = solution.n_iter

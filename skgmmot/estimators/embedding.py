@@ -18,7 +18,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot.estimators._base import as_mixtures
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
-from skgmmot.functional.mixture_ot import transport_plan
+from skgmmot.functional.linalg import root
+from skgmmot.functional.mixture_ot import check_dimensions
+from skgmmot.functional.pairwise import pairwise_squared
 
 
 class _OfObjects(TransformerMixin, BaseEstimator):
@@ -322,9 +324,10 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         """
         check_is_fitted(self, "mixtures_")
         self._validate_params()
-        rows, columns = (as_mixtures(m, name)[0] for m, name in ((X, "X"), (self.mixtures_, "X")))
-        as_mixtures([X[0], self.mixtures_[0]])  # of the same features
-        return np.array([[self._distance(a, b) for b in columns] for a in rows])
+        new, _ = as_mixtures(X)
+        kept, _ = as_mixtures(self.mixtures_, device=new[0].means.device)
+        check_dimensions(new[0], kept[0])
+        return self._distances(new, kept)
 
     def fit_transform(self, X, y=None):
         """Compute the distances among mixtures, each pair once.
@@ -346,18 +349,14 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         ValueError
             As `fit`.
         """
-        mixtures, _ = as_mixtures(self.fit(X).mixtures_)
-        distances = np.zeros((len(mixtures), len(mixtures)))
-        for i, source in enumerate(mixtures):
-            for j, target in enumerate(mixtures[: i + 1]):
-                distances[i, j] = distances[j, i] = self._distance(source, target)
-        return distances
+        return self._distances(as_mixtures(self.fit(X).mixtures_)[0])
 
-    def _distance(self, source, target):
-        """One distance."""
-        reg_m = tuple(self.reg_m) if isinstance(self.reg_m, list) else self.reg_m
-        squared = float(transport_plan(source, target, reg=self.reg, reg_m=reg_m).cost)
-        return squared if self.squared else max(squared, 0.0) ** 0.5
+    def _distances(self, *mixtures):
+        """Distances of some mixtures to others, or to each other."""
+        squared = pairwise_squared(
+            *([m.detach() for m in some] for some in mixtures), reg=self.reg, reg_m=self.reg_m
+        )
+        return (squared if self.squared else root(squared)).cpu().numpy()
 
     @property
     def _n_features_out(self):

@@ -214,6 +214,11 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         return super().set_params(**params)
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.class_wise
+        return tags
+
     def __sklearn_clone__(self):
         # A fitted target is data, not a part to be fitted again: cloning must not unfit it.
         params = self.get_params(deep=False)
@@ -275,26 +280,21 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """A mixture of each class, joined with the classes' shares of the samples."""
         if y is None:
             raise ValueError(
-                "y must be given with class_wise=True, got None. Pass the labels of the source "
-                "samples."
+                "class_wise=True requires y to be passed, but the target y is None. Pass "
+                "the labels of the source samples."
             )
         y = column_or_1d(y)
         check_consistent_length(samples, y)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
-        fitted = []
-        for code, label in enumerate(self.classes_):
-            try:
-                fitted.append(self._new_mixture("X").fit(samples[codes == code]))
-            except ValueError as error:
-                raise ValueError(
-                    f"the mixture of class {label} must be one that can be fitted. {error}"
-                ) from error
-        values = [as_mixture(m) for m in fitted]
-        sizes = [len(params.weights) for params, _ in values]
-        self.component_labels_ = self.classes_.repeat(sizes)
+        fitted = [
+            _fit_class(self._new_mixture("X"), samples[codes == code], label)
+            for code, label in enumerate(self.classes_)
+        ]
+        mixtures, kinds = zip(*(as_mixture(m) for m in fitted), strict=True)
+        self.component_labels_ = self.classes_.repeat([len(m.weights) for m in mixtures])
         shares = torch.from_numpy(np.bincount(codes) / len(codes))
-        return known_mixture(join([params for params, _ in values], shares), values[0][1])
+        return known_mixture(join(mixtures, shares), kinds[0])
 
     def _target_mixture(self):
         """The target as a fitted estimator or a tuple, with the features of the fit."""
@@ -332,8 +332,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Find the plan between two mixtures and show it."""
         (a, kind), (b, _) = as_mixture(source, "source"), as_mixture(target, "target")
         a, b = (m.detach().to(device=kind.device) for m in (a, b))
-        reg_m = tuple(self.reg_m) if isinstance(self.reg_m, list) else self.reg_m
-        plan = transport_plan(a, b, reg=self.reg, reg_m=reg_m)
+        plan = transport_plan(a, b, reg=self.reg, reg_m=self.reg_m)
         self._mapping = mixture_map(a, b, plan)
         self._ends = a, b, plan
         self.source_mixture_, self.target_mixture_ = source, target
@@ -406,8 +405,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X = X.detach()
         mapping, rows = mapping.to(X), [X]
         if self.method == "random":
-            rng = check_random_state(self.random_state)
-            rows.append(torch.from_numpy(rng.uniform(size=(len(X), 2))).to(X.device))
+            rows.append(_Uniforms(check_random_state(self.random_state), X.device))
         move = METHODS[self.method]
         row_size = mapping.posterior.row_size
         images = _engine.map_rows(lambda *block: move(mapping, *block), row_size, *rows)
@@ -508,6 +506,29 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             mapped, target.to(mapped), n_projections=SCORE_PROJECTIONS, seed=0
         )
         return -float(distance)
+
+
+def _fit_class(mixture, samples, label):
+    """A mixture fitted to the samples of one class."""
+    try:
+        return mixture.fit(samples)
+    except ValueError as error:
+        raise ValueError(
+            f"the mixture of class {label} must be one that can be fitted. {error}"
+        ) from error
+
+
+class _Uniforms:
+    """Uniform random numbers, two a row, drawn where they are needed: row i is always the same."""
+
+    def __init__(self, rng, device):
+        self.seed, self.device = rng.randint(2**31 - 1), device
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        start = rows.start or 0
+        stream = np.random.PCG64(self.seed).advance(2 * start)
+        drawn = np.random.Generator(stream).random((rows.stop - start, 2))
+        return torch.from_numpy(drawn).to(self.device)
 
 
 def _thinned(X):

@@ -1,4 +1,4 @@
-"""Derivatives of a fixed point ``theta = F(theta)``: strategies, and the point made exact.
+"""Derivatives of a fixed point ``theta = F(theta)``.
 
 Nothing here knows of Gaussians. A *gradient strategy* is a function
 ``(F, theta0, solution) -> theta`` that puts the end of the loop on the autograd graph:
@@ -6,27 +6,24 @@ Nothing here knows of Gaussians. A *gradient strategy* is a function
 - `automatic` runs all iterations again on the graph;
 - `one_step` puts the last iteration on it, and forgets how the ones before depend on the data;
 - `implicit` differentiates the equation ``theta = F(theta)``: exact at a fixed point, at the
-  memory of one step. `polish` makes the point exact first.
+  memory of one step.
 
-``F`` is any differentiable callable. What `implicit` and `polish` need of its derivative in
-``theta`` is a `Linearisation`: autograd gives one of anything, a map that knows better brings its
-own.
+``F`` is any differentiable callable. What `implicit` needs of its derivative in ``theta`` is a
+`Linearisation`: autograd gives one of anything, a map that knows better brings its own.
 """
 
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skgmmot.functional.fixed_point import Point, Solution
-from skgmmot.functional.krylov import Products, auto, gmres
+from skgmmot.functional.krylov import Products, dense, gmres
 
-#: Newton's step is trusted up to this length, where one is the spread of a component.
-NEWTON_RADIUS = 0.5
+#: Up to this many numbers, a derivative from autograd is small.
+SMALL = 40
 
 Map = Callable[[Point], Point]
 Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
@@ -48,7 +45,11 @@ class Linearisation:
         The point, a constant.
     residual : Tensor of shape (m,)
         ``F(theta) - theta``.
+    small : bool
+        Whether all products at once, a matrix, cost less than those of a Krylov space in turn.
     """
+
+    small = False
 
     def __init__(self, F: Map, theta: Point):
         self.theta = _detached(theta)
@@ -56,6 +57,7 @@ class Linearisation:
             self._inputs = _rebuild(theta, [t.clone().requires_grad_() for t in self.theta])
             self._outputs = F(self._inputs)
         self.residual = _flatten(_detached(self._outputs)) - _flatten(self.theta)
+        self.small = self.residual.numel() <= SMALL
 
     def product(self, u: Tensor) -> Tensor:
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
@@ -81,6 +83,15 @@ class Linearisation:
         """A vector as a cotangent."""
         return _unflatten(vector, self.theta)
 
+    def solve(self, b: Tensor, tol: float) -> tuple[Tensor, Products]:
+        """Solve ``(I - dF/dtheta^T) x = b``, and return the products that it took."""
+        products = self.products()
+        return (dense if self.small else gmres)(products, b, tol=tol), products
+
+    def products(self) -> Products:
+        """``I - dF/dtheta^T``, as an operator that remembers."""
+        return Products(lambda u: u - self.product(u), cheap=self.small)
+
     def moved(self, vector: Tensor) -> Point:
         """The point changed by a vector."""
         return _unflatten(_flatten(self.theta) + vector, self.theta)
@@ -90,7 +101,6 @@ class InexactGradientWarning(UserWarning):
     """An implicit gradient may be further off than its tolerance."""
 
 
-@dataclass
 class Adjoint:
     """What backward through `implicit` found out; not a number before.
 
@@ -98,27 +108,29 @@ class Adjoint:
     ----------
     tol : float, default=inf
         Residual above which backward warns.
-    n_products : int, default=0
+
+    Attributes
+    ----------
+    n_products : int
         Products with the transposed derivative of one step, in the last backward.
-    residual : float, default=nan
+    residual : float
         Residual of the adjoint equation, relative to its right-hand side.
-    spectral_radius : float, default=nan
-        Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it.
-    one_step_error : float, default=nan
-        Estimate of the relative error that `one_step` would have made.
     """
 
-    tol: float = math.inf
-    n_products: int = 0
-    residual: float = math.nan
-    spectral_radius: float = math.nan
-    one_step_error: float = math.nan
+    def __init__(self, tol: float = math.inf):
+        self.tol = tol
+        self.n_products, self.residual, self._seen = 0, math.nan, None
+
+    def __repr__(self):
+        return (
+            f"Adjoint(n_products={self.n_products}, residual={self.residual:.1e}, "
+            f"spectral_radius={self.spectral_radius:.4g}, one_step_error={self.one_step_error:.2g})"
+        )
 
     def note(self, products: Products, u: Tensor, v: Tensor) -> None:
         """Take note of the solution ``u`` of ``(I - dF/dtheta^T) u = v``."""
         self.residual, self.n_products = products.residual(u, v), len(products)
-        self.spectral_radius = float((1 - products.ritz_values()).abs().max())
-        self.one_step_error = _length(u - v) / _length(u)
+        self._seen = products, u, v
         if not self.residual <= self.tol:
             warnings.warn(
                 f"The adjoint equation was solved to a relative residual of {self.residual:.1e} > "
@@ -127,187 +139,20 @@ class Adjoint:
                 stacklevel=2,
             )
 
-
-def automatic(F: Map, theta0: Point, solution: Solution) -> Point:
-    """Unroll: run the iterations of ``solution`` again from ``theta0``, on the graph.
-
-    Memory grows with the number of iterations.
-    """
-    theta = theta0
-    for _ in range(solution.n_iter):
-        theta = F(theta)
-    return theta
-
-
-def one_step(F: Map, theta0: Point, solution: Solution) -> Point:
-    """Put only the last iteration on the graph; biased by the contraction rate of ``F``."""
-    return F(_detached(solution.previous)) if solution.n_iter else theta0
-
-
-def implicit(
-    F: Map,
-    theta0: Point,
-    solution: Solution,
-    *,
-    solve: Solver = auto,
-    linearise: Callable[[Point], Linearisation] | None = None,
-    adjoint: Adjoint | None = None,
-) -> Point:
-    """Differentiate ``theta = F(theta)`` itself, by the implicit function theorem.
-
-    The invariant is ``F(theta) == theta``. With ``v`` the cotangent of the fixed point, backward
-    solves ``(I - dF/dtheta^T) u = v``, each product one vector-Jacobian product of one step, and
-    hands ``u`` to that step. The error is of the order of the residual ``F(theta) - theta``.
-
-    Parameters
-    ----------
-    F : callable
-        One step, differentiable.
-    theta0 : tuple of Tensor
-        Ignored: the fixed point does not depend on where the loop started.
-    solution : Solution
-        The end of the loop.
-    solve : callable, default=auto
-        ``solve(matvec, b)``, the linear solver; see `skgmmot.functional.krylov`.
-    linearise : callable, default=None
-        ``linearise(theta)`` is the `Linearisation` of ``F`` at a point; None is autograd's.
-    adjoint : Adjoint, default=None
-        Where backward takes notes.
-
-    Returns
-    -------
-    tuple of Tensor
-        The fixed point, on the graph of whatever ``F`` closes over.
-
-    Raises
-    ------
-    RuntimeError
-        In backward, if it is asked to build a graph: the gradient is differentiable once.
-
-    References
-    ----------
-    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, implicit differentiation of EM.
-    """
-    constant = _detached(solution.value)
-    linear = Linearisation(F, constant) if linearise is None else linearise(constant)
-    flat = _flatten(F(constant))
-
-    def solved(v: Tensor | None) -> Tensor | None:
-        if v is None or not v.any():
-            return v
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "implicit gradients must be differentiated once, got create_graph=True. Use the "
-                "strategy 'automatic' for derivatives of derivatives."
-            )
-        right = linear.encode(_unflatten(v, constant))
-        products = Products(lambda u: u - linear.product(u))
-        u = solve(products, right)
-        if adjoint is not None:
-            adjoint.note(products, u, right)
-        return _flatten(linear.decode(u))
-
-    if flat.requires_grad:
-        flat.register_hook(solved)
-    # The value is the fixed point itself; only the derivative is that of the further step.
-    flat = _flatten(constant) + (flat - flat.detach())
-    return _unflatten(flat, constant)
-
-
-# --- the fixed point itself --------------------------------------------------------------------
-
-
-class Polished(NamedTuple):
-    """A fixed point found to a tolerance."""
-
-    theta: Point
-    """The point."""
-    residual: float
-    """``|F(theta) - theta|``."""
-    distance: float
-    """Estimate of the distance to the fixed point."""
-    n_passes: int
-    """Evaluations of ``F`` and of products."""
-
-
-def polish(
-    linearise: Callable[[Point], Linearisation],
-    theta: Point,
-    *,
-    advance: Callable[[Point, int], Point],
-    tol: float,
-    max_passes: int,
-) -> Polished:
-    """Find the fixed point near ``theta`` by Newton's method, and by ``F`` where that is no use.
-
-    Newton's step solves ``(I - dF/dtheta) delta = F(theta) - theta``. In coordinates in which the
-    derivative is symmetric near the fixed point, the products of `implicit` serve here too, and
-    their Ritz values tell whether ``F`` contracts: a fixed point that repels, such as a saddle of
-    the objective, is left to ``F`` itself.
-
-    Parameters
-    ----------
-    linearise : callable
-        ``linearise(theta)`` is a `Linearisation` in coordinates in which the derivative is
-        symmetric near the fixed point.
-    theta : tuple of Tensor
-        Where to start.
-    advance : callable
-        ``advance(theta, n)`` is the point after ``n`` iterations of ``F``.
-    tol : float
-        Bound on the distance to the fixed point.
-    max_passes : int
-        Where to give up: about so many evaluations of ``F`` and products.
-
-    Returns
-    -------
-    Polished
-        The point and what is known of it.
-    """
-    here, step, n_passes, n_steps = linearise(theta), None, 1, 4
-    while True:
-        step = _NewtonStep(here) if step is None else step
-        n_passes += step.n_products
-        if step.length <= tol or n_passes >= max_passes:
-            return Polished(here.theta, step.size, step.length, n_passes)
-        if step.trusted:
-            ahead = linearise(here.moved(step.delta))
-            size = _length(ahead.residual)
-            expected = step.length * size / step.size
-            if expected <= tol:
-                return Polished(ahead.theta, size, expected, n_passes + 1)
-            following = _NewtonStep(ahead)
-            n_passes += 1
-            if following.length < step.length / 2 and following.trusted:
-                here, step = ahead, following
-                continue
-            n_passes += following.n_products
-        n_steps = min(n_steps, max_passes - n_passes)
-        here, step = linearise(advance(here.theta, n_steps)), None
-        n_passes += n_steps + 1
-        n_steps *= 2
-
-
-class _NewtonStep:
-    """The solution of ``(I - dF/dtheta) delta = F(theta) - theta``, rough far from zero."""
-
-    def __init__(self, linear: Linearisation):
-        self.size = _length(linear.residual)
-        self._products = Products(lambda u: u - linear.product(u))
-        tol = min(0.1, self.size)
-        self.delta = auto(self._products, linear.residual, tol=tol) if tol else linear.residual
-        self.length, self.n_products = _length(self.delta), len(self._products)
+    @property
+    def spectral_radius(self) -> float:
+        """Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it."""
+        if self._seen is None:
+            return math.nan
+        return float((1 - self._seen[0].ritz_values()).abs().max())
 
     @property
-    def trusted(self) -> bool:
-        """Whether it is short, and ``F`` contracts where it was seen."""
-        if not self.length < NEWTON_RADIUS:
-            return False
-        return not self.n_products or float(self._products.ritz_values().real.min()) > 0
-
-
-def _length(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector))
+    def one_step_error(self) -> float:
+        """Estimate of the relative error that `one_step` would have made."""
+        if self._seen is None:
+            return math.nan
+        _, u, v = self._seen
+        return _length(u - v) / _length(u)
 
 
 def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
@@ -331,9 +176,102 @@ def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
     size = _flatten(linear.theta).numel()
     generator = torch.Generator().manual_seed(0)
     b = torch.randn(size, generator=generator, dtype=torch.float64).to(_flatten(linear.theta))
-    products = Products(lambda u: u - linear.product(u))
+    products = linear.products()
     gmres(products, b, tol=0.0, max_iter=n_products)
     return float((1 - products.ritz_values()).abs().max())
+
+
+def automatic(F: Map, theta0: Point, solution: Solution) -> Point:
+    """Unroll: run the iterations of ``solution`` again from ``theta0``, on the graph.
+
+    Memory grows with the number of iterations.
+    """
+    theta = theta0
+    for _ in range(solution.n_iter):
+        theta = F(theta)
+    return theta
+
+
+def one_step(F: Map, theta0: Point, solution: Solution) -> Point:
+    """Put only the last iteration on the graph; biased by the contraction rate of ``F``."""
+    return F(_detached(solution.previous)) if solution.n_iter else theta0
+
+
+def implicit(
+    F: Map,
+    theta0: Point,
+    solution: Solution,
+    *,
+    solve: Solver | None = None,
+    tol: float = 1e-10,
+    linearise: Callable[[Point], Linearisation] | None = None,
+    adjoint: Adjoint | None = None,
+) -> Point:
+    """Differentiate ``theta = F(theta)`` itself, by the implicit function theorem.
+
+    The invariant is ``F(theta) == theta``. With ``v`` the cotangent of the fixed point, backward
+    solves ``(I - dF/dtheta^T) u = v``, each product one vector-Jacobian product of one step, and
+    hands ``u`` to that step. The error is of the order of the residual ``F(theta) - theta``.
+
+    Parameters
+    ----------
+    F : callable
+        One step, differentiable.
+    theta0 : tuple of Tensor
+        Ignored: the fixed point does not depend on where the loop started.
+    solution : Solution
+        The end of the loop.
+    solve : callable, default=None
+        ``solve(matvec, b)``, the linear solver; see `skgmmot.functional.krylov`. None is `dense`
+        where that is cheap and `gmres` elsewhere.
+    tol : float, default=1e-10
+        Residual to which `gmres` then solves, relative to the cotangent.
+    linearise : callable, default=None
+        ``linearise(theta)`` is the `Linearisation` of ``F`` at a point; None is autograd's.
+    adjoint : Adjoint, default=None
+        Where backward takes notes.
+
+    Returns
+    -------
+    tuple of Tensor
+        The fixed point, on the graph of whatever ``F`` closes over.
+
+    Raises
+    ------
+    RuntimeError
+        In backward, if it is asked to build a graph: the gradient is differentiable once.
+
+    References
+    ----------
+    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, implicit differentiation of EM.
+    """
+    constant = _detached(solution.value)
+    linear = Linearisation(F, constant) if linearise is None else linearise(constant)
+    adjoint = Adjoint() if adjoint is None else adjoint
+    flat = _flatten(F(constant))
+
+    def solved(v: Tensor | None) -> Tensor | None:
+        if v is None or not v.any():
+            return v
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "implicit gradients must be differentiated once, got create_graph=True. Use the "
+                "strategy 'automatic' for derivatives of derivatives."
+            )
+        right = linear.encode(_unflatten(v, constant))
+        if solve is None:
+            u, products = linear.solve(right, tol)
+        else:
+            products = linear.products()
+            u = solve(products, right)
+        adjoint.note(products, u, right)
+        return _flatten(linear.decode(u))
+
+    if flat.requires_grad:
+        flat.register_hook(solved)
+    # The value is the fixed point itself; only the derivative is that of the further step.
+    flat = _flatten(constant) + (flat - flat.detach())
+    return _unflatten(flat, constant)
 
 
 #: Gradient strategies by name.
@@ -363,3 +301,7 @@ def _unflatten(flat: Tensor, like: Point) -> Point:
     parts = flat.split([t.numel() for t in like], dim=-1)
     shapes = [(*flat.shape[:-1], *t.shape) for t in like]
     return _rebuild(like, [p.reshape(s) for p, s in zip(parts, shapes, strict=True)])
+
+
+def _length(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))

@@ -228,14 +228,19 @@ class FeatureEStep:
         quadratic = self.kind.quadratic_coefficients(curvature).expand(*bent.shape[:-1], -1)
         return torch.cat([slope + bent, constant.unsqueeze(-1), quadratic], dim=-1)
 
-    def best_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
-        """The fastest dtype that keeps enough digits: that of the samples, float64, or None.
+    @property
+    def cancellation(self) -> float:
+        """How much larger than log-densities are the terms that cancel in them.
 
-        Near the centre of component k, terms ``m_i Lambda_ij m_j`` of its precision cancel. Their
+        Near the centre of component k these are ``m_i Lambda_ij m_j`` of its precision. Their
         rounding errors have random signs: together about ``eps sum_i m_i^2 Lambda_ii``.
         """
         squares = self.theta.means.square()
-        largest = float((squares * self.kind.diagonals(self.precisions)).sum(-1).max())
+        return float((squares * self.kind.diagonals(self.precisions)).sum(-1).max())
+
+    def best_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
+        """The fastest dtype that keeps enough digits: that of the samples, float64, or None."""
+        largest = self.cancellation
         for candidate in (dtype, torch.float64):
             if largest * torch.finfo(candidate).eps < self.TOLERANCE[candidate]:
                 return candidate

@@ -12,15 +12,17 @@ That of ``x_i`` is ``sum_k a_i gamma_ik (c1_k + 2 C2_k y) - r_ik Lambda_k y``, t
 ``sum_k gamma_ik h_ik``. The centres of the statistics are constants: they cancel in the M-step.
 
 As for the E-step there are two ways: `FeatureAdjoint` works on quadratic features,
-`CentredAdjoint` on samples centred at each component.
+`CentredAdjoint` on samples centred at each component. `LinearisedEM` puts it all together, for
+whoever sums blocks over all samples.
 """
 
 import torch
 from torch import Tensor
 
+from skgmmot.functional.adjoint import Linearisation
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.em import FeatureEStep, Statistics, moments
-from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
+from skgmmot.functional.em import FeatureEStep, Statistics, m_step, moments
+from skgmmot.functional.mixture import FisherCoordinates, GaussianMixtureParams, log_joint
 
 
 def score(
@@ -84,6 +86,60 @@ def m_step_pullback(
     return Statistics(of_mass, of_shift, of_scatter, torch.zeros_like(mass.sum()))
 
 
+#: Up to this many features of all components together, their covariance costs less than the
+#: products of a Krylov space; in float64 it must not lose more than ten digits.
+SMALL, SMALL_CANCELLATION = 128, 1e3
+
+
+def is_small(step: FeatureEStep) -> bool:
+    """Whether `FeatureCovariance` is the way to products.
+
+    Parameters
+    ----------
+    step : FeatureEStep
+        The E-step at the current mixture.
+
+    Returns
+    -------
+    bool
+        True where it is cheap and keeps its digits.
+    """
+    return step.coefficients.numel() <= SMALL and step.cancellation <= SMALL_CANCELLATION
+
+
+class FeatureCovariance:
+    """All there is to know of the samples for products: features' covariance over components.
+
+    The sums of a pass are linear in the coefficients ``H`` of ``h``: ``sum_i r_ik phi_i`` is the
+    product of ``H`` with ``sum_i a_i (diag(gamma_i) - gamma_i gamma_i^T) x phi_i phi_i^T``. Where
+    that matrix is small, one pass finds it and no product takes another.
+
+    Parameters
+    ----------
+    step : FeatureEStep
+        The E-step at the current mixture.
+    """
+
+    min_rows = 512
+
+    def __init__(self, step: FeatureEStep):
+        self.step = step
+        self.row_size = 2 * step.coefficients.numel()
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+        """Sum ``gamma_k phi phi^T (K, width, width)`` and ``gamma gamma^T x phi phi^T``."""
+        phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
+        lent = buffers("products", (len(resp), *phi.shape), torch.float64)
+        products = torch.mul(resp.div_(total).unsqueeze(1), phi, out=lent)  # (K, width, b)
+        weighted = products if sample_weight is None else products * sample_weight
+        return weighted @ phi.mT, weighted.flatten(0, 1) @ products.flatten(0, 1).mT
+
+    def product(self, H: Tensor, own: Tensor, joint: Tensor) -> Tensor:
+        """The sums ``(..., K, width)`` for coefficients ``H``, given the sums of all blocks."""
+        within = (H.unsqueeze(-2) @ own).squeeze(-2)
+        return within - (H.flatten(-2) @ joint).view_as(H)
+
+
 class FeatureAdjoint:
     """Pulls cotangents of the statistics back through the E-step, on quadratic features.
 
@@ -94,8 +150,7 @@ class FeatureAdjoint:
     step : FeatureEStep
         The E-step at the current mixture.
     cotangents : Statistics
-        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric; perhaps
-        several, along axes before these.
+        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric.
     """
 
     #: Blocks of fewer rows make matrix products slow.
@@ -106,21 +161,18 @@ class FeatureAdjoint:
         self.curvature = -2 * cotangents.scatter / step.kind.pooled(step.theta.means.shape[1])
         self.H = step.of_features(cotangents.mass, cotangents.shift, self.curvature)
         K, width = step.coefficients.shape
-        self.row_size = K + width + 2 * (self.H.numel() // width)
-        self.sample_size = 2 * width
+        self.row_size, self.sample_size = 2 * K + width, 2 * width
 
     def _responsibilities(self, X, sample_weight, buffers):
         """``phi``, ``gamma``, ``r`` and ``sum_k gamma_ik h_ik`` of a block."""
         phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
         resp.div_(total)
-        shape = (*self.H.shape[:-1], len(X))
-        signed = buffers("signed", shape, torch.float64)
-        torch.mm(self.H.flatten(0, -2), phi, out=signed.view(-1, len(X)))
-        expected = (resp * signed).sum(-2, keepdim=True)
+        signed = torch.mm(self.H, phi, out=buffers("signed", resp.shape, torch.float64))
+        expected = (resp * signed).sum(0)
         signed.sub_(expected).mul_(resp)
         if sample_weight is not None:
             signed.mul_(sample_weight)
-        return phi, resp, signed, expected.squeeze(-2)
+        return phi, resp, signed, expected
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor]:
         """Sum ``r @ phi.T`` over one block; those of several blocks add."""
@@ -161,8 +213,7 @@ class CentredAdjoint:
     origin : Tensor of shape (d,)
         What the mixture is relative to.
     cotangents : Statistics
-        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric; perhaps
-        several, along axes before these.
+        ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric.
 
     Notes
     -----
@@ -176,7 +227,7 @@ class CentredAdjoint:
         self.kind = covariance_type_of(theta.covariances)
         self.prepared = theta.prepare()
         self.form = cotangents.scatter / self.kind.pooled(theta.means.shape[1])
-        self.row_size = theta.means.numel() + cotangents.shift.numel()
+        self.row_size = 2 * theta.means.numel()
         self.sample_size = theta.means.numel()
 
     def _responsibilities(self, X, sample_weight):
@@ -185,13 +236,13 @@ class CentredAdjoint:
         resp = torch.softmax(log_joint(self.prepared, x), dim=0)  # (K, b)
         y = x - self.theta.means.unsqueeze(1)  # (K, b, d)
         bent = self.kind.apply(y, self.form)
-        h = ((self.cotangents.shift.unsqueeze(-2) + bent) * y).sum(-1)
-        h += self.cotangents.mass.unsqueeze(-1)
-        expected = (resp * h).sum(-2, keepdim=True)
+        h = ((self.cotangents.shift.unsqueeze(1) + bent) * y).sum(-1)
+        h += self.cotangents.mass.unsqueeze(1)
+        expected = (resp * h).sum(0)
         signed = resp * (h - expected)
         if sample_weight is not None:
             resp, signed = resp * sample_weight, signed * sample_weight
-        return x, resp, signed, bent, expected.squeeze(-2)
+        return x, resp, signed, bent, expected
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
         """Sum the moments under ``r`` over one block; those of several blocks add."""
@@ -209,3 +260,91 @@ class CentredAdjoint:
         pull = self.kind.apply(x - self.theta.means.unsqueeze(1), precisions)
         found = resp.unsqueeze(-1) * (self.cotangents.shift.unsqueeze(1) + 2 * bent)
         return (found - signed.unsqueeze(-1) * pull).sum(0), expected
+
+
+class LinearisedEM(Linearisation):
+    """One iteration of EM at a mixture, and its derivative in Fisher's coordinates.
+
+    Parameters
+    ----------
+    em : EM
+        The iteration.
+    theta : GaussianMixtureParams
+        Where it starts, a constant.
+    """
+
+    def __init__(self, em, theta: GaussianMixtureParams):
+        self.em, self.theta = em, theta
+        with torch.no_grad():
+            self._features, self._statistics = em.exactly(theta)
+            self.value = m_step(theta, self._statistics, em.reg_covar)
+            self.objective = float(self._statistics.log_likelihood) / em.total
+            share = self._statistics.mass / self._statistics.mass.sum()
+            self._coordinates = FisherCoordinates(theta, share)
+            self.residual = self._coordinates.of_change(self._unweighted(self._change()))
+        self._matrix = None
+        self.small = self._features is not None and is_small(self._features)
+
+    def product(self, u: Tensor) -> Tensor:
+        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or, if it is small, several."""
+        if not self.small:
+            with torch.no_grad():
+                return self._encoded(self.pull(self._decoded(u)))
+        if self._matrix is None:
+            self._matrix = self._rows()
+        return u @ self._matrix
+
+    def _rows(self):
+        """All products at once: one pass gives what is needed of the samples."""
+        p = self.residual.numel()
+        identity = torch.eye(p, dtype=self.residual.dtype, device=self.residual.device)
+        with torch.no_grad():
+            adjoint = self._adjoint(self._decoded(identity))
+            covariance = FeatureCovariance(self._features)
+            moments = adjoint.moments(covariance.product(adjoint.H, *self.em.sum(covariance)))
+            return self._encoded(score(self.theta, self._coordinates.precisions, moments))
+
+    def _decoded(self, vector):
+        return self._unweighted(self.decode(vector))
+
+    def _encoded(self, u):
+        return self.encode(self._unweighted(u))
+
+    def encode(self, u: GaussianMixtureParams) -> Tensor:
+        """A cotangent as a vector."""
+        return self._coordinates.of_cotangent(u)
+
+    def decode(self, vector: Tensor) -> GaussianMixtureParams:
+        """A vector as a cotangent."""
+        return self._coordinates.cotangent(vector)
+
+    def moved(self, vector: Tensor) -> GaussianMixtureParams:
+        """The mixture changed by a vector."""
+        return self._coordinates.moved(vector)
+
+    def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
+        """Cotangents of ``theta`` from those of ``F(theta)``."""
+        adjoint = self._adjoint(u)
+        moments = adjoint.moments(*self.em.sum(adjoint))
+        return score(self.theta, self._coordinates.precisions, moments)
+
+    def pull_samples(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
+        """Cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
+        return self.em.of_samples(self._adjoint(u))
+
+    def _change(self):
+        pairs = zip(self.value, self.theta, strict=True)
+        return GaussianMixtureParams(*(after - before for after, before in pairs))
+
+    def _unweighted(self, change):
+        """Theta has no say in weights that are fixed, and they do not move."""
+        if not self.em.fixed_weights:
+            return change
+        return change._replace(weights=torch.zeros_like(change.weights))
+
+    def _adjoint(self, u):
+        """The adjoint E-step for cotangents of the next mixture."""
+        cotangents = m_step_pullback(self.theta, self._statistics, u)
+        if self._features is not None:
+            return FeatureAdjoint(self._features, cotangents)
+        return CentredAdjoint(self.theta, self.em.origin, cotangents)

@@ -3,10 +3,13 @@
 Stands above the engine, which runs the iterations in blocks.
 """
 
+import copy
 import functools
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,15 +19,15 @@ from skgmmot.functional.adjoint import (
     GRADIENTS,
     Adjoint,
     InexactGradientWarning,
-    Linearisation,
     Solver,
-    polish,
 )
-from skgmmot.functional.em import em_step, m_step
-from skgmmot.functional.em_adjoint import CentredAdjoint, FeatureAdjoint, m_step_pullback, score
+from skgmmot.functional.em import em_step
+from skgmmot.functional.em_adjoint import LinearisedEM
 from skgmmot.functional.fixed_point import Point, Solution, Squarem, iterate
-from skgmmot.functional.krylov import SMALL, SOLVERS
+from skgmmot.functional.krylov import SOLVERS
 from skgmmot.functional.mixture import FisherCoordinates, FreeCoordinates, GaussianMixtureParams
+from skgmmot.functional.polish import polish
+from skgmmot.functional.sinkhorn_em import ANY, SinkhornEM, SinkhornStep, untilted
 
 #: What may extrapolate the iterations, by name.
 ACCELERATIONS = {"squarem": Squarem}
@@ -44,6 +47,7 @@ def fit_em(
     max_iter: int = 100,
     reg_covar: float = 1e-6,
     fixed_weights: bool = False,
+    e_step: str = "posterior",
     acceleration: str | None = None,
     gradient_tol: float = 1e-6,
     max_polish: int = 1000,
@@ -70,15 +74,19 @@ def fit_em(
         Added to the variances.
     fixed_weights : bool, default=False
         Whether the weights stay those of ``theta0``.
+    e_step : {'posterior', 'sinkhorn'}, default='posterior'
+        Whether responsibilities are posterior probabilities, or the plan of balanced entropic
+        transport to the weights of ``theta0``, which then stay.
     acceleration : {'squarem'}, default=None
-        What extrapolates the iterations.
+        What extrapolates the iterations, posterior ones.
     gradient_tol : float, default=1e-6
         For ``gradient='implicit'``: relative error accepted in the gradient. The fit is polished,
         and the adjoint equation solved, until it should be smaller.
     max_polish : int, default=1000
         Largest number of passes over the samples spent on polishing; 0 leaves the fit as it is.
     solve : {'auto', 'gmres', 'neumann', 'dense'} or callable, default='auto'
-        Solver of the adjoint equation, ``solve(matvec, b)``.
+        Solver of the adjoint equation, ``solve(matvec, b)``; 'auto' is 'dense' where that is
+        cheap, and else 'gmres'.
 
     Returns
     -------
@@ -94,7 +102,8 @@ def fit_em(
     TypeError
         If ``X`` holds integers: they carry no gradient.
     ValueError
-        If a covariance collapses.
+        If a name is not one of those above, if the gradient of all iterations is asked of
+        accelerated ones, or if a covariance collapses.
 
     Warns
     -----
@@ -104,11 +113,11 @@ def fit_em(
 
     Notes
     -----
-    Memory beyond the data is a few megabytes, whatever n, for the fit and for every gradient but
-    for ``n d`` numbers of the gradient itself. In units of one iteration, 'one_step' costs about
-    two, 'automatic' about four an iteration, and 'implicit' about one and a half for each product
-    of the adjoint solver (10 to 30; one pass if there are few parameters), and as much again for
-    polishing. 'automatic' is differentiable more than once.
+    Memory beyond the data is a few megabytes, whatever n, for the fit and for every gradient, and
+    the ``n d`` numbers of the gradient itself. In units of one iteration, 'one_step' costs about
+    three, 'automatic' as much for each iteration, and 'implicit' about one and a half for each
+    product of the adjoint solver, 10 to 40 of them (one pass for all, if K and d are small), and
+    as much again for polishing. 'automatic' is differentiable more than once.
 
     References
     ----------
@@ -129,6 +138,11 @@ def fit_em(
     """
     if not X.is_floating_point():
         raise TypeError(f"X must be float32 or float64, got {X.dtype}. Pass X.double().")
+    on_graph = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (*theta0, X, sample_weight)
+    )
+    if on_graph:
+        check_gradient(gradient, acceleration)
     if sample_weight is not None:
         sample_weight = sample_weight.to(X.dtype)
     constants = [None if t is None else t.detach() for t in (X, sample_weight)]
@@ -136,9 +150,9 @@ def fit_em(
     start = theta0.to(dtype=torch.float64).moved(-origin)
     with torch.no_grad(), _engine.workers(X.device) as pool:
         em = _engine.EM(*constants, origin, reg_covar, pool, fixed_weights)
+        climb, differentiate, _ = _named("e_step", e_step, E_STEPS)
         solution = climb(em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration)
-        solution = solution._replace(residual=_last_change(solution))
-    if any(t is not None and t.requires_grad for t in (*theta0, X, sample_weight)):
+    if on_graph:
         step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
         solution = differentiate(
             step,
@@ -149,10 +163,43 @@ def fit_em(
             max_polish=max_polish,
             solve=solve,
         )
+    if math.isnan(solution.residual):
+        solution = solution._replace(residual=_last_change(solution))
     return solution._replace(
         value=solution.value.moved(origin).to(dtype=X.dtype),
         previous=solution.previous.moved(origin).to(dtype=X.dtype),
     )
+
+
+def check_gradient(gradient: str, acceleration: str | None) -> None:
+    """Refuse gradients of iterations that were not plain.
+
+    Parameters
+    ----------
+    gradient : {'implicit', 'automatic', 'one_step'}
+        The strategy.
+    acceleration : {'squarem'} or None
+        What extrapolates the iterations.
+
+    Raises
+    ------
+    ValueError
+        If the strategy runs iterations again that were accelerated.
+    """
+    if acceleration is not None and gradient == "automatic":
+        raise ValueError(
+            "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
+            "'automatic', which runs plain iterations. Set acceleration=None to have it."
+        )
+
+
+def _named(parameter, name, registry):
+    """What a registry holds by that name."""
+    if name not in registry:
+        raise ValueError(
+            f"{parameter} must be one of {sorted(registry)}, got {name!r}. Name one of them."
+        )
+    return registry[name]
 
 
 def climb(
@@ -192,7 +239,8 @@ def climb(
     accelerator = None
     if acceleration is not None:
         free = FreeCoordinates(theta0)
-        accelerator = ACCELERATIONS[acceleration](free.to_free, free.from_free)
+        accelerate = _named("acceleration", acceleration, ACCELERATIONS)
+        accelerator = accelerate(free.to_free, free.from_free)
     return iterate(
         em,
         theta0,
@@ -208,7 +256,10 @@ def _last_change(solution):
     """``|F(previous) - previous|`` in Fisher's coordinates."""
     if not solution.n_iter:
         return math.nan
-    after, before = solution.value, solution.previous
+    after, before = (
+        GaussianMixtureParams(theta.weights, theta.means, theta.covariances).detach()
+        for theta in (solution.value, solution.previous)
+    )
     change = GaussianMixtureParams(*(a - b for a, b in zip(after, before, strict=True)))
     vector = FisherCoordinates(before, after.weights).of_change(change)
     return float(torch.linalg.vector_norm(vector))
@@ -257,10 +308,19 @@ def differentiate(
     options = {}
     if gradient == "implicit":
         solution = _polished(step, solution, gradient_tol, max_polish)
-        if isinstance(solve, str):
-            solve = functools.partial(SOLVERS[solve], tol=gradient_tol / 10)
-        options = {"solve": solve, "linearise": step.linearise, "adjoint": solution.adjoint}
-    return solution._replace(value=GRADIENTS[gradient](step, theta0, solution, **options))
+        options = {"linearise": step.linearise, "adjoint": solution.adjoint}
+        options |= {"solve": _solver(solve, gradient_tol / 5), "tol": gradient_tol / 5}
+    strategy = _named("gradient", gradient, GRADIENTS)
+    return solution._replace(value=strategy(step, theta0, solution, **options))
+
+
+def _solver(solve, tol):
+    """A solver by its name, or None for the one that is best."""
+    if solve == "auto":
+        return None
+    if isinstance(solve, str):
+        return functools.partial(_named("solve", solve, SOLVERS), tol=tol)
+    return solve
 
 
 def _polished(step, solution, gradient_tol, max_polish):
@@ -290,6 +350,97 @@ def _polished(step, solution, gradient_tol, max_polish):
         distance=found.distance,
         adjoint=Adjoint(tol=gradient_tol),
     )
+
+
+# --- E-steps -----------------------------------------------------------------------------------
+
+
+def climb_balanced(
+    em: _engine.EM,
+    theta0: GaussianMixtureParams,
+    *,
+    acceleration: None = None,
+    objective: float = -math.inf,
+    **options,
+) -> Solution:
+    """Iterate Sinkhorn-EM from a start whose weights are prescribed.
+
+    Parameters
+    ----------
+    em : EM
+        The iteration of EM over the samples.
+    theta0 : GaussianMixtureParams
+        The start.
+    acceleration : None
+        There is none.
+    objective : float, default=-inf
+        Objective that the first change is measured against; a start that has one goes on with an
+        earlier fit, and is balanced at once.
+    **options
+        Other options of `climb`.
+
+    Returns
+    -------
+    Solution
+        Where it ended; its points are of the type `TiltedMixture`.
+
+    Raises
+    ------
+    ValueError
+        If an acceleration is asked for, or a weight is not positive.
+    """
+    if acceleration is not None:
+        raise ValueError(
+            f"acceleration must be None with e_step='sinkhorn', got {acceleration!r}, which "
+            "extrapolates plain EM. Set one of the two back."
+        )
+    start = untilted(theta0, ANY if objective == -math.inf else 0.0)
+    return climb(SinkhornEM(em), start, objective=objective, **options)
+
+
+def differentiate_balanced(
+    step: "EMStep", theta0: GaussianMixtureParams, solution: Solution, **options
+) -> Solution:
+    """Put the end of Sinkhorn-EM on the graph of the samples, their weights and the start.
+
+    Parameters
+    ----------
+    step : EMStep
+        The iteration of EM.
+    theta0 : GaussianMixtureParams
+        The start of the fit, of the prescribed weights.
+    solution : Solution
+        The end of the fit.
+    **options
+        Options of `differentiate`.
+
+    Returns
+    -------
+    Solution
+        The same with its value on the graph; its points are mixtures of the prescribed weights.
+    """
+    sinkhorn = SinkhornStep(step.with_free_weights(), theta0.weights)
+    found = differentiate(sinkhorn, untilted(theta0), solution, **options)
+    value, previous = found.value.mixture(), found.previous.mixture()
+    return found._replace(value=value._replace(weights=theta0.weights), previous=previous)
+
+
+class EStep(NamedTuple):
+    """What a fit does, by its E-step."""
+
+    climb: Callable[..., Solution]
+    """Runs the iterations from a start."""
+    differentiate: Callable[..., Solution]
+    """Puts their end on the graph."""
+    prescribes: bool
+    """Whether the weights are prescribed, and stay."""
+
+
+#: E-steps by name.
+E_STEPS = {
+    "posterior": EStep(climb, differentiate, prescribes=False),
+    "sinkhorn": EStep(climb_balanced, differentiate_balanced, prescribes=True),
+}
 
 
 class EMStep:
@@ -329,108 +480,29 @@ class EMStep:
 
     def advance(self, theta: GaussianMixtureParams, n_steps: int) -> GaussianMixtureParams:
         """The mixture after so many accelerated iterations."""
-        with torch.no_grad(), _engine.workers(self.X.device) as pool:
-            em = self.em.with_pool(pool)
+        with self.pooled() as em:
             return climb(em, theta, tol=0.0, max_iter=n_steps, acceleration="squarem").value
+
+    @contextmanager
+    def pooled(self):
+        """Lend the iteration on constants, with threads at work."""
+        with torch.no_grad(), _engine.workers(self.X.device) as pool:
+            yield self.em.with_pool(pool)
+
+    def with_free_weights(self) -> "EMStep":
+        """The same iteration with weights that move."""
+        em = copy.copy(self.em)
+        em.fixed_weights = False
+        return EMStep(em, self.X, self.sample_weight)
+
+    def detach(self) -> "EMStep":
+        """The same iteration over constants."""
+        X, a, w = self.X, self.sample_weight, self.fixed_weights
+        return EMStep(self.em, *(None if t is None else t.detach() for t in (X, a, w)))
 
     def _weighted(self, theta):
         w = self.fixed_weights
         return theta if w is None else theta._replace(weights=w)
-
-
-class LinearisedEM(Linearisation):
-    """One iteration of EM at a mixture, and its derivative in Fisher's coordinates.
-
-    Parameters
-    ----------
-    em : EM
-        The iteration.
-    theta : GaussianMixtureParams
-        Where it starts, a constant.
-    """
-
-    def __init__(self, em: _engine.EM, theta: GaussianMixtureParams):
-        self.em, self.theta = em, theta
-        with torch.no_grad(), _engine.workers(em.X.device) as pool:
-            em = em.with_pool(pool)
-            self._features, self._statistics = em.e_step(theta)
-            self.value = m_step(theta, self._statistics, em.reg_covar)
-            self.objective = float(self._statistics.log_likelihood) / em.total
-            share = self._statistics.mass / self._statistics.mass.sum()
-            self._coordinates = FisherCoordinates(theta, share)
-            self.residual = self._coordinates.of_change(self._unweighted(self._change()))
-        self._matrix = None
-
-    def product(self, u: Tensor) -> Tensor:
-        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
-        if u.shape[-1] > SMALL:
-            return self._product(u)
-        if self._matrix is None:  # small: all its rows in one pass, once
-            self._matrix = self._product(torch.eye(u.shape[-1], dtype=u.dtype, device=u.device))
-        return u @ self._matrix
-
-    def _product(self, u):
-        with torch.no_grad():
-            return self.encode(self._unweighted(self.pull(self._unweighted(self.decode(u)))))
-
-    def encode(self, u: GaussianMixtureParams) -> Tensor:
-        """A cotangent as a vector."""
-        return self._coordinates.of_cotangent(u)
-
-    def decode(self, vector: Tensor) -> GaussianMixtureParams:
-        """A vector as a cotangent."""
-        return self._coordinates.cotangent(vector)
-
-    def moved(self, vector: Tensor) -> GaussianMixtureParams:
-        """The mixture changed by a vector."""
-        return self._coordinates.moved(vector)
-
-    def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
-        """Cotangents of ``theta`` from those of ``F(theta)``."""
-        adjoint = self._adjoint(u)
-        a, X = self.em.sample_weight, self.em.X
-
-        def block(rows, buffers):
-            return adjoint.block(X[rows], None if a is None else a[rows], buffers)
-
-        with _engine.workers(X.device) as pool:
-            sums = pool.sum(block, len(X), adjoint.row_size, min_rows=adjoint.min_rows)
-        precisions = self._coordinates.precisions
-        return score(self.theta, precisions, adjoint.moments(*sums))
-
-    def pull_samples(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
-        """Cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
-        adjoint = self._adjoint(u)
-        a, X = self.em.sample_weight, self.em.X
-        of_X, of_a = torch.empty_like(X), X.new_empty(len(X))
-
-        def over_span(span, buffers):
-            for rows in span:
-                weights = None if a is None else a[rows]
-                of_X[rows], of_a[rows] = adjoint.samples(X[rows], weights, buffers)
-
-        with _engine.workers(X.device) as pool:
-            row_size = adjoint.row_size + adjoint.sample_size
-            for _ in pool.map(over_span, len(X), row_size, min_rows=adjoint.min_rows):
-                pass
-        return of_X, of_a
-
-    def _change(self):
-        pairs = zip(self.value, self.theta, strict=True)
-        return GaussianMixtureParams(*(after - before for after, before in pairs))
-
-    def _unweighted(self, change):
-        """Theta has no say in weights that are fixed, and they do not move."""
-        if not self.em.fixed_weights:
-            return change
-        return change._replace(weights=torch.zeros_like(change.weights))
-
-    def _adjoint(self, u):
-        """The adjoint E-step for cotangents of the next mixture."""
-        cotangents = m_step_pullback(self.theta, self._statistics, u)
-        if self._features is not None:
-            return FeatureAdjoint(self._features, cotangents)
-        return CentredAdjoint(self.theta, self.em.origin, cotangents)
 
 
 class _Iteration(torch.autograd.Function):

@@ -4,17 +4,18 @@
 optimal map is affine, ``T(x) = m1 + A (x - m0)``, with ``A`` of `linalg.bures_map`.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from skgmmot.functional.linalg import (
-    bures_lower_bound,
+from skgmmot.functional.bures import (
+    Factored,
     bures_squared,
     bures_squared_pairs,
     factored,
-    squared_distances,
-    standard_deviations,
 )
+from skgmmot.functional.linalg import squared_distances, standard_deviations
 
 
 def bures_wasserstein_squared(
@@ -104,32 +105,59 @@ def as_matrices(covariances: Tensor, d: int) -> Tensor:
     return covariances if covariances.ndim == 3 else torch.diag_embed(covariances.expand(-1, d))
 
 
-class GaussianCosts:
-    """Squared Wasserstein distances between Gaussians, bounded all at once, computed as asked.
+class GaussianCosts(NamedTuple):
+    """Squared Wasserstein distances between Gaussians, bounded all at once, computed as asked."""
 
-    Parameters
-    ----------
-    source_means, source_covariances, target_means, target_covariances : Tensor
-        As `bures_wasserstein_squared`.
-    """
+    means: tuple[Tensor, Tensor]
+    """Means ``(K, d)`` and ``(L, d)``."""
+    covariances: tuple[Tensor, Tensor]
+    """Matrices ``(K, d, d)`` and ``(L, d, d)``."""
+    prepared: tuple[Factored, Factored]
+    """Their factors."""
+    deviations: tuple[Tensor, Tensor]
+    """Their deviations along their axes, ``(K, d)`` and ``(L, d)``, descending."""
 
-    def __init__(self, source_means, source_covariances, target_means, target_covariances):
-        d = source_means.shape[1]
-        self.means = source_means, target_means
-        self.covariances = [as_matrices(S, d) for S in (source_covariances, target_covariances)]
-        self.prepared = tuple(factored(S) for S in self.covariances)
+    @classmethod
+    def between(cls, source_means, source_covariances, target_means, target_covariances):
+        """Prepare the distances; the arguments are those of `bures_wasserstein_squared`."""
+        means = source_means, target_means
+        covariances = tuple(
+            as_matrices(S, m.shape[1]).expand(len(m), -1, -1)
+            for S, m in zip((source_covariances, target_covariances), means, strict=True)
+        )
+        prepared = tuple(factored(S) for S in covariances)
+        return cls(
+            means, covariances, prepared, tuple(torch.linalg.svdvals(m.factors) for m in prepared)
+        )
+
+    def part(self, rows: slice, columns: slice) -> "GaussianCosts":
+        """The distances between a range of sources and one of targets."""
+        means, covariances, prepared, deviations = (
+            (source.take(rows), target.take(columns))
+            if isinstance(source, Factored)
+            else (source[rows], target[columns])
+            for source, target in self
+        )
+        return GaussianCosts(means, covariances, prepared, deviations)
 
     def lower_bounds(self) -> Tensor:
-        """Lower bounds ``(K, L)`` of all distances, as constants."""
+        """Lower bounds ``(K, L)`` of all distances, as constants.
+
+        ``|m0 - m1|^2 + sum_i (s0_i - s1_i)^2`` over the sorted deviations: the distances if the
+        axes were parallel, the most alike that they can be.
+        """
         between = squared_distances(*(m.detach() for m in self.means))
-        return between + bures_lower_bound(*self.prepared)
+        return between + squared_distances(*self.deviations)
+
+    def all(self) -> Tensor:
+        """All distances ``(K, L)``, differentiable once."""
+        between = squared_distances(*self.means)
+        return between + bures_squared(*self.covariances, self.prepared)
 
     def __call__(self, k: Tensor, l: Tensor) -> Tensor:
         """The distances ``(n,)`` of pairs, differentiable once."""
         between = (self.means[0][k] - self.means[1][l]).square().sum(-1)
-        shared = [len(S) == 1 for S in self.covariances]  # one matrix for all components
-        i, j = (torch.zeros_like(t) if one else t for t, one in zip((k, l), shared, strict=True))
-        return between + bures_squared_pairs(*self.covariances, i, j, self.prepared)
+        return between + bures_squared_pairs(*self.covariances, k, l, self.prepared)
 
 
 def wasserstein_squared(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:

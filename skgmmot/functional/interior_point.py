@@ -214,8 +214,8 @@ def _solved(problem: Penalised, point: Iterate) -> bool:
     wrong = (p - P.sum(1)).abs(), (q - P.sum(0)).abs()
     share = float(wrong[0].sum() + wrong[1].sum())
     price = float(wrong[0] @ (f.abs() + reg) + wrong[1] @ (g.abs() + reg))
-    # with entropy, rounding of f + g - C is magnified by the exponential
-    tol = max(1e-12, 4e-15 / reg) if reg else 1e-4
+    # with entropy, marginals depend on (f + g - C) / reg: on its rounding, or hardly at all
+    tol = max(1e-12 / max(1.0, reg), 4e-15 / min(1.0, reg)) if reg else 1e-4
     if share > tol * mass and price > 0.1 * tol * value:
         return False
     return gap <= GAP * (value + reg * mass) + problem.rounding(f, g)

@@ -11,9 +11,6 @@ from torch import Tensor
 
 Operator = Callable[[Tensor], Tensor]
 
-#: Up to this many unknowns, all products at once cost less than those of a Krylov space in turn.
-SMALL = 40
-
 
 def gmres(matvec: Operator, b: Tensor, *, tol: float = 1e-10, max_iter: int = 200) -> Tensor:
     """Solve ``matvec(x) = b`` by GMRES without restart, on the device of ``b``.
@@ -109,28 +106,8 @@ def dense(matvec: Operator, b: Tensor, *, tol: float | None = None) -> Tensor:
     return torch.linalg.solve(rows.mT, b)
 
 
-def auto(matvec: Operator, b: Tensor, *, tol: float = 1e-10) -> Tensor:
-    """Solve ``matvec(x) = b`` by `dense` if it is small, and by `gmres` otherwise.
-
-    Parameters
-    ----------
-    matvec : callable
-        The linear operator.
-    b : Tensor of shape (m,)
-        The right-hand side.
-    tol : float, default=1e-10
-        Bound on the residual relative to ``b``.
-
-    Returns
-    -------
-    Tensor of shape (m,)
-        The solution.
-    """
-    return (dense if b.numel() <= SMALL else gmres)(matvec, b, tol=tol)
-
-
 #: Solvers by name.
-SOLVERS = {"auto": auto, "gmres": gmres, "neumann": neumann, "dense": dense}
+SOLVERS = {"gmres": gmres, "neumann": neumann, "dense": dense}
 
 
 class Products:
@@ -140,10 +117,12 @@ class Products:
     ----------
     matvec : callable
         The linear operator.
+    cheap : bool, default=False
+        Whether a product costs less than to look for it among earlier ones.
     """
 
-    def __init__(self, matvec: Operator):
-        self._matvec = matvec
+    def __init__(self, matvec: Operator, cheap: bool = False):
+        self._matvec, self._cheap = matvec, cheap
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
 
@@ -172,11 +151,12 @@ class Products:
     def residual(self, x: Tensor, b: Tensor) -> float:
         """``|matvec(x) - b| / |b|``, without a product where ``x`` is a sum of earlier inputs."""
         image = self._known_image(x)
-        image = self(x) if image is None else image
+        if image is None:
+            image = self._matvec(x) if self._inputs else self(x)
         return float(torch.linalg.vector_norm(image - b) / torch.linalg.vector_norm(b))
 
     def _known_image(self, x: Tensor) -> Tensor | None:
-        if not self._inputs:
+        if self._cheap or not self._inputs:
             return None
         inputs, outputs = torch.cat(self._inputs), torch.cat(self._outputs)
         y = torch.linalg.lstsq(inputs.mT, x.unsqueeze(1)).solution.squeeze(1)

@@ -22,6 +22,8 @@ from skgmmot.functional.mixture import (
 )
 from skgmmot.functional.mixture_ot import cost_matrix, transport_plan
 
+#: Maps of up to so many numbers are copied for each sample.
+SMALL_MAP = 32
 #: Blocks for samples that take more numbers than this would be too short for matrix products.
 MOST_NUMBERS = 512
 
@@ -269,18 +271,12 @@ def random_map(mapping: MixtureMap, X: Tensor, uniforms: Tensor) -> Tensor:
     .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
     """
     resp, lifted = mapping.posterior(X)  # (K, n), (d + 1, n)
-    cumulated = resp.cumsum(0)
+    cumulated = _cumulated_rows(resp)
     below_one = 1 - torch.finfo(resp.dtype).eps  # or a level at the sum would be beyond them all
     level = uniforms[:, 0].to(resp).clamp(max=below_one) * cumulated[-1]
     component = (cumulated <= level).sum(0)
     pair = _draw_pairs(mapping, component, uniforms[:, 1])
-    order = pair.argsort()
-    sorted_samples, affine = lifted[:, order], mapping.affine.to(lifted)
-    parts = sorted_samples.split(torch.bincount(pair, minlength=len(affine)).tolist(), dim=1)
-    moved = [A @ part for A, part in zip(affine, parts, strict=True)]
-    images = torch.empty_like(X)
-    images[order] = torch.cat(moved, dim=1).mT.to(X.dtype)
-    return images
+    return _each_by_its_own(mapping.affine.to(lifted), pair, lifted).mT.to(X.dtype)
 
 
 def carried_labels(mapping: MixtureMap, labels: Tensor, X: Tensor) -> Tensor:
@@ -308,6 +304,27 @@ def carried_labels(mapping: MixtureMap, labels: Tensor, X: Tensor) -> Tensor:
     return (table.to(resp) @ resp).mT.to(X.dtype)
 
 
+def _cumulated_rows(rows: Tensor) -> Tensor:
+    """Cumulated sums along the first axis, in place: row by row, for columns are far apart."""
+    for k in range(1, len(rows)):
+        rows[k] += rows[k - 1]
+    return rows
+
+
+def _each_by_its_own(affine: Tensor, pair: Tensor, lifted: Tensor) -> Tensor:
+    """Images ``(d, b)`` of samples, each by the map of its pair."""
+    P, d, width = affine.shape
+    if d * width <= SMALL_MAP:
+        maps = affine.permute(2, 1, 0).reshape(width * d, P).index_select(1, pair)
+        return (maps.view(width, d, -1) * lifted.unsqueeze(1)).sum(0)
+    # Large maps are not repeated for each sample: samples are sorted by their maps.
+    order = pair.argsort()
+    parts = lifted[:, order].split(torch.bincount(pair, minlength=P).tolist(), dim=1)
+    images = lifted.new_empty(d, len(pair))
+    images[:, order] = torch.cat([A @ part for A, part in zip(affine, parts, strict=True)], dim=1)
+    return images
+
+
 def _draw_pairs(mapping: MixtureMap, component: Tensor, uniforms: Tensor) -> Tensor:
     """One pair of each component, drawn by its shares."""
     # Pairs are sorted by component: add each component's number to its cumulated shares, and one
@@ -316,6 +333,7 @@ def _draw_pairs(mapping: MixtureMap, component: Tensor, uniforms: Tensor) -> Ten
     cumulated = share.cumsum(0)
     first = torch.searchsorted(k, k)  # the first pair of the same component
     within = cumulated - (cumulated - share)[first] + k
-    last = torch.searchsorted(k, component, right=True) - 1
+    numbers = torch.arange(int(k[-1]) + 1, device=k.device)
+    last = (torch.searchsorted(k, numbers, right=True) - 1)[component]
     pair = torch.searchsorted(within, component + uniforms.double(), right=True)
     return torch.minimum(pair, last)  # a share that sums to 1 - eps must not reach the next

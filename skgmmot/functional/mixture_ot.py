@@ -20,7 +20,7 @@ from skgmmot.functional.linalg import factor, symmetrize
 from skgmmot.functional.mixture import GaussianMixtureParams
 
 #: Costs are computed as a plan asks for them if there are more pairs than this over ``d^2``.
-DEAR = 2**16
+DEAR = 2**15
 
 
 def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) -> Tensor:
@@ -47,7 +47,7 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
     -----
     Differentiable once. Costs ``O(K L d^3)``; ``O(K L d)`` if both covariances are diagonal.
     """
-    _check_dimensions(source, target)
+    check_dimensions(source, target)
     return bures_wasserstein_squared(*source[1:], *target[1:])
 
 
@@ -97,11 +97,11 @@ def transport_plan(
     ----------
     .. [1] Delon and Desolneux 2020, discrete formulation of MW2.
     """
-    _check_dimensions(source, target)
+    check_dimensions(source, target)
     weights = source.weights, target.weights
     if reg or not _is_dear(source, target):
         return solve(*weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)
-    costs = GaussianCosts(*source[1:], *target[1:])
+    costs = GaussianCosts.between(*source[1:], *target[1:])
     return solve_bounded(*weights, costs.lower_bounds(), costs, reg_m=reg_m)
 
 
@@ -111,8 +111,19 @@ def _is_dear(source: GaussianMixtureParams, target: GaussianMixtureParams) -> bo
     return d > 2 and matrix_pairs(source.covariances, target.covariances) * d**2 > DEAR
 
 
-def _check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParams) -> None:
-    """Refuse mixtures of different dimensions."""
+def check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParams) -> None:
+    """Refuse mixtures of different dimensions.
+
+    Parameters
+    ----------
+    source, target : GaussianMixtureParams
+        Mixtures.
+
+    Raises
+    ------
+    ValueError
+        If the dimensions differ.
+    """
     dimensions = source.means.shape[1], target.means.shape[1]
     if dimensions[0] != dimensions[1]:
         raise ValueError(

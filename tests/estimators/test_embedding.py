@@ -238,7 +238,7 @@ def test_columns_are_named_by_number(mixtures):
 
 def test_what_are_no_mixtures_has_no_distances(mixtures):
     pairwise = PairwiseMW2().fit(mixtures)
-    with pytest.raises(ValueError, match=r"equal numbers of features, got 1 .* and 2"):
+    with pytest.raises(ValueError, match="equal numbers of features, got 1 and 2"):
         pairwise.transform([([1.0], [[0.0]], [[[1.0]]])])
     with pytest.raises(TypeError, match=r"X\[0\] must be a fitted mixture estimator or a tuple"):
         pairwise.transform([np.ones((3, 2))])

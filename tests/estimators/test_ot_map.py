@@ -148,6 +148,17 @@ def test_float32_stays_float32_and_blocks_change_nothing(mixture):
     assert np.allclose(smooth.transform(X)[:7], smooth.transform(X[:7]), rtol=1e-12)
 
 
+def test_what_is_drawn_for_a_sample_depends_on_its_row_alone():
+    X = draw(SOURCE, 40_000)
+    transport = ot_map(SOURCE, TARGET, method="random", random_state=0)
+    whole = transport.transform(X)
+    for n in (1, 2, 7, 30_001):
+        assert np.allclose(transport.transform(X[:n]), whole[:n])
+    other = ot_map(SOURCE, TARGET, method="random", random_state=1).transform(X)
+    assert np.mean(np.abs(other - whole).max(axis=1) > 1e-9) > 0.2
+    assert len(np.unique(whole[:, 0])) == len(X)
+
+
 def test_it_pickles(mixture):
     transport = OTMap(TARGET, mixture=mixture).fit(torch.tensor(draw(SOURCE, 100)))
     restored = pickle.loads(pickle.dumps(transport))
@@ -420,7 +431,7 @@ def test_samples_of_another_dimension_are_refused(mixture):
 @pytest.mark.parametrize(
     "y, message",
     [
-        (None, "y must be given with class_wise=True, got None"),
+        (None, "requires y to be passed, but the target y is None"),
         (np.zeros(3), "inconsistent numbers of samples"),
         (np.linspace(0, 1, 400), "Unknown label type: continuous"),
         (np.r_[np.zeros(399), 1], r"the mixture of class 1.0 must be one that can be fitted. .*"),

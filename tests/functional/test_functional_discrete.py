@@ -9,7 +9,7 @@ import scipy.optimize
 import torch
 from torch.testing import assert_close
 
-from skgmmot.functional.discrete import entropic, exact, solve, unbalanced
+from skgmmot.functional.discrete import entropic, exact, solve, solve_bounded, unbalanced
 
 F64 = torch.float64
 
@@ -399,6 +399,20 @@ def test_equal_distributions_are_at_no_cost_whatever_the_penalty(lam):
     assert_close(plan.coupling, torch.diag(a))
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-31, 1e-15, 1e-9, 1e-6, 1e-3])
+@pytest.mark.parametrize("reg_m", [None, 1.0])
+def test_costs_that_are_small_against_the_entropy_hardly_bend_the_independent_plan(scale, reg_m):
+    a, b, C = problem(4, 5)
+    plan = solve(a, b, scale * C, reg=0.5, reg_m=reg_m)
+    independent = torch.outer(a, b)
+    mean = (independent * C).sum()
+    assert_close(plan.coupling, independent, rtol=4 * scale + 1e-12, atol=0)
+    assert_close(plan.cost, scale * mean, rtol=4 * scale + 1e-8, atol=1e-40)
+    expected = scale * (C @ b - (mean if reg_m else (C @ b).mean()))
+    found = plan.source_potential - (plan.source_potential @ a if reg_m else 0)
+    assert_close(found, expected, rtol=0, atol=scale * (4 * scale + 1e-6) + 1e-17)
+
+
 @pytest.mark.parametrize("distance", [1e-3, 1e-6, 1e-10])
 @pytest.mark.parametrize("lam", [1e-3, 1.0, 1e4, (math.inf, 1.0)])
 def test_nearly_equal_distributions_are_no_further_than_by_exact_transport(lam, distance):
@@ -483,3 +497,57 @@ def test_negative_costs_are_refused_where_mass_may_be_made():
     with pytest.raises(ValueError, match="costs must not be negative, got -"):
         unbalanced(a, b, C - 1, 1.0)
     assert_close(entropic(a, b, C - 1, 0.1).coupling, entropic(a, b, C, 0.1).coupling)
+
+
+# --- costs on demand -----------------------------------------------------------------------------
+
+
+def bounded(K, L, seed=0, looseness=0.3):
+    """A problem, lower bounds of its costs, and a callable that tells costs and counts them."""
+    a, b, C = problem(K, L, seed)
+    slack = looseness * torch.rand(K, L, dtype=F64, generator=torch.Generator().manual_seed(seed))
+    asked = []
+
+    def costs(k, l):
+        asked.append(torch.stack([k, l]))
+        return C[k, l]
+
+    return a, b, C, (C - slack).clamp(min=0), costs, asked
+
+
+@pytest.mark.parametrize("reg_m", [None, 1.0, (math.inf, 0.1)])
+@pytest.mark.parametrize("looseness", [0.0, 0.05, 1.0])
+def test_costs_on_demand_lead_to_the_same_plan(reg_m, looseness):
+    a, b, C, lower, costs, asked = bounded(12, 15, looseness=looseness)
+    plan, expected = solve_bounded(a, b, lower, costs, reg_m=reg_m), solve(a, b, C, reg_m=reg_m)
+    assert_close(plan.cost, expected.cost, rtol=1e-9, atol=0)
+    assert_close(plan.coupling, expected.coupling, rtol=1e-6, atol=1e-9)
+    pairs = torch.cat(asked, dim=1)
+    assert pairs.shape[1] == pairs.unique(dim=1).shape[1]  # none twice
+    if looseness < 1:
+        assert pairs.shape[1] < C.numel() / 2
+
+
+def test_costs_on_demand_carry_gradients():
+    a, b, C, lower, _, _ = bounded(6, 7)
+    leaves = [t.clone().requires_grad_() for t in (a, b, C)]
+    plan = solve_bounded(leaves[0], leaves[1], lower, lambda k, l: leaves[2][k, l])
+    found = torch.autograd.grad(plan.cost, leaves)
+    expected = torch.autograd.grad(solve(*leaves).cost, leaves)
+    assert_close(found[2], expected[2])
+    assert_close(found[0], expected[0])  # potentials are unique here
+    assert_close(found[1], expected[1])
+
+
+def test_free_bounds_on_the_plan_ask_for_nothing_twice():
+    a, _, _ = problem(5, 5)
+    x = torch.arange(5, dtype=F64)
+    calls = []
+
+    def costs(k, l):
+        calls.append(len(k))
+        return (x[k] - x[l]).square()
+
+    plan = solve_bounded(a, a, torch.zeros(5, 5, dtype=F64), costs)
+    assert plan.cost.item() == 0
+    assert sum(calls) <= 25

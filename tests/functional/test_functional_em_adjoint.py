@@ -6,7 +6,14 @@ from torch.testing import assert_close
 
 from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.em import FeatureEStep, Statistics, e_step, m_step
-from skgmmot.functional.em_adjoint import CentredAdjoint, FeatureAdjoint, m_step_pullback, score
+from skgmmot.functional.em_adjoint import (
+    CentredAdjoint,
+    FeatureAdjoint,
+    FeatureCovariance,
+    is_small,
+    m_step_pullback,
+    score,
+)
 from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
 
 F64 = torch.float64
@@ -112,19 +119,33 @@ def test_the_e_step_is_pulled_back_to_samples_and_their_weights(theta, X, a, mak
     assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
-def test_several_cotangents_are_pulled_back_at_once(theta, X, a, make_adjoint):
+def test_products_of_the_features_covariance_are_passes(theta, X, a):
+    about = theta.moved(torch.full((3,), -0.1, dtype=F64))
+    step = FeatureEStep(about, torch.full((3,), 0.1, dtype=F64), torch.zeros(1, 3, 3, dtype=F64))
     statistics = e_step(theta, X, a)
-    several = symmetric(theta, 11, 5)
+    several = symmetric(theta, 11, 5)  # five cotangents at once
+    covariance = FeatureCovariance(step)
+    adjoint = FeatureAdjoint(step, m_step_pullback(theta, statistics, several))
+    found = covariance.product(adjoint.H, *covariance.block(X, a, lend))
+    for i, H in enumerate(adjoint.H):
+        one = GaussianMixtureParams(*(t[i] for t in several))
+        single = FeatureAdjoint(step, m_step_pullback(theta, statistics, one))
+        assert_close(single.H, H)
+        assert_close(found[i], single.block(X, a, lend)[0])
+    precisions = step.precisions
+    moments = score(theta, precisions, adjoint.moments(found))
+    last = score(theta, precisions, single.moments(found[4]))
+    assert_close(tuple(t[4] for t in moments), tuple(last))
 
-    def pulled(u):
-        adjoint = make_adjoint(theta, m_step_pullback(theta, statistics, u))
-        moments = adjoint.moments(*adjoint.block(X, a, lend))
-        kind = covariance_type_of(theta.covariances)
-        return score(theta, kind.precisions(kind.precision_factor(theta.covariances)), moments)
 
-    each = [pulled(GaussianMixtureParams(*(t[i] for t in several))) for i in range(5)]
-    expected = GaussianMixtureParams(*map(torch.stack, zip(*each, strict=True)))
-    assert_close(pulled(several), expected)
+def test_the_features_covariance_is_for_small_mixtures_near_the_origin(make_mixture):
+    def step(K, d, offset=0.0):
+        theta = make_mixture("full", K, d)
+        return FeatureEStep(theta.moved(torch.full((d,), offset, dtype=F64)), torch.zeros(d))
+
+    assert is_small(step(4, 3))
+    assert not is_small(step(20, 3))
+    assert not is_small(step(4, 3, offset=1e3))
 
 
 def test_blocks_add(theta, X, a, make_adjoint):

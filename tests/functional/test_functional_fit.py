@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture, _engine
-from skgmmot.functional import GaussianMixtureParams, WarmStart, fit_em
+from skgmmot.functional import GaussianMixtureParams, WarmStart, em_adjoint, fit_em
 from skgmmot.functional.adjoint import GRADIENTS, InexactGradientWarning, spectral_radius
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import em_step
@@ -133,13 +133,15 @@ def test_implicit_gradients_are_the_automatic_ones_at_convergence(problem, fixed
         assert relative_error(ours, theirs) ** 2 < 1e-12
 
 
-@pytest.mark.parametrize("way", ["features", "definition"])
-def test_both_ways_of_the_e_step_give_one_gradient(problem, way, monkeypatch):
+def test_all_ways_to_products_give_one_gradient(problem, monkeypatch):
     start, X, a = problem
-    expected = gradients(start, X, a, **TIGHT)
-    if way == "definition":
-        monkeypatch.setattr(_engine, "MAX_QUADRATIC", -1)
-    assert_close(gradients(start, X, a, **TIGHT), expected)
+    small = gradients(start, X, a, **TIGHT)
+    monkeypatch.setattr(em_adjoint, "SMALL", 0)
+    features = gradients(start, X, a, **TIGHT)
+    monkeypatch.setattr(_engine, "MAX_QUADRATIC", -1)
+    definition = gradients(start, X, a, **TIGHT)
+    assert_close(features, small, rtol=1e-6, atol=1e-8)
+    assert_close(definition, small, rtol=1e-6, atol=1e-8)
 
 
 def test_automatic_gradients_are_those_of_the_tape(problem):
@@ -155,7 +157,7 @@ def test_automatic_gradients_are_those_of_the_tape(problem):
     assert_close(torch.autograd.grad(loss(found.value), leaves), expected)
 
 
-@pytest.mark.parametrize("solve", [*SOLVERS, lambda matvec, b: SOLVERS["dense"](matvec, b)])
+@pytest.mark.parametrize("solve", ["auto", *SOLVERS, lambda matvec, b: SOLVERS["dense"](matvec, b)])
 def test_every_solver_gives_the_same_gradient(solve, problem):
     start, X, a = problem
     expected = gradients(start, X, a, **TIGHT)
@@ -371,6 +373,28 @@ def test_integers_carry_no_gradient(problem):
     start, X, a = problem
     with pytest.raises(TypeError, match=r"X must be float32 or float64, got torch\.int64"):
         fit_em(start, X.long(), a.requires_grad_())
+
+
+@pytest.mark.parametrize("parameter", ["gradient", "acceleration", "solve", "e_step"])
+def test_names_that_are_not_there_are_refused(problem, parameter):
+    start, X, a = problem
+    with pytest.raises(ValueError, match=f"{parameter} must be one of .* got 'magic'"):
+        fit_em(start, X.requires_grad_(), a, **{parameter: "magic"})
+
+
+def test_accelerated_iterations_are_not_unrolled(problem):
+    start, X, a = problem
+    options = {"gradient": "automatic", "acceleration": "squarem"}
+    assert fit_em(start, X, a, **options).converged
+    with pytest.raises(ValueError, match="gradient must be 'implicit' or 'one_step' when EM is"):
+        fit_em(start, X.requires_grad_(), a, **options)
+
+
+def test_nothing_is_polished_where_no_graph_is_built(problem):
+    start, X, a = problem
+    with torch.no_grad():
+        solution = fit_em(start, X.requires_grad_(), a)
+    assert math.isnan(solution.distance) and not solution.value.means.requires_grad
 
 
 def test_implicit_gradients_are_differentiable_once(problem):

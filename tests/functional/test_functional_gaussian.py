@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.functional.gaussian import bures_wasserstein_squared, wasserstein_squared
+from skgmmot.functional.gaussian import (
+    GaussianCosts,
+    as_matrices,
+    bures_wasserstein_squared,
+    matrix_pairs,
+    wasserstein_squared,
+)
 from skgmmot.functional.linalg import bures_map, symmetrize
 
 F64 = torch.float64
@@ -113,3 +119,70 @@ def test_distance_holds_in_float32_at_a_far_offset(gaussians):
     squared = bures_wasserstein_squared(m0 + 1e4, S0, m1 + 1e4, S1)
     assert squared.dtype == torch.float32
     assert_close(squared.double(), bures_wasserstein_squared(*gaussians), rtol=1e-2, atol=0)
+
+
+@pytest.fixture
+def storages(make_covariances):
+    """The covariances of three Gaussians in four dimensions, in every storage."""
+    S = make_covariances(3, 4, seed=7)
+    variances = S.diagonal(dim1=-2, dim2=-1).clone()
+    return {"full": S, "tied": S[:1], "diag": variances, "spherical": variances[:, :1].clone()}
+
+
+@pytest.mark.parametrize("other", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical"])
+def test_every_pair_of_storages_gives_what_their_matrices_give(name, other, storages, make_samples):
+    S0, S1 = storages[name], 1.3 * storages[other]
+    means = make_samples(3, 4, seed=1), make_samples(3, 4, seed=2)
+    leaves = [t.clone().requires_grad_() for t in (means[0], S0, means[1], S1)]
+    found = bures_wasserstein_squared(*leaves)
+    full = [as_matrices(S, 4).expand(3, -1, -1) for S in (leaves[1], leaves[3])]
+    expected = bures_wasserstein_squared(leaves[0], full[0], leaves[2], full[1])
+    assert_close(found, expected)
+    weights = make_samples(3, 3, seed=3)
+    for f, e in zip(
+        torch.autograd.grad((found * weights).sum(), leaves),
+        torch.autograd.grad((expected * weights).sum(), leaves),
+        strict=True,
+    ):
+        assert_close(f, e)
+
+
+def test_spheres_told_as_spheres_and_as_matrices_are_equal():
+    v = torch.tensor([[0.3], [1.7]], dtype=F64)
+    m = torch.zeros(2, 5, dtype=F64)
+    squared = bures_wasserstein_squared(m, v, m, as_matrices(v, 5))
+    assert (squared.diagonal() < 1e-28).all()
+    assert_close(squared[0, 1], 5 * (v[0, 0].sqrt() - v[1, 0].sqrt()) ** 2)
+
+
+def test_pairs_are_counted_where_each_takes_a_decomposition(storages):
+    full, tied, diag, spherical = storages.values()
+    assert matrix_pairs(full, full) == matrix_pairs(full, diag) == 9
+    assert matrix_pairs(tied, full) == 3 and matrix_pairs(tied, tied) == 1
+    assert matrix_pairs(diag, diag) == matrix_pairs(full, spherical) == 0
+
+
+def test_costs_as_asked_are_entries_of_the_matrix_above_their_bounds(gaussians):
+    expected = bures_wasserstein_squared(*gaussians)
+    costs = GaussianCosts.between(*gaussians)
+    assert_close(costs.all(), expected)
+    assert (costs.lower_bounds() <= expected).all()
+    k, l = torch.tensor([2, 0]), torch.tensor([1, 1])
+    assert_close(costs(k, l), expected[k, l])
+    part = costs.part(slice(1, 3), slice(1, 2))
+    assert_close(part.all(), expected[1:, 1:])
+    assert_close(part(torch.tensor([1]), torch.tensor([0])), expected[2, 1:])
+
+
+def test_lower_bounds_are_reached_by_parallel_axes_and_equal_gaussians(make_covariances):
+    means, S = torch.zeros(6, 5, dtype=F64), make_covariances(6, 5)
+    vectors = torch.linalg.eigh(S[:1]).eigenvectors
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=F64)
+    parallel = (vectors * values) @ vectors.mT
+    costs = GaussianCosts.between(means, S, means[:1], parallel)
+    bounds, distances = costs.lower_bounds(), costs.all()
+    assert (bounds <= distances + 1e-14).all()
+    assert_close(bounds[0], distances[0])
+    assert (bounds[1:] < 0.99 * distances[1:]).any()
+    assert (GaussianCosts.between(means, S, means, S).lower_bounds().diagonal() == 0).all()

@@ -6,7 +6,7 @@ import scipy.sparse.linalg
 import torch
 from torch.testing import assert_close
 
-from skgmmot.functional.krylov import SMALL, SOLVERS, Products, auto, dense, gmres, neumann
+from skgmmot.functional.krylov import SOLVERS, Products, dense, gmres, neumann
 
 F64 = torch.float64
 
@@ -102,18 +102,6 @@ def test_neumann_sums_as_many_terms_as_it_is_told(n_terms, contraction):
     J, A, b = contraction
     expected = sum(torch.linalg.matrix_power(J, j) @ b for j in range(n_terms))
     assert_close(neumann(lambda u: A @ u, b, n_terms=n_terms), expected)
-
-
-def test_small_systems_are_solved_by_all_products_at_once(make_samples):
-    calls = []
-
-    def matvec(u):
-        calls.append(u.shape)
-        return 2 * u
-
-    auto(matvec, torch.ones(SMALL, dtype=F64))
-    auto(matvec, torch.ones(SMALL + 1, dtype=F64))
-    assert calls == [(SMALL, SMALL), (SMALL + 1,)]
 
 
 @pytest.mark.parametrize("solve", [gmres, dense])

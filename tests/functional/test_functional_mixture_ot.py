@@ -124,10 +124,8 @@ def test_distance_is_zero_on_the_same_mixture_in_other_words(change, pair):
     share = {"split": [0.3, 0.9, 0.1, 1.0, 0.7]}.get(change, [1.0] * 3)
     same = GaussianMixtureParams(*(t[order] for t in mixture))
     same = same._replace(weights=same.weights * torch.tensor(share, dtype=F64))
-    # Splitting rounds the weights, and a rounding error's square root is 1e-8.
-    bound = 1e-7 if change == "split" else 1e-9
-    assert distance(mixture, same) <= bound
-    assert distance(same, mixture) <= bound
+    assert distance(mixture, same) <= 1e-9
+    assert distance(same, mixture) <= 1e-9
 
 
 # --- edges -------------------------------------------------------------------------------------

@@ -1,0 +1,427 @@
+"""What gradients of a fit cost and how exact they are, against plain torch in the same run.
+
+"Plain torch" is EM as one would write it with autograd: all samples at once, on the tape. One unit
+is one forward iteration of it. Repeats of the programs are interleaved and their medians compared;
+peak memory beyond the data is read in a process of its own.
+
+    python benchmarks/bench_gradient.py              # everything, about ten minutes
+    python benchmarks/bench_gradient.py --quick      # small sizes, a minute
+    python benchmarks/bench_gradient.py --only flow  # one part: accuracy, cost, large, flow
+
+Writes ``results/bench_gradient*.csv``, ``bench_gradient.md`` and ``.png`` beside this file.
+"""
+
+import argparse
+import json
+import time
+import warnings
+
+import numpy as np
+import torch
+from _common import RESULTS, machine, markdown, peak_during, peak_memory, seconds, write_csv
+
+from skgmmot import _engine
+from skgmmot.functional import GaussianMixtureParams, WarmStart, fit_em
+from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.mixture_ot import transport_plan
+
+F64 = torch.float64
+
+
+# --- problems ----------------------------------------------------------------------------------
+
+
+def data(n, d, K, seed=0, spread=1.5):
+    """Samples of an overlapping mixture, and its means."""
+    rng = np.random.default_rng(seed)
+    centres = spread * rng.normal(size=(K, d))
+    X = centres[rng.integers(K, size=n)] + rng.normal(size=(n, d))
+    return torch.from_numpy(X), torch.from_numpy(centres)
+
+
+def start(name, means):
+    """A mixture of unit covariances about given means."""
+    K, d = means.shape
+    shape = COVARIANCE_TYPES[name].shape(K, d)
+    S = torch.eye(d, dtype=F64).expand(shape) if len(shape) == 3 else torch.ones(shape, dtype=F64)
+    return GaussianMixtureParams(torch.full((K,), 1 / K, dtype=F64), means, S.clone())
+
+
+def loss(theta):
+    """A function of all parameters."""
+    return theta.weights.square().sum() + (theta.means**3).sum() + theta.covariances.square().sum()
+
+
+def relative(found, expected):
+    """Relative mean squared error."""
+    return float((found - expected).square().sum() / expected.square().sum())
+
+
+# --- plain torch -------------------------------------------------------------------------------
+
+
+def plain_step(theta, X, reg_covar=1e-6):
+    """One EM iteration with full covariances, as one would write it."""
+    w, m, S = theta
+    L = torch.linalg.cholesky(S)
+    white = torch.linalg.solve_triangular(L, (X - m.unsqueeze(1)).mT, upper=False)  # (K, d, n)
+    log_det = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    joint = w.log().unsqueeze(1) - log_det.unsqueeze(1) - white.square().sum(1) / 2
+    resp = torch.softmax(joint, dim=0)  # (K, n)
+    mass = resp.sum(1)
+    means = resp @ X / mass.unsqueeze(1)
+    centred = X - means.unsqueeze(1)
+    S = (centred * resp.unsqueeze(-1)).mT @ centred / mass[:, None, None]
+    identity = torch.eye(X.shape[1], dtype=X.dtype)
+    return GaussianMixtureParams(mass / len(X), means, S + reg_covar * identity)
+
+
+def plain_automatic(theta0, X, n_iter):
+    """Gradient through all iterations on the tape."""
+    theta = theta0
+    for _ in range(n_iter):
+        theta = plain_step(theta, X)
+    return torch.autograd.grad(loss(theta), X)[0]
+
+
+# --- how exact ---------------------------------------------------------------------------------
+
+
+def accuracy_rows(quick):
+    """Implicit and one_step against automatic at convergence, for each covariance type."""
+    n, seeds = (300, 2) if quick else (1000, 5)
+    for name in COVARIANCE_TYPES:
+        for fixed_weights in (False, True):
+            found = [compare(name, n, seed, fixed_weights) for seed in range(seeds)]
+            columns = {key: [row[key] for row in found] for key in found[0]}
+            yield {
+                "covariance": name,
+                "weights": "fixed" if fixed_weights else "free",
+                "implicit, largest rel. MSE": max(columns["implicit"]),
+                "one_step, median rel. MSE": float(np.median(columns["one_step"])),
+                "one_step error, median": float(np.median(np.sqrt(columns["one_step"]))),
+                "its estimate, median": float(np.median(columns["estimate"])),
+                "spectral radius, median": float(np.median(columns["radius"])),
+            }
+
+
+def compare(name, n, seed, fixed_weights):
+    """One problem: errors of both gradients, and what the adjoint expected."""
+    X, centres = data(n, 3, 3, seed, spread=2.2)
+    X.requires_grad_()
+    options = {"fixed_weights": fixed_weights, "reg_covar": 1e-6}
+    end = fit_em(start(name, centres), X.detach(), tol=1e-13, max_iter=20_000, **options).value
+
+    def gradient(**more):
+        solution = fit_em(end, X, **options, **more)
+        return torch.autograd.grad(loss(solution.value), X)[0], solution
+
+    automatic, _ = gradient(gradient="automatic", tol=0.0, max_iter=2000)
+    implicit, solution = gradient(gradient_tol=1e-9)
+    one_step, _ = gradient(gradient="one_step", tol=0.0, max_iter=1)
+    return {
+        "implicit": relative(implicit, automatic),
+        "one_step": relative(one_step, automatic),
+        "estimate": solution.adjoint.one_step_error,
+        "radius": solution.adjoint.spectral_radius,
+    }
+
+
+# --- what it costs -----------------------------------------------------------------------------
+
+#: Gradients compared: what runs after the fit, by name.
+PROGRAMS = ["one_step", "implicit", "automatic, 30", "plain torch, 30"]
+
+
+def problem(n, d, K):
+    """Samples on a graph and a converged fit to start from."""
+    X, centres = data(n, d, K)
+    theta = fit_em(start("full", centres), X, tol=1e-7, max_iter=2000).value
+    return X.requires_grad_(), theta
+
+
+def forward(program, theta, X):
+    """The fitted mixture on the graph of ``X``."""
+    if program == "implicit":
+        return fit_em(theta, X, max_iter=0)
+    name = program.split(",")[0]
+    return fit_em(theta, X, gradient=name, tol=0.0, max_iter=1 if name == "one_step" else 30)
+
+
+def cost_rows(quick, repeats):
+    """Time and memory of each gradient, in units of one plain iteration."""
+    sizes = [(1000, 2, 4), (2000, 4, 6)] if quick else [(2000, 2, 5), (20_000, 8, 8)]
+    for n, d, K in sizes:
+        X, theta = problem(n, d, K)
+        plain, ours = iterations(theta, X.detach(), repeats)
+        exact = torch.autograd.grad(loss(fit_em(theta, X, gradient_tol=1e-10).value), X)[0]
+        times = time_programs(theta, X, repeats)
+        for program in PROGRAMS:
+            gradient, adjoint = gradient_of(program, theta, X)
+            before, backward = times[program]
+            yield {
+                "n": n,
+                "d": d,
+                "K": K,
+                "gradient": program,
+                "plain unit ms": 1e3 * plain,
+                "our iteration ms": 1e3 * ours,
+                "forward, units": before / plain,
+                "backward, units": backward / plain,
+                "backward, our iterations": backward / ours,
+                "products": adjoint.n_products if adjoint else None,
+                "rel. error": relative(gradient, exact) ** 0.5,
+                "MB": peak_memory(__file__, program, n, d, K),
+            }
+
+
+def iterations(theta, X, repeats):
+    """Median seconds of one forward iteration, plain and ours."""
+    origin = _engine.origin(X, None)
+    about = theta.moved(-origin)
+    others = (about, about._replace(means=about.means + 1e-9))  # so that nothing is remembered
+    plain, ours = [], []
+    with torch.no_grad(), _engine.workers(X.device) as pool:
+        em = _engine.EM(X, None, origin, 1e-6, pool)
+        for repeat in range(10 * repeats):
+            plain.append(seconds(lambda: plain_step(theta, X)))
+            ours.append(seconds(lambda r=repeat: em(others[r % 2])))
+    return float(np.median(plain)), float(np.median(ours))
+
+
+def time_programs(theta, X, repeats):
+    """Median seconds before backward and of it, interleaved."""
+    found = {program: [] for program in PROGRAMS}
+    for _ in range(repeats):
+        for program in PROGRAMS:
+            found[program].append(time_program(program, theta, X))
+    return {program: np.median(times, axis=0) for program, times in found.items()}
+
+
+def time_program(program, theta, X):
+    began = time.perf_counter()
+    if program.startswith("plain"):
+        mixture = theta
+        for _ in range(30):
+            mixture = plain_step(mixture, X)
+    else:
+        mixture = forward(program, theta, X).value
+    value = loss(mixture)
+    middle = time.perf_counter()
+    torch.autograd.grad(value, X)
+    return middle - began, time.perf_counter() - middle
+
+
+def gradient_of(program, theta, X):
+    """The gradient, and what the adjoint noted."""
+    if program.startswith("plain"):
+        return plain_automatic(theta, X, 30), None
+    solution = forward(program, theta, X)
+    return torch.autograd.grad(loss(solution.value), X)[0], solution.adjoint
+
+
+def print_memory(program, n, d, K):
+    """Print the peak memory beyond the data, in MB, of one gradient."""
+    X, centres = data(n, d, K)
+    theta = start("full", centres)
+    if program != "fit":
+        theta = fit_em(theta, X, tol=1e-7, max_iter=2000).value
+    gradient_of("implicit", *reversed(problem(50 * K, d, K)))  # so that libraries are loaded
+    X.requires_grad_()
+    print(peak_during(lambda: gradient_of(program, theta, X)))
+
+
+# --- a million samples -------------------------------------------------------------------------
+
+
+def large_rows(quick):
+    """The implicit gradient of a large fit."""
+    n, d, K = (50_000, 8, 10) if quick else (1_000_000, 8, 10)
+    X, centres = data(n, d, K)
+    theta0 = start("full", centres)
+    X.requires_grad_()
+    began = time.perf_counter()
+    solution = fit_em(theta0, X)
+    value = loss(solution.value)
+    middle = time.perf_counter()
+    torch.autograd.grad(value, X)
+    ended = time.perf_counter()
+    peak = peak_memory(__file__, "implicit", n, d, K)
+    yield {
+        "n": n,
+        "d": d,
+        "K": K,
+        "fit and polish s": middle - began,
+        "backward s": ended - middle,
+        "products": solution.adjoint.n_products,
+        "distance": solution.distance,
+        "MB beyond data": peak,
+        "MB of the gradient itself": 8 * n * d / 2**20,
+        "MB beyond both": peak - 8 * n * d / 2**20,
+    }
+
+
+# --- a flow ------------------------------------------------------------------------------------
+
+#: The four ways to move samples towards a target mixture.
+FLOWS = {
+    "warm_start": {},
+    "one_step": {"gradient": "one_step", "max_iter": 30, "tol": 1e-6},
+    "implicit": {"gradient": "implicit", "max_iter": 1, "gradient_tol": 0.1},
+    "automatic": {"gradient": "automatic", "max_iter": 30, "tol": 1e-6},
+}
+
+
+def flow_problem(seed, n=200, K=3):
+    """Samples of three clouds, a target of three components, and the first fit."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, dtype=F64, generator=generator)
+
+    centres, factors = 3 * normal(K, 2), normal(K, 2, 2) / 2
+    X = centres[torch.arange(n) % K] + normal(n, 2) @ (torch.eye(2, dtype=F64) + normal(2, 2) / 2)
+    covariances = factors @ factors.mT + 0.3 * torch.eye(2, dtype=F64)
+    weights = torch.full((K,), 1 / K, dtype=F64)
+    target = GaussianMixtureParams(weights, 6 + 3 * normal(K, 2), covariances)
+    reg_covar = 1e-4 * float(torch.linalg.eigvalsh(covariances).max())
+    options = {"fixed_weights": True, "reg_covar": reg_covar}
+    first = fit_em(start("full", centres), X, tol=1e-8, max_iter=2000, **options).value
+    return X, target, first, options
+
+
+def flow(name, seed, n_steps, rate=0.05):
+    """Losses and median seconds of a step of one flow."""
+    X, target, first, options = flow_problem(seed)
+    em = WarmStart(first, **options, **FLOWS[name])
+    losses, times = [], []
+    for _ in range(n_steps):
+        X.requires_grad_()
+        began = time.perf_counter()
+        cost = transport_plan(em(X), target).cost
+        (gradient,) = torch.autograd.grad(cost, X)
+        X = (X - rate * len(X) / 2 * gradient).detach()
+        times.append(time.perf_counter() - began)
+        losses.append(float(cost.detach()))
+    return losses, float(np.median(times))
+
+
+def flow_rows(quick, curves):
+    """Each way for a few clouds: time of a step, and steps to a hundredth of the first loss."""
+    n_steps, seeds = (60, 2) if quick else (300, 8)
+    found = {name: [] for name in FLOWS}
+    for seed in range(seeds):
+        for name in FLOWS:  # interleaved
+            found[name].append(flow(name, seed, n_steps))
+    for name, runs in found.items():
+        curves[name] = runs
+        reached = [first_below(losses, 0.01) for losses, _ in runs]
+        pace = float(np.median([t for _, t in runs]))
+        yield {
+            "flow": name,
+            "ms a step, median": 1e3 * pace,
+            "times warm_start": pace / np.median([t for _, t in found["warm_start"]]),
+            "reached 1 %": f"{sum(r is not None for r in reached)} of {seeds}",
+            "steps to 1 %, median of those": median_of(reached),
+            "last loss / first, median": float(np.median([x[-1] / x[0] for x, _ in runs])),
+        }
+
+
+def first_below(losses, share):
+    """The first step whose loss is below a share of the first."""
+    return next((i for i, value in enumerate(losses) if value < share * losses[0]), None)
+
+
+def median_of(values):
+    """Median of what is there."""
+    there = [v for v in values if v is not None]
+    return float(np.median(there)) if there else None
+
+
+# --- results -----------------------------------------------------------------------------------
+
+TITLES = {
+    "accuracy": "How exact: against automatic at convergence, (n, 3, 3), several data sets",
+    "cost": "What it costs, after a fit to 1e-7: forward is polishing or iterating, then backward",
+    "large": "A large fit",
+    "flow": "A flow of 200 samples in the plane towards three components, fixed uniform weights",
+}
+
+
+def write(tables, curves):
+    """Write all results so far."""
+    RESULTS.mkdir(exist_ok=True)
+    lines = [
+        "# Gradients of a fit",
+        "",
+        f"Written by `python benchmarks/bench_gradient.py` on {machine()};",
+        f"torch {torch.__version__}, {torch.get_num_threads()} thread(s). Medians of interleaved",
+        "repeats in one run. One unit is a forward EM iteration in plain torch; MB is peak memory",
+        "beyond the data, the gradient itself included.",
+    ]
+    for name, table in tables.items():
+        if table:
+            write_csv(table, RESULTS / f"bench_gradient_{name}.csv")
+            lines += ["", f"## {TITLES[name]}", "", *markdown(table)]
+    (RESULTS / "bench_gradient.md").write_text("\n".join(lines) + "\n")
+    if tables["cost"] or curves:
+        write_plot(tables["cost"], curves, RESULTS / "bench_gradient.png")
+
+
+def write_plot(costs, curves, path):
+    """Backward times and memory as bars, flows as curves over time."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    labels = [f"{r['gradient']} ({r['n']:.0e}, {r['d']}, {r['K']})" for r in costs]
+    for ax, column in zip(axes, ("backward, units", "MB"), strict=False):
+        bars = ax.barh(labels, [r[column] for r in costs])
+        ax.bar_label(bars, fmt="%.3g", padding=3)
+        ax.set(xscale="log" if costs else "linear", title=column)
+        ax.invert_yaxis()
+        ax.margins(x=0.25)
+    axes[1].set_yticklabels([])
+    for name, runs in curves.items():
+        losses = np.median([[v / x[0] for v in x] for x, _ in runs], axis=0)
+        clock = np.median([t for _, t in runs]) * np.arange(len(losses))
+        axes[2].semilogy(clock, losses, label=name)
+    axes[2].set(xlabel="seconds", title="squared MW2 / first, median of clouds")
+    if curves:
+        axes[2].legend()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main():
+    """Read the arguments, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="part of the benchmark")
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*scalar may lead")
+    torch.set_num_threads(args.threads)
+    if args.memory:
+        print_memory(*json.loads(args.memory))
+        return
+    curves = {}
+    parts = {
+        "accuracy": accuracy_rows(args.quick),
+        "cost": cost_rows(args.quick, repeats=2 if args.quick else 5),
+        "large": large_rows(args.quick),
+        "flow": flow_rows(args.quick, curves),
+    }
+    tables = {name: [] for name in parts}
+    for name, rows in parts.items():
+        for row in rows if args.only in name else ():
+            tables[name].append(row)
+            print(*markdown([row])[2:], flush=True)
+            write(tables, curves)  # as it grows: an interrupted run is not lost
+
+
+if __name__ == "__main__":
+    main()

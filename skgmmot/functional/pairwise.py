@@ -1,0 +1,187 @@
+"""MW2 between many mixtures: the costs of one mixture to all others at once, then small plans.
+
+The components of all mixtures are stacked. A row of the result takes the costs of one mixture's
+components to those of all others, computed together, and one discrete problem for each pair.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skgmmot.functional.discrete import penalties_of, solve
+from skgmmot.functional.gaussian import GaussianCosts, bures_wasserstein_squared
+from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.mixture_ot import transport_plan
+from skgmmot.functional.network_simplex import network_simplex
+
+#: Costs are computed as plans ask for them if a pair of mixtures has more pairs of components
+#: than this over ``d^2``, on average, until plans ask for more than this share of them.
+DEAR, MANY = 2**12, 0.5
+
+
+def pairwise_squared(
+    sources: Sequence[GaussianMixtureParams],
+    targets: Sequence[GaussianMixtureParams] | None = None,
+    *,
+    reg: float = 0.0,
+    reg_m: float | tuple[float, float] | None = None,
+    track: Callable[[Iterable], Iterable] = iter,
+) -> Tensor:
+    """Return MW2 squared between all pairs of mixtures.
+
+    Parameters
+    ----------
+    sources : sequence of M GaussianMixtureParams
+        Mixtures of d features, of any types and numbers of components, on one device.
+    targets : sequence of N GaussianMixtureParams, default=None
+        Mixtures likewise; None compares the sources with each other, each pair once where both
+        orders are the same problem.
+    reg : float, default=0.0
+        Weight of the entropy of the plans; see `mixture_ot.transport_plan`.
+    reg_m : float, tuple of two floats or None, default=None
+        Penalties in place of the marginals.
+    track : callable, default=iter
+        Wraps the loop over the sources, for a progress bar.
+
+    Returns
+    -------
+    Tensor of shape (M, N)
+        What `mixture_ot.transport_plan` calls the cost, for each pair.
+
+    Raises
+    ------
+    ValueError
+        If a penalty is not a number that it can be.
+    RuntimeError
+        If a plan is not found.
+
+    Notes
+    -----
+    Differentiable where a mixture requires a gradient; the pairs are then taken one by one.
+    Holds the costs of one source at a time. Between matrices and without penalties, costs that no
+    plan can use are not computed; see `discrete.solve_bounded`.
+    """
+    lam = penalties_of(reg_m)
+    symmetric = targets is None and lam[0] == lam[1]
+    targets = sources if targets is None else targets
+    # Without entropy, a mixture is at no cost from itself.
+    first = [(i if reg else i + 1) if symmetric else 0 for i in range(len(sources))]
+    if torch.is_grad_enabled() and any(t.requires_grad for m in (*sources, *targets) for t in m):
+        row = functools.partial(_differentiable_row, sources, targets, reg=reg, reg_m=reg_m)
+    else:
+        row = _Rows(sources, targets, reg, reg_m)
+    zeros = sources[0].means.new_zeros
+    rows = [torch.cat([zeros(first[i]), row(i, first[i])]) for i in track(range(len(sources)))]
+    result = torch.stack(rows)
+    return result + result.triu(1).mT if symmetric else result
+
+
+def _differentiable_row(sources, targets, i, first, **options) -> Tensor:
+    """The costs from source i to the targets, on the graph."""
+    costs = [transport_plan(sources[i], target, **options).cost for target in targets[first:]]
+    return torch.stack(costs) if costs else sources[i].means.new_zeros(0)
+
+
+class _Stack:
+    """The components of several mixtures, one after the other, as constants."""
+
+    def __init__(self, mixtures: Sequence[GaussianMixtureParams], diagonal: bool):
+        mixtures = [m.detach() for m in mixtures]
+        self.weights = [m.weights.cpu().double().numpy() for m in mixtures]
+        self.eps = max(torch.finfo(m.weights.dtype).eps for m in mixtures)
+        self.edges = list(itertools.accumulate((len(w) for w in self.weights), initial=0))
+        self.means = torch.cat([m.means for m in mixtures])
+        self.covariances = torch.cat(
+            [
+                m.covariances.expand_as(m.means) if diagonal else m.full_covariances()
+                for m in mixtures
+            ]
+        )
+
+
+class _Rows:
+    """The costs from one of the sources to all targets from some first one on."""
+
+    def __init__(self, sources, targets, reg, reg_m):
+        diagonal = all(m.covariances.ndim == 2 for m in (*sources, *targets))
+        self.sources = _Stack(sources, diagonal)
+        self.targets = self.sources if targets is sources else _Stack(targets, diagonal)
+        self.eps = max(self.sources.eps, self.targets.eps)
+        self.penalties = {"reg": reg, "reg_m": reg_m}
+        self.exact = not reg and all(math.isinf(lam) for lam in penalties_of(reg_m))
+        n_pairs = len(self.sources.means) * len(self.targets.means) / len(sources) / len(targets)
+        d = self.sources.means.shape[1]
+        self.costs = None
+        if d > 2 and not diagonal:
+            stacks = self.sources, self.targets
+            self.costs = GaussianCosts.between(
+                *(t for s in stacks for t in (s.means, s.covariances))
+            )
+        self.bounded = self.costs is not None and self.exact and n_pairs * d**2 > DEAR
+
+    def __call__(self, i: int, first: int) -> Tensor:
+        here = slice(*self.sources.edges[i : i + 2])
+        there = slice(self.targets.edges[first], None)
+        a, weights = self.sources.weights[i], self.targets.weights[first:]
+        edges = [edge - there.start for edge in self.targets.edges[first:]]
+        columns = [slice(*pair) for pair in itertools.pairwise(edges)]
+        if self.bounded and columns:
+            costs = self.costs.part(here, there)
+            values, share = _bounded_row(a, weights, self.eps, columns, costs)
+            self.bounded = share <= MANY
+        else:
+            C = self._costs(here, there).cpu().double()
+            values = [self._value(a, b, C[:, at]) for b, at in zip(weights, columns, strict=True)]
+        return self.sources.means.new_tensor(np.array(values))
+
+    def _costs(self, here: slice, there: slice) -> Tensor:
+        """All costs between two ranges of components."""
+        if self.costs is not None:
+            return self.costs.part(here, there).all()
+        source, target = self.sources, self.targets
+        return bures_wasserstein_squared(
+            source.means[here],
+            source.covariances[here],
+            target.means[there],
+            target.covariances[there],
+        )
+
+    def _value(self, a, b, C: Tensor) -> float:
+        """The cost of one plan."""
+        if self.exact:
+            return float(np.vdot(network_simplex(a, b, C.numpy(), self.eps)[0], C.numpy()))
+        weights = (torch.from_numpy(w) for w in (a, b))
+        return float(solve(*weights, C, **self.penalties).cost)
+
+
+def _bounded_row(a, weights, eps, columns, costs: GaussianCosts) -> tuple[np.ndarray, float]:
+    """The costs of exact plans, as `discrete.solve_bounded` finds them, all plans in step.
+
+    Also returns the share of the pairs of components whose costs were computed.
+    """
+    C = costs.lower_bounds().cpu().double().numpy()
+    known, raised = np.zeros(C.shape, dtype=bool), -math.inf
+    values, unsolved = np.zeros(len(weights)), range(len(weights))
+    while True:
+        wanted, solving = np.zeros(C.shape, dtype=bool), unsolved
+        unsolved = []
+        for j in solving:
+            at = np.s_[:, columns[j]]
+            P, f, g = network_simplex(a, weights[j], C[at], eps)
+            if known[at][P > 0].all():
+                values[j] = np.vdot(P, C[at])
+                continue
+            wanted[at] = ((P > 0) | (C[at] - f[:, None] - g < raised)) & ~known[at]
+            unsolved.append(j)
+        if not unsolved:
+            return values, known.mean()
+        k, l = wanted.nonzero()
+        asked = costs(*(torch.from_numpy(index).to(costs.means[0].device) for index in (k, l)))
+        asked = asked.cpu().double().numpy()
+        raised = float((asked - C[k, l]).mean())  # the bounds that remain will rise about as much
+        C[k, l], known[k, l] = asked, True

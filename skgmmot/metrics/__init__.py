@@ -1,0 +1,36 @@
+"""Distances between mixtures, samples and densities: what users hand in, numbers out."""
+
+from skgmmot.metrics._mixture import (
+    MixtureWasserstein,
+    bures_wasserstein_distance,
+    mixture_wasserstein_distance,
+    pairwise_mixture_wasserstein,
+)
+from skgmmot.metrics._scorers import (
+    SCORERS,
+    get_scorer,
+    make_mixture_wasserstein_scorer,
+    mixture_wasserstein_scorer,
+)
+from skgmmot.metrics._semidiscrete import semidiscrete_distance, semidiscrete_plan
+from skgmmot.metrics._sliced import (
+    sliced_mixture_wasserstein,
+    sliced_wasserstein_distance,
+    sliced_wasserstein_scorer,
+)
+
+__all__ = [
+    "SCORERS",
+    "MixtureWasserstein",
+    "bures_wasserstein_distance",
+    "get_scorer",
+    "make_mixture_wasserstein_scorer",
+    "mixture_wasserstein_distance",
+    "mixture_wasserstein_scorer",
+    "pairwise_mixture_wasserstein",
+    "semidiscrete_distance",
+    "semidiscrete_plan",
+    "sliced_mixture_wasserstein",
+    "sliced_wasserstein_distance",
+    "sliced_wasserstein_scorer",
+]

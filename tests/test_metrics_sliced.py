@@ -1,0 +1,173 @@
+"""Sliced distances as users call them."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
+from skgmmot.metrics import (
+    get_scorer,
+    sliced_mixture_wasserstein,
+    sliced_wasserstein_distance,
+    sliced_wasserstein_scorer,
+)
+
+METHODS = ["msw", "dsmw"]
+SOURCE = (np.array([0.3, 0.7]), np.array([[0.0, 1.0], [3.0, 0.0]]), np.ones(2) / 2, "spherical")
+TARGET = (np.array([1.0]), np.array([[2.0, -1.0]]), np.array([[2.0, 0.3]]), "diag")
+
+
+def test_one_component_moved_is_seen_in_every_direction_by_its_cosine():
+    moved = ([1.0], [[2.0, 0.0]], [[2.0, 0.3]], "diag")
+    still = ([1.0], [[0.0, 0.0]], [[2.0, 0.3]], "diag")
+    assert sliced_mixture_wasserstein(still, moved, squared=True) == pytest.approx(2.0)  # 4 / d
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_and_permuted_mixtures_are_at_distance_zero(method):
+    permuted = (*(np.asarray(part)[::-1] for part in SOURCE[:3]), "spherical")
+    assert sliced_mixture_wasserstein(SOURCE, permuted, method=method) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_is_symmetric_and_the_square_of_its_root(method):
+    value = sliced_mixture_wasserstein(SOURCE, TARGET, method=method)
+    assert value == pytest.approx(sliced_mixture_wasserstein(TARGET, SOURCE, method=method))
+    square = sliced_mixture_wasserstein(SOURCE, TARGET, method=method, squared=True)
+    assert value**2 == pytest.approx(square)
+
+
+def test_slices_see_no_more_than_mw2():
+    assert sliced_mixture_wasserstein(SOURCE, TARGET) < MixtureWasserstein()(SOURCE, TARGET)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_are_those_of_finite_differences(method):
+    means = torch.tensor(SOURCE[1], requires_grad=True)
+    variances = torch.tensor(SOURCE[2], requires_grad=True)
+
+    def distance(means, variances):
+        source = (torch.tensor(SOURCE[0]), means, variances, "spherical")
+        return sliced_mixture_wasserstein(source, TARGET, method=method)
+
+    assert torch.autograd.gradcheck(distance, (means, variances))
+
+
+def test_a_standard_normal_is_its_spread_from_the_origin():
+    standard = ([1.0], [[0.0, 0.0]], [1.0], "spherical")
+    assert sliced_wasserstein_distance(standard, np.zeros((3, 2))) == pytest.approx(1.0, rel=1e-4)
+    first = sliced_wasserstein_distance(standard, np.zeros((3, 2)), p=1)
+    assert first == pytest.approx(np.sqrt(2 / np.pi), rel=1e-4)
+
+
+def test_weights_count_as_repeats(rng):
+    X = rng.normal(size=(20, 2))
+    times = rng.integers(0, 3, size=20)
+    weighted = sliced_wasserstein_distance(SOURCE, X, times)
+    assert weighted == pytest.approx(sliced_wasserstein_distance(SOURCE, X.repeat(times, axis=0)))
+
+
+def test_tensors_come_back_as_tensors_with_a_gradient(rng):
+    X = torch.tensor(rng.normal(size=(30, 2)), requires_grad=True)
+    sliced_wasserstein_distance(SOURCE, X).backward()
+    assert torch.isfinite(X.grad).all()
+    assert X.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_ball_and_a_point_are_a_closed_form(exact):
+    # E <theta, x>^2 + 1 = |x|^2 / 2 + 1 in the plane
+    ball = ([1.0], [[0.0, 0.0]], [1.0], "spherical")
+    found = sliced_wasserstein_distance(ball, [[3.0, 4.0]], exact=exact)
+    assert found**2 == pytest.approx(13.5)
+
+
+def test_the_distance_between_mixtures_is_near_that_to_a_sample_of_one(rng):
+    truth = DifferentiableGaussianMixture(2, random_state=0).fit(rng.normal(size=(50, 2)))
+    drawn, _ = truth.sample(50_000)
+    between = sliced_wasserstein_distance(SOURCE, truth)
+    assert sliced_wasserstein_distance(SOURCE, drawn) == pytest.approx(between, rel=0.02)
+    assert between == pytest.approx(sliced_wasserstein_distance(truth, SOURCE), rel=1e-6)
+    assert sliced_wasserstein_distance(SOURCE, SOURCE) == 0
+
+
+def test_the_largest_distance_is_above_the_mean_and_below_mw2():
+    mean = sliced_wasserstein_distance(SOURCE, TARGET)
+    largest = sliced_wasserstein_distance(SOURCE, TARGET, projections="max", n_projections=5)
+    assert mean < largest < MixtureWasserstein()(SOURCE, TARGET)
+    moved = (SOURCE[0], SOURCE[1] + [3, 4], *SOURCE[2:])
+    found = sliced_wasserstein_distance(SOURCE, moved, projections="max", n_projections=5)
+    assert found == pytest.approx(5, rel=1e-4)
+
+
+@pytest.mark.parametrize("projections", ["random", "orthogonal"])
+def test_other_directions_estimate_the_same_distance(projections):
+    options = {"projections": projections, "n_projections": 2000}
+    found = sliced_wasserstein_distance(SOURCE, TARGET, **options)
+    assert found == pytest.approx(sliced_wasserstein_distance(SOURCE, TARGET), rel=0.05)
+
+
+def test_unknown_directions_and_exact_cells_of_other_exponents_are_refused():
+    with pytest.raises(ValueError, match=r"projections must be one of .* got 'spiral'"):
+        sliced_wasserstein_distance(SOURCE, TARGET, projections="spiral")
+    with pytest.raises(ValueError, match="p must be 1 or 2 where cells are exact, got 3"):
+        sliced_wasserstein_distance(SOURCE, np.zeros((3, 2)), p=3, exact=True)
+
+
+def test_the_last_step_of_a_pipeline_is_scored_on_what_the_others_make(rng):
+    X = rng.normal(size=(60, 2)) * [1, 9]
+    pipeline = make_pipeline(StandardScaler(), DifferentiableGaussianMixture()).fit(X)
+    expected = -sliced_wasserstein_distance(pipeline[-1], pipeline[:-1].transform(X))
+    assert sliced_wasserstein_scorer(pipeline, X) == expected
+
+
+def test_the_scorer_chooses_components_in_a_search(rng):
+    X = np.vstack([rng.normal(size=(100, 2)), 8 + rng.normal(size=(100, 2))])
+    grid = {"n_components": [1, 2]}
+    search = GridSearchCV(
+        DifferentiableGaussianMixture(random_state=0),
+        grid,
+        scoring=get_scorer("sliced_wasserstein"),
+    )
+    assert search.fit(rng.permutation(X)).best_params_ == {"n_components": 2}
+
+
+def test_an_unfitted_estimator_has_no_score(rng):
+    with pytest.raises(NotFittedError):
+        sliced_wasserstein_scorer(DifferentiableGaussianMixture(), rng.normal(size=(5, 2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_projections": 0}, "n_projections must be a positive integer, got 0"),
+        ({"n_projections": 2.5}, "n_projections must be a positive integer, got 2.5"),
+        ({"method": "sw"}, "method must be 'msw' or 'dsmw', got 'sw'"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        sliced_mixture_wasserstein(SOURCE, TARGET, **options)
+
+
+@pytest.mark.parametrize("p", [0.5, float("nan"), float("inf"), "2"])
+def test_bad_exponents_are_refused(p):
+    with pytest.raises(ValueError, match="p must be a finite number of at least 1"):
+        sliced_wasserstein_distance(SOURCE, np.zeros((3, 2)), p=p)
+
+
+def test_bad_samples_are_refused():
+    with pytest.raises(ValueError, match=r"X must have shape \(n_samples, 2\), .* got \(3, 1\)"):
+        sliced_wasserstein_distance(SOURCE, np.zeros((3, 1)))
+    with pytest.raises(ValueError, match="X must be finite, got NaN or infinity"):
+        sliced_wasserstein_distance(SOURCE, np.array([[0.0, np.nan]]))
+
+
+def test_mixtures_of_different_dimensions_are_refused():
+    line = ([1.0], [[0.0]], [1.0], "spherical")
+    with pytest.raises(ValueError, match="source and target must have equal numbers of features"):
+        sliced_mixture_wasserstein(SOURCE, line)
