@@ -48,7 +48,6 @@ FLOORS = {
     "functional.quantization": 4,
     "functional.semidiscrete_nodes": 4,
     "functional.semidiscrete_fit": 5,
-    "functional.semidiscrete_fit": 4,
     "functional.sinkhorn_em": 4,
     "functional.sliced_fit": 4,
     "estimators._base": 5,
