@@ -77,8 +77,8 @@ def purity(mixture):
 
 
 # %%
-# Five fits of each kind. EM starts from random responsibilities or from k-means, the sliced fit from
-# single pictures; and EM goes on from the sliced fit.
+# Five fits of each kind. EM starts from random responsibilities or from k-means, the sliced fit
+# from single pictures; and EM goes on from the sliced fit.
 
 
 def from_sliced(seed):
@@ -122,12 +122,12 @@ for name, values in results.items():
     print(f"{spreads[1]:.1%}, log-likelihood {means[2]:.2f} ± {spreads[2]:.2f}")
 
 # %%
-# From random responsibilities EM hardly moves: its components share everything, one picture in four
-# fools the network, and what it draws is blurred. The sliced fit fools it nearly as often as chance,
-# 46 %, with three pictures in four in a component of their digit. That is the paper's comparison, and
-# its outcome. But EM from k-means, which costs a tenth of the time, does as well within the spread of
-# the seeds, and is likelier: here a good start is worth as much as another distance. The best of all
-# by a little, and the most even, is EM that starts from the sliced fit.
+# From random responsibilities EM hardly moves: its components share everything, and what they draw
+# fools the network one time in four. The sliced fit fools it 46 % of the time, nearly as often as
+# chance would, and three pictures in four are in a component of their digit. That is the paper's
+# comparison, and its outcome. But EM from k-means, in a fraction of the time, does as well within
+# the spread of the seeds, with a better likelihood: here a good start is worth as much as another
+# distance. EM from the sliced fit is ahead of both by less than that spread.
 
 # %%
 # Digits drawn from three of the mixtures, and the scores of all seeds.

@@ -71,8 +71,8 @@ for ax, (name, found) in zip(axes[0], fits.items(), strict=True):
 
 # %%
 # All starts: EM ends somewhere else every time, the sliced fit in the same place. Its distance
-# falls to a tenth within fifty steps and to a twenty-fifth in the end, whatever the start. The jumps
-# half way are where the weights, held until then, begin to move as well.
+# falls to a tenth within fifty steps and to a twenty-fifth in the end, whatever the start. The
+# jumps half way are where the weights, held until then, begin to move as well.
 
 for i, (name, values) in enumerate(losses.items()):
     axes[1, 0].plot(np.sort(values), "o-", color=f"C{i}", label=name)
