@@ -46,6 +46,8 @@ FLOORS = {
     "functional.mixture_map": 4,
     "functional.pairwise": 4,
     "functional.quantization": 4,
+    "functional.semidiscrete_nodes": 4,
+    "functional.semidiscrete_fit": 5,
     "functional.semidiscrete_fit": 4,
     "functional.sinkhorn_em": 4,
     "functional.sliced_fit": 4,
