@@ -210,14 +210,36 @@ def _missed(here, weights, log_tilt) -> float:
 
 
 def imbalance(share: Tensor, weights: Tensor) -> float:
-    """``sum_k |share_k - w_k|``."""
+    """Measure how far shares are from weights, ``sum_k |share_k - w_k|``.
+
+    Parameters
+    ----------
+    share : Tensor of shape (K,)
+        What each component receives, of sum one.
+    weights : Tensor of shape (K,)
+        What it shall receive.
+
+    Returns
+    -------
+    float
+        Between 0 and 2.
+    """
     return float((share - weights).abs().sum())
 
 
 def curvature(here: Dual) -> Tensor:
-    """Minus the second derivative in ``log t``, ``(K, K)``, made regular.
+    """Return minus the second derivative of the problem in ``log t``, made regular.
 
-    It is singular along constants, which the ones take away; the ridge serves components apart.
+    Parameters
+    ----------
+    here : Dual
+        The problem at a tilt.
+
+    Returns
+    -------
+    Tensor of shape (K, K)
+        ``diag(share) - overlap + 1 / K``: without the last term it would be singular along
+        constants, and without a ridge of rounding size where components are far apart.
     """
     overlap = here.overlap()
     return (
@@ -256,7 +278,23 @@ def _climbing(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
 def sinkhorn_update(
     log_weights: Tensor, prescribed: Tensor, share: Tensor, relaxation: float = 1.0
 ) -> Tensor:
-    """One Sinkhorn update ``log t + relaxation * log(w / share)``, normalised.
+    """Return the tilt after one Sinkhorn update, ``log t + relaxation * log(w / share)``.
+
+    Parameters
+    ----------
+    log_weights : Tensor of shape (K,)
+        ``log t``.
+    prescribed : Tensor of shape (K,)
+        What each component shall receive.
+    share : Tensor of shape (K,)
+        What it receives.
+    relaxation : float, default=1.0
+        Length of the update: below 2, or it diverges.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        The next ``log t``, normalised. Differentiable.
 
     References
     ----------
