@@ -54,6 +54,7 @@ FLOORS = {
     "estimators._init": 5,
     "functional.barycenter_fixed_point": 5,
     "functional.fit": 5,
+    "functional.semidiscrete_fit": 5,
     "estimators.differentiable": 6,
     "estimators.quantizer": 6,
     "estimators.semidiscrete": 6,

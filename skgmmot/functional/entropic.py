@@ -210,27 +210,25 @@ def _missed(here, weights, log_tilt) -> float:
 
 
 def imbalance(share: Tensor, weights: Tensor) -> float:
-    """Return ``sum_k |share_k - w_k|``, between 0 and 2.
+    """Measure how far shares are from weights, ``sum_k |share_k - w_k|``.
 
     Parameters
     ----------
     share : Tensor of shape (K,)
-        What each component receives.
+        What each component receives, of sum one.
     weights : Tensor of shape (K,)
         What it shall receive.
 
     Returns
     -------
     float
-        The sum.
+        Between 0 and 2.
     """
     return float((share - weights).abs().sum())
 
 
 def curvature(here: Dual) -> Tensor:
     """Return minus the second derivative of the problem in ``log t``, made regular.
-
-    It is singular along constants, which the ones take away; the ridge serves components apart.
 
     Parameters
     ----------
@@ -240,7 +238,8 @@ def curvature(here: Dual) -> Tensor:
     Returns
     -------
     Tensor of shape (K, K)
-        A positive definite matrix.
+        ``diag(share) - overlap + 1 / K``: without the last term it would be singular along
+        constants, and without a ridge of rounding size where components are far apart.
     """
     overlap = here.overlap()
     return (
@@ -290,12 +289,12 @@ def sinkhorn_update(
     share : Tensor of shape (K,)
         What it receives.
     relaxation : float, default=1.0
-        1 is Sinkhorn's update; between 1 and 2 it is over-relaxed.
+        Length of the update: below 2, or it diverges.
 
     Returns
     -------
     Tensor of shape (K,)
-        The next ``log t``, of weights that sum to one.
+        The next ``log t``, normalised. Differentiable.
 
     References
     ----------
