@@ -380,12 +380,13 @@ of shape (n, d)
 
 def _is_stuck(theta: GaussianMixtureParams) -> bool:
     """Whether EM cannot use all components: one has no samples, or two are equal."""
-    if (theta.weights < NO_WEIGHT).any():
-        return True
-    K, scale = len(theta.weights), theta.covariances.abs().mean().sqrt() + theta.means.std()
+    K = len(theta.weights)
+    if K == 1 or (theta.weights < NO_WEIGHT).any():
+        return K > 1
+    scale = theta.covariances.abs().mean().sqrt() + theta.means.std()
     covariances = theta.covariances.flatten(1).expand(K, -1)
     numbers = torch.cat([theta.means / scale, covariances / scale**2], dim=1)
-    return K > 1 and bool(torch.pdist(numbers).min() < NO_DISTANCE)
+    return bool(torch.pdist(numbers).min() < NO_DISTANCE)
 
 
 def _n_components_of(target) -> int:
