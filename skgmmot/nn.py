@@ -231,7 +231,7 @@ or tuple (weights, means, covariances), default='kmeans'
         """The start that the first batch finds."""
         a = None if sample_weight is None else sample_weight.detach()
         start = clone(self.estimator).set_params(max_iter=0).fit(X.detach(), sample_weight=a)
-        return as_mixture(start)[0]
+        return start._params(dtype=torch.float64)
 
     def _fit(self, theta0, X, sample_weight) -> Solution:
         """EM from a start, by the layer's options."""
