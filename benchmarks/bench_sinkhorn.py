@@ -170,8 +170,8 @@ def blob_rows(n_seeds):
 
 
 BLOBS = (
-    f"{N_BLOBS} seeds. 'kmeans, whitened' is EM on whitened samples: Sinkhorn-EM's start measures in "
-    "the data's own metric too."
+    f"{N_BLOBS} seeds. 'kmeans, whitened' is EM on whitened samples: Sinkhorn-EM's start measures "
+    "in the data's own metric too."
 )
 
 

@@ -47,7 +47,6 @@ FLOORS = {
     "functional.pairwise": 4,
     "functional.quantization": 4,
     "functional.semidiscrete_nodes": 4,
-    "functional.semidiscrete_fit": 5,
     "functional.sinkhorn_em": 4,
     "functional.sliced_fit": 4,
     "estimators._base": 5,

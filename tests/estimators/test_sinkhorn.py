@@ -208,7 +208,7 @@ def test_the_gap_keeps_its_digits_where_one_sample_is_far_away(blobs):
     near, far = (model.entropic_ot_gap(np.vstack([blobs, np.full((1, 3), x)])) for x in (1e4, 1e8))
     assert near == pytest.approx(far, rel=1e-6)
     assert near > 1e-6
-    with pytest.raises(ValueError, match="X must be smaller than 1.3e.151 for covariances in"):
+    with pytest.raises(ValueError, match=r"X must be smaller than 1.3e.151 for covariances in"):
         model.entropic_ot_gap(np.vstack([blobs, np.full((1, 3), 1e200)]))
 
 
