@@ -231,7 +231,7 @@ or tuple (weights, means, covariances), default='kmeans'
         """The start that the first batch finds."""
         a = None if sample_weight is None else sample_weight.detach()
         start = clone(self.estimator).set_params(max_iter=0).fit(X.detach(), sample_weight=a)
-        return as_mixture(start)[0]
+        return start._params(dtype=torch.float64)
 
     def _fit(self, theta0, X, sample_weight) -> Solution:
         """EM from a start, by the layer's options."""
@@ -380,12 +380,13 @@ of shape (n, d)
 
 def _is_stuck(theta: GaussianMixtureParams) -> bool:
     """Whether EM cannot use all components: one has no samples, or two are equal."""
-    if (theta.weights < NO_WEIGHT).any():
-        return True
-    K, scale = len(theta.weights), theta.covariances.abs().mean().sqrt() + theta.means.std()
+    K = len(theta.weights)
+    if K == 1 or (theta.weights < NO_WEIGHT).any():
+        return K > 1
+    scale = theta.covariances.abs().mean().sqrt() + theta.means.std()
     covariances = theta.covariances.flatten(1).expand(K, -1)
     numbers = torch.cat([theta.means / scale, covariances / scale**2], dim=1)
-    return K > 1 and bool(torch.pdist(numbers).min() < NO_DISTANCE)
+    return bool(torch.pdist(numbers).min() < NO_DISTANCE)
 
 
 def _n_components_of(target) -> int:

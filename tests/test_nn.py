@@ -117,6 +117,15 @@ def test_a_batch_that_would_lose_a_component_finds_its_own_start(batch, options)
     assert_close(tuple(mixture), tuple(expected))
 
 
+def test_one_component_has_the_moments_of_each_batch(batch):
+    layer = EMLayer(1, reg_covar=0.0)
+    for X in (batch[:, :1], batch[:20, :1]):
+        mixture = layer(X)
+        assert_close(mixture.means[0], X.mean(0))
+        assert_close(mixture.covariances[0], X.T.cov(correction=0).reshape(1, 1))
+    EMLayer(1).load_state_dict(layer.state_dict())
+
+
 def test_components_that_were_equal_part_again(make_batch):
     equal = (torch.full((2,), 0.5), torch.zeros(2, 2), torch.eye(2).expand(2, 2, 2))
     layer = EMLayer(2, init_params=equal, fixed_weights=True, random_state=0)

@@ -45,7 +45,7 @@ loss = MixtureWassersteinLoss(
 
 optimiser = torch.optim.Adam(generator.parameters(), lr=1e-3)
 values = []
-for _ in trange(800, desc="training"):
+for _ in trange(600, desc="training"):
     optimiser.zero_grad()
     value = loss(generator(torch.randn(500, 16)))
     value.backward()

@@ -40,7 +40,7 @@ target = DifferentiableGaussianMixture(3, fixed_weights=True, random_state=0).fi
 # of ``MW2^2`` in one of ``n`` points is about ``2 / n`` of that way.
 
 
-def flow(options, n_steps=200):
+def flow(options, n_steps=160):
     """Move the cloud; returns all its positions, the losses, and the time of each step."""
     loss = MixtureWassersteinLoss(
         target, fixed_weights=True, reg_covar=1e-4, random_state=0, **options

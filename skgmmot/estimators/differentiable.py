@@ -392,6 +392,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         """
         check_is_fitted(self)
         X, _ = _arrays.samples(self, X, reset=False)
+        _arrays.check_range(X)
         return self._entropic_ot_gap(X, _arrays.sample_weights(sample_weight, X))
 
     def _entropic_ot_gap(self, X, sample_weight):

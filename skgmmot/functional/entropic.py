@@ -151,18 +151,18 @@ def balance(
     Raises
     ------
     RuntimeError
-        If it takes more steps.
+        If that is not found.
     """
     weights = weights / weights.sum()  # in this dtype
     tol = max(tol, 16 * len(weights) * torch.finfo(weights.dtype).eps)
     log_tilt = weights.log() if start is None else start
     found, missed = _newton(weights, dual, log_tilt, tol, max_iter)
-    if missed >= tol:
+    if not missed < tol:
         found, missed = _annealed(weights, dual, log_tilt, tol, max_iter)
-    if missed >= tol:
+    if not missed < tol:
         raise RuntimeError(
             f"balancing must end within {max_iter} steps, got shares that miss the weights by "
-            f"{missed:.1e} in all. Start from components nearer to the samples."
+            f"{missed:.1e} in all. Start from components wider or nearer to the samples."
         )
     return found
 
@@ -175,7 +175,7 @@ def _annealed(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
         return _newton(weights, lambda t: dual(t, temperature), log_tilt, tol, max_iter)
 
     missed, warm = math.inf, min(tol, WARM)
-    while missed >= warm and temperature < HOTTEST:
+    while not missed < warm and temperature < HOTTEST:
         temperature *= HEATING
         found, missed = solve(log_tilt / temperature, warm)
     while temperature > 1 and cooling > SLOWEST:
@@ -187,26 +187,29 @@ def _annealed(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
             found = further
         else:
             temperature, cooling = before, math.sqrt(cooling)
-    return found, missed
+    return found, missed if temperature == 1 else math.inf
 
 
 def _newton(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
     """Climb the concave problem; where that ended, and the imbalance left beyond rounding."""
-    here = dual(log_tilt)
+    here, before = dual(log_tilt), math.inf
     for _ in range(max_iter):
-        if _missed(here, weights, log_tilt) < tol:
+        missed = imbalance(here.share, weights)
+        stalled = missed > before / 2 and missed - _rounding(here, log_tilt) < tol
+        if missed < tol or stalled:
             break
+        before = missed
         step, here = _climbing(log_tilt, here, weights, dual)
         log_tilt = log_tilt + step
         shift = torch.logsumexp(log_tilt, dim=0)
         log_tilt, here = log_tilt - shift, here._replace(value=here.value - shift)
-    return log_tilt, _missed(here, weights, log_tilt)
+    return log_tilt, imbalance(here.share, weights) - _rounding(here, log_tilt)
 
 
-def _missed(here, weights, log_tilt) -> float:
-    """The imbalance, less what rounding of log-densities makes of it."""
+def _rounding(here, log_tilt) -> float:
+    """What rounding of log-densities makes of shares, at most."""
     largest = torch.maximum(log_tilt.abs().max(), here.value.abs())
-    return imbalance(here.share, weights) - 8 * torch.finfo(weights.dtype).eps * float(largest)
+    return 8 * torch.finfo(log_tilt.dtype).eps * float(largest)
 
 
 def imbalance(share: Tensor, weights: Tensor) -> float:

@@ -19,7 +19,12 @@ from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import m_step
 from skgmmot.functional.entropic import Dual, balance, curvature, imbalance, sinkhorn_update
 from skgmmot.functional.fixed_point import iterate
-from skgmmot.functional.mixture import FisherCoordinates, GaussianMixtureParams, PreparedMixture
+from skgmmot.functional.mixture import (
+    FisherCoordinates,
+    GaussianMixtureParams,
+    PreparedMixture,
+    log_responsibilities,
+)
 
 #: Sinkhorn updates between two M-steps, and their over-relaxation (1 is plain, 2 diverges).
 UPDATES, RELAXATION = 2, 1.5
@@ -127,8 +132,7 @@ class SinkhornEM:
     Parameters
     ----------
     em : object
-        EM over the samples: its ``statistics``, ``overlap``, ``reg_covar``, ``dtype`` and
-        ``total`` are used.
+        EM over the samples.
 
     Notes
     -----
@@ -186,8 +190,18 @@ class SinkhornEM:
 
     def gap(self, theta: TiltedMixture) -> float:
         """What balancing a mixture costs: the balanced cost less the negative log-likelihood."""
-        free = self.dual(theta, theta.prescribed.log()).value
-        return max(float(free) - self.objective(self.balance(theta)), 0.0)
+        em, w, mixture = self.em, theta.prescribed, theta.mixture().prepare()
+        tilt = self.balance(theta).log_weights - w.log()
+
+        def block(rows, buffers):
+            x, a = em.rows(rows)
+            # sample by sample, for far samples cost much in either reading
+            log_resp = log_responsibilities(mixture, x.double())
+            gained = torch.logsumexp(log_resp + tilt.unsqueeze(1), dim=0)
+            return ((gained if a is None else gained * a).sum(),)
+
+        (gained,) = em.pool.sum(block, len(em.X), row_size=mixture.means.numel())
+        return max(float(w @ tilt - gained / em.total), 0.0)
 
 
 class SinkhornStep:

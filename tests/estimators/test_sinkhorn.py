@@ -203,6 +203,15 @@ def test_there_is_no_gap_where_em_ends(blobs):
     assert fitted(blobs, weights_init=[0.7, 0.1, 0.1, 0.1]).entropic_ot_gap_ > 1e-3
 
 
+def test_the_gap_keeps_its_digits_where_one_sample_is_far_away(blobs):
+    model = DifferentiableGaussianMixture(4, max_iter=2, tol=1, random_state=0).fit(blobs)
+    near, far = (model.entropic_ot_gap(np.vstack([blobs, np.full((1, 3), x)])) for x in (1e4, 1e8))
+    assert near == pytest.approx(far, rel=1e-6)
+    assert near > 1e-6
+    with pytest.raises(ValueError, match=r"X must be smaller than 1.3e.151 for covariances in"):
+        model.entropic_ot_gap(np.vstack([blobs, np.full((1, 3), 1e200)]))
+
+
 def test_a_component_of_weight_zero_receives_nothing(blobs):
     model = fitted(blobs, n_components=3)
     gap = model.entropic_ot_gap(blobs)
