@@ -35,7 +35,7 @@ EM = {"tol": 1e-6, "max_iter": 1000}
 MARGINS = (0.01, 0.05, 0.1)
 
 
-# --- starts ----------------------------------------------------------------------------------------
+# --- starts ------------------------------------------------------------------------------------
 
 
 def bad_start(X, seed):
@@ -112,7 +112,7 @@ METHODS = {
 
 
 def start_rows(draws, n_starts, only):
-    """Run every method from every start on every draw of the data; yield the tables as they grow."""
+    """Run every method from every start on every draw; yield the table as it grows."""
     table = []
     for draw in draws:
         X, _ = make_ring_square_line(random_state=draw)

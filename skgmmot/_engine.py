@@ -179,12 +179,44 @@ class EM:
         return theta_next, float(statistics.log_likelihood) / self.total
 
     def with_pool(self, pool: Workers) -> "EM":
-        """The same iteration in double precision, done by others."""
+        """The same iteration in double precision whatever the samples, done by others."""
         other = copy.copy(self)
+        other.pool = pool
         if self.dtype != torch.float64:
             other.dtype, other._last = torch.float64, None
-        other.pool = pool
         return other
+
+    def exactly(self, theta: GaussianMixtureParams) -> tuple[FeatureEStep | None, Statistics]:
+        """The E-step in double precision, by workers of its own."""
+        with torch.no_grad(), workers(self.X.device) as pool:
+            return self.with_pool(pool).e_step(theta)
+
+    def sum(self, blocks) -> tuple[Tensor, ...]:
+        """Add ``blocks.block(X, sample_weight, buffers)`` over all samples."""
+
+        def block(rows, buffers):
+            return blocks.block(*self._raw(rows), buffers)
+
+        with workers(self.X.device) as pool:
+            return pool.sum(block, len(self.X), blocks.row_size, min_rows=blocks.min_rows)
+
+    def of_samples(self, blocks) -> tuple[Tensor, Tensor]:
+        """``blocks.samples(X, sample_weight, buffers)``, a row and a number for each sample."""
+        of_X, of_a = torch.empty_like(self.X), self.X.new_empty(len(self.X))
+
+        def over_span(span, buffers):
+            for rows in span:
+                of_X[rows], of_a[rows] = blocks.samples(*self._raw(rows), buffers)
+
+        with workers(self.X.device) as pool:
+            row_size = blocks.row_size + blocks.sample_size
+            list(pool.map(over_span, len(self.X), row_size, min_rows=blocks.min_rows))
+        return of_X, of_a
+
+    def _raw(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """A block of samples as they are, and its weights."""
+        a = self.sample_weight
+        return self.X[rows], None if a is None else a[rows]
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
         """A block of samples relative to the origin, and its weights."""
@@ -218,8 +250,7 @@ class EM:
 
     def _by_features(self, step, dtype):
         def block(rows, buffers):
-            a = self.sample_weight
-            return step.block(self.X[rows], None if a is None else a[rows], dtype, buffers)
+            return step.block(*self._raw(rows), dtype, buffers)
 
         row_size = sum(step.coefficients.shape)
         sums = self.pool.sum(block, len(self.X), row_size, min_rows=FEATURE_ROWS)

@@ -89,3 +89,19 @@ def test_the_photograph_takes_the_palette_of_the_target(method):
     else:
         # a mean over the targets of a split component is narrower than they are: inherent
         assert (spread > -0.25).all() and (spread < 0).all()
+
+
+def test_a_red_card_in_the_target_reddens_the_balanced_map_alone():
+    source, target = (load_photograph(n)[::4, ::4] for n in ("china", "flower"))
+    target[10:60, 100:155] = np.random.default_rng(0).normal(
+        [0.85, 0.05, 0.08], 0.03, size=(50, 55, 3)
+    )
+    mixture = DifferentiableGaussianMixture(10, reg_covar=1e-4, random_state=0)
+    taken = []
+    for reg_m in (None, (10, 0.1)):
+        transport = OTMap(target.reshape(-1, 3), mixture=mixture, reg_m=reg_m)
+        transport.fit(source.reshape(-1, 3))
+        is_card = np.abs(transport.target_mixture_.means_ - [0.85, 0.05, 0.08]).max(axis=1) < 0.05
+        taken.append(transport.plan_[:, is_card].sum())
+    assert taken[0] > 0.15
+    assert taken[1] < 0.02

@@ -5,6 +5,8 @@ import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
 from skgmmot.metrics import (
@@ -16,11 +18,6 @@ from skgmmot.metrics import (
 
 METHODS = ["msw", "dsmw"]
 SOURCE = (np.array([0.3, 0.7]), np.array([[0.0, 1.0], [3.0, 0.0]]), np.ones(2) / 2, "spherical")
-    np.array([0.3, 0.7]),
-    np.array([[0.0, 1.0], [3.0, 0.0]]),
-    np.array([1.0, 0.5]),
-    "spherical",
-)
 TARGET = (np.array([1.0]), np.array([[2.0, -1.0]]), np.array([[2.0, 0.3]]), "diag")
 
 
@@ -79,6 +76,53 @@ def test_tensors_come_back_as_tensors_with_a_gradient(rng):
     sliced_wasserstein_distance(SOURCE, X).backward()
     assert torch.isfinite(X.grad).all()
     assert X.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_ball_and_a_point_are_a_closed_form(exact):
+    # E <theta, x>^2 + 1 = |x|^2 / 2 + 1 in the plane
+    ball = ([1.0], [[0.0, 0.0]], [1.0], "spherical")
+    found = sliced_wasserstein_distance(ball, [[3.0, 4.0]], exact=exact)
+    assert found**2 == pytest.approx(13.5)
+
+
+def test_the_distance_between_mixtures_is_near_that_to_a_sample_of_one(rng):
+    truth = DifferentiableGaussianMixture(2, random_state=0).fit(rng.normal(size=(50, 2)))
+    drawn, _ = truth.sample(50_000)
+    between = sliced_wasserstein_distance(SOURCE, truth)
+    assert sliced_wasserstein_distance(SOURCE, drawn) == pytest.approx(between, rel=0.02)
+    assert between == pytest.approx(sliced_wasserstein_distance(truth, SOURCE), rel=1e-6)
+    assert sliced_wasserstein_distance(SOURCE, SOURCE) == 0
+
+
+def test_the_largest_distance_is_above_the_mean_and_below_mw2():
+    mean = sliced_wasserstein_distance(SOURCE, TARGET)
+    largest = sliced_wasserstein_distance(SOURCE, TARGET, projections="max", n_projections=5)
+    assert mean < largest < MixtureWasserstein()(SOURCE, TARGET)
+    moved = (SOURCE[0], SOURCE[1] + [3, 4], *SOURCE[2:])
+    found = sliced_wasserstein_distance(SOURCE, moved, projections="max", n_projections=5)
+    assert found == pytest.approx(5, rel=1e-4)
+
+
+@pytest.mark.parametrize("projections", ["random", "orthogonal"])
+def test_other_directions_estimate_the_same_distance(projections):
+    options = {"projections": projections, "n_projections": 2000}
+    found = sliced_wasserstein_distance(SOURCE, TARGET, **options)
+    assert found == pytest.approx(sliced_wasserstein_distance(SOURCE, TARGET), rel=0.05)
+
+
+def test_unknown_directions_and_exact_cells_of_other_exponents_are_refused():
+    with pytest.raises(ValueError, match=r"projections must be one of .* got 'spiral'"):
+        sliced_wasserstein_distance(SOURCE, TARGET, projections="spiral")
+    with pytest.raises(ValueError, match="p must be 1 or 2 where cells are exact, got 3"):
+        sliced_wasserstein_distance(SOURCE, np.zeros((3, 2)), p=3, exact=True)
+
+
+def test_the_last_step_of_a_pipeline_is_scored_on_what_the_others_make(rng):
+    X = rng.normal(size=(60, 2)) * [1, 9]
+    pipeline = make_pipeline(StandardScaler(), DifferentiableGaussianMixture()).fit(X)
+    expected = -sliced_wasserstein_distance(pipeline[-1], pipeline[:-1].transform(X))
+    assert sliced_wasserstein_scorer(pipeline, X) == expected
 
 
 def test_the_scorer_chooses_components_in_a_search(rng):

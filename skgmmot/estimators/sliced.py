@@ -14,7 +14,7 @@ from tqdm import tqdm
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
-from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.directions import DIRECTIONS
 from skgmmot.functional.fit import climb
 from skgmmot.functional.minimise import EPOCH, OPTIMIZERS
@@ -50,15 +50,16 @@ class SlicedWassersteinGMM(MixtureEstimator):
         Exponent of the distance, at least 1.
     tol : float, default=1e-2
         Ten steps make progress if they lower the sliced distance, on fixed directions, by more than
-        this share. Without progress twice in a row the learning rate is halved; after five
-        halvings the fit has converged.
+        this share. Without progress twice in a row the learning rate is halved; when five halvings
+        no longer help, the fit has converged.
     reg_covar : float, default=1e-6
         Added to the variances, as a share of the mean variance of the features.
     max_iter : int, default=1000
         Largest number of steps; 0 keeps the start.
     n_init : int, default=1
         Number of starts; the fit of least sliced distance is kept.
-    init_params : {'k-means++', 'kmeans', 'random', 'random_from_data'}, default='k-means++'
+    init_params : {'k-means++', 'kmeans', 'random', 'random_from_data', 'sinkhorn'}, \
+            default='k-means++'
         How to start.
     weights_init : array-like of shape (n_components,), default=None
         Weights to start from.
@@ -158,7 +159,7 @@ class SlicedWassersteinGMM(MixtureEstimator):
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
+        "init_params": [StrOptions(_init.STARTS)],
         "weights_init": ["array-like", torch.Tensor, None],
         "means_init": ["array-like", torch.Tensor, None],
         "precisions_init": ["array-like", torch.Tensor, None],
@@ -395,18 +396,19 @@ class _Problem:
     def starts(self, warm):
         """Yield the starts, in standard units."""
         K, d = self.estimator.n_components, self.X.shape[1]
-        # Single samples have no spread to descend from: they get a tenth of their usual spacing.
-        spread = 0.01 * K ** (-2 / d)
+        spacing = K ** (-1 / d)  # of components that share the samples' extent
         with _engine.workers(self.X.device) as pool:
-            em = self._em(pool, self.estimator.reg_covar + spread)
+            # Single samples have no spread to descend from: they get a tenth of the spacing.
+            em = self._em(pool, self.estimator.reg_covar + (0.1 * spacing) ** 2)
             if warm:
                 yield _scaled(_init.earlier_fit(self.estimator, em), 1 / self.scale)
                 return
             given = _init.given(self.estimator, em)
-            for _ in range(self.estimator.n_init):
-                start = _init.one_start(self.estimator, em, given, self.rng)
+            for run in range(self.estimator.n_init):
+                start = _init.one_start(self.estimator, em, given, self.rng, run)
                 start = start._replace(weights=start.weights / start.weights.sum())
-                yield _scaled(start, 1 / self.scale)
+                start = _scaled(start, 1 / self.scale)
+                yield start if given[2] is not None else _narrowed(start, spacing**2)
 
     def descend(self, theta0, *, callback=None, **options):
         """The sliced fit from a start."""
@@ -465,6 +467,16 @@ def _scaled(theta: GaussianMixtureParams, factor: float) -> GaussianMixtureParam
     """A mixture about the origin in other units."""
     means, covariances = theta.means * factor, theta.covariances * factor**2
     return theta._replace(means=means, covariances=covariances)
+
+
+def _narrowed(theta: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:
+    """A mixture whose covariances, where wider on average, have this mean variance.
+
+    Wide components all look alike from everywhere, and draw together.
+    """
+    kind = covariance_type_of(theta.covariances)
+    widest = float(kind.diagonals(theta.covariances).mean())
+    return theta._replace(covariances=theta.covariances * min(1.0, variance / widest))
 
 
 def _spread(centred, sample_weight) -> float:

@@ -1,4 +1,4 @@
-"""Derivatives of a fixed point ``theta = F(theta)``: strategies, and the point made exact.
+"""Derivatives of a fixed point ``theta = F(theta)``.
 
 Nothing here knows of Gaussians. A *gradient strategy* is a function
 ``(F, theta0, solution) -> theta`` that puts the end of the loop on the autograd graph:
@@ -6,26 +6,21 @@ Nothing here knows of Gaussians. A *gradient strategy* is a function
 - `automatic` runs all iterations again on the graph;
 - `one_step` puts the last iteration on it, and forgets how the ones before depend on the data;
 - `implicit` differentiates the equation ``theta = F(theta)``: exact at a fixed point, at the
-  memory of one step. `polish` makes the point exact first.
+  memory of one step.
 
-``F`` is any differentiable callable. What `implicit` and `polish` need of its derivative in
-``theta`` is a `Linearisation`: autograd gives one of anything, a map that knows better brings its
-own.
+``F`` is any differentiable callable. What `implicit` needs of its derivative in ``theta`` is a
+`Linearisation`: autograd gives one of anything, a map that knows better brings its own.
 """
 
 import math
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skgmmot.functional.fixed_point import Point, Solution
 from skgmmot.functional.krylov import Products, dense, gmres
-
-#: Newton's step is trusted up to this length, where one is the spread of a component.
-NEWTON_RADIUS = 0.5
 
 #: Up to this many numbers, a derivative from autograd is small.
 SMALL = 40
@@ -53,6 +48,8 @@ class Linearisation:
     small : bool
         Whether all products at once, a matrix, cost less than those of a Krylov space in turn.
     """
+
+    small = False
 
     def __init__(self, F: Map, theta: Point):
         self.theta = _detached(theta)
@@ -93,7 +90,7 @@ class Linearisation:
 
     def products(self) -> Products:
         """``I - dF/dtheta^T``, as an operator that remembers."""
-        return Products(lambda u: u - self.product(u))
+        return Products(lambda u: u - self.product(u), cheap=self.small)
 
     def moved(self, vector: Tensor) -> Point:
         """The point changed by a vector."""
@@ -156,6 +153,32 @@ class Adjoint:
             return math.nan
         _, u, v = self._seen
         return _length(u - v) / _length(u)
+
+
+def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
+    """Estimate the largest modulus of an eigenvalue of ``dF/dtheta``.
+
+    The rate at which the iteration converges, and the relative error of `one_step` in the
+    direction in which it converges slowest.
+
+    Parameters
+    ----------
+    linear : Linearisation
+        The map at its fixed point.
+    n_products : int, default=30
+        Dimension of the Krylov space of the estimate.
+
+    Returns
+    -------
+    float
+        The largest Ritz value, never larger than the truth for a symmetric derivative.
+    """
+    size = _flatten(linear.theta).numel()
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn(size, generator=generator, dtype=torch.float64).to(_flatten(linear.theta))
+    products = linear.products()
+    gmres(products, b, tol=0.0, max_iter=n_products)
+    return float((1 - products.ritz_values()).abs().max())
 
 
 def automatic(F: Map, theta0: Point, solution: Solution) -> Point:
@@ -251,134 +274,6 @@ def implicit(
     return _unflatten(flat, constant)
 
 
-# --- the fixed point itself --------------------------------------------------------------------
-
-
-class Polished(NamedTuple):
-    """A fixed point found to a tolerance."""
-
-    theta: Point
-    """The point."""
-    residual: float
-    """``|F(theta) - theta|``."""
-    distance: float
-    """Estimate of the distance to the fixed point."""
-    n_passes: int
-    """Evaluations of ``F`` and of products."""
-
-
-def polish(
-    linearise: Callable[[Point], Linearisation],
-    theta: Point,
-    *,
-    advance: Callable[[Point, int], Point],
-    tol: float,
-    max_passes: int,
-) -> Polished:
-    """Find the fixed point near ``theta`` by Newton's method, and by ``F`` where that is no use.
-
-    Newton's step solves ``(I - dF/dtheta) delta = F(theta) - theta``. In coordinates in which the
-    derivative is symmetric near the fixed point, the products of `implicit` serve here too, and
-    their Ritz values tell whether ``F`` contracts: a fixed point that repels, such as a saddle of
-    the objective, is left to ``F`` itself.
-
-    Parameters
-    ----------
-    linearise : callable
-        ``linearise(theta)`` is a `Linearisation` in coordinates in which the derivative is
-        symmetric near the fixed point.
-    theta : tuple of Tensor
-        Where to start.
-    advance : callable
-        ``advance(theta, n)`` is the point after ``n`` iterations of ``F``.
-    tol : float
-        Bound on the distance to the fixed point.
-    max_passes : int
-        Where to give up: about so many evaluations of ``F`` and products.
-
-    Returns
-    -------
-    Polished
-        The point and what is known of it.
-    """
-    here, step, n_passes, n_steps = linearise(theta), None, 1, 4
-    while True:
-        step = _NewtonStep(here) if step is None else step
-        n_passes += step.n_products
-        if step.length <= tol or n_passes >= max_passes:
-            return Polished(here.theta, step.size, step.length, n_passes)
-        if step.trusted:
-            ahead = linearise(here.moved(step.delta))
-            size = _length(ahead.residual)
-            expected = step.length * size / step.size
-            if expected <= tol:
-                return Polished(ahead.theta, size, expected, n_passes + 1)
-            following = _NewtonStep(ahead, enough=tol / expected)
-            n_passes += 1
-            if following.length < step.length / 2 and following.trusted:
-                here, step = ahead, following
-                continue
-            n_passes += following.n_products
-        n_steps = min(n_steps, max_passes - n_passes)
-        here, step = linearise(advance(here.theta, n_steps)), None
-        n_passes += n_steps + 1
-        n_steps *= 2
-
-
-class _NewtonStep:
-    """The solution of ``(I - dF/dtheta) delta = F(theta) - theta``.
-
-    Solved roughly far from the fixed point, where its equation is rough, and not further than to
-    ``enough``, the share of the distance that may remain.
-    """
-
-    def __init__(self, linear: Linearisation, enough: float = 0.0):
-        self.size = _length(linear.residual)
-        self.delta, self.n_products = linear.residual, 0
-        if self.size:
-            tol = min(0.1, max(self.size, 0.3 * enough))
-            self.delta, self._products = linear.solve(linear.residual, tol)
-            self.n_products = len(self._products)
-        self.length = _length(self.delta)
-
-    @property
-    def trusted(self) -> bool:
-        """Whether it is short, and ``F`` contracts where it was seen."""
-        if not self.length < NEWTON_RADIUS:
-            return False
-        return not self.n_products or float(self._products.ritz_values().real.min()) > 0
-
-
-def _length(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector))
-
-
-def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
-    """Estimate the largest modulus of an eigenvalue of ``dF/dtheta``.
-
-    The rate at which the iteration converges, and the relative error of `one_step` in the
-    direction in which it converges slowest.
-
-    Parameters
-    ----------
-    linear : Linearisation
-        The map at its fixed point.
-    n_products : int, default=30
-        Dimension of the Krylov space of the estimate.
-
-    Returns
-    -------
-    float
-        The largest Ritz value, never larger than the truth for a symmetric derivative.
-    """
-    size = _flatten(linear.theta).numel()
-    generator = torch.Generator().manual_seed(0)
-    b = torch.randn(size, generator=generator, dtype=torch.float64).to(_flatten(linear.theta))
-    products = linear.products()
-    gmres(products, b, tol=0.0, max_iter=n_products)
-    return float((1 - products.ritz_values()).abs().max())
-
-
 #: Gradient strategies by name.
 GRADIENTS = {"implicit": implicit, "automatic": automatic, "one_step": one_step}
 
@@ -406,3 +301,7 @@ def _unflatten(flat: Tensor, like: Point) -> Point:
     parts = flat.split([t.numel() for t in like], dim=-1)
     shapes = [(*flat.shape[:-1], *t.shape) for t in like]
     return _rebuild(like, [p.reshape(s) for p, s in zip(parts, shapes, strict=True)])
+
+
+def _length(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))

@@ -48,7 +48,8 @@ class Pool(NamedTuple):
     @property
     def coefficients(self) -> Tensor:
         """``lambda_j`` of each component ``(M,)``."""
-        return self.weights.repeat_interleave(torch.tensor(self.sizes))
+        sizes = torch.tensor(self.sizes, device=self.weights.device)
+        return self.weights.repeat_interleave(sizes)
 
 
 def pool(

@@ -99,6 +99,7 @@ def ascend(cost, theta: Tensor, *, n_steps: int = 30) -> tuple[Tensor, Tensor]:
             point = point.detach().requires_grad_()
             costs = cost(point)
             (gradient,) = torch.autograd.grad(costs.sum(), point)
+        point = point.detach()
         tangent = gradient - (gradient * point).sum(1, keepdim=True) * point
         return costs.detach(), torch.nn.functional.normalize(tangent)
 

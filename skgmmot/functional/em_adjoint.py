@@ -12,15 +12,17 @@ That of ``x_i`` is ``sum_k a_i gamma_ik (c1_k + 2 C2_k y) - r_ik Lambda_k y``, t
 ``sum_k gamma_ik h_ik``. The centres of the statistics are constants: they cancel in the M-step.
 
 As for the E-step there are two ways: `FeatureAdjoint` works on quadratic features,
-`CentredAdjoint` on samples centred at each component.
+`CentredAdjoint` on samples centred at each component. `LinearisedEM` puts it all together, for
+whoever sums blocks over all samples.
 """
 
 import torch
 from torch import Tensor
 
+from skgmmot.functional.adjoint import Linearisation
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.em import FeatureEStep, Statistics, moments
-from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
+from skgmmot.functional.em import FeatureEStep, Statistics, m_step, moments
+from skgmmot.functional.mixture import FisherCoordinates, GaussianMixtureParams, log_joint
 
 
 def score(
@@ -258,3 +260,91 @@ class CentredAdjoint:
         pull = self.kind.apply(x - self.theta.means.unsqueeze(1), precisions)
         found = resp.unsqueeze(-1) * (self.cotangents.shift.unsqueeze(1) + 2 * bent)
         return (found - signed.unsqueeze(-1) * pull).sum(0), expected
+
+
+class LinearisedEM(Linearisation):
+    """One iteration of EM at a mixture, and its derivative in Fisher's coordinates.
+
+    Parameters
+    ----------
+    em : EM
+        The iteration.
+    theta : GaussianMixtureParams
+        Where it starts, a constant.
+    """
+
+    def __init__(self, em, theta: GaussianMixtureParams):
+        self.em, self.theta = em, theta
+        with torch.no_grad():
+            self._features, self._statistics = em.exactly(theta)
+            self.value = m_step(theta, self._statistics, em.reg_covar)
+            self.objective = float(self._statistics.log_likelihood) / em.total
+            share = self._statistics.mass / self._statistics.mass.sum()
+            self._coordinates = FisherCoordinates(theta, share)
+            self.residual = self._coordinates.of_change(self._unweighted(self._change()))
+        self._matrix = None
+        self.small = self._features is not None and is_small(self._features)
+
+    def product(self, u: Tensor) -> Tensor:
+        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or, if it is small, several."""
+        if not self.small:
+            with torch.no_grad():
+                return self._encoded(self.pull(self._decoded(u)))
+        if self._matrix is None:
+            self._matrix = self._rows()
+        return u @ self._matrix
+
+    def _rows(self):
+        """All products at once: one pass gives what is needed of the samples."""
+        p = self.residual.numel()
+        identity = torch.eye(p, dtype=self.residual.dtype, device=self.residual.device)
+        with torch.no_grad():
+            adjoint = self._adjoint(self._decoded(identity))
+            covariance = FeatureCovariance(self._features)
+            moments = adjoint.moments(covariance.product(adjoint.H, *self.em.sum(covariance)))
+            return self._encoded(score(self.theta, self._coordinates.precisions, moments))
+
+    def _decoded(self, vector):
+        return self._unweighted(self.decode(vector))
+
+    def _encoded(self, u):
+        return self.encode(self._unweighted(u))
+
+    def encode(self, u: GaussianMixtureParams) -> Tensor:
+        """A cotangent as a vector."""
+        return self._coordinates.of_cotangent(u)
+
+    def decode(self, vector: Tensor) -> GaussianMixtureParams:
+        """A vector as a cotangent."""
+        return self._coordinates.cotangent(vector)
+
+    def moved(self, vector: Tensor) -> GaussianMixtureParams:
+        """The mixture changed by a vector."""
+        return self._coordinates.moved(vector)
+
+    def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
+        """Cotangents of ``theta`` from those of ``F(theta)``."""
+        adjoint = self._adjoint(u)
+        moments = adjoint.moments(*self.em.sum(adjoint))
+        return score(self.theta, self._coordinates.precisions, moments)
+
+    def pull_samples(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
+        """Cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
+        return self.em.of_samples(self._adjoint(u))
+
+    def _change(self):
+        pairs = zip(self.value, self.theta, strict=True)
+        return GaussianMixtureParams(*(after - before for after, before in pairs))
+
+    def _unweighted(self, change):
+        """Theta has no say in weights that are fixed, and they do not move."""
+        if not self.em.fixed_weights:
+            return change
+        return change._replace(weights=torch.zeros_like(change.weights))
+
+    def _adjoint(self, u):
+        """The adjoint E-step for cotangents of the next mixture."""
+        cotangents = m_step_pullback(self.theta, self._statistics, u)
+        if self._features is not None:
+            return FeatureAdjoint(self._features, cotangents)
+        return CentredAdjoint(self.theta, self.em.origin, cotangents)

@@ -18,6 +18,7 @@ one, see `skgmmot.functional.sinkhorn_em`.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +29,9 @@ from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
 
 #: Steps in ``log t`` up to this long are not tried at double length.
 SHORT = 0.5
+#: Where Newton's method does not end: factors of heating and of cooling, where to give up with
+#: each, and the imbalance left on the way.
+HEATING, COOLING, HOTTEST, SLOWEST, WARM = 30.0, 4.0, 1e15, 1.1, 0.01
 
 
 def entropic_ot_objective(
@@ -103,8 +107,9 @@ class Dual(NamedTuple):
     """``sum_i a_i gamma_ik gamma_il (K, K)``, when it is asked for."""
 
 
-def _dense_dual(log_tilt: Tensor, log_g: Tensor, a: Tensor) -> Dual:
+def _dense_dual(log_tilt: Tensor, temperature: float = 1.0, *, log_g: Tensor, a: Tensor) -> Dual:
     """The problem on log-densities ``(K, n)`` in memory."""
+    log_g = log_g / temperature
     log_resp = torch.log_softmax(log_tilt.unsqueeze(1) + log_g, dim=0)
     share = torch.logsumexp(log_resp + a.log(), dim=1).exp()
     value = _mean_log_density(log_tilt, log_g, a)
@@ -113,29 +118,30 @@ def _dense_dual(log_tilt: Tensor, log_g: Tensor, a: Tensor) -> Dual:
 
 def balance(
     weights: Tensor,
-    dual: Callable[[Tensor], Dual],
+    dual: Callable[..., Dual],
     *,
     start: Tensor | None = None,
     tol: float = 1e-13,
-    max_iter: int = 200,
+    max_iter: int = 30,
 ) -> Tensor:
     """Find the tilted weights whose responsibilities share out the samples as prescribed.
 
     ``max_t sum_k w_k log t_k - sum_i a_i log sum_k t_k g_k(x_i)``, by damped Newton steps in
-    ``log t``, and Sinkhorn updates where these fail.
+    ``log t``, and Sinkhorn updates where these fail. Where samples are so far from components that
+    this is nearly a linear programme, it is heated until it is easy, and cooled by degrees.
 
     Parameters
     ----------
     weights : Tensor of shape (K,)
         The prescribed shares ``w``, positive, of sum one.
     dual : callable
-        ``log t -> Dual``.
+        ``(log t, temperature=1) -> Dual``, of the densities ``g_k^(1 / temperature)``.
     start : Tensor of shape (K,), default=None
         ``log t`` to start from; None is ``log w``.
     tol : float, default=1e-13
         Bound on ``sum_k |share_k - w_k|``, raised to what the dtype can tell.
-    max_iter : int, default=200
-        Largest number of steps.
+    max_iter : int, default=30
+        Largest number of steps at one temperature.
 
     Returns
     -------
@@ -145,34 +151,98 @@ def balance(
     Raises
     ------
     RuntimeError
-        If it takes more steps.
+        If that is not found.
     """
     weights = weights / weights.sum()  # in this dtype
     tol = max(tol, 16 * len(weights) * torch.finfo(weights.dtype).eps)
     log_tilt = weights.log() if start is None else start
-    here = dual(log_tilt)
+    found, missed = _newton(weights, dual, log_tilt, tol, max_iter)
+    if not missed < tol:
+        found, missed = _annealed(weights, dual, log_tilt, tol, max_iter)
+    if not missed < tol:
+        raise RuntimeError(
+            f"balancing must end within {max_iter} steps, got shares that miss the weights by "
+            f"{missed:.1e} in all. Start from components wider or nearer to the samples."
+        )
+    return found
+
+
+def _annealed(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
+    """Heat until the problem is easy, then cool, by smaller degrees where a larger one fails."""
+    temperature, cooling = 1.0, COOLING
+
+    def solve(log_tilt, tol):
+        return _newton(weights, lambda t: dual(t, temperature), log_tilt, tol, max_iter)
+
+    missed, warm = math.inf, min(tol, WARM)
+    while not missed < warm and temperature < HOTTEST:
+        temperature *= HEATING
+        found, missed = solve(log_tilt / temperature, warm)
+    while temperature > 1 and cooling > SLOWEST:
+        before, degree = temperature, min(cooling, temperature)
+        temperature = before / degree
+        goal = warm if temperature > 1 else tol
+        further, missed = solve(found * degree, goal)
+        if missed < goal:
+            found = further
+        else:
+            temperature, cooling = before, math.sqrt(cooling)
+    return found, missed if temperature == 1 else math.inf
+
+
+def _newton(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
+    """Climb the concave problem; where that ended, and the imbalance left beyond rounding."""
+    here, before = dual(log_tilt), math.inf
     for _ in range(max_iter):
-        if imbalance(here.share, weights) < tol:
-            return log_tilt
+        missed = imbalance(here.share, weights)
+        stalled = missed > before / 2 and missed - _rounding(here, log_tilt) < tol
+        if missed < tol or stalled:
+            break
+        before = missed
         step, here = _climbing(log_tilt, here, weights, dual)
         log_tilt = log_tilt + step
         shift = torch.logsumexp(log_tilt, dim=0)
         log_tilt, here = log_tilt - shift, here._replace(value=here.value - shift)
-    raise RuntimeError(
-        f"balancing must end within {max_iter} steps, got shares that miss the weights by "
-        f"{imbalance(here.share, weights):.1e} in all. Start from components nearer to the samples."
-    )
+    return log_tilt, imbalance(here.share, weights) - _rounding(here, log_tilt)
+
+
+def _rounding(here, log_tilt) -> float:
+    """What rounding of log-densities makes of shares, at most."""
+    largest = torch.maximum(log_tilt.abs().max(), here.value.abs())
+    return 8 * torch.finfo(log_tilt.dtype).eps * float(largest)
 
 
 def imbalance(share: Tensor, weights: Tensor) -> float:
-    """``sum_k |share_k - w_k|``."""
+    """Measure how far shares are from weights, ``sum_k |share_k - w_k|``.
+
+    Parameters
+    ----------
+    share : Tensor of shape (K,)
+        What each component receives, of sum one.
+    weights : Tensor of shape (K,)
+        What it shall receive.
+
+    Returns
+    -------
+    float
+        Between 0 and 2.
+    """
     return float((share - weights).abs().sum())
 
 
 def curvature(here: Dual) -> Tensor:
-    """Minus the second derivative in ``log t``, ``(K, K)``, made regular.
+    """Return minus the second derivative of the problem in ``log t``, made regular.
 
-    It is singular along constants, which the ones take away; the ridge serves components apart.
+    Parameters
+    ----------
+    here : Dual
+        The problem at a tilt.
+
+    Returns
+    -------
+    Tensor of shape (K, K)
+        ``diag(share) - overlap + 1 / K``: without the last term it would be singular along
+        constants, and without a ridge of rounding size where components are far apart.
     """
     overlap = here.overlap()
     return (
@@ -211,7 +281,23 @@ def _climbing(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
 def sinkhorn_update(
     log_weights: Tensor, prescribed: Tensor, share: Tensor, relaxation: float = 1.0
 ) -> Tensor:
-    """One Sinkhorn update ``log t + relaxation * log(w / share)``, normalised.
+    """Return the tilt after one Sinkhorn update, ``log t + relaxation * log(w / share)``.
+
+    Parameters
+    ----------
+    log_weights : Tensor of shape (K,)
+        ``log t``.
+    prescribed : Tensor of shape (K,)
+        What each component shall receive.
+    share : Tensor of shape (K,)
+        What it receives.
+    relaxation : float, default=1.0
+        Length of the update: below 2, or it diverges.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        The next ``log t``, normalised. Differentiable.
 
     References
     ----------

@@ -19,22 +19,14 @@ from skgmmot.functional.adjoint import (
     GRADIENTS,
     Adjoint,
     InexactGradientWarning,
-    Linearisation,
     Solver,
-    polish,
 )
-from skgmmot.functional.em import em_step, m_step
-from skgmmot.functional.em_adjoint import (
-    CentredAdjoint,
-    FeatureAdjoint,
-    FeatureCovariance,
-    is_small,
-    m_step_pullback,
-    score,
-)
+from skgmmot.functional.em import em_step
+from skgmmot.functional.em_adjoint import LinearisedEM
 from skgmmot.functional.fixed_point import Point, Solution, Squarem, iterate
 from skgmmot.functional.krylov import SOLVERS
 from skgmmot.functional.mixture import FisherCoordinates, FreeCoordinates, GaussianMixtureParams
+from skgmmot.functional.polish import polish
 from skgmmot.functional.sinkhorn_em import ANY, SinkhornEM, SinkhornStep, untilted
 
 #: What may extrapolate the iterations, by name.
@@ -93,7 +85,8 @@ def fit_em(
     max_polish : int, default=1000
         Largest number of passes over the samples spent on polishing; 0 leaves the fit as it is.
     solve : {'auto', 'gmres', 'neumann', 'dense'} or callable, default='auto'
-        Solver of the adjoint equation, ``solve(matvec, b)``.
+        Solver of the adjoint equation, ``solve(matvec, b)``; 'auto' is 'dense' where that is
+        cheap, and else 'gmres'.
 
     Returns
     -------
@@ -109,7 +102,8 @@ def fit_em(
     TypeError
         If ``X`` holds integers: they carry no gradient.
     ValueError
-        If a covariance collapses.
+        If a name is not one of those above, if the gradient of all iterations is asked of
+        accelerated ones, or if a covariance collapses.
 
     Warns
     -----
@@ -119,11 +113,11 @@ def fit_em(
 
     Notes
     -----
-    Memory beyond the data is a few megabytes, whatever n, for the fit and for every gradient but
-    for ``n d`` numbers of the gradient itself. In units of one iteration, 'one_step' costs about
-    two, 'automatic' about four an iteration, and 'implicit' about one and a half for each product
-    of the adjoint solver (10 to 30; one pass if there are few parameters), and as much again for
-    polishing. 'automatic' is differentiable more than once.
+    Memory beyond the data is a few megabytes, whatever n, for the fit and for every gradient, and
+    the ``n d`` numbers of the gradient itself. In units of one iteration, 'one_step' costs about
+    three, 'automatic' as much for each iteration, and 'implicit' about one and a half for each
+    product of the adjoint solver, 10 to 40 of them (one pass for all, if K and d are small), and
+    as much again for polishing. 'automatic' is differentiable more than once.
 
     References
     ----------
@@ -144,6 +138,11 @@ def fit_em(
     """
     if not X.is_floating_point():
         raise TypeError(f"X must be float32 or float64, got {X.dtype}. Pass X.double().")
+    on_graph = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (*theta0, X, sample_weight)
+    )
+    if on_graph:
+        check_gradient(gradient, acceleration)
     if sample_weight is not None:
         sample_weight = sample_weight.to(X.dtype)
     constants = [None if t is None else t.detach() for t in (X, sample_weight)]
@@ -151,10 +150,9 @@ def fit_em(
     start = theta0.to(dtype=torch.float64).moved(-origin)
     with torch.no_grad(), _engine.workers(X.device) as pool:
         em = _engine.EM(*constants, origin, reg_covar, pool, fixed_weights)
-        climb, differentiate, _ = E_STEPS[e_step]
+        climb, differentiate, _ = _named("e_step", e_step, E_STEPS)
         solution = climb(em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration)
-        solution = solution._replace(residual=_last_change(solution))
-    if any(t is not None and t.requires_grad for t in (*theta0, X, sample_weight)):
+    if on_graph:
         step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
         solution = differentiate(
             step,
@@ -165,10 +163,43 @@ def fit_em(
             max_polish=max_polish,
             solve=solve,
         )
+    if math.isnan(solution.residual):
+        solution = solution._replace(residual=_last_change(solution))
     return solution._replace(
         value=solution.value.moved(origin).to(dtype=X.dtype),
         previous=solution.previous.moved(origin).to(dtype=X.dtype),
     )
+
+
+def check_gradient(gradient: str, acceleration: str | None) -> None:
+    """Refuse gradients of iterations that were not plain.
+
+    Parameters
+    ----------
+    gradient : {'implicit', 'automatic', 'one_step'}
+        The strategy.
+    acceleration : {'squarem'} or None
+        What extrapolates the iterations.
+
+    Raises
+    ------
+    ValueError
+        If the strategy runs iterations again that were accelerated.
+    """
+    if acceleration is not None and gradient == "automatic":
+        raise ValueError(
+            "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
+            "'automatic', which runs plain iterations. Set acceleration=None to have it."
+        )
+
+
+def _named(parameter, name, registry):
+    """What a registry holds by that name."""
+    if name not in registry:
+        raise ValueError(
+            f"{parameter} must be one of {sorted(registry)}, got {name!r}. Name one of them."
+        )
+    return registry[name]
 
 
 def climb(
@@ -208,7 +239,8 @@ def climb(
     accelerator = None
     if acceleration is not None:
         free = FreeCoordinates(theta0)
-        accelerator = ACCELERATIONS[acceleration](free.to_free, free.from_free)
+        accelerate = _named("acceleration", acceleration, ACCELERATIONS)
+        accelerator = accelerate(free.to_free, free.from_free)
     return iterate(
         em,
         theta0,
@@ -225,7 +257,7 @@ def _last_change(solution):
     if not solution.n_iter:
         return math.nan
     after, before = (
-        GaussianMixtureParams(theta.weights, theta.means, theta.covariances)
+        GaussianMixtureParams(theta.weights, theta.means, theta.covariances).detach()
         for theta in (solution.value, solution.previous)
     )
     change = GaussianMixtureParams(*(a - b for a, b in zip(after, before, strict=True)))
@@ -277,15 +309,18 @@ def differentiate(
     if gradient == "implicit":
         solution = _polished(step, solution, gradient_tol, max_polish)
         options = {"linearise": step.linearise, "adjoint": solution.adjoint}
-        options |= {"solve": _solver(solve, gradient_tol / 3), "tol": gradient_tol / 3}
-    return solution._replace(value=GRADIENTS[gradient](step, theta0, solution, **options))
+        options |= {"solve": _solver(solve, gradient_tol / 5), "tol": gradient_tol / 5}
+    strategy = _named("gradient", gradient, GRADIENTS)
+    return solution._replace(value=strategy(step, theta0, solution, **options))
 
 
 def _solver(solve, tol):
     """A solver by its name, or None for the one that is best."""
     if solve == "auto":
         return None
-    return functools.partial(SOLVERS[solve], tol=tol) if isinstance(solve, str) else solve
+    if isinstance(solve, str):
+        return functools.partial(_named("solve", solve, SOLVERS), tol=tol)
+    return solve
 
 
 def _polished(step, solution, gradient_tol, max_polish):
@@ -468,118 +503,6 @@ class EMStep:
     def _weighted(self, theta):
         w = self.fixed_weights
         return theta if w is None else theta._replace(weights=w)
-
-
-class LinearisedEM(Linearisation):
-    """One iteration of EM at a mixture, and its derivative in Fisher's coordinates.
-
-    Parameters
-    ----------
-    em : EM
-        The iteration.
-    theta : GaussianMixtureParams
-        Where it starts, a constant.
-    """
-
-    def __init__(self, em: _engine.EM, theta: GaussianMixtureParams):
-        self.em, self.theta = em, theta
-        with torch.no_grad(), _engine.workers(em.X.device) as pool:
-            em = em.with_pool(pool)
-            self._features, self._statistics = em.e_step(theta)
-            self.value = m_step(theta, self._statistics, em.reg_covar)
-            self.objective = float(self._statistics.log_likelihood) / em.total
-            share = self._statistics.mass / self._statistics.mass.sum()
-            self._coordinates = FisherCoordinates(theta, share)
-            self.residual = self._coordinates.of_change(self._unweighted(self._change()))
-        self._matrix = None
-        self.small = self._features is not None and is_small(self._features)
-
-    def product(self, u: Tensor) -> Tensor:
-        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or, if it is small, several."""
-        if not self.small:
-            with torch.no_grad():
-                return self._encoded(self.pull(self._decoded(u)))
-        if self._matrix is None:
-            self._matrix = self._rows()
-        return u @ self._matrix
-
-    def _rows(self):
-        """All products at once: one pass gives what is needed of the samples."""
-        p = self.residual.numel()
-        identity = torch.eye(p, dtype=self.residual.dtype, device=self.residual.device)
-        with torch.no_grad():
-            adjoint = self._adjoint(self._decoded(identity))
-            covariance = FeatureCovariance(self._features)
-            moments = adjoint.moments(covariance.product(adjoint.H, *self._sum(covariance)))
-            return self._encoded(score(self.theta, self._coordinates.precisions, moments))
-
-    def _decoded(self, vector):
-        return self._unweighted(self.decode(vector))
-
-    def _encoded(self, u):
-        return self.encode(self._unweighted(u))
-
-    def encode(self, u: GaussianMixtureParams) -> Tensor:
-        """A cotangent as a vector."""
-        return self._coordinates.of_cotangent(u)
-
-    def decode(self, vector: Tensor) -> GaussianMixtureParams:
-        """A vector as a cotangent."""
-        return self._coordinates.cotangent(vector)
-
-    def moved(self, vector: Tensor) -> GaussianMixtureParams:
-        """The mixture changed by a vector."""
-        return self._coordinates.moved(vector)
-
-    def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
-        """Cotangents of ``theta`` from those of ``F(theta)``."""
-        adjoint = self._adjoint(u)
-        moments = adjoint.moments(*self._sum(adjoint))
-        return score(self.theta, self._coordinates.precisions, moments)
-
-    def _sum(self, blocks) -> tuple[Tensor, ...]:
-        """Add ``blocks.block`` over all samples."""
-        a, X = self.em.sample_weight, self.em.X
-
-        def block(rows, buffers):
-            return blocks.block(X[rows], None if a is None else a[rows], buffers)
-
-        with _engine.workers(X.device) as pool:
-            return pool.sum(block, len(X), blocks.row_size, min_rows=blocks.min_rows)
-
-    def pull_samples(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
-        """Cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
-        adjoint = self._adjoint(u)
-        a, X = self.em.sample_weight, self.em.X
-        of_X, of_a = torch.empty_like(X), X.new_empty(len(X))
-
-        def over_span(span, buffers):
-            for rows in span:
-                weights = None if a is None else a[rows]
-                of_X[rows], of_a[rows] = adjoint.samples(X[rows], weights, buffers)
-
-        with _engine.workers(X.device) as pool:
-            row_size = adjoint.row_size + adjoint.sample_size
-            for _ in pool.map(over_span, len(X), row_size, min_rows=adjoint.min_rows):
-                pass
-        return of_X, of_a
-
-    def _change(self):
-        pairs = zip(self.value, self.theta, strict=True)
-        return GaussianMixtureParams(*(after - before for after, before in pairs))
-
-    def _unweighted(self, change):
-        """Theta has no say in weights that are fixed, and they do not move."""
-        if not self.em.fixed_weights:
-            return change
-        return change._replace(weights=torch.zeros_like(change.weights))
-
-    def _adjoint(self, u):
-        """The adjoint E-step for cotangents of the next mixture."""
-        cotangents = m_step_pullback(self.theta, self._statistics, u)
-        if self._features is not None:
-            return FeatureAdjoint(self._features, cotangents)
-        return CentredAdjoint(self.theta, self.em.origin, cotangents)
 
 
 class _Iteration(torch.autograd.Function):

@@ -18,8 +18,8 @@ from skgmmot.functional.fixed_point import Point, Solution
 EPOCH = 10
 #: Epochs in a row without progress that end a stage.
 PATIENCE = 2
-#: Stages: the learning rate ends at 1/32 of what it was.
-N_STAGES = 6
+#: Halvings: the learning rate ends at 1/32 of what it was.
+N_HALVINGS = 5
 
 
 def rmsprop(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
@@ -90,8 +90,8 @@ def minimise(
         Where to start.
     tol : float
         An epoch of ten steps makes progress if it lowers the least objective so far by more than
-        this share of it. After two epochs without, the learning rate is halved; after five
-        halvings the descent has converged.
+        this share of it. After two epochs without, the learning rate is halved; when five halvings
+        no longer help, the descent has converged.
     max_iter : int
         Largest number of steps; 0 returns the start.
     learning_rate : float
@@ -101,7 +101,7 @@ def minimise(
     objective : callable, default=None
         ``theta -> float``, always the same function; None is ``loss``.
     late : tuple of int, default=()
-        Leaves of ``theta`` that stay where they are until the first halving.
+        Leaves of ``theta`` that stay where they are until there is no progress without them.
     callback : callable, default=None
         Called with the `Solution` so far after each epoch.
 
@@ -121,10 +121,11 @@ def minimise(
     descent = optimizer(leaves, learning_rate)
     values = [_value(objective, leaves)]
     best = Solution(_constant(leaves), tuple(theta0), values[0], (), 0, False, math.inf)
-    stage, idle, reference = 0, 0, values[0]
+    # Stages: without the late leaves, with all of them, and one after each halving.
+    stage, last = 0 if late else 1, 1 + N_HALVINGS
+    idle, reference = 0, values[0]
     for n_iter in range(1, max_iter + 1):
-        held = () if stage else late
-        descent.step(functools.partial(_backward, loss, leaves, held))
+        descent.step(functools.partial(_backward, loss, leaves, () if stage else late))
         finite = all(torch.isfinite(leaf).all() for leaf in leaves)
         if finite and n_iter % EPOCH and n_iter < max_iter:
             continue
@@ -135,9 +136,10 @@ def minimise(
         progress = change > tol * abs(reference)
         idle, reference = (0, best.objective) if progress else (idle + 1, reference)
         if idle == PATIENCE or not finite:
+            if stage or not finite:
+                _slow_down(descent, leaves, best.value, forget=not finite)
             stage, idle = stage + 1, 0
-            _slow_down(descent, leaves, best.value, forget=not finite)
-        best = best._replace(n_iter=n_iter, converged=stage == N_STAGES, change=change)
+        best = best._replace(n_iter=n_iter, converged=stage > last, change=change)
         if callback is not None:
             callback(best._replace(objectives=tuple(values)))
         if best.converged:

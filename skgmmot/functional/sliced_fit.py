@@ -3,8 +3,8 @@
 All parameters move, in coordinates where every value is a mixture: log-weights, means, and roots
 ``B`` of the covariances ``B B^T + reg_covar I``. Transport between Gaussians is quadratic in a root
 (and not in its logarithm), so that components that have become too thin widen again. The weights
-stay as they are until the first halving of the learning rate: while components still spread over
-the samples, one that is far from its share would lose its weight instead of moving.
+stay as they are until there is no progress without them: while components still spread over the
+samples, one that is far from its share would lose its weight instead of moving.
 """
 
 from collections.abc import Callable
@@ -158,10 +158,14 @@ def fit_sliced(
     theta0 : GaussianMixtureParams
         Where to start.
     hold_weights : bool, default=True
-        Whether the weights stay as they are until the first halving of the learning rate; False is
-        for starts near the end.
-    tol, max_iter, learning_rate, optimizer, callback
-        As in `skgmmot.functional.minimise.minimise`; the learning rate is in units of the samples.
+        Whether the weights stay as they are until there is no progress without them; False is for
+        starts near the end.
+    tol, max_iter : float, int
+        When to stop, as in `skgmmot.functional.minimise.minimise`.
+    learning_rate : float, default=0.05
+        Length of the first steps, in units of the samples.
+    optimizer, callback : callable
+        As in `skgmmot.functional.minimise.minimise`.
 
     Returns
     -------

@@ -1,17 +1,24 @@
-"""Sliced distances: a mixture to samples, and between mixtures."""
+"""Sliced distances: from a mixture to samples, and between mixtures."""
 
+import functools
 import math
 from numbers import Integral, Real
 
 import torch
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays
-from skgmmot.estimators._base import as_mixture
-from skgmmot.functional.directions import directions
+from skgmmot.estimators._base import as_mixture, is_mixture
+from skgmmot.functional.directions import DIRECTIONS, ascend, directions
 from skgmmot.functional.linalg import root
 from skgmmot.functional.mixture_ot import check_dimensions
-from skgmmot.functional.sliced import double_sliced_squared, mixture_sliced_plan, sliced_wasserstein
+from skgmmot.functional.sliced import (
+    double_sliced_squared,
+    mixture_sliced_plan,
+    sliced_wasserstein,
+    sliced_wasserstein_between,
+)
 
 
 def sliced_mixture_wasserstein(
@@ -70,12 +77,8 @@ def sliced_mixture_wasserstein(
     _check_projections(n_projections)
     if method not in ("msw", "dsmw"):
         raise ValueError(f"method must be 'msw' or 'dsmw', got {method!r}. Choose one of them.")
-    source, source_kind = as_mixture(source, "source")
-    target, target_kind = as_mixture(target, "target")
-    kind = source_kind if source_kind.is_tensor else target_kind
-    source, target = (m.to(device=kind.device) for m in (source, target))
-    check_dimensions(source, target)
-    theta = _directions(n_projections, source.means, seed)
+    source, target, kind = _two_mixtures(source, target)
+    theta = _directions("quasi", n_projections, source.means, seed)
     if method == "msw":
         value = mixture_sliced_plan(source, target, theta).cost
     else:
@@ -89,39 +92,59 @@ def sliced_mixture_wasserstein(
 
 
 def sliced_wasserstein_distance(
-    mixture, X, sample_weight=None, *, p=2.0, n_projections=100, seed=0
+    source,
+    target,
+    sample_weight=None,
+    *,
+    p=2.0,
+    n_projections=100,
+    projections="quasi",
+    exact=False,
+    seed=0,
 ):
-    """Compute the sliced Wasserstein distance of a mixture to samples.
+    """Compute the sliced Wasserstein distance of a mixture to samples or to another mixture.
 
-    ``SW_p^p = mean_theta W_p^p(theta)`` between the projected mixture and the projected samples.
+    ``SW_p^p = mean_theta W_p^p(theta)`` between the two projected on a line; with
+    ``projections='max'`` the largest takes the place of the mean.
 
     Parameters
     ----------
-    mixture : fitted mixture estimator or tuple (weights, means, covariances)
-        The mixture.
-    X : array-like or Tensor of shape (n_samples, n_features)
-        Samples.
+    source : fitted mixture estimator or tuple (weights, means, covariances)
+        A mixture.
+    target : mixture, or array-like or Tensor of shape (n_samples, n_features)
+        Another one, or samples.
     sample_weight : array-like or Tensor of shape (n_samples,), default=None
-        Non-negative weights.
+        Non-negative weights of the samples, constants.
     p : float, default=2.0
         Exponent, at least 1.
     n_projections : int, default=100
-        Number of directions, spread evenly.
+        Number of directions.
+    projections : {'quasi', 'random', 'orthogonal', 'max'}, default='quasi'
+        Directions spread evenly; independent and uniform; orthogonal in groups of ``n_features``;
+        or turned to where the distance is largest.
+    exact : bool, default=False
+        Whether to compute distances to samples to rounding, for p = 1 or 2, instead of to about
+        1e-5 (for p = 2).
     seed : int, default=0
         Of the directions.
 
     Returns
     -------
     float or Tensor of shape ()
-        The distance in units of the data; a tensor, differentiable once, if the mixture or the
-        samples are tensors.
+        The distance in units of the data; a tensor, differentiable once, if one was handed in.
 
     Raises
     ------
     NotFittedError
         If an estimator is not fitted.
+    TypeError
+        If the source is no mixture.
     ValueError
-        If a parameter, the mixture or the samples are invalid, or they differ in dimension.
+        If a parameter or a side is invalid, or they differ in dimension.
+
+    See Also
+    --------
+    skgmmot.SlicedWassersteinGMM : Fits a mixture by this distance.
 
     References
     ----------
@@ -137,15 +160,34 @@ def sliced_wasserstein_distance(
     _check_projections(n_projections)
     if not isinstance(p, Real) or not 1 <= p < math.inf:
         raise ValueError(f"p must be a finite number of at least 1, got {p!r}. 2 is usual.")
-    mixture, mixture_kind = as_mixture(mixture, "mixture")
-    samples, kind = _samples_for(mixture, X)
-    kind = kind if kind.is_tensor else mixture_kind
-    mixture, samples = mixture.to(device=kind.device), samples.double().to(kind.device)
-    weights = _arrays.sample_weights(sample_weight, samples)
-    theta = _directions(n_projections, mixture.means, seed)
-    value = sliced_wasserstein(mixture, samples, theta, p=p, sample_weight=weights).mean()
+    if projections not in (*DIRECTIONS, "max"):
+        raise ValueError(
+            f"projections must be one of {[*DIRECTIONS, 'max']}, got {projections!r}. Choose one."
+        )
+    costs, like, kind = _costs_along(source, target, sample_weight, p, exact)
+    seeks = projections == "max"
+    theta = _directions("quasi" if seeks else projections, n_projections, like, seed)
+    if seeks:
+        theta, found = ascend(costs, theta)
+        theta = theta[found.argmax()].unsqueeze(0)
+    value = costs(theta).mean().clamp(min=0)
     value = root(value) if p == 2 else value ** (1 / p)
     return value if kind.is_tensor else float(value)
+
+
+def _costs_along(source, target, sample_weight, p, exact):
+    """``W_p^p`` as a function of directions, the means, and the kind of array to answer in."""
+    if is_mixture(target):
+        source, target, kind = _two_mixtures(source, target)
+        costs = functools.partial(sliced_wasserstein_between, source, target, p=p)
+        return costs, source.means, kind
+    source, source_kind = as_mixture(source, "source")
+    samples, kind = _samples_for(source, target)
+    kind = kind if kind.is_tensor else source_kind
+    source, samples = source.to(device=kind.device), samples.double().to(kind.device)
+    weights = _arrays.sample_weights(sample_weight, samples)
+    options = {"p": p, "sample_weight": weights, "exact": exact}
+    return functools.partial(sliced_wasserstein, source, samples, **options), source.means, kind
 
 
 def sliced_wasserstein_scorer(estimator, X, y=None):
@@ -153,8 +195,9 @@ def sliced_wasserstein_scorer(estimator, X, y=None):
 
     Parameters
     ----------
-    estimator : fitted mixture estimator
-        Of this package or of scikit-learn.
+    estimator : fitted mixture estimator or pipeline
+        Of this package or of scikit-learn; a pipeline's last step is scored, on the samples as its
+        other steps transform them.
     X : array-like or Tensor of shape (n_samples, n_features)
         Held-out samples.
     y : None
@@ -187,6 +230,8 @@ def sliced_wasserstein_scorer(estimator, X, y=None):
     >>> bool(search.fit(load_iris().data[::2]).best_score_ < 0)
     True
     """
+    if isinstance(estimator, Pipeline):
+        X, estimator = estimator[:-1].transform(X), estimator[-1]
     check_is_fitted(estimator)
     return -float(sliced_wasserstein_distance(estimator, X))
 
@@ -198,9 +243,20 @@ def _check_projections(n_projections):
         )
 
 
-def _directions(n_projections, like, seed):
+def _directions(name, n_projections, like, seed):
+    """Directions for means ``(K, d)``."""
     generator = torch.Generator().manual_seed(seed)
-    return directions("quasi", n_projections, like.shape[1], generator=generator).to(like)
+    return directions(name, n_projections, like.shape[1], generator=generator).to(like)
+
+
+def _two_mixtures(source, target):
+    """Two mixtures on one device, and the kind of array to answer in."""
+    source, source_kind = as_mixture(source, "source")
+    target, target_kind = as_mixture(target, "target")
+    kind = source_kind if source_kind.is_tensor else target_kind
+    source, target = (m.to(device=kind.device) for m in (source, target))
+    check_dimensions(source, target)
+    return source, target, kind
 
 
 def _samples_for(mixture, X):

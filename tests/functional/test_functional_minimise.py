@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.functional.minimise import EPOCH, OPTIMIZERS, PATIENCE, adam, minimise, rmsprop
+from skgmmot.functional.minimise import (
+    EPOCH,
+    N_HALVINGS,
+    OPTIMIZERS,
+    PATIENCE,
+    adam,
+    minimise,
+    rmsprop,
+)
 
 F64 = torch.float64
 TARGET = torch.tensor([3.0, -2.0, 0.5], dtype=F64)
@@ -64,25 +72,25 @@ def test_the_best_point_is_kept_though_the_loss_is_another_every_time():
     assert_close(float(quadratic(solution.value)), solution.objective)
 
 
-def test_late_leaves_wait_for_the_first_halving():
+def test_late_leaves_wait_until_the_others_stop_and_then_rates_are_halved():
     rates, held = [], []
 
     def recording(parameters, learning_rate):
-        optimizer = rmsprop(parameters, learning_rate)
-        optimizer.register_step_post_hook(
-            lambda opt, *_: (
-                rates.append(opt.param_groups[0]["lr"]),
-                held.append(bool((parameters[1] == 0).all())),
-            )
-        )
-        return optimizer
+        def record(descent, *_):
+            rates.append(descent.param_groups[0]["lr"])
+            held.append(bool((parameters[1] == 0).all()))
+
+        descent = rmsprop(parameters, learning_rate)
+        descent.register_step_post_hook(record)
+        return descent
 
     solution = minimise(quadratic, start(), optimizer=recording, late=(1,), **OPTIONS)
-    waiting = [h for h, rate in zip(held, rates, strict=True) if rate == 0.1]
-    assert all(waiting) and len(waiting) >= PATIENCE * EPOCH
-    assert not held[-1]
+    n_held = sum(held)
+    assert all(held[:n_held]) and not any(held[n_held:])
+    assert n_held >= PATIENCE * EPOCH
+    assert rates[n_held] == 0.1  # they start at the full rate
     assert_close(solution.value[1], torch.ones(2, dtype=F64), atol=0.02, rtol=0)
-    assert math.isclose(min(rates), 0.1 / 32)
+    assert sorted(set(rates), reverse=True) == [0.1 / 2**i for i in range(N_HALVINGS + 1)]
 
 
 def test_a_smaller_tolerance_takes_more_steps_to_a_smaller_value():

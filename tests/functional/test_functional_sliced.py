@@ -393,6 +393,7 @@ def test_ascent_finds_the_direction_in_which_mixtures_differ(make_samples):
     start = chosen(4, d)
     theta, costs = ascend(cost, start)
     assert (costs >= cost(start)).all()
+    assert not theta.requires_grad and not costs.requires_grad
     assert_close(cost(theta), costs)
     assert theta[costs.argmax(), 0].abs() > 0.99
 

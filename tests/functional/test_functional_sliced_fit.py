@@ -81,7 +81,7 @@ def test_a_component_that_is_too_thin_widens_again(make_samples):
     assert_close(solution.value.covariances, torch.ones(1, 1, dtype=F64), atol=0.15, rtol=0)
 
 
-def test_weights_are_held_until_the_first_halving(make_mixture, make_samples):
+def test_weights_are_held_at_first_unless_asked_for(make_mixture, make_samples):
     X, start = make_samples(200, 2), make_mixture("diag", 3, 2, spread=4.0)
     problem = objective(X, COVARIANCE_TYPES["diag"])
     held = fit_sliced(problem, start, max_iter=10)

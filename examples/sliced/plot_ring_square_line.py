@@ -1,0 +1,90 @@
+"""
+A fit that does not care where it starts
+========================================
+
+EM climbs the likelihood from where it starts, and stops at the first summit. A component far from
+any sample gets no responsibility and no direction to go. The sliced Wasserstein distance sees how
+far mass must move, and draws every component to where mass is missing.
+
+Here are samples from a ring, a square frame and the strip between them, and ten small components
+that all start in the middle (:term:`Kolouri, Rohde and Hoffmann 2018`). From eight such starts we
+run EM, and `SlicedWassersteinGMM <skgmmot.SlicedWassersteinGMM>` followed by EM.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from tqdm import tqdm
+
+from skgmmot import DifferentiableGaussianMixture, SlicedWassersteinGMM
+from skgmmot.datasets import make_ring_square_line
+from skgmmot.plotting import GaussianMixtureDisplay
+
+K, N_STARTS = 10, 8
+X, _ = make_ring_square_line(random_state=0)
+
+# %%
+# The starts of the paper: equal weights, means within one unit of the middle, deviations of about a
+# tenth.
+
+
+def start(seed):
+    """Ten small components around the middle of the data."""
+    rng = np.random.default_rng(seed)
+    A = 0.1 * rng.uniform(size=(K, 2, 2))
+    return {
+        "weights_init": np.full(K, 1 / K),
+        "means_init": X.mean(axis=0) + rng.uniform(-1, 1, size=(K, 2)),
+        "precisions_init": np.linalg.inv(A @ A.transpose(0, 2, 1) + 1e-3 * np.eye(2)),
+    }
+
+
+# %%
+# Both fits from every start. EM runs to its end in both; what differs is where it begins.
+
+fits = {"EM": [], "sliced, then EM": []}
+for seed in tqdm(range(N_STARTS), desc="fits from eight starts"):
+    em = DifferentiableGaussianMixture(K, tol=1e-6, max_iter=1000, **start(seed))
+    sliced = SlicedWassersteinGMM(
+        K, n_projections=16, refine="em", random_state=seed, **start(seed)
+    )
+    fits["EM"].append(em.fit(X))
+    fits["sliced, then EM"].append(sliced.fit(X))
+
+losses = {name: np.array([-fit.score(X) for fit in found]) for name, found in fits.items()}
+best = min(values.min() for values in losses.values())
+for name, values in losses.items():
+    print(f"{name}: {values.min():.3f} to {values.max():.3f} nats a sample,", end=" ")
+    print(f"{(values < best + 0.01).sum()} of {N_STARTS} within 0.01 of the best")
+
+# %%
+# The fits of the start that ends worst for EM. One of its components, wider than the picture, has
+# to cover three sides of the frame, while six share the ring. The sliced fit has five components on
+# the ring, one on the strip and one on each side of the frame.
+
+figure, axes = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
+worst = int(losses["EM"].argmax())
+for ax, (name, found) in zip(axes[0], fits.items(), strict=True):
+    ax.scatter(*X.T, s=3, color="0.7")
+    GaussianMixtureDisplay.from_estimator(found[worst], ax=ax, n_std=2)
+    ax.set(title=f"{name}: {losses[name][worst]:.3f} nats a sample", aspect="equal")
+    ax.set(xlim=(0.2, 6.5), ylim=(0, 3))
+
+# %%
+# All starts: EM ends somewhere else every time, the sliced fit in the same place. Its distance
+# falls to a tenth within fifty steps and to a twenty-fifth in the end, whatever the start. The
+# jumps half way are where the weights, held until then, begin to move as well.
+
+for i, (name, values) in enumerate(losses.items()):
+    axes[1, 0].plot(np.sort(values), "o-", color=f"C{i}", label=name)
+axes[1, 0].axhline(best, color="black", linewidth=0.8)
+axes[1, 0].set(
+    xlabel="starts, best to worst", ylabel="negative log-likelihood", title="where it ends"
+)
+axes[1, 0].legend()
+for found in fits["sliced, then EM"]:
+    curve = found.sliced_wassersteins_
+    axes[1, 1].semilogy(10 * np.arange(len(curve)), curve, color="C1", alpha=0.7)
+axes[1, 1].set(xlabel="steps", ylabel="sliced distance", title="the way of the sliced fit")
+
+figure.savefig("ring_square_line.png", dpi=110)
+plt.show()
