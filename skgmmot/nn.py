@@ -197,6 +197,9 @@ or tuple (weights, means, covariances), default='kmeans'
     def _as_start(self, mixture) -> GaussianMixtureParams:
         """A given start, checked to be of the layer's size and type."""
         params, _ = as_mixture(mixture, "init_params")
+        if params.means.shape == (1, 1):  # all types are the same there, but for their storage
+            storage = COVARIANCE_TYPES[self.estimator.covariance_type].shape(1, 1)
+            params = params._replace(covariances=params.covariances.reshape(storage))
         difference = self._difference(params)
         if difference:
             raise ValueError(f"init_params {difference}")

@@ -124,6 +124,7 @@ def test_one_component_has_the_moments_of_each_batch(batch):
         assert_close(mixture.means[0], X.mean(0))
         assert_close(mixture.covariances[0], X.T.cov(correction=0).reshape(1, 1))
     EMLayer(1).load_state_dict(layer.state_dict())
+    EMLayer(1, init_params=mixture)(batch[:, :1])
 
 
 def test_components_that_were_equal_part_again(make_batch):
