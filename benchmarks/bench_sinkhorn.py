@@ -170,8 +170,8 @@ def blob_rows(n_seeds):
 
 
 BLOBS = (
-    f"{N_BLOBS} seeds. 'kmeans, whitened' is EM on whitened samples: Sinkhorn-EM's start measures in "
-    "the data's own metric too."
+    f"{N_BLOBS} seeds. 'kmeans, whitened' is EM on whitened samples: Sinkhorn-EM's start measures "
+    "in the data's own metric too."
 )
 
 
@@ -191,8 +191,8 @@ def write_markdown(ring, blobs, runs, path):
         f"tol = {FIT['tol']:g}. Shares of",
         "runs whose negative log-likelihood per sample is within .01, .05, .1 of the best found",
         "on that draw (of fixed uniform weights: of the best of these). ms: median time of a fit.",
-        "n_init of EM: how many of its starts reach the same share within .01, by its share for one",
-        "start, `1 - (1 - p)^n` (empty: it never got there); then this method's time over that of",
+        "n_init of EM: how many of its starts reach the same share within .01, by its share for",
+        "one start, `1 - (1 - p)^n` (empty: it never got there); then this method's time over that of",
         "those starts.",
         "",
         *markdown(ring),
