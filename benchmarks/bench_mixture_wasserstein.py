@@ -3,9 +3,9 @@
 POT computes it by ``ot.gmm.gmm_ot_loss``, on numpy arrays or on tensors; ours is
 ``MixtureWasserstein``, its validation included, on arrays, and on tensors for gradients. Repeats
 are interleaved and their medians compared. Ours computes only the costs that the plan can use,
-so components come in two arrangements: *apart*, with means spread by twice the deviations, and
-*concentric*, all means equal, where nothing can be left out. Peak memory is read in a process of
-its own. Errors are against sixty digits.
+so components come in three arrangements: *apart*, with means spread by twice the deviations;
+*concentric*, all means equal, where nothing can be left out; and *patches*, fitted to patches of
+two photographs. Peak memory is read in a process of its own. Errors are against sixty digits.
 
     python benchmarks/bench_mixture_wasserstein.py            # everything, about half an hour
     python benchmarks/bench_mixture_wasserstein.py --quick    # small sizes, one thread, a minute
@@ -25,9 +25,13 @@ import numpy as np
 import ot
 import torch
 from _common import RESULTS, machine, markdown, peak_during, peak_memory, seconds, write_csv
+from sklearn.decomposition import PCA
+from sklearn.feature_extraction.image import extract_patches_2d
+from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from skgmmot import MixtureWasserstein
+from skgmmot.datasets import load_photograph
 from skgmmot.functional.discrete import solve
 
 #: Sizes (K0, K1, d), and how often each program runs at most.
@@ -46,8 +50,26 @@ def mixture(K, d, spread, seed):
     return rng.dirichlet(np.full(K, 5.0)), spread * rng.normal(size=(K, d)), covariances
 
 
+@functools.cache
+def fitted(K0, K1, d):
+    """Mixtures fitted to patches of two photographs, 6 x 6 pixels, in their main directions."""
+    patches = [
+        extract_patches_2d(load_photograph(name), (6, 6), max_patches=20_000, random_state=0)
+        for name in ("china", "flower")
+    ]
+    patches = [p.reshape(len(p), -1) for p in patches]
+    directions = PCA(d, random_state=0).fit(np.vstack(patches))
+    models = [
+        GaussianMixture(K, reg_covar=1e-4, random_state=0).fit(directions.transform(p))
+        for K, p in zip((K0, K1), patches, strict=True)
+    ]
+    return [(m.weights_, m.means_, m.covariances_) for m in models]
+
+
 def pair(K0, K1, d, arrangement):
     """Two mixtures."""
+    if arrangement == "patches":
+        return fitted(K0, K1, d)
     spread = SPREADS[arrangement]
     return mixture(K0, d, spread, 1), mixture(K1, d, spread, 2)
 
@@ -141,11 +163,10 @@ def time_programs(programs, repeats):
 def timed_rows(quick):
     """What is run: the name of the work, the shape, and how often."""
     sizes = QUICK if quick else SIZES
-    for name, arrangement in itertools.product(
-        ("distance", "distance and gradient"), ("apart", "concentric")
-    ):
-        for shape, repeats in sizes.items():
+    for name in ("distance", "distance and gradient"):
+        for arrangement, (shape, repeats) in itertools.product(SPREADS, sizes.items()):
             yield name, (*shape, arrangement), repeats
+        yield name, ((20, 20, 8) if quick else (50, 50, 16)) + ("patches",), 15
     yield "distance, diagonal", ((20, 20, 8) if quick else (50, 50, 16)) + ("apart",), 15
     for arrangement in SPREADS:
         yield "pairwise", (10, 10 if quick else 100, 8, arrangement), 3
@@ -271,7 +292,8 @@ def write(table, solvers, errors, path=RESULTS / "bench_mixture_wasserstein"):
         "Medians of interleaved repeats in one run, float64. times: their time over ours, which",
         "includes the validation of the mixtures. difference: the largest relative one between the",
         "values. MB: peak memory of a call. Components are apart (means spread by twice the",
-        "deviations) or concentric (all means equal: every cost is needed).",
+        "deviations), concentric (all means equal: every cost is needed) or fitted to patches of",
+        "photographs.",
         "",
         *markdown(table),
         "",

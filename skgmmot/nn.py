@@ -1,7 +1,7 @@
 """Mixtures in torch models: a layer that fits one to each batch, and MW2 as a loss.
 
 The modules keep the last fit and start the next one there, so that a training loop pays for a few
-iterations a step. What they keep are buffers: it is saved by ``state_dict``, moved by ``to``, and
+iterations a step. What they keep is in buffers: saved by ``state_dict``, moved by ``to``, and
 left alone in evaluation mode.
 """
 
@@ -14,12 +14,17 @@ from skgmmot.estimators._base import as_mixture, is_mixture
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.fit import fit_em
+from skgmmot.functional.fixed_point import Solution
 from skgmmot.functional.linalg import root
 from skgmmot.functional.mixture import GaussianMixtureParams
 from skgmmot.functional.mixture_ot import transport_plan
 
 #: Parameters of the estimator that are options of `fit_em`.
 FIT_OPTIONS = ("gradient", "gradient_tol", "tol", "max_iter", "reg_covar", "fixed_weights")
+#: How samples given as a target are fitted, however few iterations a batch gets.
+TO_THE_END = {"tol": 1e-6, "max_iter": 1000}
+#: A component of smaller weight has no samples, and two that are nearer are one: for ever, by EM.
+NO_WEIGHT, NO_DISTANCE = 1e-10, 1e-5
 
 
 class EMLayer(torch.nn.Module):
@@ -73,9 +78,11 @@ or tuple (weights, means, covariances), default='kmeans'
 
     Notes
     -----
-    Batches that lose a component (one with hardly any samples) are what fails in training: the
-    component cannot come back. Use ``fixed_weights``, a larger ``reg_covar`` or larger batches;
-    `reset` starts anew.
+    From a component without samples, as a batch far from the last one or a small one can leave it,
+    EM does not come back; nor from two that have become equal, as happens where samples have fewer
+    groups than there are components. A fit that starts at the kept mixture and ends like that is
+    thrown away, and the batch finds its own start. With ``fixed_weights`` the first case does not
+    show: call `reset` where samples jump.
 
     References
     ----------
@@ -172,9 +179,9 @@ or tuple (weights, means, covariances), default='kmeans'
             then left as it was.
         """
         X, a = self._checked(X, sample_weight)
-        theta0 = self._first(X, a) if self.mixture is None else self.mixture
-        options = {name: getattr(self.estimator, name) for name in FIT_OPTIONS}
-        solution = fit_em(theta0.to(device=X.device), X, a, **options)
+        solution = self._fit(self.mixture or self._first(X, a), X, a)
+        if self.mixture is not None and _is_stuck(solution.value.detach()):
+            solution = self._fit(self._first(X, a), X, a)
         kept = solution.value.detach()
         self.solution = solution._replace(value=kept, previous=solution.previous.detach())
         if self.training:
@@ -224,7 +231,12 @@ or tuple (weights, means, covariances), default='kmeans'
         """The start that the first batch finds."""
         a = None if sample_weight is None else sample_weight.detach()
         start = clone(self.estimator).set_params(max_iter=0).fit(X.detach(), sample_weight=a)
-        return as_mixture(start)[0]
+        return start._params(dtype=torch.float64)
+
+    def _fit(self, theta0, X, sample_weight) -> Solution:
+        """EM from a start, by the layer's options."""
+        options = {name: getattr(self.estimator, name) for name in FIT_OPTIONS}
+        return fit_em(theta0.to(device=X.device), X, sample_weight, **options)
 
     def _load_from_state_dict(self, state_dict, prefix, *others):
         """Make room for a saved mixture, which torch then copies in."""
@@ -250,7 +262,7 @@ class MixtureWassersteinLoss(torch.nn.Module):
     target : fitted mixture estimator, tuple (weights, means, covariances), or array-like \
 of shape (n, d)
         The target, a constant: a mixture of any size and covariance type, or samples, to which a
-        mixture of the layer's options is fitted once.
+        mixture of the same kind as the batches' is fitted once, to convergence.
     n_components : int, default=None
         Number of components fitted to the batches; None is that of the target mixture.
     reg : float, default=0.0
@@ -316,7 +328,7 @@ of shape (n, d)
             n_components = _n_components_of(target)
         self.em = EMLayer(n_components, **options)
         if not is_mixture(target):
-            target = clone(self.em.estimator).fit(target)
+            target = clone(self.em.estimator).set_params(**TO_THE_END).fit(target)
         params, _ = as_mixture(target, "target")
         transport_plan(
             params, params, reg=reg, reg_m=reg_m
@@ -364,6 +376,17 @@ of shape (n, d)
     def extra_repr(self) -> str:
         """What torch shows inside the brackets."""
         return f"reg={self.reg}, reg_m={self.reg_m}, squared={self.squared}"
+
+
+def _is_stuck(theta: GaussianMixtureParams) -> bool:
+    """Whether EM cannot use all components: one has no samples, or two are equal."""
+    K = len(theta.weights)
+    if K == 1 or (theta.weights < NO_WEIGHT).any():
+        return K > 1
+    scale = theta.covariances.abs().mean().sqrt() + theta.means.std()
+    covariances = theta.covariances.flatten(1).expand(K, -1)
+    numbers = torch.cat([theta.means / scale, covariances / scale**2], dim=1)
+    return bool(torch.pdist(numbers).min() < NO_DISTANCE)
 
 
 def _n_components_of(target) -> int:

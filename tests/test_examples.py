@@ -24,7 +24,7 @@ def run(*arguments, cwd, script=EXAMPLES / "plot_color_transfer.py"):
     return subprocess.run(
         [sys.executable, str(script), *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "MPLBACKEND": "agg"},
+        env={**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(EXAMPLES.parent)},
         capture_output=True,
         text=True,
         check=False,

@@ -158,6 +158,39 @@ def test_a_mixture_in_storage_has_one_covariance_type():
     assert_close(MixtureWasserstein(squared=True)(value, origin).item(), 9.0)
 
 
+# The squared distance is not convex: a flow that has to split a weight can end here.
+GAP = 0.25
+HALVES = ([1 / 3] * 3, [[0.0], [1 - GAP], [1 + GAP]], [0.0] * 3, "spherical")
+
+
+def _near_the_trap(a, e):
+    """Weights 1/6, 1/6 and 2/3 at 0, 0 and 1, changed by ``a (2,)`` and ``e (3,)``."""
+    weights = torch.stack([1 / 6 + a[0], 1 / 6 + a[1], 2 / 3 - a[0] - a[1]])
+    means = torch.stack([e[0], e[1], 1 + e[2]]).unsqueeze(1)
+    return weights, means, torch.zeros(3, dtype=torch.float64), "spherical"
+
+
+def test_it_has_strict_local_minima_that_are_not_global():
+    metric, zero = MixtureWasserstein(squared=True), torch.zeros(5, dtype=torch.float64)
+    trapped = metric(_near_the_trap(zero[:2], zero[2:]), HALVES)
+    assert_close(trapped.item(), 2 / 3 * GAP**2)
+    for change in 0.01 * torch.randn(200, 5, dtype=torch.float64):
+        assert metric(_near_the_trap(change[:2], change[2:]), HALVES) > trapped
+    elsewhere = [1 / 6, 1 / 6, 0, 1 - GAP, GAP]  # the target itself
+    there = torch.tensor(elsewhere, dtype=torch.float64)
+    assert metric(_near_the_trap(there[:2], there[2:]), HALVES) < 1e-12
+
+
+def test_a_flow_beside_a_local_minimum_ends_in_it():
+    metric = MixtureWasserstein(squared=True)
+    x = torch.tensor([0.01, 0.02, 0.05, -0.03, 0.04], dtype=torch.float64)
+    for step in np.geomspace(0.02, 1e-4, 200):  # smaller and smaller: it has kinks in the weights
+        x.requires_grad_()
+        value = metric(_near_the_trap(x[:2], x[2:]), HALVES)
+        x = (x - step * torch.autograd.grad(value, x)[0]).detach()
+    assert_close(value.item(), 2 / 3 * GAP**2, rtol=0.02, atol=0)
+
+
 # --- equal mixtures in other words --------------------------------------------------------------
 
 

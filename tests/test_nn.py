@@ -107,6 +107,32 @@ def test_reset_starts_anew(batch, make_batch):
     assert_close(tuple(layer(batch)), tuple(first))
 
 
+@pytest.mark.parametrize("options", [{}, {"max_iter": 1, "gradient": "one_step"}])
+def test_a_batch_that_would_lose_a_component_finds_its_own_start(batch, options):
+    layer = EMLayer(2, random_state=0, **options)
+    layer(batch)
+    mixture = layer(batch + 1000)
+    assert mixture.weights.min() > 0.2
+    expected = EMLayer(2, random_state=0, **options)(batch + 1000)
+    assert_close(tuple(mixture), tuple(expected))
+
+
+def test_one_component_has_the_moments_of_each_batch(batch):
+    layer = EMLayer(1, reg_covar=0.0)
+    for X in (batch[:, :1], batch[:20, :1]):
+        mixture = layer(X)
+        assert_close(mixture.means[0], X.mean(0))
+        assert_close(mixture.covariances[0], X.T.cov(correction=0).reshape(1, 1))
+    EMLayer(1).load_state_dict(layer.state_dict())
+
+
+def test_components_that_were_equal_part_again(make_batch):
+    equal = (torch.full((2,), 0.5), torch.zeros(2, 2), torch.eye(2).expand(2, 2, 2))
+    layer = EMLayer(2, init_params=equal, fixed_weights=True, random_state=0)
+    means = layer(make_batch(60)).means
+    assert (means[0] - means[1]).norm() > 3
+
+
 @pytest.mark.parametrize("kind", ["tuple", "estimator", "params"])
 def test_a_mixture_may_be_the_start(batch, kind):
     estimator = DifferentiableGaussianMixture(2, random_state=0).fit(batch)
@@ -244,6 +270,12 @@ def test_samples_may_be_the_target(batch, make_batch):
         assert loss.target_covariances.shape == (2, 2)
         assert loss(batch) < 1e-12
         assert loss(make_batch(60, seed=1)) > 1e-3
+
+
+def test_a_target_of_samples_is_fitted_to_the_end(batch):
+    loss = MixtureWassersteinLoss(batch, 2, max_iter=1, tol=0.0, random_state=0)
+    expected = DifferentiableGaussianMixture(2, tol=1e-6, max_iter=1000, random_state=0).fit(batch)
+    assert_close(loss.target_means, expected.means_)
 
 
 def test_at_the_target_the_gradient_of_the_distance_is_finite(batch):

@@ -35,8 +35,12 @@ def expected_failures(estimator):
     [
         DifferentiableGaussianMixture(),
         DifferentiableGaussianMixture(2, covariance_type="diag"),
+        DifferentiableGaussianMixture(2, e_step="sinkhorn"),
+        DifferentiableGaussianMixture(2, init_params="sinkhorn"),
         OTMap(),
         OTMap(method="random"),
+        OTMap(class_wise=True),
+        OTMap(reg_m=1.0),
         SemidiscreteGMM(n_nodes=64),
         SemidiscreteGMM(2, covariance_type="diag", n_nodes=64),
         SlicedWassersteinGMM(max_iter=100, n_projections=10),

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
 
 SIZES = [1000, 2000, 5000, 10_000, 20_000]
-N_REPEATS = 12
+N_REPEATS = 10
 warnings.simplefilter("ignore", ConvergenceWarning)  # 200 iterations are what is studied
 distance = MixtureWasserstein(squared=True)
 

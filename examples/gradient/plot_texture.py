@@ -59,7 +59,7 @@ losses = [
 image = torch.tensor(field).permute(2, 0, 1).requires_grad_()
 optimiser = torch.optim.Adam([image], lr=0.015)
 values = []
-for _ in trange(130, desc="texture"):
+for _ in trange(100, desc="texture"):
     optimiser.zero_grad()
     by_scale = [loss(patches(image, factor)) for loss, factor in zip(losses, FACTORS, strict=True)]
     sum(by_scale).backward()

@@ -22,7 +22,7 @@ from skgmmot.estimators._base import (
 from skgmmot.estimators.geodesic import known_mixture
 from skgmmot.functional import barycenter, barycenter_fixed_point
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.mixture import GaussianMixtureParams, with_mass
 
 #: Tuples of components up to which ``method='auto'`` is exact, and up to which it can be at all.
 EXACT_TUPLES, MOST_TUPLES = 10_000, 1_000_000
@@ -282,7 +282,7 @@ class MixtureBarycenter(MixtureEstimator):
             )
         how = {"method_": "fixed_point", "objective_": value}
         how |= {"converged_": solution.converged, "n_iter_": solution.n_iter}
-        return barycenter_fixed_point.with_mass(solution.value), how
+        return with_mass(solution.value), how
 
     def _start(self, mixtures) -> GaussianMixtureParams | None:
         """The mixture to start from, if one is given."""

@@ -18,7 +18,7 @@ from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep
+from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep, check_gradient
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 
@@ -45,9 +45,10 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Number of starts; the fit of largest lower bound is kept.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'sinkhorn'}, \
             default='kmeans'
-        How to start. ``'sinkhorn'`` runs Sinkhorn-EM from random samples and small covariances of
-        the data's shape: slower than k-means, indifferent to the features' scales and directions,
-        and seldom far from the best likelihood. Given means and precisions start its first run.
+        How to start. ``'sinkhorn'`` runs Sinkhorn-EM, of equal weights or ``weights_init``, from
+        small covariances of the data's shape and k-means in its metric: slower than k-means,
+        indifferent to the features' scales and (full, tied) directions, and seldom far from the
+        best likelihood. Given means and precisions start its first run only.
     weights_init : array-like of shape (n_components,), default=None
         Weights to start from, and to keep if ``fixed_weights``.
     means_init : array-like of shape (n_components, n_features), default=None
@@ -65,8 +66,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     e_step : {'posterior', 'sinkhorn'}, default='posterior'
         What responsibilities are: posterior probabilities, or the plan of entropic transport that
         gives every component its weight of the samples (Sinkhorn-EM). The weights then stay
-        ``weights_init``, or uniform; an iteration takes three passes, and the fit seldom depends
-        on its start.
+        ``weights_init``, or uniform; an iteration takes three passes or more, and the fit seldom
+        depends on its start.
     acceleration : {'squarem'}, default=None
         Whether to extrapolate EM: the same likelihood in fewer passes over the data where
         components overlap and ``tol`` is small, never a smaller likelihood from one iteration to
@@ -103,11 +104,13 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     n_iter_ : int
         Iterations of the best fit, each one pass over the data.
     lower_bound_ : float
-        Mean log-likelihood of the best fit, before its last M-step.
+        Mean log-likelihood of the best fit, before its last M-step; for ``e_step='sinkhorn'``,
+        minus the balanced transport cost, which bounds it from below.
     lower_bounds_ : list of float
         The same after each of its iterations (extrapolations that were dropped left out).
     entropic_ot_gap_ : float
-        For ``e_step='sinkhorn'``: what `entropic_ot_gap` gives on the samples of the fit.
+        For ``e_step='sinkhorn'``: what `entropic_ot_gap` gives on the samples of the fit. (It takes
+        passes of its own, so for a plain fit it is computed when that method is called.)
     solution_ : Solution
         Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
         ``distance``) and, after backward through an implicit gradient, what that found
@@ -292,17 +295,15 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             with torch.no_grad(), _engine.workers(X.device) as pool:
                 em = _engine.EM(*constants, origin, self.reg_covar, pool, self.fixed_weights)
                 self._run(em, warm, runs)
+            solution = self._differentiate(em, X, a, runs) if on_graph else runs.best
         except KeyboardInterrupt:
             if runs.best is not None:
                 self._set_attributes(runs.best.value, origin, X.dtype, kind, runs.best)
             raise
-        solution = runs.best
-        if on_graph and self.max_iter > 0:
-            solution = self._differentiate(em, X, a, runs)
         if not solution.converged and self.max_iter > 0:
             warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
         self._set_attributes(solution.value, origin, X.dtype, kind, solution)
-        if on_graph and self.max_iter > 0:
+        if on_graph:
             self.solution_ = solution._replace(
                 value=solution.value.moved(origin).detach(),
                 previous=solution.previous.moved(origin),
@@ -337,12 +338,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 "X must be a tensor where sample_weight requires a gradient, got another array, "
                 "whose fit could not carry it. Pass torch.as_tensor(X)."
             )
-        if self.acceleration is not None and self.gradient == "automatic":
-            raise ValueError(
-                "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
-                "'automatic', which runs plain iterations. Set acceleration=None to have it."
-            )
-        return True
+        check_gradient(self.gradient, self.acceleration)
+        return self.max_iter > 0 and torch.is_grad_enabled()
 
     def _starts(self, em, warm, log):
         """Yield the start of each run and the objective that its first change is against."""
@@ -395,6 +392,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         """
         check_is_fitted(self)
         X, _ = _arrays.samples(self, X, reset=False)
+        _arrays.check_range(X)
         return self._entropic_ot_gap(X, _arrays.sample_weights(sample_weight, X))
 
     def _entropic_ot_gap(self, X, sample_weight):

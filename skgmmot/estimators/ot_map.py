@@ -214,6 +214,11 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         return super().set_params(**params)
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.class_wise
+        return tags
+
     def __sklearn_clone__(self):
         # A fitted target is data, not a part to be fitted again: cloning must not unfit it.
         params = self.get_params(deep=False)
@@ -275,26 +280,21 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """A mixture of each class, joined with the classes' shares of the samples."""
         if y is None:
             raise ValueError(
-                "y must be given with class_wise=True, got None. Pass the labels of the source "
-                "samples."
+                "class_wise=True requires y to be passed, but the target y is None. Pass "
+                "the labels of the source samples."
             )
         y = column_or_1d(y)
         check_consistent_length(samples, y)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
-        fitted = []
-        for code, label in enumerate(self.classes_):
-            try:
-                fitted.append(self._new_mixture("X").fit(samples[codes == code]))
-            except ValueError as error:
-                raise ValueError(
-                    f"the mixture of class {label} must be one that can be fitted. {error}"
-                ) from error
-        values = [as_mixture(m) for m in fitted]
-        sizes = [len(params.weights) for params, _ in values]
-        self.component_labels_ = self.classes_.repeat(sizes)
+        fitted = [
+            _fit_class(self._new_mixture("X"), samples[codes == code], label)
+            for code, label in enumerate(self.classes_)
+        ]
+        mixtures, kinds = zip(*(as_mixture(m) for m in fitted), strict=True)
+        self.component_labels_ = self.classes_.repeat([len(m.weights) for m in mixtures])
         shares = torch.from_numpy(np.bincount(codes) / len(codes))
-        return known_mixture(join([params for params, _ in values], shares), values[0][1])
+        return known_mixture(join(mixtures, shares), kinds[0])
 
     def _target_mixture(self):
         """The target as a fitted estimator or a tuple, with the features of the fit."""
@@ -506,6 +506,16 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             mapped, target.to(mapped), n_projections=SCORE_PROJECTIONS, seed=0
         )
         return -float(distance)
+
+
+def _fit_class(mixture, samples, label):
+    """A mixture fitted to the samples of one class."""
+    try:
+        return mixture.fit(samples)
+    except ValueError as error:
+        raise ValueError(
+            f"the mixture of class {label} must be one that can be fitted. {error}"
+        ) from error
 
 
 class _Uniforms:

@@ -23,7 +23,8 @@ from skgmmot.estimators._base import as_density, earlier_fit_kept
 from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.mixture import GaussianMixtureParams, sample
 from skgmmot.functional.quantization import Lloyd, Samples, nearest
-from skgmmot.functional.semidiscrete import GridDensity, mixture_nodes, standard_nodes
+from skgmmot.functional.semidiscrete import GridDensity
+from skgmmot.functional.semidiscrete_nodes import mixture_nodes, standard_nodes
 
 
 class WassersteinQuantizer(

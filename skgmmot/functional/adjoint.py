@@ -90,7 +90,7 @@ class Linearisation:
 
     def products(self) -> Products:
         """``I - dF/dtheta^T``, as an operator that remembers."""
-        return Products(lambda u: u - self.product(u))
+        return Products(lambda u: u - self.product(u), cheap=self.small)
 
     def moved(self, vector: Tensor) -> Point:
         """The point changed by a vector."""

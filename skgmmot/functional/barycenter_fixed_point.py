@@ -20,17 +20,16 @@ from skgmmot.functional.barycenter import (
     linear_programme,
     pool,
 )
-from skgmmot.functional.covariance import CovarianceType, covariance_type_of
+from skgmmot.functional.barycenter_starts import chained_start
+from skgmmot.functional.covariance import CovarianceType
 from skgmmot.functional.fixed_point import Solution, iterate
 from skgmmot.functional.gaussian_barycenter import barycenter_factors, euclidean_factors
 from skgmmot.functional.linalg import factor, symmetrize
-from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.mixture_ot import cost_matrix, interpolate
+from skgmmot.functional.mixture import GaussianMixtureParams, with_mass
+from skgmmot.functional.mixture_ot import cost_matrix
 
 #: Iterations over the components between two plans: the plans move them further anyway.
 INNER_ITERATIONS = 5
-#: A start of more components than this many times those asked for is thinned on its way.
-CROWDED = 8
 
 
 def best_of_starts(
@@ -76,9 +75,11 @@ def best_of_starts(
         ``sum_j weights_j MW2^2`` there.
     """
     best = None
-    for _ in range(n_init):
+    for run in range(n_init):
         start = chained_start(mixtures, weights, n_components, generator)
-        if len(mixtures) > 1:
+        # Held at first, the weights decide which minimum is reached: every other start has equal
+        # ones instead of those that it found.
+        if fixed_weights or run % 2:
             start = start._replace(weights=torch.full_like(start.weights, 1 / n_components))
         found = improve(
             mixtures,
@@ -236,104 +237,6 @@ def _equal_weights(K: int, problem: Pool) -> tuple:
     return scipy.sparse.vstack([columns, rows]).tocsr(), bounds
 
 
-# --- starts ------------------------------------------------------------------------------------
-
-
-def chained_start(
-    mixtures: Sequence[GaussianMixtureParams],
-    weights: Tensor,
-    n_components: int,
-    generator: torch.Generator,
-) -> GaussianMixtureParams:
-    """Go along geodesics from mixture to mixture, in random order, and choose components there.
-
-    After j mixtures the chain is at a barycentre of the first two, then of that and the third, ...:
-    the exact one for two mixtures, near it for more.
-
-    Parameters
-    ----------
-    mixtures : sequence of J GaussianMixtureParams
-        The mixtures.
-    weights : Tensor of shape (J,)
-        Their weights ``lambda``.
-    n_components : int
-        How many to choose.
-    generator : torch.Generator
-        Source of random numbers, on the CPU.
-
-    Returns
-    -------
-    GaussianMixtureParams
-        ``n_components`` components.
-    """
-    order = torch.randperm(len(mixtures), generator=generator).tolist()
-    chain, reached = mixtures[order[0]].detach(), float(weights[order[0]])
-    for j in order[1:]:
-        reached += float(weights[j])
-        chain = interpolate(chain, mixtures[j], float(weights[j]) / reached)
-        if len(chain.weights) > CROWDED * n_components:
-            chain = spread_start(chain, CROWDED * n_components, generator)
-    return spread_start(chain, n_components, generator)
-
-
-def spread_start(
-    mixture: GaussianMixtureParams, n_components: int, generator: torch.Generator
-) -> GaussianMixtureParams:
-    """Choose components of a mixture that are far apart, as k-means++ does.
-
-    Each is drawn with probability proportional to its weight and its squared distance from those
-    chosen; it then takes the weights of those that it is nearest to. Where more are asked for than
-    there are, the heaviest are halved.
-
-    Parameters
-    ----------
-    mixture : GaussianMixtureParams
-        Where to choose from, M components.
-    n_components : int
-        How many.
-    generator : torch.Generator
-        Source of random numbers, on the CPU.
-
-    Returns
-    -------
-    GaussianMixtureParams
-        ``n_components`` components.
-    """
-    if n_components >= len(mixture.weights):
-        return _halved(mixture, n_components)
-    w, C = mixture.weights.cpu(), cost_matrix(mixture, mixture).cpu()
-    chosen, near = [], torch.ones_like(w)
-    for _ in range(n_components):
-        odds = (w * near).clamp(min=0)
-        odds[chosen] = 0
-        if not odds.sum() > 0:  # all the others are copies of those chosen
-            odds = torch.ones_like(w)
-            odds[chosen] = 0
-        chosen.append(int(torch.multinomial(odds, 1, generator=generator)))
-        near = C[chosen].amin(0)
-    weights = torch.zeros(n_components, dtype=w.dtype).index_add_(0, C[chosen].argmin(0), w)
-    return _selected(mixture, chosen)._replace(weights=weights.to(mixture.weights))
-
-
-def _selected(mixture, index) -> GaussianMixtureParams:
-    """Some components of a mixture, their weights as they are."""
-    covariances = mixture.covariances
-    if not covariance_type_of(covariances).shared:
-        covariances = covariances[index]
-    return GaussianMixtureParams(mixture.weights[index], mixture.means[index], covariances)
-
-
-def _halved(mixture, n_components) -> GaussianMixtureParams:
-    """As many components, the heaviest as two or more equal ones."""
-    copies = torch.ones(len(mixture.weights), dtype=torch.long)
-    w = mixture.weights.cpu()
-    for _ in range(n_components - len(w)):
-        copies[(w / copies).argmax()] += 1
-    index = torch.arange(len(w)).repeat_interleave(copies).to(mixture.weights.device)
-    found = _selected(mixture, index)
-    return found._replace(weights=found.weights / copies.to(index.device)[index])
-
-
 # --- reduction ---------------------------------------------------------------------------------
 
 
@@ -390,19 +293,3 @@ def reduce(
         max_iter=max_iter,
     )
     return with_mass(solution.value)
-
-
-def with_mass(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
-    """Return a mixture without the components of weight zero.
-
-    Parameters
-    ----------
-    mixture : GaussianMixtureParams
-        The mixture.
-
-    Returns
-    -------
-    GaussianMixtureParams
-        The same distribution.
-    """
-    return _selected(mixture, mixture.weights > 0)

@@ -151,18 +151,18 @@ def balance(
     Raises
     ------
     RuntimeError
-        If it takes more steps.
+        If that is not found.
     """
     weights = weights / weights.sum()  # in this dtype
     tol = max(tol, 16 * len(weights) * torch.finfo(weights.dtype).eps)
     log_tilt = weights.log() if start is None else start
     found, missed = _newton(weights, dual, log_tilt, tol, max_iter)
-    if missed >= tol:
+    if not missed < tol:
         found, missed = _annealed(weights, dual, log_tilt, tol, max_iter)
-    if missed >= tol:
+    if not missed < tol:
         raise RuntimeError(
             f"balancing must end within {max_iter} steps, got shares that miss the weights by "
-            f"{missed:.1e} in all. Start from components nearer to the samples."
+            f"{missed:.1e} in all. Start from components wider or nearer to the samples."
         )
     return found
 
@@ -175,7 +175,7 @@ def _annealed(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
         return _newton(weights, lambda t: dual(t, temperature), log_tilt, tol, max_iter)
 
     missed, warm = math.inf, min(tol, WARM)
-    while missed >= warm and temperature < HOTTEST:
+    while not missed < warm and temperature < HOTTEST:
         temperature *= HEATING
         found, missed = solve(log_tilt / temperature, warm)
     while temperature > 1 and cooling > SLOWEST:
@@ -187,31 +187,62 @@ def _annealed(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
             found = further
         else:
             temperature, cooling = before, math.sqrt(cooling)
-    return found, missed
+    return found, missed if temperature == 1 else math.inf
 
 
 def _newton(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
-    """Climb the concave problem; where that ended, and the imbalance left."""
-    here = dual(log_tilt)
+    """Climb the concave problem; where that ended, and the imbalance left beyond rounding."""
+    here, before = dual(log_tilt), math.inf
     for _ in range(max_iter):
-        if imbalance(here.share, weights) < tol:
+        missed = imbalance(here.share, weights)
+        stalled = missed > before / 2 and missed - _rounding(here, log_tilt) < tol
+        if missed < tol or stalled:
             break
+        before = missed
         step, here = _climbing(log_tilt, here, weights, dual)
         log_tilt = log_tilt + step
         shift = torch.logsumexp(log_tilt, dim=0)
         log_tilt, here = log_tilt - shift, here._replace(value=here.value - shift)
-    return log_tilt, imbalance(here.share, weights)
+    return log_tilt, imbalance(here.share, weights) - _rounding(here, log_tilt)
+
+
+def _rounding(here, log_tilt) -> float:
+    """What rounding of log-densities makes of shares, at most."""
+    largest = torch.maximum(log_tilt.abs().max(), here.value.abs())
+    return 8 * torch.finfo(log_tilt.dtype).eps * float(largest)
 
 
 def imbalance(share: Tensor, weights: Tensor) -> float:
-    """``sum_k |share_k - w_k|``."""
+    """Measure how far shares are from weights, ``sum_k |share_k - w_k|``.
+
+    Parameters
+    ----------
+    share : Tensor of shape (K,)
+        What each component receives, of sum one.
+    weights : Tensor of shape (K,)
+        What it shall receive.
+
+    Returns
+    -------
+    float
+        Between 0 and 2.
+    """
     return float((share - weights).abs().sum())
 
 
 def curvature(here: Dual) -> Tensor:
-    """Minus the second derivative in ``log t``, ``(K, K)``, made regular.
+    """Return minus the second derivative of the problem in ``log t``, made regular.
 
-    It is singular along constants, which the ones take away; the ridge serves components apart.
+    Parameters
+    ----------
+    here : Dual
+        The problem at a tilt.
+
+    Returns
+    -------
+    Tensor of shape (K, K)
+        ``diag(share) - overlap + 1 / K``: without the last term it would be singular along
+        constants, and without a ridge of rounding size where components are far apart.
     """
     overlap = here.overlap()
     return (
@@ -250,7 +281,23 @@ def _climbing(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
 def sinkhorn_update(
     log_weights: Tensor, prescribed: Tensor, share: Tensor, relaxation: float = 1.0
 ) -> Tensor:
-    """One Sinkhorn update ``log t + relaxation * log(w / share)``, normalised.
+    """Return the tilt after one Sinkhorn update, ``log t + relaxation * log(w / share)``.
+
+    Parameters
+    ----------
+    log_weights : Tensor of shape (K,)
+        ``log t``.
+    prescribed : Tensor of shape (K,)
+        What each component shall receive.
+    share : Tensor of shape (K,)
+        What it receives.
+    relaxation : float, default=1.0
+        Length of the update: below 2, or it diverges.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        The next ``log t``, normalised. Differentiable.
 
     References
     ----------

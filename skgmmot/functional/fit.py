@@ -102,7 +102,8 @@ def fit_em(
     TypeError
         If ``X`` holds integers: they carry no gradient.
     ValueError
-        If a covariance collapses.
+        If a name is not one of those above, if the gradient of all iterations is asked of
+        accelerated ones, or if a covariance collapses.
 
     Warns
     -----
@@ -137,6 +138,11 @@ def fit_em(
     """
     if not X.is_floating_point():
         raise TypeError(f"X must be float32 or float64, got {X.dtype}. Pass X.double().")
+    on_graph = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (*theta0, X, sample_weight)
+    )
+    if on_graph:
+        check_gradient(gradient, acceleration)
     if sample_weight is not None:
         sample_weight = sample_weight.to(X.dtype)
     constants = [None if t is None else t.detach() for t in (X, sample_weight)]
@@ -144,10 +150,9 @@ def fit_em(
     start = theta0.to(dtype=torch.float64).moved(-origin)
     with torch.no_grad(), _engine.workers(X.device) as pool:
         em = _engine.EM(*constants, origin, reg_covar, pool, fixed_weights)
-        climb, differentiate, _ = E_STEPS[e_step]
+        climb, differentiate, _ = _named("e_step", e_step, E_STEPS)
         solution = climb(em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration)
-        solution = solution._replace(residual=_last_change(solution))
-    if any(t is not None and t.requires_grad for t in (*theta0, X, sample_weight)):
+    if on_graph:
         step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
         solution = differentiate(
             step,
@@ -158,10 +163,43 @@ def fit_em(
             max_polish=max_polish,
             solve=solve,
         )
+    if math.isnan(solution.residual):
+        solution = solution._replace(residual=_last_change(solution))
     return solution._replace(
         value=solution.value.moved(origin).to(dtype=X.dtype),
         previous=solution.previous.moved(origin).to(dtype=X.dtype),
     )
+
+
+def check_gradient(gradient: str, acceleration: str | None) -> None:
+    """Refuse gradients of iterations that were not plain.
+
+    Parameters
+    ----------
+    gradient : {'implicit', 'automatic', 'one_step'}
+        The strategy.
+    acceleration : {'squarem'} or None
+        What extrapolates the iterations.
+
+    Raises
+    ------
+    ValueError
+        If the strategy runs iterations again that were accelerated.
+    """
+    if acceleration is not None and gradient == "automatic":
+        raise ValueError(
+            "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
+            "'automatic', which runs plain iterations. Set acceleration=None to have it."
+        )
+
+
+def _named(parameter, name, registry):
+    """What a registry holds by that name."""
+    if name not in registry:
+        raise ValueError(
+            f"{parameter} must be one of {sorted(registry)}, got {name!r}. Name one of them."
+        )
+    return registry[name]
 
 
 def climb(
@@ -201,7 +239,8 @@ def climb(
     accelerator = None
     if acceleration is not None:
         free = FreeCoordinates(theta0)
-        accelerator = ACCELERATIONS[acceleration](free.to_free, free.from_free)
+        accelerate = _named("acceleration", acceleration, ACCELERATIONS)
+        accelerator = accelerate(free.to_free, free.from_free)
     return iterate(
         em,
         theta0,
@@ -218,7 +257,7 @@ def _last_change(solution):
     if not solution.n_iter:
         return math.nan
     after, before = (
-        GaussianMixtureParams(theta.weights, theta.means, theta.covariances)
+        GaussianMixtureParams(theta.weights, theta.means, theta.covariances).detach()
         for theta in (solution.value, solution.previous)
     )
     change = GaussianMixtureParams(*(a - b for a, b in zip(after, before, strict=True)))
@@ -270,15 +309,18 @@ def differentiate(
     if gradient == "implicit":
         solution = _polished(step, solution, gradient_tol, max_polish)
         options = {"linearise": step.linearise, "adjoint": solution.adjoint}
-        options |= {"solve": _solver(solve, gradient_tol / 3), "tol": gradient_tol / 3}
-    return solution._replace(value=GRADIENTS[gradient](step, theta0, solution, **options))
+        options |= {"solve": _solver(solve, gradient_tol / 5), "tol": gradient_tol / 5}
+    strategy = _named("gradient", gradient, GRADIENTS)
+    return solution._replace(value=strategy(step, theta0, solution, **options))
 
 
 def _solver(solve, tol):
     """A solver by its name, or None for the one that is best."""
     if solve == "auto":
         return None
-    return functools.partial(SOLVERS[solve], tol=tol) if isinstance(solve, str) else solve
+    if isinstance(solve, str):
+        return functools.partial(_named("solve", solve, SOLVERS), tol=tol)
+    return solve
 
 
 def _polished(step, solution, gradient_tol, max_polish):

@@ -9,15 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.functional.linalg import (
+from skgmmot.functional.bures import (
     Factored,
-    bures_lower_bound,
     bures_squared,
     bures_squared_pairs,
     factored,
-    squared_distances,
-    standard_deviations,
 )
+from skgmmot.functional.linalg import squared_distances, standard_deviations
 
 
 def bures_wasserstein_squared(
@@ -116,6 +114,8 @@ class GaussianCosts(NamedTuple):
     """Matrices ``(K, d, d)`` and ``(L, d, d)``."""
     prepared: tuple[Factored, Factored]
     """Their factors."""
+    deviations: tuple[Tensor, Tensor]
+    """Their deviations along their axes, ``(K, d)`` and ``(L, d)``, descending."""
 
     @classmethod
     def between(cls, source_means, source_covariances, target_means, target_covariances):
@@ -125,20 +125,29 @@ class GaussianCosts(NamedTuple):
             as_matrices(S, m.shape[1]).expand(len(m), -1, -1)
             for S, m in zip((source_covariances, target_covariances), means, strict=True)
         )
-        return cls(means, covariances, tuple(factored(S) for S in covariances))
+        prepared = tuple(factored(S) for S in covariances)
+        return cls(
+            means, covariances, prepared, tuple(torch.linalg.svdvals(m.factors) for m in prepared)
+        )
 
     def part(self, rows: slice, columns: slice) -> "GaussianCosts":
         """The distances between a range of sources and one of targets."""
-        fields = []
-        for source, target in (self.means, self.covariances):
-            fields.append((source[rows], target[columns]))
-        source, target = self.prepared
-        return GaussianCosts(*fields, (source.take(rows), target.take(columns)))
+        means, covariances, prepared, deviations = (
+            (source.take(rows), target.take(columns))
+            if isinstance(source, Factored)
+            else (source[rows], target[columns])
+            for source, target in self
+        )
+        return GaussianCosts(means, covariances, prepared, deviations)
 
     def lower_bounds(self) -> Tensor:
-        """Lower bounds ``(K, L)`` of all distances, as constants."""
+        """Lower bounds ``(K, L)`` of all distances, as constants.
+
+        ``|m0 - m1|^2 + sum_i (s0_i - s1_i)^2`` over the sorted deviations: the distances if the
+        axes were parallel, the most alike that they can be.
+        """
         between = squared_distances(*(m.detach() for m in self.means))
-        return between + bures_lower_bound(*self.prepared)
+        return between + squared_distances(*self.deviations)
 
     def all(self) -> Tensor:
         """All distances ``(K, L)``, differentiable once."""

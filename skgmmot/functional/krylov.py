@@ -117,10 +117,12 @@ class Products:
     ----------
     matvec : callable
         The linear operator.
+    cheap : bool, default=False
+        Whether a product costs less than to look for it among earlier ones.
     """
 
-    def __init__(self, matvec: Operator):
-        self._matvec = matvec
+    def __init__(self, matvec: Operator, cheap: bool = False):
+        self._matvec, self._cheap = matvec, cheap
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
 
@@ -149,11 +151,12 @@ class Products:
     def residual(self, x: Tensor, b: Tensor) -> float:
         """``|matvec(x) - b| / |b|``, without a product where ``x`` is a sum of earlier inputs."""
         image = self._known_image(x)
-        image = self(x) if image is None else image
+        if image is None:
+            image = self._matvec(x) if self._inputs else self(x)
         return float(torch.linalg.vector_norm(image - b) / torch.linalg.vector_norm(b))
 
     def _known_image(self, x: Tensor) -> Tensor | None:
-        if not self._inputs:
+        if self._cheap or not self._inputs:
             return None
         inputs, outputs = torch.cat(self._inputs), torch.cat(self._outputs)
         y = torch.linalg.lstsq(inputs.mT, x.unsqueeze(1)).solution.squeeze(1)

@@ -81,6 +81,43 @@ def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> Gaussian
     )
 
 
+def select(mixture: GaussianMixtureParams, index) -> GaussianMixtureParams:
+    """Return some components of a mixture, with their weights as they are.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components.
+    index : Tensor or list
+        Which ones: numbers, which may repeat, or truth values.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        These components, of the same covariance type.
+    """
+    covariances = mixture.covariances
+    if not covariance_type_of(covariances).shared:
+        covariances = covariances[index]
+    return GaussianMixtureParams(mixture.weights[index], mixture.means[index], covariances)
+
+
+def with_mass(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
+    """Return a mixture without the components of weight zero.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        The mixture.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        The same distribution.
+    """
+    return select(mixture, mixture.weights > 0)
+
+
 class FreeCoordinates:
     """Coordinates of mixtures in which every vector is a mixture: logarithms and factors.
 

@@ -20,7 +20,7 @@ from skgmmot.functional.linalg import factor, symmetrize
 from skgmmot.functional.mixture import GaussianMixtureParams
 
 #: Costs are computed as a plan asks for them if there are more pairs than this over ``d^2``.
-DEAR = 2**14
+DEAR = 2**15
 
 
 def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) -> Tensor:

@@ -7,17 +7,17 @@ until no cell loses more than half of the smallest mass and the error falls in p
 Merigot and Thibert 2019): on a density with connected support this converges from any heights whose
 cells all have mass, in the end quadratically.
 
-Three things see to such a start. A strictly convex function of the sites gives every site a cell:
-here the potential of the optimal map between the Gaussians of the two moments, or, for many sites,
-the smoothed potential of a solution for fewer. Where a cell still has next to no mass, the density
-is *blurred* first, with ever smaller shares. And so it is where its support is not connected.
+Three things see to such a start where Voronoi's cells are none. A strictly convex function of the
+sites gives every site a cell: here the potential of the optimal map between the Gaussians of the
+two moments, or, for many sites, the smoothed potential of a solution for fewer. Where a cell still
+has next to no mass, the density is *blurred* first, with ever smaller shares. And so it is where
+its support is not connected.
 
 A density is any object with ``box``, ``covariance()``, ``blurred(share)``, ``measure(diagram)`` and
 ``moments(diagram)`` as in `skgmmot.functional.cell_integrals`, its mean at the origin.
 """
 
 from collections.abc import Iterator
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,8 @@ Array = np.ndarray
 
 #: A start is good if every cell has at least this share of its mass.
 GOOD_START = 1e-3
+#: Voronoi's cells are tried if each has this share.
+GOOD_VORONOI = 5e-2
 #: Shares of the density that may be blurred, the first that gives a good start.
 SHARES = (0.0, *(0.25**k for k in range(12, 0, -1)), 0.5)
 #: Steps shorter than this are given up.
@@ -72,7 +74,7 @@ class Target(NamedTuple):
     slack: float = 0.0
     """How far masses give way to potentials; 0 is not at all."""
     level: Array | float = 0.0
-    """Potentials are ``level - h``, ``(n,)``; of no account without slack."""
+    """Potentials are ``level - h``, ``(n,)``; a constant is of no account without slack."""
 
     def error(self, cells: "Cells") -> Array:
         """What the cells hold too much, ``(n,)``."""
@@ -92,7 +94,7 @@ def cells_of_masses(
     target : Target
         The sites and their masses.
     heights : ndarray of shape (n,), default=None
-        Where to start; None, or a start that fails, is followed by others.
+        Where to start, if every cell has some mass there; others follow.
     tol : float
         Bound on the mass error, the sum of ``|G_j - b_j|``.
     max_iter : int
@@ -111,8 +113,8 @@ def cells_of_masses(
     ----------
     .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm.
     """
-    starts, n_iter = _starts(density, target), 0
-    for start in starts if heights is None else chain([heights], starts):
+    n_iter = 0
+    for start in _starts(density, target, heights):
         cells = _unblur(density, target, start, tol, max_iter - n_iter)
         n_iter += cells.n_iter
         if cells.converged:
@@ -124,9 +126,9 @@ def _unblur(density, target, heights, tol, max_iter) -> Cells:
     """Newton's method on densities that are blurred less and less, in the end not at all."""
     candidates, n_iter, gently = SHARES, 0, False
     for _ in range(4 * len(SHARES)):
-        share, blurred = _least_blurred(density, target, heights, candidates)
+        share, blurred, start = _least_blurred(density, target, heights, candidates)
         goal = tol if share == 0 else max(tol, min(ROUGH, target.masses.min() / 10))
-        cells = _newton(blurred, target, heights, goal, max_iter - n_iter)
+        cells = _newton(blurred, target, start, goal, max_iter - n_iter)
         n_iter, heights = n_iter + cells.n_iter, cells.heights
         if n_iter >= max_iter or share == (0 if cells.converged else SHARES[-1]):
             break
@@ -140,18 +142,18 @@ def _unblur(density, target, heights, tol, max_iter) -> Cells:
 
 
 def _least_blurred(density, target, heights, shares):
-    """The least blurred density for which every cell has some mass, or the most blurred one."""
+    """The least blurred density of which every cell has some, or the most blurred; its cells."""
     for share in shares:
         blurred = density.blurred(share) if share else density
-        held = evaluate(blurred, target.sites, heights).masses
-        if (held >= GOOD_START * target.masses).all():
+        cells = evaluate(blurred, target.sites, heights)
+        if (cells.masses >= GOOD_START * target.masses).all():
             break
-    return share, blurred
+    return share, blurred, cells
 
 
-def _newton(density, target: Target, heights, tol, max_iter) -> Cells:
+def _newton(density, target: Target, cells: Cells, tol, max_iter) -> Cells:
     """Damped Newton steps until the masses are right, no step helps, or there are no more."""
-    cells, step = evaluate(density, target.sites, heights), 1.0
+    step = 1.0
     floor = min(cells.masses.min(), target.masses.min()) / 2
     for n_iter in range(max_iter + 1):
         error = target.error(cells)
@@ -218,9 +220,15 @@ def _solve(jacobian: csc_matrix, error: Array) -> Array:
 # --- starts --------------------------------------------------------------------------------------
 
 
-def _starts(density, target: Target) -> Iterator[Array]:
+def _starts(density, target: Target, heights: Array | None) -> Iterator[Array]:
     """Heights to start from: the quickest first, then the safest."""
     sites, masses = target.sites, target.masses
+    # What was given, and Voronoi's cells (potentials of zero), if every cell has some mass.
+    for proposal, share in ((heights, GOOD_START), (target.level, GOOD_VORONOI)):
+        if np.shape(proposal) == masses.shape:
+            held = evaluate(density, sites, proposal).masses
+            if (held >= share * masses).all():
+                yield proposal
     if len(sites) > FEW_SITES:
         few, few_masses = _coarsened(sites, masses)
         cells = cells_of_masses(density, Target(few, few_masses), tol=ROUGH, max_iter=200)

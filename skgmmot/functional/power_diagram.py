@@ -20,7 +20,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, QhullError
 
 Array = np.ndarray
 
@@ -165,7 +165,7 @@ def _dual(sites: Array, heights: Array) -> tuple[Array, Array]:
     Guards are the last four sites; edges between two of them are left out.
     """
     units = np.abs(sites).max(), np.abs(heights).max() or 1.0
-    hull = ConvexHull(np.column_stack([sites / units[0], heights / units[1]]))
+    hull = _hull(np.column_stack([sites / units[0], heights / units[1]]))
     normals = hull.equations[:, :3]
     lower = normals[:, 2] < 0
     # A face lies on the plane h = 2 <v, y> - const, and v is its corner of the diagram.
@@ -179,6 +179,15 @@ def _dual(sites: Array, heights: Array) -> tuple[Array, Array]:
     # what a guard is beside lies outside the rectangle
     real = (pairs < len(sites) - 4).all(1) & (corners[:, 0] != corners[:, 1]).any(1)
     return corners[real], pairs[real]
+
+
+def _hull(points: Array) -> ConvexHull:
+    """The convex hull, its faces triangles."""
+    try:
+        # It need not merge faces that are almost in one plane: edges between them have no length.
+        return ConvexHull(points, qhull_options="Qt Q0")
+    except QhullError:
+        return ConvexHull(points)  # where rounding makes a dent, it must
 
 
 def _difference(sites: Array, pairs: Array) -> Array:

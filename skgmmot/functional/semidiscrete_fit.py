@@ -21,8 +21,8 @@ from skgmmot.functional.semidiscrete import (
     SemidiscretePlan,
     component_masses,
     exact_plan,
-    nodes_plan,
 )
+from skgmmot.functional.semidiscrete_nodes import nodes_plan
 
 #: Share of ``reg_covar`` that free covariances have at least, so that their logarithms are finite.
 LEAST = 1e-3
@@ -162,7 +162,7 @@ class _Descent:
             free = self._free(vector).requires_grad_()
             try:
                 cost = self.transport(self.coordinates.from_free(free))
-            except RuntimeError:
+            except (RuntimeError, np.linalg.LinAlgError):
                 return self._wall(vector - self.reached)
             (slope,) = torch.autograd.grad(cost, free)
             slope[:held] = 0

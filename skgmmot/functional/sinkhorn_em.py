@@ -19,7 +19,12 @@ from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import m_step
 from skgmmot.functional.entropic import Dual, balance, curvature, imbalance, sinkhorn_update
 from skgmmot.functional.fixed_point import iterate
-from skgmmot.functional.mixture import FisherCoordinates, GaussianMixtureParams, PreparedMixture
+from skgmmot.functional.mixture import (
+    FisherCoordinates,
+    GaussianMixtureParams,
+    PreparedMixture,
+    log_responsibilities,
+)
 
 #: Sinkhorn updates between two M-steps, and their over-relaxation (1 is plain, 2 diverges).
 UPDATES, RELAXATION = 2, 1.5
@@ -104,10 +109,11 @@ def untilted(theta: GaussianMixtureParams, allowed: float = ANY) -> TiltedMixtur
         If a weight is not positive.
     """
     weights = theta.weights
-    if not float(weights.min()) > 0:
+    smallest = float(weights.detach().min())
+    if not smallest > 0:
         raise ValueError(
             "weights must be positive where each component receives its weight, got "
-            f"{float(weights.min()):.3g} in component {int(weights.argmin())}. Leave it out."
+            f"{smallest:.3g} in component {int(weights.argmin())}. Leave it out."
         )
     return TiltedMixture(
         weights.log(), theta.means, theta.covariances, weights, weights.new_tensor(allowed)
@@ -126,8 +132,7 @@ class SinkhornEM:
     Parameters
     ----------
     em : object
-        EM over the samples: its ``statistics``, ``overlap``, ``reg_covar``, ``dtype`` and
-        ``total`` are used.
+        EM over the samples.
 
     Notes
     -----
@@ -153,7 +158,7 @@ class SinkhornEM:
         statistics = em.statistics(theta)
         allowed = max(float(theta.allowed), self.balanced)
         if imbalance(statistics.mass / em.total, w) > allowed:
-            theta = self.balance(theta, allowed)
+            theta = self.balance(theta)
             statistics = em.statistics(theta)
         moved = m_step(theta, statistics, em.reg_covar)
         theta_next = theta._replace(
@@ -162,10 +167,10 @@ class SinkhornEM:
         dual = w @ (theta.log_weights - w.log()) - statistics.log_likelihood / em.total
         return theta_next, -float(dual + w @ (w.log() - moved.weights.log()))
 
-    def balance(self, theta: TiltedMixture, allowed: float = 0.0) -> TiltedMixture:
-        """The same mixture through weights that balance it, but for what is allowed."""
-        dual, tol = functools.partial(self.dual, theta), max(allowed, self.balanced)
-        log_weights = balance(theta.prescribed, dual, start=theta.log_weights, tol=tol)
+    def balance(self, theta: TiltedMixture) -> TiltedMixture:
+        """The same mixture through the weights that balance it."""
+        dual = functools.partial(self.dual, theta)
+        log_weights = balance(theta.prescribed, dual, start=theta.log_weights, tol=self.balanced)
         return theta._replace(log_weights=log_weights)
 
     def dual(self, theta: TiltedMixture, log_weights: Tensor, temperature: float = 1.0) -> Dual:
@@ -185,16 +190,25 @@ class SinkhornEM:
 
     def gap(self, theta: TiltedMixture) -> float:
         """What balancing a mixture costs: the balanced cost less the negative log-likelihood."""
-        free = self.dual(theta, theta.prescribed.log()).value
-        return max(float(free) - self.objective(self.balance(theta)), 0.0)
+        em, w, mixture = self.em, theta.prescribed, theta.mixture().prepare()
+        tilt = self.balance(theta).log_weights - w.log()
+
+        def block(rows, buffers):
+            x, a = em.rows(rows)
+            # sample by sample, for far samples cost much in either reading
+            log_resp = log_responsibilities(mixture, x.double())
+            gained = torch.logsumexp(log_resp + tilt.unsqueeze(1), dim=0)
+            return ((gained if a is None else gained * a).sum(),)
+
+        (gained,) = em.pool.sum(block, len(em.X), row_size=mixture.means.numel())
+        return max(float(w @ tilt - gained / em.total), 0.0)
 
 
 class SinkhornStep:
     """One iteration of Sinkhorn-EM as a map on the autograd graph.
 
     It is made of iterations of EM. Where Newton's method has found the balancing weights, these
-    are differentiated by the implicit function theorem, as one more of its steps: exactly where no
-    imbalance is allowed any more, and the better the less of it before.
+    are differentiated by the implicit function theorem, as one more of its steps.
 
     Parameters
     ----------
@@ -218,18 +232,18 @@ class SinkhornStep:
             theta = theta._replace(log_weights=log_weights)
         moved = self.step(theta.tilted())
         if imbalance(moved.weights.detach(), self.prescribed.detach()) > allowed:
-            return self.at_balance(theta, allowed)
+            return self.at_balance(theta)
         return self._next(theta, moved)
 
-    def at_balance(self, theta: TiltedMixture, allowed: float = 0.0) -> TiltedMixture:
+    def at_balance(self, theta: TiltedMixture) -> TiltedMixture:
         """The iteration that balances by Newton's method."""
         with self.step.pooled() as em:
             em, constant = SinkhornEM(em), _detached(theta)
-            found = em.balance(constant._replace(prescribed=self.prescribed.detach()), allowed)
+            found = em.balance(constant._replace(prescribed=self.prescribed.detach()))
             matrix = curvature(em.dual(found, found.log_weights))
         share = self.step(theta._replace(log_weights=found.log_weights).tilted()).weights
-        further = torch.linalg.solve(matrix, self.prescribed - share)  # nothing, if all is balanced
-        log_weights = found.log_weights + further - further.detach()
+        further = torch.linalg.solve(matrix, self.prescribed - share)
+        log_weights = found.log_weights + (further - further.detach())
         theta = theta._replace(log_weights=log_weights)
         return self._next(theta, self.step(theta.tilted()))
 

@@ -5,7 +5,8 @@ from numbers import Integral
 from skgmmot import _arrays
 from skgmmot.estimators._base import as_density
 from skgmmot.functional.linalg import root
-from skgmmot.functional.semidiscrete import GridDensity, exact_plan, nodes_plan
+from skgmmot.functional.semidiscrete import GridDensity, exact_plan
+from skgmmot.functional.semidiscrete_nodes import nodes_plan
 
 
 def semidiscrete_distance(

@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot._engine import EM
 from skgmmot.functional.adjoint import InexactGradientWarning
+from skgmmot.functional.fit import EMStep
 
 PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
 IDENTITY = {
@@ -538,6 +539,24 @@ def test_a_fit_far_from_its_fixed_point_says_so(blobs):
     X = torch.tensor(blobs[:60], requires_grad=True)
     with pytest.warns(InexactGradientWarning, match="implicit gradient may be off by"):
         fitted(X, gradient_tol=1e-300)
+
+
+def test_an_interrupted_polish_keeps_the_fit(blobs, monkeypatch):
+    def interrupted(self, theta):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EMStep, "linearise", interrupted)
+    model = DifferentiableGaussianMixture(4, random_state=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(torch.tensor(blobs, requires_grad=True))
+    assert np.allclose(model.means_, fitted(blobs).means_)
+
+
+def test_nothing_is_on_a_graph_where_none_is_built(blobs):
+    with torch.no_grad():
+        model = fitted(torch.tensor(blobs, requires_grad=True))
+    assert not model.means_.requires_grad and not hasattr(model, "solution_")
+    assert np.allclose(model.means_, fitted(blobs).means_)
 
 
 def test_starts_are_constants_of_the_gradient(blobs):

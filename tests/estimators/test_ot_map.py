@@ -431,7 +431,7 @@ def test_samples_of_another_dimension_are_refused(mixture):
 @pytest.mark.parametrize(
     "y, message",
     [
-        (None, "y must be given with class_wise=True, got None"),
+        (None, "requires y to be passed, but the target y is None"),
         (np.zeros(3), "inconsistent numbers of samples"),
         (np.linspace(0, 1, 400), "Unknown label type: continuous"),
         (np.r_[np.zeros(399), 1], r"the mixture of class 1.0 must be one that can be fitted. .*"),

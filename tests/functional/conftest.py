@@ -1,5 +1,6 @@
 """Random covariances, mixtures and samples in float64, each made from a seed."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,5 +45,38 @@ def make_mixture(make_covariances):
             "spherical": variances.mean(-1, keepdim=True),
         }
         return GaussianMixtureParams(weights, means, storage[name].clone())
+
+    return make
+
+
+@pytest.fixture
+def rank_deficient():
+    """A covariance of rank lower than its size, by name."""
+
+    def make(kind):
+        generator = torch.Generator().manual_seed(5)
+        if kind == "diagonal":
+            return torch.diag(torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64))
+        if kind == "zero":
+            return torch.zeros(3, 3, dtype=torch.float64)
+        B = torch.randn(3, 1 if kind == "line" else 2, dtype=torch.float64, generator=generator)
+        return B @ B.mT
+
+    return make
+
+
+@pytest.fixture
+def pseudo_map():
+    """The optimal map by eigenvalues, with pseudo-inverses."""
+
+    def make(source, target):
+        values, vectors = np.linalg.eigh(source.numpy())
+        kept = values > 1e-8
+        roots = np.sqrt(values[kept])
+        V = vectors[:, kept]
+        root, inverse = (V * roots) @ V.T, (V / roots) @ V.T
+        values, vectors = np.linalg.eigh(root @ target.numpy() @ root)
+        middle = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+        return torch.from_numpy(inverse @ middle @ inverse)
 
     return make

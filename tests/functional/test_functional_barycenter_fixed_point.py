@@ -9,14 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.functional.barycenter import common_type, exact_barycenter, objective
-from skgmmot.functional.barycenter_fixed_point import (
-    best_of_starts,
-    chained_start,
-    improve,
-    reduce,
-    spread_start,
-    with_mass,
-)
+from skgmmot.functional.barycenter_fixed_point import best_of_starts, improve, reduce
 from skgmmot.functional.covariance import COVARIANCE_TYPES, FULL, covariance_type_of
 from skgmmot.functional.mixture import GaussianMixtureParams
 from skgmmot.functional.mixture_ot import cost_matrix, transport_plan
@@ -181,42 +174,6 @@ def test_the_weights_of_a_reduction_are_the_best(make_mixture):
     assert_close(transport_plan(mixture, found).cost, mixture.weights @ nearest)
 
 
-# --- starts ------------------------------------------------------------------------------------
-
-
-def test_a_spread_start_takes_one_component_of_each_group(make_mixture):
-    mixture = make_mixture("full", 3, 2, spread=100.0)
-    order = [0, 0, 0, 1, 1, 2]
-    copies = GaussianMixtureParams(
-        torch.full((6,), 1 / 6, dtype=F64), *(t[order] for t in mixture[1:])
-    )
-    for seed in range(5):
-        found = spread_start(copies, 3, generator(seed))
-        assert_close(found.weights.sort().values, torch.tensor([1, 2, 3], dtype=F64) / 6)
-    assert len(spread_start(copies, 5, generator()).weights) == 5
-
-
-def test_a_spread_start_halves_the_heaviest_where_there_are_too_few(name, make_mixture):
-    mixture = make_mixture(name, 2, 2)._replace(weights=torch.tensor([0.3, 0.7], dtype=F64))
-    found = spread_start(mixture, 4, generator())
-    assert_close(found.weights, torch.tensor([0.3, 0.7 / 3, 0.7 / 3, 0.7 / 3], dtype=F64))
-    assert transport_plan(found, mixture).cost < 1e-12
-
-
-def test_a_chain_through_two_mixtures_is_their_barycentre(make_mixture):
-    mixtures = [make_mixture("full", K, 2, seed=K) for K in (2, 3)]
-    weights = torch.tensor([0.4, 0.6], dtype=F64)
-    expected = exact_barycenter(mixtures, weights)
-    start = chained_start(mixtures, weights, len(expected.weights), generator())
-    assert transport_plan(start, expected).cost < 1e-12
-
-
-def test_a_long_chain_stays_short(make_mixture):
-    mixtures = [make_mixture("diag", 10, 2, seed=s) for s in range(12)]
-    start = chained_start(mixtures, torch.full((12,), 1 / 12, dtype=F64), 2, generator())
-    assert len(start.weights) == 2 and torch.isfinite(start.means).all()
-
-
 # --- edges -------------------------------------------------------------------------------------
 
 
@@ -231,10 +188,3 @@ def test_points_are_reduced_as_k_means_does():
     order = found.means[:, 0].argsort()
     assert_close(found.means[order], expected)
     assert found.covariances.abs().max() == 0
-
-
-def test_a_component_without_weight_is_dropped(make_mixture):
-    mixture = make_mixture("tied", 3, 2)._replace(weights=torch.tensor([0.4, 0.0, 0.6], dtype=F64))
-    kept = with_mass(mixture)
-    assert len(kept.weights) == 2
-    assert_close(kept.covariances, mixture.covariances)

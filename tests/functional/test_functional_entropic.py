@@ -1,14 +1,12 @@
-"""Entropic readings of maximum likelihood, balance, Sinkhorn-EM."""
+"""Entropic readings of maximum likelihood, and balance."""
 
 import functools
-import math
 
 import ot
 import pytest
 import torch
 from torch.autograd import gradcheck
 
-from skgmmot import _engine
 from skgmmot.functional import fit_em
 from skgmmot.functional.entropic import (
     _dense_dual,
@@ -16,21 +14,13 @@ from skgmmot.functional.entropic import (
     entropic_ot_objective,
     sinkhorn_update,
 )
-from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
-from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 
 @pytest.fixture
 def problem(make_mixture, make_samples):
     """Three components in two dimensions and 60 samples that they overlap on."""
     return make_mixture("full", 3, 2), 1.5 * make_samples(60, 2)
-
-
-@pytest.fixture
-def typed_problem(covariance_type, make_mixture, make_samples):
-    """The same for each covariance type."""
-    return make_mixture(covariance_type, 3, 2), 1.5 * make_samples(60, 2)
 
 
 def primal(theta, X, a, P):
@@ -161,78 +151,3 @@ def test_a_sinkhorn_update_rests_at_balance_and_survives_an_empty_share():
     emptied = sinkhorn_update(log_tilt, weights, torch.tensor([0.0, 1.0]).double())
     assert torch.isfinite(emptied).all()
     assert emptied[0] > log_tilt[0]
-
-
-def sinkhorn_em(theta, X, a=None, **options):
-    with torch.no_grad(), _engine.workers(X.device) as pool:
-        em = _engine.EM(X, a, _engine.origin(X, a), 1e-3, pool)
-        start = untilted(theta.moved(-em.origin))
-        return iterate(SinkhornEM(em), start, **options).value.mixture().moved(em.origin)
-
-
-def test_sinkhorn_em_ends_where_the_balanced_cost_is_least(typed_problem):
-    theta, X = typed_problem
-    fitted = sinkhorn_em(theta, X, tol=1e-13, max_iter=3000)
-    assert torch.equal(fitted.weights, theta.weights)
-    # reg_covar is no part of the cost: the means alone are stationary
-    means = fitted.means.clone().requires_grad_()
-    cost = entropic_ot_objective(fitted._replace(means=means), X, balanced=True)
-    (gradient,) = torch.autograd.grad(cost, means)
-    assert float(gradient.abs().max()) < 1e-6
-
-
-def test_sinkhorn_em_starts_from_tiny_components_far_from_all_samples(problem):
-    theta, X = problem
-    eye = torch.eye(X.shape[1], dtype=X.dtype)
-    far = theta._replace(means=theta.means + 10, covariances=1e-2 * eye.expand(3, -1, -1).clone())
-    fitted = sinkhorn_em(far, X, tol=1e-8, max_iter=500)
-    assert all(torch.isfinite(t).all() for t in fitted)
-    assert float((fitted.weights @ fitted.means - X.mean(0)).abs().max()) < 1e-3
-
-
-def test_integer_weights_are_repeated_samples(problem):
-    theta, X = problem
-    times = torch.arange(len(X)) % 3
-    weighted, repeated = (
-        sinkhorn_em(theta, *args, tol=0, max_iter=30)
-        for args in ((X, times.double()), (X.repeat_interleave(times, 0),))
-    )
-    for one, other in zip(weighted, repeated, strict=True):
-        assert torch.allclose(one, other, atol=1e-10)
-
-
-@pytest.mark.parametrize("gradient", ["implicit", "automatic", "one_step"])
-def test_every_strategy_differentiates_sinkhorn_em(
-    covariance_type, make_mixture, make_samples, gradient
-):
-    theta = make_mixture(covariance_type, 2, 2, spread=1.0)
-    X = torch.cat(
-        [
-            make_samples(8, 2, seed) + torch.tensor(m)
-            for seed, m in enumerate(([0.0, 3.0], [2.0, -1.0]))
-        ]
-    ).requires_grad_()
-    a = torch.linspace(0.5, 1.5, 16, dtype=X.dtype).requires_grad_()
-    options = {"e_step": "sinkhorn", "reg_covar": 0.05, "tol": 0, "max_iter": 40}
-    if gradient == "implicit":
-        options |= {"tol": 1e-13, "max_iter": 2000}
-    direction = torch.Generator().manual_seed(0)
-    v = torch.randn(theta.means.shape, generator=direction, dtype=X.dtype)
-
-    def loss(X, a):
-        fitted = fit_em(theta, X, a, gradient=gradient, **options).value
-        return (v * fitted.means).sum() + fitted.covariances.log().nan_to_num(0).sum()
-
-    of_X, of_a = torch.autograd.grad(loss(X, a), (X, a))
-    step = 1e-5
-    with torch.no_grad():
-        for tensor, derivative in ((X, of_X), (a, of_a)):
-            along = torch.randn(tensor.shape, generator=direction, dtype=X.dtype)
-            ahead, behind = (
-                loss(*(t + s * step * along if t is tensor else t for t in (X, a))) for s in (1, -1)
-            )
-            found, expected = float((along * derivative).sum()), float(ahead - behind) / (2 * step)
-            # one step knows the direction at best
-            tolerance = math.inf if gradient == "one_step" else 1e-4
-            assert found == pytest.approx(expected, rel=tolerance, abs=1e-7)
-    assert all(torch.isfinite(t).all() for t in (of_X, of_a))

@@ -375,6 +375,28 @@ def test_integers_carry_no_gradient(problem):
         fit_em(start, X.long(), a.requires_grad_())
 
 
+@pytest.mark.parametrize("parameter", ["gradient", "acceleration", "solve", "e_step"])
+def test_names_that_are_not_there_are_refused(problem, parameter):
+    start, X, a = problem
+    with pytest.raises(ValueError, match=f"{parameter} must be one of .* got 'magic'"):
+        fit_em(start, X.requires_grad_(), a, **{parameter: "magic"})
+
+
+def test_accelerated_iterations_are_not_unrolled(problem):
+    start, X, a = problem
+    options = {"gradient": "automatic", "acceleration": "squarem"}
+    assert fit_em(start, X, a, **options).converged
+    with pytest.raises(ValueError, match="gradient must be 'implicit' or 'one_step' when EM is"):
+        fit_em(start, X.requires_grad_(), a, **options)
+
+
+def test_nothing_is_polished_where_no_graph_is_built(problem):
+    start, X, a = problem
+    with torch.no_grad():
+        solution = fit_em(start, X.requires_grad_(), a)
+    assert math.isnan(solution.distance) and not solution.value.means.requires_grad
+
+
 def test_implicit_gradients_are_differentiable_once(problem):
     start, X, a = problem
     value = fit_em(start, X.requires_grad_(), a).value

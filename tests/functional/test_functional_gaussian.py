@@ -173,3 +173,16 @@ def test_costs_as_asked_are_entries_of_the_matrix_above_their_bounds(gaussians):
     part = costs.part(slice(1, 3), slice(1, 2))
     assert_close(part.all(), expected[1:, 1:])
     assert_close(part(torch.tensor([1]), torch.tensor([0])), expected[2, 1:])
+
+
+def test_lower_bounds_are_reached_by_parallel_axes_and_equal_gaussians(make_covariances):
+    means, S = torch.zeros(6, 5, dtype=F64), make_covariances(6, 5)
+    vectors = torch.linalg.eigh(S[:1]).eigenvectors
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=F64)
+    parallel = (vectors * values) @ vectors.mT
+    costs = GaussianCosts.between(means, S, means[:1], parallel)
+    bounds, distances = costs.lower_bounds(), costs.all()
+    assert (bounds <= distances + 1e-14).all()
+    assert_close(bounds[0], distances[0])
+    assert (bounds[1:] < 0.99 * distances[1:]).any()
+    assert (GaussianCosts.between(means, S, means, S).lower_bounds().diagonal() == 0).all()

@@ -11,11 +11,14 @@ from skgmmot.functional.linalg import symmetrize
 from skgmmot.functional.mixture import (
     FisherCoordinates,
     GaussianMixtureParams,
+    join,
     log_density,
     log_joint,
     log_responsibilities,
     rsample,
     sample,
+    select,
+    with_mass,
 )
 
 F64 = torch.float64
@@ -336,3 +339,31 @@ def test_densities_pass_gradcheck_in_samples_and_mixture(name, make_mixture, mak
 
     inputs = [t.clone().requires_grad_() for t in (X, *theta)]
     assert torch.autograd.gradcheck(density, inputs)
+
+
+# --- joined and selected -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", COVARIANCE_TYPES)
+@pytest.mark.parametrize("name", COVARIANCE_TYPES)
+def test_joined_mixtures_have_the_mean_of_their_densities(name, other, make_mixture, make_samples):
+    parts = [make_mixture(name, 2, 3, seed=1), make_mixture(other, 3, 3, seed=2)]
+    weights, X = torch.tensor([0.3, 0.7], dtype=torch.float64), make_samples(20, 3)
+    joined = join(parts, weights)
+    densities = torch.stack([log_density(part, X).exp() for part in parts])
+    assert_close(log_density(joined, X).exp(), weights @ densities)
+    kinds = {name, other}
+    expected = "full" if kinds & {"full", "tied"} else "diag" if len(kinds) == 2 else name
+    assert covariance_type_of(joined.covariances).name == expected
+
+
+@pytest.mark.parametrize("name", COVARIANCE_TYPES)
+def test_components_without_weight_are_dropped_from_the_same_distribution(
+    name, make_mixture, make_samples
+):
+    weights = torch.tensor([0.4, 0.0, 0.6], dtype=torch.float64)
+    mixture, X = make_mixture(name, 3, 2)._replace(weights=weights), make_samples(20, 2)
+    kept = with_mass(mixture)
+    assert len(kept.weights) == 2
+    assert_close(log_density(kept, X), log_density(mixture, X))
+    assert_close(tuple(kept), tuple(select(mixture, [0, 2])))

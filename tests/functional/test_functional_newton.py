@@ -107,7 +107,7 @@ def test_the_start_for_many_sites_comes_from_few_and_is_good(rng):
     density, sites = image("bumps"), rng.random((2000, 2))
     sites -= sites.mean(0)
     masses = np.full(2000, 1 / 2000)
-    start = next(newton._starts(density, Target(sites, masses)))
+    start = next(newton._starts(density, Target(sites, masses), None))
     cells = newton.evaluate(density, sites, start)
     assert cells.masses.min() > newton.GOOD_START * masses.min()
     gaussian = newton.evaluate(density, sites, newton._gaussian_heights(density, sites, masses))

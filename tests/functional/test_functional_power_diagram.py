@@ -101,3 +101,15 @@ def test_cells_do_not_depend_on_the_order_of_sites_or_a_common_height(rng):
     order = rng.permutation(40)
     found = areas(power_diagram(sites[order], heights[order] + 3.0, BOX))
     assert np.allclose(found, expected[order], atol=1e-12)
+
+
+def test_sites_off_a_lattice_by_rounding_are_no_obstacle(rng):
+    # where Qhull finds a dent it must merge faces
+    lattice = np.stack(np.meshgrid(np.arange(40) / 40, np.arange(40) / 40), -1).reshape(-1, 2)
+    sites = lattice - 0.4875 + 1e-13 * rng.normal(size=(1600, 2))
+    inside = Box(np.full(2, -0.5), np.full(2, 0.5))
+    for heights in ((sites**2).sum(1), (sites**2).sum(1) + 1e-15 * rng.normal(size=1600)):
+        diagram = power_diagram(sites, heights, inside)
+        middle = (diagram.start + diagram.stop)[:, 0] / 2 - inside.low[0]
+        found = diagram.gather((diagram.stop - diagram.start)[:, 1] * middle, 1.0)
+        assert np.allclose(found, 1 / 1600, atol=1e-9)

@@ -8,14 +8,8 @@ import pytest
 import torch
 
 from skgmmot.functional.mixture import GaussianMixtureParams, sample
-from skgmmot.functional.semidiscrete import (
-    GridDensity,
-    component_masses,
-    exact_plan,
-    mixture_nodes,
-    nodes_plan,
-    standard_nodes,
-)
+from skgmmot.functional.semidiscrete import GridDensity, component_masses, exact_plan
+from skgmmot.functional.semidiscrete_nodes import mixture_nodes, nodes_plan, standard_nodes
 
 DOUBLE = torch.float64
 EXTENT = (0.0, 2.0, 1.0, 4.0)

@@ -1,0 +1,282 @@
+"""Semi-discrete transport: plans onto an image, and mixtures fitted by the distance.
+
+Two tables. *Plans*: an image of 64 x 64 pixels onto 200, 2,000 and 10,000 random points: CPU time,
+Newton steps, mass error and memory, beside one convex hull of the lifted points alone (SciPy's
+Qhull), which every Newton step needs at least once. *Fits*: EM, the sliced fit and the
+semi-discrete fit on ring-square-line data and on clusters with 10 % uniform outliers, all from
+k-means starts: time, W2 and log-likelihood on held-out data without outliers, and agreement of the
+labels with the clusters. *Quantisation*: both ways of the quantiser against k-means.
+
+    python benchmarks/bench_semidiscrete.py            # everything, about five minutes on one core
+    python benchmarks/bench_semidiscrete.py --quick    # small sizes and one seed, under a minute
+
+Writes ``results/bench_semidiscrete*.csv``, ``.md`` and ``.png`` beside this file.
+"""
+
+import argparse
+import json
+import time
+import warnings
+
+import numpy as np
+import scipy
+import torch
+from _common import RESULTS, machine, markdown, peak_during, peak_memory, write_csv
+from scipy.spatial import ConvexHull
+from sklearn.cluster import KMeans
+from sklearn.datasets import make_blobs
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
+from tqdm import tqdm
+
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    GridDensity,
+    SemidiscreteGMM,
+    SlicedWassersteinGMM,
+    WassersteinQuantizer,
+    semidiscrete_distance,
+)
+from skgmmot.datasets import make_ring_square_line
+from skgmmot.functional.semidiscrete import exact_plan
+
+N_POINTS = (200, 2_000, 10_000)
+#: Milliseconds of the program sdot (compiled) and of a prototype in NumPy and SciPy for an image of
+#: this size, measured elsewhere: they say the scale, not a ratio.
+ELSEWHERE = {200: (98, 41), 2_000: (206, 228), 10_000: (1_009, 1_893)}
+
+
+# --- plans ---------------------------------------------------------------------------------------
+
+
+def image(name):
+    """A density of 64 x 64 pixels on the unit square."""
+    side = (np.arange(64) + 0.5) / 64
+    x, y = np.meshgrid(side, side)
+    bumps = sum(np.exp(-50 * ((x - c) ** 2 + (y - c) ** 2)) for c in (0.25, 0.75))
+    values = {
+        "two bumps": bumps,
+        "two bumps on 10 %": bumps + 0.1,
+        "noise": np.random.default_rng(1).random((64, 64)),
+    }[name]
+    return GridDensity(torch.as_tensor(values))
+
+
+def points(n):
+    """Uniform points in the unit square, and their equal weights."""
+    y = torch.as_tensor(np.random.default_rng(0).random((n, 2)))
+    return y, torch.ones(n, dtype=torch.float64)
+
+
+def cpu_ms(function, *arguments):
+    """CPU time of one call."""
+    began = time.process_time()
+    function(*arguments)
+    return 1e3 * (time.process_time() - began)
+
+
+def plan_rows(sizes, repeats):
+    """Time one plan of each image onto each number of points."""
+    for name in ("two bumps", "two bumps on 10 %", "noise"):
+        density = image(name)
+        for n in sizes:
+            y, b = points(n)
+            lifted = np.column_stack([y, (y**2).sum(1)])
+            spent = [
+                (cpu_ms(exact_plan, density, y, b), cpu_ms(ConvexHull, lifted))
+                for _ in range(repeats)
+            ]
+            plan = exact_plan(density, y, b)
+            ms, hull = np.median(spent, axis=0)
+            sdot, prototype = ELSEWHERE[n]
+            yield {
+                "image": name,
+                "points": n,
+                "CPU ms": float(ms),
+                "Newton steps": plan.n_iter,
+                "mass error": float((plan.masses - b / b.sum()).abs().sum()),
+                "peak MB": peak_memory(__file__, name, n),
+                "one hull ms": float(hull),
+                "hulls' worth": float(ms / hull),
+                "sdot elsewhere ms": sdot,
+                "prototype elsewhere ms": prototype,
+            }
+
+
+def print_memory(name, n):
+    """Print the peak memory of one plan."""
+    density, (y, b) = image(name), points(n)
+    exact_plan(density, *points(50))  # libraries are loaded
+    print(peak_during(lambda: exact_plan(density, y, b)))
+
+
+# --- fits ----------------------------------------------------------------------------------------
+
+
+def clusters_with_outliers(seed, n=800):
+    """Five Gaussian clusters with 10 % uniform outliers, and held-out data without."""
+    X, y = make_blobs(2 * n, centers=5, cluster_std=0.7, center_box=(-6, 6), random_state=seed)
+    rng = np.random.default_rng(seed)
+    train = X[:n].copy()
+    low, high = train.min(0), train.max(0)
+    outlying = rng.choice(n, n // 10, replace=False)
+    middle, half = (low + high) / 2, (high - low) / 2
+    train[outlying] = rng.uniform(middle - 1.5 * half, middle + 1.5 * half, (n // 10, 2))
+    return train, X[n:], y[n:]
+
+
+def ring_square_line(seed, n=850):
+    """The ring, the strip and the frame, and as many held out."""
+    X, shape = make_ring_square_line(2 * n, random_state=seed)
+    return X[:n], X[n:], shape[n:]
+
+
+def fit_rows(seeds):
+    """Fit mixtures by each method."""
+    methods = {
+        "EM": lambda K, s: DifferentiableGaussianMixture(K, random_state=s, max_iter=500),
+        "sliced": lambda K, s: SlicedWassersteinGMM(K, random_state=s, init_params="kmeans"),
+        "semi-discrete": lambda K, s: SemidiscreteGMM(K, random_state=s),
+    }
+    for data, make, K in [
+        ("ring-square-line", ring_square_line, 10),
+        ("clusters, 10 % outliers", clusters_with_outliers, 5),
+    ]:
+        found = {name: [] for name in methods}
+        for seed in seeds:
+            X, held_out, labels = make(seed)
+            for name, method in methods.items():
+                model = method(K, seed)
+                ms = cpu_ms(model.fit, X)
+                found[name].append(
+                    (
+                        ms,
+                        semidiscrete_distance(model, held_out),
+                        model.score(held_out),
+                        adjusted_rand_score(labels, model.predict(held_out)),
+                        model.n_iter_,
+                    )
+                )
+        for name, values in found.items():
+            ms, distance, score, agreement, n_iter = np.median(values, axis=0)
+            yield {
+                "data": data,
+                "K": K,
+                "method": name,
+                "seeds": len(seeds),
+                "CPU ms": float(ms),
+                "steps": float(n_iter),
+                "W2 held out": float(distance),
+                "log-likelihood held out": float(score),
+                "ARI": float(agreement),
+            }
+
+
+# --- quantisation --------------------------------------------------------------------------------
+
+
+def quantiser_rows(n_clusters):
+    """Points for samples and for the image they are drawn from."""
+    density = image("two bumps")
+    rng = np.random.default_rng(0)
+    values = density.values.numpy().ravel()
+    pixel = rng.choice(values.size, 5_000, p=values / values.sum())
+    X = (np.stack([pixel % 64, pixel // 64], axis=1) + rng.random((5_000, 2))) / 64
+    start = X[:n_clusters]
+    options = {"init": start, "tol": 1e-4, "max_iter": 300}
+    for name, model, data in [
+        ("k-means of samples", KMeans(n_clusters, n_init=1, init=start, max_iter=300), X),
+        ("free, samples", WassersteinQuantizer(n_clusters, masses="free", **options), X),
+        ("uniform, samples", WassersteinQuantizer(n_clusters, **options), X),
+        ("free, image", WassersteinQuantizer(n_clusters, masses="free", **options), density),
+        ("uniform, image", WassersteinQuantizer(n_clusters, **options), density),
+    ]:
+        ms = cpu_ms(model.fit, data)
+        centres = torch.as_tensor(np.asarray(model.cluster_centers_, dtype=np.float64))
+        equal = torch.ones(n_clusters, dtype=torch.float64)
+        yield {
+            "quantiser": name,
+            "points": n_clusters,
+            "CPU ms": ms,
+            "steps": model.n_iter_,
+            "W2 of the image to them, equal masses": float(
+                exact_plan(density, centres, equal).cost.sqrt()
+            ),
+        }
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def write(tables):
+    """Write all results so far."""
+    RESULTS.mkdir(exist_ok=True)
+    lines = [
+        "# Semi-discrete transport: plans, fits, quantisation",
+        "",
+        f"Written by `python benchmarks/bench_semidiscrete.py` on {machine()}; SciPy",
+        f"{scipy.__version__}, one thread. Medians of CPU time. *one hull*: SciPy's `ConvexHull`",
+        "of the lifted points, in the same run. *elsewhere*: figures of another machine and of an",
+        "image that may differ, for the scale only. Mass error: the sum of all `|mass - b|`.",
+    ]
+    for name, table in tables.items():
+        if table:
+            lines += ["", f"## {name.capitalize()}", "", *markdown(table)]
+            write_csv(table, RESULTS / f"bench_semidiscrete_{name}.csv")
+    (RESULTS / "bench_semidiscrete.md").write_text("\n".join(lines) + "\n")
+    if tables["plans"]:
+        write_plot(tables["plans"])
+
+
+def write_plot(table):
+    """CPU time over the number of points."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name in dict.fromkeys(row["image"] for row in table):
+        rows = [row for row in table if row["image"] == name]
+        ax.loglog([r["points"] for r in rows], [r["CPU ms"] for r in rows], "o-", label=name)
+    rows = [row for row in table if row["image"] == table[0]["image"]]
+    for column, style in [
+        ("one hull ms", "k--"),
+        ("sdot elsewhere ms", "kx:"),
+        ("prototype elsewhere ms", "k+:"),
+    ]:
+        ax.loglog([r["points"] for r in rows], [r[column] for r in rows], style, label=column[:-3])
+    ax.set(xlabel="points", ylabel="CPU time / ms", title="An image of 64 x 64 onto points")
+    ax.legend()
+    figure.savefig(RESULTS / "bench_semidiscrete.png", dpi=100)
+    plt.close(figure)
+
+
+def main():
+    """Read the arguments, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes and one seed")
+    parser.add_argument("--only", default="", help="one table: plans, fits or quantisation")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.memory:
+        print_memory(*json.loads(args.memory))
+        return
+    warnings.filterwarnings("ignore", category=ConvergenceWarning)
+    work = {
+        "plans": lambda: plan_rows(N_POINTS[: 2 if args.quick else 3], 3 if args.quick else 7),
+        "fits": lambda: fit_rows(range(1 if args.quick else 5)),
+        "quantisation": lambda: quantiser_rows(50 if args.quick else 200),
+    }
+    tables = {name: [] for name in work}
+    for name, rows in work.items():
+        if args.only in name:
+            for row in tqdm(rows(), desc=name):
+                tables[name].append(row)
+                tqdm.write(markdown([row])[2])
+                write(tables)  # as it grows: an interrupted run is not lost
+
+
+if __name__ == "__main__":
+    main()
