@@ -52,10 +52,18 @@ def squared(slices: Slices, samples: SortedSamples, in_values: bool):
     """W2^2 to samples, its gradient, and that in the samples if asked for."""
     table = quantiles(slices, samples.levels)
     rises = samples.values.diff(dim=1)
+    w, m, s = slices
+    last = samples.values[:, -1:]
+    S = last.squeeze(1) * (m @ w) - (rises * table.partial).sum(1)
     below = derivatives(slices, table, rises, torch.zeros_like(rises))
-    total = (rises * table.partial).sum(1)
+    second = m.square() + s.square()
+    half = Gradient(
+        weights=centred(second / 2 - last * m, w) + below.weights,
+        means=w * (m - last) + below.means,
+        deviations=w * s + below.deviations,
+    )
     partial = table.partial if in_values else None
-    return assemble_squared(slices, samples, total, below, partial)
+    return assemble_squared(slices, samples, second @ w - 2 * S, half, partial)
 
 
 def absolute(slices: Slices, samples: SortedSamples, in_values: bool):

@@ -92,7 +92,9 @@ class Table(NamedTuple):
     density: Tensor
     """``F'(t) (L, J)``."""
     partial: Tensor
-    """``H(u) (L, J)``."""
+    """``H(u) = int_{-inf}^t tau dF (L, J)``."""
+    second: Tensor
+    """``int_{-inf}^t tau^2 dF (L, J)``."""
     cdf: Tensor
     """``Phi(z) (L, K, J)``."""
     bell: Tensor
@@ -120,9 +122,11 @@ def evaluate(slices: Slices, points: Tensor) -> Table:
     z = (points.unsqueeze(1) - m.unsqueeze(-1)).div_(s.unsqueeze(-1))  # (L, K, J)
     cdf = torch.special.ndtr(z)
     bell = z.square().mul_(-0.5).exp_().div_(SQRT_2PI)
-    levels, first = (torch.stack([w.expand_as(m), w * m], dim=1) @ cdf).unbind(1)
-    density, second = (torch.stack([w / s, w * s], dim=1) @ bell).unbind(1)
-    return Table(points, levels, density, first - second, cdf, bell, z)
+    rows = torch.stack([w.expand_as(m), w * m, w * (m.square() + s.square())], dim=1)
+    levels, mean, square = (rows @ cdf).unbind(1)
+    density, spread, cross = (torch.stack([w / s, w * s, w * s * m], dim=1) @ bell).unbind(1)
+    second = square - cross - points * spread
+    return Table(points, levels, density, mean - spread, second, cdf, bell, z)
 
 
 def derivatives(slices: Slices, table: Table, values: Tensor, slopes: Tensor) -> Gradient:
@@ -190,10 +194,29 @@ class Spline:
         )
         return _hermite(self.table.partial, left, right, interval, x)
 
-    def derivatives(self, left, right, slope_left, slope_right) -> Gradient:
-        """Apply a functional given by its weights at the ends of intervals, ``(L, J - 1)`` each."""
-        slopes = to_nodes(slope_left * self.slow_left, slope_right * self.slow_right)
-        return derivatives(self.slices, self.table, to_nodes(left, right), slopes)
+    def own_square(self) -> Tensor:
+        """``int q^2``, of the spline where it is smooth."""
+        w, m, s = self.slices
+        start, end = self.table.points[:, :-1], self.table.points[:, 1:]
+        mean = self.table.partial.diff(dim=1) * self.inverse
+        spline = (2 * (start.square() + end.square()) - start * end) / 15
+        spline += mean * (6 * mean - start - end) / 5
+        excess = spline * self.widths - self.table.second.diff(dim=1)
+        return (m.square() + s.square()) @ w + torch.where(self.smooth, excess, 0.0).sum(1)
+
+    def own_functional(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``int t dV``: weights of rises of ``V``, and of ``V'`` at the ends of intervals.
+
+        Of the spline where it is smooth, and of a cubic in ``t`` elsewhere.
+        """
+        start, end = self.table.points[:, :-1], self.table.points[:, 1:]
+        mean = self.table.partial.diff(dim=1) * self.inverse
+        rise = torch.where(self.smooth, 1.2 * mean - (start + end) / 10, (start + end) / 2)
+        square = (end - start).square() / 12
+        left = ((4 * start - end) / 30 - mean / 10) * self.widths * self.slow_left
+        right = ((4 * end - start) / 30 - mean / 10) * self.widths * self.slow_right
+        left = torch.where(self.smooth, left, -square)
+        return rise, left, torch.where(self.smooth, right, square)
 
 
 def _hermite(values, left, right, interval, x):
@@ -221,40 +244,48 @@ def squared(slices: Slices, samples: SortedSamples, in_values: bool, n_nodes: in
 
     ``W2^2 = E t^2 + sum_i a_i y_i^2 - 2 S`` with the correlation ``S = int q Q``, summed by parts:
     ``S = y_n H(1) - sum_i (y_{i+1} - y_i) H(c_i)``.
+
+    Near the minimum the two parts of ``int (q - Q) dV`` nearly cancel; so do their errors if the
+    spline stands for ``q`` in both.
     """
-    spline = Spline(slices, n_nodes)
-    table = spline.table
+    spline, y = Spline(slices, n_nodes), samples.values
+    w, m, _ = slices
+    t, table, last = spline.table.points, spline.table, y[:, -1:]
     first, interval = intervals(spline.levels, samples.levels)
     x = spline.fraction(samples.levels, interval)
-    m0, m1, m2, m3 = _moments(samples.values, first, x)
+    m0, m1, m2, m3 = _moments(y, first, x)
     right = 3 * m2 - 2 * m3
     slope_left, slope_right = (m1 - 2 * m2 + m3) * spline.widths, (m3 - m2) * spline.widths
-    weighted = to_nodes(m0 - right, right) * table.partial
-    weighted += to_nodes(slope_left, slope_right) * table.points
-    below = spline.derivatives(m0 - right, right, slope_left, slope_right)
+    below = to_nodes(m0 - right, right) * table.partial + to_nodes(slope_left, slope_right) * t
+    S = last.squeeze(1) * (m @ w) - below.sum(1)
+    # int (q - Q) dV, with V at the nodes and at infinity: w_k, 0 and m_k (up to a constant)
+    own, own_left, own_right = spline.own_functional()
+    values = to_nodes(m0 - right - own, right + own)
+    values[:, 0] += t[:, 0]
+    values[:, -1] -= t[:, -1]
+    slopes = to_nodes(
+        own_left + slope_left * spline.slow_left, own_right + slope_right * spline.slow_right
+    )
+    inner, ahead = derivatives(slices, table, values, slopes), t[:, -1:] - last
+    half = Gradient(
+        centred(ahead * m, w) + inner.weights, ahead * w + inner.means, inner.deviations
+    )
     partial = spline.partial(interval, x) if in_values else None
-    return assemble_squared(slices, samples, weighted.sum(1), below, partial)
+    return assemble_squared(slices, samples, spline.own_square() - 2 * S, half, partial)
 
 
-def assemble_squared(slices, samples, below, gradient, partial):
-    """Put W2^2 together from ``sum_i (y_{i+1} - y_i) H(c_i)``, its gradient, and ``H(c_i)``.
+def assemble_squared(slices, samples, without_squares, half, partial):
+    """Add the squares of the samples to W2^2, double half the gradient, and add that in samples.
 
     The derivative in a sample is ``2 a_i (y_i - mean of the mixture in its cell)``, and that mean
     is ``(H(c_i) - H(c_{i-1})) / a_i``.
     """
-    w, m, s = slices
-    y, last = samples.values, samples.values[:, -1:]
-    S = last.squeeze(1) * (m @ w) - below
-    second = m.square() + s.square()
-    cost = second @ w + (samples.masses * y.square()).sum(1) - 2 * S
-    gradient = Gradient(
-        weights=centred(second - 2 * last * m, w) + 2 * gradient.weights,
-        means=2 * (w * (m - last) + gradient.means),
-        deviations=2 * (w * s + gradient.deviations),
-    )
+    y = samples.values
+    cost = without_squares + (samples.masses * y.square()).sum(1)
+    gradient = Gradient(*(2 * part for part in half))
     if partial is None:
         return cost, gradient, None
-    total = (m @ w).unsqueeze(1)
+    total = (slices.means @ slices.weights).unsqueeze(1)
     moved = torch.cat([partial, total], dim=1).diff(dim=1, prepend=torch.zeros_like(total))
     return cost, gradient, 2 * (samples.masses * y - moved)
 
@@ -306,8 +337,10 @@ class MixtureSide:
             sums.append(zero.scatter_add_(1, self.interval, slope))
             slope = slope * self.x
         e0, e1, e2 = sums
-        right = 6 * (e1 - e2) * self.spline.inverse
-        return self.spline.derivatives(-right, right, e0 - 4 * e1 + 3 * e2, 3 * e2 - 2 * e1)
+        spline, right = self.spline, 6 * (e1 - e2) * self.spline.inverse
+        left = (e0 - 4 * e1 + 3 * e2) * spline.slow_left
+        slopes = to_nodes(left, (3 * e2 - 2 * e1) * spline.slow_right)
+        return derivatives(spline.slices, spline.table, to_nodes(-right, right), slopes)
 
 
 class SampleSide:
