@@ -14,6 +14,9 @@ from torch import Tensor
 
 from skgmmot.functional.penalised import TransportSolution, solve_constants
 
+#: Bounds are tightened before more than this share of the costs are computed.
+MANY = 0.25
+
 
 class Plan(NamedTuple):
     """A transport plan, its potentials and its cost."""
@@ -194,13 +197,14 @@ def solve_bounded(
     lower: Tensor,
     costs: Callable[[Tensor, Tensor], Tensor],
     *,
+    tighter: Callable[[], Tensor] | None = None,
     reg_m: float | tuple[float, float] | None = None,
 ) -> Plan:
     """Solve discrete optimal transport whose costs are dear to compute, by computing few of them.
 
     A plan that is optimal for lower bounds of the costs, and uses only pairs whose bounds are the
     costs themselves, is optimal. So bounds are replaced by costs where the plan uses them, and
-    where it might, until it uses no others.
+    where it might, until it uses no others; and all by tighter bounds, before many are.
 
     Parameters
     ----------
@@ -212,6 +216,8 @@ def solve_bounded(
         Lower bounds of the costs, not negative.
     costs : callable
         ``costs(k, l)`` returns the costs ``(n,)`` of the pairs of two index tensors.
+    tighter : callable, default=None
+        ``tighter()`` returns other lower bounds ``(K, L)``, closer and dearer; called at most once.
     reg_m : float, tuple of two floats or None, default=None
         Penalties of the marginals; None holds both.
 
@@ -229,22 +235,25 @@ def solve_bounded(
         If it does not converge.
     """
     penalties = penalties_of(reg_m)
-    a_, b_, C = _constants(a, b, lower.clone())
+    a_, b_, bounds = _constants(a, b, lower)
+    C = bounds.clone()  # costs that are known, and guesses of the others
     asked, position = [], torch.full(C.shape, -1)  # where the costs of a pair are among those asked
-    raised = -math.inf
     while True:
         solution = solve_constants(a_, b_, C, penalties, 0.0, _precision(a, b))
-        slack = C - solution.f.unsqueeze(1) - solution.g
-        wanted = (position < 0) & ((solution.P > 0) | (slack < raised))
-        if not (wanted & (solution.P > 0)).any():
+        may_be_used = bounds < solution.f.unsqueeze(1) + solution.g
+        wanted = (position < 0) & (may_be_used | (solution.P > 0))
+        if not wanted.any():
             break
-        k, l = wanted.nonzero(as_tuple=True)
-        asked.append(costs(k.to(lower.device), l.to(lower.device)))
-        values = asked[-1].detach().to(C)
-        # The bounds that remain will rise about as much.
-        raised = float((values - C[k, l]).mean())
-        position[k, l] = torch.arange(len(k)) + sum(len(t) for t in asked[:-1])
-        C[k, l] = values
+        if tighter is not None and wanted.double().mean() > MANY:
+            bounds, tighter = torch.maximum(bounds, tighter().to(bounds)), None
+        else:
+            k, l = wanted.nonzero(as_tuple=True)
+            position[k, l] = torch.arange(len(k)) + sum(len(t) for t in asked)
+            asked.append(costs(k.to(lower.device), l.to(lower.device)))
+            C[k, l] = asked[-1].detach().to(C)
+        known = position >= 0
+        # Where bounds are as far below the costs as they were so far.
+        C = torch.where(known, C, bounds + (C - bounds)[known].mean().nan_to_num().clamp(min=0))
     plan = _as_plan(a, b, lower.detach(), solution)
     k, l = solution.P.nonzero(as_tuple=True)
     used = torch.cat(asked)[position[k, l].to(lower.device)] if asked else lower.new_zeros(0)

@@ -15,6 +15,7 @@ from skgmmot.functional.bures import (
     bures_squared_pairs,
     factored,
 )
+from skgmmot.functional.bures_bounds import bures_lower_bounds
 from skgmmot.functional.linalg import squared_distances, standard_deviations
 
 
@@ -148,6 +149,11 @@ class GaussianCosts(NamedTuple):
         """
         between = squared_distances(*(m.detach() for m in self.means))
         return between + squared_distances(*self.deviations)
+
+    def tighter_bounds(self) -> Tensor:
+        """Lower bounds ``(K, L)`` again: closer where the axes are not parallel, and dearer."""
+        between = squared_distances(*(m.detach() for m in self.means))
+        return between + bures_lower_bounds(*self.prepared)
 
     def all(self) -> Tensor:
         """All distances ``(K, L)``, differentiable once."""

@@ -528,6 +528,27 @@ def test_costs_on_demand_lead_to_the_same_plan(reg_m, looseness):
         assert pairs.shape[1] < C.numel() / 2
 
 
+@pytest.mark.parametrize("reg_m", [None, 1.0])
+def test_bounds_are_tightened_once_before_many_costs_are_computed(reg_m):
+    a, b, C, lower, costs, asked = bounded(30, 30, looseness=5.0)
+    calls = []
+
+    def tighter():
+        calls.append(sum(pairs.shape[1] for pairs in asked))
+        return C - 0.01
+
+    plan = solve_bounded(a, b, lower, costs, tighter=tighter, reg_m=reg_m)
+    assert_close(plan.cost, solve(a, b, C, reg_m=reg_m).cost, rtol=1e-9, atol=0)
+    assert len(calls) == 1
+    assert calls[0] < C.numel() / 4
+    assert sum(pairs.shape[1] for pairs in asked) < C.numel() / 2
+
+
+def test_tight_bounds_are_not_tightened():
+    a, b, _, lower, costs, _ = bounded(12, 15, looseness=0.05)
+    solve_bounded(a, b, lower, costs, tighter=lambda: pytest.fail("not needed"))
+
+
 def test_costs_on_demand_carry_gradients():
     a, b, C, lower, _, _ = bounded(6, 7)
     leaves = [t.clone().requires_grad_() for t in (a, b, C)]
