@@ -51,19 +51,21 @@ def network_simplex(
     RuntimeError
         If the network simplex stops early.
     """
-    b = b * (a.sum() / b.sum())
-    k, l = a != 0, b != 0
-    if k.all() and l.all():
+    total = a.sum()
+    b = b * (total / b.sum())
+    if a.all() and b.all():
         P, f, g = _emd(a, b, np.ascontiguousarray(C))
     else:
+        k, l = a != 0, b != 0
         P, f, g = np.zeros_like(C), np.zeros_like(a), np.zeros_like(b)
         P[np.ix_(k, l)], f[k], g[l] = _emd(a[k], b[l], C[np.ix_(k, l)])
         f[~k] = (C[np.ix_(~k, l)] - g[l]).min(1)
         g[~l] = (C[:, ~l] - f[:, None]).min(0)  # over all: feasible together
     # Weights that differ in their last bit send that bit elsewhere. It is no transport: a mass of
     # the size of rounding that is most of neither weight it comes from and goes to.
-    rounding = sum(C.shape) * eps * a.sum()
-    P[np.minimum(np.minimum(a[:, None], b) / 2, rounding) > P] = 0
+    rounding = (P > 0) & (sum(C.shape) * eps * total > P)
+    if rounding.any():
+        P[rounding & (np.minimum(a[:, None], b) / 2 > P)] = 0
     return P, f, g
 
 

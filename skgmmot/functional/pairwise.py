@@ -122,6 +122,7 @@ class _Rows:
             self.costs = GaussianCosts.between(
                 *(t for s in stacks for t in (s.means, s.covariances))
             )
+        self.rise = 0.0  # how far costs are above their bounds
         self.bounded = self.costs is not None and self.exact and n_pairs * d**2 > DEAR
 
     def __call__(self, i: int, first: int) -> Tensor:
@@ -132,8 +133,7 @@ class _Rows:
         columns = [slice(*pair) for pair in itertools.pairwise(edges)]
         if self.bounded and columns:
             costs = self.costs.part(here, there)
-            values, share = _bounded_row(a, weights, self.eps, columns, costs)
-            self.bounded = share <= MANY
+            values = self._bounded(a, weights, columns, costs)
         else:
             C = self._costs(here, there).cpu().double()
             values = [self._value(a, b, C[:, at]) for b, at in zip(weights, columns, strict=True)]
@@ -158,30 +158,33 @@ class _Rows:
         weights = (torch.from_numpy(w) for w in (a, b))
         return float(solve(*weights, C, **self.penalties).cost)
 
+    def _bounded(self, a, weights, columns, costs: GaussianCosts) -> np.ndarray:
+        """The costs of exact plans, as `discrete.solve_bounded` finds them, all plans in step."""
+        bounds = _numpy(costs.lower_bounds())
+        C, known = bounds + self.rise, np.zeros(bounds.shape, dtype=bool)
+        values, unsolved = np.zeros(len(weights)), range(len(weights))
+        while True:
+            wanted, solving = np.zeros(C.shape, dtype=bool), unsolved
+            unsolved = []
+            for j in solving:
+                at = np.s_[:, columns[j]]
+                P, f, g = network_simplex(a, weights[j], C[at], self.eps)
+                wanted[at] = ((P > 0) | (bounds[at] < f[:, None] + g)) & ~known[at]
+                if wanted[at].any():
+                    unsolved.append(j)
+                else:
+                    values[j] = np.vdot(P, C[at])
+            if not unsolved:
+                return values
+            if wanted.mean() > MANY:
+                self.bounded, wanted = False, ~known
+            k, l = wanted.nonzero()
+            indices = (torch.from_numpy(index).to(costs.means[0].device) for index in (k, l))
+            C[k, l], known[k, l] = _numpy(costs(*indices)), True
+            self.rise = max(0.0, (C - bounds)[known].mean())
+            C = np.where(known, C, bounds + self.rise)
 
-def _bounded_row(a, weights, eps, columns, costs: GaussianCosts) -> tuple[np.ndarray, float]:
-    """The costs of exact plans, as `discrete.solve_bounded` finds them, all plans in step.
 
-    Also returns the share of the pairs of components whose costs were computed.
-    """
-    C = costs.lower_bounds().cpu().double().numpy()
-    known, raised = np.zeros(C.shape, dtype=bool), -math.inf
-    values, unsolved = np.zeros(len(weights)), range(len(weights))
-    while True:
-        wanted, solving = np.zeros(C.shape, dtype=bool), unsolved
-        unsolved = []
-        for j in solving:
-            at = np.s_[:, columns[j]]
-            P, f, g = network_simplex(a, weights[j], C[at], eps)
-            if known[at][P > 0].all():
-                values[j] = np.vdot(P, C[at])
-                continue
-            wanted[at] = ((P > 0) | (C[at] - f[:, None] - g < raised)) & ~known[at]
-            unsolved.append(j)
-        if not unsolved:
-            return values, known.mean()
-        k, l = wanted.nonzero()
-        asked = costs(*(torch.from_numpy(index).to(costs.means[0].device) for index in (k, l)))
-        asked = asked.cpu().double().numpy()
-        raised = float((asked - C[k, l]).mean())  # the bounds that remain will rise about as much
-        C[k, l], known[k, l] = asked, True
+def _numpy(costs: Tensor) -> np.ndarray:
+    """Costs as the network simplex wants them."""
+    return costs.cpu().double().numpy()
