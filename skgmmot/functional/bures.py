@@ -60,9 +60,13 @@ def factored(covariances: Tensor) -> Factored:
     identity = torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
     inverses = torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False)
     condition = (traces * inverses.square().sum((-2, -1))).sqrt() / factors.shape[-1]
-    # A symmetric root stands in for the factor where the rank is deficient.
-    symmetric = (factors.triu(1) != 0).any(-1).any(-1) | (traces == 0)
-    return Factored(traces, factors, condition.masked_fill(symmetric, torch.inf))
+    return Factored(traces, factors, condition.masked_fill(_is_deficient(factors), torch.inf))
+
+
+def _is_deficient(factors: Tensor) -> Tensor:
+    """Whether the rank is: a symmetric root, which has zeros or is not triangular, stands in."""
+    zeros = (factors.diagonal(dim1=-2, dim2=-1) == 0).any(-1)
+    return zeros | (factors.triu(1) != 0).any(-1).any(-1)
 
 
 def bures_squared(
@@ -88,8 +92,10 @@ def bures_squared(
 
     Notes
     -----
-    Differentiable once, in closed form: ``d B^2 / dS0 = I - A`` with ``A`` of `bures_map`.
-    Costs ``O(K L d^3)``, and a few megabytes beyond the result.
+    Differentiable once, in closed form: ``d B^2 / dS0 = I - A`` with ``A`` of `bures_map`. Where
+    ``S0 = L @ L.T`` is rank deficient, ``A`` also has what a change of ``L`` out of the range
+    meets, ``(I - R) A R`` and its transpose with the projection ``R`` on the range: derivatives in
+    ``L`` are right. Costs ``O(K L d^3)``, and a few megabytes beyond the result.
 
     References
     ----------
@@ -236,17 +242,23 @@ class _BuresSquared(torch.autograd.Function):
         length = max(1, BLOCK_SIZE // source.shape[-1] ** 2)
         factors = [factor(S) for S in (source, target)]
         inverses = [inverse_factor(L) for L in factors]
+        regular = [not _is_deficient(L).any() for L in factors]
         for *indices, weight in zip(*(t.split(length) for t in (k, l, share)), strict=True):
             left, singular, right = torch.linalg.svd(
                 factors[0][indices[0]].mT @ factors[1][indices[1]]
             )
             scaled = (weight.unsqueeze(-1) * singular).unsqueeze(-2)
-            for gradient, index, inverse, vectors in zip(
-                gradients, indices, inverses, (left, right.mT), strict=True
-            ):
+            vectors = left, right.mT
+            for i, (gradient, index) in enumerate(zip(gradients, indices, strict=True)):
                 if gradient is not None:
-                    half = inverse[index].mT @ vectors
-                    _add_slopes(gradient, index, weight, (half * scaled) @ half.mT)
+                    half = inverses[i][index].mT @ vectors[i]
+                    maps = (half * scaled) @ half.mT
+                    if not regular[i]:
+                        images = factors[1 - i][indices[1 - i]] @ vectors[1 - i]
+                        across = images @ half.mT  # the map out of the range, into all directions
+                        across -= factors[i][index] @ (inverses[i][index] @ across)
+                        maps += 2 * weight.view(-1, 1, 1) * across
+                    _add_slopes(gradient, index, weight, maps)
         return *gradients, None, None, None
 
 

@@ -227,3 +227,19 @@ def test_ill_conditioned_and_regular_pairs_of_one_block_are_each_accurate(make_c
     source = torch.cat([make_covariances(2, 4), conditioned(2, 4, 1e10), conditioned(1, 4, np.inf)])
     alone = torch.stack([bures_squared(S[None], source)[0] for S in source])
     assert_close(bures_squared(source, source), alone, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("d", "ranks"), [(2, (1, 1)), (4, (2, 2)), (4, (1, 3)), (4, (2, 4))])
+@pytest.mark.parametrize("chosen", [False, True])
+def test_derivatives_in_factors_of_low_rank_are_right(d, ranks, chosen):
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(3, d, rank, dtype=F64, generator=generator) for rank in ranks]
+
+    def distances(*factors):
+        covariances = [L @ L.mT for L in factors]
+        if chosen:
+            return bures_squared_pairs(*covariances, torch.tensor([0, 2]), torch.tensor([1, 1]))
+        return bures_squared(*covariances)
+
+    leaves = [L.requires_grad_() for L in leaves]
+    assert torch.autograd.gradcheck(distances, leaves, eps=1e-6, atol=1e-6)
