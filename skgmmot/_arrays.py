@@ -244,6 +244,11 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None):
             f"{tuple(weights.shape)} and {tuple(means.shape)}. Give one row of means a weight."
         )
     K, d = means.shape
+    if K == 0 or d == 0:
+        raise ValueError(
+            "a mixture must have at least one component and one feature, got means of shape "
+            f"{(K, d)}. Pass one row of means for each component."
+        )
     if covariance_type is not None and covariance_type not in COVARIANCE_TYPES:
         raise ValueError(
             f"the covariance type of a mixture must be one of {sorted(COVARIANCE_TYPES)}, got "

@@ -53,3 +53,10 @@ def test_covariances_are_recognised_by_their_shape(name, public, storage, mixtur
         )
         assert params.covariances.shape == storage
         assert not kind.is_tensor
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (1, 0)])
+def test_a_mixture_of_nothing_is_refused(shape):
+    weights, covariances = np.full(shape[0], 1.0), np.ones(shape)
+    with pytest.raises(ValueError, match="at least one component and one feature, got means of sh"):
+        _arrays.mixture_from_tuple(weights, np.zeros(shape), covariances, "diag")

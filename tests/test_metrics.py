@@ -275,8 +275,8 @@ def test_an_outlier_is_destroyed_rather_than_moved():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"reg": -0.1}, ValueError, "reg must not be negative"),
-        ({"reg": np.nan}, ValueError, "reg must not be negative and be finite, got nan"),
+        ({"reg": -0.1}, ValueError, "reg must be finite and not negative"),
+        ({"reg": np.nan}, ValueError, "reg must be finite and not negative, got nan"),
         ({"reg_m": 0}, ValueError, "reg_m must be positive, got 0"),
         ({"reg_m": (-1.0, 1.0)}, ValueError, "reg_m must be positive, got -1"),
         ({"reg_m": np.nan}, ValueError, "reg_m must be positive, got nan"),

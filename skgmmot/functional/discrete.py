@@ -299,8 +299,8 @@ def _penalty(name: str, value, *, zero: bool = False, infinite: bool = False) ->
         )
     value = float(value)
     if not ((value > 0 or (zero and value == 0)) and (value < math.inf or infinite)):
-        requirement = "not be negative" if zero else "be positive"
-        requirement += "" if infinite else " and be finite"
+        requirement = "be " + ("" if infinite else "finite and ")
+        requirement += "not negative" if zero else "positive"
         raise ValueError(
             f"{name} must {requirement}, got {value}. It is a penalty in the unit of the costs."
         )

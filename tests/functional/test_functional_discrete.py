@@ -471,9 +471,9 @@ def test_plans_have_the_dtype_of_the_costs(kind):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"reg": -1.0}, ValueError, "reg must not be negative and be finite, got -1.0"),
-        ({"reg": math.nan}, ValueError, "reg must not be negative and be finite, got nan"),
-        ({"reg": math.inf}, ValueError, "reg must not be negative and be finite, got inf"),
+        ({"reg": -1.0}, ValueError, "reg must be finite and not negative, got -1.0"),
+        ({"reg": math.nan}, ValueError, "reg must be finite and not negative, got nan"),
+        ({"reg": math.inf}, ValueError, "reg must be finite and not negative, got inf"),
         ({"reg": "much"}, TypeError, "reg must be a number, got 'much'"),
         ({"reg_m": -1.0}, ValueError, "reg_m must be positive, got -1.0"),
         ({"reg_m": 0.0}, ValueError, "reg_m must be positive, got 0.0"),
@@ -488,7 +488,7 @@ def test_penalties_that_are_none_are_refused(options, error, message):
 
 
 def test_entropic_transport_wants_an_entropy():
-    with pytest.raises(ValueError, match=r"reg must be positive and be finite, got 0\.0"):
+    with pytest.raises(ValueError, match=r"reg must be finite and positive, got 0\.0"):
         entropic(*problem(2, 2), 0.0)
 
 
