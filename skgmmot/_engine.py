@@ -243,7 +243,8 @@ class EM:
         if self._last is None or not all(map(torch.equal, self._last[0], theta)):
             features, dtype = self._features(theta)
             step = features
-            if WhiteningEStep.is_faster(theta):
+            kind = covariance_type_of(theta.covariances)
+            if WhiteningEStep.is_faster(kind, *theta.means.shape):
                 step = WhiteningEStep(theta, self.origin)
                 dtype = step.best_dtype(self.dtype)
             by_definition = dtype is None
@@ -253,7 +254,8 @@ class EM:
 
     def _features(self, theta) -> tuple[FeatureEStep | None, torch.dtype | None]:
         """The E-step by features and the dtype of its products; None where that is no good."""
-        if quadratic_share(theta) > MAX_QUADRATIC:
+        kind, d = covariance_type_of(theta.covariances), theta.means.shape[1]
+        if quadratic_share(kind, d) > MAX_QUADRATIC:
             return None, None
         step = FeatureEStep(theta, self.origin, self.total_scatter(theta))
         dtype = step.best_dtype(self.dtype)

@@ -182,8 +182,8 @@ class ProductEStep:
 
     Parameters
     ----------
-    theta : GaussianMixtureParams
-        The current mixture, in float64, about the origin.
+    theta : GaussianMixtureParams or PreparedMixture
+        A mixture, in float64, about the origin.
     origin : Tensor of shape (d,)
         A point near the samples' mean.
 
@@ -198,8 +198,8 @@ class ProductEStep:
 
     def __init__(self, theta, origin):
         self.theta, self.origin = theta, origin
-        self.kind = kind = covariance_type_of(theta.covariances)
         log_weights, means, self.factors = theta.prepare()
+        self.kind = kind = covariance_type_of(self.factors)
         self.precisions = kind.precisions(self.factors)
         constant = log_weights + kind.log_det(self.factors, means.shape[1])
         self.constant = constant - means.shape[1] * LOG_2PI / 2  # log-joint at the means
@@ -226,6 +226,22 @@ class ProductEStep:
         """Write samples ``X (b, d)``, which may be a view, about the origin into ``out (d, b)``."""
         return torch.sub(X.mT, self.origin.to(out).unsqueeze(1), out=out)
 
+    def products(self, X: Tensor, dtype: torch.dtype, buffers) -> tuple[Tensor, Tensor]:
+        """Return what sums are made of, samples about the origin first, and the log-joint.
+
+        For a block ``X (b, d)``, in memory that ``buffers(name, shape, dtype)`` lends: ``(., b)``
+        and ``(K, b)``, the latter without the quadratic term that all components share.
+        """
+        raise NotImplementedError
+
+    def log_joint(self, X: Tensor, dtype: torch.dtype, buffers) -> Tensor:
+        """The log-joint ``(K, b)`` of a block."""
+        lifted, joint = self.products(X, dtype, buffers)
+        if self.kind.shared:
+            whitened = self.factors[0].mT.to(dtype) @ lifted[: X.shape[1]]
+            joint.sub_(whitened.square_().sum(0), alpha=0.5)
+        return joint
+
     @staticmethod
     def exponentiate(joint: Tensor) -> tuple[Tensor, Tensor]:
         """Turn a log-joint ``(K, b)`` in place into responsibilities before they are normalised.
@@ -250,10 +266,9 @@ class ProductEStep:
         return log_p.sum(dtype=torch.float64)
 
 
-def quadratic_share(theta: GaussianMixtureParams) -> float:
+def quadratic_share(kind: CovarianceType, n_features: int) -> float:
     """Quadratic features for each linear one."""
-    d = theta.means.shape[1]
-    return covariance_type_of(theta.covariances).n_quadratic(d) / (d + 1)
+    return kind.n_quadratic(n_features) / (n_features + 1)
 
 
 class FeatureEStep(ProductEStep):
@@ -316,6 +331,14 @@ class FeatureEStep(ProductEStep):
         log_likelihood = self.normalise(resp, total, top, sample_weight)
         return (resp @ phi.mT).double(), log_likelihood
 
+    def products(self, X, dtype, buffers):
+        (b, d), (K, width) = X.shape, self.coefficients.shape
+        phi = buffers("features", (width, b), dtype)
+        self.centred(X, out=phi[:d])
+        phi[d] = 1
+        self.kind.quadratic(phi[:d], out=phi[d + 1 :])
+        return phi, torch.mm(self.coefficients.to(dtype), phi, out=buffers("resp", (K, b), dtype))
+
     def posterior(
         self, X: Tensor, dtype: torch.dtype, buffers
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -324,13 +347,7 @@ class FeatureEStep(ProductEStep):
         Returns ``phi (width, b)``, ``resp (K, b)``, their sum ``(b,)`` and the logarithm that was
         taken out of them ``(b,)``.
         """
-        (b, d), (K, width) = X.shape, self.coefficients.shape
-        phi = buffers("features", (width, b), dtype)
-        self.centred(X, out=phi[:d])
-        phi[d] = 1
-        self.kind.quadratic(phi[:d], out=phi[d + 1 :])
-        resp = buffers("resp", (K, b), dtype)
-        torch.mm(self.coefficients.to(dtype), phi, out=resp)  # the log-joint, for now
+        phi, resp = self.products(X, dtype, buffers)
         return phi, resp, *self.exponentiate(resp)
 
     def statistics(self, sums: Tensor, log_likelihood: Tensor) -> Statistics:
@@ -397,36 +414,42 @@ class WhiteningEStep(ProductEStep):
         ]
 
     @classmethod
-    def is_faster(cls, theta: GaussianMixtureParams) -> bool:
+    def is_faster(cls, kind: CovarianceType, n_components: int, n_features: int) -> bool:
         """Whether features are slower, or out of the question."""
-        share = quadratic_share(theta)
-        few = len(theta.means) <= cls.MAX_COMPONENTS
+        share = quadratic_share(kind, n_features)
+        few = n_components <= cls.MAX_COMPONENTS
         return share > MAX_QUADRATIC or (share > cls.MIN_QUADRATIC and few)
 
     def _rows(self, d: int) -> list[int]:
         """Rows of the upper triangle that reach into each few columns."""
         return [min(start + self.WIDTH, d) for start in range(0, d, self.WIDTH)]
 
+    def products(self, X, dtype, buffers):
+        (b, d), K = X.shape, len(self.constant)
+        x = self.centred(X, out=buffers("samples", (d, b), dtype))
+        joint = buffers("resp", (K, b), dtype)
+        joint.copy_(self.constant.unsqueeze(1).expand(K, b))
+        lent = buffers("products", (K * self.WIDTH, b), dtype)
+        for P, m in self.columns:
+            P, m = P.to(dtype), m.to(dtype)
+            whitened = torch.addmm(m, P, x[: P.shape[1]], beta=-1, out=lent[: len(P)])
+            joint.sub_(whitened.square_().view(K, -1, b).sum(1), alpha=0.5)
+        return x, joint
+
     def block(
         self, X: Tensor, sample_weight: Tensor | None, dtype: torch.dtype, buffers
     ) -> tuple[Tensor, ...]:
         """Sum over one block, about the origin: mass, shift, lower triangles, log-likelihood."""
-        (b, d), K = X.shape, len(self.constant)
-        x = self.centred(X, out=buffers("samples", (d, b), dtype))
-        products = buffers("products", (K * self.WIDTH, b), dtype)
-        joint = buffers("resp", (K, b), dtype)
-        joint.copy_(self.constant.unsqueeze(1).expand(K, b))
-        for P, m in self.columns:
-            P, m = P.to(dtype), m.to(dtype)
-            whitened = torch.addmm(m, P, x[: P.shape[1]], beta=-1, out=products[: len(P)])
-            joint.sub_(whitened.square_().view(K, -1, b).sum(1), alpha=0.5)
-        log_likelihood = self.normalise(joint, *self.exponentiate(joint), sample_weight)
+        x, resp = self.products(X, dtype, buffers)
+        (d, b), K = x.shape, len(resp)
+        log_likelihood = self.normalise(resp, *self.exponentiate(resp), sample_weight)
+        lent = buffers("products", (K * self.WIDTH, b), dtype)
         second = self.constant.new_zeros(K, d, d)
         for rows, part in zip(self._rows(d), x.split(self.WIDTH), strict=True):
-            weighted = products[: K * len(part)]
-            torch.mul(joint.unsqueeze(1), part, out=weighted.view(K, -1, b))
+            weighted = lent[: K * len(part)]
+            torch.mul(resp.unsqueeze(1), part, out=weighted.view(K, -1, b))
             second[:, rows - len(part) : rows, :rows] = (weighted @ x[:rows].mT).view(K, -1, rows)
-        return joint.sum(1).double(), (joint @ x.mT).double(), second, log_likelihood
+        return resp.sum(1).double(), (resp @ x.mT).double(), second, log_likelihood
 
     def statistics(self, mass, shift, second, log_likelihood) -> Statistics:
         """Turn the sums of all blocks into statistics centred at the means."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.discrete import Plan
 from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep, quadratic_share
 from skgmmot.functional.linalg import bures_map
@@ -48,7 +49,8 @@ class Posterior:
         self.prepared = PreparedMixture(*(t.to(origin) for t in mixture.prepare()))
         self.empty = torch.isneginf(self.prepared.log_weights)
         self.features, self.dtype = None, None
-        if quadratic_share(mixture) <= MAX_QUADRATIC:
+        kind = covariance_type_of(mixture.covariances)
+        if quadratic_share(kind, len(origin)) <= MAX_QUADRATIC:
             centred = mixture._replace(means=mixture.means - origin.double())
             self.features = FeatureEStep(centred, origin)
             self.dtype = self.features.best_dtype(origin.dtype)
