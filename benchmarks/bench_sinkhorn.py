@@ -192,8 +192,8 @@ def write_markdown(ring, blobs, runs, path):
         "runs whose negative log-likelihood per sample is within .01, .05, .1 of the best found",
         "on that draw (of fixed uniform weights: of the best of these). ms: median time of a fit.",
         "n_init of EM: how many of its starts reach the same share within .01, by its share for",
-        "one start, `1 - (1 - p)^n` (empty: it never got there); then this method's time over that of",
-        "those starts.",
+        "one start, `1 - (1 - p)^n` (empty: it never got there); then this method's time over",
+        "that of those starts.",
         "",
         *markdown(ring),
     ]

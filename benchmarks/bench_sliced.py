@@ -13,21 +13,29 @@ Writes ``results/bench_sliced*.csv``, ``.md`` and ``.png`` beside this file.
 """
 
 import argparse
+import json
+import math
 import time
 import warnings
 
 import numpy as np
 import torch
-from _common import markdown
+from _common import RESULTS, machine, markdown, peak_during, peak_memory, seconds, write_csv
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
 from skgmmot import DifferentiableGaussianMixture, SlicedWassersteinGMM
 from skgmmot.datasets import make_ring_square_line
+from skgmmot.functional._sliced_quadrature import sort
 from skgmmot.functional.directions import directions
 from skgmmot.functional.minimise import rmsprop
 from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.sliced import sliced_wasserstein
+from skgmmot.functional.sliced import (
+    slice_samples,
+    sliced_wasserstein,
+    slices,
+    wasserstein_on_lines,
+)
 
 K = 10
 #: EM runs to its end everywhere, so that only the optimum it ends in counts.
@@ -98,6 +106,10 @@ METHODS = {
     "EM, k-means++": lambda X, seed: em(X, seed, init_params="k-means++"),
     "EM, k-means": lambda X, seed: em(X, seed, init_params="kmeans"),
     "EM, bad starts": lambda X, seed: em(X, seed, **bad_start(X, seed)),
+    "Sinkhorn-EM then EM": lambda X, seed: em(X, seed, init_params="sinkhorn"),
+    "Sinkhorn-EM then EM, bad starts": lambda X, seed: em(
+        X, seed, init_params="sinkhorn", **bad_start(X, seed)
+    ),
     "published recipe then EM, bad starts": published_recipe,
     "sliced, bad starts": lambda X, seed: SlicedWassersteinGMM(
         K, random_state=seed, **bad_start(X, seed)
@@ -146,16 +158,220 @@ def start_rows(draws, n_starts, only):
         yield table
 
 
+# --- steps and errors --------------------------------------------------------------------------
+
+
+def problem(n, d):
+    """Samples, and a mixture that fits them half-way."""
+    generator = torch.Generator().manual_seed(0)
+    options = {"generator": generator, "dtype": torch.float64}
+    A = torch.randn(K, d, d, **options)
+    mixture = GaussianMixtureParams(
+        torch.rand(K, **options).softmax(0),
+        torch.randn(K, d, **options),
+        A @ A.mT / (2 * d) + 0.05 * torch.eye(d, dtype=torch.float64),
+    )
+    return mixture, 1.2 * torch.randn(n, d, **options)
+
+
+def on_a_grid(mixture, X, theta, n_grid=2000):
+    """The published way: distributions on a grid, the map and the potential by interpolation."""
+    costs = []
+    for block in theta.split(max(1, 2**20 // n_grid)):
+        y = np.sort((block @ X.mT).numpy(), axis=1)
+        lines = slices(mixture, block)
+        w, m, s = (t.detach().unsqueeze(-1).numpy() for t in lines)
+        costs += [on_a_line(y[l], w[:, 0], m[l], s[l], n_grid, lines, l) for l in range(len(y))]
+    return torch.stack(costs)
+
+
+def on_a_line(y, w, m, s, n_grid, lines, l):
+    """One line of `on_a_grid`: a scalar whose gradient holds the potential fixed."""
+    low, high = min(y[0], (m - 5 * s).min()), max(y[-1], (m + 5 * s).max())
+    t = np.linspace(low, high, n_grid)
+    dt = t[1] - t[0]
+    density = (w / (s[:, 0] * math.sqrt(2 * math.pi))) @ np.exp(-(((t - m) / s) ** 2) / 2)
+    F = np.cumsum(density) * dt
+    G = np.searchsorted(y, t, side="right") / len(y)
+    image = np.interp(F, G, t)
+    psi = torch.from_numpy(np.cumsum(2 * (t - image)) * dt)
+    value = float((((t - image) ** 2) * density).sum() * dt)
+    z = (torch.from_numpy(t) - lines.means[l].unsqueeze(-1)) / lines.deviations[l].unsqueeze(-1)
+    weights = (lines.weights / (lines.deviations[l] * math.sqrt(2 * math.pi))).unsqueeze(-1)
+    linear = ((weights * torch.exp(-z.square() / 2)).sum(0) * psi).sum() * dt
+    return value + linear - linear.detach()
+
+
+def with_gradients(cost, mixture):
+    """Mean cost and its gradients in weights (along the simplex), means and covariances."""
+    leaves = [t.clone().requires_grad_() for t in mixture]
+    value = cost(GaussianMixtureParams(*leaves)).mean()
+    found = torch.autograd.grad(value, leaves)
+    weights = found[0] - found[0].mean()
+    return (value.detach(), weights, *found[1:])
+
+
+def ways(X, theta, grid):
+    """What is timed: functions of a mixture that return costs ``(L,)``."""
+    samples = slice_samples(X, theta)
+    return {
+        "splines": lambda mixture: sliced_wasserstein(mixture, X, theta),
+        "splines, sorted before": lambda mixture: wasserstein_on_lines(
+            slices(mixture, theta), samples
+        ),
+        "24 nodes, sorted before": lambda mixture: wasserstein_on_lines(
+            slices(mixture, theta), samples, n_nodes=24
+        ),
+        "exact cells": lambda mixture: sliced_wasserstein(mixture, X, theta, exact=True),
+        **{
+            f"grid of {size}": lambda mixture, size=size: on_a_grid(mixture, X, theta, size)
+            for size in grid
+        },
+    }
+
+
+def step_rows(sizes, n_directions, repeats):
+    """Time value and gradients by each way, with its errors; yields rows."""
+    for n, d in sizes:
+        mixture, X = problem(n, d)
+        theta = directions("quasi", n_directions, d, generator=torch.Generator().manual_seed(0))
+        found, spent = {}, {"project and sort": []}
+        timed = ways(X, theta, grid=(250, 2000, 20_000))
+        for repeat in range(repeats):
+            spent["project and sort"].append(seconds(lambda X=X, theta=theta: sort(theta @ X.mT)))
+            for name, cost in timed.items():
+                if repeat and name == "exact cells":
+                    continue  # slow, and the reference only
+                began = time.perf_counter()
+                found[name] = with_gradients(cost, mixture)
+                spent.setdefault(name, []).append(time.perf_counter() - began)
+        medians = {name: float(np.median(values)) for name, values in spent.items()}
+        for name, median in medians.items():
+            row = {"n": n, "d": d, "K": K, "directions": n_directions, "way": name}
+            row |= {
+                "ms": 1e3 * median,
+                "times project and sort": median / medians["project and sort"],
+            }
+            if name in found:
+                row |= errors(found[name], found["exact cells"])
+                row["MB"] = peak_memory(__file__, name, n, d, n_directions)
+            yield row
+
+
+def errors(found, exact):
+    """Largest errors relative to the largest entry."""
+    names = ("value", "weights", "means", "covariances")
+    return {
+        f"error, {name}": float((a - b).abs().max() / b.abs().max())
+        for name, a, b in zip(names, found, exact, strict=True)
+    }
+
+
+def print_memory(name, n, d, n_directions):
+    """Print the peak memory of one way beyond the samples, in MB."""
+    mixture, X = problem(n, d)
+    theta = directions("quasi", n_directions, d, generator=torch.Generator().manual_seed(0))
+    small = problem(100, d)[1]
+    with_gradients(ways(small, theta[:2], (250, 2000, 20_000))[name], mixture)  # load libraries
+    print(peak_during(lambda: with_gradients(ways(X, theta, (250, 2000, 20_000))[name], mixture)))
+
+
+# --- results -----------------------------------------------------------------------------------
+
+
+def write(starts, steps):
+    """Write all results so far."""
+    RESULTS.mkdir(exist_ok=True)
+    lines = [
+        "# The sliced fit",
+        "",
+        f"Written by `python benchmarks/bench_sliced.py` on {machine()}.",
+    ]
+    if starts:
+        write_csv(starts, RESULTS / "bench_sliced_starts.csv")
+        lines += [
+            "",
+            "## Starts",
+            "",
+            "Share of starts whose fit of ten components to a draw of ring-square-line data (seed",
+            "`draw`) ends within 0.01, 0.05 and 0.1 of the best negative log-likelihood per sample",
+            "of any fit of any method. Bad starts: small components around the middle of the data.",
+            "",
+            *markdown(starts),
+        ]
+    if steps:
+        write_csv(steps, RESULTS / "bench_sliced_steps.csv")
+        lines += [
+            "",
+            "## Steps",
+            "",
+            "Value and gradients of the mean over directions in weights, means and covariances,",
+            "one thread, medians of interleaved repeats; the sort included unless said.",
+            "Errors against exact cells, relative to the largest entry. Grid: the published way.",
+            "",
+            *markdown(steps),
+        ]
+    (RESULTS / "bench_sliced.md").write_text("\n".join(lines) + "\n")
+    plot(starts, steps, RESULTS / "bench_sliced.png")
+
+
+def plot(starts, steps, path):
+    """Shares as bars, and errors against time."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 4.5), layout="constrained")
+    names = list(dict.fromkeys(row["method"] for row in starts))
+    for i, margin in enumerate(MARGINS):
+        shares = [
+            np.mean([row[f"within {margin}"] for row in starts if row["method"] == name])
+            for name in names
+        ]
+        left.barh(np.arange(len(names)) - 0.27 * i, shares, 0.25, label=f"within {margin}")
+    left.set(yticks=range(len(names)), xlabel="share of starts, mean over draws", xlim=(0, 1))
+    left.set_yticklabels(names)
+    left.invert_yaxis()
+    left.legend()
+    chosen = [row for row in steps if row["d"] == 2 and row.get("error, means")]
+    for row in chosen:
+        right.loglog(row["ms"], max(row["error, means"], row["error, covariances"]), "o")
+        right.annotate(row["way"], (row["ms"], row["error, means"]), fontsize=8)
+    right.set(xlabel="ms, value and gradients", ylabel="relative error of gradients")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
 def main():
+    """Read the arguments, run, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="part of a method's name")
+    parser.add_argument("--only", choices=["starts", "steps"], help="one of the tables")
+    parser.add_argument("--methods", default="", help="part of a method's name")
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--starts", type=int, default=100)
+    parser.add_argument("--quick", action="store_true", help="few starts, small samples")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=ConvergenceWarning)
     torch.set_num_threads(1)
-    for table in start_rows(args.draws, args.starts, args.only):
-        print(*markdown(table), sep="\n", flush=True)
+    if args.memory:
+        print_memory(*json.loads(args.memory))
+        return
+    sizes = [(10_000, 2), (60_000, 128)]
+    if args.quick:
+        args.draws, args.starts, sizes = args.draws[:1], 3, [(2000, 2)]
+    starts, steps = [], []
+    if args.only != "starts":
+        for row in step_rows(sizes, 50, repeats=7):
+            steps.append(row)
+            print(*markdown([row])[2:], flush=True)
+            write(starts, steps)
+    if args.only != "steps":
+        for table in start_rows(args.draws, args.starts, args.methods):
+            starts[:] = table
+            print(*markdown(table), sep="\n", flush=True)
+            write(starts, steps)
 
 
 if __name__ == "__main__":
