@@ -33,6 +33,7 @@ FLOORS = {
     "functional.discrete": 2,
     "functional.gaussian": 2,
     "functional.mixture": 2,
+    "functional.follow": 2,
     "functional.polish": 2,
     "functional.em": 3,
     "functional.entropic": 3,

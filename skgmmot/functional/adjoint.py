@@ -119,7 +119,7 @@ class Adjoint:
 
     def __init__(self, tol: float = math.inf):
         self.tol = tol
-        self.n_products, self.residual, self._seen = 0, math.nan, None
+        self.n_products, self._residual, self._seen = 0, None, None
 
     def __repr__(self):
         return (
@@ -129,15 +129,23 @@ class Adjoint:
 
     def note(self, products: Products, u: Tensor, v: Tensor) -> None:
         """Take note of the solution ``u`` of ``(I - dF/dtheta^T) u = v``."""
-        self.residual, self.n_products = products.residual(u, v), len(products)
+        self.n_products, self._residual = len(products), None
         self._seen = products, u, v
-        if not self.residual <= self.tol:
+        if self.tol < math.inf and not self.residual <= self.tol:
             warnings.warn(
                 f"The adjoint equation was solved to a relative residual of {self.residual:.1e} > "
                 f"gradient_tol={self.tol:.1e}. Take another solver, or a larger gradient_tol.",
                 InexactGradientWarning,
                 stacklevel=2,
             )
+
+    @property
+    def residual(self) -> float:
+        """Residual of the adjoint equation, relative to its right-hand side."""
+        if self._residual is None and self._seen is not None:
+            products, u, v = self._seen
+            self._residual = products.residual(u, v)
+        return math.nan if self._residual is None else self._residual
 
     @property
     def spectral_radius(self) -> float:

@@ -20,10 +20,12 @@ from skgmmot.functional.adjoint import (
     Adjoint,
     InexactGradientWarning,
     Solver,
+    implicit,
 )
 from skgmmot.functional.em import em_step
 from skgmmot.functional.em_adjoint import LinearisedEM
 from skgmmot.functional.fixed_point import Point, Solution, Squarem, iterate
+from skgmmot.functional.follow import STALE, Carried
 from skgmmot.functional.krylov import SOLVERS
 from skgmmot.functional.mixture import FisherCoordinates, FreeCoordinates, GaussianMixtureParams
 from skgmmot.functional.polish import polish
@@ -52,6 +54,7 @@ def fit_em(
     gradient_tol: float = 1e-6,
     max_polish: int = 1000,
     solve: str | Solver = "auto",
+    carried: Carried | None = None,
 ) -> Solution:
     """Fit a mixture by EM from a given start; differentiable in the samples and their weights.
 
@@ -87,6 +90,9 @@ def fit_em(
     solve : {'auto', 'gmres', 'neumann', 'dense'} or callable, default='auto'
         Solver of the adjoint equation, ``solve(matvec, b)``; 'auto' is 'dense' where that is
         cheap, and else 'gmres'.
+    carried : Carried, default=None
+        What `WarmStart` keeps from one implicit fit to the next. Where the last fixed point is
+        near, and K and d are small, a Newton step with a kept derivative replaces iterations.
 
     Returns
     -------
@@ -151,9 +157,17 @@ def fit_em(
     with torch.no_grad(), _engine.workers(X.device) as pool:
         em = _engine.EM(*constants, origin, reg_covar, pool, fixed_weights)
         climb, differentiate, _ = _named("e_step", e_step, E_STEPS)
-        solution = climb(em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration)
-    if on_graph:
         step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
+        near = None
+        if on_graph and carried is not None:
+            near = _near(step, start.detach(), origin, carried, gradient_tol / SENSITIVITY)
+        if near is None:
+            solution = climb(
+                em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration
+            )
+    if near is not None:
+        solution = _followed(step, *near, carried)
+    elif on_graph:
         solution = differentiate(
             step,
             start,
@@ -162,6 +176,7 @@ def fit_em(
             gradient_tol=gradient_tol,
             max_polish=max_polish,
             solve=solve,
+            carried=carried,
         )
     if math.isnan(solution.residual):
         solution = solution._replace(residual=_last_change(solution))
@@ -169,6 +184,36 @@ def fit_em(
         value=solution.value.moved(origin).to(dtype=X.dtype),
         previous=solution.previous.moved(origin).to(dtype=X.dtype),
     )
+
+
+def _near(step, start, origin, carried, tol):
+    """What `Carried.find` finds, from where it expects the fixed point."""
+    theta = start if carried.ahead is None else carried.ahead.moved(-origin)
+    try:
+        near = carried.find(step.linearise, theta, tol)
+    except ValueError:  # a step outside the domain of EM
+        return None
+    if carried.ahead is not None:
+        carried.ahead = carried.ahead.moved(origin)
+    return near
+
+
+def _followed(step, linear, delta, carried):
+    """The fixed point on the graph, a short step from where the map was linearised."""
+    theta, moved = linear.theta, linear.moved(delta)
+    residual, distance = (float(torch.linalg.vector_norm(t)) for t in (linear.residual, delta))
+    solution = Solution(theta, theta, linear.objective, (), 0, True, 0.0, residual, distance)
+    solution = solution._replace(adjoint=Adjoint())
+    value = implicit(
+        step,
+        theta,
+        solution,
+        solve=carried.solve,
+        linearise=step.linearise,
+        adjoint=solution.adjoint,
+    )
+    triples = zip(value, moved, theta, strict=True)
+    return solution._replace(value=GaussianMixtureParams(*(t + (m - h) for t, m, h in triples)))
 
 
 def check_gradient(gradient: str, acceleration: str | None) -> None:
@@ -274,6 +319,7 @@ def differentiate(
     gradient_tol: float = 1e-6,
     max_polish: int = 1000,
     solve: str | Solver = "auto",
+    carried: Carried | None = None,
 ) -> Solution:
     """Put the end of a fit on the graph of the samples, their weights and the start.
 
@@ -293,6 +339,8 @@ def differentiate(
         Largest number of passes spent on polishing.
     solve : str or callable, default='auto'
         Solver of the adjoint equation.
+    carried : Carried, default=None
+        Takes the place of the solver where the derivative is small.
 
     Returns
     -------
@@ -310,6 +358,9 @@ def differentiate(
         solution = _polished(step, solution, gradient_tol, max_polish)
         options = {"linearise": step.linearise, "adjoint": solution.adjoint}
         options |= {"solve": _solver(solve, gradient_tol / 5), "tol": gradient_tol / 5}
+        if carried is not None and step.linearise(solution.value).small:
+            carried.renew()
+            options["solve"] = carried.solve
     strategy = _named("gradient", gradient, GRADIENTS)
     return solution._replace(value=strategy(step, theta0, solution, **options))
 
@@ -541,7 +592,9 @@ class WarmStart:
 
     In a gradient flow the samples move a little at a time, and one iteration a step keeps up with
     them: ``max_iter=1`` and ``gradient='one_step'``, the defaults, differentiate that one iteration
-    and carry its start as a constant.
+    and carry its start as a constant. With ``gradient='implicit'`` and a ``gradient_tol`` of 0.1
+    or more, the derivative of EM is kept from call to call while it serves, so that a step costs
+    little more.
 
     Parameters
     ----------
@@ -585,6 +638,9 @@ class WarmStart:
         self.theta = theta0.detach()
         self.solution = None
         self.options = {"gradient": gradient, "max_iter": max_iter, **options}
+        rough = gradient == "implicit" and options.get("gradient_tol", 0.0) >= 2 * STALE
+        if rough and not options.keys() & {"solve", "max_polish", "e_step"}:
+            self.options["carried"] = Carried()
 
     def __call__(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
         """Fit to samples ``X (n, d)``; the mixture is on their graph."""

@@ -436,3 +436,31 @@ def test_an_implicit_warm_start_follows_the_samples_without_iterating(problem):
         expected = gradients(start, moved.detach(), a, **TIGHT)[:1]
         assert_close(found, expected, rtol=1e-5, atol=1e-6)
         assert em.solution.distance < 1e-7
+
+
+def test_a_rough_implicit_flow_needs_no_iteration_and_stays_near_the_exact_one(problem):
+    start, X, a = problem
+    em = WarmStart(fit_em(start, X, a).value, gradient="implicit", gradient_tol=0.3)
+    for step in range(8):
+        moved = (X + 0.01 * step * X.sin()).requires_grad_()
+        (found,) = torch.autograd.grad(loss(em(moved, a)), moved)
+        (expected,) = gradients(start, moved.detach(), a, **TIGHT)[:1]
+        assert (found - expected).norm() < 0.3 * expected.norm()
+    assert em.solution.n_iter == 0 and em.solution.distance < 0.03
+    assert em.solution.adjoint.residual < 0.1
+    exact = fit_em(start, moved.detach(), a, tol=1e-12, max_iter=2000).value
+    assert_close(em.theta.means, exact.means, rtol=0, atol=0.02)
+
+
+def test_a_flow_keeps_the_solver_it_was_given(problem):
+    start, X, _ = problem
+    seen = []
+
+    def solve(matvec, b):
+        seen.append(b)
+        return SOLVERS["gmres"](matvec, b)
+
+    em = WarmStart(start, gradient="implicit", gradient_tol=1.0, solve=solve)
+    for _ in range(2):
+        em(X.requires_grad_()).means.sum().backward()
+    assert len(seen) == 2

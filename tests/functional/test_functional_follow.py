@@ -1,0 +1,87 @@
+"""Fixed points that move."""
+
+import pytest
+import torch
+
+from skgmmot.functional.adjoint import Linearisation
+from skgmmot.functional.follow import Carried
+
+F64 = torch.float64
+
+
+class Moving:
+    """``theta -> theta - H (theta - x) - (theta - x)^3 / 10``, whose fixed point is ``x``."""
+
+    def __init__(self, make_samples):
+        Q, _ = torch.linalg.qr(make_samples(6, 6, seed=7))
+        self.H = Q @ torch.diag(torch.linspace(0.05, 0.9, 6, dtype=F64)) @ Q.mT
+        self.x = torch.zeros(6, dtype=F64)
+
+    def __call__(self, theta):
+        z = theta[0] - self.x
+        return (theta[0] - self.H @ z - z**3 / 10,)
+
+    def linearise(self, theta):
+        return Linearisation(self, theta)
+
+
+@pytest.fixture
+def F(make_samples):
+    return Moving(make_samples)
+
+
+@pytest.fixture
+def carried(F):
+    """What the fixed point at zero leaves behind."""
+    carried = Carried()
+    carried.solve(F.linearise((F.x,)).products(), torch.ones(6, dtype=F64))
+    return carried
+
+
+def end(found):
+    """Where the last step leads."""
+    linear, delta = found
+    return linear.moved(delta)[0]
+
+
+def test_a_kept_inverse_finds_a_fixed_point_that_moved(F, carried):
+    last, F.x = F.x, F.x + 0.05
+    assert (end(carried.find(F.linearise, (last,), 0.1)) - F.x).norm() < 1e-2
+
+
+def test_a_fixed_point_that_moves_on_is_met_where_it_is_expected(F, carried):
+    theta = (F.x,)
+    distances = []
+    for step in range(1, 6):
+        F.x = torch.full((6,), 0.1 * step, dtype=F64)
+        start = theta if carried.ahead is None else carried.ahead
+        distances.append(float((start[0] - F.x).norm()))
+        theta = (end(carried.find(F.linearise, start, 0.1)),)
+    assert distances[0] > 0.2 and max(distances[1:]) < 0.05
+
+
+def test_nothing_is_found_far_away_or_without_an_inverse(F, carried):
+    far = (F.x + 3,)
+    assert carried.find(F.linearise, far, 0.1) is None and carried.ahead is None
+    assert Carried().find(F.linearise, (F.x,), 0.1) is None
+
+
+def test_an_inverse_is_kept_only_while_it_serves(F, carried):
+    b = torch.arange(6, dtype=F64)
+    products = [F.linearise((F.x,)).products() for _ in range(8)]
+    exact = torch.linalg.solve(F.H, b)  # symmetric
+    for operator in products:
+        torch.testing.assert_close(carried.solve(operator, b), exact)
+    taken = [bool(len(p)) for p in products]
+    assert taken.count(False) >= 4  # most of them from the kept inverse
+    F.H = F.H / 2
+    for _ in range(8):  # at the latest when its age has doubled
+        found = carried.solve(F.linearise((F.x,)).products(), b)
+    torch.testing.assert_close(found, 2 * exact)
+
+
+def test_an_inverse_of_a_map_that_repels_is_not_kept(F, carried):
+    F.H = -F.H
+    for _ in range(4):
+        carried.solve(F.linearise((F.x,)).products(), torch.ones(6, dtype=F64))
+    assert carried.inverse is None
