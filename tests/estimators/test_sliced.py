@@ -317,6 +317,17 @@ def test_parameters_out_of_range_are_refused(clouds, params, message):
         fitted(clouds, **params)
 
 
+def test_an_optimizer_that_is_none_is_refused_and_the_earlier_fit_kept(clouds):
+    mixture = fitted(clouds, tol=0.1)
+    before = mixture.means_.copy()
+    mixture.set_params(optimizer=lambda parameters, learning_rate: None)
+    with pytest.raises(
+        TypeError, match=r"optimizer must return a torch\.optim\.Optimizer, got None"
+    ):
+        mixture.fit(clouds)
+    assert np.array_equal(mixture.means_, before)
+
+
 def test_fewer_samples_than_components_are_refused(clouds):
     with pytest.raises(ValueError, match=r"Expected n_samples >= n_components .* n_samples = 3"):
         fitted(clouds[:3], 4)
