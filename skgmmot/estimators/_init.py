@@ -13,15 +13,16 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from torch import Tensor
 
 from skgmmot._arrays import as_tensor
-from skgmmot._engine import EM, add
+from skgmmot._engine import EM
 from skgmmot.functional.covariance import CovarianceType
 from skgmmot.functional.em import Statistics, moments
 from skgmmot.functional.fixed_point import iterate
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.mixture import GaussianMixtureParams, select
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
-#: Yields ``(rows, responsibilities (K, b))`` block by block, the same at every call.
-Assignment = Callable[[], Iterator[tuple[slice, Tensor]]]
+#: Yields ``(rows, components, responsibilities (k, b))`` block by block, the same at every call:
+#: how some samples belong to k of the components (to none of them where k is 0).
+Assignment = Callable[[], Iterator[tuple[slice | Tensor, slice, Tensor]]]
 
 BLOCK = 2**14
 
@@ -70,13 +71,15 @@ def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> 
 
 
 def _labelled(labels: Tensor, n_components: int, X: Tensor) -> Assignment:
-    """One-hot responsibilities; a label of -1 belongs to nobody."""
-    components = torch.arange(n_components).unsqueeze(1)
+    """Each component its samples; those of label -1 belong to nobody."""
+    counts = torch.bincount(labels + 1, minlength=n_components + 1)
+    groups = labels.argsort(stable=True).to(X.device).split(counts.tolist())
 
     def blocks():
-        for start in range(0, len(labels), BLOCK):
-            rows = slice(start, start + BLOCK)
-            yield rows, (labels[rows] == components).to(X)
+        for k, group in enumerate(groups, start=-1):
+            components = slice(max(k, 0), k + 1)
+            for rows in group.split(BLOCK):
+                yield rows, components, X.new_ones(components.stop - components.start, len(rows))
 
     return blocks
 
@@ -90,7 +93,7 @@ def _random(n: int, n_components: int, rng: np.random.RandomState, X: Tensor) ->
         for start in range(0, n, BLOCK):
             drawn = rng.uniform(size=(min(BLOCK, n - start), n_components)).astype(np.float64)
             resp = torch.from_numpy(drawn.T).to(X)
-            yield slice(start, start + BLOCK), resp / resp.sum(0)
+            yield slice(start, start + BLOCK), slice(None), resp / resp.sum(0)
 
     return blocks
 
@@ -112,21 +115,21 @@ def start(
         torch.zeros(kind.shape(K, d), **options),
     )
 
-    def blocks(centre: GaussianMixtureParams):
-        """Moments about a centre, and the scatter of what belongs to nobody, block by block."""
-        for rows, resp in assignment():
+    def total(centre: GaussianMixtureParams) -> tuple[Statistics, Tensor]:
+        """Moments about a centre, and the scatter of what belongs to nobody."""
+        sums = moments(zero, zero.means[:0], zero.means[:, :0])
+        unassigned = zero.means.new_zeros(d, d)
+        for rows, components, resp in assignment():
             x, a = em.rows(rows)
-            x, resp = x.double(), resp.double()
+            x = x.double()
             a = torch.ones(len(x), **options) if a is None else a.double()
-            unassigned = x.new_zeros(())
-            if kind.shared:
-                left = a * (1 - resp.sum(0)).clamp(min=0)
-                unassigned = (x * left.unsqueeze(1)).mT @ x
-            yield (*moments(centre, x, resp * a), unassigned)
-
-    def total(centre: GaussianMixtureParams):
-        *sums, unassigned = add(blocks(centre))
-        return Statistics(*sums), unassigned
+            found = moments(select(centre, components), x, resp * a)
+            sums.mass[components] += found.mass
+            sums.shift[components] += found.shift
+            sums.scatter[slice(None) if kind.shared else components] += found.scatter
+            if kind.shared and not len(resp):
+                unassigned += (x * a.unsqueeze(1)).mT @ x
+        return sums, unassigned
 
     first, _ = total(zero)
     mass = first.mass + 10 * torch.finfo(torch.float64).eps
