@@ -127,7 +127,8 @@ for name, values in results.items():
 # chance would, and three pictures in four are in a component of their digit. That is the paper's
 # comparison, and its outcome. But EM from k-means, in a fraction of the time, does as well within
 # the spread of the seeds, with a better likelihood: here a good start is worth as much as another
-# distance. EM from the sliced fit is ahead of both by less than that spread.
+# distance. EM from the sliced fit has that likelihood too, and differs from both by less than the
+# spread.
 
 # %%
 # Digits drawn from three of the mixtures, and the scores of all seeds.

@@ -417,7 +417,7 @@ class _Problem:
             "tol": estimator.tol,
             "max_iter": estimator.max_iter,
             "learning_rate": estimator.learning_rate,
-            "optimizer": OPTIMIZERS.get(estimator.optimizer, estimator.optimizer),
+            "optimizer": _optimizer(estimator.optimizer),
             "callback": callback,
         } | options
         return fit_sliced(self.objective, theta0, **options)
@@ -461,6 +461,22 @@ class _Runs:
     def close(self):
         """Leave the bar as it is."""
         self._bar.close()
+
+
+def _optimizer(given):
+    """A function of parameters and learning rate, whose result is checked."""
+
+    def optimizer(parameters, learning_rate):
+        made = OPTIMIZERS.get(given, given)(parameters, learning_rate)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise TypeError(
+                "optimizer must return a torch.optim.Optimizer, got "
+                f"{type(made).__name__}. Pass a function (parameters, learning_rate) such as "
+                "torch.optim.SGD."
+            )
+        return made
+
+    return optimizer
 
 
 def _scaled(theta: GaussianMixtureParams, factor: float) -> GaussianMixtureParams:

@@ -6,7 +6,6 @@ cumulated sample weights to sample ``y_i``. With these quantiles everything is a
 """
 
 import torch
-from torch import Tensor
 from torch.nn.functional import pad
 
 from skgmmot.functional._sliced_quadrature import (
@@ -19,6 +18,7 @@ from skgmmot.functional._sliced_quadrature import (
     centred,
     derivatives,
     evaluate,
+    first_above,
     intervals,
 )
 
@@ -28,10 +28,10 @@ N_NODES, REACH = 64, 9.0
 MAX_STEPS = 60
 
 
-def quantiles(slices: Slices, levels: Tensor) -> Table:
-    """Solve ``F(t) = c`` for ascending levels ``(1 or L, m)``, to rounding."""
-    spline = Spline(slices, N_NODES, REACH)
-    _, interval = intervals(spline.levels, levels)
+def quantiles(slices: Slices, samples: SortedSamples) -> Table:
+    """Solve ``F(t) = c`` for the samples' levels, to rounding."""
+    spline, levels = Spline(slices, N_NODES, REACH), samples.levels
+    interval = intervals(first_above(spline.levels, samples))
     points = spline.table.points
     low, high = points.gather(1, interval), points.gather(1, interval + 1)
     t = spline.quantile(interval, spline.fraction(levels, interval))
@@ -50,7 +50,7 @@ def quantiles(slices: Slices, levels: Tensor) -> Table:
 
 def squared(slices: Slices, samples: SortedSamples, in_values: bool):
     """W2^2 to samples, its gradient, and that in the samples if asked for."""
-    table = quantiles(slices, samples.levels)
+    table = quantiles(slices, samples)
     rises = samples.values.diff(dim=1)
     w, m, s = slices
     last = samples.values[:, -1:]
@@ -74,7 +74,7 @@ def absolute(slices: Slices, samples: SortedSamples, in_values: bool):
     """
     w, m, _ = slices
     y, levels = samples.values, samples.levels
-    cells = quantiles(slices, levels)
+    cells = quantiles(slices, samples)
     infinity = torch.full_like(y[:, :1], torch.inf)
     lower = torch.cat([-infinity, cells.points], dim=1)
     upper = torch.cat([cells.points, infinity], dim=1)

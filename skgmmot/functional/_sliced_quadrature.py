@@ -32,10 +32,13 @@ import torch
 from torch import Tensor
 
 SQRT_2PI = math.sqrt(2 * math.pi)
+SQRT_HALF = math.sqrt(0.5)
 #: Nodes of a component reach this many deviations to both sides of its mean.
 REACH = 5.5
 #: Nodes of a component. Errors fall like the fourth power of their number.
 N_NODES = 36
+#: Numbers that one array of the passes over the samples may hold.
+CACHED = 2**17
 #: Gauss's points on [0, 1], of equal weights, where the exponent is not 2.
 GAUSS = torch.tensor([0.5 - 3**-0.5 / 2, 0.5 + 3**-0.5 / 2], dtype=torch.float64)
 #: Where two quantile functions are compared to see whether they cross between two levels.
@@ -63,9 +66,20 @@ class SortedSamples(NamedTuple):
     values: Tensor
     """``y (L, n)``."""
     masses: Tensor
-    """Their weights, ``(1, n)`` if they are equal, else ``(L, n)``; each row of sum one."""
+    """Their weights, ``(1, 1)`` if they are equal, else ``(L, n)``; each row of sum one."""
     levels: Tensor
     """Cumulated weights of all but the last, ``(1, n - 1)`` or ``(L, n - 1)``."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether the weights are equal, and levels multiples of one over n."""
+        return self.masses.numel() == 1
+
+    def second_moment(self) -> Tensor:
+        """``sum a_i y_i^2 (L,)``."""
+        if self.equal:  # nothing of the size of the samples is allocated
+            return torch.linalg.vecdot(self.values, self.values) * self.masses.squeeze()
+        return torch.linalg.vecdot(self.values, self.masses * self.values)
 
     def rows(self, rows: slice) -> "SortedSamples":
         """Some of the lines."""
@@ -95,19 +109,16 @@ class Table(NamedTuple):
     """``H(u) = int_{-inf}^t tau dF (L, J)``."""
     second: Tensor
     """``int_{-inf}^t tau^2 dF (L, J)``."""
-    cdf: Tensor
-    """``Phi(z) (L, K, J)``."""
-    bell: Tensor
-    """``phi(z) (L, K, J)``."""
-    z: Tensor
-    """``(L, K, J)``."""
+    basis: Tensor
+    """``2 Phi(z) - 1`` above ``exp(-z^2 / 2)``, ``(L, 2 K, J)``."""
 
 
 def sort(values: Tensor) -> Tensor:
-    """Sort rows; on a CPU by numpy, which is faster there."""
+    """Sort rows of numbers that nobody else needs; on a CPU by numpy, faster and in place."""
     if values.device.type != "cpu":
         return values.sort(dim=1).values
-    return torch.from_numpy(np.sort(values.numpy(), axis=1))
+    values.numpy().sort(axis=1)
+    return values
 
 
 def nodes(slices: Slices, n_nodes: int, reach: float) -> Tensor:
@@ -119,26 +130,32 @@ def nodes(slices: Slices, n_nodes: int, reach: float) -> Tensor:
 def evaluate(slices: Slices, points: Tensor) -> Table:
     """Evaluate slices at points ``(L, J)``."""
     w, m, s = slices
-    z = (points.unsqueeze(1) - m.unsqueeze(-1)).div_(s.unsqueeze(-1))  # (L, K, J)
-    cdf = torch.special.ndtr(z)
-    bell = z.square().mul_(-0.5).exp_().div_(SQRT_2PI)
-    rows = torch.stack([w.expand_as(m), w * m, w * (m.square() + s.square())], dim=1)
-    levels, mean, square = (rows @ cdf).unbind(1)
-    density, spread, cross = (torch.stack([w / s, w * s, w * s * m], dim=1) @ bell).unbind(1)
-    second = square - cross - points * spread
-    return Table(points, levels, density, mean - spread, second, cdf, bell, z)
+    K = m.shape[1]
+    z = (points.unsqueeze(1) - m.unsqueeze(-1)).mul_(SQRT_HALF / s.unsqueeze(-1))
+    basis = z.new_empty(len(z), 2 * K, z.shape[2])
+    torch.erf(z, out=basis[:, :K])
+    torch.exp(z.square_().neg_(), out=basis[:, K:])
+    half, wide, none = (w / 2).expand_as(m), w * s / SQRT_2PI, torch.zeros_like(m)
+    of_erf = torch.stack([half, none, half * m, none, half * (m.square() + s.square())], dim=1)
+    of_bell = torch.stack([none, wide / s.square(), -wide, wide, -wide * m], dim=1)
+    sums = torch.cat([of_erf, of_bell], dim=2) @ basis  # (L, 5, J)
+    sums += of_erf.sum(2, keepdim=True)  # Phi = (1 + erf) / 2
+    levels, density, partial, spread, second = sums.unbind(1)
+    return Table(points, levels, density, partial, second - points * spread, basis)
 
 
 def derivatives(slices: Slices, table: Table, values: Tensor, slopes: Tensor) -> Gradient:
     """Apply ``V -> sum_j values_j V(t_j) + slopes_j V'(t_j)`` to the ``V`` of every parameter."""
     w, m, s = slices
-    from_cdf = table.cdf @ torch.stack([values, values * table.points + slopes], dim=2)
-    from_bell = table.bell @ torch.stack([values, slopes], dim=2)  # (L, K, 2)
-    from_z = (table.z * table.bell @ slopes.unsqueeze(2)).squeeze(2)
+    t = table.points
+    rows = torch.stack([values, values * t + slopes, slopes, slopes * t], dim=1)  # (L, 4, J)
+    above, bell = (rows @ table.basis.mT).split(m.shape[1], dim=2)  # (L, 4, K)
+    cdf, cdf_t, *_ = ((above + rows.sum(2, keepdim=True)) / 2).unbind(1)
+    bell, _, bell_slope, bell_slope_t = (bell / SQRT_2PI).unbind(1)
     return Gradient(
-        weights=centred(m * from_cdf[..., 0] - from_cdf[..., 1] - s * from_bell[..., 0], w),
-        means=w * (from_cdf[..., 0] + from_bell[..., 1] / s),
-        deviations=w * (from_z / s - from_bell[..., 0]),
+        weights=centred(m * cdf - cdf_t - s * bell, w),
+        means=w * (cdf + bell_slope / s),
+        deviations=w * ((bell_slope_t - m * bell_slope) / s.square() - bell),
     )
 
 
@@ -160,7 +177,7 @@ class Spline:
     def __init__(self, slices: Slices, n_nodes: int, reach: float = REACH):
         self.slices, self.table = slices, evaluate(slices, nodes(slices, n_nodes, reach))
         # ascending, in spite of rounding
-        self.levels = self.table.levels.cummax(1).values.clamp_(max=1)
+        self.levels = self.table.levels.cummax(1).values.clamp_(0, 1)
         self.widths = self.levels.diff(dim=1)  # (L, J - 1)
         self.inverse = torch.where(self.widths > 0, self.widths.reciprocal(), 0.0)
         steepest = 3 * self.table.points.diff(dim=1) * self.inverse
@@ -169,6 +186,7 @@ class Spline:
         self.slow_right = torch.minimum(slowness[:, 1:], steepest)
         low, high = (f(self.slow_left, self.slow_right) for f in (torch.minimum, torch.maximum))
         self.smooth = (6 * low > steepest) & (1.5 * high < steepest)  # within 2 of the chord
+        self.mean = self.table.partial.diff(dim=1) * self.inverse  # of t, in an interval
 
     def fraction(self, u: Tensor, interval: Tensor) -> Tensor:
         """Position of levels ``u`` in their intervals, from 0 to 1."""
@@ -181,24 +199,22 @@ class Spline:
         start, end = t[:, :-1], t[:, 1:]
         left, right = left * self.widths, right * self.widths
         # A bump gives each interval its mean: int q du = H(end) - H(start).
-        mean = self.table.partial.diff(dim=1) * self.inverse
-        bump = 30 * (mean - (start + end) / 2 - (left - right) / 12)
+        bump = 30 * (self.mean - (start + end) / 2 - (left - right) / 12)
         bump = torch.where(self.smooth, bump, 0.0).gather(1, interval)
         q = _hermite(t, left, right, interval, x) + bump * (x * (1 - x)).square()
         return torch.minimum(torch.maximum(q, start.gather(1, interval)), end.gather(1, interval))
 
-    def partial(self, interval: Tensor, x: Tensor) -> Tensor:
-        """``H(u)`` at positions ``x`` in intervals; its slope is ``t``."""
+    def partial(self, u: Tensor, interval: Tensor) -> Tensor:
+        """``H(u)`` at levels in given intervals; its slope is ``t``."""
         left, right = (
             t * self.widths for t in (self.table.points[:, :-1], self.table.points[:, 1:])
         )
-        return _hermite(self.table.partial, left, right, interval, x)
+        return _hermite(self.table.partial, left, right, interval, self.fraction(u, interval))
 
     def own_square(self) -> Tensor:
         """``int q^2``, of the spline where it is smooth."""
         w, m, s = self.slices
-        start, end = self.table.points[:, :-1], self.table.points[:, 1:]
-        mean = self.table.partial.diff(dim=1) * self.inverse
+        start, end, mean = self.table.points[:, :-1], self.table.points[:, 1:], self.mean
         spline = (2 * (start.square() + end.square()) - start * end) / 15
         spline += mean * (6 * mean - start - end) / 5
         excess = spline * self.widths - self.table.second.diff(dim=1)
@@ -209,8 +225,7 @@ class Spline:
 
         Of the spline where it is smooth, and of a cubic in ``t`` elsewhere.
         """
-        start, end = self.table.points[:, :-1], self.table.points[:, 1:]
-        mean = self.table.partial.diff(dim=1) * self.inverse
+        start, end, mean = self.table.points[:, :-1], self.table.points[:, 1:], self.mean
         rise = torch.where(self.smooth, 1.2 * mean - (start + end) / 10, (start + end) / 2)
         square = (end - start).square() / 12
         left = ((4 * start - end) / 30 - mean / 10) * self.widths * self.slow_left
@@ -251,9 +266,8 @@ def squared(slices: Slices, samples: SortedSamples, in_values: bool, n_nodes: in
     spline, y = Spline(slices, n_nodes), samples.values
     w, m, _ = slices
     t, table, last = spline.table.points, spline.table, y[:, -1:]
-    first, interval = intervals(spline.levels, samples.levels)
-    x = spline.fraction(samples.levels, interval)
-    m0, m1, m2, m3 = _moments(y, first, x)
+    first = first_above(spline.levels, samples)
+    m0, m1, m2, m3 = moments(spline, samples, first)
     right = 3 * m2 - 2 * m3
     slope_left, slope_right = (m1 - 2 * m2 + m3) * spline.widths, (m3 - m2) * spline.widths
     below = to_nodes(m0 - right, right) * table.partial + to_nodes(slope_left, slope_right) * t
@@ -270,7 +284,7 @@ def squared(slices: Slices, samples: SortedSamples, in_values: bool, n_nodes: in
     half = Gradient(
         centred(ahead * m, w) + inner.weights, ahead * w + inner.means, inner.deviations
     )
-    partial = spline.partial(interval, x) if in_values else None
+    partial = spline.partial(samples.levels, intervals(first)) if in_values else None
     return assemble_squared(slices, samples, spline.own_square() - 2 * S, half, partial)
 
 
@@ -281,7 +295,7 @@ def assemble_squared(slices, samples, without_squares, half, partial):
     is ``(H(c_i) - H(c_{i-1})) / a_i``.
     """
     y = samples.values
-    cost = without_squares + (samples.masses * y.square()).sum(1)
+    cost = without_squares + samples.second_moment()
     gradient = Gradient(*(2 * part for part in half))
     if partial is None:
         return cost, gradient, None
@@ -290,26 +304,61 @@ def assemble_squared(slices, samples, without_squares, half, partial):
     return cost, gradient, 2 * (samples.masses * y - moved)
 
 
-def intervals(node_levels: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """The first sample in each interval ``(L, J)``, and the interval of each sample's level."""
-    n_levels, sorted_levels = levels.shape[1], levels[0] if len(levels) == 1 else levels
-    first = torch.searchsorted(sorted_levels.contiguous(), node_levels)
-    first[:, 0], first[:, -1] = 0, n_levels
-    inner = first[:, 1:-1]
-    starts = inner.new_zeros(len(inner), n_levels + 1).scatter_add_(
-        1, inner, torch.ones_like(inner)
-    )
-    return first, starts.cumsum(1)[:, :-1]
+def first_above(node_levels: Tensor, samples: SortedSamples) -> Tensor:
+    """Count the samples' levels below each node's, ``(L, J)``; none below the first, all the last.
+
+    The interval from node j to the next holds levels ``first[j]`` to ``first[j + 1] - 1``.
+    """
+    n = samples.values.shape[1]
+    if samples.equal:
+        first = (node_levels * n).ceil_().long().sub_(1).clamp_(0, n - 1)
+    else:
+        first = torch.searchsorted(samples.levels.contiguous(), node_levels)
+    first[:, 0], first[:, -1] = 0, n - 1
+    return first
 
 
-def _moments(y: Tensor, first: Tensor, x: Tensor) -> list[Tensor]:
-    """``sum (y_{i+1} - y_i) x_i^r`` over each interval, r = 0, ..., 3: ``(L, J - 1)`` each."""
-    moments = [y.gather(1, first).diff(dim=1)]
+def repeat(values: Tensor, first: Tensor) -> Tensor:
+    """Give what belongs to intervals ``(L, J - 1)`` to every level in them ``(L, n - 1)``.
+
+    On a CPU by numpy, which is ten times faster there.
+    """
+    counts = first.diff(dim=1)
+    if values.device.type == "cpu":
+        repeated = torch.from_numpy(np.repeat(values.numpy().ravel(), counts.numpy().ravel()))
+    else:
+        repeated = values.flatten().repeat_interleave(counts.flatten())
+    return repeated.view(len(values), -1)
+
+
+def intervals(first: Tensor) -> Tensor:
+    """The interval of each level ``(L, n - 1)``."""
+    indices = torch.arange(first.shape[1] - 1, device=first.device)
+    return repeat(indices.expand(len(first), -1), first)
+
+
+def moments(spline: Spline, samples: SortedSamples, first: Tensor) -> Tensor:
+    """``sum (y_{i+1} - y_i) x_i^r`` over each interval, r = 0, ..., 3: ``(4, L, J - 1)``.
+
+    Few lines at a time, whose numbers stay in a cache.
+    """
+    n_lines, n = samples.values.shape
+    length = max(1, CACHED // n)
+    blocks = [slice(i, i + length) for i in range(0, n_lines, length)]
+    return torch.cat([_moments(spline, samples, first, block) for block in blocks], dim=1)
+
+
+def _moments(spline, samples, first, rows):
+    """`moments` of some lines."""
+    first, samples = first[rows], samples.rows(rows)
+    x = samples.levels - repeat(spline.levels[rows, :-1], first)
+    x.mul_(repeat(spline.inverse[rows], first)).clamp_(0, 1)
+    y, found = samples.values, [samples.values.gather(1, first)]
     sums, terms = torch.zeros_like(y), y.diff(dim=1)
     for _ in range(3):
         torch.cumsum(terms.mul_(x), dim=1, out=sums[:, 1:])
-        moments.append(sums.gather(1, first).diff(dim=1))
-    return moments
+        found.append(sums.gather(1, first))
+    return torch.stack(found).diff(dim=2)
 
 
 # --- other exponents, and two mixtures -----------------------------------------------------------

@@ -31,7 +31,7 @@ from skgmmot.functional.discrete import exact as exact_transport
 from skgmmot.functional.mixture import GaussianMixtureParams
 
 #: Numbers that one array of a block of directions may hold.
-BLOCK_SIZE = 2**18
+BLOCK_SIZE = 2**20
 #: Deviations below this share of the mixture's extent are raised to it.
 THINNEST = 1e-9
 
@@ -102,7 +102,7 @@ def slice_samples(X: Tensor, theta: Tensor, sample_weight: Tensor | None = None)
         order = _argsort(projected.detach())
         values = projected.gather(1, order)
     if sample_weight is None:
-        masses = projected.new_full((1, n), 1 / n)
+        masses = projected.new_full((1, 1), 1 / n)
         levels = (torch.arange(1, n, device=X.device).double() / n).unsqueeze(0)
         return SortedSamples(values, masses, levels)
     masses = sample_weight.detach().double()
@@ -278,12 +278,12 @@ def sliced_wasserstein(
     .. [1] Kolouri, Rohde and Hoffmann 2018, the sliced distance between mixture and samples.
     """
     origin = X.detach().mean(0)
-    centred = mixture._replace(means=mixture.means - origin)
+    centred, X = mixture._replace(means=mixture.means - origin), X - origin
     length = max(1, BLOCK_SIZE // len(X))
     costs = [
         wasserstein_on_lines(
             slices(centred, block),
-            slice_samples(X - origin, block, sample_weight),
+            slice_samples(X, block, sample_weight),
             p=p,
             exact=exact,
             n_nodes=n_nodes,

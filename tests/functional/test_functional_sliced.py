@@ -284,6 +284,31 @@ def test_gradients_with_sample_weights_are_those_of_repeated_samples(make_mixtur
         assert_close(found, expected)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 50, 4096])
+def test_equal_weights_may_be_given_or_not(n, exact, make_mixture, make_samples):
+    # without, levels are known to be multiples of 1 / n and are not searched for
+    mixture, X, theta = make_mixture("full", 3, 2), make_samples(n, 2), chosen(4, 2)
+    results = []
+    for weights in (None, torch.full((n,), 0.3, dtype=F64)):
+        leaves = [t.clone().requires_grad_() for t in (*mixture, X)]
+        value = sliced_wasserstein(
+            GaussianMixtureParams(*leaves[:3]), leaves[3], theta, sample_weight=weights, exact=exact
+        ).mean()
+        results.append((value, *torch.autograd.grad(value, leaves)))
+    for found, expected in zip(*results, strict=True):
+        assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_the_samples_of_the_caller_stay_in_their_order(make_mixture, make_samples):
+    # numbers are sorted in place on the way, and one direction in one dimension is a copy
+    X, theta = make_samples(20, 1), ONE
+    before = X.clone()
+    sliced_wasserstein(make_mixture("full", 3, 1), X, theta)
+    slice_samples(X, theta)
+    assert torch.equal(X, before)
+
+
 def test_gradients_of_weights_across_a_gap_stay_finite(make_samples):
     # half of the mass on either side of a gap of a hundred deviations, and a level right in it
     mixture = on_a_line([0.5, 0.5], [-50.0, 50.0], [1.0, 1.0])
@@ -338,6 +363,7 @@ def test_blocks_of_directions_change_nothing(make_mixture, make_samples, monkeyp
     expected = sliced_wasserstein(mixture, X, theta)
     between = sliced_wasserstein_between(mixture, make_mixture("diag", 2, 2), theta)
     monkeypatch.setattr("skgmmot.functional.sliced.BLOCK_SIZE", 1)
+    monkeypatch.setattr("skgmmot.functional._sliced_quadrature.CACHED", 1)
     assert_close(sliced_wasserstein(mixture, X, theta), expected)
     assert_close(sliced_wasserstein_between(mixture, make_mixture("diag", 2, 2), theta), between)
 
