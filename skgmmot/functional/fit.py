@@ -187,15 +187,12 @@ def fit_em(
 
 
 def _near(step, start, origin, carried, tol):
-    """What `Carried.find` finds, from where it expects the fixed point."""
-    theta = start if carried.ahead is None else carried.ahead.moved(-origin)
+    """What `Carried.find` finds, from where the fixed point is expected."""
+    theta = start if carried.ahead is None else carried.ahead.to(dtype=torch.float64).moved(-origin)
     try:
-        near = carried.find(step.linearise, theta, tol)
+        return carried.find(step.linearise, theta, tol)
     except ValueError:  # a step outside the domain of EM
         return None
-    if carried.ahead is not None:
-        carried.ahead = carried.ahead.moved(origin)
-    return near
 
 
 def _followed(step, linear, delta, carried):
@@ -645,5 +642,8 @@ class WarmStart:
     def __call__(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
         """Fit to samples ``X (n, d)``; the mixture is on their graph."""
         self.solution = fit_em(self.theta, X, sample_weight, **self.options)
-        self.theta = self.solution.value.detach()
+        before, self.theta = self.theta, self.solution.value.detach()
+        if "carried" in self.options:  # the means will move on as they did, more or less
+            means = 2 * self.theta.means - before.means
+            self.options["carried"].ahead = self.theta._replace(means=means)
         return self.solution.value
