@@ -590,8 +590,9 @@ class WarmStart:
     In a gradient flow the samples move a little at a time, and one iteration a step keeps up with
     them: ``max_iter=1`` and ``gradient='one_step'``, the defaults, differentiate that one iteration
     and carry its start as a constant. With ``gradient='implicit'`` and a ``gradient_tol`` of 0.1
-    or more, the derivative of EM is kept from call to call while it serves, so that a step costs
-    little more.
+    or more, the derivative of EM is kept from call to call, and the fit is looked for where the
+    means will be if they move on as they did. A step is then one pass over the samples as well,
+    and a Newton step, while the fixed point is found within tolerance; else it takes several.
 
     Parameters
     ----------
@@ -610,6 +611,13 @@ class WarmStart:
         Where the next fit starts, a constant.
     solution : Solution
         The last fit.
+
+    Notes
+    -----
+    ``gradient_tol`` bounds an estimate of the error: 10 times ``solution.distance``, that of the
+    fixed point from where EM was linearised. What a kept derivative adds shows in
+    ``solution.adjoint.residual``, the relative residual of the adjoint equation, at the price of
+    a pass: no warning looks at it.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Fixed points that move a little at a time, as in a flow: what one tells of the next.
+"""Fixed points that move a little at a time, as in a flow: the derivative kept between them.
 
 Nothing here knows of Gaussians.
 """
