@@ -107,8 +107,27 @@ def test_the_start_for_many_sites_comes_from_few_and_is_good(rng):
     density, sites = image("bumps"), rng.random((2000, 2))
     sites -= sites.mean(0)
     masses = np.full(2000, 1 / 2000)
-    start = next(newton._starts(density, Target(sites, masses), None))
-    cells = newton.evaluate(density, sites, start)
+    cells = next(newton._starts(density, Target(sites, masses), None))
     assert cells.masses.min() > newton.GOOD_START * masses.min()
     gaussian = newton.evaluate(density, sites, newton._gaussian_heights(density, sites, masses))
     assert np.abs(cells.masses - masses).sum() < np.abs(gaussian.masses - masses).sum()
+
+
+@pytest.mark.parametrize("slack", [0.0, 0.3])
+def test_a_step_moves_the_roots_of_masses_towards_those_wanted(rng, slack):
+    density, sites = image("bumps"), rng.random((50, 2))
+    sites -= sites.mean(0)
+    target = Target(sites, rng.dirichlet(np.full(50, 5.0)), slack, (sites**2).sum(1))
+    cells = newton.evaluate(density, sites, newton._gaussian_heights(density, sites, target.masses))
+    step = newton._direction(target, cells)
+    tiny = newton.evaluate(density, sites, cells.heights + 1e-5 * step)
+    falls = newton._root_error(target, cells) - newton._root_error(target, tiny)
+    assert falls > 0.99e-5 * newton._root_error(target, cells)
+
+
+@pytest.mark.parametrize("name", ["bumps", "noise"])
+def test_fifteen_steps_are_enough_for_a_thousand_sites(rng, name):
+    for _ in range(3):
+        cells, error = solve(image(name), rng.random((1000, 2)))
+        assert error <= 1e-8
+        assert cells.n_iter <= 15
