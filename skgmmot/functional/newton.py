@@ -2,11 +2,12 @@
 
 The masses ``G_j(h)`` of the cells are minus the gradient of a convex function of the heights, whose
 Hessian is a graph Laplacian: sites ``j, k`` with a common edge have ``dG_j / dh_k`` equal to the
-mass along that edge over ``2 |y_j - y_k|``. Newton's method solves ``G(h) = b``, here in square
+mass along that edge over ``2 |y_j - y_k|``. Newton's method solves ``G(h) = b``, first in square
 roots, ``sqrt(G(h)) = sqrt(b)``: in the plane the mass of a cell is about a square in its height, so
-that steps are longer. A step is halved until no cell loses more than half of the smallest mass and
-the error falls in proportion (Kitagawa, Merigot and Thibert 2019): on a density with connected
-support this converges from any heights whose cells all have mass, in the end quadratically.
+that steps are longer; where that gets stuck, and where the density is blurred, as it stands. A step
+is halved until no cell loses more than half of the smallest mass and the error falls in proportion
+(Kitagawa, Merigot and Thibert 2019): on a density with connected support this converges from any
+heights whose cells all have mass, in the end quadratically.
 
 Three things see to such a start where Voronoi's cells are none. A strictly convex function of the
 sites gives every site a cell: here the smoothed potential of a solution for fewer sites, or the
@@ -87,9 +88,9 @@ class Target(NamedTuple):
         """What the cells hold too much, ``(n,)``."""
         return cells.masses - self.wanted(cells)
 
-    def roots(self, cells: "Cells") -> Array:
-        """Square roots of what the cells should hold, 0 where slack asks for less than nothing."""
-        return np.sqrt(np.maximum(self.wanted(cells), 0.0))
+    def roots(self, cells: "Cells") -> tuple[Array, Array]:
+        """Roots of what the cells hold and should hold, 0 where that is less than nothing."""
+        return tuple(np.sqrt(np.maximum(m, 0.0)) for m in (cells.masses, self.wanted(cells)))
 
 
 def cells_of_masses(
@@ -138,7 +139,8 @@ def _unblur(density, target, cells, tol, max_iter) -> Cells:
     for _ in range(4 * len(SHARES)):
         share, blurred, start = _least_blurred(density, target, cells, candidates)
         goal = tol if share == 0 else max(tol, min(ROUGH, target.masses.min() / 10))
-        cells = _newton(blurred, target, start, goal, max_iter - n_iter)
+        measure = _of_roots if share == 0 and not gently else _of_masses
+        cells = _newton(blurred, target, start, measure, goal, max_iter - n_iter)
         n_iter += cells.n_iter
         if n_iter >= max_iter or share == (0 if cells.converged else SHARES[-1]):
             break
@@ -166,7 +168,7 @@ def _is_good(cells: Cells, target: Target, share: float = GOOD_START) -> bool:
     return bool((cells.masses >= share * target.masses).all())
 
 
-def _newton(density, target: Target, cells: Cells, tol, max_iter) -> Cells:
+def _newton(density, target: Target, cells: Cells, measure, tol, max_iter) -> Cells:
     """Damped Newton steps until the masses are right, no step helps, or there are no more."""
     step = 1.0
     floor = min(cells.masses.min(), target.masses.min()) / 2
@@ -175,12 +177,13 @@ def _newton(density, target: Target, cells: Cells, tol, max_iter) -> Cells:
             return cells._replace(n_iter=n_iter, converged=True)
         if n_iter == max_iter:
             break
-        direction, before = _direction(target, cells), _root_error(target, cells)
+        before, excess = measure(target, cells)
+        direction = _solve(_jacobian(target, cells), excess)
         step = min(1.0, 4 * step)
         while step > SHORTEST:
             tried = evaluate(density, target.sites, cells.heights + step * direction)
             allowed = (1 - step / 2) * before
-            if tried.masses.min() >= floor and _root_error(target, tried) <= allowed:
+            if tried.masses.min() >= floor and measure(target, tried)[0] <= allowed:
                 break
             step /= 2
         else:
@@ -189,20 +192,22 @@ def _newton(density, target: Target, cells: Cells, tol, max_iter) -> Cells:
     return cells._replace(n_iter=n_iter)
 
 
-def _root_error(target: Target, cells: Cells) -> float:
-    """The distance between the roots of masses and those of what they should be (Hellinger's)."""
-    return np.linalg.norm(np.sqrt(np.maximum(cells.masses, 0.0)) - target.roots(cells))
+def _of_masses(target: Target, cells: Cells) -> tuple[float, Array]:
+    """The error of the masses, and by how much Newton's step would lower them."""
+    error = target.error(cells)
+    return np.linalg.norm(error), error
 
 
-def _direction(target: Target, cells: Cells) -> Array:
-    """Newton's step for the roots of the masses.
+def _of_roots(target: Target, cells: Cells) -> tuple[float, Array]:
+    """The same for the square roots of the masses (Hellinger's distance).
 
-    It would make ``G_j`` change by ``2 (G_j - c sqrt(G_j b_j))``, with ``c`` such that these sum to
-    zero, as changes of masses do. Along it the root error falls at least as fast as in proportion.
+    A step would lower ``G_j`` by ``2 (G_j - c sqrt(G_j b_j))``, with ``c`` such that these sum to
+    zero, as changes of masses do. Along it the error falls at least as fast as in proportion.
     """
-    mean = np.sqrt(cells.masses) * target.roots(cells)
+    held, wanted = target.roots(cells)
+    mean = held * wanted
     excess = 2 * (cells.masses - cells.masses.sum() / mean.sum() * mean)
-    return _solve(_jacobian(target, cells), excess)
+    return np.linalg.norm(held - wanted), excess
 
 
 def evaluate(density, sites: Array, heights: Array, diagram: PowerDiagram | None = None) -> Cells:
