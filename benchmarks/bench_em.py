@@ -1,4 +1,4 @@
-"""One EM iteration, and whole fits, against scikit-learn's in the same run.
+"""One EM iteration, whole fits, and predictions, against scikit-learn's in the same run.
 
 Both start from the same given weights, means and precisions and make the same iterations. The time
 of one iteration is the difference between a long and a short fit, over the iterations between them;
@@ -12,6 +12,7 @@ Writes ``results/bench_em.csv``, ``.md`` and ``.png`` beside this file.
 """
 
 import argparse
+import itertools
 import json
 import warnings
 
@@ -45,6 +46,7 @@ ITERATIONS = [
     ("spherical", 100_000, 10, 20),
 ]
 FITS = [("full", 100_000, 10, 20, 1), ("full", 100_000, 10, 20, 5)]
+PREDICTIONS = [(name, 100_000, 10, 20) for name in ("full", "tied", "diag", "spherical")]
 
 
 def data(n, d, K, dtype):
@@ -189,6 +191,26 @@ def fit_rows(only, threads):
             yield {"work": f"fit, k-means, n_init={n_init}", **shape, **compare(spent)}
 
 
+def prediction_rows(only, threads):
+    """Time predictions of one fitted mixture."""
+    for covariance_type, n, d, K in PREDICTIONS:
+        for dtype, work in itertools.product(
+            (np.float64, np.float32), ("predict", "score_samples")
+        ):
+            if only not in f"{work} {covariance_type} {n} {d} {K}":
+                continue
+            X, means = data(n, d, K, dtype)
+            fitted = estimators(covariance_type, d, K, means, max_iter=2)
+            calls = {name: getattr(model.fit(X), work) for name, model in fitted.items()}
+            found = {name: [] for name in calls}
+            for _ in range(7):
+                for name, call in calls.items():
+                    found[name].append(seconds(lambda call=call, X=X: call(X)))
+            spent = {name: float(np.median(values)) for name, values in found.items()}
+            shape = describe(covariance_type, n, d, K, dtype, threads)
+            yield {"work": work, **shape, **compare(spent)}
+
+
 def describe(covariance_type, n, d, K, dtype, threads):
     """The columns that say what is run."""
     shape = {"covariance": covariance_type, "n": n, "d": d, "K": K}
@@ -234,7 +256,7 @@ def write_markdown(table, accelerated, path):
     """Both tables, with where they come from."""
     versions = f"torch {torch.__version__}, scikit-learn {sklearn.__version__}"
     lines = [
-        "# One EM iteration, and whole fits, against scikit-learn",
+        "# One EM iteration, whole fits and predictions, against scikit-learn",
         "",
         f"Written by `python benchmarks/bench_em.py` on {machine()}; {versions}.",
         "Medians of interleaved repeats in one run. ratio: scikit-learn's time over ours. share of",
@@ -294,7 +316,7 @@ def main():
     for threads in args.threads:
         torch.set_num_threads(threads)
         with threadpool_limits(threads):
-            for make in (iteration_rows, fit_rows):
+            for make in (iteration_rows, fit_rows, prediction_rows):
                 for row in make(args.only, threads):
                     table.append(row)
                     print(*markdown([row])[2:], flush=True)

@@ -306,7 +306,7 @@ def write(starts, steps):
             "## Steps",
             "",
             "Value and gradients of the mean over directions in weights, means and covariances,",
-            "one thread, medians of interleaved repeats; projecting and sorting included unless said.",
+            "one thread, medians of interleaved repeats; the sort included unless said.",
             "Errors against exact cells, relative to the largest entry. Grid: the published way.",
             "",
             *markdown(steps),

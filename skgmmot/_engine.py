@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep, Statistics, e_step, m_step
+from skgmmot.functional.em import (
+    MAX_QUADRATIC,
+    FeatureEStep,
+    Statistics,
+    WhiteningEStep,
+    e_step,
+    m_step,
+    quadratic_share,
+)
 from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
 from skgmmot.functional.threads import single_threaded_torch
 
@@ -25,7 +33,7 @@ from skgmmot.functional.threads import single_threaded_torch
 BLOCK_SIZE = {"cpu": 2**18, "other": 2**24}
 BLOCK_ROWS = {"cpu": 2**14, "other": 2**20}
 #: Blocks of fewer rows make matrix products slow, however many numbers a row takes.
-FEATURE_ROWS = 512
+PRODUCT_ROWS = 512
 #: Spans a pass is cut into: enough to balance a few threads, few enough to keep partial sums small.
 N_SPANS = 16
 
@@ -233,27 +241,31 @@ class EM:
         The last one is kept: a derivative is often taken where an iteration has just been.
         """
         if self._last is None or not all(map(torch.equal, self._last[0], theta)):
-            step, dtype = self._features(theta)
-            if dtype is None:
-                self._last = theta, None, self._by_definition(theta)
-            else:
-                self._last = theta, step, self._by_features(step, dtype)
+            features, dtype = self._features(theta)
+            step = features
+            kind = covariance_type_of(theta.covariances)
+            if WhiteningEStep.is_faster(kind, *theta.means.shape):
+                step = WhiteningEStep(theta, self.origin)
+                dtype = step.best_dtype(self.dtype)
+            by_definition = dtype is None
+            found = self._by_definition(theta) if by_definition else self._by_products(step, dtype)
+            self._last = theta, features, found
         return self._last[1:]
 
     def _features(self, theta) -> tuple[FeatureEStep | None, torch.dtype | None]:
         """The E-step by features and the dtype of its products; None where that is no good."""
-        d = theta.means.shape[1]
-        if covariance_type_of(theta.covariances).n_quadratic(d) > MAX_QUADRATIC * (d + 1):
+        kind, d = covariance_type_of(theta.covariances), theta.means.shape[1]
+        if quadratic_share(kind, d) > MAX_QUADRATIC:
             return None, None
         step = FeatureEStep(theta, self.origin, self.total_scatter(theta))
-        return step, step.best_dtype(self.dtype)
+        dtype = step.best_dtype(self.dtype)
+        return None if dtype is None else step, dtype
 
-    def _by_features(self, step, dtype):
+    def _by_products(self, step, dtype) -> Statistics:
         def block(rows, buffers):
             return step.block(*self._raw(rows), dtype, buffers)
 
-        row_size = sum(step.coefficients.shape)
-        sums = self.pool.sum(block, len(self.X), row_size, min_rows=FEATURE_ROWS)
+        sums = self.pool.sum(block, len(self.X), step.row_size, min_rows=PRODUCT_ROWS)
         return step.statistics(*sums)
 
     def _by_definition(self, theta):
@@ -284,8 +296,8 @@ class EM:
             return (((resp if a is None else resp * a) @ resp.mT).double(),)
 
         by_definition = dtype is None
-        row_size = theta.means.numel() if by_definition else sum(step.coefficients.shape)
-        min_rows = 16 if by_definition else FEATURE_ROWS
+        row_size = theta.means.numel() if by_definition else step.row_size
+        min_rows = 16 if by_definition else PRODUCT_ROWS
         return self.pool.sum(block, len(self.X), row_size, min_rows=min_rows)[0]
 
     def total_scatter(self, theta) -> Tensor | None:

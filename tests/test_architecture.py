@@ -45,6 +45,7 @@ FLOORS = {
     "functional.em_adjoint": 4,
     "functional.mixture_map": 4,
     "functional.pairwise": 4,
+    "functional.prepared": 4,
     "functional.quantization": 4,
     "functional.semidiscrete_nodes": 4,
     "functional.sinkhorn_em": 4,

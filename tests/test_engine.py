@@ -6,7 +6,7 @@ import torch
 from skgmmot import _engine
 from skgmmot._engine import EM, map_rows, row_spans, workers
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.em import FeatureEStep, em_step
+from skgmmot.functional.em import FeatureEStep, WhiteningEStep, em_step
 from skgmmot.functional.mixture import GaussianMixtureParams
 
 
@@ -21,10 +21,17 @@ def test_spans_cover_the_rows_in_order_once(n_rows, block):
 def by_features(em, theta):
     """Sums by features, in the dtype of the samples."""
     step = FeatureEStep(theta, em.origin, em.total_scatter(theta))
-    return em._by_features(step, em.X.dtype)
+    return em._by_products(step, em.X.dtype)
 
 
-WAYS = {"features": by_features, "definition": EM._by_definition}
+def by_whitening(em, theta):
+    """Sums by triangular products; by features where there is none of them."""
+    if theta.covariances.ndim < 3 or len(theta.covariances) == 1:
+        return by_features(em, theta)
+    return em._by_products(WhiteningEStep(theta, em.origin), em.X.dtype)
+
+
+WAYS = {"features": by_features, "whitening": by_whitening, "definition": EM._by_definition}
 
 
 def problem(covariance_type, dtype=torch.float64, n=5000, d=3, K=4):
@@ -39,7 +46,7 @@ def problem(covariance_type, dtype=torch.float64, n=5000, d=3, K=4):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_both_ways_to_the_sums_make_the_same_step(covariance_type, way, weighted, dtype, tolerance):
+def test_all_ways_to_the_sums_make_the_same_step(covariance_type, way, weighted, dtype, tolerance):
     X, a, theta = problem(covariance_type, dtype)
     a = a if weighted else None
     expected = em_step(theta, X.double(), None if a is None else a.double())
@@ -60,7 +67,7 @@ def test_the_length_of_blocks_changes_nothing_to_rounding(covariance_type, way, 
     results = []
     for rows in (32, 300, 5000):
         monkeypatch.setitem(_engine.BLOCK_ROWS, "cpu", rows)
-        monkeypatch.setattr(_engine, "FEATURE_ROWS", 16)
+        monkeypatch.setattr(_engine, "PRODUCT_ROWS", 16)
         with workers(X.device) as pool:
             results.append(WAYS[way](EM(X, a, X.mean(0), 0.0, pool), theta))
     for other in results[1:]:
@@ -83,11 +90,34 @@ def test_sums_are_made_by_the_fastest_way_that_is_accurate(monkeypatch, dtype, v
     X, _, theta = problem("full", dtype)
     theta = theta._replace(covariances=variance * theta.covariances)
     chosen = []
-    monkeypatch.setattr(EM, "_by_features", lambda self, step, dtype: chosen.append(dtype))
+    monkeypatch.setattr(EM, "_by_products", lambda self, step, dtype: chosen.append(dtype))
     monkeypatch.setattr(EM, "_by_definition", lambda self, theta: chosen.append("definition"))
     with workers(X.device) as pool:
         EM(X, None, torch.zeros(3, dtype=dtype), 0.0, pool).statistics(theta)
     assert chosen == [expected]
+
+
+@pytest.mark.parametrize(("d", "K", "products"), [(5, 4, FeatureEStep), (40, 4, WhiteningEStep)])
+def test_many_dimensions_are_whitened_by_columns(monkeypatch, d, K, products):
+    X = torch.randn(300, d, dtype=torch.float64)
+    A = torch.randn(K, d, d, dtype=torch.float64)
+    theta = GaussianMixtureParams(
+        torch.full((K,), 1 / K).double(), X[:K], A @ A.mT / d + torch.eye(d)
+    )
+    expected = em_step(theta, X)
+    chosen = []
+    by_products = EM._by_products
+
+    def noted(self, step, dtype):
+        chosen.append(type(step))
+        return by_products(self, step, dtype)
+
+    monkeypatch.setattr(EM, "_by_products", noted)
+    with workers(X.device) as pool:
+        found, _ = EM(X, None, X.mean(0), 0.0, pool)(theta.moved(-X.mean(0)))
+    assert chosen == [products]
+    for ours, reference in zip(found.moved(X.mean(0)), expected, strict=True):
+        assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-10)
 
 
 def test_rows_are_mapped_in_order_with_their_companions():

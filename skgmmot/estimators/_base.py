@@ -19,6 +19,7 @@ from skgmmot.functional.mixture import (
     log_joint,
     log_responsibilities,
 )
+from skgmmot.functional.prepared import for_many
 from skgmmot.functional.semidiscrete import GridDensity
 
 NOT_CONVERGED = (
@@ -128,8 +129,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         mixture = self._prepared(X)
         if X.requires_grad or any(t.requires_grad for t in mixture):
             return function(mixture, X)
-        row_size = mixture.means.numel()
-        return _engine.map_rows(lambda block: function(mixture, block), row_size, X)
+        mixture = for_many(mixture, len(X))
+        return _engine.map_rows(lambda block: function(mixture, block), mixture.row_size, X)
 
     def score_samples(self, X):
         """Compute the log-density of each sample.
@@ -347,7 +348,7 @@ def _labels(mixture: PreparedMixture, X):
     joint = log_joint(mixture, X)
     if not torch.isfinite(joint.amax(0)).all():
         joint = log_responsibilities(mixture, X)
-    return joint.argmax(0)
+    return joint.max(0).indices  # many times faster than argmax, and equal
 
 
 def _responsibilities(mixture: PreparedMixture, X):

@@ -20,8 +20,8 @@ from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.mixture import GaussianMixtureParams, select
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
-#: Yields ``(rows, components, responsibilities (k, b))`` block by block, the same at every call: how
-#: some samples belong to k of the components (to none of them where k is 0).
+#: Yields ``(rows, components, responsibilities (k, b))`` block by block, the same at every call:
+#: how some samples belong to k of the components (to none of them where k is 0).
 Assignment = Callable[[], Iterator[tuple[slice | Tensor, slice, Tensor]]]
 
 BLOCK = 2**14

@@ -248,6 +248,21 @@ class PreparedMixture(NamedTuple):
     factors: Tensor
     """Precision factors ``P``, ``P @ P.T = Sigma^{-1}``, in the storage of the covariances."""
 
+    @property
+    def row_size(self) -> int:
+        """Numbers that a sample takes while its densities are worked out, for choosing blocks."""
+        return self.means.numel()
+
+    def prepare(self) -> "PreparedMixture":
+        """Return itself."""
+        return self
+
+    def log_joint(self, X: Tensor) -> Tensor:
+        """`log_joint` by its definition."""
+        centred = X - self.means.unsqueeze(1)  # (K, n, d)
+        kind = covariance_type_of(self.factors)
+        return self.log_weights.unsqueeze(1) + kind.log_density(centred, self.factors)
+
 
 def log_joint(mixture: PreparedMixture, X: Tensor) -> Tensor:
     """Return ``log w_k g_k(x_i)``.
@@ -269,9 +284,7 @@ def log_joint(mixture: PreparedMixture, X: Tensor) -> Tensor:
     Differentiable in everything. Costs ``O(n K d^2)`` (diagonal types ``O(n K d)``) and holds
     ``(K, n, d)``: call it on blocks of samples.
     """
-    centred = X - mixture.means.unsqueeze(1)  # (K, n, d)
-    kind = covariance_type_of(mixture.factors)
-    return mixture.log_weights.unsqueeze(1) + kind.log_density(centred, mixture.factors)
+    return mixture.log_joint(X)
 
 
 def log_density(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:
@@ -294,7 +307,7 @@ def log_density(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> 
     ValueError
         If a covariance is not positive definite.
     """
-    return torch.logsumexp(log_joint(_prepared(mixture), X), dim=0)
+    return torch.logsumexp(log_joint(mixture.prepare(), X), dim=0)
 
 
 def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:
@@ -318,7 +331,7 @@ def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Te
     ValueError
         If a covariance is not positive definite.
     """
-    mixture = _prepared(mixture)
+    mixture = mixture.prepare()
     joint = log_joint(mixture, X)
     overflowed = ~torch.isfinite(joint.detach().amax(0))  # (n,)
     if not overflowed.any():
@@ -433,10 +446,6 @@ def _shares(weights: Tensor, n_samples: int) -> list[int]:
         else:
             counts[gap.masked_fill(counts <= 1, torch.inf).argmin()] -= 1
     return counts.int().tolist()
-
-
-def _prepared(mixture: GaussianMixtureParams | PreparedMixture) -> PreparedMixture:
-    return mixture if isinstance(mixture, PreparedMixture) else mixture.prepare()
 
 
 def _nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:

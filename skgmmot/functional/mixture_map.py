@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.discrete import Plan
-from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep
+from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep, quadratic_share
 from skgmmot.functional.linalg import bures_map
 from skgmmot.functional.mixture import (
     GaussianMixtureParams,
@@ -49,8 +49,8 @@ class Posterior:
         self.prepared = PreparedMixture(*(t.to(origin) for t in mixture.prepare()))
         self.empty = torch.isneginf(self.prepared.log_weights)
         self.features, self.dtype = None, None
-        d = len(origin)
-        if covariance_type_of(mixture.covariances).n_quadratic(d) <= MAX_QUADRATIC * (d + 1):
+        kind = covariance_type_of(mixture.covariances)
+        if quadratic_share(kind, len(origin)) <= MAX_QUADRATIC:
             centred = mixture._replace(means=mixture.means - origin.double())
             self.features = FeatureEStep(centred, origin)
             self.dtype = self.features.best_dtype(origin.dtype)

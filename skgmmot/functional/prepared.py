@@ -1,0 +1,72 @@
+"""Densities of many samples, by matrix products where these are accurate; without gradients."""
+
+import torch
+from torch import Tensor
+
+from skgmmot.functional.covariance import covariance_type_of
+from skgmmot.functional.em import FeatureEStep, WhiteningEStep
+from skgmmot.functional.mixture import PreparedMixture
+
+#: Blocks for samples that take more numbers than this would be too short for matrix products.
+MOST_NUMBERS = 512
+#: For fewer samples the definition is as fast.
+MANY = 256
+
+
+class ProductMixture(PreparedMixture):
+    """A prepared mixture whose log-joint is a few matrix products for a whole block of samples.
+
+    It stands in for the `PreparedMixture` it is made of, and falls back to its definition where
+    squares overflow.
+    """
+
+    step: FeatureEStep | WhiteningEStep
+    dtype: torch.dtype
+
+    @property
+    def row_size(self) -> int:
+        """Numbers that a sample takes in a block."""
+        return min(self.step.row_size, MOST_NUMBERS)
+
+    def log_joint(self, X: Tensor) -> Tensor:
+        """The log-joint ``(K, b)`` of a block ``X (b, d)``."""
+        joint = self.step.log_joint(
+            X, self.dtype, lambda _, shape, dtype: X.new_empty(shape, dtype=dtype)
+        ).to(X.dtype)
+        return joint if torch.isfinite(joint.amax(0)).all() else super().log_joint(X)
+
+
+def for_many(mixture: PreparedMixture, n_samples: int) -> PreparedMixture:
+    """Prepare a mixture for many samples.
+
+    Parameters
+    ----------
+    mixture : PreparedMixture
+        K components in d dimensions, in the dtype of the samples.
+    n_samples : int
+        How many there are.
+
+    Returns
+    -------
+    PreparedMixture
+        The same mixture; by products, if they are many and that keeps their digits.
+
+    Notes
+    -----
+    Not differentiable.
+    """
+    if n_samples < MANY:
+        return mixture
+    weights = mixture.log_weights.double().softmax(0)
+    origin = (weights @ mixture.means.double()).to(mixture.means)
+    exact = PreparedMixture(*(t.double() for t in mixture))
+    centred = exact._replace(means=exact.means - origin.double())
+    kind = covariance_type_of(mixture.factors)
+    whitened = WhiteningEStep.is_faster(kind, *mixture.means.shape)
+    step = (WhiteningEStep if whitened else FeatureEStep)(centred, origin)
+    dtype = step.best_dtype(mixture.means.dtype)
+    if dtype is None:
+        return mixture
+    found = ProductMixture(*mixture)
+    found.step, found.dtype = step, dtype
+    return found
