@@ -109,7 +109,20 @@ class ProductEStep:
 
 
 def quadratic_share(kind: CovarianceType, n_features: int) -> float:
-    """Quadratic features for each linear one."""
+    """Count the quadratic features for each linear one.
+
+    Parameters
+    ----------
+    kind : CovarianceType
+        Type of the covariances.
+    n_features : int
+        d.
+
+    Returns
+    -------
+    float
+        Their number over ``d + 1``.
+    """
     return kind.n_quadratic(n_features) / (n_features + 1)
 
 
