@@ -109,7 +109,7 @@ class ProductEStep:
 
 
 def quadratic_share(kind: CovarianceType, n_features: int) -> float:
-    """Count the quadratic features for each linear one.
+    """Return the number of quadratic features for each linear one.
 
     Parameters
     ----------
