@@ -116,7 +116,7 @@ def quadratic_share(kind: CovarianceType, n_features: int) -> float:
     kind : CovarianceType
         Type of the covariances.
     n_features : int
-        d.
+        Their dimension d.
 
     Returns
     -------
