@@ -18,6 +18,7 @@ from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.entropic import least_gap
 from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep, check_gradient
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
@@ -109,8 +110,10 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     lower_bounds_ : list of float
         The same after each of its iterations (extrapolations that were dropped left out).
     entropic_ot_gap_ : float
-        For ``e_step='sinkhorn'``: what `entropic_ot_gap` gives on the samples of the fit. (It takes
-        passes of its own, so for a plain fit it is computed when that method is called.)
+        How far the best fit is from balance, where each component receives its weight: 0 at a
+        fixed point of EM whose weights are free. For ``e_step='sinkhorn'``, what `entropic_ot_gap`
+        gives on the samples of the fit. Else a lower bound of that from the last pass, which costs
+        nothing: ``sum_k w_k log(w_k / share_k)``, before the last M-step like ``lower_bound_``.
     solution_ : Solution
         Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
         ``distance``) and, after backward through an implicit gradient, what that found
@@ -308,8 +311,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 value=solution.value.moved(origin).detach(),
                 previous=solution.previous.moved(origin),
             )
-        if E_STEPS[self.e_step].prescribes:
-            self.entropic_ot_gap_ = self._entropic_ot_gap(*constants)
+        self.entropic_ot_gap_ = self._gap_of_fit(em, solution)
         return self
 
     def _run(self, em, warm, runs):
@@ -394,6 +396,16 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         X, _ = _arrays.samples(self, X, reset=False)
         _arrays.check_range(X)
         return self._entropic_ot_gap(X, _arrays.sample_weights(sample_weight, X))
+
+    def _gap_of_fit(self, em, solution):
+        """The gap on the samples of the fit, or a bound from its last E-step, which `em` kept."""
+        if E_STEPS[self.e_step].prescribes:
+            return self._entropic_ot_gap(em.X, em.sample_weight)
+        polished = solution.adjoint is not None
+        theta = solution.value.detach() if polished else solution.previous
+        with torch.no_grad(), _engine.workers(em.X.device) as em.pool:
+            share = em.statistics(theta).mass / em.total
+        return least_gap(theta.weights, share)
 
     def _entropic_ot_gap(self, X, sample_weight):
         X, a = (None if t is None else t.detach() for t in (X, sample_weight))

@@ -6,8 +6,9 @@ Two densities of mass one, both with their mean at the origin:
   ``int F dy`` with ``F(x, y) = int_{-inf}^x f rho ds``: the edge is cut where it meets lines
   between pixels, and on a piece ``F`` is a polynomial.
 - `MixtureIntegrals`, a Gaussian mixture: in coordinates in which a component is standard normal, an
-  edge spans a triangle with the origin, whose mass is an angle minus two values of Owen's function;
-  first moments are line integrals of the density, by parts.
+  edge spans a triangle with the origin, whose mass is an angle minus two values of Owen's function
+  or, for a short edge, a smooth integral that a few nodes give to rounding; first moments are line
+  integrals of the density, by parts.
 
 Both offer what Newton's method needs (`box`, `covariance`, `blurred`, `measure`, `moments`), and
 what derivatives in the density need: `GridIntegrals.potential`,
@@ -28,6 +29,10 @@ Array = np.ndarray
 REACH = 9.0
 #: Nodes of Gauss's rule with two nodes on [0, 1]: exact for cubic polynomials.
 GAUSS = np.array([0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12)])
+#: Edges up to so many standard deviations long take so many nodes: errors are below 1e-13.
+SHORT_EDGES = tuple(
+    (length, np.polynomial.legendre.leggauss(n)) for length, n in ((0.5, 5), (1.5, 8))
+)
 
 
 class GridIntegrals:
@@ -221,6 +226,7 @@ class MixtureIntegrals:
         self.factors = np.linalg.cholesky(covariances)
         reach = REACH * np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
         self.box = Box((means - reach).min(0), (means + reach).max(0))
+        self._last: tuple[PowerDiagram, WhiteEdges, Array, Array] | None = None
 
     def centred(self) -> tuple["MixtureIntegrals", Array]:
         """The same density with its mean at the origin, and its mean."""
@@ -239,11 +245,11 @@ class MixtureIntegrals:
 
     def measure(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses of the cells ``(n,)`` and of the edges between them ``(m,)``, per length."""
-        white = self._whitened(diagram)
-        masses = diagram.gather(self.weights @ white.masses(), 1.0)
+        white, triangles, line = self._whitened(diagram)
+        masses = diagram.gather(self.weights @ triangles, 1.0)
         length = np.hypot(*(diagram.stop - diagram.start).T)
         scale = self.weights / np.linalg.det(self.factors)
-        along = scale @ (white.line * length / white.length)
+        along = scale @ (line * length / white.length)
         return masses, along[: diagram.n_interfaces]
 
     def moments(self, diagram: PowerDiagram) -> Array:
@@ -252,33 +258,34 @@ class MixtureIntegrals:
 
     def component_moments(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses ``(K, n)`` and first moments ``int x g_k (K, n, 2)`` of the cells."""
-        white = self._whitened(diagram)
-        mass = np.stack([diagram.gather(flux, 1.0) for flux in white.masses()])
-        # int z phi = -oint phi n, with n pointing outwards
-        flux = -white.line[..., None] * white.normal
+        white, triangles, line = self._whitened(diagram)
+        mass = np.stack([diagram.gather(flux, 1.0) for flux in triangles])
+        # int z phi = -oint phi n, with n pointing outwards: to the right of an edge
+        flux = np.stack([-line * white.along_y, line * white.along_x], axis=-1)
         first = np.stack([diagram.gather(f, np.zeros(2)) for f in flux])  # of z
         return mass, first @ self.factors.mT + mass[..., None] * self.means[:, None]
 
-    def _whitened(self, diagram: PowerDiagram) -> "WhiteEdges":
-        """The edges in the coordinates in which each component is standard normal."""
-        inverse = np.linalg.inv(self.factors).mT
-        start, stop = (
-            (ends - self.means[:, None]) @ inverse for ends in (diagram.start, diagram.stop)
-        )
-        span = stop - start
-        length = np.maximum(np.hypot(span[..., 0], span[..., 1]), np.finfo(float).tiny)
-        direction = span / length[..., None]
-        offset = start[..., 0] * direction[..., 1] - start[..., 1] * direction[..., 0]
-        return WhiteEdges(
-            direction, length, offset, (start * direction).sum(-1), (stop * direction).sum(-1)
-        )
+    def _whitened(self, diagram: PowerDiagram) -> tuple["WhiteEdges", Array, Array]:
+        """The edges as each component sees them, and the masses of their triangles and of them.
+
+        The last ones are kept: moments are asked for where masses have just been.
+        """
+        if self._last is None or self._last[0] is not diagram:
+            inverse = np.linalg.inv(self.factors)
+            edges = WhiteEdges.between(
+                *((ends - self.means[:, None]).transpose(2, 0, 1) for ends in diagram[1:3]), inverse
+            )
+            self._last = diagram, edges, *_white_integrals(edges)
+        return self._last[1:]
 
 
 class WhiteEdges(NamedTuple):
     """Edges as a standard normal density sees them, each ``(K, m)``."""
 
-    direction: Array
-    """Unit vectors along the edges, ``(K, m, 2)``."""
+    along_x: Array
+    """First coordinate of the unit vector along the edge."""
+    along_y: Array
+    """The second one; the edge's right is ``(along_y, -along_x)``."""
     length: Array
     """Lengths."""
     offset: Array
@@ -288,35 +295,63 @@ class WhiteEdges(NamedTuple):
     far: Array
     """The same where it ends."""
 
-    @property
-    def normal(self) -> Array:
-        """Unit vectors from left to right, ``(K, m, 2)``."""
-        return np.stack([self.direction[..., 1], -self.direction[..., 0]], axis=-1)
+    @classmethod
+    def between(cls, start: Array, stop: Array, inverse: Array) -> "WhiteEdges":
+        """Edges between points ``(2, K, m)`` about the means, by inverse factors ``(K, 2, 2)``."""
+        a, b, c = (inverse[:, i, j, None] for i, j in ((0, 0), (1, 0), (1, 1)))  # triangular
+        x, y = a * start[0], b * start[0] + c * start[1]
+        to_x, to_y = a * stop[0], b * stop[0] + c * stop[1]
+        along_x, along_y = to_x - x, to_y - y
+        length = np.maximum(np.hypot(along_x, along_y), np.finfo(float).tiny)
+        along_x /= length
+        along_y /= length
+        near, far = x * along_x + y * along_y, to_x * along_x + to_y * along_y
+        return cls(along_x, along_y, length, x * along_y - y * along_x, near, far)
 
-    @property
-    def density(self) -> Array:
-        """The normal density at the lines' distances."""
-        return _normal(self.offset)
+    def flat(self) -> "WhiteEdges":
+        """The same for all components in a row, ``(K m,)``."""
+        return WhiteEdges(*(t.ravel() for t in self))
 
-    @property
-    def line(self) -> Array:
-        """Integrals of the density along the edges."""
-        return self.density * (ndtr(self.far) - ndtr(self.near))
+    def at(self, index: Array) -> "WhiteEdges":
+        """Some of the edges."""
+        return WhiteEdges(*(t[index] for t in self))
 
-    def masses(self) -> Array:
-        """Masses of the triangles that edges span with the origin, signed as the offsets."""
-        offset = np.abs(self.offset)
-        angle = np.arctan2(self.far, offset) - np.arctan2(self.near, offset)
-        close = np.flatnonzero(offset.ravel() < REACH)
-        h = offset.ravel()[close]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            beyond = owens_t(h, self.far.ravel()[close] / h) - owens_t(
-                h, self.near.ravel()[close] / h
-            )
-        mass = (angle / (2 * math.pi)).ravel()
-        mass[close] -= beyond
-        # a triangle of height zero is empty, whatever the angle
-        return np.where(self.offset == 0, 0.0, np.sign(self.offset) * mass.reshape(offset.shape))
+
+def _white_integrals(edges: WhiteEdges) -> tuple[Array, Array]:
+    """Masses of the triangles that edges span with the origin, and of the edges themselves.
+
+    The first are signed as the offsets.
+    """
+    edges, shape = edges.flat(), edges.offset.shape
+    # Of what lies beyond a far edge nothing is missing: an angle is all.
+    angle = np.arctan2(edges.offset * edges.length, edges.offset**2 + edges.near * edges.far)
+    # a triangle of height zero is empty, whatever the angle
+    triangles = np.where(edges.offset == 0, 0.0, angle / (2 * math.pi))
+    line = np.zeros_like(triangles)
+    distance = np.hypot(edges.offset, np.maximum(0.0, np.maximum(edges.near, -edges.far)))
+    close = np.flatnonzero(distance < REACH)
+    edges = edges.at(close)
+    line[close] = _normal(edges.offset) * (ndtr(edges.far) - ndtr(edges.near))
+    for longest, rule in SHORT_EDGES:
+        short = edges.length <= longest
+        triangles[close[short]] = _by_nodes(edges.at(short), *rule)
+        close, edges = close[~short], edges.at(~short)
+    off = edges.offset != 0
+    close, (_, _, _, offset, near, far) = close[off], edges.at(off)
+    triangles[close] -= owens_t(offset, far / offset) - owens_t(offset, near / offset)
+    return triangles.reshape(shape), line.reshape(shape)
+
+
+def _by_nodes(edges: WhiteEdges, nodes: Array, weights: Array) -> Array:
+    """Masses of triangles by Gauss's rule along the edges.
+
+    Fluxes of ``z (1 - exp(-|z|^2 / 2)) / (2 pi |z|^2)``, whose divergence is the density.
+    """
+    total, height = np.zeros_like(edges.offset), edges.offset**2 + np.finfo(float).tiny
+    for node, weight in zip(nodes, weights, strict=True):
+        square = height + (edges.near + (1 + node) / 2 * edges.length) ** 2
+        total -= weight * np.expm1(-square / 2) / square
+    return edges.offset * edges.length * total / (4 * math.pi)
 
 
 def _normal(t: Array) -> Array:

@@ -230,6 +230,37 @@ def imbalance(share: Tensor, weights: Tensor) -> float:
     return float((share - weights).abs().sum())
 
 
+def least_gap(weights: Tensor, share: Tensor) -> float:
+    """Bound from below what balancing costs, given what components receive without it.
+
+    ``sum_k w_k log(w_k / share_k)``: what one Sinkhorn update gains.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (K,)
+        The weights ``w``, of sum one.
+    share : Tensor of shape (K,)
+        What each component receives by the responsibilities, of sum one.
+
+    Returns
+    -------
+    float
+        Not negative, and zero only where the shares are the weights: where there is no gap.
+
+    Notes
+    -----
+    Equal to the gap if all samples have the same responsibilities; the more these differ, the
+    further below.
+    """
+    kept = weights > 0
+    w = weights[kept]
+    ratio = share[kept].clamp(min=torch.finfo(share.dtype).tiny) / w
+    excess = ratio - 1
+    logarithm = torch.where(ratio > 0.5, torch.log1p(excess), ratio.log())  # exact near 1 and 0
+    absent = share[~kept].sum()  # of weight zero they receive nothing, but for rounding
+    return float((w * (excess - logarithm)).sum() + absent)
+
+
 def curvature(here: Dual) -> Tensor:
     """Return minus the second derivative of the problem in ``log t``, made regular.
 

@@ -133,7 +133,7 @@ def power_diagram(sites: Array, heights: Array, box: Box) -> PowerDiagram:
     # The left site is where a quarter turn counterclockwise of the direction points.
     turned = direction[:, 0] * between[:, 1] - direction[:, 1] * between[:, 0] < 0
     pairs[turned] = pairs[turned, ::-1]
-    kept, start, stop, entry, exit_ = _clip(start, stop, box)
+    kept, start, stop, entry, exit_ = _clipped(start, stop, box)
     owners = np.argmax(2 * box.corners @ sites.T - heights, axis=1)
     inner = pairs[kept]
     walls, wall_start, wall_stop, base = _walls(inner, (start, entry), (stop, exit_), box)
@@ -194,11 +194,26 @@ def _difference(sites: Array, pairs: Array) -> Array:
     return sites[pairs[:, 0]] - sites[pairs[:, 1]]
 
 
-def _clip(start: Array, stop: Array, box: Box):
+def _clipped(start: Array, stop: Array, box: Box):
     """Cut edges off at the rectangle.
 
     Returns which are left, their ends, and the wall at which they enter and leave it (-1: none).
     """
+    points = np.hstack([start, stop])
+    low, high = np.tile(box.low, 2), np.tile(box.high, 2)
+    crossing = np.flatnonzero(
+        ((points < low) | (points > high)).any(1)
+    )  # few, but for the outermost
+    inside = np.delete(np.arange(len(start)), crossing)
+    some, *cut = _clip(start[crossing], stop[crossing], box)
+    none = np.full(len(inside), -1)
+    whole = inside, start[inside], stop[inside], none, none
+    parts = zip(whole, (crossing[some], *cut), strict=True)
+    return (*(np.concatenate(part) for part in parts),)
+
+
+def _clip(start: Array, stop: Array, box: Box):
+    """Cut edges that meet the rectangle's outside: `_clipped`, for these."""
     offsets = np.concatenate([box.high, -box.low])
     # Distances inside each wall, (m, 4). Edges that share a corner see the same numbers there.
     before, after = offsets - start @ NORMALS.T, offsets - stop @ NORMALS.T

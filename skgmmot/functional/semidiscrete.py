@@ -285,7 +285,7 @@ class _Frame:
         slope = 2 * (own.means + self.shift - mass @ self.sites)  # (K, 2)
         # E[grad phi (x - m)^T] Sigma^{-1} / 2 = I - sum_j y_j (int_j (x - m) g)^T Sigma^{-1}
         about = first - mass[..., None] * own.means[:, None]
-        turned = np.einsum("jd,kje,kef->kdf", self.sites, about, np.linalg.inv(own.covariances))
+        turned = self.sites.T @ about @ np.linalg.inv(own.covariances)  # (K, 2, 2)
         turned = np.eye(2) - (turned + turned.transpose(0, 2, 1)) / 2
         weights = own.weights
         return (

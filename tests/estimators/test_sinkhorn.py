@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skgmmot import DifferentiableGaussianMixture
+from skgmmot._engine import EM
 from skgmmot.datasets import make_ring_square_line
 from skgmmot.functional.entropic import entropic_ot_objective
 
@@ -199,8 +200,78 @@ def test_the_gap_is_that_of_the_two_readings(blobs, covariance_type, rng):
 def test_there_is_no_gap_where_em_ends(blobs):
     plain = DifferentiableGaussianMixture(4, tol=1e-13, max_iter=5000, random_state=0).fit(blobs)
     assert 0 <= plain.entropic_ot_gap(blobs) < 1e-10
-    assert not hasattr(plain, "entropic_ot_gap_")
+    assert 0 <= plain.entropic_ot_gap_ < 1e-10
     assert fitted(blobs, weights_init=[0.7, 0.1, 0.1, 0.1]).entropic_ot_gap_ > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_plain_fit_bounds_its_gap_from_the_last_pass(blobs, covariance_type, dtype, rng):
+    a = rng.uniform(size=len(blobs))
+    options = {"covariance_type": covariance_type, "random_state": 0, "tol": 0.0}
+    X = blobs.astype(dtype)
+    before, after = (
+        DifferentiableGaussianMixture(4, max_iter=i, **options).fit(X, sample_weight=a)
+        for i in (2, 3)
+    )
+    w, share = before.weights_.astype(np.float64), after.weights_.astype(np.float64)
+    assert after.entropic_ot_gap_ == pytest.approx(w @ np.log(w / share), rel=1e-2, abs=1e-9)
+    assert 0 < after.entropic_ot_gap_ <= before.entropic_ot_gap(X, sample_weight=a)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_bound_takes_no_pass_of_its_own(blobs, monkeypatch):
+    passes = []
+    by_products = EM._by_products
+    monkeypatch.setattr(EM, "_by_products", lambda *given: passes.append(1) or by_products(*given))
+    model = DifferentiableGaussianMixture(4, max_iter=5, tol=0.0, random_state=0).fit(blobs)
+    assert model.n_iter_ == len(passes) == 5
+    assert model.entropic_ot_gap_ > 0
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_bound_is_that_of_the_best_start(blobs):
+    options = {"init_params": "random_from_data", "max_iter": 4, "tol": 0.0}
+    several = DifferentiableGaussianMixture(4, n_init=4, random_state=2, **options).fit(blobs)
+    rng, runs = np.random.RandomState(2), []
+    for _ in range(4):
+        runs.append(DifferentiableGaussianMixture(4, random_state=rng, **options).fit(blobs))
+    best = max(runs, key=lambda model: model.lower_bound_)
+    assert best is not runs[-1]
+    assert several.entropic_ot_gap_ == pytest.approx(best.entropic_ot_gap_, rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_weights_that_are_held_leave_a_gap(blobs):
+    held = DifferentiableGaussianMixture(
+        4, fixed_weights=True, weights_init=[0.7, 0.1, 0.1, 0.1], random_state=0
+    ).fit(blobs)
+    assert 1e-3 < held.entropic_ot_gap_ <= held.entropic_ot_gap(blobs) + 1e-6
+    start = DifferentiableGaussianMixture(4, max_iter=0, random_state=0).fit(blobs)
+    assert 0 <= start.entropic_ot_gap_ <= start.entropic_ot_gap(blobs)
+
+
+def test_a_polished_fit_has_next_to_no_gap(blobs):
+    options = {"tol": 1e-4, "max_iter": 500, "random_state": 0}
+    X = torch.tensor(blobs, requires_grad=True)
+    plain = DifferentiableGaussianMixture(4, **options).fit(blobs)
+    polished = DifferentiableGaussianMixture(4, **options).fit(X)
+    assert polished.entropic_ot_gap_ < 1e-12 < plain.entropic_ot_gap_
+    one_step = DifferentiableGaussianMixture(4, gradient="one_step", **options).fit(X)
+    assert one_step.entropic_ot_gap_ == pytest.approx(plain.entropic_ot_gap_, rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_gap_of_a_fit_is_kept_and_replaced_with_the_fit(blobs):
+    model = DifferentiableGaussianMixture(4, max_iter=2, warm_start=True, random_state=0)
+    first = model.fit(blobs).entropic_ot_gap_
+    assert pickle.loads(pickle.dumps(model)).entropic_ot_gap_ == first
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(np.full_like(blobs, np.nan))
+    assert model.entropic_ot_gap_ == first
+    for _ in range(20):
+        model.fit(blobs)
+    assert 0 <= model.entropic_ot_gap_ < first / 10
 
 
 def test_the_gap_keeps_its_digits_where_one_sample_is_far_away(blobs):

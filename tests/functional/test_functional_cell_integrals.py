@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from skgmmot.functional import cell_integrals
 from skgmmot.functional.cell_integrals import GridIntegrals, MixtureIntegrals
 from skgmmot.functional.power_diagram import Box, power_diagram
 
@@ -146,3 +147,17 @@ def test_components_far_from_a_cell_give_it_nothing():
     diagram = power_diagram(far / 50, np.ones(2), two.box)
     assert np.allclose(two.measure(diagram)[0], [0.5, 0.5], atol=1e-15)
     assert np.allclose(two.component_moments(diagram)[0], np.eye(2), atol=1e-15)
+
+
+def test_short_edges_by_nodes_are_as_accurate_as_by_owen_s_function(rng, monkeypatch):
+    ends = rng.normal(size=(2, 2, 3, 400)) * [[[4.0], [1.0], [0.2]]]
+    ends[1, ..., :200] = ends[0, ..., :200] + rng.normal(size=(2, 3, 200)) / 10
+    ends[:, :, 0, 0] = [[0.0, 0.0], [0.3, 0.4]]  # from the origin
+    ends[:, :, 0, 1] = [[-0.2, 0.0], [0.2, 0.0]]  # through it
+    edges = cell_integrals.WhiteEdges.between(*ends, np.stack([np.eye(2)] * 3))
+    assert all((edges.length <= length).sum() > 100 for length, _ in cell_integrals.SHORT_EDGES)
+    short = cell_integrals._white_integrals(edges)
+    monkeypatch.setattr(cell_integrals, "SHORT_EDGES", ())
+    owen = cell_integrals._white_integrals(edges)
+    assert np.abs(short[0] - owen[0]).max() < 1e-13
+    assert np.array_equal(short[1], owen[1])

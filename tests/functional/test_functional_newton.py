@@ -107,8 +107,40 @@ def test_the_start_for_many_sites_comes_from_few_and_is_good(rng):
     density, sites = image("bumps"), rng.random((2000, 2))
     sites -= sites.mean(0)
     masses = np.full(2000, 1 / 2000)
-    start = next(newton._starts(density, Target(sites, masses), None))
-    cells = newton.evaluate(density, sites, start)
+    cells = next(newton._starts(density, Target(sites, masses), None))
     assert cells.masses.min() > newton.GOOD_START * masses.min()
     gaussian = newton.evaluate(density, sites, newton._gaussian_heights(density, sites, masses))
     assert np.abs(cells.masses - masses).sum() < np.abs(gaussian.masses - masses).sum()
+
+
+@pytest.mark.parametrize("measure", [newton._of_masses, newton._of_roots])
+@pytest.mark.parametrize("slack", [0.0, 0.3])
+def test_a_step_lowers_the_error_in_proportion(rng, slack, measure):
+    density, sites = image("bumps"), rng.random((50, 2))
+    sites -= sites.mean(0)
+    target = Target(sites, rng.dirichlet(np.full(50, 5.0)), slack, (sites**2).sum(1))
+    cells = newton.evaluate(density, sites, newton._gaussian_heights(density, sites, target.masses))
+    error, excess = measure(target, cells)
+    step = newton._solve(newton._jacobian(target, cells), excess)
+    tiny = newton.evaluate(density, sites, cells.heights + 1e-5 * step)
+    assert error - measure(target, tiny)[0] > 0.99e-5 * error
+
+
+@pytest.mark.parametrize("name", ["bumps", "noise"])
+def test_fifteen_steps_are_enough_for_a_thousand_sites(rng, name):
+    for _ in range(3):
+        cells, error = solve(image(name), rng.random((1000, 2)))
+        assert error <= 1e-8
+        assert cells.n_iter <= 15
+
+
+def test_cells_that_rounding_leaves_with_less_than_nothing_end_in_no_nan(rng):
+    # two needles, a hundred thousand of their standard deviations apart
+    needles = MixtureIntegrals(
+        np.array([0.5, 0.5]),
+        np.array([[0.0, 0.0], [100.0, 0.0]]),
+        np.stack([1e-6 * np.eye(2)] * 2),
+    )
+    cells, _ = solve(needles.centred()[0], rng.normal(size=(40, 2)), max_iter=30)
+    assert not cells.converged
+    assert np.isfinite(cells.heights).all()
