@@ -49,9 +49,9 @@ print(f"after {quantizer.n_iter_} steps: W2 = {quantizer.distance_:.4f}")
 # Top left, the image and the points. Top right, Voronoi's cells, coloured by what they hold: nearly
 # all of it is in the cells under the bumps. Bottom left, the plan: all cells hold the same, so they
 # are small under the bumps and reach far for their mass elsewhere; a line leads from each point to
-# the barycentre of its cell. Most points are far outside their cells, for there is nothing to be had
-# where they are: they are served from a bump. Bottom right, the quantised image: points lie in their cells, close where it is
-# bright, in a pattern of near-hexagons.
+# the barycentre of its cell. Most points are far outside their cells: there is nothing to be had
+# where they are, and they are served from a bump. Bottom right, the quantised image: points lie in
+# their cells, close where it is bright, in a pattern of near-hexagons.
 
 panels = [
     ("the image and 200 points", None, points, None),

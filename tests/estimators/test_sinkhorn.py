@@ -372,7 +372,7 @@ def test_a_given_start_is_used_once_and_the_next_one_is_another():
 
 def test_through_all_iterations_the_gradient_arrives_where_components_hardly_overlap(rng):
     # Sinkhorn updates hardly move there: their derivatives would not settle with their values
-    X = np.vstack([rng.normal(size=(25, 2)), [8, 0] + rng.normal(size=(25, 2))])
+    X = rng.normal(size=(50, 2)) + np.outer(np.arange(50) % 2, [8, 0])
     options = {"covariance_type": "tied", "weights_init": [0.4, 0.6], "tol": 1e-12, "max_iter": 200}
     found = []
     for gradient in ("implicit", "automatic"):
