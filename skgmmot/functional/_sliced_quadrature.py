@@ -320,61 +320,47 @@ def first_above(node_levels: Tensor, samples: SortedSamples) -> Tensor:
     return first
 
 
-def intervals(first: Tensor) -> Tensor:
-    """The interval of each level ``(L, n - 1)``; on a CPU by numpy, ten times faster there."""
+def repeat(values: Tensor, first: Tensor) -> Tensor:
+    """Give what belongs to intervals ``(L, J - 1)`` to every level in them ``(L, n - 1)``.
+
+    On a CPU by numpy, which is ten times faster there.
+    """
     counts = first.diff(dim=1)
-    indices = torch.arange(counts.shape[1], device=first.device).expand_as(counts)
-    if first.device.type == "cpu":
-        repeated = torch.from_numpy(np.repeat(indices.numpy().ravel(), counts.numpy().ravel()))
+    if values.device.type == "cpu":
+        repeated = torch.from_numpy(np.repeat(values.numpy().ravel(), counts.numpy().ravel()))
     else:
-        repeated = indices.flatten().repeat_interleave(counts.flatten())
-    return repeated.view(len(first), -1)
+        repeated = values.flatten().repeat_interleave(counts.flatten())
+    return repeated.view(len(values), -1)
 
 
-def moments(spline: Spline, samples: SortedSamples, first: Tensor) -> list[Tensor]:
-    """``sum (y_{i+1} - y_i) x_i^r`` over each interval, r = 0, ..., 3, each ``(L, J - 1)``.
+def intervals(first: Tensor) -> Tensor:
+    """The interval of each level ``(L, n - 1)``."""
+    indices = torch.arange(first.shape[1] - 1, device=first.device)
+    return repeat(indices.expand(len(first), -1), first)
 
-    First the powers of the level ``u``, which all lines share, a few lines at a time whose numbers
-    stay in a cache; then they are moved to ``x = (u - start) / width``. That costs digits where an
-    interval is narrow, whose share is as small; ``0 <= x <= 1`` bounds what is left of them.
+
+def moments(spline: Spline, samples: SortedSamples, first: Tensor) -> Tensor:
+    """``sum (y_{i+1} - y_i) x_i^r`` over each interval, r = 0, ..., 3: ``(4, L, J - 1)``.
+
+    Few lines at a time, whose numbers stay in a cache.
     """
     n_lines, n = samples.values.shape
     length = max(1, CACHED // n)
     blocks = [slice(i, i + length) for i in range(0, n_lines, length)]
-    powers = torch.cat([_level_moments(samples.rows(b), first[b]) for b in blocks], dim=1)
-    m0, m1, m2, m3 = powers.unbind()
-    start = spline.levels[:, :-1]
-    m1 = m1 - start * m0
-    once = m2 - start * powers[1]
-    m2 = once - start * m1
-    m3 = m3 - start * (powers[2] + once + m2)
-    found, inverse = [m0], torch.where(first.diff(dim=1) > 0, spline.inverse, 0.0)
-    scale = inverse
-    for m in (m1, m2, m3):
-        found.append(torch.minimum((m * scale).clamp_(min=0), found[-1]))
-        scale = scale * inverse
-    return found
+    return torch.cat([_moments(spline, samples, first, block) for block in blocks], dim=1)
 
 
-def _level_moments(samples, first):
-    """``sum (y_{i+1} - y_i) u_i^r`` over intervals; where there is no level, all but r = 0 vary."""
-    y, gaps = samples.values, torch.zeros_like(samples.values)
-    terms = torch.sub(y[:, 1:], y[:, :-1], out=gaps[:, :-1])
-    found = [y.gather(1, first).diff(dim=1)]
+def _moments(spline, samples, first, rows):
+    """`moments` of some lines."""
+    first, samples = first[rows], samples.rows(rows)
+    x = samples.levels - repeat(spline.levels[rows, :-1], first)
+    x.mul_(repeat(spline.inverse[rows], first)).clamp_(0, 1)
+    y, found = samples.values, [samples.values.gather(1, first)]
+    sums, terms = torch.zeros_like(y), y.diff(dim=1)
     for _ in range(3):
-        terms.mul_(samples.levels)
-        found.append(_sums(gaps, first))
-    return torch.stack(found)
-
-
-def _sums(terms, first):
-    """Sums from ``first[j]`` to ``first[j + 1] - 1``; on a CPU by numpy, twice as fast there."""
-    if terms.device.type != "cpu":
-        sums = torch.nn.functional.pad(terms.cumsum(1), (1, 0))
-        return sums.gather(1, first).diff(dim=1)
-    rows = torch.arange(len(terms)).unsqueeze(1) * terms.shape[1]
-    indices = (first[:, :-1] + rows).flatten().numpy()
-    return torch.from_numpy(np.add.reduceat(terms.numpy().ravel(), indices)).view(len(terms), -1)
+        torch.cumsum(terms.mul_(x), dim=1, out=sums[:, 1:])
+        found.append(sums.gather(1, first))
+    return torch.stack(found).diff(dim=2)
 
 
 # --- other exponents, and two mixtures -----------------------------------------------------------
