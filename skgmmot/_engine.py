@@ -17,13 +17,11 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.em import (
+from skgmmot.functional.em import Statistics, e_step, m_step
+from skgmmot.functional.em_products import (
     MAX_QUADRATIC,
     FeatureEStep,
-    Statistics,
     WhiteningEStep,
-    e_step,
-    m_step,
     quadratic_share,
 )
 from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities

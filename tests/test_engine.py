@@ -6,7 +6,8 @@ import torch
 from skgmmot import _engine
 from skgmmot._engine import EM, map_rows, row_spans, workers
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.em import FeatureEStep, WhiteningEStep, em_step
+from skgmmot.functional.em import em_step
+from skgmmot.functional.em_products import FeatureEStep, WhiteningEStep
 from skgmmot.functional.mixture import GaussianMixtureParams
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from skgmmot.functional.adjoint import Linearisation
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.em import FeatureEStep, Statistics, m_step, moments
+from skgmmot.functional.em import Statistics, m_step, moments
+from skgmmot.functional.em_products import FeatureEStep
 from skgmmot.functional.mixture import FisherCoordinates, GaussianMixtureParams, log_joint
 
 

@@ -254,9 +254,11 @@ def least_gap(weights: Tensor, share: Tensor) -> float:
     """
     kept = weights > 0
     w = weights[kept]
-    excess = share[kept].clamp(min=torch.finfo(share.dtype).tiny) / w - 1
+    ratio = share[kept].clamp(min=torch.finfo(share.dtype).tiny) / w
+    excess = ratio - 1
+    logarithm = torch.where(ratio > 0.5, torch.log1p(excess), ratio.log())  # exact near 1 and 0
     absent = share[~kept].sum()  # of weight zero they receive nothing, but for rounding
-    return float((w * (excess - torch.log1p(excess))).sum() + absent)
+    return float((w * (excess - logarithm)).sum() + absent)
 
 
 def curvature(here: Dual) -> Tensor:

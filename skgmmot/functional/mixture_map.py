@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.discrete import Plan
-from skgmmot.functional.em import MAX_QUADRATIC, FeatureEStep, quadratic_share
+from skgmmot.functional.em_products import MAX_QUADRATIC, FeatureEStep, quadratic_share
 from skgmmot.functional.linalg import bures_map
 from skgmmot.functional.mixture import (
     GaussianMixtureParams,

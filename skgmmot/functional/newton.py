@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import splu
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from skgmmot.functional.linalg import bures_map
 from skgmmot.functional.power_diagram import PowerDiagram, power_diagram
@@ -302,7 +302,7 @@ def _coarsened(sites: Array, masses: Array) -> tuple[Array, Array]:
     """Fewer sites: the means of groups around some of them, and their masses."""
     n = len(sites) // COARSENING
     chosen = np.random.default_rng(0).choice(len(sites), n, replace=False)
-    group = cKDTree(sites[chosen]).query(sites)[1]
+    group = KDTree(sites[chosen]).query(sites)[1]
     total = np.bincount(group, masses, n)
     sums = [np.bincount(group, masses * coordinate, n) for coordinate in sites.T]
     return np.stack(sums, axis=1) / total[:, None], total
@@ -315,7 +315,7 @@ def _extended(few: Array, heights: Array, barycentres: Array, sites: Array, smoo
     smoothed so far that sites beside one another see different slopes.
     """
     level = heights - 2 * (barycentres * few).sum(1)
-    neighbours = cKDTree(few).query(few, 5)[1][:, 1:]  # (j, 4)
+    neighbours = KDTree(few).query(few, 5)[1][:, 1:]  # (j, 4)
     tangents = level[:, None] + 2 * np.einsum("jd,jkd->jk", barycentres, few[neighbours])
     eps = smoothing * np.median(heights[neighbours] - tangents)
     blocks = []

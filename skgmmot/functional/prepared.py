@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.em import FeatureEStep, WhiteningEStep
+from skgmmot.functional.em_products import FeatureEStep, WhiteningEStep
 from skgmmot.functional.mixture import PreparedMixture
 
 #: Blocks for samples that take more numbers than this would be too short for matrix products.

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
-from skgmmot.functional.em import FeatureEStep, Statistics, e_step, m_step
+from skgmmot.functional.em import Statistics, e_step, m_step
 from skgmmot.functional.em_adjoint import (
     CentredAdjoint,
     FeatureAdjoint,
@@ -14,6 +14,7 @@ from skgmmot.functional.em_adjoint import (
     m_step_pullback,
     score,
 )
+from skgmmot.functional.em_products import FeatureEStep
 from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
 
 F64 = torch.float64

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.em import FeatureEStep, WhiteningEStep
+from skgmmot.functional.em_products import FeatureEStep, WhiteningEStep
 from skgmmot.functional.mixture import (
     GaussianMixtureParams,
     log_density,
