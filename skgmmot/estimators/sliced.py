@@ -42,10 +42,12 @@ class SlicedWassersteinGMM(MixtureEstimator):
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
         What the components' covariances may be.
     n_projections : int, default=50
-        Number of directions that a step slices along (one is enough, and taken, for one feature).
+        Number of directions to slice along (one is enough, and taken, for one feature). They are
+        drawn anew every ten steps, which take turns with about ten of them; steps of batches draw
+        and take all.
     projections : {'quasi', 'random', 'orthogonal', 'max'}, default='quasi'
         Directions spread evenly; independent and uniform; orthogonal in groups of ``n_features``;
-        or turned to where the distance is larger. They are drawn anew every ten steps.
+        or turned to where the distance is larger.
     p : float, default=2.0
         Exponent of the distance, at least 1.
     tol : float, default=1e-2
@@ -56,8 +58,9 @@ class SlicedWassersteinGMM(MixtureEstimator):
         Added to the variances, as a share of the mean variance of the features.
     max_iter : int, default=1000
         Largest number of steps; 0 keeps the start.
-    n_init : int, default=1
-        Number of starts; the fit of least sliced distance is kept.
+    n_init : int, default=2
+        Number of runs; the fit of least sliced distance is kept. Runs from a given start differ by
+        their directions.
     init_params : {'k-means++', 'kmeans', 'random', 'random_from_data', 'sinkhorn'}, \
             default='k-means++'
         How to start.
@@ -124,10 +127,10 @@ class SlicedWassersteinGMM(MixtureEstimator):
     -----
     All parameters are learned. Covariances are ``B B^T + reg_covar I``, positive definite whatever
     ``B``; weights are a softmax, which moves once the components have spread (see
-    `skgmmot.functional.sliced_fit`). A step costs ``O(L (n + K^2))`` for L directions of n samples,
-    and ``O(L n (d + log n))`` more every ten steps, to project and sort; memory is a few times
-    ``L n`` numbers. The fit of ``a X + b`` is that of ``X``, scaled and moved. The fit is a
-    constant: no gradient flows through it.
+    `skgmmot.functional.sliced_fit`). A step costs ``O(L (n + K^2))`` for its L directions of n
+    samples, and every ten steps ``O(L n (d + log n))`` more, for all, to project and sort; memory
+    is a few times ``L n`` numbers. The fit of ``a X + b`` is that of ``X``, scaled and moved. The
+    fit is a constant: no gradient flows through it.
 
     The sliced distance sees how much mass is where, the likelihood how dense it is there: a fit of
     one is no maximum of the other. ``refine='em'`` ends at the nearest maximum of the likelihood.
@@ -143,10 +146,11 @@ class SlicedWassersteinGMM(MixtureEstimator):
     >>> rng = np.random.default_rng(0)
     >>> X = np.concatenate([rng.normal(0, 1, (300, 2)), rng.normal(9, 1, (100, 2))])
     >>> mixture = SlicedWassersteinGMM(n_components=2, random_state=0).fit(X)
-    >>> mixture.weights_.round(2)
-    array([0.75, 0.25])
-    >>> mixture.predict([[0, 0], [8, 9]])
-    array([0, 1])
+    >>> np.sort(mixture.weights_).round(2)
+    array([0.25, 0.75])
+    >>> mixture.means_[mixture.predict([[0, 0], [8, 9]])].round() + 0.0
+    array([[0., 0.],
+           [9., 9.]])
     """
 
     _parameter_constraints: dict = {
@@ -184,7 +188,7 @@ class SlicedWassersteinGMM(MixtureEstimator):
         tol=1e-2,
         reg_covar=1e-6,
         max_iter=1000,
-        n_init=1,
+        n_init=2,
         init_params="k-means++",
         weights_init=None,
         means_init=None,

@@ -18,7 +18,7 @@ from skgmmot.datasets import make_ring_square_line
 from skgmmot.functional import sliced_fit
 
 #: Fewer directions than the default, and faster.
-FAST = {"n_projections": 12, "random_state": 0}
+FAST = {"n_init": 1, "n_projections": 12, "random_state": 0}
 
 
 @pytest.fixture
