@@ -235,11 +235,14 @@ def step_rows(sizes, n_directions, repeats):
     for n, d in sizes:
         mixture, X = problem(n, d)
         theta = directions("quasi", n_directions, d, generator=torch.Generator().manual_seed(0))
-        found, spent = {}, {"project and sort": []}
+        found, spent = {}, {"project and sort": [], "project and sort, torch": []}
         timed = ways(X, theta, grid=(250, 2000, 20_000))
         for repeat in range(repeats):
             spent["project and sort"].append(
                 seconds(lambda X=X, theta=theta: np.sort((theta @ X.mT).numpy(), axis=1))
+            )
+            spent["project and sort, torch"].append(
+                seconds(lambda X=X, theta=theta: (theta @ X.mT).sort(dim=1))
             )
             for name, cost in timed.items():
                 if repeat and name == "exact cells":
