@@ -104,7 +104,8 @@ def test_the_gradient_between_equal_mixtures_is_zero_not_nan(rng):
     "bad, error, message",
     [
         ("mixture", TypeError, "source must be a fitted mixture estimator or a tuple"),
-        (([1.0], [[0.0, 0.0]]), TypeError, "source must be a fitted mixture estimator or a tuple"),
+        (([1.0], [[0.0, 0.0]]), TypeError, "source must be a fitted .* got tuple of length 2"),
+        (([1.0], [[0.0, 1j]], [np.eye(2)]), TypeError, "source must be .* must be real, got compl"),
         (DifferentiableGaussianMixture(), NotFittedError, "not fitted yet"),
         (([0.5], [[0.0, 0.0]], [np.eye(2)]), ValueError, "weights must be non-negative and sum"),
         (([1.5, -0.5], np.zeros((2, 2)), [np.eye(2)] * 2), ValueError, "minimum -0.5"),
@@ -349,7 +350,13 @@ def test_a_progress_bar_is_shown_if_asked_for(rng, capsys):
         (5, None, TypeError, "mixtures must be a sequence of mixtures, got int"),
         ([ONE, TWO], None, ValueError, "equal numbers of features"),
         ([ONE], [TWO], ValueError, "equal numbers of features, got 1 and 2"),
-        ([DifferentiableGaussianMixture()], None, NotFittedError, "not fitted yet"),
+        (
+            [ONE, DifferentiableGaussianMixture()],
+            None,
+            NotFittedError,
+            r"mixtures\[1\] must be fitted: this DifferentiableGaussianMixture instance is not",
+        ),
+        ([ONE], [ONE, ([0.5], *ONE[1:])], ValueError, r"others\[1\] must be .* weights must be"),
     ],
 )
 def test_what_are_no_mixtures_is_refused(mixtures, others, error, message):
@@ -358,6 +365,11 @@ def test_what_are_no_mixtures_is_refused(mixtures, others, error, message):
 
 
 # --- functions ----------------------------------------------------------------------------------
+
+
+def test_the_object_shows_its_parameters():
+    shown = repr(MixtureWasserstein(reg_m=(1.0, math.inf)))
+    assert shown == "MixtureWasserstein(reg=0.0, reg_m=(1.0, inf), squared=False)"
 
 
 def test_functions_are_the_object(rng):
