@@ -259,6 +259,25 @@ def test_penalties_between_hold_and_destroy(rng):
     assert np.isclose(values[-1], MixtureWasserstein()(source, target), rtol=1e-6)
 
 
+@pytest.mark.parametrize("lam", [1e20, 1e25, 1e50, 1e300])
+def test_enormous_penalties_hold(rng, lam):
+    source, target = mixture(rng), mixture(rng, K=5)
+    exact = MixtureWasserstein()
+    for reg_m in (lam, (lam, math.inf), (math.inf, lam)):
+        metric = MixtureWasserstein(reg_m=reg_m)
+        assert np.isclose(metric(source, target), exact(source, target), rtol=1e-10)
+        assert np.allclose(metric.plan(source, target), exact.plan(source, target), atol=1e-10)
+
+
+def test_large_penalties_are_not_paid_for_the_rounding_of_weights(rng):
+    source, target = (
+        tuple(torch.tensor(t).float() for t in params) for params in (mixture(rng), mixture(rng, 5))
+    )
+    source[0][0] += 1e-7
+    exact = MixtureWasserstein()(source, target)
+    assert np.isclose(MixtureWasserstein(reg_m=1e16)(source, target), exact, rtol=1e-6)
+
+
 def test_an_outlier_is_destroyed_rather_than_moved():
     eye = np.stack([np.eye(2)] * 2)
     source = ([0.5, 0.5], [[0.0, 0.0], [5.0, 0.0]], eye)
