@@ -109,7 +109,7 @@ def test_bad_input_is_refused_in_plain_words(density, points, options, message):
 
 
 def test_other_things_are_no_densities():
-    with pytest.raises(TypeError, match="density must be a fitted mixture estimator or a tuple"):
+    with pytest.raises(TypeError, match="density must be a GridDensity, a fitted mixture est"):
         semidiscrete_distance(np.ones((3, 3)), POINTS)
     with pytest.raises(NotFittedError):
         semidiscrete_distance(DifferentiableGaussianMixture(), POINTS)

@@ -98,9 +98,9 @@ fits = {
 # the balanced reading. Its weights are held uniform, which the data are not; EM from there, with
 # free weights, ends at the dotted line, far below EM from the start itself.
 #
-# Below, the fits. EM covers the ring with two components and breaks a side of the frame in two. Of
-# Sinkhorn-EM's components none could be idle or take all: five share the ring, one has the strip,
-# and one each side of the frame.
+# Below, the fits. EM covers the ring with two components, breaks a side of the frame in two and
+# leaves two components idle, too small to be seen. Of Sinkhorn-EM's none could be idle or take all:
+# five share the ring, one has the strip, and one each side of the frame.
 
 figure, axes = plt.subplots(2, 2, figsize=(12, 8.5), layout="constrained")
 turns = np.arange(len(halves)) / 2

@@ -42,9 +42,9 @@ plan = semidiscrete_plan(density, quantizer.cluster_centers_)
 print(f"{quantizer.n_iter_} steps, W2 = {quantizer.distance_:.2f} pixels")
 
 # %%
-# Left, the photograph. Middle, all dots are equal and only their distances draw: the petals' edges
-# show as lines of dots. Right, the cells of a detail: they hold the same light each, so they are
-# small on the petals and wide in the shade between them.
+# Left, the photograph. Middle, all dots are equal and only their distances draw: bright edges of
+# petals show as lines of dots. Right, the cells of a detail: they hold the same light each, so they
+# are small on bright petals and wide in the shade, here that of the flower's heart.
 
 figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained", width_ratios=[3, 3, 2])
 axes[0].imshow(grey, cmap="gray", extent=density.extent)

@@ -13,11 +13,11 @@ quantisation, the 200 points that stand best for the image.
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.collections import PolyCollection
 
 from skgmmot import GridDensity, WassersteinQuantizer, semidiscrete_plan
-from skgmmot.functional.cell_integrals import GridIntegrals
-from skgmmot.functional.power_diagram import Box, power_diagram
+from skgmmot.functional.semidiscrete import nearest_plan
 
 # %%
 # The image, 64 x 64 pixels on the unit square, and the points.
@@ -32,11 +32,9 @@ points = np.random.default_rng(0).uniform(size=(200, 2))
 # Cells of the nearest points, and cells of the plan. Newton's method takes seven steps to find
 # potentials whose cells hold a two-hundredth of the image each, to ``1e-8`` in all.
 
-box = Box(np.zeros(2), np.ones(2))
-nearest = power_diagram(points, (points**2).sum(1), box)
-nearest_masses, _ = GridIntegrals(image / image.mean(), box).measure(nearest)
+nearest = nearest_plan(GridDensity(torch.tensor(image), density.extent), torch.tensor(points))
 plan = semidiscrete_plan(density, points)
-print(f"nearest points: masses from {nearest_masses.min():.1e} to {nearest_masses.max():.1e}")
+print(f"nearest points: masses from {nearest.masses.min():.1e} to {nearest.masses.max():.1e}")
 print(f"optimal plan:   masses from {plan.masses.min():.6f} to {plan.masses.max():.6f}")
 print(f"{plan.n_iter} Newton steps, W2 = {plan.cost**0.5:.4f}")
 
@@ -51,13 +49,13 @@ print(f"after {quantizer.n_iter_} steps: W2 = {quantizer.distance_:.4f}")
 # Top left, the image and the points. Top right, Voronoi's cells, coloured by what they hold: nearly
 # all of it is in the cells under the bumps. Bottom left, the plan: all cells hold the same, so they
 # are small under the bumps and reach far for their mass elsewhere; a line leads from each point to
-# the barycentre of its cell, which is often far outside: points between the bumps are served from
-# the nearer one. Bottom right, the quantised image: points lie in their cells, close where it is
-# bright, in a pattern of near-hexagons.
+# the barycentre of its cell. Most points are far outside their cells: there is nothing to be had
+# where they are, and they are served from a bump. Bottom right, the quantised image: points lie in
+# their cells, close where it is bright, in a pattern of near-hexagons.
 
 panels = [
     ("the image and 200 points", None, points, None),
-    ("nearest points: unequal masses", nearest, points, nearest_masses),
+    ("nearest points: unequal masses", nearest.cells, points, nearest.masses.numpy()),
     ("optimal plan: equal masses", plan.cells, points, plan.masses),
     ("quantised: points moved", moved.cells, quantizer.cluster_centers_, moved.masses),
 ]
@@ -76,5 +74,5 @@ for ax, (title, cells, sites, masses) in zip(axes.flat, panels, strict=True):
             ax.plot(*np.stack([start, stop]).T, color="C1", linewidth=0.5)
     ax.plot(*sites.T, ".", color="C3", markersize=3)
     ax.set(title=title, xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[], yticks=[])
-figure.colorbar(drawn, ax=axes[:, 1], shrink=0.5, label="mass of a cell")
+figure.colorbar(drawn, ax=axes[:, 1], shrink=0.5, label="mass of a cell", extend="max")
 figure.savefig("two_bumps.png", dpi=100)

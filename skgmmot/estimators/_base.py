@@ -545,6 +545,12 @@ def as_density(density, name="density"):
     if isinstance(density, GridDensity):
         grid, kind = _arrays.grid_density(density)
         return grid, 2, kind
+    is_mixture = isinstance(density, tuple) or hasattr(density, "covariance_type")
+    if not is_mixture:
+        raise TypeError(
+            f"{name} must be a GridDensity, a fitted mixture estimator or a tuple (weights, means, "
+            f"covariances), got {type(density).__name__}. Wrap an image: GridDensity(image)."
+        )
     params, kind = as_mixture(density, name)
     if (torch.linalg.cholesky_ex(params.full_covariances().detach()).info > 0).any():
         raise ValueError(

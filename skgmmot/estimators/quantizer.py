@@ -245,7 +245,8 @@ class WassersteinQuantizer(
         free = self.masses == "free"
         masses = None if free else torch.full_like(start[:, 0], 1 / self.n_clusters)
         step = Lloyd(density, masses)
-        solution = iterate(step, (start,), tol=self.tol, max_iter=self.max_iter)
+        tol = max(self.tol, np.finfo(float).tiny)  # no change at all is below it
+        solution = iterate(step, (start,), tol=tol, max_iter=self.max_iter)
         if not solution.converged:
             warnings.warn(
                 f"Lloyd's steps stopped at max_iter={self.max_iter} with a relative change of "

@@ -14,10 +14,12 @@ from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.semidiscrete_fit import fit_to_points, widened
+from skgmmot.functional.semidiscrete_fit import fit_to_points, remoteness, spread, widened
 
-#: Share of the whole variance added to that of a start's components, for needles are far from all.
+#: Share of the samples' variance added to that of a start's components: needles are far from all.
 WIDENING = 0.01
+#: How much further out than half of the samples one may be for cells of 64 bits to be told apart.
+FARTHEST = 1e4
 
 
 class SemidiscreteGMM(MixtureEstimator):
@@ -179,8 +181,8 @@ class SemidiscreteGMM(MixtureEstimator):
         Raises
         ------
         ValueError
-            If a parameter, ``X`` or ``sample_weight`` is invalid; an earlier fit is then left as
-            it was.
+            If a parameter, ``X`` or ``sample_weight`` is invalid, or a sample too far from the
+            rest for exact transport; an earlier fit is then left as it was.
         RuntimeError
             If the transport of a start cannot be found; likewise.
 
@@ -256,7 +258,9 @@ class SemidiscreteGMM(MixtureEstimator):
                 assignment = _init.assign(self.init_params, em, self.n_components, rng)
                 start = _init.start(assignment, em, kind, self.n_components)
                 starts.append(start._replace(weights=start.weights / start.weights.sum()))
-        return [widened(start, WIDENING) for start in starts]
+        a = torch.ones_like(X[:, 0]) if a is None else a
+        variance = WIDENING * spread((X - origin).double(), a.double())
+        return [widened(start, variance) for start in starts]
 
     def _warm_start(self, X, origin):
         expected = (self.n_components, X.shape[1])
@@ -281,8 +285,10 @@ class SemidiscreteGMM(MixtureEstimator):
             "callback": self._print if self.verbose else None,
         }
         weights = points.new_ones(len(points)) if a is None else a.double()
-        kept = weights > 0
-        fits = [fit_to_points(s, points[kept], weights[kept], **options) for s in starts]
+        points, weights = points[weights > 0], weights[weights > 0]
+        if exact:
+            self._check_remoteness(points, weights)
+        fits = [fit_to_points(s, points, weights, **options) for s in starts]
         best = max(fits, key=lambda solution: solution.objective)
         if not best.converged and self.max_iter > 0:
             warnings.warn(
@@ -293,6 +299,16 @@ class SemidiscreteGMM(MixtureEstimator):
                 stacklevel=5,
             )
         return best
+
+    @staticmethod
+    def _check_remoteness(points, weights):
+        far = remoteness(points, weights)
+        if FARTHEST < far < math.inf:
+            raise ValueError(
+                f"X must hold no sample more than {FARTHEST:.0e} times as far out as half of the "
+                f"samples for exact transport, got one {far:.1e} times as far out. Leave it out, "
+                "or set method='nodes'."
+            )
 
     @staticmethod
     def _print(solution):

@@ -1,4 +1,4 @@
-"""Fixed points that move a little at a time, as in a flow: what one tells of the next.
+"""Fixed points that move a little at a time, as in a flow: the derivative kept between them.
 
 Nothing here knows of Gaussians.
 """
@@ -16,12 +16,11 @@ STALE = 0.05
 
 
 class Carried:
-    """The inverse of ``I - dF/dtheta^T`` and the last move, kept from one fixed point to the next.
+    """The inverse of ``I - dF/dtheta^T``, kept from one fixed point to the next.
 
-    The inverse turns a residual into a step to the fixed point (Newton's method with a kept
-    derivative) and a cotangent into the solution of the adjoint equation; the last move says where
-    the next point may be looked for. The inverse is found anew at its first, second, fourth ...
-    use; where that changes the solution, the count starts again.
+    It turns a residual into a step to the fixed point (Newton's method with a kept derivative) and
+    a cotangent into the solution of the adjoint equation. It is found anew at its first, second,
+    fourth ... use; where that changes the solution, the count starts again.
 
     Attributes
     ----------
@@ -30,12 +29,11 @@ class Carried:
     age : int
         Uses since it last changed.
     ahead : tuple of Tensor
-        Where the next fixed point should be if it moves on like the last; None if nobody knows.
+        Where its owner expects the next fixed point; None if it does not know.
     """
 
     def __init__(self):
-        self.inverse, self.age = None, 0
-        self.ahead, self._move = None, 0.0
+        self.inverse, self.age, self.ahead = None, 0, None
 
     def renew(self) -> None:
         """Let the next use find the inverse anew."""
@@ -58,21 +56,14 @@ class Carried:
         tuple of Linearisation and Tensor of shape (m,), or None
             A point, and the step from it that remains; None where the fixed point is not near.
         """
-        expected, self.ahead, self._move = self._move, None, 0.0
         linear = None if self.inverse is None else linearise(theta)
         if linear is None or not linear.small:
             return None
-        total = delta = linear.residual @ self.inverse
+        delta = linear.residual @ self.inverse
         if tol < _length(delta) <= REACH * tol:
             linear = linearise(linear.moved(delta))
             delta = linear.residual @ self.inverse
-            total = total + delta
-        if not (linear.small and _length(delta) <= tol):
-            return None
-        move = expected + total
-        if tol < _length(move) <= REACH * tol:  # else it is not worth it, or not to be trusted
-            self.ahead, self._move = linear.moved(delta + move), move
-        return linear, delta
+        return (linear, delta) if linear.small and _length(delta) <= tol else None
 
     def solve(self, matvec, b: Tensor) -> Tensor:
         """Solve ``matvec(x) = b``, as a solver of the adjoint equation."""

@@ -116,8 +116,9 @@ def exact_plan(
         error = np.abs(frame.target(slack).error(cells)).sum()
         raise RuntimeError(
             f"the masses of the cells must be right to {tol:.1e}, got an error of {error:.1e} "
-            f"after {cells.n_iter} Newton steps. Merge points that are nearly equal, drop masses "
-            "that are nearly zero, or add a small constant to an image with gaps."
+            f"after {cells.n_iter} Newton steps. Merge points that are nearly equal, leave out one "
+            "far from all others, drop masses that are nearly zero, or add a small constant to an "
+            "image with gaps."
         )
     moments = frame.density.moments(cells.diagram)
     psi = frame.potentials(cells)

@@ -35,6 +35,9 @@ MASS_TOL = 1e-6
 #: Slack of the masses, over the variance of the points. Without it the distance has a kink where
 #: the weights of separate clusters are just right, and no descent gets past it.
 SLACK = 1e-3
+#: The mean of squared distances is no measure of spread where it exceeds the median so many times:
+#: a few far points make it.
+OUTLYING = 10.0
 
 
 class Regularised:
@@ -53,11 +56,11 @@ class Regularised:
 
     def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
         """A mixture, whose variances are above ``reg_covar``, as a vector."""
-        return self.free.to_free(_add_variance(mixture, -(1 - LEAST) * self.reg_covar))
+        return self.free.to_free(widened(mixture, -(1 - LEAST) * self.reg_covar))
 
     def from_free(self, vector: Tensor) -> GaussianMixtureParams:
         """A vector as a mixture."""
-        return _add_variance(self.free.from_free(vector), self.reg_covar)
+        return widened(self.free.from_free(vector), self.reg_covar)
 
 
 def fit_to_points(
@@ -112,8 +115,9 @@ def fit_to_points(
     transport = _Transport(points, weights, n_nodes, seed)
     descent = _Descent(theta0, transport, reg_covar, tol, callback)
     descent.run(max_iter)
-    if n_nodes is not None:
-        # The distance of nodes has kinks in the weights: go on without moving them.
+    if n_nodes is not None or descent.stalled:
+        # The distance has kinks in the weights, that of nodes or between clusters too far apart for
+        # the slack: go on without moving them.
         descent.run(max_iter, held=len(theta0.weights))
     solution = descent.solution._replace(objectives=tuple(descent.objectives))
     if n_nodes is None and solution.n_iter:
@@ -121,23 +125,82 @@ def fit_to_points(
     return solution
 
 
-def widened(mixture: GaussianMixtureParams, share: float) -> GaussianMixtureParams:
-    """Add a share of a mixture's mean variance to that of its components.
+def spread(points: Tensor, weights: Tensor) -> float:
+    """Return the variance of a feature of weighted points, as far as it is not that of outliers.
+
+    Parameters
+    ----------
+    points : Tensor of shape (n, d)
+        Points.
+    weights : Tensor of shape (n,)
+        Their masses, non-negative, of positive sum.
+
+    Returns
+    -------
+    float
+        The mean over features, but at most ten times the median of squared distances from the
+        medians, where that is not zero.
+    """
+    share = weights / weights.sum()
+    mean = float(share @ (points - share @ points).square().mean(1))
+    median = float(_median(_squares(points, share), share))
+    return min(mean, OUTLYING * median) if median > 0 else mean
+
+
+def remoteness(points: Tensor, weights: Tensor) -> float:
+    """Return how much further out the outermost point is than half of them.
+
+    Parameters
+    ----------
+    points : Tensor of shape (n, d)
+        Points.
+    weights : Tensor of shape (n,)
+        Their masses, positive.
+
+    Returns
+    -------
+    float
+        The largest distance from the medians over the median one; infinite if that is zero and
+        the largest is not.
+    """
+    share = weights / weights.sum()
+    squares = _squares(points, share)
+    largest = float(squares.max())
+    median = float(_median(squares, share))
+    return math.sqrt(largest / median) if median > 0 else math.inf if largest > 0 else 1.0
+
+
+def _squares(points: Tensor, share: Tensor) -> Tensor:
+    """Squared distances from the medians, by feature."""
+    middle = torch.stack([_median(feature, share) for feature in points.mT])
+    return (points - middle).square().mean(1)
+
+
+def _median(values: Tensor, share: Tensor) -> Tensor:
+    """The weighted median."""
+    order = values.argsort()
+    return values[order[torch.searchsorted(share[order].cumsum(0), 0.5).clamp(max=len(order) - 1)]]
+
+
+def widened(mixture: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:
+    """Add a variance to a mixture's components, in every direction.
 
     Parameters
     ----------
     mixture : GaussianMixtureParams
-        K components in d dimensions, with its mean near the origin.
-    share : float
-        The share.
+        K components in d dimensions.
+    variance : float
+        What to add.
 
     Returns
     -------
     GaussianMixtureParams
-        The same with covariances ``Sigma_k + share v I``, ``v`` the mean variance of a feature.
+        The same with covariances ``Sigma_k + variance I``.
     """
-    variances = mixture.full_covariances().diagonal(dim1=-2, dim2=-1) + mixture.means.square()
-    return _add_variance(mixture, share * float((mixture.weights @ variances).mean()))
+    added = variance
+    if not covariance_type_of(mixture.covariances).diagonal:
+        added = variance * torch.eye(mixture.means.shape[1]).to(mixture.means)
+    return mixture._replace(covariances=mixture.covariances + added)
 
 
 class _Descent:
@@ -148,6 +211,7 @@ class _Descent:
         self.tol, self.callback = tol, callback
         self.objectives: list[float] = []  # of all steps, and of those since the last `run`
         self.stage: list[float] = []
+        self.stalled = False  # whether no step lowers the distance any more: rounding, or a kink
         cost = float(transport(theta0).detach())
         self.solution = Solution(theta0, theta0, -cost, (), 0, False, math.inf)
 
@@ -174,9 +238,8 @@ class _Descent:
         end = minimize(
             objective, start, jac=True, method="L-BFGS-B", callback=self._reach, options=options
         )
-        # No step lowers the distance any more: rounding, or a kink.
-        stalled = end.status in (0, 2)
-        self.solution = self.solution._replace(converged=self.solution.converged or stalled)
+        self.stalled = end.status in (0, 2)
+        self.solution = self.solution._replace(converged=self.solution.converged or self.stalled)
 
     def _wall(self, step: np.ndarray) -> tuple[float, np.ndarray]:
         """Where no plan is found: so high and steep that the line search turns back."""
@@ -216,6 +279,9 @@ class _Transport:
         share = weights / weights.sum()
         variance = float(share @ (points - share @ points).square().sum(1))
         self.slack = SLACK / variance if variance > 0 else 0.0
+        # An error of the masses comes back as its square over the slack: beside far points, less.
+        share = spread(points, weights) * points.shape[1] / variance if variance > 0 else 1.0
+        self.tol = MASS_TOL * math.sqrt(min(1.0, share))
         self._potentials = None
 
     def __call__(self, mixture: GaussianMixtureParams) -> Tensor:
@@ -236,7 +302,7 @@ class _Transport:
         return mixture._replace(weights=weights / weights.sum())
 
     def _plan(self, mixture: GaussianMixtureParams) -> SemidiscretePlan:
-        options = {"potentials": self._potentials, "slack": self.slack, "tol": MASS_TOL}
+        options = {"potentials": self._potentials, "slack": self.slack, "tol": self.tol}
         plan = exact_plan(mixture, self.points, self.weights, **options)
         self._potentials = plan.potentials
         return plan
@@ -244,11 +310,3 @@ class _Transport:
     def _by_nodes(self, mixture: GaussianMixtureParams) -> Tensor:
         options = {"n_nodes": self.n_nodes, "seed": self.seed, "estimate_error": False}
         return nodes_plan(mixture, self.points, self.weights, **options).cost
-
-
-def _add_variance(mixture: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:
-    """The mixture with a variance added in every direction."""
-    added = variance
-    if not covariance_type_of(mixture.covariances).diagonal:
-        added = variance * torch.eye(mixture.means.shape[1]).to(mixture.means)
-    return mixture._replace(covariances=mixture.covariances + added)

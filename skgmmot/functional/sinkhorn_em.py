@@ -30,6 +30,9 @@ from skgmmot.functional.mixture import (
 UPDATES, RELAXATION = 2, 1.5
 #: The imbalance allowed at first, any, and how fast it falls from one iteration to the next.
 ANY, TIGHTENING = 2.0, 0.9
+#: Below this allowed imbalance an iteration on the graph balances by Newton's method at once: the
+#: derivatives of Sinkhorn updates that hardly move go on changing long after their values.
+EXACT = 1e-2
 #: What counts as balanced, by the dtype of the products.
 BALANCED = {torch.float64: 1e-11, torch.float32: 1e-4}
 
@@ -223,7 +226,7 @@ class SinkhornStep:
         self._last = None
 
     def __call__(self, theta: TiltedMixture) -> TiltedMixture:
-        if not float(theta.allowed):
+        if float(theta.allowed) < EXACT:
             return self.at_balance(theta)
         allowed = max(float(theta.allowed), BALANCED[torch.float64])
         for _ in range(UPDATES):

@@ -99,6 +99,11 @@ def test_stopping_early_is_said(blobs):
     assert not quantizer.converged_ and quantizer.n_iter_ == 1
 
 
+def test_without_tolerance_it_ends_where_nothing_moves(blobs):
+    quantizer = WassersteinQuantizer(3, masses="free", tol=0, random_state=0).fit(blobs)
+    assert quantizer.converged_ and quantizer.n_iter_ < quantizer.max_iter
+
+
 @pytest.mark.parametrize(
     ("options", "X", "message"),
     [

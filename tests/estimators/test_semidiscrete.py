@@ -108,7 +108,27 @@ def test_kind_and_dtype_are_those_of_the_samples(clouds):
 def test_far_samples_are_fitted_as_near_ones(clouds):
     X, _ = clouds
     near, far = (SemidiscreteGMM(2, random_state=0).fit(X + shift) for shift in (0.0, 1e6))
-    assert np.allclose(far.means_ - 1e6, near.means_, atol=1e-3)
+    assert np.isclose(far.distance_, near.distance_, rtol=1e-4)
+    assert np.allclose(far.means_ - 1e6, near.means_, atol=1e-2)
+
+
+def test_a_sample_far_from_the_rest_gets_a_component_and_leaves_the_fit_of_the_rest(clouds):
+    X, _ = clouds
+    alone = SemidiscreteGMM(2, random_state=0).fit(X)
+    # the far component's weight is right from the start: a kink, from where the others must go on
+    mixture = SemidiscreteGMM(3, random_state=0).fit(np.vstack([X, [[1e4, 0.0]]]))
+    order = mixture.means_[:, 0].argsort()
+    assert np.allclose(mixture.means_[order[2]], [1e4, 0], atol=1e-2)
+    expected = alone.means_[alone.means_[:, 0].argsort()]
+    assert np.allclose(mixture.means_[order[:2]], expected, atol=0.1)
+
+
+def test_a_sample_beyond_what_can_be_computed_is_refused_at_once_and_left_to_nodes(clouds):
+    X = np.vstack([clouds[0], [[1e6, 0.0]]])
+    with pytest.raises(ValueError, match=r"X must hold no sample more than 1e\+04 times as far"):
+        SemidiscreteGMM(3, random_state=0).fit(X)
+    mixture = SemidiscreteGMM(3, random_state=0, method="nodes").fit(X)
+    assert np.isclose(mixture.means_.max(), 1e6) and mixture.distance_ < 1
 
 
 def test_stopping_early_is_said_and_printed(clouds, capsys):

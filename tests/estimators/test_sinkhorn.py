@@ -368,3 +368,15 @@ def test_a_given_start_is_used_once_and_the_next_one_is_another():
     assert twice.lower_bound_ >= once.lower_bound_
     same = DifferentiableGaussianMixture(10, **{**params, "random_state": 1}).fit(X)
     assert np.array_equal(same.means_, once.means_)  # nothing was drawn
+
+
+def test_through_all_iterations_the_gradient_arrives_where_components_hardly_overlap(rng):
+    # Sinkhorn updates hardly move there: their derivatives would not settle with their values
+    X = rng.normal(size=(50, 2)) + np.outer(np.arange(50) % 2, [8, 0])
+    options = {"covariance_type": "tied", "weights_init": [0.4, 0.6], "tol": 1e-12, "max_iter": 200}
+    found = []
+    for gradient in ("implicit", "automatic"):
+        points = torch.tensor(X, requires_grad=True)
+        model = fitted(points, n_components=2, gradient=gradient, **options)
+        found += torch.autograd.grad(model.means_.square().sum(), points)
+    assert torch.allclose(*found, rtol=1e-7, atol=1e-7)

@@ -473,6 +473,19 @@ def test_a_rough_implicit_flow_needs_no_iteration_and_stays_near_the_exact_one(p
     assert_close(em.theta.means, exact.means, rtol=0, atol=0.02)
 
 
+def test_a_rough_implicit_flow_looks_where_samples_that_move_steadily_will_be(problem):
+    start, X, a = problem
+    em = WarmStart(fit_em(start, X, a).value, gradient="implicit", gradient_tol=0.1)
+    expected = []
+    for step in range(5):
+        value = em((X + step).requires_grad_(), a)
+        value.means.sum().backward()
+        if step > 1:
+            assert_close(value.means, expected, rtol=0, atol=1e-3)
+        expected = em.options["carried"].ahead.means
+    assert em.solution.n_iter == 0
+
+
 def test_a_flow_keeps_the_solver_it_was_given(problem):
     start, X, _ = problem
     seen = []
