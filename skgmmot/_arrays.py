@@ -213,7 +213,7 @@ def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
     if sample_weight is None:
         return None
     if isinstance(sample_weight, Tensor):
-        weights = sample_weight.to(X.device).double()
+        weights = as_tensor(sample_weight, device=X.device).double()
         if weights.shape != X.shape[:1]:
             raise ValueError(
                 f"sample_weight must have shape ({len(X)},), got {tuple(weights.shape)}. "

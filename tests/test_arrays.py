@@ -33,6 +33,11 @@ def test_complex_numbers_are_refused(array):
         _arrays.as_tensor(array)
 
 
+def test_complex_weights_are_refused():
+    with pytest.raises(TypeError, match=r"must be real, got .*complex"):
+        _arrays.sample_weights(torch.ones(2, dtype=torch.complex64), torch.ones(2, 1))
+
+
 def test_sparse_tensors_are_refused():
     X = torch.eye(4, 2).to_sparse()
     with pytest.raises(TypeError, match=r"X must be dense, got .* Use X.to_dense"):
