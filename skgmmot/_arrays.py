@@ -46,6 +46,8 @@ def kind_of(array) -> ArrayKind:
 def as_tensor(array, *, device=None, dtype=None) -> Tensor:
     """An array of numbers as a tensor; float32 and float64 are kept, the rest becomes float64."""
     tensor = array if isinstance(array, Tensor) else torch.from_numpy(_floats(array))
+    if tensor.is_complex():
+        raise TypeError(f"an array must be real, got {tensor.dtype}. Complex data not supported.")
     if tensor.dtype not in FLOATS:
         tensor = tensor.double()
     return tensor.to(device=device, dtype=dtype)
@@ -53,6 +55,8 @@ def as_tensor(array, *, device=None, dtype=None) -> Tensor:
 
 def _floats(array) -> np.ndarray:
     array = np.asarray(array)
+    if np.iscomplexobj(array):
+        raise TypeError(f"an array must be real, got {array.dtype}. Complex data not supported.")
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float64)
     # torch cannot share memory that runs backwards, is read-only or is in foreign byte order
@@ -139,6 +143,8 @@ def _checked_tensor(estimator, X: Tensor, reset: bool, min_samples: int) -> Tens
     """What `validate_data` does, for a tensor on any device."""
     if X.is_complex():
         raise TypeError(f"X must be real, got {X.dtype}. Complex data not supported.")
+    if X.layout != torch.strided:
+        raise TypeError(f"X must be dense, got a tensor of {X.layout}. Use X.to_dense().")
     if X.ndim != 2:
         raise ValueError(
             f"X must have shape (n_samples, n_features), got {tuple(X.shape)}. "
@@ -207,7 +213,7 @@ def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
     if sample_weight is None:
         return None
     if isinstance(sample_weight, Tensor):
-        weights = sample_weight.to(X.device).double()
+        weights = as_tensor(sample_weight, device=X.device).double()
         if weights.shape != X.shape[:1]:
             raise ValueError(
                 f"sample_weight must have shape ({len(X)},), got {tuple(weights.shape)}. "

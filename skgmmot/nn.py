@@ -241,9 +241,12 @@ or tuple (weights, means, covariances), default='kmeans'
         options = {name: getattr(self.estimator, name) for name in FIT_OPTIONS}
         return fit_em(theta0.to(device=X.device), X, sample_weight, **options)
 
-    def _load_from_state_dict(self, state_dict, prefix, *others):
-        """Make room for a saved mixture, which torch then copies in."""
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *others):
+        """Make room for a saved mixture, which torch then copies in; forget one if none was."""
         saved = [state_dict.get(prefix + name) for name in GaussianMixtureParams._fields]
+        # metadata tells a module that was saved without a mixture from one that was not saved
+        if local_metadata and self._given is None and all(t is None for t in saved):
+            self.reset()
         if self.mixture is None and all(t is not None for t in saved):
             params = GaussianMixtureParams(*saved)
             difference = self._difference(params)
@@ -251,7 +254,7 @@ or tuple (weights, means, covariances), default='kmeans'
                 others[-1].append(f"the saved state {difference}")  # torch raises them together
                 return
             self.weights, self.means, self.covariances = (torch.empty_like(t) for t in params)
-        super()._load_from_state_dict(state_dict, prefix, *others)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
 
 class MixtureWassersteinLoss(torch.nn.Module):
@@ -369,6 +372,12 @@ of shape (n, d)
             As `EMLayer`; or if the batch has other features than the target, or a penalty is not a
             number that it can be.
         """
+        shape, d = getattr(X, "shape", ()), self.target_means.shape[1]
+        if len(shape) == 2 and shape[1] != d:  # before the layer keeps a mixture of such samples
+            raise ValueError(
+                f"X must have the {d} feature(s) of the target, got {shape[1]}. Describe both by "
+                "the same features."
+            )
         mixture = self.em(X, sample_weight)
         # float64: distances between close mixtures are small differences of large numbers
         source = mixture.to(dtype=torch.float64)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skgmmot import _arrays
+from skgmmot import DifferentiableGaussianMixture, _arrays
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,25 @@ from skgmmot import _arrays
 )
 def test_floats_are_kept_and_the_rest_becomes_float64(array, dtype):
     assert _arrays.as_tensor(array).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "array", [[1.0, 1.0j], np.array([1.0, 1.0j]), torch.ones(2, dtype=torch.complex64)]
+)
+def test_complex_numbers_are_refused(array):
+    with pytest.raises(TypeError, match=r"must be real, got .*complex"):
+        _arrays.as_tensor(array)
+
+
+def test_complex_weights_are_refused():
+    with pytest.raises(TypeError, match=r"must be real, got .*complex"):
+        _arrays.sample_weights(torch.ones(2, dtype=torch.complex64), torch.ones(2, 1))
+
+
+def test_sparse_tensors_are_refused():
+    X = torch.eye(4, 2).to_sparse()
+    with pytest.raises(TypeError, match=r"X must be dense, got .* Use X.to_dense"):
+        _arrays.samples(DifferentiableGaussianMixture(), X, reset=True)
 
 
 def test_results_go_back_in_kind():

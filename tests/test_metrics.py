@@ -104,7 +104,8 @@ def test_the_gradient_between_equal_mixtures_is_zero_not_nan(rng):
     "bad, error, message",
     [
         ("mixture", TypeError, "source must be a fitted mixture estimator or a tuple"),
-        (([1.0], [[0.0, 0.0]]), TypeError, "source must be a fitted mixture estimator or a tuple"),
+        (([1.0], [[0.0, 0.0]]), TypeError, "source must be a fitted .* got tuple of length 2"),
+        (([1.0], [[0.0, 1j]], [np.eye(2)]), TypeError, "source must be .* must be real, got compl"),
         (DifferentiableGaussianMixture(), NotFittedError, "not fitted yet"),
         (([0.5], [[0.0, 0.0]], [np.eye(2)]), ValueError, "weights must be non-negative and sum"),
         (([1.5, -0.5], np.zeros((2, 2)), [np.eye(2)] * 2), ValueError, "minimum -0.5"),
@@ -258,6 +259,25 @@ def test_penalties_between_hold_and_destroy(rng):
     assert np.isclose(values[-1], MixtureWasserstein()(source, target), rtol=1e-6)
 
 
+@pytest.mark.parametrize("lam", [1e20, 1e25, 1e50, 1e300])
+def test_enormous_penalties_hold(rng, lam):
+    source, target = mixture(rng), mixture(rng, K=5)
+    exact = MixtureWasserstein()
+    for reg_m in (lam, (lam, math.inf), (math.inf, lam)):
+        metric = MixtureWasserstein(reg_m=reg_m)
+        assert np.isclose(metric(source, target), exact(source, target), rtol=1e-10)
+        assert np.allclose(metric.plan(source, target), exact.plan(source, target), atol=1e-10)
+
+
+def test_large_penalties_are_not_paid_for_the_rounding_of_weights(rng):
+    source, target = (
+        tuple(torch.tensor(t).float() for t in params) for params in (mixture(rng), mixture(rng, 5))
+    )
+    source[0][0] += 1e-7
+    exact = MixtureWasserstein()(source, target)
+    assert np.isclose(MixtureWasserstein(reg_m=1e16)(source, target), exact, rtol=1e-6)
+
+
 def test_an_outlier_is_destroyed_rather_than_moved():
     eye = np.stack([np.eye(2)] * 2)
     source = ([0.5, 0.5], [[0.0, 0.0], [5.0, 0.0]], eye)
@@ -349,7 +369,13 @@ def test_a_progress_bar_is_shown_if_asked_for(rng, capsys):
         (5, None, TypeError, "mixtures must be a sequence of mixtures, got int"),
         ([ONE, TWO], None, ValueError, "equal numbers of features"),
         ([ONE], [TWO], ValueError, "equal numbers of features, got 1 and 2"),
-        ([DifferentiableGaussianMixture()], None, NotFittedError, "not fitted yet"),
+        (
+            [ONE, DifferentiableGaussianMixture()],
+            None,
+            NotFittedError,
+            r"mixtures\[1\] must be fitted: this DifferentiableGaussianMixture instance is not",
+        ),
+        ([ONE], [ONE, ([0.5], *ONE[1:])], ValueError, r"others\[1\] must be .* weights must be"),
     ],
 )
 def test_what_are_no_mixtures_is_refused(mixtures, others, error, message):
@@ -358,6 +384,11 @@ def test_what_are_no_mixtures_is_refused(mixtures, others, error, message):
 
 
 # --- functions ----------------------------------------------------------------------------------
+
+
+def test_the_object_shows_its_parameters():
+    shown = repr(MixtureWasserstein(reg_m=(1.0, math.inf)))
+    assert shown == "MixtureWasserstein(reg=0.0, reg_m=(1.0, inf), squared=False)"
 
 
 def test_functions_are_the_object(rng):

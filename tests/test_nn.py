@@ -221,6 +221,21 @@ def test_a_state_of_another_size_is_refused_and_changes_nothing(batch, make_batc
         layer.load_state_dict(state.state_dict())
 
 
+def test_the_state_of_a_fresh_layer_makes_a_layer_fresh(batch):
+    model = torch.nn.Sequential(EMLayer(2, random_state=0))
+    start = copy.deepcopy(model.state_dict())
+    model(batch)
+    model.load_state_dict({}, strict=False)  # says nothing of the layer
+    assert model[0].mixture is not None
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict({})
+    file = io.BytesIO()
+    torch.save(start, file)
+    file.seek(0)
+    model.load_state_dict(torch.load(file))
+    assert model[0].mixture is None and model[0].solution is None
+
+
 def test_copies_and_pickles_go_on_alike_and_apart(batch, make_batch):
     loss = MixtureWassersteinLoss(TARGET, random_state=0)
     X = batch.requires_grad_()
@@ -240,6 +255,14 @@ def test_a_batch_that_fails_leaves_the_kept_mixture(batch):
     with pytest.raises(ValueError, match="X must be finite, got NaN in 1 of 60 rows"):
         layer(torch.cat([batch[1:], torch.full((1, 2), math.nan)]))
     assert_close(kept(layer), before)
+
+
+def test_a_batch_of_other_features_than_the_target_leaves_the_kept_mixture(batch):
+    loss = MixtureWassersteinLoss(TARGET, random_state=0)
+    with pytest.raises(ValueError, match=r"the 2 feature\(s\) of the target, got 3"):
+        loss(torch.randn(60, 3))
+    assert loss.em.mixture is None
+    loss(batch)
 
 
 # --- the loss ------------------------------------------------------------------------------------
@@ -377,7 +400,7 @@ def test_targets_that_cannot_be_reached_are_refused(batch):
         MixtureWassersteinLoss(batch)
     with pytest.raises(TypeError, match="target must be a fitted Gaussian mixture"):
         MixtureWassersteinLoss(KMeans(2), 2)
-    with pytest.raises(ValueError, match="equal numbers of features, got 1 and 2"):
+    with pytest.raises(ValueError, match=r"the 2 feature\(s\) of the target, got 1"):
         MixtureWassersteinLoss(TARGET, random_state=0)(batch[:, :1])
     with pytest.raises(ValueError, match="reg_m must be positive"):
         MixtureWassersteinLoss(TARGET, reg_m=-1.0)

@@ -407,26 +407,40 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64):
     NotFittedError
         If the estimator is not fitted.
     TypeError
-        If it is something else.
+        If it is something else, or its numbers are complex.
     ValueError
         If the arrays are not a mixture.
     """
     if hasattr(mixture, "covariance_type"):
-        check_is_fitted(mixture, "means_")
-        name = getattr(mixture, "covariance_type_", mixture.covariance_type)
-        arrays = (mixture.weights_, mixture.means_, mixture.covariances_, name)
+        check_is_fitted(mixture, "means_", msg=_not_fitted(name))
+        covariance_type = getattr(mixture, "covariance_type_", mixture.covariance_type)
+        arrays = (mixture.weights_, mixture.means_, mixture.covariances_, covariance_type)
     elif isinstance(mixture, GaussianMixtureParams):
         arrays = (*mixture, covariance_type_of(mixture.covariances).name)
     elif isinstance(mixture, tuple) and len(mixture) in (3, 4):
         arrays = mixture
     else:
+        size = f" of length {len(mixture)}" if isinstance(mixture, tuple) else ""
         raise TypeError(
             f"{name} must be a fitted mixture estimator or a tuple (weights, means, covariances), "
-            f"got {type(mixture).__name__}. Fit a DifferentiableGaussianMixture to samples first."
+            f"got {type(mixture).__name__}{size}. Fit a DifferentiableGaussianMixture to samples "
+            "first."
         )
-    params, kind = _arrays.mixture_from_tuple(*arrays)
+    try:
+        params, kind = _arrays.mixture_from_tuple(*arrays)
+    except (TypeError, ValueError) as error:
+        refusal = TypeError if isinstance(error, TypeError) else ValueError
+        raise refusal(f"{name} must be a Gaussian mixture. {error}") from error
     # float64: distances between close mixtures are small differences of large numbers
     return params.to(dtype=dtype), kind
+
+
+def _not_fitted(name) -> str:
+    """The message for an estimator without a fit, as scikit-learn's, and which one it is."""
+    return (
+        f"{name.replace('%', '%%')} must be fitted: this %(name)s instance is not fitted yet. Call "
+        "'fit' with appropriate arguments before using it."
+    )
 
 
 def shown_type(params: GaussianMixtureParams) -> str:

@@ -106,10 +106,11 @@ def fit_em(
     Raises
     ------
     TypeError
-        If ``X`` holds integers: they carry no gradient.
+        If ``X`` holds integers, which carry no gradient, or an argument is of another kind.
     ValueError
-        If a name is not one of those above, if the gradient of all iterations is asked of
-        accelerated ones, or if a covariance collapses.
+        If the shapes of ``theta0``, ``X`` and ``sample_weight`` differ or their numbers are not
+        finite, if a weight is negative, if a name is not one of those above, if the gradient of
+        all iterations is asked of accelerated ones, or if a covariance collapses.
 
     Warns
     -----
@@ -142,8 +143,8 @@ def fit_em(
     >>> X.grad[:, 0]
     tensor([0.5000, 0.5000, 0.5000, 0.5000], dtype=torch.float64)
     """
-    if not X.is_floating_point():
-        raise TypeError(f"X must be float32 or float64, got {X.dtype}. Pass X.double().")
+    _check_start(theta0)
+    _check_samples(theta0, X, sample_weight)
     on_graph = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (*theta0, X, sample_weight)
     )
@@ -153,6 +154,10 @@ def fit_em(
         sample_weight = sample_weight.to(X.dtype)
     constants = [None if t is None else t.detach() for t in (X, sample_weight)]
     origin = _engine.origin(*constants)
+    if not torch.isfinite(origin).all():
+        raise ValueError(
+            "X must have a finite mean, got NaN or infinity. Drop the samples that are not finite."
+        )
     start = theta0.to(dtype=torch.float64).moved(-origin)
     with torch.no_grad(), _engine.workers(X.device) as pool:
         em = _engine.EM(*constants, origin, reg_covar, pool, fixed_weights)
@@ -232,6 +237,49 @@ def check_gradient(gradient: str, acceleration: str | None) -> None:
         raise ValueError(
             "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
             "'automatic', which runs plain iterations. Set acceleration=None to have it."
+        )
+
+
+def _check_start(theta0) -> None:
+    """Refuse a start that is no value."""
+    if not isinstance(theta0, GaussianMixtureParams):
+        raise TypeError(
+            f"theta0 must be a GaussianMixtureParams, got {type(theta0).__name__}. Pass "
+            "GaussianMixtureParams(weights, means, covariances), of tensors."
+        )
+    if not all(torch.isfinite(t).all() for t in theta0):
+        raise ValueError("theta0 must be finite, got NaN or infinity. Check the start.")
+
+
+def _check_samples(theta0, X, sample_weight) -> None:
+    """Refuse samples that do not fit the start, and weights that do not fit the samples."""
+    if not isinstance(X, Tensor):
+        raise TypeError(f"X must be a tensor, got {type(X).__name__}. Use torch.as_tensor(X).")
+    if X.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"X must be float32 or float64, got {X.dtype}. Pass X.double().")
+    d = theta0.means.shape[1]
+    if X.ndim != 2 or X.shape[1] != d or len(X) == 0:
+        raise ValueError(
+            f"X must have shape (n, {d}), the features of theta0, got {tuple(X.shape)}. Describe "
+            "both by the same features."
+        )
+    if sample_weight is None:
+        return
+    if not isinstance(sample_weight, Tensor):
+        raise TypeError(
+            f"sample_weight must be a tensor, got {type(sample_weight).__name__}. Use "
+            "torch.as_tensor(sample_weight)."
+        )
+    if sample_weight.shape != X.shape[:1]:
+        raise ValueError(
+            f"sample_weight must have shape ({len(X)},), got {tuple(sample_weight.shape)}. Pass "
+            "one weight a sample."
+        )
+    low, high = (float(w) for w in torch.aminmax(sample_weight.detach()))
+    if not (low >= 0 and 0 < high < float("inf")):
+        raise ValueError(
+            "sample_weight must be finite, non-negative and not all zero, got a range of "
+            f"{low} to {high}. Use 0 for samples to leave out."
         )
 
 
@@ -641,6 +689,7 @@ class WarmStart:
     """
 
     def __init__(self, theta0, *, gradient="one_step", max_iter=1, **options):
+        _check_start(theta0)
         self.theta = theta0.detach()
         self.solution = None
         self.options = {"gradient": gradient, "max_iter": max_iter, **options}

@@ -19,6 +19,11 @@ GAP = 1e-8
 NOTHING = 1e-16
 #: Costs below this share of the entropy's weight do not bend the independent plan.
 SMALL = 1e-9
+#: A penalty of so many times the largest cost may be paid for the rounding of the weights; one of
+#: more than the second number holds its marginal to rounding, if totals are equal.
+LARGE, HOLDING = 1e6, 1e16
+#: Totals are equal that differ by less than this share, or this many roundings of the weights.
+EQUAL, ROUNDINGS = 1e-12, 8
 
 
 class TransportSolution(NamedTuple):
@@ -82,6 +87,11 @@ def solve_constants(
         raise ValueError(
             f"costs must not be negative, got {float(C.min()):.3g}. Use squared distances."
         )
+    totals = float(a.sum()), float(b.sum())
+    large = any(LARGE * C.max() < lam < math.inf for lam in penalties) and bool(C.max() > 0)
+    if large and abs(totals[0] - totals[1]) <= max(EQUAL, ROUNDINGS * eps) * max(totals):
+        b = b * (totals[0] / totals[1])
+        penalties = _bounded(penalties, C)
     P, f, g, value = _penalised(a, b, C, penalties, reg)
     derivatives = (
         _derivative(f, penalties[0], reg, float(b.sum())),
@@ -90,6 +100,12 @@ def solve_constants(
     if all(held):
         derivatives = tuple(t - t.mean() for t in derivatives)
     return TransportSolution(P, f, g, derivatives, value)
+
+
+def _bounded(penalties, C: Tensor) -> tuple[float, float]:
+    """Penalties of the same minimum, not so large that rounding times a penalty is a cost."""
+    bound = HOLDING * float(C.max())
+    return tuple(lam if math.isinf(lam) else min(lam, bound) for lam in penalties)
 
 
 def _derivative(f: Tensor, lam: float, reg: float, total: float) -> Tensor:

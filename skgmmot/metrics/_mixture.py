@@ -75,6 +75,9 @@ class MixtureWasserstein:
         self.reg_m = reg_m
         self.squared = squared
 
+    def __repr__(self):
+        return f"MixtureWasserstein(reg={self.reg}, reg_m={self.reg_m}, squared={self.squared})"
+
     def __call__(self, source, target):
         """Compute the distance between two mixtures.
 

@@ -375,6 +375,27 @@ def test_integers_carry_no_gradient(problem):
         fit_em(start, X.long(), a.requires_grad_())
 
 
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (lambda s, X, a: (tuple(s), X, a), TypeError, "theta0 must be a GaussianMixtureParams"),
+        (lambda s, X, a: (s._replace(means=s.means / 0), X, a), ValueError, "theta0 must be fin"),
+        (lambda s, X, a: (s, X.numpy(), a), TypeError, "X must be a tensor, got ndarray"),
+        (lambda s, X, a: (s, X.half(), a), TypeError, "X must be float32 or float64, got torch"),
+        (lambda s, X, a: (s, X[:, :1], a), ValueError, "the features of theta0, got"),
+        (lambda s, X, a: (s, X[:0], a[:0]), ValueError, "the features of theta0, got"),
+        (lambda s, X, a: (s, X * torch.nan, a), ValueError, "X must have a finite mean"),
+        (lambda s, X, a: (s, X, a[1:]), ValueError, "sample_weight must have shape"),
+        (lambda s, X, a: (s, X, a.tolist()), TypeError, "sample_weight must be a tensor"),
+        (lambda s, X, a: (s, X, -a), ValueError, "sample_weight must be finite, non-negative"),
+        (lambda s, X, a: (s, X, 0 * a), ValueError, "sample_weight must be finite, non-negative"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(problem, change, error, message):
+    with pytest.raises(error, match=message):
+        fit_em(*change(*problem))
+
+
 @pytest.mark.parametrize("parameter", ["gradient", "acceleration", "solve", "e_step"])
 def test_names_that_are_not_there_are_refused(problem, parameter):
     start, X, a = problem
