@@ -304,7 +304,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 self._set_attributes(runs.best.value, origin, X.dtype, kind, runs.best)
             raise
         if not solution.converged and self.max_iter > 0:
-            warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
+            text = NOT_CONVERGED + (_residual(solution) if on_graph else "")
+            warnings.warn(text, ConvergenceWarning, stacklevel=5)
         self._set_attributes(solution.value, origin, X.dtype, kind, solution)
         if on_graph:
             self.solution_ = solution._replace(
@@ -436,6 +437,13 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self.n_iter_ = solution.n_iter
         self.lower_bound_ = np.float64(solution.objective)
         self.lower_bounds_ = list(solution.objectives)
+
+
+def _residual(solution) -> str:
+    """What an unconverged fit means for a gradient, in words."""
+    pairs = zip(solution.value.detach(), solution.previous.detach(), strict=True)
+    largest = max(float((a - b).abs().max()) for a, b in pairs)
+    return f" The gradient is not that of a fixed point: the last step moved by {largest:.1e}."
 
 
 class _Runs:

@@ -767,6 +767,14 @@ def test_an_interrupted_fit_keeps_what_it_reached(blobs, monkeypatch):
     assert difference(model, expected) == 0
 
 
+@pytest.mark.parametrize("gradient", ["automatic", "one_step"])
+def test_an_unconverged_fit_says_how_far_its_gradient_is_from_a_fixed_point(blobs, gradient):
+    model = DifferentiableGaussianMixture(4, init_params="random", max_iter=2, random_state=0)
+    X = torch.tensor(blobs, requires_grad=True)
+    with pytest.warns(ConvergenceWarning, match=r"not that of a fixed point: the last step moved"):
+        model.set_params(gradient=gradient).fit(X)
+
+
 def test_gradients_through_all_iterations_need_plain_iterations(blobs):
     X = torch.tensor(blobs, requires_grad=True)
     with pytest.raises(ValueError, match="gradient must be 'implicit' or 'one_step' when EM is"):
