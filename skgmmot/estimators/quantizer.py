@@ -166,7 +166,7 @@ class WassersteinQuantizer(
         Warns
         -----
         ConvergenceWarning
-            If the steps ended at ``max_iter``.
+            If the steps ended at ``max_iter``, or leave points without mass.
         """
         with earlier_fit_kept(self):
             is_density = isinstance(X, tuple) or hasattr(X, "covariance_type")
@@ -238,6 +238,12 @@ class WassersteinQuantizer(
                 f"init must be finite points of shape (n_clusters, n_features) = {shape}, got "
                 f"shape {tuple(start.shape)}. Pass as many points as clusters."
             )
+        n_distinct = len(torch.unique(start, dim=0))
+        if n_distinct < self.n_clusters:
+            raise ValueError(
+                f"init must be distinct points, got {n_distinct} different ones among "
+                f"{self.n_clusters}. Move those that are equal: they would stay together."
+            )
         return start
 
     def _quantize(self, density, start):
@@ -255,6 +261,13 @@ class WassersteinQuantizer(
                 stacklevel=4,
             )
         step(solution.value)
+        if n_idle := int((step.plan.masses == 0).sum()):
+            warnings.warn(
+                f"{n_idle} of {self.n_clusters} points have no mass: nothing is nearest to them. "
+                "Start them elsewhere by init, or ask for fewer.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
         return solution, step.plan
 
     def _set_attributes(self, solution, plan, dtype, kind):

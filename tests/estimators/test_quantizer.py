@@ -104,11 +104,24 @@ def test_without_tolerance_it_ends_where_nothing_moves(blobs):
     assert quantizer.converged_ and quantizer.n_iter_ < quantizer.max_iter
 
 
+def test_points_that_nothing_is_nearest_to_are_named():
+    X = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    init = np.array([[0.0, 0.0], [1.0, 0.4], [50.0, 50.0]])
+    with pytest.warns(ConvergenceWarning, match="1 of 3 points have no mass"):
+        quantizer = WassersteinQuantizer(3, masses="free", init=init).fit(X)
+    assert quantizer.masses_[2] == 0
+
+
 @pytest.mark.parametrize(
     ("options", "X", "message"),
     [
         ({"n_clusters": 5}, np.ones((3, 2)), "n_samples=3 should be >= n_clusters=5"),
         ({"init": np.ones((2, 3))}, SQUARE, r"init must be finite points of shape .* = \(8, 2\)"),
+        (
+            {"init": np.zeros((8, 2))},
+            SQUARE,
+            "init must be distinct points, got 1 different ones am",
+        ),
         ({"init": "k-means++"}, SQUARE, "init must be 'random' or points for a density in the pl"),
         ({}, GridDensity(np.zeros((2, 2))), "must have a positive total, got all zeros"),
     ],
