@@ -14,6 +14,7 @@ Writes ``results/bench_em.csv``, ``.md`` and ``.png`` beside this file.
 import argparse
 import itertools
 import json
+import time
 import warnings
 
 import numpy as np
@@ -80,7 +81,8 @@ def time_iterations(covariance_type, n, d, K, dtype, repeats, n_iter, reference_
     found = {name: [] for name in samples}
     for repeat in range(-warm_up, repeats):
         for name, model in estimators(covariance_type, d, K, means).items():
-            # the first fit is not counted: it meets the other program's threads, still spinning
+            # wait for the other program's threads, which spin for a while; then warm up
+            time.sleep(0.2)
             _, short, long = (
                 seconds(lambda m=model, i=i, x=samples[name]: m.set_params(max_iter=i).fit(x))
                 for i in (1, 1, 1 + n_iter)
