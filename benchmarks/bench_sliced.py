@@ -339,11 +339,13 @@ def plot(starts, steps, path):
     left.set(yticks=range(len(names)), xlabel="share of starts, mean over draws", xlim=(0, 1))
     left.set_yticklabels(names)
     left.invert_yaxis()
-    left.legend()
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     chosen = [row for row in steps if row["d"] == 2 and row.get("error, means")]
     for row in chosen:
-        right.loglog(row["ms"], max(row["error, means"], row["error, covariances"]), "o")
-        right.annotate(row["way"], (row["ms"], row["error, means"]), fontsize=8)
+        at = row["ms"], max(row["error, means"], row["error, covariances"])
+        right.loglog(*at, "o")
+        right.annotate(row["way"], at, (4, 4), textcoords="offset points", rotation=20, fontsize=8)
+    right.margins(0.25)
     right.set(xlabel="ms, value and gradients", ylabel="relative error of gradients")
     figure.savefig(path, dpi=100)
     plt.close(figure)
