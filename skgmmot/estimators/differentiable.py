@@ -19,7 +19,7 @@ from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fi
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.entropic import least_gap
-from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep, check_gradient
+from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep, check_gradient, measured
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 
@@ -304,7 +304,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 self._set_attributes(runs.best.value, origin, X.dtype, kind, runs.best)
             raise
         if not solution.converged and self.max_iter > 0:
-            text = NOT_CONVERGED + (_residual(solution) if on_graph else "")
+            text = NOT_CONVERGED
+            if on_graph:
+                moved = measured(solution).residual
+                text += f" The gradient is not that of a fixed point: the last step moved {moved:.1e}"
+                text += " in units of the spread."
             warnings.warn(text, ConvergenceWarning, stacklevel=5)
         self._set_attributes(solution.value, origin, X.dtype, kind, solution)
         if on_graph:
@@ -437,13 +441,6 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self.n_iter_ = solution.n_iter
         self.lower_bound_ = np.float64(solution.objective)
         self.lower_bounds_ = list(solution.objectives)
-
-
-def _residual(solution) -> str:
-    """What an unconverged fit means for a gradient, in words."""
-    pairs = zip(solution.value.detach(), solution.previous.detach(), strict=True)
-    largest = max(float((a - b).abs().max()) for a, b in pairs)
-    return f" The gradient is not that of a fixed point: the last step moved by {largest:.1e}."
 
 
 class _Runs:

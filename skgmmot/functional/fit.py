@@ -183,8 +183,7 @@ def fit_em(
             solve=solve,
             carried=carried,
         )
-    if math.isnan(solution.residual):
-        solution = solution._replace(residual=_last_change(solution))
+    solution = measured(solution)
     return solution._replace(
         value=solution.value.moved(origin).to(dtype=X.dtype),
         previous=solution.previous.moved(origin).to(dtype=X.dtype),
@@ -342,17 +341,29 @@ def climb(
     )
 
 
-def _last_change(solution):
-    """``|F(previous) - previous|`` in Fisher's coordinates."""
-    if not solution.n_iter:
-        return math.nan
+def measured(solution: Solution) -> Solution:
+    """Say how far a fit is from its fixed point, where nobody has measured it.
+
+    Parameters
+    ----------
+    solution : Solution
+        A fit.
+
+    Returns
+    -------
+    Solution
+        The same; where its residual was not a number, with ``|F(previous) - previous|`` in Fisher's
+        coordinates, if there was a step.
+    """
+    if not math.isnan(solution.residual) or not solution.n_iter:
+        return solution
     after, before = (
         GaussianMixtureParams(theta.weights, theta.means, theta.covariances).detach()
         for theta in (solution.value, solution.previous)
     )
     change = GaussianMixtureParams(*(a - b for a, b in zip(after, before, strict=True)))
     vector = FisherCoordinates(before, after.weights).of_change(change)
-    return float(torch.linalg.vector_norm(vector))
+    return solution._replace(residual=float(torch.linalg.vector_norm(vector)))
 
 
 def differentiate(
