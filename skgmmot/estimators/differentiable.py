@@ -18,8 +18,9 @@ from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.em_map import ACCELERATIONS, EMStep
 from skgmmot.functional.entropic import least_gap
-from skgmmot.functional.fit import ACCELERATIONS, E_STEPS, EMStep, check_gradient, measured
+from skgmmot.functional.fit import E_STEPS, check_gradient, measured
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 
 
@@ -307,7 +308,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             text = NOT_CONVERGED
             if on_graph:
                 moved = measured(solution).residual
-                text += f" The gradient is not that of a fixed point: the last step moved {moved:.1e}"
+                text += (
+                    f" The gradient is not that of a fixed point: the last step moved {moved:.1e}"
+                )
                 text += " in units of the spread."
             warnings.warn(text, ConvergenceWarning, stacklevel=5)
         self._set_attributes(solution.value, origin, X.dtype, kind, solution)

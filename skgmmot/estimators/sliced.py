@@ -16,7 +16,7 @@ from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.directions import DIRECTIONS
-from skgmmot.functional.fit import climb
+from skgmmot.functional.em_map import climb
 from skgmmot.functional.minimise import EPOCH, OPTIMIZERS
 from skgmmot.functional.mixture import FreeCoordinates, GaussianMixtureParams
 from skgmmot.functional.sliced_fit import SlicedObjective, fit_sliced

@@ -3,12 +3,10 @@
 Stands above the engine, which runs the iterations in blocks.
 """
 
-import copy
 import functools
 import math
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -22,17 +20,13 @@ from skgmmot.functional.adjoint import (
     Solver,
     implicit,
 )
-from skgmmot.functional.em import em_step
-from skgmmot.functional.em_adjoint import LinearisedEM
-from skgmmot.functional.fixed_point import Point, Solution, Squarem, iterate
-from skgmmot.functional.follow import STALE, Carried
+from skgmmot.functional.em_map import EMStep, climb, named
+from skgmmot.functional.fixed_point import Solution
+from skgmmot.functional.follow import Carried
 from skgmmot.functional.krylov import SOLVERS
-from skgmmot.functional.mixture import FisherCoordinates, FreeCoordinates, GaussianMixtureParams
+from skgmmot.functional.mixture import FisherCoordinates, GaussianMixtureParams
 from skgmmot.functional.polish import polish
 from skgmmot.functional.sinkhorn_em import ANY, SinkhornEM, SinkhornStep, untilted
-
-#: What may extrapolate the iterations, by name.
-ACCELERATIONS = {"squarem": Squarem}
 
 #: Relative error of an implicit gradient for each unit of distance from the fixed point: of this
 #: order, mostly less, whatever the covariance type and the overlap.
@@ -143,7 +137,7 @@ def fit_em(
     >>> X.grad[:, 0]
     tensor([0.5000, 0.5000, 0.5000, 0.5000], dtype=torch.float64)
     """
-    _check_start(theta0)
+    check_start(theta0)
     _check_samples(theta0, X, sample_weight)
     on_graph = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (*theta0, X, sample_weight)
@@ -161,7 +155,7 @@ def fit_em(
     start = theta0.to(dtype=torch.float64).moved(-origin)
     with torch.no_grad(), _engine.workers(X.device) as pool:
         em = _engine.EM(*constants, origin, reg_covar, pool, fixed_weights)
-        climb, differentiate, _ = _named("e_step", e_step, E_STEPS)
+        climb, differentiate, _ = named("e_step", e_step, E_STEPS)
         step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
         near = None
         if on_graph and carried is not None:
@@ -239,8 +233,21 @@ def check_gradient(gradient: str, acceleration: str | None) -> None:
         )
 
 
-def _check_start(theta0) -> None:
-    """Refuse a start that is no value."""
+def check_start(theta0: GaussianMixtureParams) -> None:
+    """Refuse a start that is no value.
+
+    Parameters
+    ----------
+    theta0 : GaussianMixtureParams
+        The start.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    ValueError
+        If it is not finite.
+    """
     if not isinstance(theta0, GaussianMixtureParams):
         raise TypeError(
             f"theta0 must be a GaussianMixtureParams, got {type(theta0).__name__}. Pass "
@@ -282,65 +289,6 @@ def _check_samples(theta0, X, sample_weight) -> None:
         )
 
 
-def _named(parameter, name, registry):
-    """What a registry holds by that name."""
-    if name not in registry:
-        raise ValueError(
-            f"{parameter} must be one of {sorted(registry)}, got {name!r}. Name one of them."
-        )
-    return registry[name]
-
-
-def climb(
-    em: Callable[[Point], tuple[Point, float]],
-    theta0: GaussianMixtureParams,
-    *,
-    tol: float,
-    max_iter: int,
-    acceleration: str | None = None,
-    objective: float = -math.inf,
-    callback: Callable[[Solution], None] | None = None,
-) -> Solution:
-    """Iterate EM from a start, perhaps accelerated.
-
-    Parameters
-    ----------
-    em : callable
-        ``theta -> (theta_next, objective)``.
-    theta0 : GaussianMixtureParams
-        The start.
-    tol : float
-        As in `iterate`, like ``max_iter``, ``objective`` and ``callback``.
-    max_iter : int
-        Largest number of iterations.
-    acceleration : {'squarem'}, default=None
-        What extrapolates the iterations, in free coordinates.
-    objective : float, default=-inf
-        Objective that the first change is measured against.
-    callback : callable, default=None
-        Called with the `Solution` so far after each iteration.
-
-    Returns
-    -------
-    Solution
-        Where it ended.
-    """
-    accelerator = None
-    if acceleration is not None:
-        free = FreeCoordinates(theta0)
-        accelerate = _named("acceleration", acceleration, ACCELERATIONS)
-        accelerator = accelerate(free.to_free, free.from_free)
-    return iterate(
-        em,
-        theta0,
-        tol=tol,
-        max_iter=max_iter,
-        objective=objective,
-        accelerator=accelerator,
-        callback=callback,
-    )
-
-
 def measured(solution: Solution) -> Solution:
     """Say how far a fit is from its fixed point, where nobody has measured it.
 
@@ -367,7 +315,7 @@ def measured(solution: Solution) -> Solution:
 
 
 def differentiate(
-    step: "EMStep",
+    step: EMStep,
     theta0: GaussianMixtureParams,
     solution: Solution,
     *,
@@ -417,7 +365,7 @@ def differentiate(
         if carried is not None and step.linearise(solution.value).small:
             carried.renew()
             options["solve"] = carried.solve
-    strategy = _named("gradient", gradient, GRADIENTS)
+    strategy = named("gradient", gradient, GRADIENTS)
     return solution._replace(value=strategy(step, theta0, solution, **options))
 
 
@@ -426,7 +374,7 @@ def _solver(solve, tol):
     if solve == "auto":
         return None
     if isinstance(solve, str):
-        return functools.partial(_named("solve", solve, SOLVERS), tol=tol)
+        return functools.partial(named("solve", solve, SOLVERS), tol=tol)
     return solve
 
 
@@ -506,7 +454,7 @@ def climb_balanced(
 
 
 def differentiate_balanced(
-    step: "EMStep", theta0: GaussianMixtureParams, solution: Solution, **options
+    step: EMStep, theta0: GaussianMixtureParams, solution: Solution, **options
 ) -> Solution:
     """Put the end of Sinkhorn-EM on the graph of the samples, their weights and the start.
 
@@ -548,171 +496,3 @@ E_STEPS = {
     "posterior": EStep(climb, differentiate, prescribes=False),
     "sinkhorn": EStep(climb_balanced, differentiate_balanced, prescribes=True),
 }
-
-
-class EMStep:
-    """One iteration of EM over all samples, as a map on the autograd graph.
-
-    `em_step`, worked out in blocks and without a tape: memory does not grow with the number of
-    samples, and backward is a pass or two over them. Differentiated twice, it is `em_step` itself.
-
-    Parameters
-    ----------
-    em : EM
-        The iteration in blocks, on constants.
-    X : Tensor of shape (n, d)
-        Its samples, perhaps on a graph.
-    sample_weight : Tensor of shape (n,), default=None
-        Their weights, likewise.
-    fixed_weights : Tensor of shape (K,), default=None
-        Weights that stay; None leaves them free.
-    """
-
-    def __init__(self, em, X, sample_weight=None, fixed_weights=None):
-        self.em, self.X, self.sample_weight = em, X, sample_weight
-        self.fixed_weights = fixed_weights
-        self._last = None
-
-    def __call__(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
-        theta = self._weighted(theta)
-        linear = self.linearise(theta.detach())
-        theta_next = _Iteration.apply(linear, *theta, self.X, self.sample_weight)
-        return self._weighted(GaussianMixtureParams(*theta_next))
-
-    def linearise(self, theta: GaussianMixtureParams) -> "LinearisedEM":
-        """The iteration at a mixture; the last one is kept, for it is asked for twice."""
-        if self._last is None or not all(map(torch.equal, self._last.theta, theta)):
-            self._last = LinearisedEM(self.em, theta)
-        return self._last
-
-    def advance(self, theta: GaussianMixtureParams, n_steps: int) -> GaussianMixtureParams:
-        """The mixture after so many accelerated iterations."""
-        with self.pooled() as em:
-            return climb(em, theta, tol=0.0, max_iter=n_steps, acceleration="squarem").value
-
-    @contextmanager
-    def pooled(self):
-        """Lend the iteration on constants, with threads at work."""
-        with torch.no_grad(), _engine.workers(self.X.device) as pool:
-            yield self.em.with_pool(pool)
-
-    def with_free_weights(self) -> "EMStep":
-        """The same iteration with weights that move."""
-        em = copy.copy(self.em)
-        em.fixed_weights = False
-        return EMStep(em, self.X, self.sample_weight)
-
-    def detach(self) -> "EMStep":
-        """The same iteration over constants."""
-        X, a, w = self.X, self.sample_weight, self.fixed_weights
-        return EMStep(self.em, *(None if t is None else t.detach() for t in (X, a, w)))
-
-    def _weighted(self, theta):
-        w = self.fixed_weights
-        return theta if w is None else theta._replace(weights=w)
-
-
-class _Iteration(torch.autograd.Function):
-    """One iteration of EM, with its derivative in blocks."""
-
-    @staticmethod
-    def forward(ctx, linear, weights, means, covariances, X, sample_weight):
-        ctx.save_for_backward(weights, means, covariances, X, sample_weight)
-        ctx.linear = linear
-        return tuple(linear.value)
-
-    @staticmethod
-    def backward(ctx, *cotangents):
-        linear, needed = ctx.linear, ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():
-            return None, *_taped(linear.em, ctx.saved_tensors, cotangents, needed)
-        u = GaussianMixtureParams(*cotangents)
-        of_theta = linear.pull(u) if any(needed[:3]) else (None, None, None)
-        of_X, of_a = linear.pull_samples(u) if any(needed[3:]) else (None, None)
-        return None, *of_theta, of_X, of_a if needed[4] else None
-
-
-def _taped(em, inputs, cotangents, needed):
-    """The derivative of an iteration on autograd's own tape, to be differentiated once more."""
-    *theta, X, sample_weight = inputs
-    theta_next = em_step(
-        GaussianMixtureParams(*theta), X - em.origin, sample_weight, reg_covar=em.reg_covar
-    )
-    wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(theta_next, wanted, cotangents, create_graph=True))
-    return [next(found) if need else None for need in needed]
-
-
-class WarmStart:
-    """EM that goes on where it ended: one fit a call, each from the last one's mixture.
-
-    In a gradient flow the samples move a little at a time, and one iteration a step keeps up with
-    them: ``max_iter=1`` and ``gradient='one_step'``, the defaults, differentiate that one iteration
-    and carry its start as a constant. With ``gradient='implicit'`` and a ``gradient_tol`` of 0.1
-    or more, the derivative of EM is kept from call to call, and the fit is looked for where the
-    means will be if they move on as they did. A step is then one pass over the samples as well,
-    and a Newton step, while the fixed point is found within tolerance; else it takes several.
-
-    Parameters
-    ----------
-    theta0 : GaussianMixtureParams
-        Where the first fit starts.
-    gradient : {'one_step', 'implicit', 'automatic'}, default='one_step'
-        As `fit_em`.
-    max_iter : int, default=1
-        Largest number of iterations a call.
-    **options
-        Other options of `fit_em`.
-
-    Attributes
-    ----------
-    theta : GaussianMixtureParams
-        Where the next fit starts, a constant.
-    solution : Solution
-        The last fit.
-
-    Notes
-    -----
-    ``gradient_tol`` bounds an estimate of the error: 10 times ``solution.distance``, that of the
-    fixed point from where EM was linearised. What a kept derivative adds shows in
-    ``solution.adjoint.residual``, the relative residual of the adjoint equation, at the price of
-    a pass: no warning looks at it, and of the gradients of a flow a few in a hundred are further
-    off than ``gradient_tol``.
-
-    References
-    ----------
-    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, the warm-start flow.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skgmmot.functional import GaussianMixtureParams, WarmStart
-    >>> X = torch.tensor([[0.0], [1.0], [5.0], [6.0]], dtype=torch.float64, requires_grad=True)
-    >>> em = WarmStart(
-    ...     GaussianMixtureParams(
-    ...         torch.tensor([0.5, 0.5]), torch.tensor([[0.0], [6.0]]), torch.ones(2, 1, 1)
-    ...     )
-    ... )
-    >>> for _ in range(3):
-    ...     loss = em(X).means.square().sum()
-    >>> torch.autograd.grad(loss, X)[0].shape
-    torch.Size([4, 1])
-    """
-
-    def __init__(self, theta0, *, gradient="one_step", max_iter=1, **options):
-        _check_start(theta0)
-        self.theta = theta0.detach()
-        self.solution = None
-        self.options = {"gradient": gradient, "max_iter": max_iter, **options}
-        rough = gradient == "implicit" and options.get("gradient_tol", 0.0) >= 2 * STALE
-        if rough and not options.keys() & {"solve", "max_polish", "e_step"}:
-            self.options["carried"] = Carried()
-
-    def __call__(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
-        """Fit to samples ``X (n, d)``; the mixture is on their graph."""
-        self.solution = fit_em(self.theta, X, sample_weight, **self.options)
-        before, self.theta = self.theta, self.solution.value.detach()
-        if "carried" in self.options:  # the means will move on as they did, more or less
-            means = 2 * self.theta.means - before.means
-            self.options["carried"].ahead = self.theta._replace(means=means)
-        return self.solution.value

@@ -12,7 +12,7 @@ from skgmmot.functional import GaussianMixtureParams, WarmStart, em_adjoint, fit
 from skgmmot.functional.adjoint import GRADIENTS, InexactGradientWarning, spectral_radius
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import em_step
-from skgmmot.functional.fit import EMStep
+from skgmmot.functional.em_map import EMStep
 from skgmmot.functional.krylov import SOLVERS
 from skgmmot.functional.mixture import log_density
 

@@ -5,8 +5,8 @@ import torch
 
 from skgmmot import _engine
 from skgmmot.functional import fit_em
+from skgmmot.functional.em_map import EMStep
 from skgmmot.functional.entropic import entropic_ot_objective
-from skgmmot.functional.fit import EMStep
 from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.mixture import log_joint
 from skgmmot.functional.sinkhorn_em import SinkhornEM, SinkhornStep, untilted
