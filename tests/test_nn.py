@@ -329,6 +329,17 @@ def test_the_gradient_of_the_whole_loss_is_right(make_batch, covariance_type, gr
     assert gradcheck(loss, (X, a), atol=1e-6, nondet_tol=1e-9, fast_mode=True)
 
 
+def test_a_natural_step_lowers_the_loss_as_the_mixture_itself_would(batch):
+    target = ([0.5, 0.5], [[4.0, -3.0], [-4.0, 1.0]], [1.0, 0.5], "spherical")
+    options = {"gradient": "natural", "fixed_weights": True, "random_state": 0}
+    loss = MixtureWassersteinLoss(target, 2, **options)
+    X = batch.requires_grad_()
+    first = loss(X)
+    first.backward()
+    second = loss((X.detach() - 1e-4 * len(X) / 2 * X.grad).requires_grad_())  # polished too
+    assert 1 - (second / first).item() == pytest.approx(2e-4, rel=1e-2)  # as (1 - rate)^2 falls
+
+
 def test_one_step_is_the_gradient_of_the_last_iteration(batch):
     start = EMLayer(3, max_iter=5, random_state=0)(batch)
     loss = MixtureWassersteinLoss(TARGET, init_params=start, gradient="one_step", max_iter=1)

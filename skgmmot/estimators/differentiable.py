@@ -348,7 +348,13 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 "X must be a tensor where sample_weight requires a gradient, got another array, "
                 "whose fit could not carry it. Pass torch.as_tensor(X)."
             )
-        check_gradient(self.gradient, self.acceleration)
+        check_gradient(
+            self.gradient,
+            acceleration=self.acceleration,
+            fixed_weights=self.fixed_weights,
+            e_step=self.e_step,
+            beside=(sample_weight,),
+        )
         return self.max_iter > 0 and torch.is_grad_enabled()
 
     def _starts(self, em, warm, log):

@@ -6,7 +6,9 @@ Nothing here knows of Gaussians. A *gradient strategy* is a function
 - `automatic` runs all iterations again on the graph;
 - `one_step` puts the last iteration on it, and forgets how the ones before depend on the data;
 - `implicit` differentiates the equation ``theta = F(theta)``: exact at a fixed point, at the
-  memory of one step.
+  memory of one step;
+- `natural` solves that equation for the data: the smallest movement of them that moves the fixed
+  point as it would go by itself. No gradient, but what a descent wants of one.
 
 ``F`` is any differentiable callable. What `implicit` needs of its derivative in ``theta`` is a
 `Linearisation`: autograd gives one of anything, a map that knows better brings its own.
@@ -282,8 +284,47 @@ def implicit(
     return _unflatten(flat, constant)
 
 
-#: Gradient strategies by name.
-GRADIENTS = {"implicit": implicit, "automatic": automatic, "one_step": one_step}
+def natural(
+    F: Map, theta0: Point, solution: Solution, *, linearise: Callable[[Point], Linearisation]
+) -> Point:
+    """Differentiate ``theta = F(theta)`` the other way round: from a change of theta to the data.
+
+    Not the gradient of a loss, but that of least effort: of all movements of the data that move
+    the fixed point, to first order, where its loss asks it to go, backward returns the smallest. It
+    points down wherever the gradient does, and it is as large as theta's own step, however slowly
+    ``F`` converges.
+
+    Parameters
+    ----------
+    F : callable
+        One step, differentiable.
+    theta0 : tuple of Tensor
+        Ignored, as by `implicit`.
+    solution : Solution
+        The end of the loop, at a fixed point.
+    linearise : callable
+        ``linearise(theta).natural(v)`` is the cotangent to hand to one step, for a cotangent of the
+        fixed point.
+
+    Returns
+    -------
+    tuple of Tensor
+        The fixed point, on the graph of the data that ``F`` closes over.
+    """
+    return implicit(
+        F,
+        theta0,
+        solution,
+        solve=lambda products, v: linearise(_detached(solution.value)).natural(v),
+        linearise=linearise,
+    )
+
+
+#: Gradient strategies by name: derivatives, and all.
+DERIVATIVES = {"implicit": implicit, "automatic": automatic, "one_step": one_step}
+GRADIENTS = DERIVATIVES | {"natural": natural}
+#: Those that are right at a fixed point only.
+AT_FIXED_POINTS = {"implicit", "natural"}
 
 
 # --- points as vectors -------------------------------------------------------------------------

@@ -177,6 +177,10 @@ class CovarianceType:
         """``F @ (I + S)^2 @ F.T`` for symmetric ``S`` and any ``F`` in storage."""
         raise NotImplementedError
 
+    def anticommutator(self, left: Tensor, right: Tensor) -> Tensor:
+        """``S @ T + T @ S`` for the symmetric part of ``S`` and a symmetric ``T`` in storage."""
+        raise NotImplementedError
+
     # --- free coordinates ----------------------------------------------------------------------
 
     def to_free(self, covariances: Tensor, scale: Tensor) -> Tensor:
@@ -273,6 +277,10 @@ class _Matrix(CovarianceType):
     def squared(self, storage, factors):
         half = factors + factors @ storage
         return half @ half.mT
+
+    def anticommutator(self, left, right):
+        product = symmetrize(left) @ right
+        return product + product.mT
 
     # Free coordinates: Cholesky's factor with the logarithm of its diagonal.
 
@@ -473,6 +481,9 @@ class _Axis(CovarianceType):
 
     def squared(self, storage, factors):
         return (factors + factors * storage).square()
+
+    def anticommutator(self, left, right):
+        return 2 * left * right
 
     def to_free(self, covariances, scale):
         return covariances.log()

@@ -22,6 +22,7 @@ from torch import Tensor
 from skgmmot.functional.adjoint import Linearisation
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import Statistics, m_step, moments
+from skgmmot.functional.em_gram import SampleGram
 from skgmmot.functional.em_products import FeatureEStep
 from skgmmot.functional.mixture import FisherCoordinates, GaussianMixtureParams, log_joint
 
@@ -86,6 +87,10 @@ def m_step_pullback(
     of_mass = of_mass + of_weights - (of_shift * shift).sum(-1)
     return Statistics(of_mass, of_shift, of_scatter, torch.zeros_like(mass.sum()))
 
+
+#: Eigenvalues of a Gram matrix below this share of the largest are none: a symmetric matrix is
+#: stored with twice the numbers that it has, and weights that are fixed have no derivative.
+SINGULAR = 1e-12
 
 #: Up to this many features of all components together, their covariance costs less than the
 #: products of a Krylov space; in float64 it must not lose more than ten digits.
@@ -297,10 +302,8 @@ class LinearisedEM(Linearisation):
 
     def _rows(self):
         """All products at once: one pass gives what is needed of the samples."""
-        p = self.residual.numel()
-        identity = torch.eye(p, dtype=self.residual.dtype, device=self.residual.device)
         with torch.no_grad():
-            adjoint = self._adjoint(self._decoded(identity))
+            adjoint = self._adjoint(self._decoded(self._identity()))
             covariance = FeatureCovariance(self._features)
             moments = adjoint.moments(covariance.product(adjoint.H, *self.em.sum(covariance)))
             return self._encoded(score(self.theta, self._coordinates.precisions, moments))
@@ -332,6 +335,36 @@ class LinearisedEM(Linearisation):
     def pull_samples(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
         """Cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
         return self.em.of_samples(self._adjoint(u))
+
+    def natural(self, v: Tensor) -> Tensor:
+        """The cotangent of one iteration that moves the fixed point where ``v`` asks it to go.
+
+        For the cotangent ``v`` of the fixed point, `FisherCoordinates.steepest` is the change that
+        it calls for. Handed to one iteration, the result ``u`` is the movement of the samples that
+        brings it about with the smallest ``sum_i a_i |dx_i|^2``: ``G u = (I - dF/dtheta) change``
+        with the Gram matrix ``G`` of ``dF/dX``.
+        """
+        with torch.no_grad():
+            change = self._coordinates.steepest(v) / self.em.total
+            gram = self._gram()
+            inverse = torch.linalg.pinv(gram, rtol=SINGULAR, hermitian=True)
+            return inverse @ (change - self._push(change))
+
+    def _push(self, change):
+        """``dF/dtheta change``: where products are dear, by the symmetry of the derivative."""
+        return self.product(self._identity()) @ change if self.small else self.product(change)
+
+    def _gram(self):
+        """Inner products ``(m, m)`` of the derivatives of ``F`` in the samples."""
+        u = self._decoded(self._identity())
+        of_statistics = m_step_pullback(self.theta, self._statistics, u)[:3]
+        H = torch.cat([t.flatten(1) for t in of_statistics], dim=1)  # (m, q)
+        (gram,) = self.em.sum(SampleGram(self.theta, self.em.origin))
+        return H @ gram @ H.mT
+
+    def _identity(self):
+        p = self.residual.numel()
+        return torch.eye(p, dtype=self.residual.dtype, device=self.residual.device)
 
     def _change(self):
         pairs = zip(self.value, self.theta, strict=True)

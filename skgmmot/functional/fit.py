@@ -6,7 +6,7 @@ Stands above the engine, which runs the iterations in blocks.
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skgmmot import _engine
 from skgmmot.functional.adjoint import (
+    AT_FIXED_POINTS,
     GRADIENTS,
     Adjoint,
     InexactGradientWarning,
@@ -60,9 +61,11 @@ def fit_em(
         Samples, float32 or float64.
     sample_weight : Tensor of shape (n,), default=None
         Non-negative weights; None is one each.
-    gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
+    gradient : {'implicit', 'automatic', 'one_step', 'natural'}, default='implicit'
         How the fit is differentiated, if a tensor requires a gradient: by the implicit function
-        theorem, through all iterations, or through the last one.
+        theorem, through all iterations, or through the last one. 'natural' is no derivative but
+        the smallest movement of the samples that takes the mixture where the loss asks it to go;
+        for flows, with fixed weights.
     tol : float, default=1e-3
         EM stops when the mean log-likelihood changes by less than this in one iteration.
     max_iter : int, default=100
@@ -77,8 +80,8 @@ def fit_em(
     acceleration : {'squarem'}, default=None
         What extrapolates the iterations, posterior ones.
     gradient_tol : float, default=1e-6
-        For ``gradient='implicit'``: relative error accepted in the gradient. The fit is polished,
-        and the adjoint equation solved, until it should be smaller.
+        For ``gradient='implicit'`` and 'natural': relative error accepted in the gradient. The fit
+        is polished, and the adjoint equation solved, until it should be smaller.
     max_polish : int, default=1000
         Largest number of passes over the samples spent on polishing; 0 leaves the fit as it is.
     solve : {'auto', 'gmres', 'neumann', 'dense'} or callable, default='auto'
@@ -103,8 +106,10 @@ def fit_em(
         If ``X`` holds integers, which carry no gradient, or an argument is of another kind.
     ValueError
         If the shapes of ``theta0``, ``X`` and ``sample_weight`` differ or their numbers are not
-        finite, if a weight is negative, if a name is not one of those above, if the gradient of
-        all iterations is asked of accelerated ones, or if a covariance collapses.
+        finite, if a weight is negative, if a name is not one of those above, if a covariance
+        collapses, if the gradient of all iterations is asked of accelerated ones, or if the natural
+        one is asked of free weights, of ``e_step='sinkhorn'``, of anything beside the samples, or
+        of a mixture of more than 2048 parameters.
 
     Warns
     -----
@@ -143,7 +148,13 @@ def fit_em(
         t is not None and t.requires_grad for t in (*theta0, X, sample_weight)
     )
     if on_graph:
-        check_gradient(gradient, acceleration)
+        check_gradient(
+            gradient,
+            acceleration=acceleration,
+            fixed_weights=fixed_weights,
+            e_step=e_step,
+            beside=(*theta0, sample_weight),
+        )
     if sample_weight is not None:
         sample_weight = sample_weight.to(X.dtype)
     constants = [None if t is None else t.detach() for t in (X, sample_weight)]
@@ -211,25 +222,52 @@ def _followed(step, linear, delta, carried):
     return solution._replace(value=GaussianMixtureParams(*(t + (m - h) for t, m, h in triples)))
 
 
-def check_gradient(gradient: str, acceleration: str | None) -> None:
-    """Refuse gradients of iterations that were not plain.
+def check_gradient(
+    gradient: str,
+    *,
+    acceleration: str | None,
+    fixed_weights: bool,
+    e_step: str,
+    beside: Iterable[Tensor | None],
+) -> None:
+    """Refuse gradients that a fit cannot have.
 
     Parameters
     ----------
-    gradient : {'implicit', 'automatic', 'one_step'}
+    gradient : {'implicit', 'automatic', 'one_step', 'natural'}
         The strategy.
     acceleration : {'squarem'} or None
         What extrapolates the iterations.
+    fixed_weights : bool
+        Whether the mixture's weights stay.
+    e_step : {'posterior', 'sinkhorn'}
+        The E-step.
+    beside : iterable of Tensor or None
+        What the fit depends on beside the samples.
 
     Raises
     ------
     ValueError
-        If the strategy runs iterations again that were accelerated.
+        If the strategy runs iterations again that were accelerated, or is a movement of samples
+        where not only samples move.
     """
     if acceleration is not None and gradient == "automatic":
         raise ValueError(
             "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
             "'automatic', which runs plain iterations. Set acceleration=None to have it."
+        )
+    if gradient != "natural":
+        return
+    if not fixed_weights or e_step != "posterior":
+        raise ValueError(
+            "gradient='natural' must have fixed_weights=True and e_step='posterior', got "
+            f"fixed_weights={fixed_weights}, e_step={e_step!r}. Set them, or use "
+            "gradient='implicit': samples take no weight along from one component to another."
+        )
+    if any(t is not None and t.requires_grad for t in beside):
+        raise ValueError(
+            "gradient='natural' must be asked of samples alone, got a start or a sample_weight "
+            "that requires a gradient. Detach it, or use gradient='implicit'."
         )
 
 
@@ -335,7 +373,7 @@ def differentiate(
         The start of the fit, about the origin of the iteration.
     solution : Solution
         The end of the fit.
-    gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
+    gradient : {'implicit', 'automatic', 'one_step', 'natural'}, default='implicit'
         The strategy.
     gradient_tol : float, default=1e-6
         As in `fit_em`, like ``max_polish`` and ``solve``.
@@ -358,10 +396,13 @@ def differentiate(
         adjoint equation could not be solved.
     """
     options = {}
-    if gradient == "implicit":
+    if gradient in AT_FIXED_POINTS:
         solution = _polished(step, solution, gradient_tol, max_polish)
-        options = {"linearise": step.linearise, "adjoint": solution.adjoint}
-        options |= {"solve": _solver(solve, gradient_tol / 5), "tol": gradient_tol / 5}
+        options["linearise"] = step.linearise
+    if gradient == "implicit":
+        solution = solution._replace(adjoint=Adjoint(tol=gradient_tol))
+        options |= {"adjoint": solution.adjoint, "tol": gradient_tol / 5}
+        options["solve"] = _solver(solve, gradient_tol / 5)
         if carried is not None and step.linearise(solution.value).small:
             carried.renew()
             options["solve"] = carried.solve
@@ -403,7 +444,6 @@ def _polished(step, solution, gradient_tol, max_polish):
         converged=solution.converged or error <= gradient_tol,
         residual=found.residual,
         distance=found.distance,
-        adjoint=Adjoint(tol=gradient_tol),
     )
 
 

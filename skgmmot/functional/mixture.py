@@ -225,6 +225,26 @@ class FisherCoordinates:
             self.kind.squared(covariances / (2 * self.spread), self.factors),
         )
 
+    def steepest(self, vector: Tensor) -> Tensor:
+        """The change that a cotangent calls for in the geometry of transport, weights held.
+
+        A component of weight w whose mass goes by ``(v_m + 2 V (x - m)) / w``, the gradient of a
+        function of ``m`` and ``Sigma`` in the mass at x, changes by ``dm = v_m / w`` and
+        ``dSigma = 2 (V Sigma + Sigma V) / w``. For ``MW2^2`` that is twice the way to the target.
+        """
+        u, (w, means, covariances) = self.cotangent(vector), self.mixture
+        w = torch.where(w > 0, w, 1.0)  # a component without weight has no say
+        pooled = self.kind.pooled(means.shape[1])
+        total = self.mixture.weights.sum(0, keepdim=True) if self.kind.shared else w
+        bent = self.kind.anticommutator(u.covariances, covariances) * (2 / pooled)
+        return self.of_change(
+            GaussianMixtureParams(
+                torch.zeros_like(w),
+                u.means / w.unsqueeze(-1),
+                bent / total.view(-1, *[1] * (bent.ndim - 1)),
+            )
+        )
+
     def _rows(self, rows, storage):
         return self.kind.apply(rows.unsqueeze(-2), storage).squeeze(-2)
 

@@ -1,10 +1,16 @@
 """Fits that follow samples which move: each starts where the last one ended."""
 
+import torch
 from torch import Tensor
 
+from skgmmot import _engine
+from skgmmot.functional.em import Statistics, m_step, moments
 from skgmmot.functional.fit import check_start, fit_em
 from skgmmot.functional.follow import STALE, Carried
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
+
+#: Options of a fit that its M-step has too.
+M_STEP = ("reg_covar", "fixed_weights")
 
 
 class WarmStart:
@@ -21,10 +27,14 @@ class WarmStart:
     ----------
     theta0 : GaussianMixtureParams
         Where the first fit starts.
-    gradient : {'one_step', 'implicit', 'automatic'}, default='one_step'
+    gradient : {'one_step', 'implicit', 'automatic', 'natural'}, default='one_step'
         As `fit_em`.
     max_iter : int, default=1
         Largest number of iterations a call.
+    carry : bool, default=False
+        Whether samples take their responsibilities along: each fit then starts from the mixture
+        of the samples where they are now, each assigned as it last was. Steps may be many times
+        longer. All calls are about the same samples, in the same order.
     **options
         Other options of `fit_em`.
 
@@ -63,10 +73,11 @@ class WarmStart:
     torch.Size([4, 1])
     """
 
-    def __init__(self, theta0, *, gradient="one_step", max_iter=1, **options):
+    def __init__(self, theta0, *, gradient="one_step", max_iter=1, carry=False, **options):
         check_start(theta0)
         self.theta = theta0.detach()
         self.solution = None
+        self.carry, self._before = carry, None
         self.options = {"gradient": gradient, "max_iter": max_iter, **options}
         rough = gradient == "implicit" and options.get("gradient_tol", 0.0) >= 2 * STALE
         if rough and not options.keys() & {"solve", "max_polish", "e_step"}:
@@ -74,9 +85,33 @@ class WarmStart:
 
     def __call__(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
         """Fit to samples ``X (n, d)``; the mixture is on their graph."""
-        self.solution = fit_em(self.theta, X, sample_weight, **self.options)
+        start = self.theta if self._before is None else self._moved_along(X, sample_weight)
+        self.solution = fit_em(start, X, sample_weight, **self.options)
         before, self.theta = self.theta, self.solution.value.detach()
-        if "carried" in self.options:  # the means will move on as they did, more or less
+        if self.carry:
+            self._before = X.detach().clone()
+        elif "carried" in self.options:  # the means will move on as they did, more or less
             means = 2 * self.theta.means - before.means
             self.options["carried"].ahead = self.theta._replace(means=means)
         return self.solution.value
+
+    def _moved_along(self, X, sample_weight):
+        """The mixture of the samples where they are now, with the responsibilities they had."""
+        if X.shape != self._before.shape:
+            raise ValueError(
+                "X must hold the samples of the last call, moved, where carry=True, got shape "
+                f"{tuple(X.shape)} after {tuple(self._before.shape)}. Set carry=False for others."
+            )
+        theta = self.theta.to(dtype=torch.float64)
+        mixture = theta.prepare()
+
+        def block(rows, buffers):
+            resp = log_responsibilities(mixture, self._before[rows].double()).exp()  # (K, b)
+            if sample_weight is not None:
+                resp = resp * sample_weight[rows]
+            return moments(theta, X[rows].double(), resp)
+
+        with torch.no_grad(), _engine.workers(X.device) as pool:
+            statistics = Statistics(*pool.sum(block, len(X), 2 * theta.means.numel()))
+        options = {name: self.options[name] for name in M_STEP if name in self.options}
+        return m_step(theta, statistics, **options)

@@ -518,6 +518,17 @@ def test_the_implicit_gradient_is_that_of_the_polished_fit(blobs):
     assert not hasattr(fitted(blobs), "solution_")
 
 
+def test_the_natural_gradient_of_a_fit_needs_weights_that_stay(blobs):
+    X = torch.tensor(blobs, requires_grad=True)
+    model = fitted(X, gradient="natural", fixed_weights=True)
+    implicit = fitted(X, fixed_weights=True)
+    natural, exact = (torch.autograd.grad(m.means_.square().sum(), X)[0] for m in (model, implicit))
+    assert (natural * exact).sum() > 0 and not torch.allclose(natural, exact, rtol=0.1)
+    with pytest.raises(ValueError, match="must have fixed_weights=True"):
+        fitted(X, gradient="natural")
+    assert fitted(blobs, gradient="natural").converged_  # nobody asks for a gradient
+
+
 def test_the_fit_says_how_exact_its_gradient_is(blobs):
     X = torch.tensor(blobs, requires_grad=True)
     model = fitted(X)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from skgmmot.functional.adjoint import (
-    GRADIENTS,
+    DERIVATIVES,
     Adjoint,
     InexactGradientWarning,
     Linearisation,
@@ -77,7 +77,7 @@ def test_gradients_of_an_affine_contraction_are_its_geometric_sums(name, expecte
         return (0.6 * theta[0] + b,)
 
     theta0 = (scalar(0.0),)
-    (theta,) = GRADIENTS[name](F, theta0, run(F, theta0, max_iter=5))
+    (theta,) = DERIVATIVES[name](F, theta0, run(F, theta0, max_iter=5))
     (gradient,) = torch.autograd.grad(theta.sum(), b)
     assert gradient.item() == pytest.approx(expected)
 
@@ -95,12 +95,12 @@ def test_implicit_differentiates_a_square_root():
     assert_close(gradient, 0.5 / x.sqrt())
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("name", DERIVATIVES)
 def test_gradients_return_the_end_of_the_loop_in_its_own_kind_of_tuple(name, contraction):
     W, b, start = contraction
     F = coupled(W.requires_grad_(), b.requires_grad_())
     solution = run(F, start, max_iter=7)
-    theta = GRADIENTS[name](F, start, solution)
+    theta = DERIVATIVES[name](F, start, solution)
     assert type(theta) is Pair
     for ours, theirs in zip(theta, solution.value, strict=True):
         assert_close(ours.detach(), theirs)
@@ -110,7 +110,7 @@ def test_gradients_return_the_end_of_the_loop_in_its_own_kind_of_tuple(name, con
 @pytest.mark.parametrize("name", ["automatic", "one_step"])
 def test_gradients_of_no_iterations_return_the_start(name):
     theta0 = (scalar(1.0).requires_grad_(),)
-    assert GRADIENTS[name](None, theta0, iterate(None, theta0, tol=0, max_iter=0))[0] is theta0[0]
+    assert DERIVATIVES[name](None, theta0, iterate(None, theta0, tol=0, max_iter=0))[0] is theta0[0]
 
 
 @pytest.mark.parametrize("strategy", [implicit, automatic])

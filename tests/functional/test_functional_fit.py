@@ -8,8 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture, _engine
-from skgmmot.functional import GaussianMixtureParams, WarmStart, em_adjoint, fit_em
-from skgmmot.functional.adjoint import GRADIENTS, InexactGradientWarning, spectral_radius
+from skgmmot.functional import GaussianMixtureParams, em_adjoint, fit_em
+from skgmmot.functional.adjoint import DERIVATIVES, InexactGradientWarning, spectral_radius
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import em_step
 from skgmmot.functional.em_map import EMStep
@@ -205,7 +205,7 @@ GRADCHECK = {"fast_mode": True, "eps": 1e-5, "atol": 1e-5, "nondet_tol": 1e-8}
 
 
 @pytest.mark.parametrize("fixed_weights", [False, True])
-@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("gradient", DERIVATIVES)
 def test_the_fit_passes_gradcheck_in_samples_and_weights(problem, gradient, fixed_weights):
     start, X, a = problem
     # one_step is the derivative of an iteration from a constant; the others, of whole fits
@@ -220,7 +220,7 @@ def test_the_fit_passes_gradcheck_in_samples_and_weights(problem, gradient, fixe
     assert torch.autograd.gradcheck(fit, inputs, check_undefined_grad=False, **GRADCHECK)
 
 
-@pytest.mark.parametrize("gradient", ["implicit", "automatic", "one_step"])
+@pytest.mark.parametrize("gradient", DERIVATIVES)
 def test_fixed_weights_have_a_gradient_too(gradient, problem):
     start, X, a = problem
 
@@ -287,7 +287,7 @@ def test_gradients_are_right_where_covariances_are_equal_and_isotropic(name):
     assert_close(found, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("gradient", DERIVATIVES)
 def test_an_empty_component_has_finite_gradients(gradient, problem):
     start, X, a = problem
     far = start.means.clone()
@@ -333,7 +333,7 @@ def test_threads_change_no_bit_of_a_gradient(make_mixture, make_samples):
     assert all(map(torch.equal, *found))
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("gradient", DERIVATIVES)
 def test_samples_of_weight_zero_count_for_nothing(gradient, problem):
     start, X, a = problem
     outside = torch.cat([X, 3 * X[:4]]), torch.cat([a, torch.zeros(4, dtype=F64)])
@@ -423,78 +423,3 @@ def test_implicit_gradients_are_differentiable_once(problem):
     value = fit_em(start, X.requires_grad_(), a).value
     with pytest.raises(RuntimeError, match="must be differentiated once"):
         torch.autograd.grad(value.means.sum(), X, create_graph=True)
-
-
-# --- following samples that move -----------------------------------------------------------------
-
-
-def test_a_warm_start_goes_on_where_it_ended(problem):
-    start, X, a = problem
-    em = WarmStart(start, reg_covar=0.0)
-    em(X, a)
-    second = em(X, a)
-    expected = em_step(em_step(start, X, a), X, a)
-    assert_close(tuple(second), tuple(expected))
-    assert not second.means.requires_grad
-    assert em.solution.n_iter == 1
-
-
-def test_a_warm_start_is_differentiated_through_its_one_step(problem):
-    start, X, _ = problem
-    X.requires_grad_()
-    em = WarmStart(start, reg_covar=0.0)
-    gradient = torch.autograd.grad(em(X).means.sum(), X)
-    assert_close(gradient, torch.autograd.grad(em_step(start, X).means.sum(), X))
-    assert not em.theta.means.requires_grad
-
-
-def test_an_implicit_warm_start_follows_the_samples_without_iterating(problem):
-    start, X, a = problem
-    em = WarmStart(fit_em(start, X, a).value, gradient="implicit", max_iter=0)
-    for shift in (0.0, 0.01, 0.02):
-        moved = (X + shift * X.sin()).requires_grad_()
-        found = torch.autograd.grad(loss(em(moved, a)), moved)
-        expected = gradients(start, moved.detach(), a, **TIGHT)[:1]
-        assert_close(found, expected, rtol=1e-5, atol=1e-6)
-        assert em.solution.distance < 1e-7
-
-
-def test_a_rough_implicit_flow_needs_no_iteration_and_stays_near_the_exact_one(problem):
-    start, X, a = problem
-    em = WarmStart(fit_em(start, X, a).value, gradient="implicit", gradient_tol=0.3)
-    for step in range(8):
-        moved = (X + 0.01 * step * X.sin()).requires_grad_()
-        (found,) = torch.autograd.grad(loss(em(moved, a)), moved)
-        (expected,) = gradients(start, moved.detach(), a, **TIGHT)[:1]
-        assert (found - expected).norm() < 0.3 * expected.norm()
-    assert em.solution.n_iter == 0 and em.solution.distance < 0.03
-    assert em.solution.adjoint.residual < 0.1
-    exact = fit_em(start, moved.detach(), a, tol=1e-12, max_iter=2000).value
-    assert_close(em.theta.means, exact.means, rtol=0, atol=0.02)
-
-
-def test_a_rough_implicit_flow_looks_where_samples_that_move_steadily_will_be(problem):
-    start, X, a = problem
-    em = WarmStart(fit_em(start, X, a).value, gradient="implicit", gradient_tol=0.1)
-    expected = []
-    for step in range(5):
-        value = em((X + step).requires_grad_(), a)
-        value.means.sum().backward()
-        if step > 1:
-            assert_close(value.means, expected, rtol=0, atol=1e-3)
-        expected = em.options["carried"].ahead.means
-    assert em.solution.n_iter == 0
-
-
-def test_a_flow_keeps_the_solver_it_was_given(problem):
-    start, X, _ = problem
-    seen = []
-
-    def solve(matvec, b):
-        seen.append(b)
-        return SOLVERS["gmres"](matvec, b)
-
-    em = WarmStart(start, gradient="implicit", gradient_tol=1.0, solve=solve)
-    for _ in range(2):
-        em(X.requires_grad_()).means.sum().backward()
-    assert len(seen) == 2

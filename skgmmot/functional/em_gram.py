@@ -1,0 +1,73 @@
+"""How moving samples moves a mixture: the Gram matrix of one iteration of EM in its samples.
+
+What a sample adds to the statistics is ``t(x) = gamma_k(x) (1, y, y y^T)`` with ``y = x - m_k``.
+With ``g_k = -Lambda_k y``, the gradient of ``log g_k``, moving the sample along the axis e changes
+``gamma_k`` by ``gamma_k (g_k - sum_l gamma_l g_l)_e`` and ``y`` by the unit vector. Of these
+derivatives ``J_i (d, q)`` the Gram matrix ``sum_i a_i J_i^T J_i`` tells which changes of the
+statistics, and of the mixture, a small movement of the samples can bring about, and at what price.
+"""
+
+import torch
+from torch import Tensor
+
+from skgmmot.functional.covariance import covariance_type_of
+from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
+
+#: Statistics of all components together for which the matrix is still built: 32 MB.
+MOST = 2048
+
+
+class SampleGram:
+    """The Gram matrix of the statistics' derivatives in the samples; adds over blocks.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The mixture, about the origin.
+    origin : Tensor of shape (d,)
+        What the mixture is relative to.
+
+    Raises
+    ------
+    ValueError
+        If the mixture has too many parameters for a matrix.
+
+    Notes
+    -----
+    Costs ``n d q^2`` multiplications for ``q`` statistics, as many as a mixture stores numbers.
+    """
+
+    min_rows = 16
+
+    def __init__(self, theta: GaussianMixtureParams, origin: Tensor):
+        self.theta, self.origin = theta, origin
+        self.kind = covariance_type_of(theta.covariances)
+        self.prepared = theta.prepare()
+        q, d = sum(t.numel() for t in theta), theta.means.shape[1]
+        if q > MOST:
+            raise ValueError(
+                f"gradient='natural' must have a mixture of at most {MOST} parameters, got {q}. "
+                "Use another covariance_type, fewer components, or gradient='one_step'."
+            )
+        self.row_size = 3 * d * q
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor]:
+        """Sum ``a_i J_i^T J_i (q, q)`` over one block."""
+        x = X.double() - self.origin.double()
+        resp = torch.softmax(log_joint(self.prepared, x), dim=0)  # (K, b)
+        y = x - self.theta.means.unsqueeze(1)  # (K, b, d)
+        pull = self.kind.apply(y, self.kind.precisions(self.prepared.factors))
+        weighted = resp.unsqueeze(-1) * pull
+        slope = resp.unsqueeze(-1) * weighted.sum(0) - weighted  # of gamma: (K, b, d)
+        # From here on axes are (b, e, K, ...), e the one along which the sample moves.
+        slope, y = slope.permute(1, 2, 0).unsqueeze(-1), y.transpose(0, 1).unsqueeze(1)
+        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        unit = resp.mT[:, None, :, None] * identity[:, None, :]  # (b, e, K, d)
+        along, y = slope * y, y.expand_as(unit)
+        scatter = self.kind.outer(along, y)
+        scatter = scatter + self.kind.outer(unit, y) + self.kind.outer(y, unit)
+        J = torch.cat([t.flatten(2) for t in (slope, along + unit, scatter)], dim=2)  # (b, d, q)
+        if sample_weight is not None:
+            J = J * sample_weight.double().sqrt()[:, None, None]
+        J = J.flatten(0, 1)
+        return (J.mT @ J,)

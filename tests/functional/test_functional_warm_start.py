@@ -1,0 +1,198 @@
+"""Fits that follow samples which move."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from skgmmot.functional import GaussianMixtureParams, WarmStart, fit_em
+from skgmmot.functional.em import em_step
+from skgmmot.functional.krylov import SOLVERS
+from skgmmot.functional.mixture_ot import transport_plan
+
+F64 = torch.float64
+TYPES = ["full", "tied", "diag", "spherical"]
+
+
+@pytest.fixture(params=TYPES)
+def problem(request, make_mixture, make_samples):
+    """A start, samples around it and their weights, for each covariance type."""
+    means = torch.tensor([[-1.6, -0.8], [1.6, 0.8]], dtype=F64)  # apart, with some overlap
+    start = make_mixture(request.param, 2, 2)._replace(means=means)
+    X = make_samples(30, 2) + means.repeat(15, 1)
+    return start, X, make_samples(30, 1, seed=9).mul(0.3).exp().squeeze(1)
+
+
+def loss(theta):
+    """A function of everything in a mixture."""
+    w, m, S = theta
+    return (w**2 * torch.arange(1, len(w) + 1)).sum() + (m**3).sum() + S.sin().sum()
+
+
+def exact_gradient(start, X, a):
+    X = X.clone().requires_grad_()
+    value = fit_em(start, X, a, tol=1e-6, max_iter=500, gradient_tol=1e-9).value
+    return torch.autograd.grad(loss(value), X)[0]
+
+
+def test_a_warm_start_goes_on_where_it_ended(problem):
+    start, X, a = problem
+    em = WarmStart(start, reg_covar=0.0)
+    em(X, a)
+    second = em(X, a)
+    expected = em_step(em_step(start, X, a), X, a)
+    assert_close(tuple(second), tuple(expected))
+    assert not second.means.requires_grad
+    assert em.solution.n_iter == 1
+
+
+def test_a_warm_start_is_differentiated_through_its_one_step(problem):
+    start, X, _ = problem
+    X.requires_grad_()
+    em = WarmStart(start, reg_covar=0.0)
+    gradient = torch.autograd.grad(em(X).means.sum(), X)
+    assert_close(gradient, torch.autograd.grad(em_step(start, X).means.sum(), X))
+    assert not em.theta.means.requires_grad
+
+
+def test_an_implicit_warm_start_follows_the_samples_without_iterating(problem):
+    start, X, a = problem
+    em = WarmStart(fit_em(start, X, a).value, gradient="implicit", max_iter=0)
+    for shift in (0.0, 0.01, 0.02):
+        moved = (X + shift * X.sin()).requires_grad_()
+        found = torch.autograd.grad(loss(em(moved, a)), moved)
+        expected = (exact_gradient(start, moved.detach(), a),)
+        assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert em.solution.distance < 1e-7
+
+
+def test_a_rough_implicit_flow_needs_no_iteration_and_stays_near_the_exact_one(problem):
+    start, X, a = problem
+    em = WarmStart(fit_em(start, X, a).value, gradient="implicit", gradient_tol=0.3)
+    for step in range(8):
+        moved = (X + 0.01 * step * X.sin()).requires_grad_()
+        (found,) = torch.autograd.grad(loss(em(moved, a)), moved)
+        expected = exact_gradient(start, moved.detach(), a)
+        assert (found - expected).norm() < 0.3 * expected.norm()
+    assert em.solution.n_iter == 0 and em.solution.distance < 0.03
+    assert em.solution.adjoint.residual < 0.1
+    exact = fit_em(start, moved.detach(), a, tol=1e-12, max_iter=2000).value
+    assert_close(em.theta.means, exact.means, rtol=0, atol=0.02)
+
+
+def test_a_rough_implicit_flow_looks_where_samples_that_move_steadily_will_be(problem):
+    start, X, a = problem
+    em = WarmStart(fit_em(start, X, a).value, gradient="implicit", gradient_tol=0.1)
+    expected = []
+    for step in range(5):
+        value = em((X + step).requires_grad_(), a)
+        value.means.sum().backward()
+        if step > 1:
+            assert_close(value.means, expected, rtol=0, atol=1e-3)
+        expected = em.options["carried"].ahead.means
+    assert em.solution.n_iter == 0
+
+
+def test_a_flow_keeps_the_solver_it_was_given(problem):
+    start, X, _ = problem
+    seen = []
+
+    def solve(matvec, b):
+        seen.append(b)
+        return SOLVERS["gmres"](matvec, b)
+
+    em = WarmStart(start, gradient="implicit", gradient_tol=1.0, solve=solve)
+    for _ in range(2):
+        em(X.requires_grad_()).means.sum().backward()
+    assert len(seen) == 2
+
+
+# --- samples that take their responsibilities along ----------------------------------------------
+
+
+def test_samples_that_carry_their_responsibilities_may_jump(problem):
+    start, X, a = problem
+    A, b = torch.tensor([[1.5, 0.5], [0.0, 2.0]], dtype=F64), torch.tensor([70.0, -30.0])
+    em = WarmStart(fit_em(start, X, a, tol=1e-12, max_iter=2000).value, carry=True, reg_covar=0.0)
+    before = em(X, a)
+    after = em(3 * X + b, a)  # all types are mapped to themselves by shifts and scales
+    assert_close(after.means, 3 * before.means + b, rtol=0, atol=1e-4)
+    assert_close(after.covariances, 9 * before.covariances, rtol=0, atol=1e-4)
+    if start.covariances.ndim == 3:  # and by any affine map, with a matrix a component
+        assert_close(em(X @ A.mT, a).means, before.means @ A.mT, rtol=0, atol=1e-4)
+
+
+def test_carried_responsibilities_are_those_of_the_last_call(make_mixture, make_samples):
+    start, X = make_mixture("full", 3, 2), make_samples(100, 2)
+    em = WarmStart(start, carry=True, max_iter=0, fixed_weights=True)
+    em(X)
+    resp = torch.softmax(torch.stack([*log_joint_by_torch(start, X)]), dim=0)
+    Y = X.flip(1) + 1.0
+    value = em(Y)
+    assert_close(value.means, resp @ Y / resp.sum(1, keepdim=True))
+    assert_close(value.weights, start.weights)
+
+
+def log_joint_by_torch(theta, X):
+    for w, m, S in zip(*theta, strict=True):
+        yield w.log() + torch.distributions.MultivariateNormal(m, S).log_prob(X)
+
+
+def test_an_optimiser_may_change_carried_samples_in_place(problem):
+    start, X, a = problem
+    em, again = (WarmStart(start, carry=True) for _ in range(2))
+    Y = X.clone()
+    em(Y, a)
+    Y.add_(5.0)
+    again(X, a)
+    assert_close(tuple(em(Y, a)), tuple(again(X + 5.0, a)))
+
+
+def test_carried_samples_have_to_be_the_same(problem):
+    start, X, a = problem
+    em = WarmStart(start, carry=True)
+    em(X, a)
+    with pytest.raises(ValueError, match=r"must hold the samples of the last call, moved, .*29, 2"):
+        em(X[1:], a[1:])
+
+
+# --- natural steps -------------------------------------------------------------------------------
+
+
+def groups(make_samples, make_covariances):
+    """Three groups that stand apart, their fit, and a target of equal weights far away."""
+    centres = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]], dtype=F64)
+    X = make_samples(90, 2) + centres.repeat(30, 1)
+    w, S = torch.full((3,), 1 / 3, dtype=F64), torch.eye(2, dtype=F64).expand(3, 2, 2)
+    start = GaussianMixtureParams(w, centres, S)
+    return X, start, GaussianMixtureParams(w, 2 * centres - 40.0, make_covariances(3, 2))
+
+
+@pytest.mark.parametrize(("rate", "n_steps"), [(1.0, 1), (0.5, 10)])
+def test_a_natural_step_goes_its_share_of_the_way_to_the_target(
+    rate, n_steps, make_samples, make_covariances
+):
+    X, start, target = groups(make_samples, make_covariances)
+    em = WarmStart(start, gradient="natural", carry=True, fixed_weights=True, reg_covar=1e-8)
+    losses = []
+    for _ in range(n_steps + 1):
+        cost = transport_plan(em(X.requires_grad_()), target).cost
+        losses.append(cost.item())
+        X = (X - rate * len(X) / 2 * torch.autograd.grad(cost, X)[0]).detach()
+    expected = [(1 - rate) ** (2 * step) for step in range(n_steps + 1)]
+    assert_close(losses, [losses[0] * e for e in expected], rtol=1e-4, atol=1e-9)
+
+
+def test_natural_steps_converge_where_components_overlap(make_samples):
+    corners = torch.tensor([[0.0, 0.0], [4.0, 0.0], [2.0, 3.5]], dtype=F64)
+    X = make_samples(300, 2) + corners.repeat(100, 1)
+    w, S = torch.full((3,), 1 / 3, dtype=F64), torch.eye(2, dtype=F64).expand(3, 2, 2)
+    sizes = torch.tensor([0.6, 1.0, 1.3], dtype=F64)[:, None, None]
+    target = GaussianMixtureParams(w, corners + 5.0, sizes * S)
+    options = {"fixed_weights": True, "max_iter": 100, "carry": True}
+    em = WarmStart(GaussianMixtureParams(w, corners, S), gradient="natural", **options)
+    losses = []
+    for _ in range(12):
+        cost = transport_plan(em(X.requires_grad_()), target).cost
+        losses.append(cost.item())
+        X = (X - len(X) / 2 * torch.autograd.grad(cost, X)[0]).detach()
+    assert losses[-1] < 1e-10 * losses[0]
