@@ -16,6 +16,8 @@ As for the E-step there are two ways: `FeatureAdjoint` works on quadratic featur
 whoever sums blocks over all samples.
 """
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -288,25 +290,30 @@ class LinearisedEM(Linearisation):
             share = self._statistics.mass / self._statistics.mass.sum()
             self._coordinates = FisherCoordinates(theta, share)
             self.residual = self._coordinates.of_change(self._unweighted(self._change()))
-        self._matrix = None
         self.small = self._features is not None and is_small(self._features)
 
     def product(self, u: Tensor) -> Tensor:
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or, if it is small, several."""
-        if not self.small:
-            with torch.no_grad():
-                return self._encoded(self.pull(self._decoded(u)))
-        if self._matrix is None:
-            self._matrix = self._rows()
-        return u @ self._matrix
-
-    def _rows(self):
-        """All products at once: one pass gives what is needed of the samples."""
+        if self.small:
+            return u @ self._matrix
         with torch.no_grad():
-            adjoint = self._adjoint(self._decoded(self._identity()))
+            return self._encoded(self.pull(self._decoded(u)))
+
+    @cached_property
+    def _matrix(self):
+        """All products at once ``(m, m)``: one pass gives what is needed of the samples."""
+        with torch.no_grad():
+            adjoint = FeatureAdjoint(self._features, self._cotangents)
             covariance = FeatureCovariance(self._features)
             moments = adjoint.moments(covariance.product(adjoint.H, *self.em.sum(covariance)))
             return self._encoded(score(self.theta, self._coordinates.precisions, moments))
+
+    @cached_property
+    def _cotangents(self):
+        """Cotangents of the statistics for each unit vector, ``(m, ...)``."""
+        p = self.residual.numel()
+        identity = torch.eye(p, dtype=self.residual.dtype, device=self.residual.device)
+        return m_step_pullback(self.theta, self._statistics, self._decoded(identity))
 
     def _decoded(self, vector):
         return self._unweighted(self.decode(vector))
@@ -352,19 +359,13 @@ class LinearisedEM(Linearisation):
 
     def _push(self, change):
         """``dF/dtheta change``: where products are dear, by the symmetry of the derivative."""
-        return self.product(self._identity()) @ change if self.small else self.product(change)
+        return self._matrix @ change if self.small else self.product(change)
 
     def _gram(self):
         """Inner products ``(m, m)`` of the derivatives of ``F`` in the samples."""
-        u = self._decoded(self._identity())
-        of_statistics = m_step_pullback(self.theta, self._statistics, u)[:3]
-        H = torch.cat([t.flatten(1) for t in of_statistics], dim=1)  # (m, q)
+        H = torch.cat([t.flatten(1) for t in self._cotangents[:3]], dim=1)  # (m, q)
         (gram,) = self.em.sum(SampleGram(self.theta, self.em.origin))
         return H @ gram @ H.mT
-
-    def _identity(self):
-        p = self.residual.numel()
-        return torch.eye(p, dtype=self.residual.dtype, device=self.residual.device)
 
     def _change(self):
         pairs = zip(self.value, self.theta, strict=True)

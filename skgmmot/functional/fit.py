@@ -432,7 +432,7 @@ def _polished(step, solution, gradient_tol, max_polish):
     if not error <= gradient_tol:
         warnings.warn(
             f"EM was left at a residual of {found.residual:.1e}, about {found.distance:.1e} from "
-            f"its fixed point: the implicit gradient may be off by {error:.1e} > "
+            f"its fixed point: the gradient may be off by {error:.1e} > "
             f"gradient_tol={gradient_tol:.1e}. Increase max_iter or reg_covar, use fewer "
             "components, or differentiate with gradient='automatic'.",
             InexactGradientWarning,
