@@ -39,11 +39,12 @@ class EMLayer(torch.nn.Module):
         Number of components K.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
         What the components' covariances may be.
-    gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
+    gradient : {'implicit', 'automatic', 'one_step', 'natural'}, default='implicit'
         How a fit is differentiated: by the implicit function theorem, through all its iterations,
-        or through the last one.
+        or through the last one; 'natural' is no derivative, but the movement of a batch for a flow
+        with ``fixed_weights``.
     gradient_tol : float, default=1e-6
-        For ``gradient='implicit'``, where a gradient is asked for: how near the fit is brought to
+        For ``gradient='implicit'`` and 'natural', where a gradient is asked for: how near the fit is brought to
         the fixed point, in units of the components' spread, before it is differentiated.
     tol : float, default=1e-6
         EM stops when the mean log-likelihood changes by less than this in one iteration.
@@ -74,7 +75,7 @@ or tuple (weights, means, covariances), default='kmeans'
     See Also
     --------
     MixtureWassersteinLoss : The distance of the fit to a target.
-    skgmmot.functional.WarmStart : The same, outside torch's modules.
+    skgmmot.functional.WarmStart : The same, outside torch's modules, for samples that move.
 
     Notes
     -----

@@ -43,6 +43,7 @@ FLOORS = {
     "_arrays": 4,
     "functional.barycenter": 4,
     "functional.barycenter_starts": 4,
+    "functional.em_gram": 4,
     "functional.em_products": 4,
     "functional.pairwise": 4,
     "functional.quantization": 4,

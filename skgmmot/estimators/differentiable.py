@@ -74,12 +74,14 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         Whether to extrapolate EM: the same likelihood in fewer passes over the data where
         components overlap and ``tol`` is small, never a smaller likelihood from one iteration to
         the next, but another path, and other numbers, than scikit-learn's.
-    gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
+    gradient : {'implicit', 'automatic', 'one_step', 'natural'}, default='implicit'
         How the fit is differentiated when ``X`` (or ``sample_weight``) is a tensor that requires a
         gradient: by the implicit function theorem, through all iterations, or through the last
-        one. Starts are constants, and of several starts the best run is differentiated.
+        one. 'natural' is no derivative, but the movement of ``X`` for a flow with
+        ``fixed_weights``. Starts are constants, and of several starts the best run is
+        differentiated.
     gradient_tol : float, default=1e-6
-        For ``gradient='implicit'``: relative error accepted in the gradient. Where one is asked
+        For ``gradient='implicit'`` and 'natural': relative error accepted in the gradient. Where one is asked
         for, the fit is polished and the adjoint equation solved until it should be smaller; a
         warning says where that failed.
     fixed_weights : bool, default=False
