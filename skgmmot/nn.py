@@ -44,8 +44,9 @@ class EMLayer(torch.nn.Module):
         or through the last one; 'natural' is no derivative, but the movement of a batch for a flow
         with ``fixed_weights``.
     gradient_tol : float, default=1e-6
-        For ``gradient='implicit'`` and 'natural', where a gradient is asked for: how near the fit is brought to
-        the fixed point, in units of the components' spread, before it is differentiated.
+        For ``gradient='implicit'`` and 'natural', where a gradient is asked for: how near the fit
+        is brought to the fixed point, in units of the components' spread, before it is
+        differentiated.
     tol : float, default=1e-6
         EM stops when the mean log-likelihood changes by less than this in one iteration.
     max_iter : int, default=100

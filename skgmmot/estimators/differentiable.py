@@ -81,9 +81,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         ``fixed_weights``. Starts are constants, and of several starts the best run is
         differentiated.
     gradient_tol : float, default=1e-6
-        For ``gradient='implicit'`` and 'natural': relative error accepted in the gradient. Where one is asked
-        for, the fit is polished and the adjoint equation solved until it should be smaller; a
-        warning says where that failed.
+        For ``gradient='implicit'`` and 'natural': relative error accepted in the gradient. Where
+        one is asked for, the fit is polished and the adjoint equation solved until it should be
+        smaller; a warning says where that failed.
     fixed_weights : bool, default=False
         Whether the weights stay ``weights_init``, or uniform: responsibilities use them and EM
         leaves them.

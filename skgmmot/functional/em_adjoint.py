@@ -348,8 +348,8 @@ class LinearisedEM(Linearisation):
 
         For the cotangent ``v`` of the fixed point, `FisherCoordinates.steepest` is the change that
         it calls for. Handed to one iteration, the result ``u`` is the movement of the samples that
-        brings it about with the smallest ``sum_i a_i |dx_i|^2``: ``G u = (I - dF/dtheta) change``
-        with the Gram matrix ``G`` of ``dF/dX``.
+        brings it about with the smallest ``sum_i a_i |dx_i|^2``:
+        ``gram u = (I - dF/dtheta) change`` with the Gram matrix of ``dF/dX``.
         """
         with torch.no_grad():
             change = self._coordinates.steepest(v) / self.em.total
@@ -363,9 +363,9 @@ class LinearisedEM(Linearisation):
 
     def _gram(self):
         """Inner products ``(m, m)`` of the derivatives of ``F`` in the samples."""
-        H = torch.cat([t.flatten(1) for t in self._cotangents[:3]], dim=1)  # (m, q)
+        c = torch.cat([t.flatten(1) for t in self._cotangents[:3]], dim=1)  # (m, q)
         (gram,) = self.em.sum(SampleGram(self.theta, self.em.origin))
-        return H @ gram @ H.mT
+        return c @ gram @ c.mT
 
     def _change(self):
         pairs = zip(self.value, self.theta, strict=True)
