@@ -370,7 +370,7 @@ def flow(name, clouds, seed, n_steps, rate):
 
 def flow_rows(quick, flows):
     """Each way at each rate for a few clouds: time of a step, steps to shares of the loss."""
-    length, seeds = (2, 2) if quick else (9, 6)
+    length, seeds = (2, 2) if quick else (9, 8)
     for clouds in CLOUDS:
         for rate in RATES:
             n_steps = max(20, round(length / rate))

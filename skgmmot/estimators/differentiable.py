@@ -311,9 +311,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             if on_graph:
                 moved = measured(solution).residual
                 text += (
-                    f" The gradient is not that of a fixed point: the last step moved {moved:.1e}"
+                    " The gradient is not that of a fixed point: the last step moved by "
+                    f"{moved:.1e} in units of the spread."
                 )
-                text += " in units of the spread."
             warnings.warn(text, ConvergenceWarning, stacklevel=5)
         self._set_attributes(solution.value, origin, X.dtype, kind, solution)
         if on_graph:

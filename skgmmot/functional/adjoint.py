@@ -289,9 +289,9 @@ def natural(
 ) -> Point:
     """Differentiate ``theta = F(theta)`` the other way round: from a change of theta to the data.
 
-    Not the gradient of a loss, but that of least effort: of all movements of the data that move
-    the fixed point, to first order, where its loss asks it to go, backward returns the smallest. It
-    points down wherever the gradient does, and it is as large as theta's own step, however slowly
+    Not the gradient of a loss, but least effort: of all movements of the data that move the fixed
+    point, to first order, where its loss asks it to go, backward returns the smallest. It points
+    down if the data can move theta that way at all, and it takes theta its own step, however slowly
     ``F`` converges.
 
     Parameters

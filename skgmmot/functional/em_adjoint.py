@@ -354,11 +354,15 @@ class LinearisedEM(Linearisation):
         with torch.no_grad():
             change = self._coordinates.steepest(v) / self.em.total
             gram = self._gram()
-            inverse = torch.linalg.pinv(gram, rtol=SINGULAR, hermitian=True)
-            return inverse @ (change - self._push(change))
+            # A unit diagonal: what is singular does not depend on the units of the features.
+            size = gram.diagonal().sqrt()
+            scale = torch.where(size > 0, 1 / size, 0.0)
+            scaled = scale[:, None] * gram * scale
+            inverse = torch.linalg.pinv(scaled, rtol=SINGULAR, hermitian=True)
+            return scale * (inverse @ (scale * (change - self._forward(change))))
 
-    def _push(self, change):
-        """``dF/dtheta change``: where products are dear, by the symmetry of the derivative."""
+    def _forward(self, change):
+        """``dF/dtheta change``; where products are dear by symmetry, exact for ``reg_covar=0``."""
         return self._matrix @ change if self.small else self.product(change)
 
     def _gram(self):

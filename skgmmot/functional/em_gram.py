@@ -1,8 +1,8 @@
 """How moving samples moves a mixture: the Gram matrix of one iteration of EM in its samples.
 
 What a sample adds to the statistics is ``t(x) = gamma_k(x) (1, y, y y^T)`` with ``y = x - m_k``.
-With ``g_k = -Lambda_k y``, the gradient of ``log g_k``, moving the sample along the axis e changes
-``gamma_k`` by ``gamma_k (g_k - sum_l gamma_l g_l)_e`` and ``y`` by the unit vector. Of these
+With ``s_k = -Lambda_k y``, the gradient of ``log g_k``, moving the sample along the axis e changes
+``gamma_k`` by ``gamma_k (s_k - sum_l gamma_l s_l)_e`` and ``y`` by the unit vector. Of these
 derivatives ``J_i (d, q)`` the Gram matrix ``sum_i a_i J_i^T J_i`` tells which changes of the
 statistics, and of the mixture, a small movement of the samples can bring about, and at what price.
 """
@@ -13,8 +13,29 @@ from torch import Tensor
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
 
-#: Statistics of all components together for which the matrix is still built: 32 MB.
-MOST = 2048
+#: Numbers of a mixture for which the matrix is still built. A few of them are held at once.
+MOST_NUMBERS = 512
+
+
+def check_size(theta: GaussianMixtureParams) -> None:
+    """Refuse a mixture whose matrix would be too large.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The mixture.
+
+    Raises
+    ------
+    ValueError
+        If it stores too many numbers.
+    """
+    q = sum(t.numel() for t in theta)
+    if q > MOST_NUMBERS:
+        raise ValueError(
+            f"gradient='natural' must have a mixture of at most {MOST_NUMBERS} numbers, got {q}. "
+            "Use another covariance_type, fewer components, or gradient='one_step'."
+        )
 
 
 class SampleGram:
@@ -27,11 +48,6 @@ class SampleGram:
     origin : Tensor of shape (d,)
         What the mixture is relative to.
 
-    Raises
-    ------
-    ValueError
-        If the mixture has too many parameters for a matrix.
-
     Notes
     -----
     Costs ``n d q^2`` multiplications for ``q`` statistics, as many as a mixture stores numbers.
@@ -43,13 +59,7 @@ class SampleGram:
         self.theta, self.origin = theta, origin
         self.kind = covariance_type_of(theta.covariances)
         self.prepared = theta.prepare()
-        q, d = sum(t.numel() for t in theta), theta.means.shape[1]
-        if q > MOST:
-            raise ValueError(
-                f"gradient='natural' must have a mixture of at most {MOST} parameters, got {q}. "
-                "Use another covariance_type, fewer components, or gradient='one_step'."
-            )
-        self.row_size = 3 * d * q
+        self.row_size = 3 * theta.means.shape[1] * sum(t.numel() for t in theta)
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor]:
         """Sum ``a_i J_i^T J_i (q, q)`` over one block."""

@@ -37,7 +37,7 @@ class Solution(NamedTuple):
     residual: float = math.nan
     """Size of the last change ``F(theta) - theta``, where somebody measured it."""
     distance: float = math.nan
-    """Estimate of the distance of `value` to the fixed point, if the gradient is implicit."""
+    """Estimate of the distance of `value` to the fixed point, if the gradient is taken there."""
     adjoint: object = None
     """The `Adjoint` in which backward takes notes, if the gradient is implicit."""
 

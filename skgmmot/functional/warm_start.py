@@ -5,12 +5,9 @@ from torch import Tensor
 
 from skgmmot import _engine
 from skgmmot.functional.em import Statistics, m_step, moments
-from skgmmot.functional.fit import check_start, fit_em
+from skgmmot.functional.fit import REG_COVAR, check_samples, check_start, fit_em
 from skgmmot.functional.follow import STALE, Carried
 from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
-
-#: Options of a fit that its M-step has too.
-M_STEP = ("reg_covar", "fixed_weights")
 
 
 class WarmStart:
@@ -41,7 +38,7 @@ class WarmStart:
     Attributes
     ----------
     theta : GaussianMixtureParams
-        Where the next fit starts, a constant.
+        The last mixture, a constant, from which the next fit starts.
     solution : Solution
         The last fit.
 
@@ -75,6 +72,11 @@ class WarmStart:
 
     def __init__(self, theta0, *, gradient="one_step", max_iter=1, carry=False, **options):
         check_start(theta0)
+        if carry and options.get("e_step", "posterior") != "posterior":
+            raise ValueError(
+                f"carry=True must have e_step='posterior', got {options['e_step']!r}, whose plan "
+                "is of all samples together. Set one of the two back."
+            )
         self.theta = theta0.detach()
         self.solution = None
         self.carry, self._before = carry, None
@@ -85,6 +87,7 @@ class WarmStart:
 
     def __call__(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
         """Fit to samples ``X (n, d)``; the mixture is on their graph."""
+        check_samples(self.theta, X, sample_weight)
         start = self.theta if self._before is None else self._moved_along(X, sample_weight)
         self.solution = fit_em(start, X, sample_weight, **self.options)
         before, self.theta = self.theta, self.solution.value.detach()
@@ -100,7 +103,8 @@ class WarmStart:
         if X.shape != self._before.shape:
             raise ValueError(
                 "X must hold the samples of the last call, moved, where carry=True, got shape "
-                f"{tuple(X.shape)} after {tuple(self._before.shape)}. Set carry=False for others."
+                f"{tuple(X.shape)} after {tuple(self._before.shape)}. Make another WarmStart for "
+                "other samples."
             )
         theta = self.theta.to(dtype=torch.float64)
         mixture = theta.prepare()
@@ -113,5 +117,8 @@ class WarmStart:
 
         with torch.no_grad(), _engine.workers(X.device) as pool:
             statistics = Statistics(*pool.sum(block, len(X), 2 * theta.means.numel()))
-        options = {name: self.options[name] for name in M_STEP if name in self.options}
-        return m_step(theta, statistics, **options)
+        reg_covar = self.options.get("reg_covar", REG_COVAR)
+        fixed_weights = self.options.get("fixed_weights", False)
+        moved = m_step(theta, statistics, reg_covar, fixed_weights=fixed_weights)
+        finite = all(torch.isfinite(t).all() for t in moved)
+        return moved if finite else self.theta  # of samples that are not, the fit will say so

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.functional import GaussianMixtureParams, fit_em
+from skgmmot.functional import em_adjoint, fit_em
 from skgmmot.functional.em import e_step
-from skgmmot.functional.em_gram import MOST, SampleGram
+from skgmmot.functional.em_gram import MOST_NUMBERS, SampleGram
 from skgmmot.functional.mixture import rsample
 from skgmmot.functional.mixture_ot import transport_plan
 
@@ -52,16 +52,6 @@ def test_gram_matrices_of_blocks_add_and_do_not_depend_on_the_origin(make_mixtur
     gram = SampleGram(theta, origin)
     parts = [gram.block(part + origin, None, None)[0] for part in X.split(20)]
     assert_close(sum(parts), expected)
-
-
-def test_a_matrix_that_is_too_large_is_refused_and_others_are_named():
-    K, d = 4, 30
-    S = torch.eye(d, dtype=F64).expand(K, d, d)
-    theta = GaussianMixtureParams(
-        torch.full((K,), 1 / K, dtype=F64), torch.zeros(K, d, dtype=F64), S
-    )
-    with pytest.raises(ValueError, match=rf"at most {MOST} parameters, got 3724\. Use another"):
-        SampleGram(theta, S[0, 0])
 
 
 # --- the step ------------------------------------------------------------------------------------
@@ -166,6 +156,29 @@ def test_the_step_is_finite_with_equal_components_and_samples(kind, make_mixture
     assert_close(g[:4], g[4:8])  # equal samples move alike
 
 
+def test_the_step_does_not_depend_on_the_units_of_the_features(make_mixture, make_samples):
+    theta, X, a = problem("diag", make_mixture, make_samples)
+    unit = torch.tensor([1.0, 1e6], dtype=F64)
+    far = theta._replace(means=theta.means * unit, covariances=theta.covariances * unit**2)
+    # A loss of the small feature alone: the unit of the other must not drown it.
+    V = tuple(v * torch.tensor([1.0, 0.0], dtype=F64) for v in cotangents(theta))
+    natural, _ = gradient_of("natural", far, X * unit, a, V, reg_covar=0.0)
+    implicit, _ = gradient_of("implicit", far, X * unit, a, V, reg_covar=0.0)
+    assert (natural * implicit).sum() > 0 and (natural[:, 0] != 0).all()
+
+
+@pytest.mark.parametrize("kind", ["full", "diag"], indirect=True)
+def test_large_mixtures_use_the_symmetry_of_the_derivative(
+    kind, make_mixture, make_samples, monkeypatch
+):
+    theta, X, a = problem(kind, make_mixture, make_samples)
+    V = cotangents(theta)
+    expected, _ = gradient_of("natural", theta, X, a, V, reg_covar=0.0)
+    monkeypatch.setattr(em_adjoint, "SMALL", 0)
+    found, _ = gradient_of("natural", theta, X, a, V, reg_covar=0.0)
+    assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
 def test_the_step_keeps_float32_and_its_digits(make_mixture, make_samples):
     theta, X, a = problem("full", make_mixture, make_samples)
     V = cotangents(theta)
@@ -203,3 +216,10 @@ def test_a_natural_step_is_no_function_to_differentiate(make_mixture, make_sampl
     target = theta._replace(means=theta.means + 3.0)
     with pytest.raises(RuntimeError, match="must be differentiated once"):
         torch.autograd.grad(transport_plan(value, target).cost, X, create_graph=True)
+
+
+def test_a_mixture_that_is_too_large_is_refused_before_backward(make_mixture, make_samples):
+    theta, X = make_mixture("full", 4, 12), make_samples(200, 12).requires_grad_()
+    theta = theta._replace(weights=torch.full((4,), 0.25, dtype=F64))
+    with pytest.raises(ValueError, match=rf"at most {MOST_NUMBERS} numbers, got 628\. Use another"):
+        fit_em(theta, X, gradient="natural", fixed_weights=True)

@@ -155,6 +155,42 @@ def test_carried_samples_have_to_be_the_same(problem):
         em(X[1:], a[1:])
 
 
+@pytest.mark.parametrize("gradient", ["one_step", "implicit"])
+def test_carried_fits_keep_the_default_floor_of_variances(gradient):
+    X = torch.ones(6, 2, dtype=F64)
+    start = GaussianMixtureParams(
+        torch.ones(1, dtype=F64), torch.zeros(1, 2, dtype=F64), torch.eye(2, dtype=F64)[None]
+    )
+    em = WarmStart(start, carry=True, gradient=gradient)
+    for step in range(3):
+        value = em(X + step)
+    assert_close(value.covariances, 1e-6 * torch.eye(2, dtype=F64)[None])
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        (torch.full((30, 2), torch.nan, dtype=F64), ValueError, "X must have a finite mean"),
+        ([[0.0, 0.0]] * 30, TypeError, "X must be a tensor, got list"),
+        (torch.zeros(30, 3, dtype=F64), ValueError, r"X must have shape \(n, 2\)"),
+    ],
+)
+def test_what_came_in_is_named_and_the_flow_goes_on(X, error, message, make_mixture, make_samples):
+    start, samples = make_mixture("full", 2, 2), make_samples(30, 2)
+    em, again = (WarmStart(start, carry=True) for _ in range(2))
+    em(samples), again(samples)
+    with pytest.raises(error, match=message):
+        em(X)
+    assert_close(tuple(em(samples + 1.0)), tuple(again(samples + 1.0)))
+
+
+def test_balanced_responsibilities_are_not_carried(make_mixture):
+    with pytest.raises(
+        ValueError, match=r"carry=True must have e_step='posterior', got 'sinkhorn'"
+    ):
+        WarmStart(make_mixture("full", 2, 2), carry=True, e_step="sinkhorn")
+
+
 # --- natural steps -------------------------------------------------------------------------------
 
 
