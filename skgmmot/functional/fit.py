@@ -267,8 +267,8 @@ def check_gradient(
     if not fixed_weights or e_step != "posterior":
         raise ValueError(
             "gradient='natural' must have fixed_weights=True and e_step='posterior', got "
-            f"fixed_weights={fixed_weights}, e_step={e_step!r}. Set them, or use "
-            "gradient='implicit': samples take no weight along from one component to another."
+            f"fixed_weights={fixed_weights}, e_step={e_step!r}, for samples take no weight along "
+            "from one component to another. Set them, or use gradient='implicit'."
         )
     if any(t is not None and t.requires_grad for t in beside):
         raise ValueError(
@@ -296,6 +296,11 @@ def check_start(theta0: GaussianMixtureParams) -> None:
         raise TypeError(
             f"theta0 must be a GaussianMixtureParams, got {type(theta0).__name__}. Pass "
             "GaussianMixtureParams(weights, means, covariances), of tensors."
+        )
+    if not all(isinstance(t, Tensor) for t in theta0):
+        kinds = ", ".join(type(t).__name__ for t in theta0)
+        raise TypeError(
+            f"theta0 must hold tensors, got {kinds}. Use torch.as_tensor on each of them."
         )
     if not all(torch.isfinite(t).all() for t in theta0):
         raise ValueError("theta0 must be finite, got NaN or infinity. Check the start.")

@@ -40,6 +40,8 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
 
     Raises
     ------
+    TypeError
+        If a mixture is of another kind.
     ValueError
         If the dimensions differ.
 
@@ -83,6 +85,8 @@ def transport_plan(
 
     Raises
     ------
+    TypeError
+        If a mixture is of another kind.
     ValueError
         If the dimensions differ, or a penalty is not a number that it can be.
     RuntimeError
@@ -115,7 +119,7 @@ def _is_dear(source: GaussianMixtureParams, target: GaussianMixtureParams) -> bo
 
 
 def check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParams) -> None:
-    """Refuse mixtures of different dimensions.
+    """Refuse what is no mixture, and mixtures of different dimensions.
 
     Parameters
     ----------
@@ -124,9 +128,17 @@ def check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParam
 
     Raises
     ------
+    TypeError
+        If one is of another kind.
     ValueError
         If the dimensions differ.
     """
+    for name, mixture in (("source", source), ("target", target)):
+        if not isinstance(mixture, GaussianMixtureParams):
+            raise TypeError(
+                f"{name} must be a GaussianMixtureParams, got {type(mixture).__name__}. Make one "
+                "of tensors, or use skgmmot.MixtureWasserstein, which takes other kinds."
+            )
     dimensions = source.means.shape[1], target.means.shape[1]
     if dimensions[0] != dimensions[1]:
         raise ValueError(

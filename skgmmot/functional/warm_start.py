@@ -1,5 +1,7 @@
 """Fits that follow samples which move: each starts where the last one ended."""
 
+from inspect import signature
+
 import torch
 from torch import Tensor
 
@@ -28,12 +30,20 @@ class WarmStart:
         As `fit_em`.
     max_iter : int, default=1
         Largest number of iterations a call.
-    carry : bool, default=False
+    carry : bool, default=None
         Whether samples take their responsibilities along: each fit then starts from the mixture
         of the samples where they are now, each assigned as it last was. Steps may be many times
-        longer. All calls are about the same samples, in the same order.
+        longer. All calls are about the same samples, in the same order. None is True for
+        'natural', which has no use for short steps, and else False.
     **options
         Other options of `fit_em`.
+
+    Raises
+    ------
+    TypeError
+        If there is no such option, or ``theta0`` is of another kind.
+    ValueError
+        If ``theta0`` is not finite, or responsibilities that are not posterior are to be carried.
 
     Attributes
     ----------
@@ -70,8 +80,15 @@ class WarmStart:
     torch.Size([4, 1])
     """
 
-    def __init__(self, theta0, *, gradient="one_step", max_iter=1, carry=False, **options):
+    def __init__(self, theta0, *, gradient="one_step", max_iter=1, carry=None, **options):
         check_start(theta0)
+        unknown = sorted(options.keys() - signature(fit_em).parameters.keys())
+        if unknown:
+            raise TypeError(
+                f"options must be those of fit_em, got {', '.join(unknown)}. Leave them out; the "
+                "covariance type is the shape of theta0.covariances."
+            )
+        carry = gradient == "natural" if carry is None else carry
         if carry and options.get("e_step", "posterior") != "posterior":
             raise ValueError(
                 f"carry=True must have e_step='posterior', got {options['e_step']!r}, whose plan "

@@ -184,6 +184,21 @@ def test_what_came_in_is_named_and_the_flow_goes_on(X, error, message, make_mixt
     assert_close(tuple(em(samples + 1.0)), tuple(again(samples + 1.0)))
 
 
+def test_options_that_a_fit_does_not_have_are_refused_at_once(make_mixture):
+    start = make_mixture("full", 2, 2)
+    with pytest.raises(TypeError, match="must be those of fit_em, got covariance_type"):
+        WarmStart(start, covariance_type="diag")
+    with pytest.raises(TypeError, match="must hold tensors, got Tensor, ndarray, Tensor"):
+        WarmStart(start._replace(means=start.means.numpy()))
+
+
+def test_natural_steps_carry_unless_told_otherwise(make_mixture):
+    start = make_mixture("full", 2, 2)
+    assert WarmStart(start, gradient="natural").carry
+    assert not WarmStart(start, gradient="natural", carry=False).carry
+    assert not WarmStart(start).carry
+
+
 def test_balanced_responsibilities_are_not_carried(make_mixture):
     with pytest.raises(
         ValueError, match=r"carry=True must have e_step='posterior', got 'sinkhorn'"
