@@ -285,7 +285,12 @@ def implicit(
 
 
 def natural(
-    F: Map, theta0: Point, solution: Solution, *, linearise: Callable[[Point], Linearisation]
+    F: Map,
+    theta0: Point,
+    solution: Solution,
+    *,
+    linearise: Callable[[Point], Linearisation],
+    solve: Callable[[Linearisation, Tensor], Tensor] | None = None,
 ) -> Point:
     """Differentiate ``theta = F(theta)`` the other way round: from a change of theta to the data.
 
@@ -305,19 +310,20 @@ def natural(
     linearise : callable
         ``linearise(theta).natural(v)`` is the cotangent to hand to one step, for a cotangent of the
         fixed point.
+    solve : callable, default=None
+        ``solve(linear, v)`` takes the place of ``linear.natural(v)``.
 
     Returns
     -------
     tuple of Tensor
         The fixed point, on the graph of the data that ``F`` closes over.
     """
-    return implicit(
-        F,
-        theta0,
-        solution,
-        solve=lambda products, v: linearise(_detached(solution.value)).natural(v),
-        linearise=linearise,
-    )
+
+    def movement(products: Products, v: Tensor) -> Tensor:
+        linear = linearise(_detached(solution.value))
+        return linear.natural(v) if solve is None else solve(linear, v)
+
+    return implicit(F, theta0, solution, solve=movement, linearise=linearise)
 
 
 #: Gradient strategies by name: derivatives, and all.

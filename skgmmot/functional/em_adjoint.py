@@ -346,9 +346,10 @@ class LinearisedEM(Linearisation):
     def natural(self, v: Tensor) -> Tensor:
         """The cotangent of one iteration that moves the fixed point where ``v`` asks it to go.
 
-        For the cotangent ``v`` of the fixed point, `FisherCoordinates.steepest` is the change that
-        it calls for. Handed to one iteration, the result ``u`` is the movement of the samples that
-        brings it about with the smallest ``sum_i a_i |dx_i|^2``:
+        For the cotangent ``v (m,)`` of the fixed point, or several if it is small,
+        `FisherCoordinates.steepest` is the change that it calls for. Handed to one iteration, the
+        result ``u`` is the movement of the samples that brings it about with the smallest
+        ``sum_i a_i |dx_i|^2``:
         ``gram u = (I - dF/dtheta) change`` with the Gram matrix of ``dF/dX``.
         """
         with torch.no_grad():
@@ -359,11 +360,11 @@ class LinearisedEM(Linearisation):
             scale = torch.where(size > 0, 1 / size, 0.0)
             scaled = scale[:, None] * gram * scale
             inverse = torch.linalg.pinv(scaled, rtol=SINGULAR, hermitian=True)
-            return scale * (inverse @ (scale * (change - self._forward(change))))
+            return ((change - self._forward(change)) * scale) @ inverse * scale
 
     def _forward(self, change):
         """``dF/dtheta change``; where products are dear by symmetry, exact for ``reg_covar=0``."""
-        return self._matrix @ change if self.small else self.product(change)
+        return change @ self._matrix.mT if self.small else self.product(change)
 
     def _gram(self):
         """Inner products ``(m, m)`` of the derivatives of ``F`` in the samples."""

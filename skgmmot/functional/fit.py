@@ -19,7 +19,6 @@ from skgmmot.functional.adjoint import (
     Adjoint,
     InexactGradientWarning,
     Solver,
-    implicit,
 )
 from skgmmot.functional.em_gram import check_size
 from skgmmot.functional.em_map import EMStep, climb, named
@@ -182,7 +181,7 @@ def fit_em(
                 em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration
             )
     if near is not None:
-        solution = _followed(step, *near, carried)
+        solution = _followed(step, *near, carried, gradient)
     elif on_graph:
         solution = differentiate(
             step,
@@ -210,20 +209,16 @@ def _near(step, start, origin, carried, tol):
         return None
 
 
-def _followed(step, linear, delta, carried):
+def _followed(step, linear, delta, carried, gradient):
     """The fixed point on the graph, a short step from where the map was linearised."""
     theta, moved = linear.theta, linear.moved(delta)
     residual, distance = (float(torch.linalg.vector_norm(t)) for t in (linear.residual, delta))
     solution = Solution(theta, theta, linear.objective, (), 0, True, 0.0, residual, distance)
-    solution = solution._replace(adjoint=Adjoint())
-    value = implicit(
-        step,
-        theta,
-        solution,
-        solve=carried.solve,
-        linearise=step.linearise,
-        adjoint=solution.adjoint,
-    )
+    options = {"linearise": step.linearise, "solve": carried.natural}
+    if gradient == "implicit":
+        solution = solution._replace(adjoint=Adjoint())
+        options |= {"solve": carried.solve, "adjoint": solution.adjoint}
+    value = GRADIENTS[gradient](step, theta, solution, **options)
     triples = zip(value, moved, theta, strict=True)
     return solution._replace(value=GaussianMixtureParams(*(t + (m - h) for t, m, h in triples)))
 
@@ -433,9 +428,9 @@ def differentiate(
         solution = solution._replace(adjoint=Adjoint(tol=gradient_tol))
         options |= {"adjoint": solution.adjoint, "tol": gradient_tol / 5}
         options["solve"] = _solver(solve, gradient_tol / 5)
-        if carried is not None and step.linearise(solution.value).small:
-            carried.renew()
-            options["solve"] = carried.solve
+    if carried is not None and step.linearise(solution.value).small:
+        carried.renew()
+        options["solve"] = carried.solve if gradient == "implicit" else carried.natural
     strategy = named("gradient", gradient, GRADIENTS)
     return solution._replace(value=strategy(step, theta0, solution, **options))
 

@@ -16,27 +16,31 @@ STALE = 0.05
 
 
 class Carried:
-    """The inverse of ``I - dF/dtheta^T``, kept from one fixed point to the next.
+    """What is known of ``dF/dtheta``, kept from one fixed point to the next.
 
-    It turns a residual into a step to the fixed point (Newton's method with a kept derivative) and
-    a cotangent into the solution of the adjoint equation. It is found anew at its first, second,
-    fourth ... use; where that changes the solution, the count starts again.
+    The inverse of ``I - dF/dtheta^T`` turns a residual into a step to the fixed point (Newton's
+    method with a kept derivative). A second matrix turns cotangents of the fixed point into those
+    to hand to one step: the same inverse for implicit gradients, another for natural steps. Both
+    are found anew at the first, second, fourth ... use; where that changes the result, the count
+    starts again.
 
     Attributes
     ----------
     inverse : Tensor of shape (m, m)
         The inverse; None before the first use, and where the map was seen not to contract.
+    matrix : Tensor of shape (m, m)
+        What cotangents are multiplied by; None where there is no inverse.
     age : int
-        Uses since it last changed.
+        Uses since they last changed.
     ahead : tuple of Tensor
         Where its owner expects the next fixed point; None if it does not know.
     """
 
     def __init__(self):
-        self.inverse, self.age, self.ahead = None, 0, None
+        self.inverse, self.matrix, self.age, self.ahead = None, None, 0, None
 
     def renew(self) -> None:
-        """Let the next use find the inverse anew."""
+        """Let the next use find the matrices anew."""
         self.age = 0
 
     def find(self, linearise, theta: Point, tol: float) -> tuple[Linearisation, Tensor] | None:
@@ -67,17 +71,42 @@ class Carried:
 
     def solve(self, matvec, b: Tensor) -> Tensor:
         """Solve ``matvec(x) = b``, as a solver of the adjoint equation."""
-        kept = None if self.inverse is None else b @ self.inverse
+
+        def find():
+            rows = self._learn(matvec, b)
+            self.matrix = self.inverse
+            return torch.linalg.solve(rows.mT, b)
+
+        return self._recall(b, find)
+
+    def natural(self, linear: Linearisation, v: Tensor) -> Tensor:
+        """Return ``linear.natural(v)``, for a linearisation that has it and is small."""
+
+        def find():
+            rows = self._learn(linear.products(), v)
+            found = linear.natural(torch.eye(len(rows), dtype=v.dtype, device=v.device))
+            self.matrix = None if self.inverse is None else found
+            return v @ found
+
+        return self._recall(v, find)
+
+    def _recall(self, v, find):
+        """What ``v`` becomes by the kept matrix, if it is young enough; else what is found."""
+        kept = None if self.matrix is None else v @ self.matrix
         self.age += 1
         if kept is not None and self.age & (self.age - 1):  # not a power of two
             return kept
-        rows = matvec(torch.eye(b.numel(), dtype=b.dtype, device=b.device))
-        x = torch.linalg.solve(rows.mT, b)
+        found = find()
+        if kept is None or _length(kept - found) > STALE * _length(found):
+            self.age = 0
+        return found
+
+    def _learn(self, matvec, like):
+        """The rows of an operator, whose inverse is kept if the map contracts."""
+        rows = matvec(torch.eye(like.numel(), dtype=like.dtype, device=like.device))
         contracts = float(torch.linalg.eigvals(rows).real.min()) > 0
         self.inverse = torch.linalg.inv(rows) if contracts else None
-        if kept is None or _length(kept - x) > STALE * _length(x):
-            self.age = 0
-        return x
+        return rows
 
 
 def _length(vector: Tensor) -> float:

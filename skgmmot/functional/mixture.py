@@ -239,9 +239,9 @@ class FisherCoordinates:
         bent = self.kind.anticommutator(u.covariances, covariances) * (2 / pooled)
         return self.of_change(
             GaussianMixtureParams(
-                torch.zeros_like(w),
+                torch.zeros_like(u.weights),
                 u.means / w.unsqueeze(-1),
-                bent / total.view(-1, *[1] * (bent.ndim - 1)),
+                bent / total.view(-1, *[1] * (covariances.ndim - 1)),
             )
         )
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from skgmmot import _engine
+from skgmmot.functional.adjoint import AT_FIXED_POINTS
 from skgmmot.functional.em import Statistics, m_step, moments
 from skgmmot.functional.fit import REG_COVAR, check_samples, check_start, fit_em
 from skgmmot.functional.follow import STALE, Carried
@@ -17,10 +18,11 @@ class WarmStart:
 
     In a gradient flow the samples move a little at a time, and one iteration a step keeps up with
     them: ``max_iter=1`` and ``gradient='one_step'``, the defaults, differentiate that one iteration
-    and carry its start as a constant. With ``gradient='implicit'`` and a ``gradient_tol`` of 0.1
-    or more, the derivative of EM is kept from call to call, and the fit is looked for where the
-    means will be if they move on as they did. A step is then one pass over the samples as well,
-    and a Newton step, while the fixed point is found within tolerance; else it takes several.
+    and carry its start as a constant. With ``gradient='implicit'`` or 'natural' and a
+    ``gradient_tol`` of 0.1 or more, the derivative of EM is kept from call to call, and the fit is
+    looked for where the samples carry it, or where the means will be if they move on as they did.
+    A step is then one pass over the samples as well, and a Newton step, while the fixed point is
+    found within tolerance; else it takes several.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ class WarmStart:
     Notes
     -----
     ``gradient_tol`` bounds an estimate of the error: 10 times ``solution.distance``, that of the
-    fixed point from where EM was linearised. What a kept derivative adds shows in
+    fixed point from where EM was linearised. What a kept derivative adds shows, for 'implicit', in
     ``solution.adjoint.residual``, the relative residual of the adjoint equation, at the price of
     a pass: no warning looks at it, and of the gradients of a flow a few in a hundred are further
     off than ``gradient_tol``.
@@ -98,7 +100,7 @@ class WarmStart:
         self.solution = None
         self.carry, self._before = carry, None
         self.options = {"gradient": gradient, "max_iter": max_iter, **options}
-        rough = gradient == "implicit" and options.get("gradient_tol", 0.0) >= 2 * STALE
+        rough = gradient in AT_FIXED_POINTS and options.get("gradient_tol", 0.0) >= 2 * STALE
         if rough and not options.keys() & {"solve", "max_polish", "e_step"}:
             self.options["carried"] = Carried()
 

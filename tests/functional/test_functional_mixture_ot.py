@@ -215,7 +215,5 @@ def test_a_plan_of_ones_own_is_followed(pair):
 
 def test_what_is_no_mixture_is_named(make_mixture):
     mixture = make_mixture("full", 2, 2)
-    with pytest.raises(
-        TypeError, match="target must be a GaussianMixtureParams, got tuple"
-    ):
+    with pytest.raises(TypeError, match="target must be a GaussianMixtureParams, got tuple"):
         transport_plan(mixture, tuple(mixture))

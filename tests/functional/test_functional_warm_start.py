@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from skgmmot.functional import GaussianMixtureParams, WarmStart, fit_em
 from skgmmot.functional.em import em_step
+from skgmmot.functional.em_adjoint import LinearisedEM
 from skgmmot.functional.krylov import SOLVERS
 from skgmmot.functional.mixture_ot import transport_plan
 
@@ -231,6 +232,26 @@ def test_a_natural_step_goes_its_share_of_the_way_to_the_target(
         X = (X - rate * len(X) / 2 * torch.autograd.grad(cost, X)[0]).detach()
     expected = [(1 - rate) ** (2 * step) for step in range(n_steps + 1)]
     assert_close(losses, [losses[0] * e for e in expected], rtol=1e-4, atol=1e-9)
+
+
+def test_a_rough_natural_flow_keeps_its_matrix_and_stays_near_the_exact_one(problem, monkeypatch):
+    start, X, a = problem
+    options = {"gradient": "natural", "fixed_weights": True}
+    em = WarmStart(fit_em(start, X, a, fixed_weights=True).value, gradient_tol=0.3, **options)
+    found_anew, natural = [], LinearisedEM.natural
+    monkeypatch.setattr(
+        LinearisedEM, "natural", lambda self, v: found_anew.append(v) or natural(self, v)
+    )
+    for step in range(8):
+        moved = (X + 0.01 * step * X.sin()).requires_grad_()
+        (found,) = torch.autograd.grad(loss(em(moved, a)), moved)
+        n_found = len(found_anew)
+        value = fit_em(start, moved, a, tol=1e-6, max_iter=500, gradient_tol=1e-9, **options).value
+        (expected,) = torch.autograd.grad(loss(value), moved)
+        del found_anew[n_found:]
+        assert (found - expected).norm() < 0.3 * expected.norm()
+    assert 0 < len(found_anew) < 8
+    assert em.solution.n_iter == 0 and em.solution.distance < 0.03
 
 
 def test_natural_steps_converge_where_components_overlap(make_samples):
