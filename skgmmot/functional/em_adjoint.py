@@ -349,8 +349,7 @@ class LinearisedEM(Linearisation):
         For the cotangent ``v (m,)`` of the fixed point, or several if it is small,
         `FisherCoordinates.steepest` is the change that it calls for. Handed to one iteration, the
         result ``u`` is the movement of the samples that brings it about with the smallest
-        ``sum_i a_i |dx_i|^2``:
-        ``gram u = (I - dF/dtheta) change`` with the Gram matrix of ``dF/dX``.
+        ``sum_i a_i |dx_i|^2``: ``gram u = (I - dF/dtheta) change``, gram that of ``dF/dX``.
         """
         with torch.no_grad():
             change = self._coordinates.steepest(v) / self.em.total
