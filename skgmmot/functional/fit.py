@@ -174,6 +174,8 @@ def fit_em(
         climb, differentiate, _ = named("e_step", e_step, E_STEPS)
         step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
         near = None
+        if gradient not in AT_FIXED_POINTS:
+            carried = None
         if on_graph and carried is not None:
             near = _near(step, start.detach(), origin, carried, gradient_tol / SENSITIVITY)
         if near is None:

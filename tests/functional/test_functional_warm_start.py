@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from skgmmot.functional import GaussianMixtureParams, WarmStart, fit_em
 from skgmmot.functional.em import em_step
 from skgmmot.functional.em_adjoint import LinearisedEM
+from skgmmot.functional.follow import Carried
 from skgmmot.functional.krylov import SOLVERS
 from skgmmot.functional.mixture_ot import transport_plan
 
@@ -91,6 +92,16 @@ def test_a_rough_implicit_flow_looks_where_samples_that_move_steadily_will_be(pr
             assert_close(value.means, expected, rtol=0, atol=1e-3)
         expected = em.options["carried"].ahead.means
     assert em.solution.n_iter == 0
+
+
+def test_gradients_of_iterations_have_no_use_for_what_was_kept(problem):
+    start, X, a = problem
+    kept = Carried()
+    for gradient in ("implicit", "one_step"):
+        value = fit_em(start, X.requires_grad_(), a, gradient=gradient, carried=kept).value
+        (found,) = torch.autograd.grad(loss(value), X)
+    plain = fit_em(start, X, a, gradient="one_step").value
+    assert_close(found, torch.autograd.grad(loss(plain), X)[0])
 
 
 def test_a_flow_keeps_the_solver_it_was_given(problem):
