@@ -40,19 +40,19 @@ class WarmStart:
     **options
         Other options of `fit_em`.
 
-    Raises
-    ------
-    TypeError
-        If there is no such option, or ``theta0`` is of another kind.
-    ValueError
-        If ``theta0`` is not finite, or responsibilities that are not posterior are to be carried.
-
     Attributes
     ----------
     theta : GaussianMixtureParams
         The last mixture, a constant, from which the next fit starts.
     solution : Solution
         The last fit.
+
+    Raises
+    ------
+    TypeError
+        If there is no such option, or ``theta0`` is of another kind.
+    ValueError
+        If ``theta0`` is not finite, or responsibilities that are not posterior are to be carried.
 
     Notes
     -----
