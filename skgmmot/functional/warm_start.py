@@ -106,7 +106,6 @@ class WarmStart:
 
     def __call__(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
         """Fit to samples ``X (n, d)``; the mixture is on their graph."""
-        check_samples(self.theta, X, sample_weight)
         start = self.theta if self._before is None else self._moved_along(X, sample_weight)
         self.solution = fit_em(start, X, sample_weight, **self.options)
         before, self.theta = self.theta, self.solution.value.detach()
@@ -119,6 +118,7 @@ class WarmStart:
 
     def _moved_along(self, X, sample_weight):
         """The mixture of the samples where they are now, with the responsibilities they had."""
+        check_samples(self.theta, X, sample_weight)
         if X.shape != self._before.shape:
             raise ValueError(
                 "X must hold the samples of the last call, moved, where carry=True, got shape "
