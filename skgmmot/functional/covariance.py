@@ -181,6 +181,10 @@ class CovarianceType:
         """``S @ T + T @ S`` for the symmetric part of ``S`` and a symmetric ``T`` in storage."""
         raise NotImplementedError
 
+    def pushed(self, covariances: Tensor, by: Tensor) -> Tensor:
+        """``(I + S) @ Sigma @ (I + S)`` for the symmetric part of ``S`` in storage."""
+        raise NotImplementedError
+
     # --- free coordinates ----------------------------------------------------------------------
 
     def to_free(self, covariances: Tensor, scale: Tensor) -> Tensor:
@@ -281,6 +285,11 @@ class _Matrix(CovarianceType):
     def anticommutator(self, left, right):
         product = symmetrize(left) @ right
         return product + product.mT
+
+    def pushed(self, covariances, by):
+        by = symmetrize(by)
+        half = covariances + by @ covariances
+        return symmetrize(half + half @ by)
 
     # Free coordinates: Cholesky's factor with the logarithm of its diagonal.
 
@@ -484,6 +493,9 @@ class _Axis(CovarianceType):
 
     def anticommutator(self, left, right):
         return 2 * left * right
+
+    def pushed(self, covariances, by):
+        return covariances * (1 + by).square()
 
     def to_free(self, covariances, scale):
         return covariances.log()

@@ -24,7 +24,7 @@ from torch import Tensor
 from skgmmot.functional.adjoint import Linearisation
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import Statistics, m_step, moments
-from skgmmot.functional.em_gram import SampleGram
+from skgmmot.functional.em_gram import FeatureGram, SampleGram
 from skgmmot.functional.em_products import FeatureEStep
 from skgmmot.functional.mixture import FisherCoordinates, GaussianMixtureParams, log_joint
 
@@ -303,10 +303,14 @@ class LinearisedEM(Linearisation):
     def _matrix(self):
         """All products at once ``(m, m)``: one pass gives what is needed of the samples."""
         with torch.no_grad():
-            adjoint = FeatureAdjoint(self._features, self._cotangents)
-            covariance = FeatureCovariance(self._features)
+            adjoint, covariance = self._unit_adjoint, FeatureCovariance(self._features)
             moments = adjoint.moments(covariance.product(adjoint.H, *self.em.sum(covariance)))
             return self._encoded(score(self.theta, self._coordinates.precisions, moments))
+
+    @cached_property
+    def _unit_adjoint(self):
+        """The adjoint E-step for all unit vectors together."""
+        return FeatureAdjoint(self._features, self._cotangents)
 
     @cached_property
     def _cotangents(self):
@@ -367,9 +371,12 @@ class LinearisedEM(Linearisation):
 
     def _gram(self):
         """Inner products ``(m, m)`` of the derivatives of ``F`` in the samples."""
-        c = torch.cat([t.flatten(1) for t in self._cotangents[:3]], dim=1)  # (m, q)
-        (gram,) = self.em.sum(SampleGram(self.theta, self.em.origin))
-        return c @ gram @ c.mT
+        if self.small and not self._coordinates.kind.shared:
+            c, gram = self._unit_adjoint.H.flatten(1), FeatureGram(self._features)  # (m, K width)
+        else:
+            c = torch.cat([t.flatten(1) for t in self._cotangents[:3]], dim=1)  # (m, q)
+            gram = SampleGram(self.theta, self.em.origin)
+        return c @ self.em.sum(gram)[0] @ c.mT
 
     def _change(self):
         pairs = zip(self.value, self.theta, strict=True)

@@ -5,12 +5,18 @@ With ``s_k = -Lambda_k y``, the gradient of ``log g_k``, moving the sample along
 ``gamma_k`` by ``gamma_k (s_k - sum_l gamma_l s_l)_e`` and ``y`` by the unit vector. Of these
 derivatives ``J_i (d, q)`` the Gram matrix ``sum_i a_i J_i^T J_i`` tells which changes of the
 statistics, and of the mixture, a small movement of the samples can bring about, and at what price.
+
+As for the E-step there are two ways: `FeatureGram` works on quadratic features, `SampleGram` on
+samples centred at each component.
 """
+
+import functools
 
 import torch
 from torch import Tensor
 
-from skgmmot.functional.covariance import covariance_type_of
+from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.functional.em_products import FeatureEStep
 from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
 
 #: Numbers of a mixture for which the matrix is still built. A few of them are held at once.
@@ -81,3 +87,61 @@ class SampleGram:
             J = J * sample_weight.double().sqrt()[:, None, None]
         J = J.flatten(0, 1)
         return (J.mT @ J,)
+
+
+class FeatureGram:
+    """The same for the sums of features; few operations, where features are few.
+
+    The derivatives of features are linear in them, ``d phi / d x_e = N_e phi``, so that of
+    ``gamma_k phi`` is ``gamma_k (<C_k - sum_l gamma_l C_l, N_e phi> phi + N_e phi)``.
+
+    Parameters
+    ----------
+    step : FeatureEStep
+        The E-step at the mixture, of a type whose components share nothing: what they share is no
+        feature.
+    """
+
+    min_rows = 512
+
+    def __init__(self, step: FeatureEStep):
+        self.step = step
+        d = step.theta.means.shape[1]
+        self.slopes = _feature_slopes(step.kind.name, d, step.coefficients.device)
+        self.row_size = 2 * d * step.coefficients.numel()
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor]:
+        """Sum ``a_i J_i^T J_i (K width, K width)`` over one block."""
+        phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
+        resp.div_(total)
+        moved = self.slopes @ phi  # (d, width, b)
+        slope = self.step.coefficients @ moved  # (d, K, b)
+        slope = slope - (resp * slope).sum(1, keepdim=True)
+        J = slope.unsqueeze(2) * phi + moved.unsqueeze(1)  # (d, K, width, b)
+        J *= resp.unsqueeze(1)
+        if sample_weight is not None:
+            J *= sample_weight.double().sqrt()
+        J = J.flatten(1, 2)
+        return ((J @ J.mT).sum(0),)
+
+
+@functools.lru_cache(maxsize=64)
+def _feature_slopes(name: str, d: int, device: torch.device) -> Tensor:
+    """``N (d, width, width)``, the derivatives of ``phi(x) = (x, 1, quadratic(x))``."""
+    kind = COVARIANCE_TYPES[name]
+    identity = torch.eye(d, dtype=torch.float64, device=device)
+
+    def quadratic(columns):
+        out = columns.new_empty(kind.n_quadratic(d), columns.shape[1])
+        kind.quadratic(columns, out=out)
+        return out
+
+    # quadratic(x + e) - quadratic(x) - quadratic(e) is bilinear in x and e.
+    sums = (identity.unsqueeze(2) + identity.unsqueeze(1)).flatten(1)
+    squares = quadratic(identity)
+    bilinear = quadratic(sums).view(-1, d, d) - squares.unsqueeze(2) - squares.unsqueeze(1)
+    width = d + 1 + len(squares)
+    slopes = identity.new_zeros(d, width, width)
+    slopes[:, :d, d] = identity
+    slopes[:, d + 1 :, :d] = bilinear.transpose(0, 1)
+    return slopes

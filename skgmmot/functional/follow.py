@@ -3,44 +3,50 @@
 Nothing here knows of Gaussians.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from skgmmot.functional.adjoint import Linearisation
 from skgmmot.functional.fixed_point import Point
 
-#: A step from further away than so many tolerances is left to iterations.
-REACH = 10
-#: Relative change of a solution that calls for a new inverse.
-STALE = 0.05
+#: Newton's steps longer than this are left to iterations.
+RADIUS = 0.5
 
 
 class Carried:
     """What is known of ``dF/dtheta``, kept from one fixed point to the next.
 
-    The inverse of ``I - dF/dtheta^T`` turns a residual into a step to the fixed point (Newton's
-    method with a kept derivative). A second matrix turns cotangents of the fixed point into those
-    to hand to one step: the same inverse for implicit gradients, another for natural steps. Both
-    are found anew at the first, second, fourth ... use; where that changes the result, the count
-    starts again.
+    The inverse of ``I - dF/dtheta`` turns a residual into a step to the fixed point (Newton's
+    method with a kept derivative). It is found anew where that step is too long. A second matrix
+    turns cotangents of the fixed point into those to hand to one step: the same inverse for
+    implicit gradients, another for natural steps. That one is found anew at the first, second,
+    fourth ... use; where it changes the result, the count starts again.
+
+    Parameters
+    ----------
+    stale : float
+        Relative change of a result that starts the count again.
 
     Attributes
     ----------
     inverse : Tensor of shape (m, m)
         The inverse; None before the first use, and where the map was seen not to contract.
     matrix : Tensor of shape (m, m)
-        What cotangents are multiplied by; None where there is no inverse.
+        What cotangents are multiplied by; None before the first use.
     age : int
-        Uses since they last changed.
+        Uses since it last changed.
     ahead : tuple of Tensor
         Where its owner expects the next fixed point; None if it does not know.
     """
 
-    def __init__(self):
+    def __init__(self, stale: float):
+        self.stale = stale
         self.inverse, self.matrix, self.age, self.ahead = None, None, 0, None
 
     def renew(self) -> None:
-        """Let the next use find the matrices anew."""
+        """Let the next use find the matrix anew."""
         self.age = 0
 
     def find(self, linearise, theta: Point, tol: float) -> tuple[Linearisation, Tensor] | None:
@@ -60,14 +66,24 @@ class Carried:
         tuple of Linearisation and Tensor of shape (m,), or None
             A point, and the step from it that remains; None where the fixed point is not near.
         """
-        linear = None if self.inverse is None else linearise(theta)
-        if linear is None or not linear.small:
-            return None
-        delta = linear.residual @ self.inverse
-        if tol < _length(delta) <= REACH * tol:
-            linear = linearise(linear.moved(delta))
-            delta = linear.residual @ self.inverse
-        return (linear, delta) if linear.small and _length(delta) <= tol else None
+        linear, reach = linearise(theta), RADIUS
+        while linear.small:
+            delta = self._newton(linear)
+            if not _length(delta) <= tol:
+                self._learn(linear.products(), linear.residual)
+                delta = self._newton(linear)
+            if _length(delta) <= tol:
+                return linear, delta
+            if not _length(delta) < reach:
+                break
+            linear, reach = linearise(linear.moved(delta)), _length(delta) / 2
+        return None
+
+    def _newton(self, linear):
+        """The step to the fixed point; endless where nothing is known of it."""
+        if self.inverse is None:
+            return torch.full_like(linear.residual, math.inf)
+        return self.inverse @ linear.residual
 
     def solve(self, matvec, b: Tensor) -> Tensor:
         """Solve ``matvec(x) = b``, as a solver of the adjoint equation."""
@@ -83,10 +99,8 @@ class Carried:
         """Return ``linear.natural(v)``, for a linearisation that has it and is small."""
 
         def find():
-            rows = self._learn(linear.products(), v)
-            found = linear.natural(torch.eye(len(rows), dtype=v.dtype, device=v.device))
-            self.matrix = None if self.inverse is None else found
-            return v @ found
+            self.matrix = linear.natural(torch.eye(v.numel(), dtype=v.dtype, device=v.device))
+            return v @ self.matrix
 
         return self._recall(v, find)
 
@@ -97,14 +111,15 @@ class Carried:
         if kept is not None and self.age & (self.age - 1):  # not a power of two
             return kept
         found = find()
-        if kept is None or _length(kept - found) > STALE * _length(found):
+        if kept is None or _length(kept - found) > self.stale * _length(found):
             self.age = 0
         return found
 
     def _learn(self, matvec, like):
         """The rows of an operator, whose inverse is kept if the map contracts."""
         rows = matvec(torch.eye(like.numel(), dtype=like.dtype, device=like.device))
-        contracts = float(torch.linalg.eigvals(rows).real.min()) > 0
+        finite = bool(torch.isfinite(rows).all())
+        contracts = finite and float(torch.linalg.eigvals(rows).real.min()) > 0
         self.inverse = torch.linalg.inv(rows) if contracts else None
         return rows
 

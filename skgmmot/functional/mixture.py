@@ -258,6 +258,42 @@ class FisherCoordinates:
         return [p.reshape(*p.shape[:-1], *t.shape) for p, t in pairs]
 
 
+def descended(
+    mixture: GaussianMixtureParams, of_means: Tensor, of_covariances: Tensor, step: float
+) -> GaussianMixtureParams:
+    """Return a mixture whose components have followed a gradient as mass does, weights held.
+
+    The mass of component k goes from x to ``x - step (u + 2 U (x - m)) / w``, the map of which
+    `FisherCoordinates.steepest` is the derivative. For half a step down ``MW2^2`` these maps are
+    those of optimal transport, and the mixture is the target.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions.
+    of_means : Tensor of shape (K, d)
+        Cotangents ``u`` of the means.
+    of_covariances : Tensor
+        Cotangents ``U`` of the covariances, in storage.
+    step : float
+        How far.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        The mixture there.
+    """
+    w, means, covariances = mixture
+    kind = covariance_type_of(covariances)
+    mass = torch.where(w > 0, w, 1.0)  # a component without weight has no say
+    total = w.sum(0, keepdim=True) if kind.shared else mass
+    total = total.view(-1, *[1] * (covariances.ndim - 1))
+    bent = of_covariances * (-2 * step / kind.pooled(means.shape[1])) / total
+    return GaussianMixtureParams(
+        w, means - step * of_means / mass.unsqueeze(-1), kind.pushed(covariances, bent)
+    )
+
+
 class PreparedMixture(NamedTuple):
     """A mixture with its covariances factored: what densities are evaluated from."""
 

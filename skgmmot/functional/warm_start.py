@@ -1,5 +1,6 @@
 """Fits that follow samples which move: each starts where the last one ended."""
 
+import functools
 from inspect import signature
 
 import torch
@@ -9,8 +10,15 @@ from skgmmot import _engine
 from skgmmot.functional.adjoint import AT_FIXED_POINTS
 from skgmmot.functional.em import Statistics, m_step, moments
 from skgmmot.functional.fit import REG_COVAR, check_samples, check_start, fit_em
-from skgmmot.functional.follow import STALE, Carried
-from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
+from skgmmot.functional.follow import Carried
+from skgmmot.functional.mixture import GaussianMixtureParams, descended, log_responsibilities
+
+#: From this ``gradient_tol`` on, a derivative serves for more than one step of a flow,
+ROUGH = 0.1
+#: as long as that changes a gradient by no more than this share of ``gradient_tol``.
+STALE = 0.3
+#: Samples went where they were asked to if they are not further off than this share of the way.
+ASTRAY = 0.1
 
 
 class WarmStart:
@@ -22,7 +30,7 @@ class WarmStart:
     ``gradient_tol`` of 0.1 or more, the derivative of EM is kept from call to call, and the fit is
     looked for where the samples carry it, or where the means will be if they move on as they did.
     A step is then one pass over the samples as well, and a Newton step, while the fixed point is
-    found within tolerance; else it takes several.
+    found within tolerance; else it takes several, and a new derivative.
 
     Parameters
     ----------
@@ -34,8 +42,9 @@ class WarmStart:
         Largest number of iterations a call.
     carry : bool, default=None
         Whether samples take their responsibilities along: each fit then starts from the mixture
-        of the samples where they are now, each assigned as it last was. Steps may be many times
-        longer. All calls are about the same samples, in the same order. None is True for
+        of the samples where they are now, each assigned as it last was; or, if they went as a
+        natural gradient asked them to, from the mixture that it asked for. Steps may be many
+        times longer. All calls are about the same samples, in the same order. None is True for
         'natural', which has no use for short steps, and else False.
     **options
         Other options of `fit_em`.
@@ -57,10 +66,11 @@ class WarmStart:
     Notes
     -----
     ``gradient_tol`` bounds an estimate of the error: 10 times ``solution.distance``, that of the
-    fixed point from where EM was linearised. What a kept derivative adds shows, for 'implicit', in
-    ``solution.adjoint.residual``, the relative residual of the adjoint equation, at the price of
-    a pass: no warning looks at it, and of the gradients of a flow a few in a hundred are further
-    off than ``gradient_tol``.
+    fixed point from where EM was linearised. A kept derivative is tried at its first, second,
+    fourth ... use, and found anew while it changes a gradient by more than 0.3 times
+    ``gradient_tol``. What it adds shows, for 'implicit', in ``solution.adjoint.residual``, the
+    relative residual of the adjoint equation, at the price of a pass: no warning looks at it, and
+    of the gradients of a flow a few in a hundred are further off than ``gradient_tol``.
 
     References
     ----------
@@ -98,16 +108,22 @@ class WarmStart:
             )
         self.theta = theta0.detach()
         self.solution = None
-        self.carry, self._before = carry, None
+        self.carry, self._before, self._asked = carry, None, {}
         self.options = {"gradient": gradient, "max_iter": max_iter, **options}
-        rough = gradient in AT_FIXED_POINTS and options.get("gradient_tol", 0.0) >= 2 * STALE
+        tol = options.get("gradient_tol", 0.0)
+        rough = gradient in AT_FIXED_POINTS and tol >= ROUGH
         if rough and not options.keys() & {"solve", "max_polish", "e_step"}:
-            self.options["carried"] = Carried()
+            self.options["carried"] = Carried(STALE * tol)
 
     def __call__(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
         """Fit to samples ``X (n, d)``; the mixture is on their graph."""
-        start = self.theta if self._before is None else self._moved_along(X, sample_weight)
-        self.solution = fit_em(start, X, sample_weight, **self.options)
+        start = self.theta if self._before is None else self._carried(X, sample_weight)
+        listens = self.carry and self.options["gradient"] == "natural" and torch.is_grad_enabled()
+        samples = X.view_as(X) if listens and isinstance(X, Tensor) else X  # for a hook of our own
+        self.solution = fit_em(start, samples, sample_weight, **self.options)
+        if listens:
+            _, means, covariances = self.solution.value
+            self._asked = _listen(samples=samples, means=means, covariances=covariances)
         before, self.theta = self.theta, self.solution.value.detach()
         if self.carry:
             self._before = X.detach().clone()
@@ -116,8 +132,8 @@ class WarmStart:
             self.options["carried"].ahead = self.theta._replace(means=means)
         return self.solution.value
 
-    def _moved_along(self, X, sample_weight):
-        """The mixture of the samples where they are now, with the responsibilities they had."""
+    def _carried(self, X, sample_weight):
+        """The mixture where the samples have taken it."""
         check_samples(self.theta, X, sample_weight)
         if X.shape != self._before.shape:
             raise ValueError(
@@ -125,6 +141,34 @@ class WarmStart:
                 f"{tuple(X.shape)} after {tuple(self._before.shape)}. Make another WarmStart for "
                 "other samples."
             )
+        step = self._step(X.detach(), sample_weight)
+        asked = None if not step > 0 else self._moved_as_asked(step)
+        return self._moved_along(X, sample_weight) if asked is None else asked
+
+    def _step(self, X, sample_weight):
+        """How far samples went where a natural gradient asked them to; 0 if elsewhere."""
+        if len(self._asked) < 3:
+            return 0.0
+        asked = -len(X) * self._asked["samples"]
+        if sample_weight is not None:
+            mean = sample_weight.detach().mean()
+            asked = asked * torch.where(sample_weight > 0, mean / sample_weight, 0.0).unsqueeze(1)
+        went = X - self._before
+        step = (went * asked).sum() / asked.square().sum()
+        astray = torch.linalg.vector_norm(went - step * asked)
+        return float(step) if astray <= ASTRAY * torch.linalg.vector_norm(went) else 0.0
+
+    def _moved_as_asked(self, step):
+        """The mixture after a step that its own gradient asked for; None where that ends it."""
+        moved = descended(self.theta, self._asked["means"], self._asked["covariances"], step)
+        try:
+            moved.prepare()
+        except ValueError:  # a component was asked to shrink to a point or a line
+            return None
+        return moved
+
+    def _moved_along(self, X, sample_weight):
+        """The mixture of the samples where they are now, with the responsibilities they had."""
         theta = self.theta.to(dtype=torch.float64)
         mixture = theta.prepare()
 
@@ -141,3 +185,12 @@ class WarmStart:
         moved = m_step(theta, statistics, reg_covar, fixed_weights=fixed_weights)
         finite = all(torch.isfinite(t).all() for t in moved)
         return moved if finite else self.theta  # of samples that are not, the fit will say so
+
+
+def _listen(**tensors):
+    """What backward will find for tensors, by name; nothing before."""
+    found = {}
+    for name, tensor in tensors.items():
+        if tensor.requires_grad:
+            tensor.register_hook(functools.partial(found.__setitem__, name))
+    return found

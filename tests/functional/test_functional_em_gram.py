@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from skgmmot._engine import EM, Buffers, add
 from skgmmot.functional import em_adjoint, fit_em
 from skgmmot.functional.em import e_step
-from skgmmot.functional.em_gram import MOST_NUMBERS, SampleGram
+from skgmmot.functional.em_gram import MOST_NUMBERS, FeatureGram, SampleGram
+from skgmmot.functional.em_products import FeatureEStep
 from skgmmot.functional.mixture import rsample
 from skgmmot.functional.mixture_ot import transport_plan
 
@@ -52,6 +54,46 @@ def test_gram_matrices_of_blocks_add_and_do_not_depend_on_the_origin(make_mixtur
     gram = SampleGram(theta, origin)
     parts = [gram.block(part + origin, None, None)[0] for part in X.split(20)]
     assert_close(sum(parts), expected)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("name", "d"), [("full", 3), ("full", 1), ("diag", 3), ("spherical", 3)])
+def test_features_have_the_gram_matrix_of_autograds_derivatives(
+    name, d, weighted, make_mixture, make_samples
+):
+    origin = torch.linspace(1, 2, d, dtype=F64)
+    theta, X = make_mixture(name, 2, d), 2 * make_samples(30, d) + origin
+    a = make_samples(30, 1, seed=1).exp().squeeze(1) if weighted else torch.ones(30, dtype=F64)
+    step = FeatureEStep(theta, origin)
+
+    def sums(X):
+        x = X - origin
+        pairs = {"full": torch.combinations(torch.arange(d), with_replacement=True)}.get(name)
+        squares = x.square().sum(1, keepdim=True) if name == "spherical" else x.square()
+        quadratic = squares if pairs is None else x[:, pairs].prod(2)
+        phi = torch.cat([x, torch.ones_like(x[:, :1]), quadratic], dim=1)
+        resp = torch.softmax(phi @ step.coefficients.mT, dim=1) * a.unsqueeze(1)
+        return (resp.mT @ phi).flatten()
+
+    J = torch.autograd.functional.jacobian(sums, X) / a.sqrt().unsqueeze(1)
+    weights = a if weighted else None
+    parts = [slice(0, 12), slice(12, 30)]
+    (found,) = add(
+        FeatureGram(step).block(X[r], None if weights is None else weights[r], Buffers(X.device))
+        for r in parts
+    )
+    assert_close(found, J.flatten(1) @ J.flatten(1).mT, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_both_ways_to_the_gram_matrix_agree(kind, make_mixture, make_samples):
+    theta, X, a = problem(kind, make_mixture, make_samples)
+    em = EM(X, a, torch.zeros(2, dtype=F64), 1e-6, None, fixed_weights=True)
+    linear = em_adjoint.LinearisedEM(em, theta)
+    c = torch.cat([t.flatten(1) for t in linear._cotangents[:3]], dim=1)
+    (gram,) = em.sum(SampleGram(theta, em.origin))
+    assert linear.small
+    assert_close(linear._gram(), c @ gram @ c.mT, rtol=1e-10, atol=1e-12)
 
 
 # --- the step ------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def F(make_samples):
 @pytest.fixture
 def carried(F):
     """What the fixed point at zero leaves behind."""
-    carried = Carried()
+    carried = Carried(0.05)
     carried.solve(F.linearise((F.x,)).products(), torch.ones(6, dtype=F64))
     return carried
 
@@ -56,10 +56,33 @@ def test_a_second_step_is_taken_where_one_is_not_enough(F, carried):
     assert (linear.moved(delta)[0] - F.x).norm() < 1e-2
 
 
-def test_nothing_is_found_far_away_or_without_an_inverse(F, carried):
-    far = (F.x + 3,)
-    assert carried.find(F.linearise, far, 0.1) is None
-    assert Carried().find(F.linearise, (F.x,), 0.1) is None
+def test_an_inverse_that_leads_astray_is_found_anew(F, carried):
+    F.H = F.H / 3  # the kept inverse goes a third of the way
+    found = carried.find(F.linearise, (F.x + 0.2,), 0.01)
+    assert (end(found) - F.x).norm() < 0.01
+    torch.testing.assert_close(carried.inverse @ F.H, torch.eye(6, dtype=F64), rtol=0, atol=0.2)
+
+
+def test_newtons_step_solves_the_equation_itself_and_not_the_adjoint_one(F, make_samples):
+    F.H = F.H + torch.triu(make_samples(6, 6, seed=8), 1) / 20  # no longer symmetric
+    assert (end(Carried(0.05).find(F.linearise, (F.x + 1e-3,), 0.1)) - F.x).norm() < 1e-6
+
+
+def test_nothing_is_found_far_away(F, carried):
+    assert carried.find(F.linearise, (F.x + 3,), 0.1) is None
+    assert Carried(0.05).find(F.linearise, (F.x + 3,), 0.1) is None
+
+
+def test_fixed_points_that_repel_are_left_alone(F):
+    F.H = -F.H
+    assert Carried(0.05).find(F.linearise, (F.x + 0.1,), 0.05) is None
+
+
+def test_what_is_not_finite_is_not_kept(F):
+    F.H = torch.full_like(F.H, torch.nan)
+    carried = Carried(0.05)
+    assert carried.find(F.linearise, (F.x,), 0.1) is None
+    assert carried.inverse is None
 
 
 def test_an_inverse_is_kept_only_while_it_serves(F, carried):

@@ -11,6 +11,7 @@ from skgmmot.functional.linalg import symmetrize
 from skgmmot.functional.mixture import (
     FisherCoordinates,
     GaussianMixtureParams,
+    descended,
     join,
     log_density,
     log_joint,
@@ -20,6 +21,7 @@ from skgmmot.functional.mixture import (
     select,
     with_mass,
 )
+from skgmmot.functional.mixture_ot import transport_plan
 
 F64 = torch.float64
 K, d = 3, 2
@@ -276,6 +278,28 @@ def test_fisher_coordinates_do_not_depend_on_the_units_of_the_features(theta):
         FisherCoordinates(scaled(theta), theta.weights).of_change(scaled(change)),
         FisherCoordinates(theta, theta.weights).of_change(change),
     )
+
+
+def test_half_a_step_down_transport_is_the_target(theta, make_mixture):
+    means = 50 * theta.means
+    name = covariance_type_of(theta.covariances).name
+    target = make_mixture(name, K, d, seed=8)._replace(weights=theta.weights)
+    target = target._replace(means=means + target.means)
+    theta = theta._replace(means=means)
+    leaves = [t.clone().requires_grad_() for t in theta[1:]]
+    cost = transport_plan(GaussianMixtureParams(theta.weights, *leaves), target).cost
+    found = descended(theta, *torch.autograd.grad(cost, leaves), 0.5)
+    assert_close(tuple(found), tuple(target), rtol=1e-9, atol=1e-9)
+
+
+def test_a_small_step_is_the_steepest_change(theta):
+    cotangents = change_of(theta, 3)
+    coordinates = FisherCoordinates(theta, theta.weights)
+    step = 1e-7
+    moved = descended(theta, cotangents.means, cotangents.covariances, step)
+    change = GaussianMixtureParams(*(a - b for a, b in zip(moved, theta, strict=True)))
+    expected = -coordinates.steepest(coordinates.of_cotangent(cotangents))
+    assert_close(coordinates.of_change(change) / step, expected, rtol=1e-5, atol=1e-4)
 
 
 # --- weighted samples on the graph ---------------------------------------------------------------

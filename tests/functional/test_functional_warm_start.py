@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.functional import GaussianMixtureParams, WarmStart, fit_em
+from skgmmot.functional.adjoint import InexactGradientWarning
 from skgmmot.functional.em import em_step
 from skgmmot.functional.em_adjoint import LinearisedEM
 from skgmmot.functional.follow import Carried
@@ -96,7 +97,7 @@ def test_a_rough_implicit_flow_looks_where_samples_that_move_steadily_will_be(pr
 
 def test_gradients_of_iterations_have_no_use_for_what_was_kept(problem):
     start, X, a = problem
-    kept = Carried()
+    kept = Carried(0.05)
     for gradient in ("implicit", "one_step"):
         value = fit_em(start, X.requires_grad_(), a, gradient=gradient, carried=kept).value
         (found,) = torch.autograd.grad(loss(value), X)
@@ -243,6 +244,35 @@ def test_a_natural_step_goes_its_share_of_the_way_to_the_target(
         X = (X - rate * len(X) / 2 * torch.autograd.grad(cost, X)[0]).detach()
     expected = [(1 - rate) ** (2 * step) for step in range(n_steps + 1)]
     assert_close(losses, [losses[0] * e for e in expected], rtol=1e-4, atol=1e-9)
+
+
+def test_samples_that_go_where_they_were_asked_to_take_the_mixture_along(
+    make_samples, make_covariances
+):
+    X, start, target = groups(make_samples, make_covariances)
+    a = make_samples(90, 1, seed=3).mul(0.3).exp().squeeze(1)
+    a[::7] = 0.0
+    options = {"fixed_weights": True, "max_iter": 0, "max_polish": 0}  # no fit: only its start
+    for weights, share in ((None, 1.0), (a, torch.where(a > 0, a.mean() / a, 0.0)[:, None])):
+        em = WarmStart(start, gradient="natural", **options)
+        with pytest.warns(InexactGradientWarning):
+            value = em(X.requires_grad_(), weights)
+        (gradient,) = torch.autograd.grad(transport_plan(value, target).cost, X)
+        with pytest.warns(InexactGradientWarning):
+            em(X - len(X) / 2 * share * gradient, weights)
+        assert_close(tuple(em.theta), tuple(target), rtol=1e-9, atol=1e-9)
+
+
+def test_samples_that_go_elsewhere_are_carried_as_ever(make_samples, make_covariances):
+    X, start, target = groups(make_samples, make_covariances)
+    options = {"fixed_weights": True, "max_iter": 0}
+    natural = WarmStart(start, gradient="natural", max_polish=0, **options)
+    with pytest.warns(InexactGradientWarning):
+        transport_plan(natural(X.requires_grad_()), target).cost.backward()
+    other = WarmStart(start, carry=True, **options)
+    other(X.detach())
+    Y = X.detach() + make_samples(90, 2, seed=5)
+    assert_close(tuple(natural(Y)), tuple(other(Y)))
 
 
 def test_a_rough_natural_flow_keeps_its_matrix_and_stays_near_the_exact_one(problem, monkeypatch):
