@@ -283,7 +283,7 @@ FLOWS = {
     "automatic": {"gradient": "automatic", "max_iter": 30, "tol": 1e-6},
     "warm_start, carry": {"carry": True},
     "implicit, carry": {"gradient": "implicit", "max_iter": 1, "gradient_tol": 1.0, "carry": True},
-    "natural, carry": {"gradient": "natural", "max_iter": 1, "gradient_tol": 1.0, "carry": True},
+    "natural, carry": {"gradient": "natural", "max_iter": 1, "gradient_tol": 0.3, "carry": True},
 }
 
 
@@ -470,9 +470,9 @@ NOTES = {
         "At rate 1 separated clouds would jump there; flows end at 1e-6, so that all steps are on",
         "the way. Numbers are medians over eight flows: of their median steps, of those over the",
         "warm start's on the same clouds, of steps and time until they arrive. With carry each fit",
-        "starts from the samples' last responsibilities (natural: from where it asked for). EM",
-        "converges at a rate of about 0.8 on touching clouds, 0.95 on overlapping ones, and up to 1",
-        "on the way.",
+        "starts from the samples' last responsibilities (natural: from where it asked for). EM's",
+        "rate of convergence is about 0.8 on touching clouds, 0.95 on overlapping ones, up to 1 on",
+        "the way.",
         "",
     ]
 }

@@ -7,8 +7,8 @@ Nothing here knows of Gaussians. A *gradient strategy* is a function
 - `one_step` puts the last iteration on it, and forgets how the ones before depend on the data;
 - `implicit` differentiates the equation ``theta = F(theta)``: exact at a fixed point, at the
   memory of one step;
-- `natural` solves that equation for the data: the smallest movement of them that moves the fixed
-  point as it would go by itself. No gradient, but what a descent wants of one.
+- `natural` solves that equation for the data: a movement of them that moves the fixed point as it
+  would go by itself. No gradient, but what a descent wants of one.
 
 ``F`` is any differentiable callable. What `implicit` needs of its derivative in ``theta`` is a
 `Linearisation`: autograd gives one of anything, a map that knows better brings its own.
@@ -290,40 +290,69 @@ def natural(
     solution: Solution,
     *,
     linearise: Callable[[Point], Linearisation],
+    data: Tensor,
     solve: Callable[[Linearisation, Tensor], Tensor] | None = None,
 ) -> Point:
     """Differentiate ``theta = F(theta)`` the other way round: from a change of theta to the data.
 
-    Not the gradient of a loss, but least effort: of all movements of the data that move the fixed
-    point, to first order, where its loss asks it to go, backward returns the smallest. It points
-    down if the data can move theta that way at all, and it takes theta its own step, however slowly
-    ``F`` converges.
+    Not the gradient of a loss: backward returns a movement of the data that moves the fixed point,
+    to first order, where its loss asks it to go. It points down if the data can move theta that way
+    at all, and it takes theta its own step, however slowly ``F`` converges.
 
     Parameters
     ----------
     F : callable
-        One step, differentiable.
+        Ignored: what is to be known of it, ``linearise`` knows.
     theta0 : tuple of Tensor
         Ignored, as by `implicit`.
     solution : Solution
         The end of the loop, at a fixed point.
     linearise : callable
-        ``linearise(theta).natural(v)`` is the cotangent to hand to one step, for a cotangent of the
-        fixed point.
+        ``linearise(theta)`` is a `Linearisation` whose ``natural(v)`` is, for a cotangent of the
+        fixed point, that to hand to one step, and whose ``movement(v, u)`` is that of the data, for
+        a cotangent as a point and that to hand to one step.
+    data : Tensor
+        What moves.
     solve : callable, default=None
         ``solve(linear, v)`` takes the place of ``linear.natural(v)``.
 
     Returns
     -------
     tuple of Tensor
-        The fixed point, on the graph of the data that ``F`` closes over.
+        The fixed point, on the graph of ``data``.
+
+    Raises
+    ------
+    RuntimeError
+        In backward, if it is asked to build a graph.
     """
+    constant = _detached(solution.value)
+    moving = _Movement.apply(linearise(constant), solve or _natural, data, *constant)
+    return _rebuild(constant, moving)
 
-    def movement(products: Products, v: Tensor) -> Tensor:
-        linear = linearise(_detached(solution.value))
-        return linear.natural(v) if solve is None else solve(linear, v)
 
-    return implicit(F, theta0, solution, solve=movement, linearise=linearise)
+class _Movement(torch.autograd.Function):
+    """A fixed point as it is, and the movement of the data that its cotangent calls for."""
+
+    @staticmethod
+    def forward(ctx, linear, solve, data, *theta):
+        ctx.linear, ctx.solve = linear, solve
+        return tuple(t.clone() for t in theta)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "natural steps must be differentiated once, got create_graph=True. They are no "
+                "function; use gradient='automatic' for derivatives of derivatives."
+            )
+        linear, v = ctx.linear, _rebuild(ctx.linear.theta, cotangents)
+        movement = linear.movement(v, ctx.solve(linear, linear.encode(v)))
+        return None, None, movement, *(None for _ in cotangents)
+
+
+def _natural(linear, v):
+    return linear.natural(v)
 
 
 #: Gradient strategies by name: derivatives, and all.

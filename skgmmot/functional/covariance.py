@@ -178,11 +178,15 @@ class CovarianceType:
         raise NotImplementedError
 
     def anticommutator(self, left: Tensor, right: Tensor) -> Tensor:
-        """``S @ T + T @ S`` for the symmetric part of ``S`` and a symmetric ``T`` in storage."""
+        """``S @ T + T @ S`` for symmetric ``S`` and ``T`` in storage."""
         raise NotImplementedError
 
     def pushed(self, covariances: Tensor, by: Tensor) -> Tensor:
-        """``(I + S) @ Sigma @ (I + S)`` for the symmetric part of ``S`` in storage."""
+        """``(I + S) @ Sigma @ (I + S)`` for symmetric ``S`` in storage."""
+        raise NotImplementedError
+
+    def symmetric(self, storage: Tensor) -> Tensor:
+        """The symmetric parts of matrices in storage."""
         raise NotImplementedError
 
     # --- free coordinates ----------------------------------------------------------------------
@@ -283,13 +287,15 @@ class _Matrix(CovarianceType):
         return half @ half.mT
 
     def anticommutator(self, left, right):
-        product = symmetrize(left) @ right
+        product = left @ right
         return product + product.mT
 
     def pushed(self, covariances, by):
-        by = symmetrize(by)
         half = covariances + by @ covariances
         return symmetrize(half + half @ by)
+
+    def symmetric(self, storage):
+        return symmetrize(storage)
 
     # Free coordinates: Cholesky's factor with the logarithm of its diagonal.
 
@@ -496,6 +502,9 @@ class _Axis(CovarianceType):
 
     def pushed(self, covariances, by):
         return covariances * (1 + by).square()
+
+    def symmetric(self, storage):
+        return storage
 
     def to_free(self, covariances, scale):
         return covariances.log()

@@ -26,7 +26,12 @@ from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import Statistics, m_step, moments
 from skgmmot.functional.em_gram import FeatureGram, SampleGram
 from skgmmot.functional.em_products import FeatureEStep
-from skgmmot.functional.mixture import FisherCoordinates, GaussianMixtureParams, log_joint
+from skgmmot.functional.mixture import (
+    FisherCoordinates,
+    GaussianMixtureParams,
+    log_joint,
+    velocities,
+)
 
 
 def score(
@@ -159,17 +164,28 @@ class FeatureAdjoint:
         The E-step at the current mixture.
     cotangents : Statistics
         ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric.
+    along : Statistics, default=None
+        Velocities ``shift`` and ``bend`` of components, which samples go along with.
     """
 
     #: Blocks of fewer rows make matrix products slow.
     min_rows = 512
 
-    def __init__(self, step: FeatureEStep, cotangents: Statistics):
+    def __init__(self, step: FeatureEStep, cotangents: Statistics, along: Statistics | None = None):
         self.step, self.kind = step, step.kind
-        self.curvature = -2 * cotangents.scatter / step.kind.pooled(step.theta.means.shape[1])
-        self.H = step.of_features(cotangents.mass, cotangents.shift, self.curvature)
+        self.H, self.curvature = self._on_features(cotangents)
+        self.slopes, self.bent = self.H, self.curvature  # of what moves samples, gamma held
+        if along is not None:
+            slopes, bent = self._on_features(along)
+            self.slopes, self.bent = self.H + slopes, self.curvature + bent
         K, width = step.coefficients.shape
         self.row_size, self.sample_size = 2 * K + width, 2 * width
+
+    def _on_features(self, cotangents):
+        """Coefficients of ``h`` on the features, and its curvature, in storage."""
+        curvature = -2 * cotangents.scatter / self.kind.pooled(self.step.theta.means.shape[1])
+        H = self.step.of_features(cotangents.mass, cotangents.shift, curvature)
+        return H, curvature
 
     def _responsibilities(self, X, sample_weight, buffers):
         """``phi``, ``gamma``, ``r`` and ``sum_k gamma_ik h_ik`` of a block."""
@@ -200,13 +216,13 @@ class FeatureAdjoint:
         if sample_weight is not None:
             resp.mul_(sample_weight)
         lent = buffers("cotangents", phi.shape, torch.float64)
-        cotangents = torch.mm(self.H.mT, resp, out=lent)
+        cotangents = torch.mm(self.slopes.mT, resp, out=lent)
         cotangents.addmm_(self.step.coefficients.mT, signed)
         x = phi[:d]
         found = cotangents[:d] + self.kind.quadratic_pullback(x, cotangents[d + 1 :])
         if self.kind.shared:  # the quadratic term that all components share is no feature
-            bent = self.curvature[0] @ x
-            expected = expected - (x * bent).sum(0) / 2
+            expected = expected - (x * (self.curvature[0] @ x)).sum(0) / 2
+            bent = self.bent[0] @ x
             found -= bent if sample_weight is None else bent * sample_weight
         return found.mT, expected
 
@@ -222,6 +238,8 @@ class CentredAdjoint:
         What the mixture is relative to.
     cotangents : Statistics
         ``c0 (K,)``, ``c1 (K, d)`` and ``C2`` in the storage of the covariances, symmetric.
+    along : Statistics, default=None
+        Velocities ``shift`` and ``bend`` of components, which samples go along with.
 
     Notes
     -----
@@ -230,8 +248,15 @@ class CentredAdjoint:
 
     min_rows = 16
 
-    def __init__(self, theta: GaussianMixtureParams, origin: Tensor, cotangents: Statistics):
+    def __init__(
+        self,
+        theta: GaussianMixtureParams,
+        origin: Tensor,
+        cotangents: Statistics,
+        along: Statistics | None = None,
+    ):
         self.theta, self.origin, self.cotangents = theta, origin, cotangents
+        self.along = along
         self.kind = covariance_type_of(theta.covariances)
         self.prepared = theta.prepare()
         self.form = cotangents.scatter / self.kind.pooled(theta.means.shape[1])
@@ -265,9 +290,13 @@ class CentredAdjoint:
         """Cotangents of the samples ``(b, d)`` and of their weights ``(b,)``."""
         x, resp, signed, bent, expected = self._responsibilities(X, sample_weight)
         precisions = self.kind.precisions(self.prepared.factors)
-        pull = self.kind.apply(x - self.theta.means.unsqueeze(1), precisions)
-        found = resp.unsqueeze(-1) * (self.cotangents.shift.unsqueeze(1) + 2 * bent)
-        return (found - signed.unsqueeze(-1) * pull).sum(0), expected
+        y = x - self.theta.means.unsqueeze(1)
+        slopes = self.cotangents.shift.unsqueeze(1) + 2 * bent
+        if self.along is not None:
+            form = self.along.scatter / self.kind.pooled(x.shape[1])
+            slopes = slopes + self.along.shift.unsqueeze(1) + 2 * self.kind.apply(y, form)
+        pull = self.kind.apply(y, precisions)
+        return (resp.unsqueeze(-1) * slopes - signed.unsqueeze(-1) * pull).sum(0), expected
 
 
 class LinearisedEM(Linearisation):
@@ -348,35 +377,50 @@ class LinearisedEM(Linearisation):
         return self.em.of_samples(self._adjoint(u))
 
     def natural(self, v: Tensor) -> Tensor:
-        """The cotangent of one iteration that moves the fixed point where ``v`` asks it to go.
+        """The cotangent to hand to one iteration, beside that of samples carried along.
 
-        For the cotangent ``v (m,)`` of the fixed point, or several if it is small,
-        `FisherCoordinates.steepest` is the change that it calls for. Handed to one iteration, the
-        result ``u`` is the movement of the samples that brings it about with the smallest
-        ``sum_i a_i |dx_i|^2``: ``gram u = (I - dF/dtheta) change``, gram that of ``dF/dX``.
+        The cotangent ``v (m,)`` of the fixed point, or several if it is small, calls for velocities
+        of the components. Samples that go along with them, each with its own, move the fixed point
+        about that way; the result ``u`` is the least correction, in ``sum_i a_i |dx_i|^2``, that
+        makes it go just there: ``gram u = (I - dF/dtheta) change - dF/dX along``.
         """
         with torch.no_grad():
-            change = self._coordinates.steepest(v) / self.em.total
-            gram = self._gram()
+            along = self._along(self.decode(v))
+            change = self._coordinates.of_velocities(along.shift, along.scatter)
+            gram, effect = self._products(along)
             # A unit diagonal: what is singular does not depend on the units of the features.
             size = gram.diagonal().sqrt()
             scale = torch.where(size > 0, 1 / size, 0.0)
             scaled = scale[:, None] * gram * scale
             inverse = torch.linalg.pinv(scaled, rtol=SINGULAR, hermitian=True)
-            return ((change - self._forward(change)) * scale) @ inverse * scale
+            return ((change - self._forward(change) - effect) * scale) @ inverse * scale
+
+    def movement(self, v: GaussianMixtureParams, u: Tensor) -> Tensor:
+        """Minus the samples' natural step ``(n, d)``, weighed, for ``u = natural(v)``."""
+        with torch.no_grad():
+            return self.em.of_samples(self._adjoint(self._decoded(u), self._along(v)))[0]
+
+    def _along(self, v):
+        """The velocities that a cotangent calls for, per sample, as cotangents of statistics."""
+        found = velocities(self.theta, v.means, v.covariances)
+        shift, bend = (t / self.em.total for t in found)
+        nothing = torch.zeros_like(shift[..., 0])
+        return Statistics(nothing, shift, bend, nothing.new_zeros(()))
 
     def _forward(self, change):
         """``dF/dtheta change``; where products are dear by symmetry, exact for ``reg_covar=0``."""
         return change @ self._matrix.mT if self.small else self.product(change)
 
-    def _gram(self):
-        """Inner products ``(m, m)`` of the derivatives of ``F`` in the samples."""
+    def _products(self, along):
+        """``gram (m, m)`` of ``dF/dX``, and what samples carried along do to one iteration."""
         if self.small and not self._coordinates.kind.shared:
-            c, gram = self._unit_adjoint.H.flatten(1), FeatureGram(self._features)  # (m, K width)
+            c, way = self._unit_adjoint.H, FeatureAdjoint(self._features, along).H
+            c, way = c.flatten(-2), way.flatten(-2)  # (m, K width)
+            gram, effect = self.em.sum(FeatureGram(self._features))
         else:
-            c = torch.cat([t.flatten(1) for t in self._cotangents[:3]], dim=1)  # (m, q)
-            gram = SampleGram(self.theta, self.em.origin)
-        return c @ self.em.sum(gram)[0] @ c.mT
+            c, way = _flat(self._cotangents), _flat(along)  # (m, q)
+            gram, effect = self.em.sum(SampleGram(self.theta, self.em.origin))
+        return c @ gram @ c.mT, way @ effect.mT @ c.mT
 
     def _change(self):
         pairs = zip(self.value, self.theta, strict=True)
@@ -388,9 +432,15 @@ class LinearisedEM(Linearisation):
             return change
         return change._replace(weights=torch.zeros_like(change.weights))
 
-    def _adjoint(self, u):
+    def _adjoint(self, u, along=None):
         """The adjoint E-step for cotangents of the next mixture."""
         cotangents = m_step_pullback(self.theta, self._statistics, u)
         if self._features is not None:
-            return FeatureAdjoint(self._features, cotangents)
-        return CentredAdjoint(self.theta, self.em.origin, cotangents)
+            return FeatureAdjoint(self._features, cotangents, along)
+        return CentredAdjoint(self.theta, self.em.origin, cotangents, along)
+
+
+def _flat(statistics: Statistics) -> Tensor:
+    """Mass, shift and scatter as vectors ``(..., q)``."""
+    axis = statistics.mass.ndim - 1
+    return torch.cat([t.flatten(axis) for t in statistics[:3]], dim=-1)

@@ -45,7 +45,7 @@ def check_size(theta: GaussianMixtureParams) -> None:
 
 
 class SampleGram:
-    """The Gram matrix of the statistics' derivatives in the samples; adds over blocks.
+    """Products of the statistics' derivatives in the samples; they add over blocks.
 
     Parameters
     ----------
@@ -65,10 +65,10 @@ class SampleGram:
         self.theta, self.origin = theta, origin
         self.kind = covariance_type_of(theta.covariances)
         self.prepared = theta.prepare()
-        self.row_size = 3 * theta.means.shape[1] * sum(t.numel() for t in theta)
+        self.row_size = 4 * theta.means.shape[1] * sum(t.numel() for t in theta)
 
-    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor]:
-        """Sum ``a_i J_i^T J_i (q, q)`` over one block."""
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+        """Sum ``a_i J_i^T J_i`` and ``a_i J_i^T D_i (q, q)`` over one block."""
         x = X.double() - self.origin.double()
         resp = torch.softmax(log_joint(self.prepared, x), dim=0)  # (K, b)
         y = x - self.theta.means.unsqueeze(1)  # (K, b, d)
@@ -80,17 +80,22 @@ class SampleGram:
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         unit = resp.mT[:, None, :, None] * identity[:, None, :]  # (b, e, K, d)
         along, y = slope * y, y.expand_as(unit)
-        scatter = self.kind.outer(along, y)
-        scatter = scatter + self.kind.outer(unit, y) + self.kind.outer(y, unit)
-        J = torch.cat([t.flatten(2) for t in (slope, along + unit, scatter)], dim=2)  # (b, d, q)
+        scatter = self.kind.outer(unit, y) + self.kind.outer(y, unit)
+        D = self._join(torch.zeros_like(slope), unit, scatter)
+        J = self._join(slope, along, self.kind.outer(along, y)) + D
         if sample_weight is not None:
-            J = J * sample_weight.double().sqrt()[:, None, None]
-        J = J.flatten(0, 1)
-        return (J.mT @ J,)
+            root = sample_weight.double().sqrt().repeat_interleave(x.shape[1]).unsqueeze(1)
+            J, D = J * root, D * root
+        return J.mT @ J, J.mT @ D
+
+    @staticmethod
+    def _join(*statistics):
+        """Derivatives ``(b, d, ...)`` of all statistics as rows ``(b d, q)``."""
+        return torch.cat([t.flatten(2) for t in statistics], dim=2).flatten(0, 1)
 
 
 class FeatureGram:
-    """The same for the sums of features; few operations, where features are few.
+    """The same products for the sums of features; few operations, where features are few.
 
     The derivatives of features are linear in them, ``d phi / d x_e = N_e phi``, so that of
     ``gamma_k phi`` is ``gamma_k (<C_k - sum_l gamma_l C_l, N_e phi> phi + N_e phi)``.
@@ -108,21 +113,21 @@ class FeatureGram:
         self.step = step
         d = step.theta.means.shape[1]
         self.slopes = _feature_slopes(step.kind.name, d, step.coefficients.device)
-        self.row_size = 2 * d * step.coefficients.numel()
+        self.row_size = 3 * d * step.coefficients.numel()
 
-    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor]:
-        """Sum ``a_i J_i^T J_i (K width, K width)`` over one block."""
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+        """Sum ``a_i J_i^T J_i`` and ``a_i J_i^T D_i (K width, K width)`` over one block."""
         phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
         resp.div_(total)
         moved = self.slopes @ phi  # (d, width, b)
         slope = self.step.coefficients @ moved  # (d, K, b)
         slope = slope - (resp * slope).sum(1, keepdim=True)
-        J = slope.unsqueeze(2) * phi + moved.unsqueeze(1)  # (d, K, width, b)
-        J *= resp.unsqueeze(1)
         if sample_weight is not None:
-            J *= sample_weight.double().sqrt()
-        J = J.flatten(1, 2)
-        return ((J @ J.mT).sum(0),)
+            resp.mul_(sample_weight.double().sqrt())
+        D = resp.unsqueeze(1) * moved.unsqueeze(1)  # (d, K, width, b)
+        J = slope.mul_(resp).unsqueeze(2) * phi + D
+        J, D = J.flatten(1, 2), D.flatten(1, 2).mT
+        return (J @ J.mT).sum(0), (J @ D).sum(0)
 
 
 @functools.lru_cache(maxsize=64)

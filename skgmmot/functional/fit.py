@@ -216,10 +216,12 @@ def _followed(step, linear, delta, carried, gradient):
     theta, moved = linear.theta, linear.moved(delta)
     residual, distance = (float(torch.linalg.vector_norm(t)) for t in (linear.residual, delta))
     solution = Solution(theta, theta, linear.objective, (), 0, True, 0.0, residual, distance)
-    options = {"linearise": step.linearise, "solve": carried.natural}
+    options = {"linearise": step.linearise}
     if gradient == "implicit":
         solution = solution._replace(adjoint=Adjoint())
         options |= {"solve": carried.solve, "adjoint": solution.adjoint}
+    else:
+        options |= {"solve": carried.natural, "data": step.X}
     value = GRADIENTS[gradient](step, theta, solution, **options)
     triples = zip(value, moved, theta, strict=True)
     return solution._replace(value=GaussianMixtureParams(*(t + (m - h) for t, m, h in triples)))
@@ -423,6 +425,7 @@ def differentiate(
     options = {}
     if gradient == "natural":
         check_size(solution.value)
+        options["data"] = step.X
     if gradient in AT_FIXED_POINTS:
         solution = _polished(step, solution, gradient, gradient_tol, max_polish)
         options["linearise"] = step.linearise

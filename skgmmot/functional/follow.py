@@ -87,33 +87,41 @@ class Carried:
 
     def solve(self, matvec, b: Tensor) -> Tensor:
         """Solve ``matvec(x) = b``, as a solver of the adjoint equation."""
-
-        def find():
-            rows = self._learn(matvec, b)
-            self.matrix = self.inverse
-            return torch.linalg.solve(rows.mT, b)
-
-        return self._recall(b, find)
+        kept = self._recall(b)
+        if kept is not None and not self._due():
+            return kept
+        rows = self._learn(matvec, b)
+        self.matrix = self.inverse
+        found = torch.linalg.solve(rows.mT, b)
+        self._compare(kept, found)
+        return found
 
     def natural(self, linear: Linearisation, v: Tensor) -> Tensor:
         """Return ``linear.natural(v)``, for a linearisation that has it and is small."""
-
-        def find():
-            self.matrix = linear.natural(torch.eye(v.numel(), dtype=v.dtype, device=v.device))
-            return v @ self.matrix
-
-        return self._recall(v, find)
-
-    def _recall(self, v, find):
-        """What ``v`` becomes by the kept matrix, if it is young enough; else what is found."""
-        kept = None if self.matrix is None else v @ self.matrix
-        self.age += 1
-        if kept is not None and self.age & (self.age - 1):  # not a power of two
+        kept = self._recall(v)
+        if kept is not None and not self._due():
             return kept
-        found = find()
+        self.matrix = linear.natural(torch.eye(v.numel(), dtype=v.dtype, device=v.device))
+        found = v @ self.matrix
+        point = linear.decode(v)
+        if kept is not None:  # what it adds may be little, and how it changes of no account
+            kept = linear.movement(point, kept)
+        self._compare(kept, linear.movement(point, found))
+        return found
+
+    def _recall(self, v):
+        """What ``v`` becomes by the kept matrix, if there is one."""
+        self.age += 1
+        return None if self.matrix is None else v @ self.matrix
+
+    def _due(self):
+        """Whether the matrix is to be found anew: where its age is a power of two."""
+        return not self.age & (self.age - 1)
+
+    def _compare(self, kept, found):
+        """Start the count again where a new matrix changed the result."""
         if kept is None or _length(kept - found) > self.stale * _length(found):
             self.age = 0
-        return found
 
     def _learn(self, matvec, like):
         """The rows of an operator, whose inverse is kept if the map contracts."""

@@ -225,25 +225,11 @@ class FisherCoordinates:
             self.kind.squared(covariances / (2 * self.spread), self.factors),
         )
 
-    def steepest(self, vector: Tensor) -> Tensor:
-        """The change that a cotangent calls for in the geometry of transport, weights held.
-
-        A component of weight w whose mass goes by ``(v_m + 2 V (x - m)) / w``, the gradient of a
-        function of ``m`` and ``Sigma`` in the mass at x, changes by ``dm = v_m / w`` and
-        ``dSigma = 2 (V Sigma + Sigma V) / w``. For ``MW2^2`` that is twice the way to the target.
-        """
-        u, (w, means, covariances) = self.cotangent(vector), self.mixture
-        w = torch.where(w > 0, w, 1.0)  # a component without weight has no say
-        pooled = self.kind.pooled(means.shape[1])
-        total = self.mixture.weights.sum(0, keepdim=True) if self.kind.shared else w
-        bent = self.kind.anticommutator(u.covariances, covariances) * (2 / pooled)
-        return self.of_change(
-            GaussianMixtureParams(
-                torch.zeros_like(u.weights),
-                u.means / w.unsqueeze(-1),
-                bent / total.view(-1, *[1] * (covariances.ndim - 1)),
-            )
-        )
+    def of_velocities(self, shift: Tensor, bend: Tensor) -> Tensor:
+        """The change of a mixture whose components move at these velocities, weights held."""
+        _, means, covariances = self.mixture
+        bent = self.kind.anticommutator(bend, covariances) * (2 / self.kind.pooled(means.shape[1]))
+        return self.of_change(GaussianMixtureParams(torch.zeros_like(shift[..., 0]), shift, bent))
 
     def _rows(self, rows, storage):
         return self.kind.apply(rows.unsqueeze(-2), storage).squeeze(-2)
@@ -258,23 +244,55 @@ class FisherCoordinates:
         return [p.reshape(*p.shape[:-1], *t.shape) for p, t in pairs]
 
 
+def velocities(
+    mixture: GaussianMixtureParams, of_means: Tensor, of_covariances: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return how the components' mass moves up a function, in the geometry of transport.
+
+    The gradient of a function of ``m`` and ``Sigma``, in the place x of the mass of a component of
+    weight w, is ``(u + 2 U (x - m)) / w`` per unit of mass. For ``MW2^2`` it is twice the way from
+    the target.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions.
+    of_means : Tensor of shape (..., K, d)
+        Cotangents ``u`` of the means.
+    of_covariances : Tensor
+        Cotangents ``U`` of the covariances, in storage.
+
+    Returns
+    -------
+    shift : Tensor of shape (..., K, d)
+        ``u / w``.
+    bend : Tensor
+        The symmetric part of ``U / w``, in storage.
+    """
+    w, _, covariances = mixture
+    kind = covariance_type_of(covariances)
+    mass = torch.where(w > 0, w, 1.0)  # a component without weight has no say
+    total = w.sum(0, keepdim=True) if kind.shared else mass
+    total = total.view(-1, *[1] * (covariances.ndim - 1))
+    return of_means / mass.unsqueeze(-1), kind.symmetric(of_covariances) / total
+
+
 def descended(
     mixture: GaussianMixtureParams, of_means: Tensor, of_covariances: Tensor, step: float
 ) -> GaussianMixtureParams:
-    """Return a mixture whose components have followed a gradient as mass does, weights held.
+    """Return a mixture whose components have moved down a function, weights held.
 
-    The mass of component k goes from x to ``x - step (u + 2 U (x - m)) / w``, the map of which
-    `FisherCoordinates.steepest` is the derivative. For half a step down ``MW2^2`` these maps are
-    those of optimal transport, and the mixture is the target.
+    The mass of each goes against its `velocities`, by an affine map. For half a step down ``MW2^2``
+    these maps are those of optimal transport, and the mixture is the target.
 
     Parameters
     ----------
     mixture : GaussianMixtureParams
         K components in d dimensions.
     of_means : Tensor of shape (K, d)
-        Cotangents ``u`` of the means.
+        Cotangents of the means.
     of_covariances : Tensor
-        Cotangents ``U`` of the covariances, in storage.
+        Cotangents of the covariances, in storage.
     step : float
         How far.
 
@@ -285,13 +303,9 @@ def descended(
     """
     w, means, covariances = mixture
     kind = covariance_type_of(covariances)
-    mass = torch.where(w > 0, w, 1.0)  # a component without weight has no say
-    total = w.sum(0, keepdim=True) if kind.shared else mass
-    total = total.view(-1, *[1] * (covariances.ndim - 1))
-    bent = of_covariances * (-2 * step / kind.pooled(means.shape[1])) / total
-    return GaussianMixtureParams(
-        w, means - step * of_means / mass.unsqueeze(-1), kind.pushed(covariances, bent)
-    )
+    shift, bend = velocities(mixture, of_means, of_covariances)
+    bend = bend * (-2 * step / kind.pooled(means.shape[1]))
+    return GaussianMixtureParams(w, means - step * shift, kind.pushed(covariances, bend))
 
 
 class PreparedMixture(NamedTuple):
