@@ -56,7 +56,7 @@ class SampleGram:
 
     Notes
     -----
-    Costs ``n d q^2`` multiplications for ``q`` statistics, as many as a mixture stores numbers.
+    Costs ``2 n d q^2`` multiplications for ``q`` statistics, as many as a mixture stores numbers.
     """
 
     min_rows = 16

@@ -66,8 +66,8 @@ def fit_em(
     gradient : {'implicit', 'automatic', 'one_step', 'natural'}, default='implicit'
         How the fit is differentiated, if a tensor requires a gradient: by the implicit function
         theorem, through all iterations, or through the last one. 'natural' is no derivative but
-        the smallest movement of the samples that takes the mixture where the loss asks it to go;
-        for flows, with fixed weights.
+        a movement of the samples that takes the mixture where the loss asks it to go; for flows,
+        with fixed weights.
     tol : float, default=1e-3
         EM stops when the mean log-likelihood changes by less than this in one iteration.
     max_iter : int, default=100
@@ -126,9 +126,10 @@ def fit_em(
     three, 'automatic' as much for each iteration, and 'implicit' about one and a half for each
     product of the adjoint solver, 10 to 40 of them (one pass for all, if K and d are small), and
     as much again for polishing. 'automatic' is differentiable more than once. 'natural' builds a
-    matrix of ``q x q`` numbers for a mixture of ``q``, in ``n d q^2`` multiplications: 10 to 50
+    matrix of ``q x q`` numbers for a mixture of ``q``, in ``2 n d q^2`` multiplications: 10 to 50
     iterations for small mixtures. Backward gives ``-(a_i / sum a) dx_i``, where ``dx_i`` moves
-    sample i as the mixture's own gradient asks.
+    sample i along with its components, corrected as little as takes the mixture where its own
+    gradient, in the geometry of transport, asks it to go.
 
     References
     ----------

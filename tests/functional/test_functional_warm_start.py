@@ -295,17 +295,23 @@ def test_a_rough_natural_flow_keeps_its_matrix_and_stays_near_the_exact_one(prob
     assert em.solution.n_iter == 0 and em.solution.distance < 0.03
 
 
-def test_natural_steps_converge_where_components_overlap(make_samples):
+@pytest.mark.parametrize(
+    ("rate", "tol", "n_steps"), [(0.1, 0.3, 60), (0.5, 0.1, 12), (1.0, 1e-6, 5)]
+)
+def test_natural_steps_go_their_share_where_components_overlap(rate, tol, n_steps, make_samples):
     corners = torch.tensor([[0.0, 0.0], [4.0, 0.0], [2.0, 3.5]], dtype=F64)
     X = make_samples(300, 2) + corners.repeat(100, 1)
     w, S = torch.full((3,), 1 / 3, dtype=F64), torch.eye(2, dtype=F64).expand(3, 2, 2)
     sizes = torch.tensor([0.6, 1.0, 1.3], dtype=F64)[:, None, None]
-    target = GaussianMixtureParams(w, corners + 5.0, sizes * S)
-    options = {"fixed_weights": True, "max_iter": 100, "carry": True}
+    target = GaussianMixtureParams(w, corners.flip(1) + 5.0, sizes * S)
+    options = {"fixed_weights": True, "gradient_tol": tol}
     em = WarmStart(GaussianMixtureParams(w, corners, S), gradient="natural", **options)
     losses = []
-    for _ in range(12):
+    for _ in range(n_steps):
         cost = transport_plan(em(X.requires_grad_()), target).cost
         losses.append(cost.item())
-        X = (X - len(X) / 2 * torch.autograd.grad(cost, X)[0]).detach()
-    assert losses[-1] < 1e-10 * losses[0]
+        X = (X - rate * len(X) / 2 * torch.autograd.grad(cost, X)[0]).detach()
+    expected = max((1 - rate) ** (2 * (n_steps - 1)), 1e-10) * losses[0]
+    assert losses[-1] < 1.5 * expected
+    fitted = fit_em(em.theta, X, tol=1e-12, max_iter=2000, fixed_weights=True).value
+    assert transport_plan(fitted, target).cost < 1.5 * expected
