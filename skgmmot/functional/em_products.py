@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from skgmmot.functional.covariance import LOG_2PI, CovarianceType, covariance_type_of
+from skgmmot.functional.covariance import CovarianceType, covariance_type_of
+from skgmmot.functional.covariance_base import LOG_2PI
 from skgmmot.functional.em import Statistics
 
 #: Quadratic features are used up to this many for each feature: d = 80 for full covariances, any d
