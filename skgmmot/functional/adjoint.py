@@ -291,7 +291,7 @@ def natural(
     *,
     linearise: Callable[[Point], Linearisation],
     data: Tensor,
-    solve: Callable[[Linearisation, Tensor], Tensor] | None = None,
+    move: Callable[[Linearisation, Point], Tensor] | None = None,
 ) -> Point:
     """Differentiate ``theta = F(theta)`` the other way round: from a change of theta to the data.
 
@@ -308,13 +308,13 @@ def natural(
     solution : Solution
         The end of the loop, at a fixed point.
     linearise : callable
-        ``linearise(theta)`` is a `Linearisation` whose ``natural(v)`` is, for a cotangent of the
-        fixed point, that to hand to one step, and whose ``movement(v, u)`` is that of the data, for
-        a cotangent as a point and that to hand to one step.
+        ``linearise(theta)`` is a `Linearisation` whose ``natural(v)`` is, for the cotangent of the
+        fixed point as a vector, the one to hand to one step, and whose ``movement(v, u)`` is that
+        of the data for the two of them, the former as a point.
     data : Tensor
         What moves.
-    solve : callable, default=None
-        ``solve(linear, v)`` takes the place of ``linear.natural(v)``.
+    move : callable, default=None
+        ``move(linear, v)`` is the movement for a cotangent; None is what ``linear`` says.
 
     Returns
     -------
@@ -327,7 +327,7 @@ def natural(
         In backward, if it is asked to build a graph.
     """
     constant = _detached(solution.value)
-    moving = _Movement.apply(linearise(constant), solve or _natural, data, *constant)
+    moving = _Movement.apply(linearise(constant), move or _move, data, *constant)
     return _rebuild(constant, moving)
 
 
@@ -335,8 +335,8 @@ class _Movement(torch.autograd.Function):
     """A fixed point as it is, and the movement of the data that its cotangent calls for."""
 
     @staticmethod
-    def forward(ctx, linear, solve, data, *theta):
-        ctx.linear, ctx.solve = linear, solve
+    def forward(ctx, linear, move, data, *theta):
+        ctx.linear, ctx.move = linear, move
         return tuple(t.clone() for t in theta)
 
     @staticmethod
@@ -346,13 +346,12 @@ class _Movement(torch.autograd.Function):
                 "natural steps must be differentiated once, got create_graph=True. They are no "
                 "function; use gradient='automatic' for derivatives of derivatives."
             )
-        linear, v = ctx.linear, _rebuild(ctx.linear.theta, cotangents)
-        movement = linear.movement(v, ctx.solve(linear, linear.encode(v)))
+        movement = ctx.move(ctx.linear, _rebuild(ctx.linear.theta, cotangents))
         return None, None, movement, *(None for _ in cotangents)
 
 
-def _natural(linear, v):
-    return linear.natural(v)
+def _move(linear, v):
+    return linear.movement(v, linear.natural(linear.encode(v)))
 
 
 #: Gradient strategies by name: derivatives, and all.

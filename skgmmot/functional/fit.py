@@ -222,7 +222,7 @@ def _followed(step, linear, delta, carried, gradient):
         solution = solution._replace(adjoint=Adjoint())
         options |= {"solve": carried.solve, "adjoint": solution.adjoint}
     else:
-        options |= {"solve": carried.natural, "data": step.X}
+        options |= {"move": carried.move, "data": step.X}
     value = GRADIENTS[gradient](step, theta, solution, **options)
     triples = zip(value, moved, theta, strict=True)
     return solution._replace(value=GaussianMixtureParams(*(t + (m - h) for t, m, h in triples)))
@@ -436,7 +436,7 @@ def differentiate(
         options["solve"] = _solver(solve, gradient_tol / 5)
     if carried is not None and step.linearise(solution.value).small:
         carried.renew()
-        options["solve"] = carried.solve if gradient == "implicit" else carried.natural
+        options |= {"solve": carried.solve} if gradient == "implicit" else {"move": carried.move}
     strategy = named("gradient", gradient, GRADIENTS)
     return solution._replace(value=strategy(step, theta0, solution, **options))
 

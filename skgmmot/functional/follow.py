@@ -96,17 +96,16 @@ class Carried:
         self._compare(kept, found)
         return found
 
-    def natural(self, linear: Linearisation, v: Tensor) -> Tensor:
-        """Return ``linear.natural(v)``, for a linearisation that has it and is small."""
-        kept = self._recall(v)
+    def move(self, linear: Linearisation, v: Point) -> Tensor:
+        """Return ``linear.movement(v, linear.natural(v))``, for one that has it and is small."""
+        vector = linear.encode(v)
+        kept = self._recall(vector)
         if kept is not None and not self._due():
-            return kept
-        self.matrix = linear.natural(torch.eye(v.numel(), dtype=v.dtype, device=v.device))
-        found = v @ self.matrix
-        point = linear.decode(v)
-        if kept is not None:  # what it adds may be little, and how it changes of no account
-            kept = linear.movement(point, kept)
-        self._compare(kept, linear.movement(point, found))
+            return linear.movement(v, kept)
+        self.matrix = linear.natural(torch.eye(len(vector)).to(vector))
+        found = linear.movement(v, vector @ self.matrix)
+        # What the matrix adds may be little, and how that changes of no account.
+        self._compare(None if kept is None else linear.movement(v, kept), found)
         return found
 
     def _recall(self, v):
