@@ -512,7 +512,7 @@ def write_plot(costs, flows, path):
         ax.bar_label(bars, fmt="%.3g", padding=3)
         ax.set(xscale="log" if costs else "linear", title=column)
         ax.invert_yaxis()
-        ax.margins(x=0.25)
+        ax.margins(x=0.3)
     axes[1].set_yticklabels([])
     if (SHOWN, "warm_start", RATES[-1]) in flows:
         for name in FLOWS:
