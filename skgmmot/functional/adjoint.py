@@ -292,6 +292,7 @@ def natural(
     linearise: Callable[[Point], Linearisation],
     data: Tensor,
     move: Callable[[Linearisation, Point], Tensor] | None = None,
+    asked: "Asked | None" = None,
 ) -> Point:
     """Differentiate ``theta = F(theta)`` the other way round: from a change of theta to the data.
 
@@ -315,6 +316,8 @@ def natural(
         What moves.
     move : callable, default=None
         ``move(linear, v)`` is the movement for a cotangent; None is what ``linear`` says.
+    asked : Asked, default=None
+        Where backward takes notes.
 
     Returns
     -------
@@ -327,16 +330,36 @@ def natural(
         In backward, if it is asked to build a graph.
     """
     constant = _detached(solution.value)
-    moving = _Movement.apply(linearise(constant), move or _move, data, *constant)
+    asked = Asked() if asked is None else asked
+    moving = _Movement.apply(linearise(constant), move or _move, asked, data, *constant)
     return _rebuild(constant, moving)
+
+
+class Asked:
+    """What backward through `natural` asked for; None before.
+
+    Attributes
+    ----------
+    cotangent : tuple of Tensor
+        The cotangent of the fixed point.
+    movement : Tensor
+        What it returned for the data, a copy.
+    """
+
+    def __init__(self):
+        self.cotangent, self.movement = None, None
+
+    def note(self, cotangent: Point, movement: Tensor) -> None:
+        """Take note of the last one."""
+        self.cotangent, self.movement = cotangent, movement.clone()
 
 
 class _Movement(torch.autograd.Function):
     """A fixed point as it is, and the movement of the data that its cotangent calls for."""
 
     @staticmethod
-    def forward(ctx, linear, move, data, *theta):
-        ctx.linear, ctx.move = linear, move
+    def forward(ctx, linear, move, asked, data, *theta):
+        ctx.linear, ctx.move, ctx.asked = linear, move, asked
         return tuple(t.clone() for t in theta)
 
     @staticmethod
@@ -346,8 +369,10 @@ class _Movement(torch.autograd.Function):
                 "natural steps must be differentiated once, got create_graph=True. They are no "
                 "function; use gradient='automatic' for derivatives of derivatives."
             )
-        movement = ctx.move(ctx.linear, _rebuild(ctx.linear.theta, cotangents))
-        return None, None, movement, *(None for _ in cotangents)
+        v = _rebuild(ctx.linear.theta, cotangents)
+        movement = ctx.move(ctx.linear, v)
+        ctx.asked.note(v, movement)
+        return None, None, None, movement, *(None for _ in cotangents)
 
 
 def _move(linear, v):

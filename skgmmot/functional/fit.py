@@ -17,6 +17,7 @@ from skgmmot.functional.adjoint import (
     AT_FIXED_POINTS,
     GRADIENTS,
     Adjoint,
+    Asked,
     InexactGradientWarning,
     Solver,
 )
@@ -90,8 +91,9 @@ def fit_em(
         Solver of the adjoint equation, ``solve(matvec, b)``; 'auto' is 'dense' where that is
         cheap, and else 'gmres'.
     carried : Carried, default=None
-        What `WarmStart` keeps from one implicit fit to the next. Where the last fixed point is
-        near, and K and d are small, a Newton step with a kept derivative replaces iterations.
+        What `WarmStart` keeps from one implicit or natural fit to the next. Where the last fixed
+        point is near, and K and d are small, a Newton step with a kept derivative replaces
+        iterations.
 
     Returns
     -------
@@ -129,7 +131,8 @@ def fit_em(
     matrix of ``q x q`` numbers for a mixture of ``q``, in ``2 n d q^2`` multiplications: 10 to 50
     iterations for small mixtures. Backward gives ``-(a_i / sum a) dx_i``, where ``dx_i`` moves
     sample i along with its components, corrected as little as takes the mixture where its own
-    gradient, in the geometry of transport, asks it to go.
+    gradient, in the geometry of transport, asks it to go; for mixtures of more than 128 features,
+    as exactly as ``reg_covar`` is small beside their variances.
 
     References
     ----------
@@ -222,7 +225,8 @@ def _followed(step, linear, delta, carried, gradient):
         solution = solution._replace(adjoint=Adjoint())
         options |= {"solve": carried.solve, "adjoint": solution.adjoint}
     else:
-        options |= {"move": carried.move, "data": step.X}
+        solution = solution._replace(adjoint=Asked())
+        options |= {"move": carried.move, "data": step.X, "asked": solution.adjoint}
     value = GRADIENTS[gradient](step, theta, solution, **options)
     triples = zip(value, moved, theta, strict=True)
     return solution._replace(value=GaussianMixtureParams(*(t + (m - h) for t, m, h in triples)))
@@ -426,7 +430,8 @@ def differentiate(
     options = {}
     if gradient == "natural":
         check_size(solution.value)
-        options["data"] = step.X
+        solution = solution._replace(adjoint=Asked())
+        options |= {"data": step.X, "asked": solution.adjoint}
     if gradient in AT_FIXED_POINTS:
         solution = _polished(step, solution, gradient, gradient_tol, max_polish)
         options["linearise"] = step.linearise

@@ -39,7 +39,8 @@ class Solution(NamedTuple):
     distance: float = math.nan
     """Estimate of the distance of `value` to the fixed point, if the gradient is taken there."""
     adjoint: object = None
-    """The `Adjoint` in which backward takes notes, if the gradient is implicit."""
+    """The `Adjoint` in which backward takes notes, if the gradient is implicit; the `Asked`, if it
+    is natural."""
 
 
 def iterate(

@@ -10,19 +10,20 @@ from torch import Tensor
 
 from skgmmot.functional.adjoint import Linearisation
 from skgmmot.functional.fixed_point import Point
-
-#: Newton's steps longer than this are left to iterations.
-RADIUS = 0.5
+from skgmmot.functional.polish import NEWTON_RADIUS
 
 
 class Carried:
     """What is known of ``dF/dtheta``, kept from one fixed point to the next.
 
     The inverse of ``I - dF/dtheta`` turns a residual into a step to the fixed point (Newton's
-    method with a kept derivative). It is found anew where that step is too long. A second matrix
-    turns cotangents of the fixed point into those to hand to one step: the same inverse for
-    implicit gradients, another for natural steps. That one is found anew at the first, second,
-    fourth ... use; where it changes the result, the count starts again.
+    method with a kept derivative). A second matrix turns cotangents of the fixed point into those
+    to hand to one step: the same inverse for implicit gradients, another for natural steps. Both
+    are found anew at the first, second, fourth ... use; where that changes the result, the count
+    starts again. The inverse is also found anew where its step is too long.
+
+    A kept inverse does not see a fixed point begin to repel. Until it is found anew it leads there
+    as before.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ class Carried:
         tuple of Linearisation and Tensor of shape (m,), or None
             A point, and the step from it that remains; None where the fixed point is not near.
         """
-        linear, reach = linearise(theta), RADIUS
+        linear, reach = linearise(theta), NEWTON_RADIUS
         while linear.small:
             delta = self._newton(linear)
             if not _length(delta) <= tol:
@@ -102,6 +103,7 @@ class Carried:
         kept = self._recall(vector)
         if kept is not None and not self._due():
             return linear.movement(v, kept)
+        self._learn(linear.products(), vector)
         self.matrix = linear.natural(torch.eye(len(vector)).to(vector))
         found = linear.movement(v, vector @ self.matrix)
         # What the matrix adds may be little, and how that changes of no account.

@@ -271,7 +271,7 @@ def velocities(
     """
     w, _, covariances = mixture
     kind = covariance_type_of(covariances)
-    mass = torch.where(w > 0, w, 1.0)  # a component without weight has no say
+    mass = torch.where(w > 1e-12, w, 1.0)  # a component without weight has no say
     total = w.sum(0, keepdim=True) if kind.shared else mass
     total = total.view(-1, *[1] * (covariances.ndim - 1))
     return of_means / mass.unsqueeze(-1), kind.symmetric(of_covariances) / total

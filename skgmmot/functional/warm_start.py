@@ -1,13 +1,12 @@
 """Fits that follow samples which move: each starts where the last one ended."""
 
-import functools
 from inspect import signature
 
 import torch
 from torch import Tensor
 
 from skgmmot import _engine
-from skgmmot.functional.adjoint import AT_FIXED_POINTS
+from skgmmot.functional.adjoint import AT_FIXED_POINTS, Asked
 from skgmmot.functional.em import Statistics, m_step, moments
 from skgmmot.functional.fit import REG_COVAR, check_samples, check_start, fit_em
 from skgmmot.functional.follow import Carried
@@ -108,7 +107,7 @@ class WarmStart:
             )
         self.theta = theta0.detach()
         self.solution = None
-        self.carry, self._before, self._asked = carry, None, {}
+        self.carry, self._before = carry, None
         self.options = {"gradient": gradient, "max_iter": max_iter, **options}
         tol = options.get("gradient_tol", 0.0)
         rough = gradient in AT_FIXED_POINTS and tol >= ROUGH
@@ -117,13 +116,8 @@ class WarmStart:
 
     def __call__(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
         """Fit to samples ``X (n, d)``; the mixture is on their graph."""
-        start = self.theta if self._before is None else self._carried(X, sample_weight)
-        listens = self.carry and self.options["gradient"] == "natural" and torch.is_grad_enabled()
-        samples = X.view_as(X) if listens and isinstance(X, Tensor) else X  # for a hook of our own
-        self.solution = fit_em(start, samples, sample_weight, **self.options)
-        if listens:
-            _, means, covariances = self.solution.value
-            self._asked = _listen(samples=samples, means=means, covariances=covariances)
+        start = self.theta if self._before is None else self._start(X, sample_weight)
+        self.solution = fit_em(start, X, sample_weight, **self.options)
         before, self.theta = self.theta, self.solution.value.detach()
         if self.carry:
             self._before = X.detach().clone()
@@ -132,7 +126,7 @@ class WarmStart:
             self.options["carried"].ahead = self.theta._replace(means=means)
         return self.solution.value
 
-    def _carried(self, X, sample_weight):
+    def _start(self, X, sample_weight):
         """The mixture where the samples have taken it."""
         check_samples(self.theta, X, sample_weight)
         if X.shape != self._before.shape:
@@ -141,26 +135,19 @@ class WarmStart:
                 f"{tuple(X.shape)} after {tuple(self._before.shape)}. Make another WarmStart for "
                 "other samples."
             )
-        step = self._step(X.detach(), sample_weight)
-        asked = None if not step > 0 else self._moved_as_asked(step)
+        asked = self._moved_as_asked(X.detach(), sample_weight)
         return self._moved_along(X, sample_weight) if asked is None else asked
 
-    def _step(self, X, sample_weight):
-        """How far samples went where a natural gradient asked them to; 0 if elsewhere."""
-        if len(self._asked) < 3:
-            return 0.0
-        asked = -len(X) * self._asked["samples"]
-        if sample_weight is not None:
-            mean = sample_weight.detach().mean()
-            asked = asked * torch.where(sample_weight > 0, mean / sample_weight, 0.0).unsqueeze(1)
-        went = X - self._before
-        step = (went * asked).sum() / asked.square().sum()
-        astray = torch.linalg.vector_norm(went - step * asked)
-        return float(step) if astray <= ASTRAY * torch.linalg.vector_norm(went) else 0.0
-
-    def _moved_as_asked(self, step):
-        """The mixture after a step that its own gradient asked for; None where that ends it."""
-        moved = descended(self.theta, self._asked["means"], self._asked["covariances"], step)
+    def _moved_as_asked(self, X, sample_weight):
+        """The mixture where a natural gradient asked it to go, if the samples went there too."""
+        asked = self.solution.adjoint
+        if not isinstance(asked, Asked) or asked.movement is None:
+            return None
+        step = _step(X - self._before, -asked.movement, sample_weight)
+        if not step > 0:
+            return None
+        _, of_means, of_covariances = asked.cotangent
+        moved = descended(self.theta.to(dtype=of_means.dtype), of_means, of_covariances, step)
         try:
             moved.prepare()
         except ValueError:  # a component was asked to shrink to a point or a line
@@ -187,10 +174,13 @@ class WarmStart:
         return moved if finite else self.theta  # of samples that are not, the fit will say so
 
 
-def _listen(**tensors):
-    """What backward will find for tensors, by name; nothing before."""
-    found = {}
-    for name, tensor in tensors.items():
-        if tensor.requires_grad:
-            tensor.register_hook(functools.partial(found.__setitem__, name))
-    return found
+def _step(went: Tensor, asked: Tensor, sample_weight: Tensor | None) -> float:
+    """How far samples went the way that they were asked to; 0 if they went another."""
+    asked = asked * len(asked)
+    if sample_weight is not None:
+        a = sample_weight.detach().to(asked.dtype)
+        asked = asked * torch.where(a > 0, a.mean() / a, 0.0).unsqueeze(1)
+        went = went * (a > 0).unsqueeze(1)  # where samples without weight go is all one
+    step = (went * asked).sum() / asked.square().sum()
+    astray = torch.linalg.vector_norm(went - step * asked)
+    return float(step) if astray <= ASTRAY * torch.linalg.vector_norm(went) else 0.0

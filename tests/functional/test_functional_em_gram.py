@@ -260,6 +260,13 @@ def test_the_step_keeps_float32_and_its_digits(make_mixture, make_samples):
     assert_close(found.double(), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
+def test_a_component_without_weight_has_no_say(make_mixture, make_samples):
+    theta, X, a = problem("full", make_mixture, make_samples)
+    theta = theta._replace(weights=torch.tensor([0.5, 0.5, 0.0], dtype=F64))
+    g, _ = gradient_of("natural", theta, X, a, cotangents(theta), max_iter=0)
+    assert torch.isfinite(g).all() and g.norm() > 0
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 

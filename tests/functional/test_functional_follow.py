@@ -78,6 +78,28 @@ def test_fixed_points_that_repel_are_left_alone(F):
     assert Carried(0.05).find(F.linearise, (F.x + 0.1,), 0.05) is None
 
 
+class Natural:
+    """A linearisation whose natural step is its cotangent."""
+
+    def __init__(self, linear):
+        self.encode, self.products = linear.encode, linear.products
+
+    def natural(self, v):
+        return v
+
+    def movement(self, v, u):
+        return u
+
+
+def test_an_inverse_is_found_anew_with_the_matrix_of_natural_steps(F, carried):
+    F.H = -F.H  # from now on the fixed point repels, which a kept inverse does not see
+    assert carried.find(F.linearise, (F.x,), 0.1) is not None
+    for _ in range(2):
+        carried.move(Natural(F.linearise((F.x,))), (torch.ones(6, dtype=F64),))
+    assert carried.inverse is None
+    assert carried.find(F.linearise, (F.x,), 0.1) is None
+
+
 def test_what_is_not_finite_is_not_kept(F):
     F.H = torch.full_like(F.H, torch.nan)
     carried = Carried(0.05)

@@ -263,16 +263,81 @@ def test_samples_that_go_where_they_were_asked_to_take_the_mixture_along(
         assert_close(tuple(em.theta), tuple(target), rtol=1e-9, atol=1e-9)
 
 
-def test_samples_that_go_elsewhere_are_carried_as_ever(make_samples, make_covariances):
-    X, start, target = groups(make_samples, make_covariances)
-    options = {"fixed_weights": True, "max_iter": 0}
-    natural = WarmStart(start, gradient="natural", max_polish=0, **options)
+def no_fit(X, start, target):
+    """A natural warm start that makes no fit, so that its mixtures are its starts; and its step."""
+    em = WarmStart(start, gradient="natural", fixed_weights=True, max_iter=0, max_polish=0)
     with pytest.warns(InexactGradientWarning):
-        transport_plan(natural(X.requires_grad_()), target).cost.backward()
-    other = WarmStart(start, carry=True, **options)
-    other(X.detach())
-    Y = X.detach() + make_samples(90, 2, seed=5)
-    assert_close(tuple(natural(Y)), tuple(other(Y)))
+        value = em(X.requires_grad_())
+    (gradient,) = torch.autograd.grad(transport_plan(value, target).cost, X)
+    return em, -len(X) / 2 * gradient
+
+
+def carried_to(X, start, Y):
+    """The start of samples that carry their responsibilities."""
+    em = WarmStart(start, carry=True, fixed_weights=True, max_iter=0)
+    em(X.detach())
+    return em(Y)
+
+
+def test_samples_that_go_astray_are_carried_as_ever(make_samples, make_covariances):
+    X, start, target = groups(make_samples, make_covariances)
+    em, step = no_fit(X, start, target)
+    noise = make_samples(90, 2, seed=5)
+    Y = X.detach() + step + 0.3 * step.norm() / noise.norm() * noise
+    assert_close(tuple(em(Y)), tuple(carried_to(X, start, Y)))
+
+
+def test_samples_that_go_back_are_carried_as_ever(make_samples, make_covariances):
+    X, start, target = groups(make_samples, make_covariances)
+    em, step = no_fit(X, start, target)
+    Y = X.detach() - step
+    assert_close(tuple(em(Y)), tuple(carried_to(X, start, Y)))
+
+
+def test_a_gradient_changed_in_place_is_another(make_samples, make_covariances):
+    X, start, target = groups(make_samples, make_covariances)
+    em, step = no_fit(X, start, target)
+    step[60:] = 0.0  # the third group stays
+    Y = X.detach() + step
+    assert_close(tuple(em(Y)), tuple(carried_to(X, start, Y)))
+
+
+def test_what_was_asked_is_forgotten_by_a_call_without_gradient(make_samples, make_covariances):
+    X, start, target = groups(make_samples, make_covariances)
+    em, step = no_fit(X, start, target)
+    Y = X.detach() + step
+    with torch.no_grad():
+        em(Y)
+    there = em.theta
+    assert_close(tuple(em(Y + step)), tuple(carried_to(Y, there, Y + step)))
+
+
+def test_a_component_asked_to_shrink_to_a_point_keeps_the_floor(make_samples):
+    # Samples whose covariance is the identity, and a target of half their width: twice that way.
+    square = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=F64)
+    w, m, S = torch.ones(1, dtype=F64), torch.zeros(1, 2, dtype=F64), torch.eye(2, dtype=F64)[None]
+    em = WarmStart(GaussianMixtureParams(w, m, S), gradient="natural", fixed_weights=True)
+    X = square.clone().requires_grad_()
+    cost = transport_plan(em(X), GaussianMixtureParams(w, m, S / 4)).cost
+    X = X - 2 * len(X) / 2 * torch.autograd.grad(cost, X)[0]
+    assert X.abs().max() < 1e-5
+    assert_close(em(X).covariances, 1e-6 * S, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("which", ["means", "covariances"])
+def test_losses_of_a_part_of_the_mixture_flow(which, dtype, make_samples, make_covariances):
+    X, start, _ = groups(make_samples, make_covariances)
+    X = X.to(dtype)
+    em = WarmStart(start, gradient="natural", fixed_weights=True, gradient_tol=0.1)
+    losses = []
+    for _ in range(6):
+        part = getattr(em(X.requires_grad_()), which)
+        loss = (part - 2 * part.detach().mean().abs().round()).square().sum() / len(X)
+        losses.append(loss.item())
+        X = (X - 5 * torch.autograd.grad(loss, X)[0]).detach()
+        assert em.solution.adjoint.movement is not None
+    assert torch.isfinite(X).all() and losses[-1] < losses[0]
 
 
 def test_a_rough_natural_flow_keeps_its_matrix_and_stays_near_the_exact_one(problem, monkeypatch):
