@@ -43,8 +43,8 @@ class WarmStart:
         Whether samples take their responsibilities along: each fit then starts from the mixture
         of the samples where they are now, each assigned as it last was; or, if they went as a
         natural gradient asked them to, from the mixture that it asked for. Steps may be many
-        times longer. All calls are about the same samples, in the same order. None is True for
-        'natural', which has no use for short steps, and else False.
+        times longer. All calls are about the same samples, in the same order, of which a copy is
+        kept. None is True for 'natural', which has no use for short steps, and else False.
     **options
         Other options of `fit_em`.
 
