@@ -97,7 +97,7 @@ flows = {name: flow(name, rate, n, **mode) for name, (rate, n, mode) in modes.it
 # With these, warm-started steps may be seventeen times as long, and arrived in 5 of 5 as well.
 # Natural steps follow the mixture's own way, however slowly EM converges, and each goes the same
 # share of it: from about 20, the losses of the five clouds were 7e-9 to 1e-8 after ten of them and
-# 3e-19 to 5e-19 after twenty; of warm-started ones, 7e-3 to 2e-2 and 3e-6 to 2e-4.
+# 2e-19 to 4e-19 after twenty; of warm-started ones, 7e-3 to 2e-2 and 3e-6 to 2e-4.
 
 figure, axes = plt.subplots(1, 3, figsize=(14, 5), layout="constrained")
 positions = flows["natural, carried"][0]
