@@ -263,11 +263,7 @@ def implicit(
     def solved(v: Tensor | None) -> Tensor | None:
         if v is None or not v.any():
             return v
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "implicit gradients must be differentiated once, got create_graph=True. Use the "
-                "strategy 'automatic' for derivatives of derivatives."
-            )
+        _check_once("implicit gradients")
         right = linear.encode(_unflatten(v, constant))
         if solve is None:
             u, products = linear.solve(right, tol)
@@ -364,15 +360,20 @@ class _Movement(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *cotangents):
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "natural steps must be differentiated once, got create_graph=True. They are no "
-                "function; use gradient='automatic' for derivatives of derivatives."
-            )
+        _check_once("natural steps")
         v = _rebuild(ctx.linear.theta, cotangents)
         movement = ctx.move(ctx.linear, v)
         ctx.asked.note(v, movement)
         return None, None, None, movement, *(None for _ in cotangents)
+
+
+def _check_once(what: str) -> None:
+    """Refuse to build a graph in backward."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{what} must be differentiated once, got create_graph=True. Use the strategy "
+            "'automatic' for derivatives of derivatives."
+        )
 
 
 def _move(linear, v):

@@ -15,7 +15,7 @@ import functools
 import torch
 from torch import Tensor
 
-from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.functional.covariance import CovarianceType, covariance_type_of
 from skgmmot.functional.em_products import FeatureEStep
 from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
 
@@ -112,7 +112,7 @@ class FeatureGram:
     def __init__(self, step: FeatureEStep):
         self.step = step
         d = step.theta.means.shape[1]
-        self.slopes = _feature_slopes(step.kind.name, d, step.coefficients.device)
+        self.slopes = _feature_slopes(step.kind, d, step.coefficients.device)
         self.row_size = 3 * d * step.coefficients.numel()
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
@@ -131,9 +131,8 @@ class FeatureGram:
 
 
 @functools.lru_cache(maxsize=64)
-def _feature_slopes(name: str, d: int, device: torch.device) -> Tensor:
+def _feature_slopes(kind: CovarianceType, d: int, device: torch.device) -> Tensor:
     """``N (d, width, width)``, the derivatives of ``phi(x) = (x, 1, quadratic(x))``."""
-    kind = COVARIANCE_TYPES[name]
     identity = torch.eye(d, dtype=torch.float64, device=device)
 
     def quadratic(columns):

@@ -220,14 +220,8 @@ def _followed(step, linear, delta, carried, gradient):
     theta, moved = linear.theta, linear.moved(delta)
     residual, distance = (float(torch.linalg.vector_norm(t)) for t in (linear.residual, delta))
     solution = Solution(theta, theta, linear.objective, (), 0, True, 0.0, residual, distance)
-    options = {"linearise": step.linearise}
-    if gradient == "implicit":
-        solution = solution._replace(adjoint=Adjoint())
-        options |= {"solve": carried.solve, "adjoint": solution.adjoint}
-    else:
-        solution = solution._replace(adjoint=Asked())
-        options |= {"move": carried.move, "data": step.X, "asked": solution.adjoint}
-    value = GRADIENTS[gradient](step, theta, solution, **options)
+    solution, options = _noted(step, solution, gradient)
+    value = GRADIENTS[gradient](step, theta, solution, **options, **_kept(carried, gradient))
     triples = zip(value, moved, theta, strict=True)
     return solution._replace(value=GaussianMixtureParams(*(t + (m - h) for t, m, h in triples)))
 
@@ -430,20 +424,32 @@ def differentiate(
     options = {}
     if gradient == "natural":
         check_size(solution.value)
-        solution = solution._replace(adjoint=Asked())
-        options |= {"data": step.X, "asked": solution.adjoint}
     if gradient in AT_FIXED_POINTS:
         solution = _polished(step, solution, gradient, gradient_tol, max_polish)
-        options["linearise"] = step.linearise
+        solution, options = _noted(step, solution, gradient, gradient_tol)
     if gradient == "implicit":
-        solution = solution._replace(adjoint=Adjoint(tol=gradient_tol))
-        options |= {"adjoint": solution.adjoint, "tol": gradient_tol / 5}
-        options["solve"] = _solver(solve, gradient_tol / 5)
+        options |= {"tol": gradient_tol / 5, "solve": _solver(solve, gradient_tol / 5)}
     if carried is not None and step.linearise(solution.value).small:
         carried.renew()
-        options |= {"solve": carried.solve} if gradient == "implicit" else {"move": carried.move}
+        options |= _kept(carried, gradient)
     strategy = named("gradient", gradient, GRADIENTS)
     return solution._replace(value=strategy(step, theta0, solution, **options))
+
+
+def _noted(step, solution, gradient, tol=math.inf):
+    """A fixed point with what backward takes notes in, and what its strategy asks for."""
+    options = {"linearise": step.linearise}
+    if gradient == "implicit":
+        notes = options["adjoint"] = Adjoint(tol=tol)
+    else:
+        notes = options["asked"] = Asked()
+        options["data"] = step.X
+    return solution._replace(adjoint=notes), options
+
+
+def _kept(carried, gradient):
+    """The option of a strategy by which it uses what is kept."""
+    return {"solve": carried.solve} if gradient == "implicit" else {"move": carried.move}
 
 
 def _solver(solve, tol):

@@ -73,11 +73,12 @@ class Carried:
             if not _length(delta) <= tol:
                 self._learn(linear.products(), linear.residual)
                 delta = self._newton(linear)
-            if _length(delta) <= tol:
+            length = _length(delta)
+            if length <= tol:
                 return linear, delta
-            if not _length(delta) < reach:
+            if not length < reach:
                 break
-            linear, reach = linearise(linear.moved(delta)), _length(delta) / 2
+            linear, reach = linearise(linear.moved(delta)), length / 2
         return None
 
     def _newton(self, linear):
@@ -88,41 +89,38 @@ class Carried:
 
     def solve(self, matvec, b: Tensor) -> Tensor:
         """Solve ``matvec(x) = b``, as a solver of the adjoint equation."""
-        kept = self._recall(b)
-        if kept is not None and not self._due():
-            return kept
-        rows = self._learn(matvec, b)
-        self.matrix = self.inverse
-        found = torch.linalg.solve(rows.mT, b)
-        self._compare(kept, found)
-        return found
+
+        def find():
+            rows = self._learn(matvec, b)
+            self.matrix = self.inverse
+            return torch.linalg.solve(rows.mT, b)
+
+        return self._recall(lambda: b @ self.matrix, find)
 
     def move(self, linear: Linearisation, v: Point) -> Tensor:
         """Return ``linear.movement(v, linear.natural(v))``, for one that has it and is small."""
         vector = linear.encode(v)
-        kept = self._recall(vector)
-        if kept is not None and not self._due():
-            return linear.movement(v, kept)
-        self._learn(linear.products(), vector)
-        self.matrix = linear.natural(torch.eye(len(vector)).to(vector))
-        found = linear.movement(v, vector @ self.matrix)
-        # What the matrix adds may be little, and how that changes of no account.
-        self._compare(None if kept is None else linear.movement(v, kept), found)
-        return found
 
-    def _recall(self, v):
-        """What ``v`` becomes by the kept matrix, if there is one."""
+        def apply():  # compared are movements: what the matrix adds to them may be little
+            return linear.movement(v, vector @ self.matrix)
+
+        def find():
+            self._learn(linear.products(), vector)
+            self.matrix = linear.natural(torch.eye(len(vector)).to(vector))
+            return apply()
+
+        return self._recall(apply, find)
+
+    def _recall(self, apply, find):
+        """What applying the kept matrix gives, if it is young enough; else what is found."""
+        kept = None if self.matrix is None else apply()
         self.age += 1
-        return None if self.matrix is None else v @ self.matrix
-
-    def _due(self):
-        """Whether the matrix is to be found anew: where its age is a power of two."""
-        return not self.age & (self.age - 1)
-
-    def _compare(self, kept, found):
-        """Start the count again where a new matrix changed the result."""
+        if kept is not None and self.age & (self.age - 1):  # not a power of two
+            return kept
+        found = find()
         if kept is None or _length(kept - found) > self.stale * _length(found):
             self.age = 0
+        return found
 
     def _learn(self, matvec, like):
         """The rows of an operator, whose inverse is kept if the map contracts."""

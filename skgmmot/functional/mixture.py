@@ -13,6 +13,9 @@ from torch import Tensor
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.linalg import factor
 
+#: A component of less weight has no samples, and no scale and no say of its own.
+EMPTY = 1e-12
+
 
 class GaussianMixtureParams(NamedTuple):
     """A Gaussian mixture ``sum_k w_k N(m_k, Sigma_k)``: three tensors, one value.
@@ -179,7 +182,7 @@ class FisherCoordinates:
         self.inverses = self.kind.precision_factor(mixture.covariances)
         self.precisions = self.kind.precisions(self.inverses)
         # a component without samples has no scale of its own
-        share = torch.where(share > 1e-12, share, 1.0)
+        share = torch.where(share > EMPTY, share, 1.0)
         self.root = share.sqrt()  # (K,)
         total = share.sum(0, keepdim=True) if self.kind.shared else share
         total = total * self.kind.pooled(mixture.means.shape[1]) / 2
@@ -271,7 +274,7 @@ def velocities(
     """
     w, _, covariances = mixture
     kind = covariance_type_of(covariances)
-    mass = torch.where(w > 1e-12, w, 1.0)  # a component without weight has no say
+    mass = torch.where(w > EMPTY, w, 1.0)  # a component without weight has no say
     total = w.sum(0, keepdim=True) if kind.shared else mass
     total = total.view(-1, *[1] * (covariances.ndim - 1))
     return of_means / mass.unsqueeze(-1), kind.symmetric(of_covariances) / total
