@@ -92,7 +92,7 @@ flows = {name: flow(name, rate, n, **mode) for name, (rate, n, mode) in modes.it
 # points, and an exact gradient moves those furthest: automatic flings some far away. In the paper
 # *one step* is what fails. Which one does is a matter of the cloud: of five clouds at this rate,
 # *warm start* came to 1 % of the first loss in 5, *one step* in 4, *automatic* in 2; *implicit* in
-# 2, but in 5 with points that carry their responsibilities.
+# 4, and in 5 with points that carry their responsibilities.
 #
 # With these, warm-started steps may be seventeen times as long, and arrived in 5 of 5 as well.
 # Natural steps follow the mixture's own way, however slowly EM converges, and each goes the same

@@ -128,11 +128,12 @@ def fit_em(
     three, 'automatic' as much for each iteration, and 'implicit' about one and a half for each
     product of the adjoint solver, 10 to 40 of them (one pass for all, if K and d are small), and
     as much again for polishing. 'automatic' is differentiable more than once. 'natural' builds a
-    matrix of ``q x q`` numbers for a mixture of ``q``, in ``2 n d q^2`` multiplications: 10 to 50
-    iterations for small mixtures. Backward gives ``-(a_i / sum a) dx_i``, where ``dx_i`` moves
-    sample i along with its components, corrected as little as takes the mixture where its own
-    gradient, in the geometry of transport, asks it to go; for mixtures of more than 128 features,
-    as exactly as ``reg_covar`` is small beside their variances.
+    matrix of ``q x q`` numbers for a mixture of ``q``, in ``2 n d q^2`` multiplications: 10 to 30
+    iterations for small mixtures, hundreds for those of some hundred numbers. Backward gives
+    ``-(a_i / sum a) dx_i``, where ``dx_i`` moves sample i along with its components, corrected as
+    little as takes the mixture where its own gradient, in the geometry of transport, asks it to go;
+    for mixtures of more than 128 features, as exactly as ``reg_covar`` is small beside their
+    variances.
 
     References
     ----------

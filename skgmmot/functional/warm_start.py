@@ -69,7 +69,7 @@ class WarmStart:
     fourth ... use, and found anew while it changes a gradient by more than 0.3 times
     ``gradient_tol``. What it adds shows, for 'implicit', in ``solution.adjoint.residual``, the
     relative residual of the adjoint equation, at the price of a pass: no warning looks at it, and
-    of the gradients of a flow a few in a hundred are further off than ``gradient_tol``.
+    of the gradients of a flow up to ten in a hundred are further off than ``gradient_tol``.
 
     References
     ----------
