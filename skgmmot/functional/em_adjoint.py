@@ -102,6 +102,9 @@ SINGULAR = 1e-12
 #: Up to this many features of all components together, their covariance costs less than the
 #: products of a Krylov space; in float64 it must not lose more than ten digits.
 SMALL, SMALL_CANCELLATION = 128, 1e3
+#: And up to this many numbers of the mixture, which are the rows of the matrix: a tied covariance
+#: has many of them and no features at all.
+SMALL_MATRIX = 200
 
 
 def is_small(step: FeatureEStep) -> bool:
@@ -117,7 +120,9 @@ def is_small(step: FeatureEStep) -> bool:
     bool
         True where it is cheap and keeps its digits.
     """
-    return step.coefficients.numel() <= SMALL and step.cancellation <= SMALL_CANCELLATION
+    n_numbers = sum(t.numel() for t in step.theta)
+    few = step.coefficients.numel() <= SMALL and n_numbers <= SMALL_MATRIX
+    return few and step.cancellation <= SMALL_CANCELLATION
 
 
 class FeatureCovariance:
@@ -321,8 +326,22 @@ class LinearisedEM(Linearisation):
             self.residual = self._coordinates.of_change(self._unweighted(self._change()))
         self.small = self._features is not None and is_small(self._features)
 
+    @property
+    def _is_constant(self) -> bool:
+        """Whether there is one component: its moments are where it goes, wherever it starts."""
+        return len(self.theta.weights) == 1
+
+    def solve(self, b: Tensor, tol: float):
+        """Solve ``(I - dF/dtheta^T) x = b``."""
+        if not self._is_constant:
+            return super().solve(b, tol)
+        products = self.products()
+        return products(b), products
+
     def product(self, u: Tensor) -> Tensor:
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or, if it is small, several."""
+        if self._is_constant:
+            return torch.zeros_like(u)
         if self.small:
             return u @ self._matrix
         with torch.no_grad():
@@ -409,7 +428,9 @@ class LinearisedEM(Linearisation):
 
     def _forward(self, change):
         """``dF/dtheta change``; where products are dear by symmetry, exact for ``reg_covar=0``."""
-        return change @ self._matrix.mT if self.small else self.product(change)
+        if self.small and not self._is_constant:
+            return change @ self._matrix.mT
+        return self.product(change)
 
     def _products(self, along):
         """``gram (m, m)`` of ``dF/dX``, and what samples carried along do to one iteration."""

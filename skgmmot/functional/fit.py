@@ -126,14 +126,15 @@ def fit_em(
     Memory beyond the data is a few megabytes, whatever n, for the fit and for every gradient, and
     the ``n d`` numbers of the gradient itself. In units of one iteration, 'one_step' costs about
     three, 'automatic' as much for each iteration, and 'implicit' about one and a half for each
-    product of the adjoint solver, 10 to 40 of them (one pass for all, if K and d are small), and
-    as much again for polishing. 'automatic' is differentiable more than once. 'natural' builds a
-    matrix of ``q x q`` numbers for a mixture of ``q``, in ``2 n d q^2`` multiplications: 10 to 30
-    iterations for small mixtures, hundreds for those of some hundred numbers. Backward gives
+    product of the adjoint solver, 10 to 40 of them (one pass for all, if K and d are small; none
+    for one component, whose fit is its moments), and as much again for polishing. 'automatic' is
+    differentiable more than once. 'natural' builds a matrix of ``q x q`` numbers for a mixture of
+    ``q``, in ``2 n d q^2`` multiplications: 10 to 30 iterations for small mixtures, hundreds for
+    those of some hundred numbers. Backward gives
     ``-(a_i / sum a) dx_i``, where ``dx_i`` moves sample i along with its components, corrected as
     little as takes the mixture where its own gradient, in the geometry of transport, asks it to go;
-    for mixtures of more than 128 features, as exactly as ``reg_covar`` is small beside their
-    variances.
+    for mixtures of more than 128 features or 200 numbers, as exactly as ``reg_covar`` is small
+    beside their variances.
 
     References
     ----------

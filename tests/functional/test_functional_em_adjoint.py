@@ -149,6 +149,15 @@ def test_the_features_covariance_is_for_small_mixtures_near_the_origin(make_mixt
     assert not is_small(step(4, 3, offset=1e3))
 
 
+def test_a_tied_covariance_of_many_numbers_and_no_features_is_not_small(make_mixture):
+    def step(d):
+        theta = make_mixture("tied", 2, d)
+        return FeatureEStep(theta, torch.zeros(d), torch.zeros(1, d, d, dtype=F64))
+
+    assert is_small(step(10))  # 122 numbers
+    assert not is_small(step(20))  # 442 numbers, 42 features
+
+
 def test_blocks_add(theta, X, a, make_adjoint):
     adjoint = make_adjoint(theta, cotangents_of_statistics(theta, 13))
     halves = [

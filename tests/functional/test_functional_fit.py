@@ -144,6 +144,44 @@ def test_all_ways_to_products_give_one_gradient(problem, monkeypatch):
     assert_close(definition, small, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize("d", [2, 40])
+@pytest.mark.parametrize("name", TYPES)
+def test_one_gaussian_has_the_gradients_of_moments_and_no_system_to_solve(
+    name, d, dtype, make_mixture, make_samples
+):
+    start, X = make_mixture(name, 1, d).to(dtype=dtype), make_samples(50, d).to(dtype)
+    a = make_samples(50, 1, seed=9).exp().squeeze(1).to(dtype)
+    leaves = X.clone().requires_grad_(), a.clone().requires_grad_()
+    solution = fit_em(start, *leaves, reg_covar=0.0)
+    found = torch.autograd.grad(loss(solution.value), leaves)
+    expected = [t.double().requires_grad_() for t in (X, a)]
+    share = expected[1] / expected[1].sum()
+    mean = share @ expected[0]
+    centred = expected[0] - mean
+    S = torch.einsum("i,ij,ik->jk", share, centred, centred)
+    storage = {"diag": S.diagonal()[None], "spherical": S.trace().view(1, 1) / d}.get(name, S[None])
+    moments = GaussianMixtureParams(torch.ones(1, dtype=F64), mean[None], storage)
+    expected = torch.autograd.grad(loss(moments), expected)
+    rounding = 1e-10 if dtype == F64 else 1e-4  # X has 16 digits, or 7
+    for ours, theirs in zip(found, expected, strict=True):
+        assert relative_error(ours.double(), theirs) < rounding
+    assert solution.adjoint.n_products == 1
+
+
+@pytest.mark.parametrize("K", [2, 3])
+def test_a_large_tied_covariance_takes_few_products(K, make_mixture, make_samples):
+    d = 20  # 442 numbers or more, and no more than 63 features
+    start = make_mixture("tied", K, d)
+    X = make_samples(100, d) + start.means[torch.arange(100) % K]
+    a = torch.ones(100, dtype=F64)
+    expected = gradients(start, X, a, gradient="automatic", tol=0.0, max_iter=60)
+    solution = fit_em(start, X.requires_grad_(), a, **TIGHT)
+    found = torch.autograd.grad(loss(solution.value), X)[0]
+    assert relative_error(found, expected[0]) < 1e-8
+    assert solution.adjoint.n_products < 50
+
+
 def test_automatic_gradients_are_those_of_the_tape(problem):
     start, X, a = problem
     leaves = [t.clone().requires_grad_() for t in (*start, X, a)]
