@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -72,3 +73,18 @@ def write_csv(table, path):
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(table)
+
+
+def read_csv(path):
+    """What `write_csv` wrote, or nothing."""
+
+    def value(text):
+        for kind in (int, float):
+            with suppress(ValueError):
+                return kind(text)
+        return text or None
+
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(file)]

@@ -27,8 +27,9 @@ from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 class DifferentiableGaussianMixture(MixtureEstimator):
     """Gaussian mixture fitted by EM in torch, differentiable with respect to the data.
 
-    A drop-in replacement for `sklearn.mixture.GaussianMixture`: the same parameters, attributes,
-    starts and numbers. Given a tensor that requires a gradient, the fitted ``weights_``,
+    A drop-in replacement for `sklearn.mixture.GaussianMixture`: the same parameters, attributes and
+    starts, and numbers that are equal to rounding, with the exceptions that the user guide lists
+    under "What is different". Given a tensor that requires a gradient, the fitted ``weights_``,
     ``means_`` and ``covariances_`` are on its graph.
 
     Parameters
