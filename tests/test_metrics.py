@@ -8,6 +8,7 @@ import ot
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -463,6 +464,20 @@ def test_the_scorer_chooses_in_a_grid_search(blobs, scoring, piped):
     assert np.isfinite(scores).all() and (scores < 0).all()
     assert search.best_score_ == scores.max()
     assert np.isfinite(cross_val_score(model, X, scoring=scoring, cv=3)).all()
+
+
+@pytest.mark.parametrize("reference", [None, GaussianMixture(2, random_state=0)])
+def test_the_last_step_of_a_pipeline_is_scored_on_what_the_others_make(blobs, reference):
+    train, test = blobs[::2], 3 * blobs[1::2] + 50  # what is not transformed scores far worse
+    last = DifferentiableGaussianMixture(3, random_state=0)
+    pipeline = make_pipeline(StandardScaler(), PCA(), last).fit(train)
+    held_out = pipeline[1].transform(pipeline[0].transform(test))
+    expected = MixtureWasserstein()(last, clone(reference or last).fit(held_out))
+    scorer = make_mixture_wasserstein_scorer(reference)
+    assert scorer(pipeline, test) == -expected
+    assert abs(scorer(last, test) + expected) > 1
+    alone = make_pipeline(make_pipeline(clone(last))).fit(train)  # with no other steps
+    assert scorer(alone, test) == scorer(alone[-1][-1], test)
 
 
 def test_with_a_reference_the_score_rises_up_to_the_number_of_clusters(rng):

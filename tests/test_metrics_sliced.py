@@ -123,6 +123,8 @@ def test_the_last_step_of_a_pipeline_is_scored_on_what_the_others_make(rng):
     pipeline = make_pipeline(StandardScaler(), DifferentiableGaussianMixture()).fit(X)
     expected = -sliced_wasserstein_distance(pipeline[-1], pipeline[:-1].transform(X))
     assert sliced_wasserstein_scorer(pipeline, X) == expected
+    alone = make_pipeline(DifferentiableGaussianMixture()).fit(X)
+    assert sliced_wasserstein_scorer(alone, X) == sliced_wasserstein_scorer(alone[-1], X)
 
 
 def test_the_scorer_chooses_components_in_a_search(rng):

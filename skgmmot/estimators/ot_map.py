@@ -236,7 +236,8 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             Source samples; or, unless ``class_wise``, a fitted mixture estimator or the tuple
             ``(weights, means, covariances)`` of one, in their place.
         y : array-like of shape (n_samples,), default=None
-            Labels of the source samples if ``class_wise``, else ignored.
+            Labels of the source samples if ``class_wise``, else ignored. The target is no argument
+            of `fit` but the parameter ``target``: what looks like one here is refused.
 
         Returns
         -------
@@ -250,6 +251,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If a parameter, ``X`` or ``y`` is invalid, or source and target differ in features.
         """
+        _refuse_target(X, y, self.target)
         with earlier_fit_kept(self):
             for name in ("classes_", "component_labels_"):
                 vars(self).pop(name, None)
@@ -506,6 +508,35 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             mapped, target.to(mapped), n_projections=SCORE_PROJECTIONS, seed=0
         )
         return -float(distance)
+
+
+def _refuse_target(X, y, target):
+    """Refuse a target in place of labels: a mixture, or rows with the columns of the source."""
+    shape = _shape(y)
+    if isinstance(y, tuple) and len(y) in (3, 4) and len(_shape(y[1])) == 2:
+        what = "a tuple of weights, means and covariances"
+    elif hasattr(y, "covariance_type"):
+        what = type(y).__name__
+    elif len(shape) == 2 and _shape(X)[1:] in ((), shape[1:]):
+        if target is not None and _shape(X)[:1] == shape[:1]:
+            return  # beside a target: the outputs of a regression later in a pipeline
+        what = f"an array of shape {shape}"
+    else:
+        return
+    raise ValueError(
+        f"y must be labels of the source samples, got {what}, which looks like a target. Pass that "
+        "as OTMap(target=...), then call fit(X)."
+    )
+
+
+def _shape(array):
+    """The shape of an array; () of what is none, or has none."""
+    if hasattr(array, "shape"):
+        return tuple(array.shape)
+    try:
+        return np.asarray(array).shape
+    except ValueError:  # rows of different lengths
+        return ()
 
 
 def _fit_class(mixture, samples, label):

@@ -2,11 +2,9 @@
 
 import sklearn.metrics
 from sklearn.base import clone
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
 
 from skgmmot.metrics._mixture import MixtureWasserstein
-from skgmmot.metrics._sliced import sliced_wasserstein_scorer
+from skgmmot.metrics._sliced import last_step, sliced_wasserstein_scorer
 
 
 def make_mixture_wasserstein_scorer(reference=None, *, reg=0.0, reg_m=None, squared=False):
@@ -71,9 +69,7 @@ class _MixtureWassersteinScorer:
         self.reference, self.metric = reference, metric
 
     def __call__(self, estimator, X, y=None):
-        if isinstance(estimator, Pipeline):
-            X, estimator = estimator[:-1].transform(X), estimator[-1]
-        check_is_fitted(estimator)
+        estimator, X = last_step(estimator, X)
         reference = clone(estimator if self.reference is None else self.reference)
         return -float(self.metric(estimator, reference.fit(X)))
 

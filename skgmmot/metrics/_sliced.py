@@ -230,10 +230,17 @@ def sliced_wasserstein_scorer(estimator, X, y=None):
     >>> bool(search.fit(load_iris().data[::2]).best_score_ < 0)
     True
     """
-    if isinstance(estimator, Pipeline):
-        X, estimator = estimator[:-1].transform(X), estimator[-1]
+    return -float(sliced_wasserstein_distance(*last_step(estimator, X)))
+
+
+def last_step(estimator, X):
+    """The last step of a fitted pipeline, and samples as its other steps transform them."""
+    while isinstance(estimator, Pipeline):
+        if len(estimator) > 1:
+            X = estimator[:-1].transform(X)
+        estimator = estimator[-1]
     check_is_fitted(estimator)
-    return -float(sliced_wasserstein_distance(estimator, X))
+    return estimator, X
 
 
 def _check_projections(n_projections):

@@ -95,6 +95,39 @@ def test_the_mean_map_is_the_mean_of_the_affine_maps(name, d, K, make_mixture, m
     assert_close(mean_map(mapping, X), expected)
 
 
+def on_the_line(*means):
+    """A mixture of unit variances and equal weights, in one dimension."""
+    K = len(means)
+    return GaussianMixtureParams(
+        torch.full((K,), 1 / K, dtype=F64),
+        torch.tensor(means, dtype=F64)[:, None],
+        torch.ones(K, 1, 1, dtype=F64),
+    )
+
+
+@pytest.mark.parametrize("lost", [[1], [2], [1, 2], [0, 1, 2]])
+def test_a_component_that_the_plan_does_not_move_goes_to_the_nearest_target(lost):
+    source, target = on_the_line(0.0, 40.0, 90.0), on_the_line(-3.0, 43.0, 97.0)
+    plan = transport_plan(source, target)
+    coupling = plan.coupling.clone()
+    coupling[lost] = 0
+    mapping = mixture_map(source, target, plan._replace(coupling=coupling))
+    assert mapping.partner.tolist() == [0, 1, 2]  # none to the first target but the first
+    for move in (mean_map, lambda *a: random_map(*a, uniforms(3))):
+        assert_close(move(mapping, source.means), target.means)
+    assert (coupling[lost] == 0).all()  # the plan itself is left as it is
+
+
+def test_a_target_that_receives_nothing_has_a_way_back_to_the_nearest_source():
+    source, target = on_the_line(0.0, 40.0), on_the_line(500.0, 41.0, -2.0)
+    plan = transport_plan(source, target, reg_m=(torch.inf, 1.0))
+    coupling = plan.coupling.clone()
+    coupling[:, 0] = 0
+    back = mixture_map(target, source, reversed_plan(plan._replace(coupling=coupling)))
+    assert back.partner[back.component == 0].tolist() == [1]
+    assert_close(mean_map(back, target.means[:1]), source.means[1:])
+
+
 # --- responsibilities --------------------------------------------------------------------------
 
 
