@@ -78,6 +78,19 @@ def test_tensors_come_back_as_tensors_with_a_gradient(rng):
     assert X.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize(
+    ("p", "to", "expected"),
+    [(1, "mixture", 2.563), (2, "mixture", 2.669), (1, "samples", 6.0), (3, "samples", 5.639)],
+)
+def test_gradients_in_weights_are_right_across_a_gap(p, to, expected):
+    # from central differences of the value, with weights (0.9 + h, 0.1 - h)
+    target = ([1.0], [[0.0]], [[1.0]], "diag") if to == "mixture" else [[-2.0], [0.0], [3.0]]
+    weights = torch.tensor([0.9, 0.1], dtype=torch.float64, requires_grad=True)
+    narrow = (weights, torch.tensor([[-6.0], [6.0]]), torch.tensor([[0.01], [0.01]]), "diag")
+    sliced_wasserstein_distance(narrow, target, p=p).backward()
+    assert float(weights.grad[0] - weights.grad[1]) == pytest.approx(expected, abs=2e-3)
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_ball_and_a_point_are_a_closed_form(exact):
     # E <theta, x>^2 + 1 = |x|^2 / 2 + 1 in the plane

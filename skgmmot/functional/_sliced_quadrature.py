@@ -45,6 +45,10 @@ CACHED = 2**17
 GAUSS = torch.tensor([0.5 - 3**-0.5 / 2, 0.5 + 3**-0.5 / 2], dtype=torch.float64)
 #: Where two quantile functions are compared to see whether they cross between two levels.
 PROBES = (0.1, 0.9)
+#: Between neighbouring nodes with less mass than this there is a gap.
+GAP = 1e-6
+#: Ends closer than this share of their size are one point to a difference quotient.
+CLOSE = 1e-5
 
 
 class Slices(NamedTuple):
@@ -371,27 +375,48 @@ class MixtureSide:
 
     def __init__(self, slices: Slices, n_nodes: int):
         self.spline = Spline(slices, n_nodes)
-        self.levels = self.spline.levels
+        self.levels, self.points = self.spline.levels, self.spline.table.points
 
-    def at(self, u: Tensor) -> Tensor:
-        """Quantiles at levels ``(L, m)``."""
+    def locate(self, u: Tensor, right: bool = False) -> tuple[Tensor, Tensor]:
+        """Intervals of levels ``(L, m)`` and positions in them.
+
+        Where several nodes share a level: the interval that ends at the first of them or, to the
+        right, the one that begins at the last.
+        """
         last = self.levels.shape[1] - 2
-        self.interval = (torch.searchsorted(self.levels, u) - 1).clamp_(0, last)
-        self.x = self.spline.fraction(u, self.interval)
-        return self.spline.quantile(self.interval, self.x)
+        interval = (torch.searchsorted(self.levels, u, right=right) - 1).clamp_(0, last)
+        return interval, self.spline.fraction(u, interval)
 
-    def derivatives(self, slope: Tensor) -> Gradient:
-        """``int psi' dV`` for ``slope``, the values of ``psi'`` times the weights of the rule."""
+    def at(self, place: tuple[Tensor, Tensor]) -> Tensor:
+        """Quantiles at places ``(L, m)``."""
+        return self.spline.quantile(*place)
+
+    def derivatives(self, place, slope: Tensor, other, p: float) -> Gradient:
+        """``int psi' dV`` for ``slope``, the values of ``psi'`` times the weights of the rule.
+
+        Across a gap in the mass the rule in levels sees nothing, and ``V`` may still rise by far.
+        There ``V`` is linear in ``t``, and its rise counts by the mean of ``psi'`` over ``t``.
+        """
+        interval, x = place
+        gap = self.spline.widths < GAP
         sums = []
         for _ in range(3):  # of 1, x and x^2 over each interval
-            zero = torch.zeros_like(self.spline.widths)
-            sums.append(zero.scatter_add_(1, self.interval, slope))
-            slope = slope * self.x
+            total = torch.zeros_like(self.spline.widths).scatter_add_(1, interval, slope)
+            sums.append(total.masked_fill_(gap, 0.0))
+            slope = slope * x
         e0, e1, e2 = sums
         spline, right = self.spline, 6 * (e1 - e2) * self.spline.inverse
+        right += torch.where(gap, self._mean_slopes(other, p), 0.0)
         left = (e0 - 4 * e1 + 3 * e2) * spline.slow_left
         slopes = to_nodes(left, (3 * e2 - 2 * e1) * spline.slow_right)
         return derivatives(spline.slices, spline.table, to_nodes(-right, right), slopes)
+
+    def _mean_slopes(self, other, p: float) -> Tensor:
+        """Mean of ``psi'`` between neighbouring nodes, with a transport map linear between them."""
+        low, high = self.levels[:, :-1].contiguous(), self.levels[:, 1:].contiguous()
+        start = self.points[:, :-1] - other.at(other.locate(low))
+        end = self.points[:, 1:] - other.at(other.locate(high, right=True))
+        return mean_slope(start, end, p)
 
 
 class SampleSide:
@@ -401,14 +426,27 @@ class SampleSide:
         self.values = samples.values
         self.levels = samples.levels.expand(len(self.values), -1).contiguous()
 
-    def at(self, u: Tensor) -> Tensor:
-        """Quantiles at levels ``(L, m)``."""
-        self.index = torch.searchsorted(self.levels, u)
-        return self.values.gather(1, self.index)
+    def locate(self, u: Tensor, right: bool = False) -> Tensor:
+        """Indices of the samples at levels ``(L, m)``."""
+        return torch.searchsorted(self.levels, u, right=right)
 
-    def derivatives(self, slope: Tensor) -> Tensor:
+    def at(self, place: Tensor) -> Tensor:
+        """Quantiles at places ``(L, m)``."""
+        return self.values.gather(1, place)
+
+    def derivatives(self, place, slope: Tensor, other, p: float) -> Tensor:
         """Derivatives in the samples."""
-        return torch.zeros_like(self.values).scatter_add_(1, self.index, slope)
+        return torch.zeros_like(self.values).scatter_add_(1, place, slope)
+
+
+def mean_slope(start: Tensor, end: Tensor, p: float) -> Tensor:
+    """Mean of the derivative of ``|g|^p`` over ``g`` from start to end."""
+    rise, middle = end - start, (start + end) / 2
+    slope = p * middle.abs() ** (p - 1) * middle.sign()
+    # The quotient loses digits where the ends are close; there the middle is as good.
+    apart = rise.abs() > CLOSE * torch.maximum(start.abs(), end.abs())
+    quotient = (end.abs() ** p - start.abs() ** p) / torch.where(apart, rise, 1.0)
+    return torch.where(apart, quotient, slope)
 
 
 def power(source, target, p: float):
@@ -423,17 +461,20 @@ def power(source, target, p: float):
     widths = levels.diff(dim=1).unsqueeze(-1)
     u = (levels[:, :-1].unsqueeze(-1) + widths * GAUSS.to(levels)).flatten(1)
     weights = (widths / len(GAUSS)).expand(-1, -1, len(GAUSS)).flatten(1)
-    gap = source.at(u) - target.at(u)
+    here, there = source.locate(u), target.locate(u)
+    gap = source.at(here) - target.at(there)
     distance = gap.abs()
     cost = (weights * distance**p).sum(1)
     slope = weights * p * distance ** (p - 1) * gap.sign()
-    return cost, source.derivatives(slope), target.derivatives(-slope)
+    in_source = source.derivatives(here, slope, target, p)
+    return cost, in_source, target.derivatives(there, -slope, source, p)
 
 
 def _with_crossings(source, target, levels: Tensor) -> Tensor:
     """Put one more level between neighbours: where the quantile functions cross, or halfway."""
     start, widths = levels[:, :-1], levels.diff(dim=1)
-    left, right = (source.at(u) - target.at(u) for u in (start + x * widths for x in PROBES))
+    probes = (start + x * widths for x in PROBES)
+    left, right = (source.at(source.locate(u)) - target.at(target.locate(u)) for u in probes)
     crossing = PROBES[0] + (PROBES[1] - PROBES[0]) * left / (left - right)
     crossing = torch.where((crossing > 0) & (crossing < 1), crossing, 0.5)
     between = torch.stack([start, start + crossing * widths], dim=2).flatten(1)

@@ -321,6 +321,60 @@ def test_gradients_of_weights_across_a_gap_stay_finite(make_samples):
     assert gradient.abs().max() < 1.1 * 100**2
 
 
+def narrow(distance):
+    """Two components a tenth wide, a given way to both sides of zero."""
+    return on_a_line([0.8987, 0.1013], [-distance, distance], [0.1, 0.1])
+
+
+#: What is across from a gap: costs of two narrow components far from each other.
+ACROSS = {
+    "wide mixture": lambda mixture, p: sliced_wasserstein_between(
+        mixture, on_a_line([1.0], [0.0], [1.0]), ONE, p=p
+    ),
+    "wide mixture, as source": lambda mixture, p: sliced_wasserstein_between(
+        on_a_line([1.0], [0.0], [1.0]), mixture, ONE, p=p
+    ),
+    "mixture with a gap": lambda mixture, p: sliced_wasserstein_between(
+        mixture, on_a_line([0.3, 0.7], [-6.0, 6.0], [0.1, 0.2]), ONE, p=p
+    ),
+    "samples": lambda mixture, p: sliced_wasserstein(
+        mixture, torch.linspace(-2, 2, 50, dtype=F64)[:, None] ** 3, ONE, p=p
+    ),
+    "weighted samples": lambda mixture, p: sliced_wasserstein(
+        mixture,
+        torch.linspace(-2, 2, 50, dtype=F64)[:, None] ** 3,
+        ONE,
+        p=p,
+        sample_weight=torch.arange(1, 51).double(),
+    ),
+}
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("distance", [1.0, 6.0, 1e4])
+@pytest.mark.parametrize("name", ACROSS)
+def test_gradients_in_weights_across_a_gap_are_finite_differences(name, distance, p):
+    mixture = narrow(distance)
+
+    def cost(weights):
+        return ACROSS[name](mixture._replace(weights=weights), p).sum()
+
+    weights = mixture.weights.clone().requires_grad_()
+    (found,) = torch.autograd.grad(cost(weights), weights)
+    expected = differences(cost, mixture.weights, h=1e-5)
+    # the value, and with it a difference, is within the spline's 1e-4
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def test_the_gradient_between_equal_mixtures_with_a_gap_is_zero():
+    # any number up to the squared gap is a subgradient there; zero is the least
+    mixture = narrow(50.0)
+    weights = mixture.weights.clone().requires_grad_()
+    cost = sliced_wasserstein_between(mixture._replace(weights=weights), mixture, ONE)
+    (gradient,) = torch.autograd.grad(cost.sum(), weights)
+    assert gradient.abs().max() < 1e-6
+
+
 # --- invariances -------------------------------------------------------------------------------
 
 
