@@ -9,7 +9,6 @@ nothing on blocks that fit a cache); the caller's setting is restored.
 import copy
 import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 
@@ -25,7 +24,7 @@ from skgmmot.functional.em_products import (
     quadratic_share,
 )
 from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
-from skgmmot.functional.threads import single_threaded_torch
+from skgmmot.functional.threads import single_threaded_torch, thread_pool
 
 #: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
 BLOCK_SIZE = {"cpu": 2**18, "other": 2**24}
@@ -56,7 +55,7 @@ class Workers:
     def __init__(self, device: torch.device, n_threads: int):
         self.device = device
         self.n_threads = n_threads if device.type == "cpu" else 1
-        self._pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
+        self._pool = thread_pool(self.n_threads) if self.n_threads > 1 else None
         self._free: SimpleQueue[Buffers] = SimpleQueue()
         for _ in range(self.n_threads):
             self._free.put(Buffers(device))
@@ -116,7 +115,7 @@ def row_spans(n_rows: int, length: int) -> list[list[slice]]:
 @contextmanager
 def workers(device: torch.device):
     """Lend a pool of as many threads as torch is set to use."""
-    with single_threaded_torch as n_threads:
+    with single_threaded_torch() as n_threads:
         pool = Workers(device, n_threads)
         try:
             yield pool

@@ -1,5 +1,7 @@
 """Blocks, threads and sums: the same result however the work is cut."""
 
+import threading
+
 import pytest
 import torch
 
@@ -138,14 +140,26 @@ def test_thread_settings_are_restored_after_an_error():
     assert torch.get_num_threads() == before
 
 
-def test_overlapping_users_restore_the_thread_setting_together():
-    before = torch.get_num_threads()
+def test_overlapping_users_have_all_threads_and_leave_the_setting():
+    before, found = torch.get_num_threads(), []
+    entered, leave = threading.Event(), threading.Event()
+
+    def work():
+        with workers(torch.device("cpu")) as pool:
+            found.append(pool.n_threads)
+            entered.set()
+            leave.wait(10)
+        found.append(torch.get_num_threads())
+
     torch.set_num_threads(4)
-    first, second = workers(torch.device("cpu")), workers(torch.device("cpu"))
-    assert first.__enter__().n_threads == second.__enter__().n_threads == 4
-    assert torch.get_num_threads() == 1
-    first.__exit__(None, None, None)
-    assert torch.get_num_threads() == 1
-    second.__exit__(None, None, None)
+    other = threading.Thread(target=work)
+    with workers(torch.device("cpu")) as first, workers(torch.device("cpu")) as second:
+        assert first.n_threads == second.n_threads == 4
+        other.start()
+        assert entered.wait(10)
+    assert torch.get_num_threads() == 4
+    leave.set()
+    other.join()
+    assert found == [4, 4]
     assert torch.get_num_threads() == 4
     torch.set_num_threads(before)
