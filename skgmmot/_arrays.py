@@ -2,13 +2,15 @@
 
 numpy arrays, lists and data frames come in by scikit-learn's validation; torch tensors by the same
 rules, on their own device. float32 and float64 are kept, everything else becomes float64. Outside
-this module no code asks what kind of array it was given.
+this module no code asks what kind of array it was given: metrics answer in `joint_kind`, tensors
+for tensors, and estimators in `answer_kind`, tensors where torch is in play.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn import get_config
 from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import Tensor
 
@@ -23,6 +25,7 @@ class ArrayKind(NamedTuple):
 
     is_tensor: bool
     device: torch.device
+    on_graph: bool = False
 
     def restore(self, tensor: Tensor, *, copy: bool = True):
         """A result in the user's kind of array: a tensor on their device, or a numpy array.
@@ -40,7 +43,44 @@ NUMPY = ArrayKind(False, torch.device("cpu"))
 
 def kind_of(array) -> ArrayKind:
     """The kind of an array."""
-    return ArrayKind(True, array.device) if isinstance(array, Tensor) else NUMPY
+    if not isinstance(array, Tensor):
+        return NUMPY
+    return ArrayKind(True, array.device, array.requires_grad)
+
+
+def joint_kind(*kinds: ArrayKind) -> ArrayKind:
+    """The kind of arrays used together: tensors if any is one, elsewhere if any is elsewhere."""
+    elsewhere = {kind.device for kind in kinds if kind.device.type != "cpu"}
+    if len(elsewhere) > 1:
+        raise ValueError(
+            "tensors used together must be on one device, or on the CPU, got "
+            f"{' and '.join(sorted(map(str, elsewhere)))}. Move one side with .to(device)."
+        )
+    return ArrayKind(
+        any(kind.is_tensor for kind in kinds),
+        next(iter(elsewhere), NUMPY.device),
+        any(kind.on_graph for kind in kinds),
+    )
+
+
+def answer_kind(*given: ArrayKind, fitted: ArrayKind = NUMPY) -> ArrayKind:
+    """The kind in which an estimator answers: tensors where torch is in play, else numpy arrays.
+
+    Torch is in play if what was given requires a gradient or is not on the CPU, if the estimator's
+    fitted attributes are tensors, or if scikit-learn's option ``array_api_dispatch`` asks for
+    tensors in return for tensors. Any other tensor is an array-like, as for scikit-learn.
+    """
+    kind = joint_kind(*given, fitted)
+    in_play = fitted.is_tensor or kind.on_graph or kind.device.type != "cpu"
+    if in_play or (kind.is_tensor and get_config()["array_api_dispatch"]):
+        return kind
+    return NUMPY
+
+
+def fitted_kind(estimator) -> ArrayKind:
+    """The kind of an estimator's fitted attributes."""
+    fitted = (v for name, v in vars(estimator).items() if name.endswith("_"))
+    return joint_kind(*(kind_of(v) for v in fitted if isinstance(v, Tensor)))
 
 
 def as_tensor(array, *, device=None, dtype=None) -> Tensor:
@@ -63,7 +103,9 @@ def _floats(array) -> np.ndarray:
     return np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "W"])
 
 
-def samples(estimator, X, *, reset: bool, min_samples: int = 1) -> tuple[Tensor, ArrayKind]:
+def samples(
+    estimator, X, *, reset: bool, min_samples: int = 1, sample_weight=None
+) -> tuple[Tensor, ArrayKind]:
     """Validate samples and return them as a tensor ``(n, d)`` on the estimator's device.
 
     Parameters
@@ -76,29 +118,40 @@ def samples(estimator, X, *, reset: bool, min_samples: int = 1) -> tuple[Tensor,
         Whether this is a fit.
     min_samples : int, default=1
         Fewer are refused.
+    sample_weight : array-like or Tensor, default=None
+        Weights that stand beside the samples of a fit: their kind counts too.
 
     Returns
     -------
     tensor : Tensor of shape (n, d)
-        float32 or float64.
+        float32 or float64; without a ``device``, it is where the answer will be.
     kind : ArrayKind
-        For giving results back.
+        For giving results back; see `answer_kind`.
 
     Raises
     ------
     ValueError
-        For another number of axes, no samples, no features, NaN, infinity, masked entries, or
-        another number of features than at fit.
+        For another number of axes, no samples, no features, NaN, infinity, masked entries,
+        another number of features than at fit, or tensors on two accelerators.
     TypeError
         For complex tensors.
     """
+    fitted = NUMPY if reset else fitted_kind(estimator)
+    kind = answer_kind(kind_of(X), kind_of(sample_weight), fitted=fitted)
+    tensor = _validated(estimator, X, reset, min_samples)
+    if estimator.device is None and kind.is_tensor:
+        tensor = tensor.to(kind.device)
+    return tensor, kind
+
+
+def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
+    """Finite samples ``(n, d)``, on the device that the estimator names or on their own."""
     shape = getattr(X, "shape", None)
     if shape is not None and len(shape) == 1:
         raise ValueError(
             f"X must have shape (n_samples, n_features), got {tuple(shape)}. Reshape your data: "
             "X[:, None] if it holds one feature, X[None, :] if it holds one sample."
         )
-    kind = kind_of(X)
     if isinstance(X, Tensor):
         tensor = _checked_tensor(estimator, X, reset, min_samples)
     else:
@@ -118,7 +171,7 @@ def samples(estimator, X, *, reset: bool, min_samples: int = 1) -> tuple[Tensor,
         tensor = as_tensor(X)
     tensor = moved(tensor, estimator.device)
     _check_finite(tensor)
-    return tensor, kind
+    return tensor
 
 
 def moved(tensor: Tensor, device) -> Tensor:
@@ -170,13 +223,13 @@ def _checked_tensor(estimator, X: Tensor, reset: bool, min_samples: int) -> Tens
 def companion(estimator, X, name: str):
     """Validate samples that stand beside those of the fit: the same features, by number and name.
 
-    Returns a tensor or a numpy array, in the kind of ``X``.
+    Returns what a fit takes to answer in the kind that ``X`` asks for.
     """
     try:
-        tensor, kind = samples(estimator, X, reset=False, min_samples=2)
+        tensor = _validated(estimator, X, reset=False, min_samples=2)
     except ValueError as error:
         raise ValueError(f"{name} must be samples like those of the fit. {error}") from error
-    return kind.restore(tensor)
+    return answer_kind(kind_of(X)).restore(tensor)
 
 
 def _check_finite(X: Tensor) -> None:
@@ -242,7 +295,7 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None):
     ``covariances`` is taken in scikit-learn's shapes, or in those of
     `skgmmot.functional.covariance`; ``covariance_type`` is needed only where two fit.
     """
-    kind = next((kind_of(t) for t in (means, weights, covariances) if kind_of(t).is_tensor), NUMPY)
+    kind = joint_kind(*(kind_of(t) for t in (weights, means, covariances)))
     weights, means, covariances = (as_tensor(t) for t in (weights, means, covariances))
     if means.ndim != 2 or weights.shape != means.shape[:1]:
         raise ValueError(
@@ -280,7 +333,7 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None):
     (covariances,) = found.values()
     dtype = torch.promote_types(torch.promote_types(weights.dtype, means.dtype), covariances.dtype)
     params = GaussianMixtureParams(
-        *(t.to(device=means.device, dtype=dtype) for t in (weights, means, covariances))
+        *(t.to(device=kind.device, dtype=dtype) for t in (weights, means, covariances))
     )
     check_mixture(params)
     return params, kind

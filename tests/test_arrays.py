@@ -53,6 +53,44 @@ def test_results_go_back_in_kind():
     assert tensor.tolist() == [0, 1, 2]
 
 
+# torch's 'meta' device stands for an accelerator
+ARRAY, PLAIN, ON_GRAPH, ELSEWHERE = (
+    _arrays.kind_of(t)
+    for t in (
+        np.ones(2),
+        torch.ones(2),
+        torch.ones(2, requires_grad=True),
+        torch.ones(2, device="meta"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    "given, fitted, device",
+    [
+        ([ARRAY], ARRAY, None),
+        ([PLAIN, ARRAY], ARRAY, None),
+        ([ON_GRAPH], ARRAY, "cpu"),
+        ([ARRAY, ON_GRAPH], ARRAY, "cpu"),
+        ([ELSEWHERE], ARRAY, "meta"),
+        ([ARRAY], PLAIN, "cpu"),
+        ([PLAIN], ON_GRAPH, "cpu"),
+        ([ARRAY], ELSEWHERE, "meta"),
+        ([ON_GRAPH], ELSEWHERE, "meta"),
+    ],
+)
+def test_estimators_answer_tensors_where_torch_is_in_play(given, fitted, device):
+    kind = _arrays.answer_kind(*given, fitted=fitted)
+    assert kind.is_tensor == (device is not None)
+    assert kind.device.type == (device or "cpu")
+
+
+def test_tensors_on_two_accelerators_are_refused():
+    other = ELSEWHERE._replace(device=torch.device("cuda", 1))
+    with pytest.raises(ValueError, match=r"must be on one device, .* got cuda:1 and meta\. Move"):
+        _arrays.answer_kind(PLAIN, ELSEWHERE, fitted=other)
+
+
 @pytest.mark.parametrize("mixture_type", ["public", "storage"])
 @pytest.mark.parametrize(
     "name, public, storage",

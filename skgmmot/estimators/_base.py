@@ -143,8 +143,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         Returns
         -------
         array or Tensor of shape (n_samples,)
-            ``log p(x_i)``, in the kind and dtype of ``X``; differentiable if ``X`` or the fitted
-            tensors require a gradient.
+            ``log p(x_i)``, in the dtype of ``X``; a tensor, and differentiable, if ``X`` or the
+            fitted tensors require a gradient.
 
         Raises
         ------
@@ -265,7 +265,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
                 "The sampling requires at least one sample."
             )
         rng = check_random_state(self.random_state)
-        kind, covariance = _arrays.kind_of(self.means_), self._covariance()
+        kind, covariance = _arrays.fitted_kind(self), self._covariance()
         params = self._params(dtype=torch.float64, device="cpu").detach()
         weights = params.weights.numpy()
         counts = rng.multinomial(n_samples, weights / weights.sum())
@@ -468,7 +468,7 @@ def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64):
     params : list of GaussianMixtureParams
         The mixtures.
     kind : ArrayKind
-        The kind of array to answer in: tensors if one of them holds tensors.
+        The joint kind of their arrays.
 
     Raises
     ------
@@ -494,7 +494,7 @@ def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64):
                 f"{name} must hold mixtures with equal numbers of features, got {dimensions[0]} in "
                 f"{name}[0] and {d} in {name}[{i}]. Describe all by the same features."
             )
-    kind = next((kind for _, kind in values if kind.is_tensor), _arrays.NUMPY)
+    kind = _arrays.joint_kind(*(kind for _, kind in values))
     first = _arrays.moved(values[0][0].means, device or kind.device)
     return [params.to(device=first.device) for params, _ in values], kind
 

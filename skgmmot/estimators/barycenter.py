@@ -209,7 +209,7 @@ class MixtureBarycenter(MixtureEstimator):
             mixtures = [m for m, positive in zip(mixtures, weights > 0, strict=True) if positive]
             weights = weights[weights > 0] / weights.sum()
             find = self._exact if self._is_exact(mixtures) else self._fixed_point
-            self._show(find(mixtures, weights), kind)
+            self._show(find(mixtures, weights), _arrays.answer_kind(kind))
             vars(self).pop("feature_names_in_", None)
             if names is not None:
                 self.feature_names_in_ = names
@@ -369,4 +369,4 @@ def reduce(mixture, n_components, *, n_init=5, random_state=None):
     found = barycenter_fixed_point.reduce(
         params, n_components, torch.Generator().manual_seed(seed), n_init=n_init
     )
-    return known_mixture(found, kind)
+    return known_mixture(found, _arrays.answer_kind(kind))

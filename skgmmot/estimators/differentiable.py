@@ -134,6 +134,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     Notes
     -----
+    Answers are NumPy arrays, also to tensors on the CPU that require no gradient; they are tensors
+    where a gradient or another device is involved.
+
     One iteration costs ``O(n K d^2)`` (diagonal types: ``O(n K d)``) and needs a few megabytes
     beyond the data, whatever ``n``; so does the implicit gradient, at a few iterations' cost. It is
     exact at a fixed point, so a fit that is asked for it is polished: EM stops by ``tol``, which
@@ -290,11 +293,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     def _fit_validated(self, X, sample_weight):
         warm = self.warm_start and hasattr(self, "converged_")
-        X, kind = _arrays.samples(self, X, reset=True, min_samples=2)
+        X, kind = _arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
         a = _arrays.sample_weights(sample_weight, X)
         _init.check_enough(X, a, self.n_components)
         _arrays.check_range(X)
-        on_graph = self._check_gradient(X, a, kind)
+        on_graph = self._check_gradient(X, a)
         constants = (X.detach(), None if a is None else a.detach())
         origin = _engine.origin(*constants)
         runs = _Runs(_Log(self.verbose, self.verbose_interval))
@@ -342,15 +345,10 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     # --- starts --------------------------------------------------------------------------------
 
-    def _check_gradient(self, X, sample_weight, kind) -> bool:
+    def _check_gradient(self, X, sample_weight) -> bool:
         """Whether a gradient is asked for, and can be had."""
         if not (X.requires_grad or (sample_weight is not None and sample_weight.requires_grad)):
             return False
-        if not kind.is_tensor:
-            raise ValueError(
-                "X must be a tensor where sample_weight requires a gradient, got another array, "
-                "whose fit could not carry it. Pass torch.as_tensor(X)."
-            )
         check_gradient(
             self.gradient,
             acceleration=self.acceleration,

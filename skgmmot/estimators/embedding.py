@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
+from skgmmot import _arrays
 from skgmmot.estimators._base import as_mixtures
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.functional.linalg import root
@@ -310,8 +311,9 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
 
         Returns
         -------
-        ndarray of shape (n, n_mixtures)
-            Distances in units of the data, or their squares.
+        array or Tensor of shape (n, n_mixtures)
+            Distances in units of the data, or their squares; a tensor, and differentiable, if a
+            mixture requires a gradient.
 
         Raises
         ------
@@ -324,10 +326,9 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         """
         check_is_fitted(self, "mixtures_")
         self._validate_params()
-        new, _ = as_mixtures(X)
-        kept, _ = as_mixtures(self.mixtures_, device=new[0].means.device)
+        (new, kind), (kept, kept_kind) = as_mixtures(X), as_mixtures(self.mixtures_)
         check_dimensions(new[0], kept[0])
-        return self._distances(new, kept)
+        return self._distances(_arrays.answer_kind(kind, kept_kind), new, kept)
 
     def fit_transform(self, X, y=None):
         """Compute the distances among mixtures, each pair once.
@@ -341,22 +342,22 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
 
         Returns
         -------
-        ndarray of shape (n, n)
-            A symmetric matrix of distances, or of their squares.
+        array or Tensor of shape (n, n)
+            A symmetric matrix of distances, or of their squares, as in `transform`.
 
         Raises
         ------
         ValueError
             As `fit`.
         """
-        return self._distances(as_mixtures(self.fit(X).mixtures_)[0])
+        mixtures, kind = as_mixtures(self.fit(X).mixtures_)
+        return self._distances(_arrays.answer_kind(kind), mixtures)
 
-    def _distances(self, *mixtures):
-        """Distances of some mixtures to others, or to each other."""
-        squared = pairwise_squared(
-            *([m.detach() for m in some] for some in mixtures), reg=self.reg, reg_m=self.reg_m
-        )
-        return (squared if self.squared else root(squared)).cpu().numpy()
+    def _distances(self, kind, *mixtures):
+        """Distances of some mixtures to others, or to each other, in the kind to answer in."""
+        mixtures = ([m.to(device=kind.device) for m in some] for some in mixtures)
+        squared = pairwise_squared(*mixtures, reg=self.reg, reg_m=self.reg_m)
+        return kind.restore(squared if self.squared else root(squared))
 
     @property
     def _n_features_out(self):

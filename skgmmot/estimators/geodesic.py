@@ -2,6 +2,7 @@
 
 from numbers import Real
 
+from skgmmot import _arrays
 from skgmmot.estimators._base import as_mixture, shown_type
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.functional import mixture_ot
@@ -26,7 +27,7 @@ def interpolate(source, target, t):
         The mixture as an estimator that was never fitted to samples, ready to `sample`,
         `score_samples`, `predict`, draw and compare. At most ``K + L - 1`` components, in the same
         order at every ``t``; covariances are diagonal, spherical or tied if both mixtures' are,
-        else full. Tensors if a mixture holds tensors, constants.
+        else full. Constants; tensors if a mixture requires a gradient or is not on the CPU.
 
     Raises
     ------
@@ -73,7 +74,7 @@ def interpolate(source, target, t):
         as_mixture(source, "source"),
         as_mixture(target, "target"),
     )
-    kind = kind if kind.is_tensor else target_kind
+    kind = _arrays.answer_kind(kind, target_kind)
     source, target = source.to(device=kind.device), target.to(device=kind.device)
     return known_mixture(mixture_ot.interpolate(source, target, float(t)), kind)
 

@@ -256,7 +256,8 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             for name in ("classes_", "component_labels_"):
                 vars(self).pop(name, None)
             source = self._source_mixture(X, y)
-            self._set_plan(source, self._target_mixture())
+            given = _arrays.kind_of(X), _arrays.kind_of(self.target)
+            self._set_plan(source, self._target_mixture(), *given)
         return self
 
     def _source_mixture(self, X, y):
@@ -296,7 +297,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         mixtures, kinds = zip(*(as_mixture(m) for m in fitted), strict=True)
         self.component_labels_ = self.classes_.repeat([len(m.weights) for m in mixtures])
         shares = torch.from_numpy(np.bincount(codes) / len(codes))
-        return known_mixture(join(mixtures, shares), kinds[0])
+        return known_mixture(join(mixtures, shares), _arrays.answer_kind(*kinds))
 
     def _target_mixture(self):
         """The target as a fitted estimator or a tuple, with the features of the fit."""
@@ -330,9 +331,10 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         return clone(self.mixture)
 
-    def _set_plan(self, source, target):
-        """Find the plan between two mixtures and show it."""
-        (a, kind), (b, _) = as_mixture(source, "source"), as_mixture(target, "target")
+    def _set_plan(self, source, target, *given):
+        """Find the plan between two mixtures and show it; the kinds of what was given count."""
+        (a, kind_a), (b, kind_b) = as_mixture(source, "source"), as_mixture(target, "target")
+        kind = _arrays.answer_kind(kind_a, kind_b, *given)
         a, b = (m.detach().to(device=kind.device) for m in (a, b))
         plan = transport_plan(a, b, reg=self.reg, reg_m=self.reg_m)
         self._mapping = mixture_map(a, b, plan)
@@ -352,8 +354,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         array or Tensor of shape (n_samples, n_features)
-            Their images, in the kind and dtype of ``X``; constants, also where ``X`` requires a
-            gradient.
+            Their images, in the dtype of ``X``; constants, also where ``X`` requires a gradient.
 
         Raises
         ------

@@ -188,6 +188,7 @@ class WassersteinQuantizer(
                 "density itself."
             )
         density, self.n_features_in_, kind = as_density(density, "X")
+        kind = _arrays.answer_kind(kind)
         vars(self).pop("feature_names_in_", None)
         if isinstance(density, GridDensity):
             return density._replace(values=density.values.detach()), torch.float64, kind
@@ -200,7 +201,7 @@ class WassersteinQuantizer(
 
     def _read_samples(self, X, sample_weight):
         """Samples with weights of sum one, in float64, the dtype of results, and their kind."""
-        X, kind = _arrays.samples(self, X, reset=True)
+        X, kind = _arrays.samples(self, X, reset=True, sample_weight=sample_weight)
         a = _arrays.sample_weights(sample_weight, X)
         X, dtype = X.detach().double(), X.dtype
         a = X.new_ones(len(X)) if a is None else a.detach().double()
@@ -314,7 +315,7 @@ class WassersteinQuantizer(
         Returns
         -------
         array or Tensor of shape (n_samples, n_clusters)
-            Euclidean distances, in the kind and dtype of ``X``.
+            Euclidean distances, in the dtype of ``X``.
 
         Raises
         ------

@@ -222,7 +222,9 @@ class SemidiscreteGMM(MixtureEstimator):
     def _fit(self, X, sample_weight):
         with earlier_fit_kept(self):
             warm = self.warm_start and hasattr(self, "converged_")
-            X, kind = _arrays.samples(self, X, reset=True, min_samples=2)
+            X, kind = _arrays.samples(
+                self, X, reset=True, min_samples=2, sample_weight=sample_weight
+            )
             a = _arrays.sample_weights(sample_weight, X)
             self._check(X, a)
             X, dtype = X.detach(), X.dtype

@@ -344,7 +344,10 @@ class SlicedWassersteinGMM(MixtureEstimator):
 
     def _validated(self, X, sample_weight, reset):
         """Samples of positive weight, their weights, and the kind of array they came in."""
-        X, kind = _arrays.samples(self, X, reset=reset, min_samples=2 if reset else 1)
+        least = 2 if reset else 1
+        X, kind = _arrays.samples(
+            self, X, reset=reset, min_samples=least, sample_weight=sample_weight
+        )
         a = _arrays.sample_weights(sample_weight, X)
         if reset:
             _init.check_enough(X, a, self.n_components)

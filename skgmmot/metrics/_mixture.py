@@ -180,12 +180,12 @@ class MixtureWasserstein:
         sources, kind = as_mixtures(mixtures, "mixtures", dtype=None)
         targets = None
         if others is not None:
-            targets, other_kind = as_mixtures(others, "others", sources[0].means.device, dtype=None)
-            kind = kind if kind.is_tensor else other_kind
+            targets, other_kind = as_mixtures(others, "others", dtype=None)
+            kind = _arrays.joint_kind(kind, other_kind)
             mixture_ot.check_dimensions(sources[0], targets[0])
-            targets = [_in_double(m) for m in targets]
+            targets = [_in_double(m.to(device=kind.device)) for m in targets]
         squared = pairwise_squared(
-            [_in_double(m) for m in sources],
+            [_in_double(m.to(device=kind.device)) for m in sources],
             targets,
             reg=self.reg,
             reg_m=self.reg_m,
@@ -205,7 +205,7 @@ def _pair(source, target):
     """Two mixtures on one device, and the kind of array to answer in."""
     source, source_kind = as_mixture(source, "source", dtype=None)
     target, target_kind = as_mixture(target, "target", dtype=None)
-    kind = source_kind if source_kind.is_tensor else target_kind
+    kind = _arrays.joint_kind(source_kind, target_kind)
     source, target = (_in_double(m.to(device=kind.device)) for m in (source, target))
     return source, target, kind
 

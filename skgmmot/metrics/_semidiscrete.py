@@ -130,7 +130,7 @@ def _semidiscrete(density, points, weights, *, method, n_nodes, seed):
     """The plan, and the kind of array to answer in."""
     density, n_features, kind = as_density(density)
     points, weights, kinds = _arrays.points_and_masses(points, weights, n_features)
-    kind = next((k for k in (kind, *kinds) if k.is_tensor), kind)
+    kind = _arrays.joint_kind(kind, *kinds)
     points, weights = (t.to(kind.device) for t in (points, weights))
     exact = n_features == 2 if method == "auto" else method == "exact"
     if method not in ("auto", "exact", "nodes"):

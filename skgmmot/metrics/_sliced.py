@@ -183,7 +183,7 @@ def _costs_along(source, target, sample_weight, p, exact):
         return costs, source.means, kind
     source, source_kind = as_mixture(source, "source")
     samples, kind = _samples_for(source, target)
-    kind = kind if kind.is_tensor else source_kind
+    kind = _arrays.joint_kind(kind, source_kind)
     source, samples = source.to(device=kind.device), samples.double().to(kind.device)
     weights = _arrays.sample_weights(sample_weight, samples)
     options = {"p": p, "sample_weight": weights, "exact": exact}
@@ -260,7 +260,7 @@ def _two_mixtures(source, target):
     """Two mixtures on one device, and the kind of array to answer in."""
     source, source_kind = as_mixture(source, "source")
     target, target_kind = as_mixture(target, "target")
-    kind = source_kind if source_kind.is_tensor else target_kind
+    kind = _arrays.joint_kind(source_kind, target_kind)
     source, target = (m.to(device=kind.device) for m in (source, target))
     check_dimensions(source, target)
     return source, target, kind

@@ -146,8 +146,10 @@ def test_mixtures_of_either_library_are_averaged_with_their_feature_names():
         MixtureBarycenter().fit([GaussianMixture().fit(parts[0]), turned])
 
 
-def test_tensors_give_tensors(mixtures):
+def test_tensors_that_require_a_gradient_give_tensors(mixtures):
     tensors = tuple(torch.tensor(t) for t in mixtures[0])
+    assert isinstance(MixtureBarycenter().fit([tensors, *mixtures[1:]]).means_, np.ndarray)
+    tensors[1].requires_grad_()
     average = MixtureBarycenter().fit([tensors, *mixtures[1:]])
     assert isinstance(average.means_, torch.Tensor)
     expected = MixtureBarycenter().fit(mixtures)

@@ -1,5 +1,7 @@
 """MixtureEmbedding and PairwiseMW2: clouds of points as samples."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -229,6 +231,22 @@ def test_plans_may_have_an_entropy_or_penalties(mixtures):
     loose = PairwiseMW2(reg_m=1.0).fit_transform(mixtures)
     off = ~np.eye(len(mixtures), dtype=bool)
     assert (spread[off] > exact[off]).all() and (loose[off] < exact[off]).all()
+
+
+def test_distances_of_mixtures_on_a_graph_are_on_it(clouds):
+    X, _ = clouds
+    cloud = torch.tensor(X[0], requires_grad=True)
+    mixtures = MixtureEmbedding(2, random_state=0).fit_transform([cloud, *X[1:3]])
+    assert isinstance(mixtures[1].means_, np.ndarray)
+    constant = pickle.loads(pickle.dumps(mixtures[0]))
+    expected = PairwiseMW2().fit_transform([constant, *mixtures[1:]])
+    assert isinstance(expected, np.ndarray)
+    among = PairwiseMW2().fit_transform(mixtures)
+    kept = PairwiseMW2().fit(mixtures[:1]).transform(mixtures[1:])
+    assert np.allclose(among.detach(), expected)
+    assert torch.allclose(among[1:, :1], kept)
+    (gradient,) = torch.autograd.grad(kept.sum(), cloud)
+    assert gradient.abs().max() > 0 and gradient.isfinite().all()
 
 
 def test_columns_are_named_by_number(mixtures):

@@ -36,8 +36,10 @@ def test_between_estimators_of_either_library_it_is_the_same(blobs):
     assert np.allclose(*means)
 
 
-def test_tensors_give_tensors_and_arrays_give_arrays():
+def test_tensors_on_a_graph_give_tensors_and_arrays_give_arrays():
     source = tuple(torch.tensor(t, dtype=torch.float64) for t in SOURCE[:3])
+    assert isinstance(interpolate((*source, "diag"), TARGET, 0.5).means_, np.ndarray)
+    source[1].requires_grad_()
     middle = interpolate((*source, "diag"), TARGET, 0.5)
     assert all(isinstance(t, torch.Tensor) for t in (middle.means_, middle.covariances_))
     assert isinstance(middle.sample(3)[0], torch.Tensor)

@@ -134,8 +134,19 @@ def test_every_kind_of_array_is_moved_alike(array_kind, mixture):
     X, Y = draw(SOURCE, 300), draw(TARGET, 300)
     expected = OTMap(Y, mixture=mixture).fit(X).transform(X)
     mapped = OTMap(array_kind(Y), mixture=mixture).fit(array_kind(X)).transform(array_kind(X))
-    assert isinstance(mapped, torch.Tensor) == isinstance(array_kind(X), torch.Tensor)
+    assert isinstance(mapped, np.ndarray)
     assert np.allclose(mapped, expected)
+
+
+@pytest.mark.parametrize("on_graph", ["source", "target", "moved"])
+def test_a_gradient_on_any_side_gives_tensors(on_graph, mixture):
+    X, Y = (torch.tensor(draw(side, 300)) for side in (SOURCE, TARGET))
+    if on_graph == "target":
+        Y.requires_grad_()
+    transport = OTMap(Y, mixture=mixture).fit(X.clone().requires_grad_(on_graph == "source"))
+    assert isinstance(transport.plan_, torch.Tensor) == (on_graph != "moved")
+    mapped = transport.transform(X.clone().requires_grad_(on_graph == "moved"))
+    assert isinstance(mapped, torch.Tensor) and not mapped.requires_grad
 
 
 def test_float32_stays_float32_and_blocks_change_nothing(mixture):
@@ -270,7 +281,7 @@ def test_labels_are_carried_to_the_target(labelled):
     assert (transport.classes_[proba.argmax(1)] == transport.predict(Y)).all()
     near = np.abs(transport.transform(X) - Y).max(axis=1)
     assert np.median(near) < 1
-    tensor = transport.predict_proba(torch.tensor(Y))
+    tensor = transport.predict_proba(torch.tensor(Y, requires_grad=True))
     assert isinstance(tensor, torch.Tensor) and np.allclose(tensor, proba)
 
 

@@ -75,11 +75,14 @@ def test_weights_of_samples_count(rng):
 def test_kind_and_dtype_are_those_of_the_samples(blobs):
     X = torch.tensor(blobs, dtype=torch.float32)
     quantizer = WassersteinQuantizer(3, random_state=0).fit(X)
+    assert quantizer.cluster_centers_.dtype == quantizer.transform(X).dtype == np.float32
+    quantizer.fit(X.requires_grad_())
     assert quantizer.cluster_centers_.dtype == torch.float32
     assert isinstance(quantizer.labels_, torch.Tensor)
-    assert quantizer.transform(X).dtype == torch.float32
-    image = GridDensity(torch.ones(4, 4))
-    assert isinstance(WassersteinQuantizer(2).fit(image).cluster_centers_, torch.Tensor)
+    assert quantizer.transform(X.detach()).dtype == torch.float32
+    for on_graph, kind in ((False, np.ndarray), (True, torch.Tensor)):
+        image = GridDensity(torch.ones(4, 4, requires_grad=on_graph))
+        assert isinstance(WassersteinQuantizer(2).fit(image).cluster_centers_, kind)
 
 
 def test_it_goes_into_pipelines_and_pickles(blobs):

@@ -101,7 +101,8 @@ def test_a_warm_start_goes_on(clouds):
 
 def test_kind_and_dtype_are_those_of_the_samples(clouds):
     X = torch.tensor(clouds[0], dtype=torch.float32)
-    mixture = SemidiscreteGMM(2, random_state=0).fit(X)
+    assert SemidiscreteGMM(2, random_state=0).fit(X).means_.dtype == np.float32
+    mixture = SemidiscreteGMM(2, random_state=0).fit(X.requires_grad_())
     assert isinstance(mixture.means_, torch.Tensor) and mixture.means_.dtype == torch.float32
 
 
