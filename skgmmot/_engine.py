@@ -15,15 +15,21 @@ from queue import SimpleQueue
 import torch
 from torch import Tensor
 
-from skgmmot.functional.covariance import covariance_type_of
+from skgmmot.functional.covariance import CovarianceType, covariance_type_of
 from skgmmot.functional.em import Statistics, e_step, m_step
 from skgmmot.functional.em_products import (
     MAX_QUADRATIC,
     FeatureEStep,
+    ProductEStep,
     WhiteningEStep,
+    accurate_dtype,
     quadratic_share,
 )
-from skgmmot.functional.mixture import GaussianMixtureParams, log_responsibilities
+from skgmmot.functional.mixture import (
+    GaussianMixtureParams,
+    PreparedMixture,
+    log_responsibilities,
+)
 from skgmmot.functional.threads import single_threaded_torch, thread_pool
 
 #: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
@@ -93,11 +99,12 @@ class Workers:
 
 
 def add(parts) -> tuple[Tensor, ...]:
-    """Add tuples of tensors field by field, in order."""
+    """Add tuples of tensors field by field, in order, into the first of them."""
     parts = iter(parts)
     total = tuple(next(parts))
     for part in parts:
-        total = tuple(t + p for t, p in zip(total, part, strict=True))
+        for t, p in zip(total, part, strict=True):
+            t.add_(p)
     return total
 
 
@@ -192,9 +199,13 @@ class EM:
         return other
 
     def exactly(self, theta: GaussianMixtureParams) -> tuple[FeatureEStep | None, Statistics]:
-        """The E-step in double precision, by workers of its own."""
+        """The E-step by features, or None where they are no good, and its sums, in float64."""
         with torch.no_grad(), workers(self.X.device) as pool:
-            return self.with_pool(pool).e_step(theta)
+            em = self.with_pool(pool)
+            step, statistics = em.e_step(theta)
+            if isinstance(step, WhiteningEStep):
+                step, _ = em._features(step.theta)
+            return step, statistics
 
     def sum(self, blocks) -> tuple[Tensor, ...]:
         """Add ``blocks.block(X, sample_weight, buffers)`` over all samples."""
@@ -224,39 +235,44 @@ class EM:
         return self.X[rows], None if a is None else a[rows]
 
     def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
-        """A block of samples relative to the origin, and its weights."""
-        a = self.sample_weight
-        return self.X[rows] - self.origin, None if a is None else a[rows]
+        """A block of samples relative to the origin, in float64, and its weights."""
+        X, a = self._raw(rows)
+        return X.double() - self.origin.double(), a
 
     def statistics(self, theta: GaussianMixtureParams) -> Statistics:
         """The E-step's sums over all samples, by the fastest way that is accurate."""
         return self.e_step(theta)[1]
 
-    def e_step(self, theta: GaussianMixtureParams) -> tuple[FeatureEStep | None, Statistics]:
-        """The E-step by features, or None where they are no good, and its sums.
+    def e_step(self, theta: GaussianMixtureParams) -> tuple[ProductEStep | None, Statistics]:
+        """The E-step by products, or None where they are no good, and its sums.
 
         The last one is kept: a derivative is often taken where an iteration has just been.
         """
         if self._last is None or not all(map(torch.equal, self._last[0], theta)):
-            features, dtype = self._features(theta)
-            step = features
-            kind = covariance_type_of(theta.covariances)
-            if WhiteningEStep.is_faster(kind, *theta.means.shape):
-                step = WhiteningEStep(theta, self.origin)
-                dtype = step.best_dtype(self.dtype)
-            by_definition = dtype is None
-            found = self._by_definition(theta) if by_definition else self._by_products(step, dtype)
-            self._last = theta, features, found
+            mixture = theta.prepare()  # once an iteration: no block factors anything again
+            self._last = theta, *self._sums(mixture)
         return self._last[1:]
 
-    def _features(self, theta) -> tuple[FeatureEStep | None, torch.dtype | None]:
+    def _sums(self, mixture: PreparedMixture) -> tuple[ProductEStep | None, Statistics]:
+        """The fastest E-step that is accurate, None for the definition, and its sums."""
+        if WhiteningEStep.is_faster(covariance_type_of(mixture.factors), *mixture.means.shape):
+            dtype = accurate_dtype(mixture, self.dtype)
+            step = None if dtype is None else WhiteningEStep(mixture, self.origin)
+        else:
+            step, dtype = self._features(mixture)
+        if step is None:
+            return None, self._by_definition(mixture)
+        return step, self._by_products(step, dtype)
+
+    def _features(self, mixture) -> tuple[FeatureEStep | None, torch.dtype | None]:
         """The E-step by features and the dtype of its products; None where that is no good."""
-        kind, d = covariance_type_of(theta.covariances), theta.means.shape[1]
-        if quadratic_share(kind, d) > MAX_QUADRATIC:
+        kind = covariance_type_of(mixture.factors)
+        if quadratic_share(kind, len(self.origin)) > MAX_QUADRATIC:
             return None, None
-        step = FeatureEStep(theta, self.origin, self.total_scatter(theta))
-        dtype = step.best_dtype(self.dtype)
-        return None if dtype is None else step, dtype
+        dtype = accurate_dtype(mixture, self.dtype)
+        if dtype is None:
+            return None, None
+        return FeatureEStep(mixture, self.origin, self.total_scatter(kind)), dtype
 
     def _by_products(self, step, dtype) -> Statistics:
         def block(rows, buffers):
@@ -265,28 +281,26 @@ class EM:
         sums = self.pool.sum(block, len(self.X), step.row_size, min_rows=PRODUCT_ROWS)
         return step.statistics(*sums)
 
-    def _by_definition(self, theta):
-        rounded = theta.to(dtype=self.dtype)
-        K, d = theta.means.shape
+    def _by_definition(self, mixture: PreparedMixture) -> Statistics:
+        """The sums in float64 whatever the samples: components are as thin as their rounding."""
 
         def block(rows, buffers):
-            x, a = self.rows(rows)
-            return tuple(s.double() for s in e_step(rounded, x.to(self.dtype), a))
+            return e_step(mixture, *self.rows(rows))
 
-        sums = self.pool.sum(block, len(self.X), row_size=K * d)
-        # The sums are about the rounded means; their difference to the exact ones is known.
-        kind = covariance_type_of(theta.covariances)
-        return Statistics(*sums).moved(rounded.means.double() - theta.means, kind)
+        # A block adds to K matrices: that must not cost more than its products.
+        min_rows = max(16, mixture.factors[0].numel() // (4 * len(self.origin)))
+        sums = self.pool.sum(block, len(self.X), mixture.row_size, min_rows=min_rows)
+        return Statistics(*sums)
 
     def overlap(self, theta) -> Tensor:
         """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""
-        step, dtype = self._features(theta)
         mixture = theta.prepare()
+        step, dtype = self._features(mixture)
 
         def block(rows, buffers):
             x, a = self.rows(rows)
             if dtype is None:
-                resp = log_responsibilities(mixture, x.double()).exp()
+                resp = log_responsibilities(mixture, x).exp()
             else:
                 _, resp, total, _ = step.posterior(self.X[rows], dtype, buffers)
                 resp.div_(total)
@@ -297,15 +311,14 @@ class EM:
         min_rows = 16 if by_definition else PRODUCT_ROWS
         return self.pool.sum(block, len(self.X), row_size, min_rows=min_rows)[0]
 
-    def total_scatter(self, theta) -> Tensor | None:
-        """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, a constant of the samples."""
-        if not covariance_type_of(theta.covariances).shared:
+    def total_scatter(self, kind: CovarianceType) -> Tensor | None:
+        """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, if the type has a use for it."""
+        if not kind.shared:
             return None
         if self._total_scatter is None:
 
             def block(rows, buffers):
                 x, a = self.rows(rows)
-                x = x.double()
                 return (((x if a is None else x * a.unsqueeze(1)).mT @ x).unsqueeze(0),)
 
             (self._total_scatter,) = self.pool.sum(block, len(self.X), self.X.shape[1])

@@ -4,10 +4,11 @@ import threading
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from skgmmot import _engine
 from skgmmot._engine import EM, map_rows, row_spans, workers
-from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.em import em_step
 from skgmmot.functional.em_products import FeatureEStep, WhiteningEStep
 from skgmmot.functional.mixture import GaussianMixtureParams
@@ -23,7 +24,7 @@ def test_spans_cover_the_rows_in_order_once(n_rows, block):
 
 def by_features(em, theta):
     """Sums by features, in the dtype of the samples."""
-    step = FeatureEStep(theta, em.origin, em.total_scatter(theta))
+    step = FeatureEStep(theta, em.origin, em.total_scatter(covariance_type_of(theta.covariances)))
     return em._by_products(step, em.X.dtype)
 
 
@@ -34,7 +35,12 @@ def by_whitening(em, theta):
     return em._by_products(WhiteningEStep(theta, em.origin), em.X.dtype)
 
 
-WAYS = {"features": by_features, "whitening": by_whitening, "definition": EM._by_definition}
+def by_definition(em, theta):
+    """Sums by the definition."""
+    return em._by_definition(theta.prepare())
+
+
+WAYS = {"features": by_features, "whitening": by_whitening, "definition": by_definition}
 
 
 def problem(covariance_type, dtype=torch.float64, n=5000, d=3, K=4):
@@ -163,3 +169,28 @@ def test_overlapping_users_have_all_threads_and_leave_the_setting():
     assert found == [4, 4]
     assert torch.get_num_threads() == 4
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("d", [3, 100])
+def test_components_as_thin_as_the_rounding_of_float32_are_summed_in_float64(d):
+    X = torch.randn(200, 1, generator=torch.Generator().manual_seed(0)).expand(200, d).contiguous()
+    S = torch.ones(d, d, dtype=torch.float64) + 1e-6 * torch.eye(d, dtype=torch.float64)
+    means = torch.tensor([[-1.0 / 3], [1.0 / 7]], dtype=torch.float64).expand(2, d)
+    theta = GaussianMixtureParams(torch.tensor([0.3, 0.7]).double(), means, S.expand(2, d, d))
+    origin = torch.full((d,), 0.1)
+    with workers(X.device) as pool:
+        found = EM(X, None, origin, 0.0, pool).statistics(theta.moved(-origin))
+    assert_close(found, _engine.e_step(theta.moved(-origin), X.double() - origin.double()))
+
+
+def test_covariances_are_factored_once_an_iteration_however_many_blocks(monkeypatch):
+    X, a, theta = problem("full", d=3)
+    theta = theta._replace(covariances=1e-12 * theta.covariances)
+    monkeypatch.setitem(_engine.BLOCK_ROWS, "cpu", 100)
+    factored = []
+    kind = type(COVARIANCE_TYPES["full"])
+    of = kind.precision_factor
+    monkeypatch.setattr(kind, "precision_factor", lambda *args: factored.append(1) or of(*args))
+    with workers(X.device) as pool:
+        EM(X, a, X.mean(0), 0.0, pool).statistics(theta)
+    assert len(factored) == 1

@@ -15,7 +15,7 @@ from torch import Tensor
 from skgmmot._arrays import as_tensor
 from skgmmot._engine import EM
 from skgmmot.functional.covariance import CovarianceType
-from skgmmot.functional.em import Statistics, moments
+from skgmmot.functional.em import moments
 from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.mixture import GaussianMixtureParams, select
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
@@ -115,28 +115,27 @@ def start(
         torch.zeros(kind.shape(K, d), **options),
     )
 
-    def total(centre: GaussianMixtureParams) -> tuple[Statistics, Tensor]:
-        """Moments about a centre, and the scatter of what belongs to nobody."""
-        sums = moments(zero, zero.means[:0], zero.means[:, :0])
-        unassigned = zero.means.new_zeros(d, d)
+    def blocks():
+        """Samples, their weights, their components and weighted responsibilities."""
         for rows, components, resp in assignment():
             x, a = em.rows(rows)
-            x = x.double()
             a = torch.ones(len(x), **options) if a is None else a.double()
-            found = moments(select(centre, components), x, resp * a)
-            sums.mass[components] += found.mass
-            sums.shift[components] += found.shift
-            sums.scatter[slice(None) if kind.shared else components] += found.scatter
-            if kind.shared and not len(resp):
-                unassigned += (x * a.unsqueeze(1)).mT @ x
-        return sums, unassigned
+            yield x, a, components, resp * a
 
-    first, _ = total(zero)
-    mass = first.mass + 10 * torch.finfo(torch.float64).eps
-    means = first.shift / mass.unsqueeze(1)
-    second, unassigned = total(zero._replace(means=means))
-    covariances = kind.start(mass, second.scatter, unassigned, em.reg_covar)
-    return GaussianMixtureParams(mass / em.total, means, covariances)
+    mass, shift = torch.zeros_like(zero.weights), torch.zeros_like(zero.means)
+    for x, _, components, resp in blocks():
+        mass[components] += resp.sum(-1)
+        shift[components] += resp @ x
+    mass = mass + 10 * torch.finfo(torch.float64).eps
+    centre = zero._replace(means=shift / mass.unsqueeze(1))
+    scatter, unassigned = torch.zeros_like(zero.covariances), zero.means.new_zeros(d, d)
+    for x, a, components, resp in blocks():
+        part = moments(select(centre, components), x, resp).scatter
+        scatter[slice(None) if kind.shared else components] += part
+        if kind.shared and not len(resp):
+            unassigned += (x * a.unsqueeze(1)).mT @ x
+    covariances = kind.start(mass, scatter, unassigned, em.reg_covar)
+    return GaussianMixtureParams(mass / em.total, centre.means, covariances)
 
 
 def balanced(
@@ -195,7 +194,14 @@ def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:
             f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
             f"of shape {tuple(estimator.means_.shape)}. Set warm_start=False to start anew."
         )
-    params = estimator._params(dtype=torch.float64, device=em.X.device).detach()
+    options = {"dtype": torch.float64, "device": em.X.device}
+    params, kind = estimator._params(**options).detach(), estimator._covariance()
+    try:
+        kind.precision_factor(params.covariances)
+    except ValueError:
+        # thin covariances may be singular once they are rounded to float32; their factors are not
+        factors = estimator._storage(as_tensor(estimator.precisions_cholesky_, **options).detach())
+        params = params._replace(covariances=kind.from_precisions(kind.precisions(factors)))
     return params.moved(-em.origin.double())
 
 

@@ -36,6 +36,9 @@ class _Axis(CovarianceType):
     def diagonals(self, storage):
         return storage
 
+    def precision_diagonals(self, factors):
+        return factors.square()
+
     def log_det(self, factors, n_features):
         return factors.log().expand(-1, n_features).sum(-1)
 

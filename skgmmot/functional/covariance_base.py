@@ -82,6 +82,10 @@ class CovarianceType:
         """The diagonals of the matrices in storage, to broadcast against ``(K, d)``."""
         raise NotImplementedError
 
+    def precision_diagonals(self, factors: Tensor) -> Tensor:
+        """The diagonals of ``P @ P.T``, to broadcast against ``(K, d)``."""
+        raise NotImplementedError
+
     def log_det(self, factors: Tensor, n_features: int) -> Tensor:
         """``log det P (K or 1,)``: half the log-determinant of the precisions."""
         raise NotImplementedError
@@ -117,7 +121,8 @@ class CovarianceType:
         ``unassigned (d, d)`` is the scatter of samples that belong to no component (starts from
         single samples): only the tied type, which describes all samples at once, counts it.
         """
-        return self.estimate(mass, torch.zeros_like(mass).unsqueeze(-1), scatter, reg_covar)
+        shift = mass.new_zeros(len(mass), scatter.shape[-1])
+        return self.estimate(mass, shift, scatter, reg_covar)
 
     # --- the derivative of EM (cotangents may have axes before their own) ------------------------
 

@@ -20,7 +20,8 @@ class _Matrix(CovarianceType):
 
     def precision_factor(self, covariances):
         factors, failed = torch.linalg.cholesky_ex(covariances)
-        if failed.any() or not torch.isfinite(factors).all():
+        # what is not finite anywhere in a matrix is not finite in the pivots after it
+        if failed.any() or not torch.isfinite(self.diagonals(factors)).all():
             raise ValueError(ILL_DEFINED)
         identity = torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
         return torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False).mT
@@ -41,6 +42,9 @@ class _Matrix(CovarianceType):
 
     def diagonals(self, storage):
         return storage.diagonal(dim1=-2, dim2=-1)
+
+    def precision_diagonals(self, factors):
+        return factors.square().sum(-1)
 
     def log_det(self, factors, n_features):
         return self.diagonals(factors).log().sum(-1)
@@ -100,8 +104,9 @@ class _Matrix(CovarianceType):
     @staticmethod
     def _regularised(covariances, reg_covar):
         """Add ``reg_covar`` to the diagonal and restore symmetry."""
-        eye = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
-        return symmetrize(covariances) + reg_covar * eye
+        covariances = symmetrize(covariances)
+        covariances.diagonal(dim1=-2, dim2=-1).add_(reg_covar)  # a large matrix is not copied
+        return covariances
 
 
 @functools.lru_cache(maxsize=64)
@@ -126,7 +131,8 @@ class _Full(_Matrix):
         return n_components * n_features * (n_features + 1) // 2
 
     def estimate(self, mass, shift, scatter, reg_covar):
-        covariances = scatter / mass[:, None, None] - self.outer(shift, shift)
+        covariances = scatter / mass[:, None, None]
+        covariances.baddbmm_(shift.unsqueeze(2), shift.unsqueeze(1), alpha=-1)
         return self._regularised(covariances, reg_covar)
 
     def estimate_pullback(self, mass, shift, scatter, cotangents):

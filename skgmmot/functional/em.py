@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import CovarianceType, covariance_type_of
-from skgmmot.functional.mixture import GaussianMixtureParams, log_joint
+from skgmmot.functional.mixture import GaussianMixtureParams, PreparedMixture, log_joint
 
 
 class Statistics(NamedTuple):
@@ -45,14 +45,16 @@ class Statistics(NamedTuple):
 
 
 def e_step(
-    theta: GaussianMixtureParams, X: Tensor, sample_weight: Tensor | None = None
+    theta: GaussianMixtureParams | PreparedMixture,
+    X: Tensor,
+    sample_weight: Tensor | None = None,
 ) -> Statistics:
     """Sum the statistics of a block of samples.
 
     Parameters
     ----------
-    theta : GaussianMixtureParams
-        The current mixture, K components in d dimensions.
+    theta : GaussianMixtureParams or PreparedMixture
+        The current mixture, K components in d dimensions; prepared, if there are several blocks.
     X : Tensor of shape (n, d)
         Samples.
     sample_weight : Tensor of shape (n,), default=None
@@ -73,7 +75,8 @@ def e_step(
     Differentiable in everything. Costs ``O(n K d^2)`` (diagonal types ``O(n K d)``), holds
     ``(K, n, d)``.
     """
-    joint = log_joint(theta.prepare(), X)  # (K, n)
+    theta = theta.prepare()
+    joint = log_joint(theta, X)  # (K, n)
     log_p = torch.logsumexp(joint, dim=0)
     resp = (joint - log_p).exp()
     if sample_weight is not None:
@@ -81,13 +84,14 @@ def e_step(
     return moments(theta, X, resp)._replace(log_likelihood=log_p.sum())
 
 
-def moments(theta: GaussianMixtureParams, X: Tensor, resp: Tensor) -> Statistics:
+def moments(theta: GaussianMixtureParams | PreparedMixture, X: Tensor, resp: Tensor) -> Statistics:
     """Sum mass, shift and scatter for given (weighted) responsibilities ``resp (K, n)``."""
-    centred = X - theta.means.unsqueeze(1)  # (K, n, d)
+    _, means, storage = theta
+    centred = X - means.unsqueeze(1)  # (K, n, d)
     return Statistics(
         mass=resp.sum(-1),
         shift=(resp.unsqueeze(-2) @ centred).squeeze(-2),
-        scatter=covariance_type_of(theta.covariances).scatter(centred, resp),
+        scatter=covariance_type_of(storage).scatter(centred, resp),
         log_likelihood=resp.new_zeros(()),
     )
 

@@ -3,10 +3,11 @@
 `FeatureEStep` writes log-densities as linear functions of quadratic features; `WhiteningEStep`
 squares products with triangular matrices, which is faster for few components in many dimensions.
 Both lose digits when components are much narrower than their distance from the origin
-(`ProductEStep.best_dtype` tells).
+(`accurate_dtype` tells).
 """
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,10 +15,55 @@ from torch import Tensor
 from skgmmot.functional.covariance import CovarianceType, covariance_type_of
 from skgmmot.functional.covariance_base import LOG_2PI
 from skgmmot.functional.em import Statistics
+from skgmmot.functional.mixture import PreparedMixture
 
 #: Quadratic features are used up to this many for each feature: d = 80 for full covariances, any d
 #: for the other types.
 MAX_QUADRATIC = 40
+#: Largest rounding error of log-densities accepted, by the dtype of the products.
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
+
+
+def cancellation(mixture: PreparedMixture) -> float:
+    """Return how much larger than log-densities are the terms that cancel in products.
+
+    Near the centre of component k these are ``m_i Lambda_ij m_j`` of its precision. Their rounding
+    errors have random signs: together about ``eps sum_i m_i^2 Lambda_ii``.
+
+    Parameters
+    ----------
+    mixture : PreparedMixture
+        A mixture about the origin.
+
+    Returns
+    -------
+    float
+        ``max_k sum_i m_i^2 Lambda_ii``.
+    """
+    diagonals = covariance_type_of(mixture.factors).precision_diagonals(mixture.factors)
+    return float((mixture.means.square() * diagonals).sum(-1).max())
+
+
+def accurate_dtype(mixture: PreparedMixture, dtype: torch.dtype) -> torch.dtype | None:
+    """Return the fastest dtype in which products keep enough digits.
+
+    Parameters
+    ----------
+    mixture : PreparedMixture
+        A mixture about the origin, in float64.
+    dtype : torch.dtype
+        That of the samples.
+
+    Returns
+    -------
+    torch.dtype or None
+        That of the samples, float64, or None: only the definition is accurate enough.
+    """
+    largest = cancellation(mixture)
+    for candidate in (dtype, torch.float64):
+        if largest * torch.finfo(candidate).eps < TOLERANCE[candidate]:
+            return candidate
+    return None
 
 
 class ProductEStep:
@@ -36,34 +82,22 @@ class ProductEStep:
         If a covariance is not positive definite.
     """
 
-    #: Largest rounding error of log-densities accepted, by the dtype of the products.
-    TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
-
     def __init__(self, theta, origin):
-        self.theta, self.origin = theta, origin
-        log_weights, means, self.factors = theta.prepare()
+        self.theta, self.origin = theta.prepare(), origin
+        log_weights, means, self.factors = self.theta
         self.kind = kind = covariance_type_of(self.factors)
-        self.precisions = kind.precisions(self.factors)
         constant = log_weights + kind.log_det(self.factors, means.shape[1])
         self.constant = constant - means.shape[1] * LOG_2PI / 2  # log-joint at the means
 
+    @cached_property
+    def precisions(self) -> Tensor:
+        """The inverses of the covariances, in storage."""
+        return self.kind.precisions(self.factors)
+
     @property
     def cancellation(self) -> float:
-        """How much larger than log-densities are the terms that cancel in them.
-
-        Near the centre of component k these are ``m_i Lambda_ij m_j`` of its precision. Their
-        rounding errors have random signs: together about ``eps sum_i m_i^2 Lambda_ii``.
-        """
-        squares = self.theta.means.square()
-        return float((squares * self.kind.diagonals(self.precisions)).sum(-1).max())
-
-    def best_dtype(self, dtype: torch.dtype) -> torch.dtype | None:
-        """The fastest dtype that keeps enough digits: that of the samples, float64, or None."""
-        largest = self.cancellation
-        for candidate in (dtype, torch.float64):
-            if largest * torch.finfo(candidate).eps < self.TOLERANCE[candidate]:
-                return candidate
-        return None
+        """How much larger than log-densities are the terms that cancel in them."""
+        return cancellation(self.theta)
 
     def centred(self, X: Tensor, out: Tensor) -> Tensor:
         """Write samples ``X (b, d)``, which may be a view, about the origin into ``out (d, b)``."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 def symmetrize(matrices: Tensor) -> Tensor:
     """Return the symmetric part of a batch of matrices."""
-    return (matrices + matrices.mT) / 2
+    return (matrices + matrices.mT).div_(2)  # in place, for a large matrix is not copied
 
 
 def root(values: Tensor) -> Tensor:

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.discrete import Plan
-from skgmmot.functional.em_products import MAX_QUADRATIC, FeatureEStep, quadratic_share
+from skgmmot.functional.em_products import (
+    MAX_QUADRATIC,
+    FeatureEStep,
+    accurate_dtype,
+    quadratic_share,
+)
 from skgmmot.functional.linalg import bures_map
 from skgmmot.functional.mixture import (
     GaussianMixtureParams,
@@ -51,9 +56,9 @@ class Posterior:
         self.features, self.dtype = None, None
         kind = covariance_type_of(mixture.covariances)
         if quadratic_share(kind, len(origin)) <= MAX_QUADRATIC:
-            centred = mixture._replace(means=mixture.means - origin.double())
+            centred = mixture._replace(means=mixture.means - origin.double()).prepare()
             self.features = FeatureEStep(centred, origin)
-            self.dtype = self.features.best_dtype(origin.dtype)
+            self.dtype = accurate_dtype(centred, origin.dtype)
 
     @property
     def row_size(self) -> int:

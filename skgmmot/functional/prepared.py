@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.em_products import FeatureEStep, WhiteningEStep
+from skgmmot.functional.em_products import FeatureEStep, WhiteningEStep, accurate_dtype
 from skgmmot.functional.mixture import PreparedMixture
 
 #: Blocks for samples that take more numbers than this would be too short for matrix products.
@@ -61,12 +61,12 @@ def for_many(mixture: PreparedMixture, n_samples: int) -> PreparedMixture:
     origin = (weights @ mixture.means.double()).to(mixture.means)
     exact = PreparedMixture(*(t.double() for t in mixture))
     centred = exact._replace(means=exact.means - origin.double())
-    kind = covariance_type_of(mixture.factors)
-    whitened = WhiteningEStep.is_faster(kind, *mixture.means.shape)
-    step = (WhiteningEStep if whitened else FeatureEStep)(centred, origin)
-    dtype = step.best_dtype(mixture.means.dtype)
+    dtype = accurate_dtype(centred, mixture.means.dtype)
     if dtype is None:
         return mixture
+    kind = covariance_type_of(mixture.factors)
+    whitened = WhiteningEStep.is_faster(kind, *mixture.means.shape)
     found = ProductMixture(*mixture)
-    found.step, found.dtype = step, dtype
+    found.step = (WhiteningEStep if whitened else FeatureEStep)(centred, origin)
+    found.dtype = dtype
     return found

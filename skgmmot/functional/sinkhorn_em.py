@@ -199,7 +199,7 @@ class SinkhornEM:
         def block(rows, buffers):
             x, a = em.rows(rows)
             # sample by sample, for far samples cost much in either reading
-            log_resp = log_responsibilities(mixture, x.double())
+            log_resp = log_responsibilities(mixture, x)
             gained = torch.logsumexp(log_resp + tilt.unsqueeze(1), dim=0)
             return ((gained if a is None else gained * a).sum(),)
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from skgmmot._engine import Buffers
 from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.em import e_step, m_step
-from skgmmot.functional.em_products import FeatureEStep, WhiteningEStep
+from skgmmot.functional.em_products import FeatureEStep, WhiteningEStep, accurate_dtype
 
 F64 = torch.float64
 K, d, n = 3, 2, 60
@@ -112,8 +112,7 @@ def test_features_take_components_without_mass_and_far_samples(theta, X, a):
 )
 def test_features_tell_which_dtype_keeps_enough_digits(dtype, offset, best, theta):
     theta = theta._replace(means=theta.means / 2 + offset)
-    total = torch.eye(d, dtype=F64).unsqueeze(0)
-    assert FeatureEStep(theta, torch.zeros(d), total).best_dtype(dtype) is best
+    assert accurate_dtype(theta.prepare(), dtype) is best
 
 
 def test_weights_are_repeated_rows(theta, X):
