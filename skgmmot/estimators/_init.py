@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from torch import Tensor
 
 from skgmmot._arrays import as_tensor
-from skgmmot._engine import EM
+from skgmmot._engine import EM, origin
 from skgmmot.functional.covariance import CovarianceType
 from skgmmot.functional.em import moments
 from skgmmot.functional.fixed_point import iterate
@@ -29,6 +29,9 @@ BLOCK = 2**14
 #: Names of starts.
 STARTS = {"kmeans", "k-means++", "random", "random_from_data", "sinkhorn"}
 
+#: Rounding that is accepted in the mean that k-means subtracts, in epsilons of the largest sample,
+#: and in squared distances, as a share of the samples' variance.
+MEAN_ERROR, DISTANCE_ERROR = 1000, 1e-6
 #: Sinkhorn starts: runs of k-means, share of the data's covariance that components begin with, and
 #: when they end.
 CENTRES_INIT, SMALL, BALANCED_TOL, BALANCED_ITER = 3, 0.01, 1e-4, 300
@@ -53,21 +56,52 @@ def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> 
     callable
         The responsibilities, block by block.
     """
-    X = (em.X - em.origin).cpu().numpy()
-    a = None if em.sample_weight is None else em.sample_weight.cpu().numpy()
+    n, a = len(em.X), None if em.sample_weight is None else em.sample_weight.cpu().numpy()
     if name == "random":
-        return _random(len(X), n_components, rng, em.X)
+        return _random(n, n_components, rng, em.X)
     if name == "kmeans":
+        X = _near_origin(em, _centred_by_mean(em))
         kmeans = KMeans(n_components, n_init=1, random_state=rng).fit(X, sample_weight=a)
         return _labelled(torch.from_numpy(kmeans.labels_), n_components, em.X)
     if name == "k-means++":
+        X = _near_origin(em, _distances_keep_digits(em))
         _, chosen = kmeans_plusplus(X, n_components, sample_weight=a, random_state=rng)
     else:
         p = None if a is None else a.astype(np.float64) / a.sum(dtype=np.float64)
-        chosen = rng.choice(len(X), size=n_components, replace=False, p=p)
-    labels = torch.full((len(X),), -1)
+        chosen = rng.choice(n, size=n_components, replace=False, p=p)
+    labels = torch.full((n,), -1)
     labels[torch.as_tensor(chosen)] = torch.arange(n_components)
     return _labelled(labels, n_components, em.X)
+
+
+def _near_origin(em: EM, safe: bool) -> np.ndarray:
+    """The samples for scikit-learn: as they are where that is safe, else about their origin.
+
+    Ties, which rounded data are full of, break otherwise for other roundings: only samples as they
+    are give scikit-learn's own start.
+    """
+    return (em.X if safe else em.X - em.origin).cpu().numpy()
+
+
+def _centred_by_mean(em: EM) -> bool:
+    """Whether scikit-learn's k-means, which subtracts the mean itself, adds it up well enough."""
+    if em.X.dtype == torch.float64:
+        return True
+    X = em.X.cpu().numpy()
+    largest = np.maximum(X.max(axis=0), -X.min(axis=0))
+    error = np.abs(X.mean(axis=0) - origin(em.X, None).cpu().numpy())
+    return bool((error <= MEAN_ERROR * np.finfo(X.dtype).eps * largest).all())
+
+
+def _distances_keep_digits(em: EM) -> bool:
+    """Whether squared distances, as differences of squares in float64, keep enough digits."""
+    spread = 0.0
+    for i in range(0, len(em.X), BLOCK):
+        x, a = em.rows(slice(i, i + BLOCK))
+        squares = x.double().square().sum(1)
+        spread += float(squares.sum() if a is None else squares @ a.double())
+    offset = float(em.origin.double().square().sum()) * em.total
+    return offset * torch.finfo(torch.float64).eps <= DISTANCE_ERROR * spread
 
 
 def _labelled(labels: Tensor, n_components: int, X: Tensor) -> Assignment:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans, kmeans_plusplus
 
-from skgmmot._engine import EM, workers
+from skgmmot._engine import EM, origin, workers
 from skgmmot.estimators import _init
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 
@@ -22,7 +22,7 @@ def responsibilities(assignment, n_components=4):
     """All blocks of an assignment, ``(K, n)``."""
     found = torch.zeros(n_components, 600, dtype=torch.float64)
     for rows, components, resp in assignment():
-        found[components, rows] = resp
+        found[components, rows] = resp.double()
     return found.numpy()
 
 
@@ -40,6 +40,51 @@ def test_the_draws_are_those_of_scikit_learn(em):
         assert np.allclose(responsibilities(assignment), theirs(reference))
         assert np.allclose(responsibilities(assignment), responsibilities(assignment))
         assert ours.uniform() == reference.uniform(), f"{name} leaves the stream elsewhere"
+
+
+def of_samples(X, sample_weight=None):
+    """EM over samples, about their mean."""
+    X = torch.as_tensor(X)
+    with workers(X.device) as pool:
+        return EM(X, sample_weight, origin(X, sample_weight), 1e-6, pool)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", ["kmeans", "k-means++"])
+def test_ties_of_rounded_data_break_as_in_scikit_learn(rng, name, dtype):
+    lattice = 50 + rng.integers(0, 10, (600, 2)).astype(dtype)
+    em = of_samples(lattice)
+    draw = {
+        "kmeans": lambda K, rng: KMeans(K, n_init=1, random_state=rng).fit(lattice).labels_,
+        "k-means++": lambda K, rng: kmeans_plusplus(lattice, K, random_state=rng)[1],
+    }[name]
+    for K in range(3, 8):
+        found = responsibilities(_init.assign(name, em, K, np.random.RandomState(K)), K)
+        expected = draw(K, np.random.RandomState(K))
+        if name == "kmeans":
+            assert np.array_equal(found.argmax(0), expected)
+        else:
+            assert np.array_equal(found[:, expected], np.eye(K))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", ["kmeans", "k-means++"])
+def test_starts_far_from_the_origin_are_those_near_it(rng, name, weighted):
+    near = rng.integers(-512, 512, (600, 2)) / 1024.0
+    weights = torch.tensor(rng.integers(1, 4, 600).astype(float)) if weighted else None
+    found = [
+        responsibilities(_init.assign(name, of_samples(X, weights), 4, np.random.RandomState(0)))
+        for X in (near, near + 2.0**33)
+    ]
+    assert np.array_equal(*found)
+
+
+def test_float32_is_centred_where_its_mean_is_added_up_badly(rng):
+    # numpy adds the rows of float32 one by one: from 1e5 rows at 1e4 on, the mean is off by 7
+    X = (rng.normal(size=(100_000, 2)) + 1e4).astype(np.float32)
+    assert np.abs(X.mean(0) - 1e4).max() > 1
+    assert not _init._centred_by_mean(of_samples(X))
+    assert _init._centred_by_mean(of_samples(X[:600]))
 
 
 def one_hot(indices):
