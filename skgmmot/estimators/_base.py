@@ -284,13 +284,25 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         K, d = self.means_.shape
         return int(self._covariance().n_parameters(K, d) + K * d + K - 1)
 
-    def bic(self, X):
+    def _log_likelihood(self, X, sample_weight):
+        """The log-likelihood of samples, and their number, which is the sum of their weights."""
+        score = self.score(X, sample_weight=sample_weight)
+        n_samples = len(X)
+        if sample_weight is not None:
+            weights = _arrays.as_tensor(sample_weight, dtype=torch.float64)
+            n_samples = float(weights.detach().expand(n_samples).sum())
+        return score * n_samples, n_samples
+
+    def bic(self, X, sample_weight=None):
         """Compute the Bayesian information criterion on samples: lower is better.
 
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
             Samples.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            How often each sample was seen. Not only ratios matter: their sum is the number of
+            samples.
 
         Returns
         -------
@@ -302,18 +314,21 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         NotFittedError
             Before `fit`.
         ValueError
-            If ``X`` is invalid.
+            If ``X`` or ``sample_weight`` is invalid.
         """
-        n_samples = len(X)
-        return -2 * self.score(X) * n_samples + self._n_parameters() * math.log(n_samples)
+        log_likelihood, n_samples = self._log_likelihood(X, sample_weight)
+        return -2 * log_likelihood + self._n_parameters() * math.log(n_samples)
 
-    def aic(self, X):
+    def aic(self, X, sample_weight=None):
         """Compute the Akaike information criterion on samples: lower is better.
 
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
             Samples.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            How often each sample was seen. Not only ratios matter: their sum is the number of
+            samples.
 
         Returns
         -------
@@ -325,9 +340,9 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         NotFittedError
             Before `fit`.
         ValueError
-            If ``X`` is invalid.
+            If ``X`` or ``sample_weight`` is invalid.
         """
-        return -2 * self.score(X) * len(X) + 2 * self._n_parameters()
+        return -2 * self._log_likelihood(X, sample_weight)[0] + 2 * self._n_parameters()
 
     def __getstate__(self):
         """Pickle fitted tensors without their graph."""

@@ -199,6 +199,30 @@ def test_a_fit_to_samples_that_require_a_gradient_answers_tensors_to_all(blobs):
     assert torch.equal(plain.predict(X), torch.tensor(plain.predict(X.detach())))
 
 
+def test_a_histogram_chooses_the_components_that_its_repeated_rows_choose(rng):
+    drawn = np.concatenate([rng.normal(-3, 1, 400), rng.normal(3, 1, 200)]).round(1)
+    values, counts = np.unique(drawn, return_counts=True)
+    histogram, rows = values[:, None], drawn[:, None]
+    found = []
+    for K in range(1, 5):
+        means = np.linspace(-3, 3, K + 2)[1:-1, None]
+        model = DifferentiableGaussianMixture(K, means_init=means, weights_init=np.full(K, 1 / K))
+        model.fit(histogram, sample_weight=counts)
+        for name in ("bic", "aic"):
+            ours = getattr(model, name)(histogram, sample_weight=counts)
+            assert np.isclose(ours, getattr(model, name)(rows), rtol=1e-12)
+        found.append(model.bic(histogram, sample_weight=torch.tensor(counts)))
+    assert np.argmin(found) == 1  # two peaks
+    assert np.isclose(model.bic(histogram, sample_weight=2), model.bic(np.repeat(histogram, 2, 0)))
+
+
+@pytest.mark.parametrize("name", ["bic", "aic"])
+def test_criteria_refuse_weights_that_are_none(blobs, name):
+    for weights in ([1.0, 2.0], np.full(600, -1.0), np.zeros(600)):
+        with pytest.raises(ValueError, match="(?i)sample.weight"):
+            getattr(fitted(blobs), name)(blobs, sample_weight=weights)
+
+
 def test_weights_that_require_a_gradient_carry_it_beside_any_samples(blobs):
     found = []
     for X in (blobs, torch.tensor(blobs)):
