@@ -18,6 +18,8 @@ from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.mixture import GaussianMixtureParams
 
 FLOATS = (torch.float64, torch.float32)
+#: Numbers below this have squares, and sums of squares, in float64; and so have their inverses.
+LARGEST = 1e150
 
 
 class ArrayKind(NamedTuple):
@@ -257,6 +259,20 @@ def check_range(X: Tensor) -> None:
         )
 
 
+def check_squares(name: str, largest: float, width: float = 1.0) -> None:
+    """Refuse a size, or a width that is not zero, whose square float64 cannot hold."""
+    if not largest < LARGEST:
+        raise ValueError(
+            f"{name} must be smaller than {LARGEST:.0e} for squared distances, got a size of "
+            f"{largest:.1e}. Rescale it."
+        )
+    if 0 < width < 1 / LARGEST:
+        raise ValueError(
+            f"{name} must be wider than {1 / LARGEST:.0e} for squared distances, got a width of "
+            f"{width:.1e}. Rescale it."
+        )
+
+
 def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
     """Validate sample weights for ``X (n, d)``: non-negative, finite, not all zero.
 
@@ -395,6 +411,8 @@ def grid_density(density):
             "extent of a GridDensity must be (left, right, bottom, top) with left < right and "
             f"bottom < top, got {extent}. Rows of the image run upwards: flip it, not its extent."
         )
+    width = min(extent[1] - extent[0], extent[3] - extent[2])
+    check_squares("extent of a GridDensity", max(map(abs, extent)), width)
     return type(density)(values / high, extent), kind
 
 
@@ -409,6 +427,7 @@ def points_and_masses(points, weights, n_features: int):
         )
     if not torch.isfinite(points).all():
         raise ValueError("points must be finite, got NaN or infinity. Drop those rows.")
+    check_squares("points", float(points.detach().abs().max()))
     if weights is None:
         return points, points.new_ones(len(points)), kinds
     weights = as_tensor(weights, dtype=torch.float64).to(points.device)

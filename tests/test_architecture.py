@@ -14,6 +14,7 @@ FLOORS = {
     "functional.linalg": -1,
     "functional.threads": -1,
     "functional._sliced_quadrature": 0,
+    "functional.assignment": 0,
     "functional.bures": 0,
     "functional.covariance_base": 0,
     "functional.directions": 0,

@@ -113,3 +113,24 @@ def test_other_things_are_no_densities():
         semidiscrete_distance(np.ones((3, 3)), POINTS)
     with pytest.raises(NotFittedError):
         semidiscrete_distance(DifferentiableGaussianMixture(), POINTS)
+
+
+@pytest.mark.parametrize(
+    ("density", "points", "message"),
+    [
+        (SQUARE, 1e200 * POINTS, r"points must be smaller than 1e\+150 for squared distances"),
+        (GridDensity(np.ones((2, 2)), (0, 1, 0, 1e-200)), POINTS, "must be wider than 1e-150 for"),
+        (([1.0], [[1e200, 0.0]], [[4.0, 9.0]], "diag"), POINTS, r"density must be smaller than 1e"),
+        (([1.0], [[0.0, 0.0]], [[1e-310, 1e-310]], "diag"), POINTS, "density must be wider than"),
+    ],
+)
+def test_sizes_whose_squares_are_no_numbers_are_refused_in_words(density, points, message):
+    with pytest.raises(ValueError, match=message):
+        semidiscrete_distance(density, points)
+
+
+def test_a_thousand_magnitudes_lie_between_a_density_and_its_points():
+    far = semidiscrete_distance(NORMAL, 1e140 * POINTS, squared=True)
+    assert math.isclose(far / 1e280, (0.25**2 + 0.75**2) / 2 + 0.5**2)
+    near = semidiscrete_distance(NORMAL, 1e-300 * POINTS, squared=True)
+    assert math.isclose(near, 13.0)

@@ -567,6 +567,9 @@ def as_density(density, name="density"):
             f"covariances), got {type(density).__name__}. Wrap an image: GridDensity(image)."
         )
     params, kind = as_mixture(density, name)
+    variances = params.full_covariances().detach().diagonal(dim1=1, dim2=2)
+    width = math.sqrt(float(variances.max()))
+    _arrays.check_squares(name, max(width, float(params.means.detach().abs().max())), width)
     if (torch.linalg.cholesky_ex(params.full_covariances().detach()).info > 0).any():
         raise ValueError(
             f"covariances of {name} must be positive definite, got one that is singular. Add to "

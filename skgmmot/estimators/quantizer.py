@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from skgmmot import _arrays
 from skgmmot.estimators._base import as_density, earlier_fit_kept
 from skgmmot.functional.fixed_point import iterate
+from skgmmot.functional.linalg import Place, power_of_two, squared_distances
 from skgmmot.functional.mixture import GaussianMixtureParams, sample
 from skgmmot.functional.quantization import Lloyd, Samples, nearest
 from skgmmot.functional.semidiscrete import GridDensity
@@ -171,17 +172,17 @@ class WassersteinQuantizer(
         with earlier_fit_kept(self):
             is_density = isinstance(X, tuple) or hasattr(X, "covariance_type")
             read = self._read_density if is_density else self._read_samples
-            density, dtype, kind = read(X, sample_weight)
-            start = self._start(density, check_random_state(self.random_state))
-            solution, plan = self._quantize(density, start)
-            self._set_attributes(solution, plan, dtype, kind)
+            density, place, dtype, kind = read(X, sample_weight)
+            start = self._start(density, place, check_random_state(self.random_state))
+            points, plan, label = self._quantize(density, place, start, dtype)
+            self._set_attributes(points, plan, place, dtype, kind)
             vars(self).pop("labels_", None)
             if not is_density:
-                self.labels_ = self.predict(X)
+                self.labels_ = self._labels(X, sample_weight, label, kind)
         return self
 
     def _read_density(self, density, sample_weight):
-        """An image or a mixture as what `Lloyd` takes, the dtype of results, and their kind."""
+        """A density as what `Lloyd` takes, its place, the dtype of results, and their kind."""
         if sample_weight is not None:
             raise ValueError(
                 "sample_weight must be None beside a density, got weights. Put them into the "
@@ -191,17 +192,25 @@ class WassersteinQuantizer(
         kind = _arrays.answer_kind(kind)
         vars(self).pop("feature_names_in_", None)
         if isinstance(density, GridDensity):
-            return density._replace(values=density.values.detach()), torch.float64, kind
+            density, place = _image_in_place(density._replace(values=density.values.detach()))
+            return density, place, torch.float64, kind
         density = density.detach()
+        deviations = density.full_covariances().diagonal(dim1=1, dim2=2).sqrt()
+        place = Place.of(density.means, float(deviations.max()))
+        density = density._replace(
+            means=place.inside(density.means),
+            covariances=density.covariances / place.unit / place.unit,
+        )
         if self.n_features_in_ != 2:
             each = max(1, self.n_nodes // len(density.weights))
             z = torch.as_tensor(standard_nodes(each, self.n_features_in_)).to(density.means)
             density = Samples(*mixture_nodes(density, z))
-        return density, torch.float64, kind
+        return density, place, torch.float64, kind
 
     def _read_samples(self, X, sample_weight):
-        """Samples with weights of sum one, in float64, the dtype of results, and their kind."""
+        """Samples with weights of sum one, their place, the dtype of results, and their kind."""
         X, kind = _arrays.samples(self, X, reset=True, sample_weight=sample_weight)
+        _arrays.check_range(X)
         a = _arrays.sample_weights(sample_weight, X)
         X, dtype = X.detach().double(), X.dtype
         a = X.new_ones(len(X)) if a is None else a.detach().double()
@@ -211,12 +220,15 @@ class WassersteinQuantizer(
                 f"n_samples={len(X)} should be >= n_clusters={self.n_clusters}, counting samples "
                 "of positive weight. Pass more samples or ask for fewer clusters."
             )
-        return Samples(X, a / a.sum()), dtype, kind
+        place = Place.of(X)
+        spread = float((X - place.origin).abs().max())
+        _arrays.check_squares("X", spread, spread)
+        return Samples(place.inside(X), a / a.sum()), place, dtype, kind
 
-    def _start(self, density, rng) -> torch.Tensor:
+    def _start(self, density, place, rng) -> torch.Tensor:
         """The points to start from."""
         if not isinstance(self.init, str):
-            return self._given_start().to(_like(density))
+            return place.inside(self._given_start().to(_like(density)))
         if not isinstance(density, Samples):
             if self.init == "k-means++":
                 raise ValueError(
@@ -247,8 +259,8 @@ class WassersteinQuantizer(
             )
         return start
 
-    def _quantize(self, density, start):
-        """Lloyd's steps; returns where they ended, and the plan onto those points."""
+    def _quantize(self, density, place, start, dtype):
+        """Lloyd's steps; returns where they ended, as it will be shown, the plan and the labels."""
         free = self.masses == "free"
         masses = None if free else torch.full_like(start[:, 0], 1 / self.n_clusters)
         step = Lloyd(density, masses)
@@ -261,24 +273,32 @@ class WassersteinQuantizer(
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        step(solution.value)
-        if n_idle := int((step.plan.masses == 0).sum()):
+        self.n_iter_, self.converged_ = solution.n_iter, solution.converged
+        shown = place.outside(solution.value[0]).to(dtype)
+        plan, label = step.settle(place.inside(shown.double()))
+        if n_idle := int((plan.masses == 0).sum()):
             warnings.warn(
                 f"{n_idle} of {self.n_clusters} points have no mass: nothing is nearest to them. "
                 "Start them elsewhere by init, or ask for fewer.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        return solution, step.plan
+        return shown, plan, label
 
-    def _set_attributes(self, solution, plan, dtype, kind):
+    def _set_attributes(self, points, plan, place, dtype, kind):
         """Show the fit in the user's kind of array and dtype."""
-        (points,) = solution.value
-        self.cluster_centers_ = kind.restore(points.to(dtype))
+        self.cluster_centers_ = kind.restore(points)
         self.masses_ = kind.restore(plan.masses.to(dtype))
-        self.potentials_ = kind.restore(plan.potentials.to(dtype))
-        self.distance_ = float(plan.cost.clamp(min=0).sqrt())
-        self.n_iter_, self.converged_ = solution.n_iter, solution.converged
+        self.potentials_ = kind.restore(plan.potentials * place.unit * place.unit)
+        self.distance_ = float(plan.cost.clamp(min=0).sqrt()) * place.unit
+
+    def _labels(self, X, sample_weight, label, kind):
+        """The cells of all samples: those of no weight, which the fit left out, are predicted."""
+        if len(label) == len(X):
+            return kind.restore(label)
+        labels = _arrays.as_tensor(self.predict(X)).to(label)
+        weights = _arrays.sample_weights(sample_weight, _arrays.as_tensor(X)).to(label.device)
+        return kind.restore(labels.masked_scatter(weights > 0, label))
 
     def predict(self, X):
         """Find the cell of each sample.
@@ -302,7 +322,7 @@ class WassersteinQuantizer(
         """
         X, kind, centres = self._beside(X)
         potentials = _arrays.as_tensor(self.potentials_).to(centres)
-        return kind.restore(nearest(X.double(), centres, potentials)[0])
+        return kind.restore(nearest(X.double(), centres, potentials))
 
     def transform(self, X):
         """Compute the distances of samples to all points.
@@ -325,18 +345,32 @@ class WassersteinQuantizer(
             If ``X`` is invalid.
         """
         X, kind, centres = self._beside(X)
-        return kind.restore(torch.cdist(X.double(), centres).to(X.dtype))
+        X, dtype = X.double(), X.dtype
+        unit = power_of_two(float(torch.maximum(X.abs().amax(), centres.abs().amax())))
+        distances = squared_distances(X / unit, centres / unit).sqrt() * unit
+        return kind.restore(distances.to(dtype))
 
     def _beside(self, X):
-        """Validated samples, their kind, and the points where the samples are."""
+        """Samples, their kind, and the points where the samples are, in float64."""
         check_is_fitted(self, "cluster_centers_")
         X, kind = _arrays.samples(self, X, reset=False)
         X = X.detach()
-        return X, kind, _arrays.as_tensor(self.cluster_centers_, dtype=torch.float64).to(X.device)
+        centres = _arrays.as_tensor(self.cluster_centers_, dtype=torch.float64).to(X.device)
+        return X, kind, centres
 
     @property
     def _n_features_out(self):
         return len(self.cluster_centers_)
+
+
+def _image_in_place(density: GridDensity) -> tuple[GridDensity, Place]:
+    """An image with its lower left corner at the origin, and where it was."""
+    left, right, bottom, top = density.extent
+    place = Place(
+        density.values.new_tensor([left, bottom]), power_of_two(max(right - left, top - bottom))
+    )
+    extent = (0.0, (right - left) / place.unit, 0.0, (top - bottom) / place.unit)
+    return density._replace(extent=extent), place
 
 
 def _like(density) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """`SemidiscreteGMM`: the mixture nearest to samples in the Wasserstein distance."""
 
+import functools
 import math
 import warnings
 from numbers import Integral, Real
@@ -14,6 +15,7 @@ from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
 from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.functional.linalg import Place
 from skgmmot.functional.semidiscrete_fit import fit_to_points, remoteness, spread, widened
 
 #: Share of the samples' variance added to that of a start's components: needles are far from all.
@@ -226,15 +228,18 @@ class SemidiscreteGMM(MixtureEstimator):
                 self, X, reset=True, min_samples=2, sample_weight=sample_weight
             )
             a = _arrays.sample_weights(sample_weight, X)
+            _arrays.check_range(X)
             self._check(X, a)
-            X, dtype = X.detach(), X.dtype
-            a = None if a is None else a.detach()
-            origin = _engine.origin(X, a)
+            X, dtype = X.detach().double(), X.dtype
+            a = X.new_ones(len(X)) if a is None else a.detach().double()
+            X, a = X[a > 0], a[a > 0]
+            place = Place.of(X, math.sqrt(self.reg_covar))
+            X = place.inside(X)
             rng = check_random_state(self.random_state)
-            starts = [self._warm_start(X, origin)] if warm else self._starts(X, a, origin, rng)
+            starts = [self._warm_start(place)] if warm else self._starts(X, a, place, rng)
             seed = int(rng.randint(2**31 - 1))
-            best = self._best(X - origin, a, starts, seed)
-            self._set_attributes(best, origin, dtype, kind)
+            best = self._best(X, a, place, starts, seed)
+            self._set_attributes(best, place, dtype, kind)
         return self
 
     def _check(self, X, sample_weight):
@@ -251,43 +256,46 @@ class SemidiscreteGMM(MixtureEstimator):
                 "plane. Leave it at 'auto'."
             )
 
-    def _starts(self, X, a, origin, rng) -> list:
-        """The mixtures to start from, about the origin."""
-        starts, kind = [], self._covariance()
+    def _reg_covar(self, place) -> float:
+        """What is added to the variances, in the unit of the place."""
+        return self.reg_covar / place.unit / place.unit
+
+    def _starts(self, X, a, place, rng) -> list:
+        """The mixtures to start from."""
+        starts, kind, origin = [], self._covariance(), torch.zeros_like(X[0])
         with torch.no_grad(), _engine.workers(X.device) as pool:
-            em = _engine.EM(X, a, origin, self.reg_covar, pool)
+            em = _engine.EM(X, a, origin, self._reg_covar(place), pool)
             for _ in range(self.n_init):
                 assignment = _init.assign(self.init_params, em, self.n_components, rng)
                 start = _init.start(assignment, em, kind, self.n_components)
                 starts.append(start._replace(weights=start.weights / start.weights.sum()))
-        a = torch.ones_like(X[:, 0]) if a is None else a
-        variance = WIDENING * spread((X - origin).double(), a.double())
+        variance = WIDENING * spread(X, a)
         return [widened(start, variance) for start in starts]
 
-    def _warm_start(self, X, origin):
-        expected = (self.n_components, X.shape[1])
+    def _warm_start(self, place):
+        expected = (self.n_components, len(place.origin))
         if tuple(self.means_.shape) != expected:
             raise ValueError(
                 f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
                 f"of shape {tuple(self.means_.shape)}. Set warm_start=False to start anew."
             )
-        params = self._params(dtype=torch.float64, device=X.device).detach()
-        return params._replace(means=params.means - origin.double())
+        params = self._params(dtype=torch.float64, device=place.origin.device).detach()
+        return params._replace(
+            means=place.inside(params.means),
+            covariances=params.covariances / place.unit / place.unit,
+        )
 
-    def _best(self, points, a, starts, seed):
+    def _best(self, points, weights, place, starts, seed):
         """The fit of least distance."""
         exact = self.method == "exact" or (self.method == "auto" and points.shape[1] == 2)
-        points = points.double()
         options = {
             "n_nodes": None if exact else self.n_nodes,
             "seed": seed,
-            "reg_covar": self.reg_covar,
+            "reg_covar": self._reg_covar(place),
             "tol": self.tol,
             "max_iter": self.max_iter,
-            "callback": self._print if self.verbose else None,
+            "callback": functools.partial(_print, place.unit) if self.verbose else None,
         }
-        weights = points.new_ones(len(points)) if a is None else a.double()
-        points, weights = points[weights > 0], weights[weights > 0]
         if exact:
             self._check_remoteness(points, weights)
         fits = [fit_to_points(s, points, weights, **options) for s in starts]
@@ -312,24 +320,37 @@ class SemidiscreteGMM(MixtureEstimator):
                 "or set method='nodes'."
             )
 
-    @staticmethod
-    def _print(solution):
-        if solution.n_iter % 10 == 0:
-            print(f"  Iteration {solution.n_iter}\t distance {math.sqrt(-solution.objective):.5g}")
-
-    def _set_attributes(self, solution, origin, dtype, kind):
+    def _set_attributes(self, solution, place, dtype, kind):
         """Show the fit in the user's kind of array and dtype."""
-        covariance, theta = self._covariance(), solution.value
-        factors = covariance.precision_factor(theta.covariances)
+        covariance, theta, unit = self._covariance(), solution.value, place.unit
+        factors = covariance.precision_factor(theta.covariances) / unit
         shown = {
             "weights_": theta.weights,
-            "means_": theta.means + origin.double(),
-            "covariances_": covariance.to_public(theta.covariances),
+            "means_": place.outside(theta.means),
+            "covariances_": covariance.to_public(theta.covariances * unit * unit),
             "precisions_cholesky_": covariance.to_public(factors),
             "precisions_": covariance.to_public(covariance.precisions(factors)),
         }
         for name, tensor in shown.items():
-            setattr(self, name, kind.restore(tensor.detach().to(dtype)))
-        self.distance_ = math.sqrt(max(-solution.objective, 0.0))
-        self.distances_ = [math.sqrt(max(-cost, 0.0)) for cost in solution.objectives]
+            setattr(self, name, kind.restore(_fitting(tensor.detach(), dtype, name)))
+        self.distance_ = unit * math.sqrt(max(-solution.objective, 0.0))
+        self.distances_ = [unit * math.sqrt(max(-cost, 0.0)) for cost in solution.objectives]
         self.converged_, self.n_iter_ = solution.converged, solution.n_iter
+
+
+def _fitting(tensor, dtype, name):
+    """A result in the dtype of the samples, if that can hold it."""
+    shown = tensor.to(dtype)
+    if not torch.isfinite(shown).all():
+        raise ValueError(
+            f"X must have a scale at which {name} is finite in {dtype}, got an entry of "
+            f"{float(tensor.abs().max()):.1e}. Rescale X, pass float64 or increase reg_covar."
+        )
+    return shown
+
+
+def _print(unit, solution):
+    """Tell how far a fit is, with distances in a unit."""
+    if solution.n_iter % 10 == 0:
+        distance = unit * math.sqrt(-solution.objective)
+        print(f"  Iteration {solution.n_iter}\t distance {distance:.5g}")

@@ -9,8 +9,54 @@ For covariances ``S0, S1`` with factors ``S = L @ L.T``, the singular value deco
   with ``A S0 A = S1``.
 """
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Place(NamedTuple):
+    """An origin and a unit in which given numbers are near one."""
+
+    origin: Tensor
+    """``(d,)``."""
+    unit: float
+    """A power of two: to change units rounds nothing."""
+
+    @classmethod
+    def of(cls, X: Tensor, least: float = 0.0) -> "Place":
+        """The place of points ``(n, d)``: about their median by features, in a unit of their size.
+
+        The median is one of the values, so that differences to it are as exact as the values. The
+        unit is not smaller than ``least`` asks.
+        """
+        origin = X.detach().median(0).values
+        return cls(origin, power_of_two(max(float((X.detach() - origin).abs().max()), least)))
+
+    def inside(self, X: Tensor) -> Tensor:
+        """Points about the origin, in the unit."""
+        return (X - self.origin.to(X)) / self.unit
+
+    def outside(self, X: Tensor) -> Tensor:
+        """The inverse of `inside`."""
+        return self.unit * X + self.origin.to(X)
+
+
+def power_of_two(size: float) -> float:
+    """Return the largest power of two that is not above a size: a unit that rounds nothing.
+
+    Parameters
+    ----------
+    size : float
+        A size, not negative.
+
+    Returns
+    -------
+    float
+        The power; 1 for a size of zero.
+    """
+    return 2.0 ** (math.frexp(size)[1] - 1) if size > 0 else 1.0
 
 
 def symmetrize(matrices: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.functional.assignment import assigned
 from skgmmot.functional.discrete import exact
+from skgmmot.functional.linalg import power_of_two, squared_distances
 from skgmmot.functional.semidiscrete import SemidiscretePlan, exact_plan, nearest_plan
 
 #: Numbers that a block of distances to points may hold.
@@ -43,12 +45,14 @@ class Lloyd:
     Notes
     -----
     A step for `iterate`: ``(points,) -> ((barycentres,), -log cost)``, so that changes are
-    relative. The last plan is kept as ``plan``, and its potentials are where the next one starts.
+    relative. The last plan is kept as ``plan``, and its potentials are where the next one starts;
+    between samples and points of given masses also as ``coupling (n, m)``.
     """
 
     def __init__(self, density, masses: Tensor | None):
         self.density, self.masses = density, masses
         self.plan: SemidiscretePlan | None = None
+        self.coupling: Tensor | None = None
 
     def __call__(self, theta: tuple[Tensor]) -> tuple[tuple[Tensor], float]:
         (points,) = theta
@@ -67,16 +71,45 @@ class Lloyd:
     def _balanced(self, points: Tensor) -> SemidiscretePlan:
         """Discrete transport of the samples onto points of given masses."""
         X, a = self.density
-        plan = exact(a, self.masses, torch.cdist(X, points).square())
+        plan = exact(a, self.masses, squared_distances(X, points))
+        self.coupling = plan.coupling
         barycentres = (plan.coupling.mT @ X) / self.masses.unsqueeze(1)
         return SemidiscretePlan(
             plan.target_potential, self.masses, barycentres, plan.cost, 0.0, 0, None
         )
 
+    def settle(self, points: Tensor) -> tuple[SemidiscretePlan, Tensor | None]:
+        """Find the plan onto points where the steps end, and the cell of each sample.
+
+        Parameters
+        ----------
+        points : Tensor of shape (m, d)
+            The points.
+
+        Returns
+        -------
+        plan : SemidiscretePlan
+            The plan; of potentials that leave a choice, those in the middle, which tell the cells
+            of the samples apart.
+        label : Tensor of shape (n,) or None
+            The cells; None for a density that is none of samples.
+        """
+        self((points,))
+        if not isinstance(self.density, Samples):
+            return self.plan, None
+        X, a = self.density
+        if self.masses is None:
+            return self.plan, nearest(X, points, self.plan.potentials)
+        C, psi = squared_distances(X, points), self.plan.potentials
+        arrays = (t.cpu().numpy() for t in (self.coupling, a, self.masses, C, psi))
+        label, psi = (torch.from_numpy(t).to(X.device) for t in assigned(*arrays))
+        return self.plan._replace(potentials=psi), label
+
     def _nearest(self, points: Tensor) -> SemidiscretePlan:
         """Each sample to the nearest point."""
         X, a = self.density
-        label, cost = nearest(X, points, torch.zeros_like(points[:, 0]))
+        label = nearest(X, points, torch.zeros_like(points[:, 0]))
+        cost = (X - points[label]).square().sum(1)
         masses = torch.zeros_like(points[:, 0]).index_add_(0, label, a)
         sums = torch.zeros_like(points).index_add_(0, label, a.unsqueeze(1) * X)
         held = masses.unsqueeze(1) > 0
@@ -86,7 +119,7 @@ class Lloyd:
         )
 
 
-def nearest(X: Tensor, points: Tensor, potentials: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(X: Tensor, points: Tensor, potentials: Tensor) -> Tensor:
     """Find the cell of each sample.
 
     Parameters
@@ -100,13 +133,11 @@ def nearest(X: Tensor, points: Tensor, potentials: Tensor) -> tuple[Tensor, Tens
 
     Returns
     -------
-    label : Tensor of shape (n,)
-        The point with the smallest ``|x - y_j|^2 - psi_j``.
-    value : Tensor of shape (n,)
-        That value.
+    Tensor of shape (n,)
+        The point with the smallest ``|x - y_j|^2 - psi_j``; of several the first.
     """
-    found = [
-        (torch.cdist(block, points).square() - potentials).min(1)
-        for block in X.split(max(1, BLOCK_SIZE // len(points)))
-    ]
-    return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])
+    unit = power_of_two(float(torch.maximum(X.abs().amax(), points.abs().amax())))
+    points, potentials = points / unit, potentials / unit / unit
+    blocks = X.split(max(1, BLOCK_SIZE // len(points)))
+    found = [(squared_distances(x / unit, points) - potentials).argmin(1) for x in blocks]
+    return torch.cat(found)

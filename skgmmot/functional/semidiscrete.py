@@ -18,12 +18,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from skgmmot.functional.cell_integrals import GridIntegrals, MixtureIntegrals
+from skgmmot.functional.linalg import power_of_two
 from skgmmot.functional.mixture import GaussianMixtureParams
 from skgmmot.functional.newton import Cells, Target, cells_of_masses, evaluate
 from skgmmot.functional.power_diagram import Box, PowerDiagram
+
+#: Points nearer than this share of their extent are merged: no cell between them can be resolved.
+NEAREST = 1e-13
+#: A mass below this share of the whole is as good as none: less than rounding of all others.
+LEAST_MASS = 1e-15
 
 
 class GridDensity(NamedTuple):
@@ -124,7 +133,8 @@ def exact_plan(
     psi = frame.potentials(cells)
     barycentres = frame.barycentres(cells, moments)
     masses = frame.spread(cells.masses)
-    given = slack * (psi - frame.b @ psi) ** 2 / 2  # what giving way saves, by mass
+    excess = psi - frame.b @ psi
+    given = slack * excess * excess / 2  # what giving way saves, by mass
     cost = points.new_tensor(frame.cost(cells, moments) - frame.b @ given)
     # Added zeros whose derivatives are those of the cost with the cells held fixed.
     if points.requires_grad:
@@ -158,7 +168,11 @@ def component_masses(mixture: GaussianMixtureParams, plan: SemidiscretePlan) -> 
     Tensor of shape (K, n)
         Rows sum to one. Not differentiable.
     """
-    mass, _ = _integrals(mixture).component_moments(plan.cells)
+    integrals, mean, unit = _integrals(mixture)
+    d = plan.cells
+    box = Box((d.box.low - mean) / unit, (d.box.high - mean) / unit)
+    cells = d._replace(start=(d.start - mean) / unit, stop=(d.stop - mean) / unit, box=box)
+    mass, _ = integrals.component_moments(cells)
     return torch.as_tensor(mass).to(mixture.means)
 
 
@@ -184,46 +198,55 @@ def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -
     moments = frame.density.moments(cells.diagram)
     masses = frame.spread(cells.masses)
     barycentres = frame.barycentres(cells, moments)
-    cost = frame.transported(cells, moments) + frame.shift @ frame.shift
+    cost = frame.cost(cells, moments, cells.masses)
     shown = (torch.as_tensor(v).to(points) for v in (np.zeros_like(masses), masses, barycentres))
     return SemidiscretePlan(*shown, points.new_tensor(cost), 0.0, 0, frame.diagram(cells))
 
 
 class _Frame:
-    """A problem with both means at the origin, equal points merged, those without mass left out."""
+    """A problem whose means are at the origin and whose numbers are near one.
+
+    The density and the points have units of their own: scaling the points and the heights alike
+    leaves the cells. Points that are equal but for rounding are merged, and those without mass are
+    left out.
+    """
 
     def __init__(self, density, points: Tensor, b: Tensor):
         self.y, self.b = _numpy(points), _numpy(b)
-        self.density, self.mean = _integrals(density).centred()
-        self.shift = self.mean - self.b @ self.y
-        self.centred = self.y - self.b @ self.y
-        self.full = np.flatnonzero(self.b > 0)
-        _, first, site = np.unique(
-            self.y[self.full], axis=0, return_index=True, return_inverse=True
-        )
-        self.site = site.ravel()  # of each point with mass
+        self.density, self.mean, self.unit = _integrals(density)
+        base = self.y[self.b.argmax()]
+        middle = self.b @ (self.y - base)  # about a point: far offsets keep their digits
+        self.shift = (self.mean - base) - middle
+        centred = self.y - base - middle
+        self.full = np.flatnonzero(self.b >= LEAST_MASS)
+        self.step = power_of_two(np.abs(centred[self.full]).max())  # the unit of the points
+        self.centred = centred / self.step
+        self.site, first = _merged(self.centred[self.full])  # of each point with mass
         self.first = self.full[first]  # the first point of each site
         self.sites = self.centred[self.first]
         self.masses = np.bincount(self.site, self.b[self.full])
         # |x - y|^2 differs between the two frames by 2 <shift, x - y>, up to a constant.
-        self.level = (self.centred**2).sum(1) - 2 * self.centred @ self.shift
+        curved = (self.centred**2).sum(1) * (self.step / self.unit)
+        self.level = curved - 2 * self.centred @ (self.shift / self.unit)
 
     def target(self, slack: float) -> Target:
         """What the cells should hold."""
-        return Target(self.sites, self.masses, slack, self.level[self.first])
+        return Target(
+            self.sites, self.masses, slack * self.unit * self.step, self.level[self.first]
+        )
 
     def heights(self, potentials: np.ndarray) -> np.ndarray:
         """Heights from potentials of the points."""
-        return (self.level - potentials)[self.first]
+        return (self.level - potentials / self.unit / self.step)[self.first]
 
     def potentials(self, cells: Cells) -> np.ndarray:
         """Potentials of the points; without mass, the largest one that leaves the cell empty."""
         heights = np.empty(len(self.b))
         heights[self.full] = cells.heights[self.site]
-        empty = np.flatnonzero(self.b == 0)
+        empty = np.setdiff1d(np.arange(len(self.b)), self.full)
         heights[empty] = _lowest_empty(cells, self.sites, self.centred[empty])
         psi = self.level - heights
-        return psi - psi.mean()
+        return (psi - psi.mean()) * self.unit * self.step
 
     def spread(self, masses: np.ndarray) -> np.ndarray:
         """Masses of the sites, shared out to the points."""
@@ -235,31 +258,35 @@ class _Frame:
         """Barycentres of the points' cells; the points themselves where a cell is empty."""
         barycentres = self.y.copy()
         held = self.full[cells.masses[self.site] > 0]
-        middle = moments / np.where(cells.masses > 0, cells.masses, 1.0)[:, None] + self.mean
+        middle = moments / np.where(cells.masses > 0, cells.masses, 1.0)[:, None]
+        middle = self.unit * middle + self.mean
         barycentres[held] = middle[self.site[cells.masses[self.site] > 0]]
         return barycentres
 
-    def transported(self, cells: Cells, moments: np.ndarray) -> float:
-        """The integral of ``min_j |x|^2 - 2 <x, y_j> + h_j``."""
-        squares = np.trace(self.density.covariance()) - 2 * (self.sites * moments).sum()
-        return squares + cells.heights @ cells.masses
+    def cost(self, cells: Cells, moments: np.ndarray, masses: np.ndarray | None = None) -> float:
+        """The dual objective at some masses, by default those of the points.
 
-    def cost(self, cells: Cells, moments: np.ndarray) -> float:
-        """The dual objective, which a small error of the masses changes by its square only."""
-        phi = self.transported(cells, moments)
-        psi = self.masses @ ((self.sites**2).sum(1) - cells.heights)
-        return max(float(phi + psi + self.shift @ self.shift), 0.0)
+        A small error of the cells' masses changes it by its square only.
+        """
+        masses = self.masses if masses is None else masses
+        largest = power_of_two(max(self.unit, self.step, *np.abs(self.shift)))
+        unit, step, shift = self.unit / largest, self.step / largest, self.shift / largest
+        squares = unit**2 * np.trace(self.density.covariance()) + shift @ shift
+        potentials = self.level[self.first] - cells.heights
+        mixed = cells.heights @ cells.masses - 2 * (self.sites * moments).sum()
+        mixed += masses @ potentials
+        return max(float(squares + unit * step * mixed), 0.0) * largest * largest
 
     def diagram(self, cells: Cells) -> PowerDiagram:
         """The cells where they are, numbered as the points."""
         d = cells.diagram
         return d._replace(
             sites=self.first[d.sites],
-            start=d.start + self.mean,
-            stop=d.stop + self.mean,
+            start=self.unit * d.start + self.mean,
+            stop=self.unit * d.stop + self.mean,
             owners=self.first[d.owners],
             n_sites=len(self.b),
-            box=Box(d.box.low + self.mean, d.box.high + self.mean),
+            box=Box(self.unit * d.box.low + self.mean, self.unit * d.box.high + self.mean),
         )
 
     def envelope(self, density, cells: Cells) -> Tensor:
@@ -268,32 +295,49 @@ class _Frame:
             return self._envelope_of_image(density, cells)
         return self._envelope_of_mixture(density, cells)
 
+    def _in_one_unit(self, cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sites, heights and shift in the unit of the density."""
+        ratio = self.step / self.unit
+        return ratio * self.sites, ratio * cells.heights, self.shift / self.unit
+
     def _envelope_of_image(self, density: GridDensity, cells: Cells) -> Tensor:
-        grid = self.density
-        phi = grid.potential(cells.diagram, self.sites, cells.heights)
+        grid, (sites, heights, shift) = self.density, self._in_one_unit(cells)
+        phi = grid.potential(cells.diagram, sites, heights)
         x, y = grid.centres(0), grid.centres(1)[:, None]
-        phi += 2 * grid.pixel.prod() * (self.shift[0] * x + self.shift[1] * y)
+        phi += 2 * grid.pixel.prod() * (shift[0] * x + shift[1] * y)
         normalised = density.values / (density.values.sum() * float(grid.pixel.prod()))
-        return _zero(normalised, phi)
+        return _zero(normalised, self.unit**2 * phi)
 
     def _envelope_of_mixture(self, mixture: GaussianMixtureParams, cells: Cells) -> Tensor:
         """For ``x = m_k + L_k z``: ``E[grad phi]`` in means, ``E[grad phi z^T]`` in factors."""
-        own = self.density
+        own, (sites, heights, shift) = self.density, self._in_one_unit(cells)
         mass, first = own.component_moments(cells.diagram)  # (K, n), (K, n, 2)
         squares = np.trace(own.covariances, axis1=1, axis2=2) + (own.means**2).sum(1)
-        phi = squares - 2 * (first * self.sites).sum((1, 2)) + mass @ cells.heights
-        phi += 2 * own.means @ self.shift
-        slope = 2 * (own.means + self.shift - mass @ self.sites)  # (K, 2)
+        phi = squares - 2 * (first * sites).sum((1, 2)) + mass @ heights
+        phi += 2 * own.means @ shift
+        slope = 2 * (own.means + shift - mass @ sites)  # (K, 2)
         # E[grad phi (x - m)^T] Sigma^{-1} / 2 = I - sum_j y_j (int_j (x - m) g)^T Sigma^{-1}
         about = first - mass[..., None] * own.means[:, None]
-        turned = self.sites.T @ about @ np.linalg.inv(own.covariances)  # (K, 2, 2)
+        turned = sites.T @ about @ np.linalg.inv(own.covariances)  # (K, 2, 2)
         turned = np.eye(2) - (turned + turned.transpose(0, 2, 1)) / 2
         weights = own.weights
         return (
-            _zero(mixture.weights, phi - phi.mean())
-            + _zero(mixture.means, weights[:, None] * slope)
+            _zero(mixture.weights, self.unit**2 * (phi - phi.mean()))
+            + _zero(mixture.means, self.unit * weights[:, None] * slope)
             + _zero(mixture.full_covariances(), weights[:, None, None] * turned)
         )
+
+
+def _merged(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The site of each point, where points nearer than rounding share one; each site's first."""
+    distinct, first, site = np.unique(points, axis=0, return_index=True, return_inverse=True)
+    site = site.ravel()
+    pairs = KDTree(distinct).query_pairs(NEAREST, output_type="ndarray")
+    if len(pairs):
+        links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(distinct),) * 2)
+        group = connected_components(links, directed=False)[1][site]
+        _, first, site = np.unique(group, return_index=True, return_inverse=True)
+    return site, first
 
 
 def _lowest_empty(cells: Cells, sites: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -307,16 +351,25 @@ def _lowest_empty(cells: Cells, sites: np.ndarray, others: np.ndarray) -> np.nda
     return np.array(heights)
 
 
-def _integrals(density) -> GridIntegrals | MixtureIntegrals:
-    """What the plane knows of a density."""
+def _integrals(density) -> tuple[GridIntegrals | MixtureIntegrals, np.ndarray, float]:
+    """A density about its mean in a unit of its own, that mean and the unit."""
     if isinstance(density, GridDensity):
         left, right, bottom, top = density.extent
-        box = Box(np.array([left, bottom], float), np.array([right, top], float))
-        values = _numpy(density.values)
-        pixel = np.prod((box.high - box.low) / values.shape[::-1])
-        return GridIntegrals(values / (values.sum() * pixel), box)
-    weights, means = _numpy(density.weights), _numpy(density.means)
-    return MixtureIntegrals(weights / weights.sum(), means, _numpy(density.full_covariances()))
+        corner, size = np.array([left, bottom], float), np.array([right - left, top - bottom])
+        unit = power_of_two(size.max())
+        box, values = Box(np.zeros(2), size / unit), _numpy(density.values)
+        pixel = np.prod(box.high / values.shape[::-1])
+        integrals, mean = GridIntegrals(values / (values.sum() * pixel), box).centred()
+        return integrals, corner + unit * mean, unit
+    weights, means, covariances = map(
+        _numpy, (density.weights, density.means, density.full_covariances())
+    )
+    weights, base = weights / weights.sum(), means[0]
+    deviations = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+    unit = power_of_two(max(np.abs(means - base).max(), deviations.max()))
+    moved = MixtureIntegrals(weights, (means - base) / unit, covariances / unit / unit)
+    integrals, mean = moved.centred()
+    return integrals, base + unit * mean, unit
 
 
 def _parameters(density) -> tuple[Tensor, ...]:

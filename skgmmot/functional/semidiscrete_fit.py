@@ -32,12 +32,16 @@ FIRST_STEP = 0.1
 WINDOW = 5
 #: Mass error to which plans are solved: derivatives are as accurate.
 MASS_TOL = 1e-6
-#: Slack of the masses, over the variance of the points. Without it the distance has a kink where
-#: the weights of separate clusters are just right, and no descent gets past it.
+#: Slack of the masses, over the variance of the points or, if the mixture cannot be so narrow, over
+#: their deviation times its own. Without it the distance has a kink where the weights of separate
+#: clusters are just right, and no descent gets past it.
 SLACK = 1e-3
 #: The mean of squared distances is no measure of spread where it exceeds the median so many times:
 #: a few far points make it.
 OUTLYING = 10.0
+
+#: A mixture with numbers beyond this, squared distances in units of the points, is nowhere near.
+FARTHEST = 1e30
 
 
 class Regularised:
@@ -112,7 +116,7 @@ def fit_to_points(
     -----
     A step is one transport plan and its gradient, sometimes two.
     """
-    transport = _Transport(points, weights, n_nodes, seed)
+    transport = _Transport(points, weights, reg_covar, n_nodes, seed)
     descent = _Descent(theta0, transport, reg_covar, tol, callback)
     descent.run(max_iter)
     if n_nodes is not None or descent.stalled:
@@ -224,8 +228,11 @@ class _Descent:
 
         def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
             free = self._free(vector).requires_grad_()
+            mixture = self.coordinates.from_free(free)
+            if not all(bool((t.abs() < FARTHEST).all()) for t in mixture):
+                return self._wall(vector - self.reached)
             try:
-                cost = self.transport(self.coordinates.from_free(free))
+                cost = self.transport(mixture)
             except (RuntimeError, np.linalg.LinAlgError):
                 return self._wall(vector - self.reached)
             (slope,) = torch.autograd.grad(cost, free)
@@ -274,11 +281,13 @@ class _Descent:
 class _Transport:
     """Squared distances of mixtures to the points, each plan from the potentials of the last."""
 
-    def __init__(self, points: Tensor, weights: Tensor, n_nodes: int | None, seed: int):
+    def __init__(self, points: Tensor, weights: Tensor, reg_covar: float, n_nodes, seed: int):
         self.points, self.weights, self.n_nodes, self.seed = points, weights, n_nodes, seed
         share = weights / weights.sum()
         variance = float(share @ (points - share @ points).square().sum(1))
-        self.slack = SLACK / variance if variance > 0 else 0.0
+        # Potentials are about as large as the points' spread times that of the mixture.
+        size = math.sqrt(variance * (variance + points.shape[1] * reg_covar))
+        self.slack = SLACK / size if size > 0 else 0.0
         # An error of the masses comes back as its square over the slack: beside far points, less.
         share = spread(points, weights) * points.shape[1] / variance if variance > 0 else 1.0
         self.tol = MASS_TOL * math.sqrt(min(1.0, share))

@@ -14,6 +14,7 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from skgmmot.functional.discrete import exact
+from skgmmot.functional.linalg import Place, squared_distances
 from skgmmot.functional.mixture import GaussianMixtureParams
 from skgmmot.functional.semidiscrete import SemidiscretePlan
 
@@ -119,9 +120,14 @@ def nodes_plan(
             f"n_nodes times the number of points must be at most {MAX_COSTS:.1e}, got "
             f"{each * K} x {len(points)}. Take fewer nodes, or a part of the points."
         )
-    y, b = points, weights / weights.sum()
+    place = Place.of(torch.cat([mixture.means, points]), _deviation(mixture))
+    y, b = place.inside(points), weights / weights.sum()
+    mixture = mixture._replace(
+        means=place.inside(mixture.means),
+        covariances=mixture.covariances / place.unit / place.unit,
+    )
     nodes, a = mixture_nodes(mixture, torch.as_tensor(standard_nodes(each, d, seed)).to(y))
-    plan = exact(a, b, _squared_distances(nodes, y))
+    plan = exact(a, b, squared_distances(nodes, y))
     error = math.nan
     if estimate_error:
         other = torch.as_tensor(standard_nodes(4 * each, d, seed + 1)).to(y)
@@ -129,16 +135,16 @@ def nodes_plan(
     mass = plan.coupling.sum(0)
     held = (mass > 0).unsqueeze(1)
     middle = (plan.coupling.mT @ nodes.detach()) / mass.clamp(min=1e-300).unsqueeze(1)
-    barycentres = torch.where(held, middle, y.detach())
-    return SemidiscretePlan(plan.target_potential, mass, barycentres, plan.cost, error, 0, None)
+    potentials, cost, error = (
+        t * place.unit * place.unit for t in (plan.target_potential, plan.cost, error)
+    )
+    barycentres = torch.where(held, place.outside(middle), points.detach())
+    return SemidiscretePlan(potentials, mass, barycentres, cost, error, 0, None)
 
 
-def _squared_distances(X: Tensor, Y: Tensor) -> Tensor:
-    """Squared distances ``(n, m)`` between rows, by their inner products about a middle."""
-    middle = Y.detach().mean(0)
-    X, Y = X - middle, Y - middle
-    squares = X.square().sum(1, keepdim=True) + Y.square().sum(1)
-    return (squares - 2 * X @ Y.mT).clamp(min=0)
+def _deviation(mixture: GaussianMixtureParams) -> float:
+    """The largest standard deviation of a feature in a component."""
+    return float(mixture.full_covariances().detach().diagonal(dim1=1, dim2=2).max()) ** 0.5
 
 
 @torch.no_grad()
@@ -147,6 +153,6 @@ def _dual(mixture, z, points, b, potentials) -> float:
     nodes, a = mixture_nodes(mixture, z)
     total = b @ potentials
     for rows in torch.arange(len(nodes)).split(2**20 // len(points) + 1):
-        phi = (_squared_distances(nodes[rows], points) - potentials).amin(1)
+        phi = (squared_distances(nodes[rows], points) - potentials).amin(1)
         total = total + a[rows] @ phi
     return float(total)

@@ -49,8 +49,70 @@ def test_free_masses_of_samples_are_those_of_k_means(blobs):
 
 def test_equal_masses_of_samples_balance_the_clusters(blobs):
     quantizer = WassersteinQuantizer(6, init="k-means++", random_state=0).fit(blobs)
-    assert np.abs(np.bincount(quantizer.labels_) - 100).max() <= 5  # samples may be split
+    assert (np.bincount(quantizer.labels_) == 100).all()
+    assert np.array_equal(quantizer.predict(blobs), quantizer.labels_)
     assert np.allclose(quantizer.masses_, 1 / 6)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_labels_are_those_of_the_plan_and_of_predict_where_samples_are_split(rng, dtype):
+    for n, n_clusters in ((103, 50), (40, 7), (11, 10)):
+        X = rng.normal(size=(n, 2)).astype(dtype)
+        quantizer = WassersteinQuantizer(n_clusters, random_state=0).fit(X)
+        assert set(np.bincount(quantizer.labels_)) == {n // n_clusters, n // n_clusters + 1}
+        assert np.array_equal(quantizer.predict(X), quantizer.labels_)
+
+
+def test_samples_of_no_weight_are_labelled_by_their_cells(rng):
+    X, weights = rng.normal(size=(50, 2)), rng.integers(0, 3, size=50) * 1e-3
+    quantizer = WassersteinQuantizer(4, random_state=0).fit(X, sample_weight=weights)
+    assert np.array_equal(quantizer.labels_, quantizer.predict(X))
+    masses = np.bincount(quantizer.labels_, weights / weights.sum())
+    assert np.abs(masses - 0.25).max() < weights.max() / weights.sum()
+
+
+@pytest.mark.parametrize("masses", ["uniform", "free"])
+@pytest.mark.parametrize("scale", [2.0**-480, 1e-8, 2.0**-30, 1e100, 2.0**490])
+def test_small_and_large_samples_are_quantised_alike(blobs, masses, scale):
+    quantizer = WassersteinQuantizer(6, masses=masses, init=blobs[:6], max_iter=20, tol=1e-2)
+    expected = clone(quantizer).fit(blobs)
+    quantizer.set_params(init=scale * blobs[:6]).fit(scale * blobs)
+    assert np.array_equal(quantizer.labels_, expected.labels_)
+    assert np.array_equal(quantizer.predict(scale * blobs), expected.labels_)
+    assert np.allclose(quantizer.transform(scale * blobs) / scale, expected.transform(blobs))
+    exact = np.log2(scale) % 1 == 0
+    assert np.isclose(quantizer.distance_ / scale, expected.distance_, rtol=0 if exact else 1e-9)
+
+
+@pytest.mark.parametrize("masses", ["uniform", "free"])
+def test_samples_far_from_the_origin_in_any_order_are_quantised_alike(blobs, rng, masses):
+    X = np.round(blobs[:103] * 2**20) / 2**20  # so that the offset below rounds nothing
+    quantizer = WassersteinQuantizer(6, masses=masses, init=X[:6])
+    near = clone(quantizer).fit(X)
+    far = clone(quantizer).set_params(init=X[:6] + 2.0**30).fit(X + 2.0**30)
+    assert np.array_equal(far.labels_, near.labels_)
+    assert np.array_equal(far.predict(X + 2.0**30), near.labels_)
+    assert np.isclose(far.distance_, near.distance_, rtol=1e-7)
+    order = rng.permutation(len(X))
+    assert np.array_equal(clone(quantizer).fit(X[order]).labels_, near.labels_[order])
+
+
+@pytest.mark.parametrize("density", ["image", "plane", "line"])
+def test_densities_of_any_size_anywhere_are_quantised_alike(density):
+    def fit(scale, shift):
+        if density == "image":
+            X = GridDensity(np.ones((4, 4)), (shift, shift + scale, shift, shift + 2 * scale))
+        else:
+            means = np.array([[0.0, 1.0], [3.0, 0.0]])[:, : 1 + (density == "plane")]
+            X = ([0.5, 0.5], scale * means + shift, np.full(means.shape, scale**2), "diag")
+        return WassersteinQuantizer(5, random_state=0, tol=1e-2, n_nodes=64).fit(X)
+
+    expected = fit(1.0, 0.0)
+    for scale, shift in ((2.0**-400, 0.0), (2.0**400, 0.0), (1.0, 2.0**20)):
+        found = fit(scale, shift)
+        centres = (found.cluster_centers_ - shift) / scale
+        assert np.allclose(centres, expected.cluster_centers_, rtol=0, atol=1e-7)
+        assert np.isclose(found.distance_ / scale, expected.distance_, rtol=1e-9)
 
 
 @pytest.mark.parametrize("masses", ["uniform", "free"])
@@ -127,6 +189,10 @@ def test_points_that_nothing_is_nearest_to_are_named():
         ),
         ({"init": "k-means++"}, SQUARE, "init must be 'random' or points for a density in the pl"),
         ({}, GridDensity(np.zeros((2, 2))), "must have a positive total, got all zeros"),
+        ({}, np.eye(9) * 1e200, r"X must be smaller than 1\.3e\+151 for covariances"),
+        ({}, np.eye(9) * 1e-200, r"X must be wider than 1e-150 for squared distances, got a width"),
+        ({}, GridDensity(np.ones((2, 2)), (0, 1e200, 0, 1)), r"extent of a GridDensity must be sm"),
+        ({}, ([1.0], [[0.0]], [[1e-310]], "diag"), r"X must be wider than 1e-150 for squared dis"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_the_earlier_fit(options, X, message):

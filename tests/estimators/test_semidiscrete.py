@@ -113,6 +113,33 @@ def test_far_samples_are_fitted_as_near_ones(clouds):
     assert np.allclose(far.means_ - 1e6, near.means_, atol=1e-2)
 
 
+@pytest.mark.parametrize("method", ["exact", "nodes"])
+@pytest.mark.parametrize("scale", [2.0**-300, 2.0**-30, 2.0**300])
+def test_small_and_large_samples_are_fitted_alike(clouds, method, scale):
+    X, _ = clouds
+    options = {"method": method, "n_nodes": 64, "max_iter": 15, "tol": 1e-2, "random_state": 0}
+    expected = SemidiscreteGMM(2, **options).fit(X)
+    mixture = SemidiscreteGMM(2, reg_covar=1e-6 * scale**2, **options).fit(scale * X)
+    assert mixture.distance_ == scale * expected.distance_
+    assert np.array_equal(mixture.means_, scale * expected.means_)
+    assert np.array_equal(mixture.covariances_, scale**2 * expected.covariances_)
+    assert np.allclose(mixture.precisions_ * scale**2, expected.precisions_, rtol=1e-12)
+
+
+def test_float32_samples_whose_covariances_have_no_float32_are_refused_in_words(clouds):
+    X = clouds[0].astype(np.float32)
+    with pytest.raises(ValueError, match=r"X must be smaller than 1\.8e\+16 for covariances"):
+        SemidiscreteGMM(2).fit(X * np.float32(1e26))
+    with pytest.raises(ValueError, match=r"X must have a scale at which precisions\w* is finite"):
+        SemidiscreteGMM(2, reg_covar=1e-60, max_iter=0).fit(X * np.float32(1e-26))
+
+
+def test_samples_much_nearer_to_one_another_than_reg_covar_are_fitted():
+    X = 1e-20 * np.random.default_rng(0).normal(size=(30, 2))
+    mixture = SemidiscreteGMM(2, reg_covar=1e-6, random_state=0, max_iter=15, tol=1e-2).fit(X)
+    assert np.isclose(mixture.distance_, np.sqrt(2e-6), rtol=0.1)
+
+
 def test_a_sample_far_from_the_rest_gets_a_component_and_leaves_the_fit_of_the_rest(clouds):
     X, _ = clouds
     alone = SemidiscreteGMM(2, random_state=0).fit(X)

@@ -168,6 +168,50 @@ def test_scale_of_image_and_weights_does_not_count():
     )
 
 
+@pytest.mark.parametrize("density", ["image", "mixture"])
+@pytest.mark.parametrize(("scale", "shift"), [(2.0**-400, 0.0), (2.0**400, 0.0), (1.0, 2.0**20)])
+def test_scale_and_place_of_density_and_points_do_not_count(make_mixture, density, scale, shift):
+    values, points, weights = problem()
+    mixture = make_mixture("full", K=3, d=2)
+
+    def solve(scale, shift):
+        y = (scale * points + shift).requires_grad_()
+        if density == "image":
+            left, right, low, high = (scale * e + shift for e in EXTENT)
+            parameters = [values.clone().requires_grad_()]
+            plan = exact_plan(GridDensity(*parameters, (left, right, low, high)), y, weights)
+            unit = [scale**2]
+        else:
+            w, m, C = mixture
+            parameters = [t.clone().requires_grad_() for t in (w, scale * m + shift, scale**2 * C)]
+            plan = exact_plan(GaussianMixtureParams(*parameters), y, weights)
+            unit = [scale**2, scale, 1.0]
+        slopes = torch.autograd.grad(plan.cost, [y, *parameters])
+        units = [scale, *unit]
+        return plan, [slope / unit for slope, unit in zip(slopes, units, strict=True)]
+
+    (plan, slopes), (expected, expected_slopes) = solve(scale, shift), solve(1.0, 0.0)
+    close = {"rtol": 0, "atol": 1e-8 if shift else 1e-13}
+    assert torch.allclose(plan.cost / scale**2, expected.cost, **close)
+    assert torch.allclose(plan.potentials / scale**2, expected.potentials, **close)
+    assert torch.allclose((plan.barycentres - shift) / scale, expected.barycentres, **close)
+    for slope, expected_slope in zip(slopes, expected_slopes, strict=True):
+        assert torch.allclose(slope, expected_slope, **close)
+
+
+@pytest.mark.parametrize("scale", [2.0**-400, 2.0**400])
+def test_scale_does_not_count_for_nodes(make_mixture, scale):
+    w, m, C = make_mixture("full", K=3, d=3)
+    points = torch.randn(20, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    weights = torch.ones(20, dtype=DOUBLE)
+    expected = nodes_plan(GaussianMixtureParams(w, m, C), points, weights, n_nodes=128)
+    scaled = GaussianMixtureParams(w, scale * m, scale**2 * C)
+    plan = nodes_plan(scaled, scale * points, weights, n_nodes=128)
+    assert plan.cost == scale**2 * expected.cost and plan.error == scale**2 * expected.error
+    assert torch.equal(plan.potentials, scale**2 * expected.potentials)
+    assert torch.equal(plan.barycentres, scale * expected.barycentres)
+
+
 def test_points_that_coincide_share_a_cell():
     values, points, weights = problem()
     twice = torch.cat([points, points[:1]])
