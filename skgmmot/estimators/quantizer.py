@@ -294,11 +294,12 @@ class WassersteinQuantizer(
 
     def _labels(self, X, sample_weight, label, kind):
         """The cells of all samples: those of no weight, which the fit left out, are predicted."""
-        if len(label) == len(X):
-            return kind.restore(label)
-        labels = _arrays.as_tensor(self.predict(X)).to(label)
-        weights = _arrays.sample_weights(sample_weight, _arrays.as_tensor(X)).to(label.device)
-        return kind.restore(labels.masked_scatter(weights > 0, label))
+        X, _ = _arrays.samples(self, X, reset=False)
+        if len(label) < len(X):
+            kept = _arrays.sample_weights(sample_weight, X) > 0
+            labels = _arrays.as_tensor(self.predict(X)).to(label)
+            label = labels.masked_scatter(kept.to(label.device), label)
+        return kind.restore(label)
 
     def predict(self, X):
         """Find the cell of each sample.
