@@ -1,7 +1,8 @@
 """What every mixture estimator does once it is fitted: predict, score, sample, select."""
 
 import math
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from numbers import Integral
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
 from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.functional.fixed_point import Solution
 from skgmmot.functional.mixture import (
     GaussianMixtureParams,
     PreparedMixture,
@@ -21,6 +23,7 @@ from skgmmot.functional.mixture import (
 )
 from skgmmot.functional.prepared import for_many
 from skgmmot.functional.semidiscrete import GridDensity
+from skgmmot.functional.threads import single_threaded_torch
 
 NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase "
@@ -28,16 +31,43 @@ NOT_CONVERGED = (
 )
 
 
+class Reached:
+    """Where a fit says what it has reached, should it be interrupted."""
+
+    best: Callable[[], Solution | None] = staticmethod(lambda: None)
+    """Gives the best state so far; None before there is one."""
+    show: Callable[[Solution], None]
+    """Sets all attributes of a state."""
+
+
 @contextmanager
-def earlier_fit_kept(estimator):
-    """Leave an estimator as it was if the fit inside fails."""
-    before = vars(estimator).copy()
-    try:
-        yield
-    except Exception:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise
+def whole_fit(estimator):
+    """Lend a copy of an estimator to fit, whose attributes it then takes over all at once.
+
+    A fit that fails leaves it as it was. So does an interrupted one (``KeyboardInterrupt``, and
+    whatever else is not an ``Exception``), unless it has reached something to show.
+
+    Yields
+    ------
+    fitted : BaseEstimator
+        The copy.
+    reached : Reached
+        Where the fit says what it has reached.
+    """
+    fitted, reached = object.__new__(type(estimator)), Reached()
+    fitted.__dict__ = vars(estimator).copy()
+    with single_threaded_torch():
+        try:
+            yield fitted, reached
+        except Exception:
+            raise
+        except BaseException:
+            with suppress(ValueError):  # parameters that are no mixture are not worth keeping
+                if (best := reached.best()) is not None:
+                    reached.show(best._replace(converged=False))
+                    estimator.__dict__ = vars(fitted)
+            raise
+    estimator.__dict__ = vars(fitted)
 
 
 class MixtureEstimator(DensityMixin, BaseEstimator):
@@ -119,6 +149,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             setattr(self, name, kind.restore(tensor.clone()))
         self.n_features_in_ = params.means.shape[1]
 
+    @single_threaded_torch()
     def _evaluate(self, function, X):
         """Apply ``function(prepared mixture, block)`` to blocks of validated samples."""
         check_is_fitted(self)
@@ -156,6 +187,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         values, kind = self._evaluate(log_density, X)
         return kind.restore(values)
 
+    @single_threaded_torch()
     def score(self, X, y=None, sample_weight=None):
         """Compute the mean log-density of samples: larger is better.
 
@@ -236,6 +268,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         resp, kind = self._evaluate(_responsibilities, X)
         return kind.restore(resp)
 
+    @single_threaded_torch()
     def sample(self, n_samples=1):
         """Draw samples from the fitted mixture.
 

@@ -6,10 +6,12 @@ are then the moments of that assignment, block by block.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans, kmeans_plusplus
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from skgmmot._arrays import as_tensor
@@ -19,6 +21,7 @@ from skgmmot.functional.em import moments
 from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.mixture import GaussianMixtureParams, select
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
+from skgmmot.functional.threads import in_forked_process
 
 #: Yields ``(rows, components, responsibilities (k, b))`` block by block, the same at every call:
 #: how some samples belong to k of the components (to none of them where k is 0).
@@ -61,8 +64,7 @@ def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> 
         return _random(n, n_components, rng, em.X)
     if name == "kmeans":
         X = _near_origin(em, _centred_by_mean(em))
-        kmeans = KMeans(n_components, n_init=1, random_state=rng).fit(X, sample_weight=a)
-        return _labelled(torch.from_numpy(kmeans.labels_), n_components, em.X)
+        return _labelled(_nearest_centre(X, a, n_components, 1, rng), n_components, em.X)
     if name == "k-means++":
         X = _near_origin(em, _distances_keep_digits(em))
         _, chosen = kmeans_plusplus(X, n_components, sample_weight=a, random_state=rng)
@@ -102,6 +104,15 @@ def _distances_keep_digits(em: EM) -> bool:
         spread += float(squares.sum() if a is None else squares @ a.double())
     offset = float(em.origin.double().square().sum()) * em.total
     return offset * torch.finfo(torch.float64).eps <= DISTANCE_ERROR * spread
+
+
+def _nearest_centre(X, sample_weight, n_clusters: int, n_init: int, rng) -> Tensor:
+    """The labels of scikit-learn's k-means."""
+    kmeans = KMeans(n_clusters, n_init=n_init, random_state=rng)
+    # in a forked process OpenMP waits for threads that were not taken along
+    alone = in_forked_process()
+    with threadpool_limits(1, user_api="openmp") if alone else nullcontext():
+        return torch.from_numpy(kmeans.fit(X, sample_weight=sample_weight).labels_)
 
 
 def _labelled(labels: Tensor, n_components: int, X: Tensor) -> Assignment:
@@ -201,8 +212,7 @@ def _centres(em, everything, kind, n_components, rng) -> Tensor:
     factors = everything.prepare().factors
     X = kind.apply((em.X - em.origin).double().unsqueeze(0), factors).squeeze(0).cpu().numpy()
     a = None if em.sample_weight is None else em.sample_weight.cpu().numpy()
-    kmeans = KMeans(n_components, n_init=CENTRES_INIT, random_state=rng).fit(X, sample_weight=a)
-    labels = torch.from_numpy(kmeans.labels_)
+    labels = _nearest_centre(X, a, n_components, CENTRES_INIT, rng)
     return start(_labelled(labels, n_components, em.X), em, kind, n_components).means
 
 

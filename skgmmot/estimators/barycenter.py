@@ -16,13 +16,14 @@ from skgmmot.estimators._base import (
     as_mixture,
     as_mixtures,
     common_feature_names,
-    earlier_fit_kept,
     shown_type,
+    whole_fit,
 )
 from skgmmot.estimators.geodesic import known_mixture
 from skgmmot.functional import barycenter, barycenter_fixed_point
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.mixture import GaussianMixtureParams, with_mass
+from skgmmot.functional.threads import single_threaded_torch
 
 #: Tuples of components up to which ``method='auto'`` is exact, and up to which it can be at all.
 EXACT_TUPLES, MOST_TUPLES = 10_000, 1_000_000
@@ -201,19 +202,32 @@ class MixtureBarycenter(MixtureEstimator):
         ConvergenceWarning
             If the best fixed point stopped at ``max_iter``.
         """
-        with earlier_fit_kept(self):
-            mixtures, kind = as_mixtures(X, device=self.device)
-            names = common_feature_names(X)
-            weights = _arrays.sample_weights(sample_weight, mixtures[0].means.new_empty(len(X), 1))
-            weights = mixtures[0].means.new_ones(len(X)) if weights is None else weights.detach()
-            mixtures = [m for m, positive in zip(mixtures, weights > 0, strict=True) if positive]
-            weights = weights[weights > 0] / weights.sum()
-            find = self._exact if self._is_exact(mixtures) else self._fixed_point
-            self._show(find(mixtures, weights), _arrays.answer_kind(kind))
+        with whole_fit(self) as (fitted, reached):
+            fitted._fit_validated(X, sample_weight, reached)
+        return self
+
+    def _fit_validated(self, X, sample_weight, reached):
+        """`fit`, on a copy."""
+        mixtures, kind = as_mixtures(X, device=self.device)
+        names = common_feature_names(X)
+        weights = _arrays.sample_weights(sample_weight, mixtures[0].means.new_empty(len(X), 1))
+        weights = mixtures[0].means.new_ones(len(X)) if weights is None else weights.detach()
+        mixtures = [m for m, positive in zip(mixtures, weights > 0, strict=True) if positive]
+        weights = weights[weights > 0] / weights.sum()
+
+        def show(params, how):
+            self._show(params, how, _arrays.answer_kind(kind))
             vars(self).pop("feature_names_in_", None)
             if names is not None:
                 self.feature_names_in_ = names
-        return self
+
+        if self._is_exact(mixtures):
+            show(*self._exact(mixtures, weights))
+            return
+        runs = []  # the best so far
+        reached.best = lambda: runs[-1] if runs else None
+        reached.show = lambda solution: show(*_described(solution))
+        show(*_described(self._fixed_point(mixtures, weights, runs.append)))
 
     def _is_exact(self, mixtures) -> bool:
         """Whether the multi-marginal problem is solved; refuses it where it cannot be."""
@@ -255,8 +269,8 @@ class MixtureBarycenter(MixtureEstimator):
         value = barycenter.objective(found, mixtures, weights)
         return found, {"method_": "exact", "objective_": value, "converged_": True, "n_iter_": 0}
 
-    def _fixed_point(self, mixtures, weights):
-        """The best fixed point and how it was found."""
+    def _fixed_point(self, mixtures, weights, callback):
+        """The best fixed point; its objective is minus that of the barycentre."""
         options = {"kind": self._kind(mixtures), "fixed_weights": self.fixed_weights}
         options |= {"tol": self.tol, "max_iter": self.max_iter}
         start = self._start(mixtures)
@@ -269,6 +283,7 @@ class MixtureBarycenter(MixtureEstimator):
                 K,
                 torch.Generator().manual_seed(seed),
                 n_init=self.n_init,
+                callback=lambda solution, value: callback(solution._replace(objective=-value)),
                 **options,
             )
         else:
@@ -278,11 +293,9 @@ class MixtureBarycenter(MixtureEstimator):
                 f"The barycentre's fixed point stopped at max_iter={self.max_iter} with change "
                 f"{solution.change:.2g} of its objective {value:.3g}. Increase max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        how = {"method_": "fixed_point", "objective_": value}
-        how |= {"converged_": solution.converged, "n_iter_": solution.n_iter}
-        return with_mass(solution.value), how
+        return solution._replace(objective=-value)
 
     def _start(self, mixtures) -> GaussianMixtureParams | None:
         """The mixture to start from, if one is given."""
@@ -299,15 +312,22 @@ class MixtureBarycenter(MixtureEstimator):
             )
         return start.to(device=mixtures[0].means.device)
 
-    def _show(self, found, kind):
+    def _show(self, params, how, kind):
         """Set the attributes of a barycentre and of how it was found."""
-        params, how = found
         for name, value in how.items():
             setattr(self, name, value)
         self.covariance_type_ = self.covariance_type or shown_type(params)
         self._set_mixture(params, kind)
 
 
+def _described(solution):
+    """A fixed point as a barycentre, and how it was found."""
+    how = {"method_": "fixed_point", "objective_": -solution.objective}
+    how |= {"converged_": solution.converged, "n_iter_": solution.n_iter}
+    return with_mass(solution.value), how
+
+
+@single_threaded_torch()
 def reduce(mixture, n_components, *, n_init=5, random_state=None):
     """Return a near mixture of fewer components.
 

@@ -15,13 +15,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
-from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
+from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
 from skgmmot.functional.adjoint import GRADIENTS
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.em_map import ACCELERATIONS, EMStep
 from skgmmot.functional.entropic import least_gap
 from skgmmot.functional.fit import E_STEPS, check_gradient, measured
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
+from skgmmot.functional.threads import single_threaded_torch
 
 
 class DifferentiableGaussianMixture(MixtureEstimator):
@@ -288,10 +289,12 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X, sample_weight):
-        with earlier_fit_kept(self):
-            return self._fit_validated(X, sample_weight)
+        with whole_fit(self) as (fitted, reached):
+            fitted._fit_validated(X, sample_weight, reached)
+        return self
 
-    def _fit_validated(self, X, sample_weight):
+    def _fit_validated(self, X, sample_weight, reached):
+        """`fit`, on a copy."""
         warm = self.warm_start and hasattr(self, "converged_")
         X, kind = _arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
         a = _arrays.sample_weights(sample_weight, X)
@@ -301,15 +304,21 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         constants = (X.detach(), None if a is None else a.detach())
         origin = _engine.origin(*constants)
         runs = _Runs(_Log(self.verbose, self.verbose_interval))
-        try:
-            with torch.no_grad(), _engine.workers(X.device) as pool:
-                em = _engine.EM(*constants, origin, self.reg_covar, pool, self.fixed_weights)
-                self._run(em, warm, runs)
-            solution = self._differentiate(em, X, a, runs) if on_graph else runs.best
-        except KeyboardInterrupt:
-            if runs.best is not None:
-                self._set_attributes(runs.best.value, origin, X.dtype, kind, runs.best)
-            raise
+
+        def show(solution):
+            self._set_attributes(solution.value, origin, X.dtype, kind, solution)
+            if on_graph:
+                self.solution_ = solution._replace(
+                    value=solution.value.moved(origin).detach(),
+                    previous=solution.previous.moved(origin),
+                )
+            self.entropic_ot_gap_ = self._gap_of_fit(em, solution)
+
+        with torch.no_grad(), _engine.workers(X.device) as pool:
+            em = _engine.EM(*constants, origin, self.reg_covar, pool, self.fixed_weights)
+            reached.best, reached.show = runs.reached, show
+            self._run(em, warm, runs)
+        solution = self._differentiate(em, X, a, runs) if on_graph else runs.best
         if not solution.converged and self.max_iter > 0:
             text = NOT_CONVERGED
             if on_graph:
@@ -319,14 +328,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                     f"{moved:.1e} in units of the spread."
                 )
             warnings.warn(text, ConvergenceWarning, stacklevel=5)
-        self._set_attributes(solution.value, origin, X.dtype, kind, solution)
-        if on_graph:
-            self.solution_ = solution._replace(
-                value=solution.value.moved(origin).detach(),
-                previous=solution.previous.moved(origin),
-            )
-        self.entropic_ot_gap_ = self._gap_of_fit(em, solution)
-        return self
+        show(solution)
 
     def _run(self, em, warm, runs):
         """EM from every start."""
@@ -372,6 +374,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     # --- the entropic reading ------------------------------------------------------------------
 
+    @single_threaded_torch()
     def entropic_ot_gap(self, X, sample_weight=None):
         """Compute how much balancing the components would cost.
 
@@ -458,7 +461,7 @@ class _Runs:
 
     def __init__(self, log):
         self.log, self.best, self.start = log, None, None
-        self._ended, self._theta0 = False, None
+        self._ended, self._theta0, self._objectives = False, None, []
 
     def begin(self, theta0):
         self._theta0 = theta0
@@ -467,7 +470,14 @@ class _Runs:
         """Note an iteration."""
         self.log.iteration(solution)
         if not self._ended:
+            self._objectives.append(solution.objective)
             self.best = solution
+
+    def reached(self):
+        """The best so far with all its objectives, or None."""
+        if self._ended or self.best is None:
+            return self.best
+        return self.best._replace(objectives=tuple(self._objectives))
 
     def end(self, solution):
         """Note the end of a run."""

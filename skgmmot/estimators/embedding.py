@@ -22,6 +22,7 @@ from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.functional.linalg import root
 from skgmmot.functional.mixture_ot import check_dimensions
 from skgmmot.functional.pairwise import pairwise_squared
+from skgmmot.functional.threads import single_threaded_torch
 
 
 class _OfObjects(TransformerMixin, BaseEstimator):
@@ -301,6 +302,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         self.mixtures_ = list(X)
         return self
 
+    @single_threaded_torch()
     def transform(self, X):
         """Compute the distances of mixtures to those of the fit.
 
@@ -330,6 +332,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         check_dimensions(new[0], kept[0])
         return self._distances(_arrays.answer_kind(kind, kept_kind), new, kept)
 
+    @single_threaded_torch()
     def fit_transform(self, X, y=None):
         """Compute the distances among mixtures, each pair once.
 

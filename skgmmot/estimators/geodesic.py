@@ -6,8 +6,10 @@ from skgmmot import _arrays
 from skgmmot.estimators._base import as_mixture, shown_type
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.functional import mixture_ot
+from skgmmot.functional.threads import single_threaded_torch
 
 
+@single_threaded_torch()
 def interpolate(source, target, t):
     """Return the mixture at time ``t`` on the geodesic between two mixtures.
 

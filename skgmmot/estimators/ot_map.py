@@ -19,7 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays, _engine
-from skgmmot.estimators._base import as_mixture, earlier_fit_kept, is_mixture
+from skgmmot.estimators._base import as_mixture, is_mixture, whole_fit
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.geodesic import known_mixture
 from skgmmot.functional.mixture import join, sample
@@ -31,6 +31,7 @@ from skgmmot.functional.mixture_map import (
     reversed_plan,
 )
 from skgmmot.functional.mixture_ot import transport_plan
+from skgmmot.functional.threads import single_threaded_torch
 
 METHODS = {"mean": mean_map, "random": random_map}
 
@@ -252,12 +253,12 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If a parameter, ``X`` or ``y`` is invalid, or source and target differ in features.
         """
         _refuse_target(X, y, self.target)
-        with earlier_fit_kept(self):
+        with whole_fit(self) as (fitted, _):
             for name in ("classes_", "component_labels_"):
-                vars(self).pop(name, None)
-            source = self._source_mixture(X, y)
+                vars(fitted).pop(name, None)
+            source = fitted._source_mixture(X, y)
             given = _arrays.kind_of(X), _arrays.kind_of(self.target)
-            self._set_plan(source, self._target_mixture(), *given)
+            fitted._set_plan(source, fitted._target_mixture(), *given)
         return self
 
     def _source_mixture(self, X, y):
@@ -343,6 +344,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.plan_ = kind.restore(plan.coupling)
         self.distance_ = float(plan.cost.clamp(min=0).sqrt())
 
+    @single_threaded_torch()
     def transform(self, X):
         """Move samples to the target.
 
@@ -366,6 +368,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self, "plan_")
         return self._move(self._mapping, X)
 
+    @single_threaded_torch()
     def inverse_transform(self, X):
         """Move samples of the target to the source, by the maps of the transposed plan.
 
@@ -415,6 +418,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return kind.restore(images, copy=False)
 
     @available_if(_counts_classes)
+    @single_threaded_torch()
     def predict(self, X):
         """Predict the labels of target samples: those that the plan carries to them.
 
@@ -439,6 +443,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self.classes_[proba.argmax(1).cpu().numpy()]
 
     @available_if(_counts_classes)
+    @single_threaded_torch()
     def predict_proba(self, X):
         """Compute the probabilities of the labels of target samples.
 
@@ -472,6 +477,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         )
 
+    @single_threaded_torch()
     def score(self, X, y=None):
         """Compare mapped samples with the target: larger is better, 0 if they are the same.
 

@@ -19,13 +19,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays
-from skgmmot.estimators._base import as_density, earlier_fit_kept
+from skgmmot.estimators._base import as_density, whole_fit
 from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.linalg import Place, power_of_two, squared_distances
 from skgmmot.functional.mixture import GaussianMixtureParams, sample
 from skgmmot.functional.quantization import Lloyd, Samples, nearest
 from skgmmot.functional.semidiscrete import GridDensity
 from skgmmot.functional.semidiscrete_nodes import mixture_nodes, standard_nodes
+from skgmmot.functional.threads import single_threaded_torch
 
 
 class WassersteinQuantizer(
@@ -169,17 +170,38 @@ class WassersteinQuantizer(
         ConvergenceWarning
             If the steps ended at ``max_iter``, or leave points without mass.
         """
-        with earlier_fit_kept(self):
-            is_density = isinstance(X, tuple) or hasattr(X, "covariance_type")
-            read = self._read_density if is_density else self._read_samples
-            density, place, dtype, kind = read(X, sample_weight)
-            start = self._start(density, place, check_random_state(self.random_state))
-            points, plan, label = self._quantize(density, place, start, dtype)
+        with whole_fit(self) as (fitted, reached):
+            fitted._fit_validated(X, sample_weight, reached)
+        return self
+
+    def _fit_validated(self, X, sample_weight, reached):
+        """`fit`, on a copy."""
+        is_density = isinstance(X, tuple) or hasattr(X, "covariance_type")
+        read = self._read_density if is_density else self._read_samples
+        density, place, dtype, kind = read(X, sample_weight)
+        start = self._start(density, place, check_random_state(self.random_state))
+        free = self.masses == "free"
+        step = Lloyd(density, None if free else torch.full_like(start[:, 0], 1 / self.n_clusters))
+
+        def show(solution):
+            points = place.outside(solution.value[0]).to(dtype)
+            plan, label = step.settle(place.inside(points.double()))
             self._set_attributes(points, plan, place, dtype, kind)
+            self.n_iter_, self.converged_ = solution.n_iter, solution.converged
             vars(self).pop("labels_", None)
             if not is_density:
                 self.labels_ = self._labels(X, sample_weight, label, kind)
-        return self
+            return plan
+
+        reached.show = show
+        plan = show(self._quantize(step, start, reached))
+        if n_idle := int((plan.masses == 0).sum()):
+            warnings.warn(
+                f"{n_idle} of {self.n_clusters} points have no mass: nothing is nearest to them. "
+                "Start them elsewhere by init, or ask for fewer.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
 
     def _read_density(self, density, sample_weight):
         """A density as what `Lloyd` takes, its place, the dtype of results, and their kind."""
@@ -259,31 +281,24 @@ class WassersteinQuantizer(
             )
         return start
 
-    def _quantize(self, density, place, start, dtype):
-        """Lloyd's steps; returns where they ended, as it will be shown, the plan and the labels."""
-        free = self.masses == "free"
-        masses = None if free else torch.full_like(start[:, 0], 1 / self.n_clusters)
-        step = Lloyd(density, masses)
+    def _quantize(self, step, start, reached):
+        """Lloyd's steps to their end."""
         tol = max(self.tol, np.finfo(float).tiny)  # no change at all is below it
-        solution = iterate(step, (start,), tol=tol, max_iter=self.max_iter)
+        last = []
+
+        def note(solution):
+            last[:] = [solution]
+
+        reached.best = lambda: last[0] if last else None
+        solution = iterate(step, (start,), tol=tol, max_iter=self.max_iter, callback=note)
         if not solution.converged:
             warnings.warn(
                 f"Lloyd's steps stopped at max_iter={self.max_iter} with a relative change of "
                 f"{solution.change:.1e} > tol={self.tol:.1e}. Increase max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        self.n_iter_, self.converged_ = solution.n_iter, solution.converged
-        shown = place.outside(solution.value[0]).to(dtype)
-        plan, label = step.settle(place.inside(shown.double()))
-        if n_idle := int((plan.masses == 0).sum()):
-            warnings.warn(
-                f"{n_idle} of {self.n_clusters} points have no mass: nothing is nearest to them. "
-                "Start them elsewhere by init, or ask for fewer.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-        return shown, plan, label
+        return solution
 
     def _set_attributes(self, points, plan, place, dtype, kind):
         """Show the fit in the user's kind of array and dtype."""
@@ -301,6 +316,7 @@ class WassersteinQuantizer(
             label = labels.masked_scatter(kept.to(label.device), label)
         return kind.restore(label)
 
+    @single_threaded_torch()
     def predict(self, X):
         """Find the cell of each sample.
 
@@ -325,6 +341,7 @@ class WassersteinQuantizer(
         potentials = _arrays.as_tensor(self.potentials_).to(centres)
         return kind.restore(nearest(X.double(), centres, potentials))
 
+    @single_threaded_torch()
     def transform(self, X):
         """Compute the distances of samples to all points.
 

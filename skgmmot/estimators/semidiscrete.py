@@ -1,6 +1,5 @@
 """`SemidiscreteGMM`: the mixture nearest to samples in the Wasserstein distance."""
 
-import functools
 import math
 import warnings
 from numbers import Integral, Real
@@ -13,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
-from skgmmot.estimators._base import MixtureEstimator, earlier_fit_kept
+from skgmmot.estimators._base import MixtureEstimator, whole_fit
 from skgmmot.functional.covariance import COVARIANCE_TYPES
 from skgmmot.functional.linalg import Place
 from skgmmot.functional.semidiscrete_fit import fit_to_points, remoteness, spread, widened
@@ -222,25 +221,32 @@ class SemidiscreteGMM(MixtureEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X, sample_weight):
-        with earlier_fit_kept(self):
-            warm = self.warm_start and hasattr(self, "converged_")
-            X, kind = _arrays.samples(
-                self, X, reset=True, min_samples=2, sample_weight=sample_weight
-            )
-            a = _arrays.sample_weights(sample_weight, X)
-            _arrays.check_range(X)
-            self._check(X, a)
-            X, dtype = X.detach().double(), X.dtype
-            a = X.new_ones(len(X)) if a is None else a.detach().double()
-            X, a = X[a > 0], a[a > 0]
-            place = Place.of(X, math.sqrt(self.reg_covar))
-            X = place.inside(X)
-            rng = check_random_state(self.random_state)
-            starts = [self._warm_start(place)] if warm else self._starts(X, a, place, rng)
-            seed = int(rng.randint(2**31 - 1))
-            best = self._best(X, a, place, starts, seed)
-            self._set_attributes(best, place, dtype, kind)
+        with whole_fit(self) as (fitted, reached):
+            fitted._fit_validated(X, sample_weight, reached)
         return self
+
+    def _fit_validated(self, X, sample_weight, reached):
+        """`fit`, on a copy."""
+        warm = self.warm_start and hasattr(self, "converged_")
+        X, kind = _arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
+        a = _arrays.sample_weights(sample_weight, X)
+        _arrays.check_range(X)
+        self._check(X, a)
+        X, dtype = X.detach().double(), X.dtype
+        a = X.new_ones(len(X)) if a is None else a.detach().double()
+        X, a = X[a > 0], a[a > 0]
+        place = Place.of(X, math.sqrt(self.reg_covar))
+        X = place.inside(X)
+        rng = check_random_state(self.random_state)
+        starts = [self._warm_start(place)] if warm else self._starts(X, a, place, rng)
+        seed = int(rng.randint(2**31 - 1))
+        runs = _Runs(self.verbose, place.unit)
+
+        def show(solution):
+            self._set_attributes(solution, place, dtype, kind)
+
+        reached.best, reached.show = lambda: runs.best, show
+        show(self._best(X, a, place, starts, seed, runs))
 
     def _check(self, X, sample_weight):
         n_samples = len(X) if sample_weight is None else int((sample_weight > 0).sum())
@@ -285,7 +291,7 @@ class SemidiscreteGMM(MixtureEstimator):
             covariances=params.covariances / place.unit / place.unit,
         )
 
-    def _best(self, points, weights, place, starts, seed):
+    def _best(self, points, weights, place, starts, seed, runs):
         """The fit of least distance."""
         exact = self.method == "exact" or (self.method == "auto" and points.shape[1] == 2)
         options = {
@@ -294,19 +300,20 @@ class SemidiscreteGMM(MixtureEstimator):
             "reg_covar": self._reg_covar(place),
             "tol": self.tol,
             "max_iter": self.max_iter,
-            "callback": functools.partial(_print, place.unit) if self.verbose else None,
+            "callback": runs.reach,
         }
         if exact:
             self._check_remoteness(points, weights)
-        fits = [fit_to_points(s, points, weights, **options) for s in starts]
-        best = max(fits, key=lambda solution: solution.objective)
+        for start in starts:
+            runs.end(fit_to_points(start, points, weights, **options))
+        best = runs.best
         if not best.converged and self.max_iter > 0:
             warnings.warn(
                 f"The best fit stopped at max_iter={self.max_iter}; its last step lowered the "
                 f"squared distance by {best.change / -best.objective:.1e} of it, tol={self.tol:.1e}"
                 ". Increase max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         return best
 
@@ -349,8 +356,24 @@ def _fitting(tensor, dtype, name):
     return shown
 
 
-def _print(unit, solution):
-    """Tell how far a fit is, with distances in a unit."""
-    if solution.n_iter % 10 == 0:
-        distance = unit * math.sqrt(-solution.objective)
-        print(f"  Iteration {solution.n_iter}\t distance {distance:.5g}")
+class _Runs:
+    """The best run so far; before the first one ends, what it has reached."""
+
+    def __init__(self, verbose, unit):
+        self.verbose, self.unit, self.best = verbose, unit, None
+        self._ended, self._objectives = False, []
+
+    def reach(self, solution):
+        """Note a step."""
+        if self.verbose and solution.n_iter % 10 == 0:
+            distance = self.unit * math.sqrt(-solution.objective)
+            print(f"  Iteration {solution.n_iter}\t distance {distance:.5g}")
+        if not self._ended:
+            self._objectives.append(solution.objective)
+            self.best = solution._replace(objectives=tuple(self._objectives))
+
+    def end(self, solution):
+        """Note the end of a run."""
+        if not self._ended or solution.objective > self.best.objective:
+            self.best = solution
+        self._ended = True

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from skgmmot import _arrays, _engine
 from skgmmot.estimators import _init
-from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, earlier_fit_kept
+from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
 from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.directions import DIRECTIONS
 from skgmmot.functional.em_map import climb
@@ -303,44 +303,53 @@ class SlicedWassersteinGMM(MixtureEstimator):
         ValueError
             As `fit`.
         """
-        with earlier_fit_kept(self):
-            first = not hasattr(self, "converged_")
-            X, a, kind = self._validated(X, sample_weight, reset=first)
-            n_iter = 0 if first else self.n_iter_
-            problem = _Problem(self, X, a, None if first else self._params(torch.float64), n_iter)
-            (start, *_) = problem.starts(warm=not first)
-            solution = problem.descend(
-                start,
-                hold_weights=first,
-                max_iter=EPOCH,
-                # steps that grow shorter like one over a root settle, and still get anywhere
-                learning_rate=self.learning_rate / math.sqrt(1 + n_iter / N_STEADY),
-            )
-            solution = solution._replace(n_iter=n_iter + EPOCH, converged=False)
-            self._set_attributes(problem, solution, X.dtype, kind)
+        with whole_fit(self) as (fitted, _):
+            fitted._take_epoch(X, sample_weight)
         return self
+
+    def _take_epoch(self, X, sample_weight):
+        """`partial_fit`, on a copy."""
+        first = not hasattr(self, "converged_")
+        X, a, kind = self._validated(X, sample_weight, reset=first)
+        n_iter = 0 if first else self.n_iter_
+        problem = _Problem(self, X, a, None if first else self._params(torch.float64), n_iter)
+        (start, *_) = problem.starts(warm=not first)
+        solution = problem.descend(
+            start,
+            hold_weights=first,
+            max_iter=EPOCH,
+            # steps that grow shorter like one over a root settle, and still get anywhere
+            learning_rate=self.learning_rate / math.sqrt(1 + n_iter / N_STEADY),
+        )
+        solution = solution._replace(n_iter=n_iter + EPOCH, converged=False)
+        self._set_attributes(problem, solution, X.dtype, kind)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X, sample_weight):
-        with earlier_fit_kept(self):
-            warm = self.warm_start and hasattr(self, "converged_")
-            X, a, kind = self._validated(X, sample_weight, reset=True)
-            problem, runs = _Problem(self, X, a), _Runs(self.verbose, self.max_iter)
-            try:
-                for theta0 in problem.starts(warm):
-                    runs.begin()
-                    runs.end(problem.descend(theta0, hold_weights=not warm, callback=runs.reach))
-                if not runs.best.converged and self.max_iter > 0:
-                    warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
-                refined = None if self.refine is None else problem.refine(runs.best.value)
-            except KeyboardInterrupt:
-                if runs.best is not None:
-                    self._set_attributes(problem, runs.best, X.dtype, kind)
-                raise
-            finally:
-                runs.close()
-            self._set_attributes(problem, runs.best, X.dtype, kind, refined)
+        with whole_fit(self) as (fitted, reached):
+            fitted._fit_validated(X, sample_weight, reached)
         return self
+
+    def _fit_validated(self, X, sample_weight, reached):
+        """`fit`, on a copy."""
+        warm = self.warm_start and hasattr(self, "converged_")
+        X, a, kind = self._validated(X, sample_weight, reset=True)
+        problem, runs = _Problem(self, X, a), _Runs(self.verbose, self.max_iter)
+
+        def show(solution, refined=None):
+            self._set_attributes(problem, solution, X.dtype, kind, refined)
+
+        reached.best, reached.show = lambda: runs.best, show
+        try:
+            for theta0 in problem.starts(warm):
+                runs.begin()
+                runs.end(problem.descend(theta0, hold_weights=not warm, callback=runs.reach))
+            if not runs.best.converged and self.max_iter > 0:
+                warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
+            refined = None if self.refine is None else problem.refine(runs.best.value)
+        finally:
+            runs.close()
+        show(runs.best, refined)
 
     def _validated(self, X, sample_weight, reset):
         """Samples of positive weight, their weights, and the kind of array they came in."""

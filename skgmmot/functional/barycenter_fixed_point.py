@@ -6,7 +6,7 @@ It ends in a local minimum, so several starts are made. The reduction of one mix
 components is the case J = 1, where the best plan sends each component to the nearest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -43,6 +43,7 @@ def best_of_starts(
     n_init: int = 1,
     tol: float = 1e-7,
     max_iter: int = 100,
+    callback: Callable[[Solution, float], None] | None = None,
 ) -> tuple[Solution, float]:
     """Return the best barycentre of a number of components that several starts lead to.
 
@@ -66,6 +67,8 @@ def best_of_starts(
         As in `improve`.
     max_iter : int, default=100
         As in `improve`.
+    callback : callable, default=None
+        Called with what is returned, after each start that improved on the others.
 
     Returns
     -------
@@ -92,6 +95,8 @@ def best_of_starts(
         )
         if best is None or found[1] < best[1]:
             best = found
+            if callback is not None:
+                callback(*best)
     return best
 
 

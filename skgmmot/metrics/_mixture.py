@@ -9,6 +9,7 @@ from skgmmot.estimators._base import as_mixture, as_mixtures
 from skgmmot.functional import mixture_ot
 from skgmmot.functional.linalg import root
 from skgmmot.functional.pairwise import pairwise_squared
+from skgmmot.functional.threads import single_threaded_torch
 
 
 class MixtureWasserstein:
@@ -78,6 +79,7 @@ class MixtureWasserstein:
     def __repr__(self):
         return f"MixtureWasserstein(reg={self.reg}, reg_m={self.reg_m}, squared={self.squared})"
 
+    @single_threaded_torch()
     def __call__(self, source, target):
         """Compute the distance between two mixtures.
 
@@ -106,6 +108,7 @@ class MixtureWasserstein:
         value = self._value(plan.cost)
         return value if kind.is_tensor else float(value)
 
+    @single_threaded_torch()
     def plan(self, source, target):
         """Compute the optimal coupling of the components of two mixtures.
 
@@ -129,6 +132,7 @@ class MixtureWasserstein:
         plan, kind = self._plan(source, target)
         return kind.restore(plan.coupling)
 
+    @single_threaded_torch()
     def cost(self, source, target):
         """Compute the squared Wasserstein distances between the components of two mixtures.
 
@@ -150,6 +154,7 @@ class MixtureWasserstein:
         source, target, kind = _pair(source, target)
         return kind.restore(mixture_ot.cost_matrix(source, target))
 
+    @single_threaded_torch()
     def pairwise(self, mixtures, others=None, *, progress=False):
         """Compute the distances between many mixtures at once.
 
@@ -303,6 +308,7 @@ def pairwise_mixture_wasserstein(
     return metric.pairwise(mixtures, others, progress=progress)
 
 
+@single_threaded_torch()
 def bures_wasserstein_distance(source, target, *, squared=False):
     """Compute the Wasserstein distance between two Gaussians.
 

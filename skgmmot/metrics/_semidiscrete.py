@@ -7,8 +7,10 @@ from skgmmot.estimators._base import as_density
 from skgmmot.functional.linalg import root
 from skgmmot.functional.semidiscrete import GridDensity, exact_plan
 from skgmmot.functional.semidiscrete_nodes import nodes_plan
+from skgmmot.functional.threads import single_threaded_torch
 
 
+@single_threaded_torch()
 def semidiscrete_distance(
     density, points, weights=None, *, squared=False, method="auto", n_nodes=2048, seed=0
 ):
@@ -78,6 +80,7 @@ def semidiscrete_distance(
     return value if kind.is_tensor else float(value)
 
 
+@single_threaded_torch()
 def semidiscrete_plan(density, points, weights=None, *, method="auto", n_nodes=2048, seed=0):
     """Compute the optimal plan from a density to weighted points.
 

@@ -19,8 +19,10 @@ from skgmmot.functional.sliced import (
     sliced_wasserstein,
     sliced_wasserstein_between,
 )
+from skgmmot.functional.threads import single_threaded_torch
 
 
+@single_threaded_torch()
 def sliced_mixture_wasserstein(
     source, target, *, method="msw", n_projections=100, squared=False, seed=0
 ):
@@ -91,6 +93,7 @@ def sliced_mixture_wasserstein(
     return value if kind.is_tensor else float(value)
 
 
+@single_threaded_torch()
 def sliced_wasserstein_distance(
     source,
     target,
@@ -190,6 +193,7 @@ def _costs_along(source, target, sample_weight, p, exact):
     return functools.partial(sliced_wasserstein, source, samples, **options), source.means, kind
 
 
+@single_threaded_torch()
 def sliced_wasserstein_scorer(estimator, X, y=None):
     """Score a fitted mixture by minus its sliced distance to held-out samples.
 

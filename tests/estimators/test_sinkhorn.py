@@ -149,7 +149,7 @@ def test_an_interrupted_fit_keeps_what_it_reached(blobs, monkeypatch):
         model.fit(blobs + 1)
     assert model.n_iter_ == 2
     assert np.array_equal(model.weights_, np.full(4, 0.25))
-    assert not hasattr(model, "entropic_ot_gap_")  # that was of the earlier fit
+    assert model.entropic_ot_gap_ == pytest.approx(model.entropic_ot_gap(blobs + 1))
 
 
 def test_it_is_cloned_pickled_and_predicts(blobs):

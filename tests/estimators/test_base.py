@@ -1,0 +1,210 @@
+"""What every estimator does: fits that are interrupted, and processes that are forked."""
+
+import inspect
+import os
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import skgmmot
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    MixtureBarycenter,
+    MixtureEmbedding,
+    MixtureWasserstein,
+    OTMap,
+    PairwiseMW2,
+    SemidiscreteGMM,
+    SlicedWassersteinGMM,
+    WassersteinQuantizer,
+)
+
+PACKAGE = str(Path(skgmmot.__file__).parent)
+#: Points of a fit at which it is interrupted.
+N_POINTS = 12
+
+
+class Stop(BaseException):
+    """An interruption that nobody but the test knows."""
+
+
+def calls_of(function, stop_at=None, error=Stop):
+    """Call a function and count the package's own calls in this thread; interrupt it at one."""
+    n_calls = 0
+
+    def count(frame, event, argument):
+        nonlocal n_calls
+        code = frame.f_code
+        # (what is raised where a generator is thrown away is lost)
+        if code.co_filename.startswith(PACKAGE) and not code.co_flags & inspect.CO_GENERATOR:
+            n_calls += 1
+            if n_calls == stop_at:
+                sys.settrace(None)
+                raise error
+
+    traced = sys.gettrace()  # a coverage run
+    sys.settrace(count)
+    try:
+        function()
+    finally:
+        sys.settrace(traced)
+    return n_calls
+
+
+def frame(d):
+    X = np.random.default_rng(d).normal(size=(40, d)) + 5 * (np.arange(40) % 2)[:, None]
+    return pd.DataFrame(X, columns=[f"x{i} of {d}" for i in range(d)])
+
+
+def known(d):
+    return [DifferentiableGaussianMixture(2, random_state=s).fit(frame(d)) for s in range(3)]
+
+
+ESTIMATORS = {
+    "EM": (DifferentiableGaussianMixture(2, n_init=2, random_state=0), frame),
+    "Sinkhorn-EM": (DifferentiableGaussianMixture(2, e_step="sinkhorn", random_state=0), frame),
+    "sliced": (SlicedWassersteinGMM(2, max_iter=20, n_projections=5, random_state=0), frame),
+    "refined": (SlicedWassersteinGMM(2, max_iter=10, refine="em", random_state=0), frame),
+    "semi-discrete": (SemidiscreteGMM(2, max_iter=4, n_nodes=64, random_state=0), frame),
+    "quantizer": (WassersteinQuantizer(4, masses="free", random_state=0), frame),
+    "barycentre": (MixtureBarycenter(2, n_init=3, random_state=0), known),
+    "map": (OTMap(mixture=DifferentiableGaussianMixture(2), random_state=0), frame),
+    "embedding": (MixtureEmbedding(2), lambda d: [frame(d).to_numpy()]),
+    "pairwise": (PairwiseMW2(), known),
+}
+
+
+def state(estimator):
+    """All attributes, in a form that can be compared."""
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in vars(estimator).items()
+        if not name.startswith("_") and name not in ("source_mixture_", "target_mixture_")
+    }
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_interrupted_fit_is_the_earlier_one_or_its_own_best_whole(name):
+    estimator, data = ESTIMATORS[name]
+    first, second = data(2), data(3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    finished, n_kept = set(vars(estimator.fit(second))), 0
+    n_calls = calls_of(lambda: estimator.fit(second))
+    points = np.unique(np.linspace(1, n_calls, N_POINTS).astype(int))
+    for point in points:
+        earlier = state(estimator.fit(first))
+        with pytest.raises(Stop):
+            calls_of(lambda: estimator.fit(second), stop_at=point)
+        assert torch.get_num_threads() == 2
+        if state(estimator) == earlier:
+            n_kept += 1
+        else:
+            # what a stage that was not reached would add is missing, and nothing else
+            assert finished - set(vars(estimator)) <= {"lower_bound_"}
+            assert estimator.feature_names_in_.tolist() == list(frame(3).columns)
+            assert not estimator.converged_
+            whole(estimator, second)
+    torch.set_num_threads(before)
+    in_one_go = isinstance(estimator, (OTMap, MixtureEmbedding, PairwiseMW2))
+    assert n_kept == len(points) if in_one_go else 1 <= n_kept < len(points)
+    assert not [t for t in threading.enumerate() if "ThreadPoolExecutor" in t.name]
+
+
+def whole(estimator, X):
+    """Use every part of a fit of three features."""
+    if isinstance(estimator, WassersteinQuantizer):
+        assert estimator.transform(X).shape == (40, 4)
+        assert np.array_equal(estimator.predict(X), estimator.labels_)
+        assert estimator.masses_.sum() == pytest.approx(1)
+        return
+    assert estimator.means_.shape == (2, 3)
+    assert estimator.weights_.sum() == pytest.approx(1)
+    assert np.allclose(estimator.precisions_ @ estimator.covariances_, np.eye(3), atol=1e-6)
+    if not isinstance(estimator, MixtureBarycenter):
+        assert np.isfinite(estimator.score(X))
+
+
+@pytest.mark.parametrize("n_iter", [1, 5])
+def test_an_interrupted_fit_keeps_all_iterations(monkeypatch, n_iter):
+    X = frame(3)
+    options = {"init_params": "random", "random_state": 0, "tol": 0.0}
+    with warnings.catch_warnings(action="ignore"):
+        expected = DifferentiableGaussianMixture(2, max_iter=n_iter, **options).fit(X)
+    mixture = DifferentiableGaussianMixture(2, **options)
+    note = skgmmot.estimators.differentiable._Runs.reach
+
+    def reach(runs, solution):
+        note(runs, solution)
+        if solution.n_iter == n_iter:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(skgmmot.estimators.differentiable._Runs, "reach", reach)
+    with pytest.raises(KeyboardInterrupt):
+        mixture.fit(X)
+    assert np.array_equal(mixture.means_, expected.means_)
+    assert mixture.lower_bounds_ == expected.lower_bounds_
+    assert mixture.entropic_ot_gap_ == expected.entropic_ot_gap_
+    assert mixture.n_iter_ == n_iter
+
+
+def test_a_first_fit_that_is_interrupted_early_leaves_nothing():
+    mixture = DifferentiableGaussianMixture(2, random_state=0)
+    with pytest.raises(KeyboardInterrupt):
+        calls_of(lambda: mixture.fit(frame(3)), stop_at=20, error=KeyboardInterrupt)
+    assert set(vars(mixture)) == set(mixture.get_params())
+
+
+# --- forked processes ----------------------------------------------------------------------------
+
+
+def in_child(function, limit=10):
+    """Call a function in a forked process; returns its exit status, or None if it hangs."""
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return status
+        time.sleep(0.01)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("work", ["predict", "fit", "sliced", "quantize", "map", "distance"])
+def test_a_forked_process_does_not_wait_for_threads_of_its_parent(work):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40_000, 4)) + 5 * rng.integers(2, size=(40_000, 1))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    mixture = DifferentiableGaussianMixture(2, random_state=0).fit(X)
+    (torch.ones(500, 500) @ torch.ones(500, 500)).exp()  # wakes torch's own threads
+    tasks = {
+        "predict": lambda: mixture.predict(X),
+        "fit": lambda: DifferentiableGaussianMixture(2, random_state=0).fit(X),
+        "sliced": lambda: SlicedWassersteinGMM(2, max_iter=10, random_state=0).fit(X),
+        "quantize": lambda: WassersteinQuantizer(2, masses="free", max_iter=2).fit(X),
+        "map": lambda: OTMap(mixture).fit(mixture).transform(X),
+        "distance": lambda: MixtureWasserstein()(mixture, mixture),
+    }
+    status = in_child(tasks[work])
+    torch.set_num_threads(before)
+    assert status == 0
