@@ -313,11 +313,7 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None):
     """
     kind = joint_kind(*(kind_of(t) for t in (weights, means, covariances)))
     weights, means, covariances = (as_tensor(t) for t in (weights, means, covariances))
-    if means.ndim != 2 or weights.shape != means.shape[:1]:
-        raise ValueError(
-            "a mixture must have weights (K,) and means (K, d), got shapes "
-            f"{tuple(weights.shape)} and {tuple(means.shape)}. Give one row of means a weight."
-        )
+    check_means(weights, means)
     K, d = means.shape
     if K == 0 or d == 0:
         raise ValueError(
@@ -353,6 +349,26 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None):
     )
     check_mixture(params)
     return params, kind
+
+
+def check_means(weights: Tensor, means: Tensor) -> None:
+    """Refuse weights and means that do not belong together."""
+    if means.ndim == 2 and weights.shape == means.shape[:1]:
+        return
+    remedy = "Give one row of means a weight."
+    if means.ndim == 1:
+        remedy = "Use means[:, None] for one feature, means[None, :] for one component."
+    raise ValueError(
+        "a mixture must have weights (K,) and means (K, d), got shapes "
+        f"{tuple(weights.shape)} and {tuple(means.shape)}. {remedy}"
+    )
+
+
+def reshaping(name: str, array, remedy: str) -> str:
+    """The remedy for an array that has not two axes: of one axis, a second one."""
+    if np.ndim(array) != 1:
+        return remedy
+    return f"Use {name}[:, None] if it holds one feature, {name}[None, :] if it holds one sample."
 
 
 def check_mixture(params) -> None:
@@ -423,7 +439,8 @@ def points_and_masses(points, weights, n_features: int):
     if points.ndim != 2 or points.shape[1] != n_features or not len(points):
         raise ValueError(
             f"points must have shape (n_points, {n_features}), as the density has {n_features} "
-            f"features, got {tuple(points.shape)}. Pass one point a row."
+            f"features, got {tuple(points.shape)}. "
+            + reshaping("points", points, "Pass one point a row.")
         )
     if not torch.isfinite(points).all():
         raise ValueError("points must be finite, got NaN or infinity. Drop those rows.")

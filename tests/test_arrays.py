@@ -112,6 +112,11 @@ def test_covariances_are_recognised_by_their_shape(name, public, storage, mixtur
         assert not kind.is_tensor
 
 
+def test_means_of_one_axis_are_told_how_to_get_two():
+    with pytest.raises(ValueError, match=r"and \(2,\). Use means\[:, None\] for one feature"):
+        _arrays.mixture_from_tuple([0.5, 0.5], [0.0, 1.0], [1.0, 1.0])
+
+
 @pytest.mark.parametrize("shape", [(0, 2), (1, 0)])
 def test_a_mixture_of_nothing_is_refused(shape):
     weights, covariances = np.full(shape[0], 1.0), np.ones(shape)

@@ -20,6 +20,7 @@ from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
 from skgmmot.functional import GaussianMixtureParams
 from skgmmot.functional.discrete import solve
 from skgmmot.metrics import (
+    SCORERS,
     bures_wasserstein_distance,
     get_scorer,
     make_mixture_wasserstein_scorer,
@@ -448,6 +449,14 @@ def test_the_scorer_is_minus_the_distance_to_a_clone_fitted_to_held_out_samples(
     metric = MixtureWasserstein(reg_m=1.0, squared=True)
     assert scorer(fitted, test) == -metric(fitted, clone(reference).fit(test))
     assert not hasattr(reference, "means_")
+
+
+def test_scorers_take_tuples(blobs):
+    train, test = blobs[::2], blobs[1::2]
+    fitted = DifferentiableGaussianMixture(4, covariance_type="diag", random_state=0).fit(train)
+    as_tuple = (fitted.weights_, fitted.means_, fitted.covariances_)
+    for scorer in SCORERS.values():
+        assert scorer(as_tuple, test) == scorer(fitted, test)
 
 
 @pytest.mark.parametrize("scoring", [mixture_wasserstein_scorer, get_scorer("mixture_wasserstein")])

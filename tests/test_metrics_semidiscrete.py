@@ -86,6 +86,7 @@ def test_at_zero_the_gradient_is_zero():
         (GridDensity(np.ones(4)), POINTS, {}, r"must have shape \(rows, columns\), got \(4,\)"),
         (GridDensity(np.ones((2, 2)), (1, 0, 0, 1)), POINTS, {}, "extent of a GridDensity must be"),
         (NORMAL, np.ones((3, 3)), {}, r"points must have shape \(n_points, 2\)"),
+        (NORMAL, np.ones(3), {}, r"got \(3,\). Use points\[:, None\] if it holds one feature"),
         (NORMAL, np.empty((0, 2)), {}, r"points must have shape \(n_points, 2\)"),
         (NORMAL, [[0.0, np.nan]], {}, "points must be finite, got NaN or infinity"),
         (NORMAL, POINTS, {"weights": [1.0]}, r"weights must have shape \(2,\), got \(1,\)"),

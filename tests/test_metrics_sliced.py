@@ -178,6 +178,8 @@ def test_bad_exponents_are_refused(p):
 def test_bad_samples_are_refused():
     with pytest.raises(ValueError, match=r"X must have shape \(n_samples, 2\), .* got \(3, 1\)"):
         sliced_wasserstein_distance(SOURCE, np.zeros((3, 1)))
+    with pytest.raises(ValueError, match=r"got \(3,\). Use X\[:, None\] if it holds one feature"):
+        sliced_wasserstein_distance(([1.0], [[0.0]], [1.0], "spherical"), [0.0, 1.0, 2.0])
     with pytest.raises(ValueError, match="X must be finite, got NaN or infinity"):
         sliced_wasserstein_distance(SOURCE, np.array([[0.0, np.nan]]))
 

@@ -8,6 +8,7 @@ from numbers import Integral
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -82,37 +83,58 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         """The covariance type: that of the fit where the mixture has its type from elsewhere."""
         return COVARIANCE_TYPES[getattr(self, "covariance_type_", self.covariance_type)]
 
-    def _storage(self, array):
-        """A fitted covariance-like attribute, in storage; it must be of the present type."""
-        expected = self._covariance().public_shape(*self.means_.shape)
-        if tuple(array.shape) != expected:
+    def _tensors(self, name) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The fitted weights, means and a covariance-like attribute, in storage.
+
+        They may have been set by hand: one may be missing, or have other components.
+        """
+        weights, means, array = map(_arrays.as_tensor, attributes(self, name))
+        _arrays.check_means(weights, means)
+        covariance, shape = self._covariance(), tuple(array.shape)
+        expected = covariance.public_shape(*means.shape)
+        if shape == expected:
+            return weights, means, covariance.from_public(array)
+        K, d = means.shape
+        other_type = any(shape == t.public_shape(K, d) for t in COVARIANCE_TYPES.values())
+        if not other_type and shape and shape == covariance.public_shape(shape[0], d):
             raise ValueError(
-                f"covariance_type must be that of the fit, got {self.covariance_type!r} for fitted "
-                f"parameters of shape {tuple(array.shape)} instead of {expected}. Fit again."
+                f"{name} must have the {K} component(s) of means_, got {shape[0]}. Keep the same "
+                "components in weights_, means_, covariances_ and precisions_cholesky_."
             )
-        return self._covariance().from_public(array)
+        raise ValueError(
+            f"covariance_type must be that of the fit, got {self.covariance_type!r} for fitted "
+            f"parameters of shape {shape} instead of {expected}. Fit again."
+        )
 
     def _params(self, dtype=None, device=None) -> GaussianMixtureParams:
         """The fitted mixture as a value."""
         check_is_fitted(self, "means_")
-        weights, means, covariances = (
-            _arrays.as_tensor(t, dtype=dtype, device=device)
-            for t in (self.weights_, self.means_, self.covariances_)
-        )
-        return GaussianMixtureParams(weights, means, self._storage(covariances))
+        return GaussianMixtureParams(*self._tensors("covariances_")).to(dtype=dtype, device=device)
 
     def _prepared(self, like: torch.Tensor) -> PreparedMixture:
         """The fitted mixture ready for densities, in the dtype and on the device of ``like``."""
-        if hasattr(self, "means_") and not hasattr(self, "precisions_cholesky_"):
+        if hasattr(self, "precisions_cholesky_"):
+            weights, means, factors = self._tensors("precisions_cholesky_")
+        else:
+            weights, means, factors = self._factored()
+        if like.shape[1] != means.shape[1]:
+            raise ValueError(
+                f"X must have the {means.shape[1]} feature(s) of means_, got {like.shape[1]}. Pass "
+                "the features of the mixture."
+            )
+        weights, means, factors = (t.to(like) for t in (weights, means, factors))
+        return PreparedMixture(weights.log(), means, factors)
+
+    def _factored(self):
+        """The fitted weights and means, and factors of the precisions that nobody has set."""
+        weights, means, covariances = self._tensors("covariances_")
+        try:
+            return weights, means, self._covariance().precision_factor(covariances.double())
+        except ValueError as error:
             raise ValueError(
                 "a mixture must have precisions_cholesky_ for densities and predictions, got none: "
-                "covariances_ are singular, or not inverted. Add to their diagonals."
-            )
-        weights, means, factors = (
-            _arrays.as_tensor(t).to(like)
-            for t in (self.weights_, self.means_, self.precisions_cholesky_)
-        )
-        return PreparedMixture(weights.log(), means, self._storage(factors))
+                "covariances_ are singular. Add to their diagonals."
+            ) from error
 
     def _set_parameters(self, theta: GaussianMixtureParams, dtype, kind) -> None:
         """Show a fit in the user's kind of array and dtype."""
@@ -314,7 +336,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     def _n_parameters(self):
         """Number of free parameters."""
-        K, d = self.means_.shape
+        K, d = np.shape(self.means_)
         return int(self._covariance().n_parameters(K, d) + K * d + K - 1)
 
     def _log_likelihood(self, X, sample_weight):
@@ -403,6 +425,18 @@ def _responsibilities(mixture: PreparedMixture, X):
     return log_responsibilities(mixture, X).exp().mT
 
 
+def attributes(mixture, covariance_like, name="a mixture") -> tuple:
+    """The weights, the means and another attribute of a fitted mixture, ours or scikit-learn's."""
+    names = ("weights_", "means_", covariance_like)
+    missing = [n for n in names if not hasattr(mixture, n)]
+    if missing:
+        raise NotFittedError(
+            f"{name} must have {names[0]}, {names[1]} and {names[2]}, got no "
+            f"{' and no '.join(missing)}. Set what is missing, or call fit."
+        )
+    return tuple(getattr(mixture, n) for n in names)
+
+
 def is_mixture(given, name="target") -> bool:
     """Whether what was given is a mixture rather than samples.
 
@@ -462,7 +496,7 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64):
     if hasattr(mixture, "covariance_type"):
         check_is_fitted(mixture, "means_", msg=_not_fitted(name))
         covariance_type = getattr(mixture, "covariance_type_", mixture.covariance_type)
-        arrays = (mixture.weights_, mixture.means_, mixture.covariances_, covariance_type)
+        arrays = (*attributes(mixture, "covariances_", name), covariance_type)
     elif isinstance(mixture, GaussianMixtureParams):
         arrays = (*mixture, covariance_type_of(mixture.covariances).name)
     elif isinstance(mixture, tuple) and len(mixture) in (3, 4):

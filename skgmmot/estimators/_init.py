@@ -233,10 +233,10 @@ def check_enough(X: Tensor, sample_weight: Tensor | None, n_components: int) -> 
 def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:
     """The estimator's own last fit, about the samples' origin."""
     expected = (estimator.n_components, em.X.shape[1])
-    if tuple(estimator.means_.shape) != expected:
+    if np.shape(estimator.means_) != expected:
         raise ValueError(
             f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
-            f"of shape {tuple(estimator.means_.shape)}. Set warm_start=False to start anew."
+            f"of shape {np.shape(estimator.means_)}. Set warm_start=False to start anew."
         )
     options = {"dtype": torch.float64, "device": em.X.device}
     params, kind = estimator._params(**options).detach(), estimator._covariance()
@@ -244,7 +244,7 @@ def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:
         kind.precision_factor(params.covariances)
     except ValueError:
         # thin covariances may be singular once they are rounded to float32; their factors are not
-        factors = estimator._storage(as_tensor(estimator.precisions_cholesky_, **options).detach())
+        factors = estimator._tensors("precisions_cholesky_")[2].to(**options).detach()
         params = params._replace(covariances=kind.from_precisions(kind.precisions(factors)))
     return params.moved(-em.origin.double())
 

@@ -204,7 +204,8 @@ def _n_features(X, expected):
         if len(shape) != 2:
             raise ValueError(
                 f"X[{i}] must have shape (n_points, n_features), got {shape or 'no matrix'}. X is "
-                "a list of clouds, each a matrix."
+                "a list of clouds, each a matrix"
+                + (f": X[{i}][:, None] if points have one feature." if len(shape) == 1 else ".")
             )
         expected = shape[1] if expected is None else expected
         if shape[1] != expected:

@@ -271,7 +271,8 @@ class WassersteinQuantizer(
         if start.shape != shape or not torch.isfinite(start).all():
             raise ValueError(
                 f"init must be finite points of shape (n_clusters, n_features) = {shape}, got "
-                f"shape {tuple(start.shape)}. Pass as many points as clusters."
+                f"shape {tuple(start.shape)}. "
+                + _arrays.reshaping("init", start, "Pass as many points as clusters.")
             )
         n_distinct = len(torch.unique(start, dim=0))
         if n_distinct < self.n_clusters:

@@ -4,6 +4,7 @@ import math
 import warnings
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
@@ -280,10 +281,10 @@ class SemidiscreteGMM(MixtureEstimator):
 
     def _warm_start(self, place):
         expected = (self.n_components, len(place.origin))
-        if tuple(self.means_.shape) != expected:
+        if np.shape(self.means_) != expected:
             raise ValueError(
                 f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
-                f"of shape {tuple(self.means_.shape)}. Set warm_start=False to start anew."
+                f"of shape {np.shape(self.means_)}. Set warm_start=False to start anew."
             )
         params = self._params(dtype=torch.float64, device=place.origin.device).detach()
         return params._replace(

@@ -3,6 +3,8 @@
 import sklearn.metrics
 from sklearn.base import clone
 
+from skgmmot.estimators._base import as_mixture, shown_type
+from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.metrics._mixture import MixtureWasserstein
 from skgmmot.metrics._sliced import last_step, sliced_wasserstein_scorer
 
@@ -16,7 +18,9 @@ def make_mixture_wasserstein_scorer(reference=None, *, reg=0.0, reg_m=None, squa
     Parameters
     ----------
     reference : mixture estimator, default=None
-        What is cloned and fitted to the held-out samples; None is the estimator that is scored.
+        What is cloned and fitted to the held-out samples; None is the estimator that is scored, or,
+        for a tuple ``(weights, means, covariances)``, an estimator of as many components and its
+        type.
     reg : float, default=0.0
         Weight of the entropy; see `MixtureWasserstein`.
     reg_m : float, tuple of two floats or None, default=None
@@ -70,11 +74,22 @@ class _MixtureWassersteinScorer:
 
     def __call__(self, estimator, X, y=None):
         estimator, X = last_step(estimator, X)
-        reference = clone(estimator if self.reference is None else self.reference)
+        reference = self.reference
+        if reference is None:
+            reference = _alike(estimator) if isinstance(estimator, tuple) else estimator
+        reference = clone(reference)
         return -float(self.metric(estimator, reference.fit(X)))
 
     def __repr__(self):
         return f"make_mixture_wasserstein_scorer(reference={self.reference!r})"
+
+
+def _alike(mixture):
+    """An estimator of mixtures like this tuple: as many components, of its type."""
+    params, _ = as_mixture(mixture, "estimator")
+    return DifferentiableGaussianMixture(
+        len(params.weights), covariance_type=shown_type(params), random_state=0
+    )
 
 
 #: Minus MW2 between a fitted mixture and a clone of it fitted to held-out samples.

@@ -199,7 +199,7 @@ def sliced_wasserstein_scorer(estimator, X, y=None):
 
     Parameters
     ----------
-    estimator : fitted mixture estimator or pipeline
+    estimator : fitted mixture estimator, pipeline or tuple (weights, means, covariances)
         Of this package or of scikit-learn; a pipeline's last step is scored, on the samples as its
         other steps transform them.
     X : array-like or Tensor of shape (n_samples, n_features)
@@ -243,7 +243,8 @@ def last_step(estimator, X):
         if len(estimator) > 1:
             X = estimator[:-1].transform(X)
         estimator = estimator[-1]
-    check_is_fitted(estimator)
+    if not isinstance(estimator, tuple):
+        check_is_fitted(estimator)
     return estimator, X
 
 
@@ -277,7 +278,8 @@ def _samples_for(mixture, X):
     if samples.ndim != 2 or samples.shape[1] != d or not len(samples):
         raise ValueError(
             f"X must have shape (n_samples, {d}), as the mixture has features, got "
-            f"{tuple(samples.shape)}. Describe both by the same features."
+            f"{tuple(samples.shape)}. "
+            + _arrays.reshaping("X", samples, "Describe both by the same features.")
         )
     if not torch.isfinite(samples.detach()).all():
         raise ValueError("X must be finite, got NaN or infinity. Drop those samples.")

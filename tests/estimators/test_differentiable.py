@@ -219,7 +219,7 @@ def test_a_histogram_chooses_the_components_that_its_repeated_rows_choose(rng):
 @pytest.mark.parametrize("name", ["bic", "aic"])
 def test_criteria_refuse_weights_that_are_none(blobs, name):
     for weights in ([1.0, 2.0], np.full(600, -1.0), np.zeros(600)):
-        with pytest.raises(ValueError, match="(?i)sample.weight"):
+        with pytest.raises(ValueError, match=r"(?i)sample.weight"):
             getattr(fitted(blobs), name)(blobs, sample_weight=weights)
 
 
@@ -330,6 +330,84 @@ def test_models_built_by_hand_predict_and_edits_take_effect(blobs):
     assert np.allclose(by_hand.score_samples(blobs), reference.score_samples(blobs))
     by_hand.means_ += 1
     assert np.allclose(by_hand.score_samples(blobs + 1), reference.score_samples(blobs))
+
+
+def by_hand(reference, covariance_type="full", **changed):
+    """A mixture whose attributes were set, as lists; those that are None are not."""
+    model = DifferentiableGaussianMixture(4, covariance_type=covariance_type, random_state=0)
+    for name in ("weights_", "means_", "covariances_", "precisions_cholesky_"):
+        value = changed.get(name, getattr(reference, name))
+        if value is not None:
+            setattr(model, name, np.asarray(value).tolist())
+    return model
+
+
+@pytest.mark.parametrize("missing", [None, "precisions_cholesky_"])
+def test_parameters_set_by_hand_may_be_lists_without_factors(blobs, covariance_type, missing):
+    reference = fitted(blobs, covariance_type)
+    model = by_hand(reference, covariance_type, **({missing: None} if missing else {}))
+    assert np.allclose(model.score_samples(blobs), reference.score_samples(blobs), rtol=1e-9)
+    assert np.isclose(model.bic(blobs), reference.bic(blobs))
+    assert np.allclose(model.sample(5)[0], clone(reference).fit(blobs).sample(5)[0])
+    assert model.entropic_ot_gap(blobs) == reference.entropic_ot_gap(blobs)
+
+
+@pytest.mark.parametrize(
+    "changed, error, message",
+    [
+        (
+            {"weights_": None},
+            NotFittedError,
+            "means_ and precisions_cholesky_, got no w",
+        ),
+        ({"means_": None}, NotFittedError, "got no means_. Set what is missing, or call fit"),
+        (
+            {"covariances_": None, "precisions_cholesky_": None},
+            NotFittedError,
+            "got no covariances_",
+        ),
+        (
+            {"covariances_": np.zeros((4, 3, 3)), "precisions_cholesky_": None},
+            ValueError,
+            "covariances_ are singular. Add to their diagonals",
+        ),
+        (
+            {"precisions_cholesky_": np.stack([np.eye(3)] * 2)},
+            ValueError,
+            r"precisions_cholesky_ must have the 4 component\(s\) of means_, got 2. Keep the same",
+        ),
+        (
+            {"precisions_cholesky_": np.eye(3)},
+            ValueError,
+            "covariance_type must be that of the fit",
+        ),
+        ({"weights_": [0.5, 0.5]}, ValueError, r"got shapes \(2,\) and \(4, 3\). Give one row"),
+        ({"means_": np.zeros(4)}, ValueError, r"Use means\[:, None\] for one feature"),
+        (
+            {"means_": np.zeros((4, 2)), "precisions_cholesky_": np.stack([np.eye(2)] * 4)},
+            ValueError,
+            r"X must have the 2 feature\(s\) of means_, got 3",
+        ),
+    ],
+)
+def test_parameters_set_by_hand_that_do_not_fit_are_named(blobs, changed, error, message):
+    with pytest.raises(error, match=message):
+        by_hand(fitted(blobs), **changed).predict(blobs)
+
+
+def test_some_of_the_components_may_be_kept(blobs, covariance_type):
+    model = fitted(blobs, covariance_type)
+    most = model.score_samples(blobs) + 1e-12
+    model.means_, model.weights_ = model.means_[:3], model.weights_[:3]
+    if covariance_type == "tied":
+        assert (model.score_samples(blobs) <= most).all()
+        return
+    with pytest.raises(ValueError, match=r"must have the 3 component\(s\) of means_, got 4"):
+        model.score_samples(blobs)
+    model.precisions_cholesky_ = model.precisions_cholesky_[:3]
+    assert (model.score_samples(blobs) <= most).all()
+    with pytest.raises(ValueError, match=r"covariances_ must have the 3 component\(s\) of means_"):
+        model.sample()
 
 
 def test_a_fit_survives_pickling_cloning_and_joblib(blobs):

@@ -179,7 +179,11 @@ def test_a_bad_cloud_is_refused_by_its_number(spoil, message, clouds):
         ([], ValueError, "X must hold at least one cloud, got none"),
         (None, TypeError, "X must be a sequence of clouds, got NoneType"),
         ("clouds", TypeError, "X must be a sequence of clouds, got str"),
-        (np.ones((4, 2)), ValueError, r"X\[0\] must have shape .* got \(2,\)"),
+        (
+            np.ones((4, 2)),
+            ValueError,
+            r"X\[0\] must have .* got \(2,\).* X\[0\]\[:, None\] if",
+        ),
     ],
 )
 def test_what_are_no_clouds_is_refused(X, error, message):

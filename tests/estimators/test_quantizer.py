@@ -181,6 +181,7 @@ def test_points_that_nothing_is_nearest_to_are_named():
     ("options", "X", "message"),
     [
         ({"n_clusters": 5}, np.ones((3, 2)), "n_samples=3 should be >= n_clusters=5"),
+        ({"init": np.ones(2)}, SQUARE, r"got shape \(2,\). Use init\[:, None\] if it holds one"),
         ({"init": np.ones((2, 3))}, SQUARE, r"init must be finite points of shape .* = \(8, 2\)"),
         (
             {"init": np.zeros((8, 2))},
