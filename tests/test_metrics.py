@@ -516,3 +516,30 @@ def test_scorers_are_found_by_name_and_pickled():
 def test_an_estimator_that_is_not_fitted_is_not_scored(blobs):
     with pytest.raises(NotFittedError):
         mixture_wasserstein_scorer(DifferentiableGaussianMixture(), blobs)
+
+
+@pytest.mark.parametrize("as_array", [np.asarray, torch.tensor])
+def test_equal_mixtures_are_at_no_distance_and_all_distances_are_symmetric(as_array, rng):
+    a, b, c = (tuple(map(as_array, mixture(rng, K, d=3))) for K in (2, 4, 4))
+    copy = tuple(t + 0 for t in b)
+    metric = MixtureWasserstein()
+    assert metric(b, copy) == 0 and metric(a, b) == metric(b, a)
+    matrix = metric.pairwise([a, b, c], [c, copy])
+    assert (matrix == metric.pairwise([c, copy], [a, b, c]).T).all()
+    assert matrix[1, 1] == 0 and matrix[2, 0] == 0
+    itself = metric.pairwise([a, b, copy])
+    assert (itself == itself.T).all() and itself[1, 2] == 0
+    assert (metric.pairwise([a, b], [a, b]) == itself[:2, :2]).all()
+    gaussians = [(m[1][0], m[2][0]) for m in (b, c)]
+    there, back = (bures_wasserstein_distance(*pair) for pair in (gaussians, gaussians[::-1]))
+    assert there == back and bures_wasserstein_distance(gaussians[0], gaussians[0]) == 0
+
+
+def test_the_gradient_at_equal_mixtures_is_zero(rng):
+    source, target = (
+        tuple(torch.tensor(t, requires_grad=True) for t in m) for m in (mixture(rng, d=3),) * 2
+    )
+    for squared in (True, False):
+        value = MixtureWasserstein(squared=squared)(source, target)
+        for gradient in torch.autograd.grad(value, (*source, *target)):
+            assert torch.equal(gradient, torch.zeros_like(gradient))

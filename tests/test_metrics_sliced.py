@@ -1,5 +1,7 @@
 """Sliced distances as users call them."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -188,3 +190,22 @@ def test_mixtures_of_different_dimensions_are_refused():
     line = ([1.0], [[0.0]], [1.0], "spherical")
     with pytest.raises(ValueError, match="source and target must have equal numbers of features"):
         sliced_mixture_wasserstein(SOURCE, line)
+
+
+SLICED = {
+    "msw": sliced_mixture_wasserstein,
+    "dsmw": functools.partial(sliced_mixture_wasserstein, method="dsmw"),
+    "p=2": sliced_wasserstein_distance,
+    "p=1": functools.partial(sliced_wasserstein_distance, p=1),
+}
+
+
+@pytest.mark.parametrize("name", SLICED)
+def test_equal_mixtures_are_at_no_sliced_distance_and_it_is_symmetric(name, rng):
+    distance = SLICED[name]
+    a, b = (
+        (rng.dirichlet(np.ones(K)), rng.normal(size=(K, 3)), rng.uniform(1, 2, (K, 3)), "diag")
+        for K in (3, 4)
+    )
+    assert distance(a, a) == 0
+    assert distance(a, b) == distance(b, a)

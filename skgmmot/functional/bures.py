@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.functional.linalg import factor, inverse_factor, symmetrize
+from skgmmot.functional.linalg import factor, inverse_factor, order, symmetrize
 from skgmmot.functional.threads import map_items
 
 #: Below this share of the traces, the Bures term is evaluated without cancellation.
@@ -88,7 +88,8 @@ def bures_squared(
     Returns
     -------
     Tensor of shape (K, L)
-        Squared distances, never negative; zero to rounding on equal matrices.
+        Squared distances, never negative; zero between equal matrices. Exchanging the arguments
+        transposes them and changes no bit.
 
     Notes
     -----
@@ -101,11 +102,16 @@ def bures_squared(
     ----------
     .. [1] Delon and Desolneux 2020, optimal transport between Gaussian distributions.
     """
+    which = order([source], [target])
+    if which > 0:
+        return bures_squared(target, source, prepared and prepared[::-1]).mT
     if source.shape[-1] == 2:
         parts = source.detach().split(max(1, BLOCK_SIZE // max(1, len(target))))
         values = torch.cat([_in_the_plane(part, target.detach()) for part in parts])
     else:
-        values = _all_pairs(*(prepared or (factored(source), factored(target))))
+        values = _all_pairs(source, target, prepared or (factored(source), factored(target)))
+    if which == 0:
+        values = values.triu(1) + values.triu(1).mT
     return _BuresSquared.apply(source, target, None, None, values)
 
 
@@ -135,43 +141,52 @@ def bures_squared_pairs(
         Squared distances; differentiable as `bures_squared`.
     """
     prepared = prepared or (factored(source), factored(target))
-    return _BuresSquared.apply(source, target, k, l, _chosen_pairs(*prepared, k, l))
+    values = _chosen_pairs(source, target, prepared, k, l)
+    return _BuresSquared.apply(source, target, k, l, values)
 
 
-def _all_pairs(source: Factored, target: Factored) -> Tensor:
+def _all_pairs(source: Tensor, target: Tensor, prepared: tuple[Factored, Factored]) -> Tensor:
     """All squared Bures distances ``(K, L)``."""
-    K, L = len(source.traces), len(target.traces)
-    k = torch.arange(K, device=source.traces.device).repeat_interleave(L)
-    l = torch.arange(L, device=source.traces.device).repeat(K)
-    return _chosen_pairs(source, target, k, l).view(K, L)
+    K, L = len(source), len(target)
+    k = torch.arange(K, device=source.device).repeat_interleave(L)
+    l = torch.arange(L, device=source.device).repeat(K)
+    return _chosen_pairs(source, target, prepared, k, l).view(K, L)
 
 
-def _chosen_pairs(source: Factored, target: Factored, k: Tensor, l: Tensor) -> Tensor:
+def _chosen_pairs(
+    source: Tensor, target: Tensor, prepared: tuple[Factored, Factored], k: Tensor, l: Tensor
+) -> Tensor:
     """Squared Bures distances of pairs ``(n,)``, block by block."""
-    length = max(1, BLOCK_SIZE // source.factors[0].numel())
+    source, target = source.detach(), target.detach()
+    length = max(1, BLOCK_SIZE // source.shape[-1] ** 2)
     blocks = list(zip(k.split(length), l.split(length), strict=True))
 
     def distances(pairs):
-        return _block_of_pairs(source.take(pairs[0]), target.take(pairs[1]))
+        k, l = pairs
+        sides = prepared[0].take(k), prepared[1].take(l)
+        squared, near = _block_of_pairs(*sides)
+        if len(near):
+            factors = (side.factors[near] for side in sides)
+            squared[near] = _without_cancellation(source[k[near]], target[l[near]], *factors)
+        return squared
 
     return torch.cat(map_items(distances, blocks, k.device))
 
 
-def _block_of_pairs(source: Factored, target: Factored) -> Tensor:
-    """Squared Bures distances, pair by pair, without cancellation near zero."""
+def _block_of_pairs(source: Factored, target: Factored) -> tuple[Tensor, Tensor]:
+    """Squared Bures distances, pair by pair, and which of them are too near zero to be trusted."""
     products = source.factors.mT @ target.factors  # (b, d, d)
     traces = source.traces + target.traces
     squared = traces - 2 * _nuclear_norm(products, source, target)
-    near = squared < NEARLY_EQUAL * traces
-    if near.any():
-        squared[near] = _without_cancellation(source.factors[near], target.factors[near])
-    return squared.clamp(min=0)
+    return squared, (squared < NEARLY_EQUAL * traces).nonzero().squeeze(1)
 
 
-def _without_cancellation(source: Tensor, target: Tensor) -> Tensor:
+def _without_cancellation(source: Tensor, target: Tensor, L0: Tensor, L1: Tensor) -> Tensor:
     """``min |L0 - L1 Q|^2`` over rotations ``Q``: the Bures term with each digit significant."""
-    left, _, right = torch.linalg.svd(target.mT @ source)
-    return (source - target @ (left @ right)).square().sum((-2, -1))
+    left, _, right = torch.linalg.svd(L1.mT @ L0)
+    squared = (L0 - L1 @ (left @ right)).square().sum((-2, -1))
+    equal = (source == target).flatten(1).all(1)  # what is left there is rounding
+    return squared.masked_fill(equal, 0.0)
 
 
 def _in_the_plane(source: Tensor, target: Tensor) -> Tensor:
@@ -184,16 +199,15 @@ def _in_the_plane(source: Tensor, target: Tensor) -> Tensor:
     products = L0.mT.reshape(-1, 2) @ L1.transpose(0, 1).reshape(2, -1)
     entries = products.view(sizes[0], 2, sizes[1], 2).permute(1, 3, 0, 2).flatten(0, 1).unbind()
     squared = traces - 2 * _nuclear_norm_in_the_plane(*entries)
-    near = squared < NEARLY_EQUAL * traces
-    if near.any():
-        k, l = near.nonzero(as_tuple=True)
-        squared[k, l] = _without_cancellation(L0[k], L1[l])
-    return squared.clamp_(min=0)
+    k, l = (squared < NEARLY_EQUAL * traces).nonzero(as_tuple=True)
+    if len(k):
+        squared[k, l] = _without_cancellation(source[k], target[l], L0[k], L1[l])
+    return squared
 
 
 def _nuclear_norm_in_the_plane(p: Tensor, q: Tensor, r: Tensor, t: Tensor) -> Tensor:
     """``s0 + s1`` of matrices ``((p, q), (r, t))``: its square is ``s0^2 + s1^2 + 2 s0 s1``."""
-    return ((p * p + q * q + r * r + t * t) + 2 * (p * t - q * r).abs()).sqrt()
+    return ((p * p + t * t) + (q * q + r * r) + 2 * (p * t - q * r).abs()).sqrt()
 
 
 def _nuclear_norm(products: Tensor, source: Factored, target: Factored) -> Tensor:

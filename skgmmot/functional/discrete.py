@@ -186,7 +186,7 @@ def solve(
     RuntimeError
         If it does not converge.
     """
-    penalties, reg = penalties_of(reg_m), _penalty("reg", reg, zero=True)
+    penalties, reg = penalties_of(reg_m), entropy_of(reg)
     problem = _constants(a, b, C)
     return _as_plan(a, b, C, solve_constants(*problem, penalties, reg, _precision(a, b)))
 
@@ -289,6 +289,45 @@ def penalties_of(reg_m: float | tuple[float, float] | None) -> tuple[float, floa
             "for the target."
         )
     return tuple(_penalty("reg_m", lam, infinite=True) for lam in both)
+
+
+def entropy_of(reg: float) -> float:
+    """Return the weight of the entropy.
+
+    Parameters
+    ----------
+    reg : float
+        What the user gave.
+
+    Returns
+    -------
+    float
+        The same.
+
+    Raises
+    ------
+    TypeError
+        If it is not a number.
+    ValueError
+        If it is negative or not finite.
+    """
+    return _penalty("reg", reg, zero=True)
+
+
+def transposed(plan: Plan) -> Plan:
+    """Return the plan from the target to the source.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan from the source to the target.
+
+    Returns
+    -------
+    Plan
+        The same plan the other way round.
+    """
+    return Plan(plan.coupling.mT, plan.target_potential, plan.source_potential, plan.cost)
 
 
 def _penalty(name: str, value, *, zero: bool = False, infinite: bool = False) -> float:

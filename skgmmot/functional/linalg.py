@@ -10,6 +10,7 @@ For covariances ``S0, S1`` with factors ``S = L @ L.T``, the singular value deco
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -57,6 +58,32 @@ def power_of_two(size: float) -> float:
         The power; 1 for a size of zero.
     """
     return 2.0 ** (math.frexp(size)[1] - 1) if size > 0 else 1.0
+
+
+def order(left: Iterable[Tensor], right: Iterable[Tensor]) -> int:
+    """Order two sequences of tensors by the first pair that differs, by shapes and then by bits.
+
+    A function that takes its arguments in this order is symmetric to the last bit.
+
+    Parameters
+    ----------
+    left, right : iterable of Tensor
+        As many on each side, or one that is the start of the other.
+
+    Returns
+    -------
+    int
+        -1 or 1; 0 if all pairs are bitwise equal.
+    """
+    for one, other in zip(left, right, strict=False):
+        if one is other:
+            continue
+        if one.shape != other.shape:
+            return -1 if tuple(one.shape) < tuple(other.shape) else 1
+        keys = [t.detach().cpu().numpy().tobytes() for t in (one, other)]
+        if keys[0] != keys[1]:
+            return -1 if keys[0] < keys[1] else 1
+    return 0
 
 
 def symmetrize(matrices: Tensor) -> Tensor:

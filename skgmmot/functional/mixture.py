@@ -84,6 +84,25 @@ def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> Gaussian
     )
 
 
+def least(*mixtures: GaussianMixtureParams) -> Tensor:
+    """Return zero as a function of mixtures that is least there: its derivatives are zero too.
+
+    Parameters
+    ----------
+    *mixtures : GaussianMixtureParams
+        Mixtures, perhaps on a graph.
+
+    Returns
+    -------
+    Tensor of shape ()
+        Zero, in the dtype of the first one's means.
+    """
+    zero = mixtures[0].means.new_zeros(())
+    for tensor in (t for mixture in mixtures for t in mixture if t.requires_grad):
+        zero = zero + 0 * (tensor - tensor.detach()).sum()
+    return zero
+
+
 def select(mixture: GaussianMixtureParams, index) -> GaussianMixtureParams:
     """Return some components of a mixture, with their weights as they are.
 

@@ -9,15 +9,22 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.discrete import Plan, solve, solve_bounded
+from skgmmot.functional.discrete import (
+    Plan,
+    entropy_of,
+    penalties_of,
+    solve,
+    solve_bounded,
+    transposed,
+)
 from skgmmot.functional.gaussian import (
     GaussianCosts,
     bures_wasserstein_squared,
     matrix_pairs,
 )
 from skgmmot.functional.gaussian_barycenter import align
-from skgmmot.functional.linalg import factor, symmetrize
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.linalg import factor, order, symmetrize
+from skgmmot.functional.mixture import GaussianMixtureParams, least
 
 #: Costs are computed as a plan asks for them if there are more pairs than this over ``d^2``.
 DEAR = 2**15
@@ -81,7 +88,8 @@ def transport_plan(
     -------
     Plan
         ``coupling (K, L)``, potentials, and ``cost``: what was minimised, penalties included,
-        differentiable in both mixtures.
+        differentiable in both mixtures. Exchanging mixtures and penalties changes no bit of it, and
+        without entropy it is zero between equal mixtures, where nothing moves.
 
     Raises
     ------
@@ -103,6 +111,14 @@ def transport_plan(
     .. [1] Delon and Desolneux 2020, discrete formulation of MW2.
     """
     check_dimensions(source, target)
+    penalties, reg = penalties_of(reg_m), entropy_of(reg)
+    which = order(source, target)
+    if which > 0:
+        return transposed(transport_plan(target, source, reg=reg, reg_m=penalties[::-1]))
+    if which == 0 and not reg:
+        nothing = torch.zeros_like(source.weights.detach(), dtype=source.means.dtype)
+        stays = source.weights.detach().to(nothing).diag()
+        return Plan(stays, nothing, nothing, least(source, target))
     weights = source.weights, target.weights
     if reg or not _is_dear(source, target):
         return solve(*weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from skgmmot.functional.discrete import penalties_of, solve
 from skgmmot.functional.gaussian import GaussianCosts, bures_wasserstein_squared
+from skgmmot.functional.linalg import order
 from skgmmot.functional.mixture import GaussianMixtureParams
 from skgmmot.functional.mixture_ot import transport_plan
 from skgmmot.functional.network_simplex import network_simplex
@@ -51,7 +52,8 @@ def pairwise_squared(
     Returns
     -------
     Tensor of shape (M, N)
-        What `mixture_ot.transport_plan` calls the cost, for each pair.
+        What `mixture_ot.transport_plan` calls the cost, for each pair. Exchanging sources and
+        targets transposes it and changes no bit.
 
     Raises
     ------
@@ -67,11 +69,21 @@ def pairwise_squared(
     plan can use are not computed; see `discrete.solve_bounded`.
     """
     lam = penalties_of(reg_m)
+    others = sources if targets is None else targets
+    on_graph = torch.is_grad_enabled() and any(
+        t.requires_grad for m in (*sources, *others) for t in m
+    )
+    if not on_graph and targets is not None:
+        which = _order(sources, targets)
+        if which > 0:
+            options = {"reg": reg, "reg_m": lam[::-1], "track": track}
+            return pairwise_squared(targets, sources, **options).mT
+        targets = targets if which else None
     symmetric = targets is None and lam[0] == lam[1]
     targets = sources if targets is None else targets
     # Without entropy, a mixture is at no cost from itself.
     first = [(i if reg else i + 1) if symmetric else 0 for i in range(len(sources))]
-    if torch.is_grad_enabled() and any(t.requires_grad for m in (*sources, *targets) for t in m):
+    if on_graph:
         row = functools.partial(_differentiable_row, sources, targets, reg=reg, reg_m=reg_m)
     else:
         row = _Rows(sources, targets, reg, reg_m)
@@ -79,6 +91,13 @@ def pairwise_squared(
     rows = [torch.cat([zeros(first[i]), row(i, first[i])]) for i in track(range(len(sources)))]
     result = torch.stack(rows)
     return result + result.triu(1).mT if symmetric else result
+
+
+def _order(sources, targets) -> int:
+    """Order two sequences of mixtures as `linalg.order` does; 0 if they are equal."""
+    if len(sources) != len(targets):
+        return -1 if len(sources) < len(targets) else 1
+    return order(*((t for mixture in side for t in mixture) for side in (sources, targets)))
 
 
 def _differentiable_row(sources, targets, i, first, **options) -> Tensor:
@@ -94,6 +113,7 @@ class _Stack:
         mixtures = [m.detach() for m in mixtures]
         self.weights = [m.weights.cpu().double().numpy() for m in mixtures]
         self.eps = max(torch.finfo(m.weights.dtype).eps for m in mixtures)
+        self.names = [b"|".join(t.cpu().numpy().tobytes() for t in m) for m in mixtures]
         self.edges = list(itertools.accumulate((len(w) for w in self.weights), initial=0))
         self.means = torch.cat([m.means for m in mixtures])
         self.covariances = torch.cat(
@@ -137,6 +157,11 @@ class _Rows:
         else:
             C = self._costs(here, there).cpu().double()
             values = [self._value(a, b, C[:, at]) for b, at in zip(weights, columns, strict=True)]
+        if not self.penalties["reg"]:  # equal mixtures are at no cost from each other
+            names = self.sources.names[i], self.targets.names[first:]
+            values = [
+                0.0 if name == names[0] else v for name, v in zip(names[1], values, strict=True)
+            ]
         return self.sources.means.new_tensor(np.array(values))
 
     def _costs(self, here: slice, there: slice) -> Tensor:

@@ -46,9 +46,10 @@ class MixtureWasserstein:
     A mixture is a fitted estimator of this package or of scikit-learn, or a tuple ``(weights,
     means, covariances)`` of arrays or tensors in scikit-learn's shapes. Two mixtures may have
     different numbers of components and covariance types. Distances between tensors are tensors,
-    differentiable once in all parameters of both mixtures. Costs ``O(K L d^3)`` at most, and less
-    where components are apart (only pairs that a plan could join are computed); ``O(K L d)`` if
-    the covariances are diagonal, or one of them is spherical. Plans are solved to a relative
+    differentiable once in all parameters of both mixtures. Without entropy, equal mixtures are at
+    distance zero exactly, with gradients of zero; exchanging two changes no bit. Costs
+    ``O(K L d^3)`` at most, and less where components are apart (only pairs that a plan could join
+    are computed); ``O(K L d)`` if the covariances are diagonal, or one of them is spherical. Plans are solved to a relative
     duality gap of 1e-8, and exact ones to rounding. Weights count as equal if they differ by the
     rounding of their dtype.
 

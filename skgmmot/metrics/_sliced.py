@@ -11,7 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 from skgmmot import _arrays
 from skgmmot.estimators._base import as_mixture, is_mixture
 from skgmmot.functional.directions import DIRECTIONS, ascend, directions
-from skgmmot.functional.linalg import root
+from skgmmot.functional.linalg import order, root
+from skgmmot.functional.mixture import least
 from skgmmot.functional.mixture_ot import check_dimensions
 from skgmmot.functional.sliced import (
     double_sliced_squared,
@@ -81,12 +82,14 @@ def sliced_mixture_wasserstein(
         raise ValueError(f"method must be 'msw' or 'dsmw', got {method!r}. Choose one of them.")
     source, target, kind = _two_mixtures(source, target)
     theta = _directions("quasi", n_projections, source.means, seed)
-    if method == "msw":
+    if order(source, target) == 0:
+        value = least(source, target)
+    elif method == "msw":
         value = mixture_sliced_plan(source, target, theta).cost
     else:
         angles = math.pi * (torch.arange(len(theta)).to(theta) + 0.5) / len(theta)
-        order = torch.randperm(len(theta), generator=torch.Generator().manual_seed(seed))
-        angles = angles[order.to(theta.device)]  # no relation between the two directions
+        shuffled = torch.randperm(len(theta), generator=torch.Generator().manual_seed(seed))
+        angles = angles[shuffled.to(theta.device)]  # no relation between the two directions
         phi = torch.stack([angles.cos(), angles.sin()], dim=1)
         value = double_sliced_squared(source, target, theta, phi)
     value = value if squared else root(value)
@@ -268,6 +271,8 @@ def _two_mixtures(source, target):
     kind = _arrays.joint_kind(source_kind, target_kind)
     source, target = (m.to(device=kind.device) for m in (source, target))
     check_dimensions(source, target)
+    if order(source, target) > 0:  # distances are symmetric to the last bit
+        source, target = target, source
     return source, target, kind
 
 

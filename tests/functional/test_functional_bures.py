@@ -243,3 +243,25 @@ def test_derivatives_in_factors_of_low_rank_are_right(d, ranks, chosen):
 
     leaves = [L.requires_grad_() for L in leaves]
     assert torch.autograd.gradcheck(distances, leaves, eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 9])
+@pytest.mark.parametrize("condition", [1e2, 1e12, np.inf])
+def test_equal_covariances_are_at_no_distance_and_the_order_changes_no_bit(d, condition):
+    source, target = conditioned(4, d, condition), conditioned(3, d, condition, seed=1)
+    target[1] = source[2]
+    found = bures_squared(source, target)
+    assert found[2, 1] == 0
+    assert torch.equal(found, bures_squared(target, source).mT)
+    itself = bures_squared(source, source.clone())
+    assert not itself.diagonal().any() and torch.equal(itself, itself.mT)
+    k = torch.arange(4)
+    assert not bures_squared_pairs(source, source, k, k).any()
+
+
+def test_the_derivative_at_equal_covariances_is_zero(make_covariances):
+    source, target = make_covariances(3, 4), make_covariances(3, 4)
+    source.requires_grad_(), target.requires_grad_()
+    bures_squared(source, target).diagonal().sum().backward()
+    for tensor in (source, target):
+        assert_close(tensor.grad, torch.zeros_like(tensor), rtol=0, atol=1e-13)

@@ -10,6 +10,7 @@ from skgmmot.functional.linalg import (
     bures_map,
     factor,
     inverse_factor,
+    order,
     root,
     squared_distances,
     standard_deviations,
@@ -120,3 +121,10 @@ def test_squared_distances_do_not_cancel():
     x.requires_grad_()
     squared_distances(x, x.detach()).sum().backward()
     assert_close(x.grad, torch.tensor([[-2.0, -2.0], [2.0, 2.0]], dtype=F64))
+
+
+def test_sequences_of_tensors_are_ordered_by_the_first_pair_that_differs():
+    a, b, long = (torch.tensor(v) for v in ([1.0, 2.0], [1.0, 3.0], [0.0, 0.0, 0.0]))
+    assert order([a, a], [a.clone(), a]) == 0
+    for left, right in (([a], [b]), ([a], [long]), ([a, a], [a, b]), ([-a], [a])):
+        assert order(left, right) == -order(right, left) != 0

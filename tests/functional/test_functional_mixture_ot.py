@@ -217,3 +217,43 @@ def test_what_is_no_mixture_is_named(make_mixture):
     mixture = make_mixture("full", 2, 2)
     with pytest.raises(TypeError, match="target must be a GaussianMixtureParams, got tuple"):
         transport_plan(mixture, tuple(mixture))
+
+
+# --- equal and exchanged mixtures ----------------------------------------------------------------
+
+PENALTIES = [{}, {"reg_m": 0.5}, {"reg_m": (0.5, float("inf"))}, {"reg": 0.5}]
+
+
+@pytest.mark.parametrize("penalties", PENALTIES)
+@pytest.mark.parametrize("other", COVARIANCE_TYPES)
+@pytest.mark.parametrize("d", [2, 3])
+def test_exchanging_mixtures_changes_no_bit(name, other, d, penalties, make_mixture):
+    source, target = make_mixture(name, 3, d, seed=1), make_mixture(other, 3, d, seed=2)
+    found = transport_plan(source, target, **penalties)
+    if isinstance(penalties.get("reg_m"), tuple):
+        penalties = {"reg_m": penalties["reg_m"][::-1]}
+    back = transport_plan(target, source, **penalties)
+    assert torch.equal(found.cost, back.cost)
+    assert torch.equal(found.coupling, back.coupling.mT)
+    assert torch.equal(found.source_potential, back.target_potential)
+
+
+@pytest.mark.parametrize("penalties", PENALTIES[:3])
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_equal_mixtures_are_at_no_distance_and_there_it_is_least(name, d, penalties, make_mixture):
+    source, target = (
+        type(m)(*(t.requires_grad_() for t in m)) for m in (make_mixture(name, 4, d),) * 2
+    )
+    plan = transport_plan(source, target, **penalties)
+    assert plan.cost == 0
+    assert torch.equal(plan.coupling, source.weights.detach().diag())
+    for gradient in torch.autograd.grad(plan.cost, (*source, *target)):
+        assert not gradient.any()
+
+
+def test_equal_mixtures_keep_their_entropy_and_wrong_penalties_are_refused(make_mixture):
+    mixture = make_mixture("full", 3, 2)
+    assert transport_plan(mixture, mixture, reg=0.5).cost > 0
+    for penalties in ({"reg": -1.0}, {"reg_m": 0.0}):
+        with pytest.raises(ValueError, match="must"):
+            transport_plan(mixture, mixture, **penalties)
