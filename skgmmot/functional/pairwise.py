@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmmot.functional.discrete import penalties_of, solve
+from skgmmot.functional.discrete import penalties_of, same_precision, solve
 from skgmmot.functional.gaussian import GaussianCosts, bures_wasserstein_squared
 from skgmmot.functional.linalg import order
 from skgmmot.functional.mixture import GaussianMixtureParams
@@ -111,8 +111,7 @@ class _Stack:
 
     def __init__(self, mixtures: Sequence[GaussianMixtureParams], diagonal: bool):
         mixtures = [m.detach() for m in mixtures]
-        self.weights = [m.weights.cpu().double().numpy() for m in mixtures]
-        self.eps = max(torch.finfo(m.weights.dtype).eps for m in mixtures)
+        self.weights = [m.weights.cpu() for m in mixtures]
         self.names = [b"|".join(t.cpu().numpy().tobytes() for t in m) for m in mixtures]
         self.edges = list(itertools.accumulate((len(w) for w in self.weights), initial=0))
         self.means = torch.cat([m.means for m in mixtures])
@@ -131,7 +130,6 @@ class _Rows:
         diagonal = all(m.covariances.ndim == 2 for m in (*sources, *targets))
         self.sources = _Stack(sources, diagonal)
         self.targets = self.sources if targets is sources else _Stack(targets, diagonal)
-        self.eps = max(self.sources.eps, self.targets.eps)
         self.penalties = {"reg": reg, "reg_m": reg_m}
         self.exact = not reg and all(math.isinf(lam) for lam in penalties_of(reg_m))
         n_pairs = len(self.sources.means) * len(self.targets.means) / len(sources) / len(targets)
@@ -155,7 +153,7 @@ class _Rows:
             costs = self.costs.part(here, there)
             values = self._bounded(a, weights, columns, costs)
         else:
-            C = self._costs(here, there).cpu().double()
+            C = _numpy(self._costs(here, there))
             values = [self._value(a, b, C[:, at]) for b, at in zip(weights, columns, strict=True)]
         if not self.penalties["reg"]:  # equal mixtures are at no cost from each other
             names = self.sources.names[i], self.targets.names[first:]
@@ -176,12 +174,11 @@ class _Rows:
             target.covariances[there],
         )
 
-    def _value(self, a, b, C: Tensor) -> float:
+    def _value(self, a: Tensor, b: Tensor, C: np.ndarray) -> float:
         """The cost of one plan."""
         if self.exact:
-            return float(np.vdot(network_simplex(a, b, C.numpy(), self.eps)[0], C.numpy()))
-        weights = (torch.from_numpy(w) for w in (a, b))
-        return float(solve(*weights, C, **self.penalties).cost)
+            return float((_exact_plan(a, b, C)[0] * C).sum())
+        return float(solve(a, b, torch.from_numpy(C), **self.penalties).cost)
 
     def _bounded(self, a, weights, columns, costs: GaussianCosts) -> np.ndarray:
         """The costs of exact plans, as `discrete.solve_bounded` finds them, all plans in step."""
@@ -193,12 +190,12 @@ class _Rows:
             unsolved = []
             for j in solving:
                 at = np.s_[:, columns[j]]
-                P, f, g = network_simplex(a, weights[j], C[at], self.eps)
+                P, f, g = _exact_plan(a, weights[j], C[at])
                 wanted[at] = ((P > 0) | (bounds[at] < f[:, None] + g)) & ~known[at]
                 if wanted[at].any():
                     unsolved.append(j)
                 else:
-                    values[j] = np.vdot(P, C[at])
+                    values[j] = (P * C[at]).sum()
             if not unsolved:
                 return values
             if wanted.mean() > MANY:
@@ -208,6 +205,12 @@ class _Rows:
             C[k, l], known[k, l] = _numpy(costs(*indices)), True
             self.rise = max(0.0, (C - bounds)[known].mean())
             C = np.where(known, C, bounds + self.rise)
+
+
+def _exact_plan(a: Tensor, b: Tensor, C: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Plan and potentials."""
+    a, b = same_precision(a, b)
+    return network_simplex(a.double().numpy(), b.double().numpy(), C, torch.finfo(a.dtype).eps)
 
 
 def _numpy(costs: Tensor) -> np.ndarray:

@@ -77,10 +77,10 @@ def solve_constants(
     """
     held = [math.isinf(lam) for lam in penalties]
     if all(held) and not reg:
-        P, f, g = (
-            torch.from_numpy(t) for t in network_simplex(*(t.numpy() for t in (a, b, C)), eps)
-        )
-        return TransportSolution(P, f, g, (f - f.mean(), g - g.mean()), float((P * C).sum()))
+        P, f, g = network_simplex(a.numpy(), b.numpy(), C.numpy(), eps)
+        centred = f - f.sum() / len(f), g - g.sum() / len(g)
+        P, f, g, *derivatives = map(torch.from_numpy, (P, f, g, *centred))
+        return TransportSolution(P, f, g, tuple(derivatives), float((P * C).sum()))
     if all(held):
         b = b * (a.sum() / b.sum())
     elif C.min() < 0:
@@ -183,7 +183,7 @@ def _between_marginals(problem: Penalised, f: Tensor, g: Tensor) -> Tensor:
 
 def _exact_plan(a: Tensor, b: Tensor, C: Tensor) -> Tensor:
     """The exact plan between weights of one total."""
-    return torch.from_numpy(network_simplex(*(t.numpy() for t in (a, b, C)), EPS)[0])
+    return torch.from_numpy(network_simplex(*(t.numpy() for t in (a, b, C)))[0])
 
 
 def _extended(f, g, C, k, l, problem: Penalised) -> tuple[Tensor, Tensor]:

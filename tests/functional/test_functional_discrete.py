@@ -439,6 +439,27 @@ def test_splitting_a_weight_changes_no_plan_by_rounding():
         assert (plan.coupling > 0).sum() == 5
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float32, F64), (F64, torch.float32)])
+def test_equal_weights_of_two_dtypes_are_equal(dtypes):
+    a, b = (torch.tensor([0.1, 0.2, 0.7], dtype=dtype) for dtype in dtypes)
+    x = 1e3 * torch.arange(3, dtype=F64)
+    assert exact(a, b, (x.unsqueeze(1) - x).square()).cost == 0
+
+
+@pytest.mark.parametrize(("K", "L"), [(1, 7), (99, 100), (400, 401), (700, 701)])
+@pytest.mark.parametrize("uniform", [True, False])
+def test_no_mass_of_weights_in_float32_is_lost(K, L, uniform):
+    a, b, C = problem(K, L)
+    if uniform:
+        a, b = torch.full_like(a, 1 / K), torch.full_like(b, 1 / L)
+    weights = a.float(), b.float()
+    plan = exact(*weights, C)
+    a, b = (w.double() for w in weights)
+    assert_close(plan.coupling.sum(1), a, rtol=0, atol=1e-12)
+    assert_close(plan.coupling.sum(0), b * (a.sum() / b.sum()), rtol=0, atol=1e-12)
+    assert_close(plan.cost, a.sum() * exact(a / a.sum(), b / b.sum(), C).cost, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
 def test_weights_of_zero_receive_nothing_and_have_finite_potentials(kind, dtype):
     *_, C = problem(3, 3)
