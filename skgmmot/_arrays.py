@@ -306,12 +306,13 @@ def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
 
 
 def mixture_from_tuple(weights, means, covariances, covariance_type=None):
-    """Validate a mixture given as arrays; returns tensors and their kind.
+    """Validate a mixture given as arrays; returns tensors, each in its own dtype, and their kind.
 
     ``covariances`` is taken in scikit-learn's shapes, or in those of
     `skgmmot.functional.covariance`; ``covariance_type`` is needed only where two fit.
     """
     kind = joint_kind(*(kind_of(t) for t in (weights, means, covariances)))
+    eps = rounding(weights), rounding(covariances)
     weights, means, covariances = (as_tensor(t) for t in (weights, means, covariances))
     check_means(weights, means)
     K, d = means.shape
@@ -343,12 +344,36 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None):
             "(K, 1) if spherical, or name the type as a fourth entry."
         )
     (covariances,) = found.values()
-    dtype = torch.promote_types(torch.promote_types(weights.dtype, means.dtype), covariances.dtype)
     params = GaussianMixtureParams(
-        *(t.to(device=kind.device, dtype=dtype) for t in (weights, means, covariances))
+        *(t.to(device=kind.device) for t in (weights, means, covariances))
     )
-    check_mixture(params)
+    check_mixture(params, *eps)
     return params, kind
+
+
+def rounding(array) -> float:
+    """The relative precision of an array as it was given; that of float64 if it holds no floats."""
+    dtype = getattr(array, "dtype", None)
+    if isinstance(dtype, torch.dtype):
+        found = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    else:
+        is_float = isinstance(dtype, np.dtype) and dtype.kind == "f"
+        found = float(np.finfo(dtype).eps) if is_float else 0.0
+    return max(found, torch.finfo(torch.float64).eps)
+
+
+def of_one_precision(*mixtures: GaussianMixtureParams) -> list[GaussianMixtureParams]:
+    """Mixtures with all weights in the coarsest of their dtypes, in which equal ones are equal."""
+    coarsest = max((m.weights.dtype for m in mixtures), key=lambda dtype: torch.finfo(dtype).eps)
+    return [m._replace(weights=m.weights.to(coarsest)) for m in mixtures]
+
+
+def in_double(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
+    """A mixture in float64; weights of fewer digits are made to sum to one there."""
+    weights = mixture.weights.double()
+    if mixture.weights.dtype != torch.float64:
+        weights = weights / weights.detach().sum()
+    return GaussianMixtureParams(weights, mixture.means.double(), mixture.covariances.double())
 
 
 def check_means(weights: Tensor, means: Tensor) -> None:
@@ -371,25 +396,28 @@ def reshaping(name: str, array, remedy: str) -> str:
     return f"Use {name}[:, None] if it holds one feature, {name}[None, :] if it holds one sample."
 
 
-def check_mixture(params) -> None:
-    """Refuse a mixture with weights off the simplex or covariances that are not positive."""
+def check_mixture(params, weights_eps: float, covariances_eps: float) -> None:
+    """Refuse a mixture with weights off the simplex or covariances that are not positive.
+
+    The last two are the precisions of the arrays that were given.
+    """
     if not all(torch.isfinite(t).all() for t in params):
         raise ValueError("a mixture must be finite, got NaN or infinity. Check its parameters.")
     weights = params.weights.detach().double()
-    if (weights < 0).any() or abs(float(weights.sum()) - 1) > 1e-5:
+    if (weights < 0).any() or abs(float(weights.sum()) - 1) > max(1e-5, 4 * weights_eps):
         raise ValueError(
             "weights must be non-negative and sum to 1, got sum "
             f"{float(weights.sum()):.6g} and minimum {float(weights.min()):.3g}. Normalise them."
         )
     covariances = params.full_covariances().detach().double()
     scale = covariances.abs().amax((-2, -1))
-    if ((covariances - covariances.mT).abs().amax((-2, -1)) > 1e-5 * scale).any():
+    asymmetry = (covariances - covariances.mT).abs().amax((-2, -1))
+    if (asymmetry > max(1e-5, 4 * covariances_eps) * scale).any():
         raise ValueError("covariances must be symmetric, got one that is not. Average with .mT.")
     if not torch.linalg.cholesky_ex(covariances).info.any():
         return  # positive definite
     smallest = torch.linalg.eigvalsh(covariances)[:, 0]
-    eps = torch.finfo(params.covariances.dtype).eps
-    if (smallest < -100 * eps * scale).any():
+    if (smallest < -100 * covariances_eps * scale).any():
         worst = int(smallest.argmin())
         raise ValueError(
             "covariances must be positive semi-definite, got smallest eigenvalue "

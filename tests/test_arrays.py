@@ -122,3 +122,27 @@ def test_a_mixture_of_nothing_is_refused(shape):
     weights, covariances = np.full(shape[0], 1.0), np.ones(shape)
     with pytest.raises(ValueError, match="at least one component and one feature, got means of sh"):
         _arrays.mixture_from_tuple(weights, np.zeros(shape), covariances, "diag")
+
+
+def test_arrays_of_a_mixture_keep_their_precision_and_weights_sum_to_one_in_double():
+    weights = np.full(3, 1 / 3, dtype=np.float32)
+    params, _ = _arrays.mixture_from_tuple(weights, np.zeros((3, 2)), np.ones(3), "spherical")
+    assert (params.weights.dtype, params.means.dtype) == (torch.float32, torch.float64)
+    assert _arrays.in_double(params).weights.sum() == 1
+    assert weights.astype(float).sum() != 1
+
+
+@pytest.mark.parametrize(
+    ("array", "eps"),
+    [
+        (np.ones(2, np.float16), 2**-10),
+        (torch.ones(2, dtype=torch.bfloat16), 2**-7),
+        (np.ones(2, np.float32), 2**-23),
+        (np.ones(2), 2**-52),
+        (np.ones(2, int), 2**-52),
+        (torch.ones(2, dtype=torch.int32), 2**-52),
+        ([1.0, 1.0], 2**-52),
+    ],
+)
+def test_the_precision_of_an_array_is_that_of_its_dtype(array, eps):
+    assert _arrays.rounding(array) == eps

@@ -27,6 +27,7 @@ from skgmmot.metrics import (
     mixture_wasserstein_distance,
     mixture_wasserstein_scorer,
     pairwise_mixture_wasserstein,
+    sliced_mixture_wasserstein,
 )
 
 #: Mixtures of one and of two features.
@@ -543,3 +544,29 @@ def test_the_gradient_at_equal_mixtures_is_zero(rng):
         value = MixtureWasserstein(squared=squared)(source, target)
         for gradient in torch.autograd.grad(value, (*source, *target)):
             assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, torch.tensor])
+@pytest.mark.parametrize("coarse", [np.float32, np.float16])
+def test_a_coarse_covariance_of_low_rank_is_taken_beside_float64_means(coarse, wrap, rng):
+    S = np.cov(rng.normal(size=(4, 20)).T).astype(coarse)  # eigenvalues below zero by rounding
+    gaussian = ([1.0], wrap(np.zeros((1, 20))), wrap(S[None]))
+    spread = MixtureWasserstein(squared=True)(gaussian, ([1.0], np.zeros((1, 20)), [[1e-12] * 20]))
+    assert float(spread) == pytest.approx(
+        np.trace(S.astype(float)), rel=1e-2 if coarse == np.float16 else 1e-4
+    )
+    exact = (wrap(np.ones(1)), wrap(np.zeros((1, 20))), wrap(S[None].astype(float)))
+    with pytest.raises(ValueError, match="positive semi-definite"):
+        MixtureWasserstein()(exact, exact)
+
+
+@pytest.mark.parametrize("distance", [mixture_wasserstein_distance, sliced_mixture_wasserstein])
+def test_weights_of_two_precisions_are_compared_in_the_coarser(distance, rng):
+    w, means = rng.dirichlet(np.ones(30)), 1e3 * rng.normal(size=(30, 2))
+    fine, coarse = ((v, means, np.ones(30), "spherical") for v in (w, w.astype(np.float32)))
+    assert distance(fine, coarse) == distance(coarse, fine) == 0
+    moved = (w.astype(np.float32), means + np.array([3.0, 4.0]), np.ones(30), "spherical")
+    squared = 25.0 if distance is mixture_wasserstein_distance else 12.5
+    assert distance(fine, moved, squared=True) == pytest.approx(squared, rel=1e-6)
+    if distance is mixture_wasserstein_distance:
+        assert not pairwise_mixture_wasserstein([fine, coarse]).any()

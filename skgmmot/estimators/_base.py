@@ -475,7 +475,7 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64):
     name : str, default='mixture'
         What error messages call it.
     dtype : torch.dtype, default=torch.float64
-        That of the value; None keeps the arrays'.
+        That of the value; None keeps that of each array.
 
     Returns
     -------
@@ -514,7 +514,7 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64):
         refusal = TypeError if isinstance(error, TypeError) else ValueError
         raise refusal(f"{name} must be a Gaussian mixture. {error}") from error
     # float64: distances between close mixtures are small differences of large numbers
-    return params.to(dtype=dtype), kind
+    return params if dtype is None else _arrays.in_double(params).to(dtype=dtype), kind
 
 
 def _not_fitted(name) -> str:
@@ -543,7 +543,7 @@ def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64):
     device : str or torch.device, default=None
         Where they are put; None is where the first one is.
     dtype : torch.dtype, default=torch.float64
-        That of the values; None keeps the arrays'.
+        That of the values; None keeps that of each array.
 
     Returns
     -------

@@ -185,15 +185,16 @@ class MixtureWasserstein:
             penalty is negative or NaN.
         """
         sources, kind = as_mixtures(mixtures, "mixtures", dtype=None)
-        targets = None
+        targets = []
         if others is not None:
             targets, other_kind = as_mixtures(others, "others", dtype=None)
             kind = _arrays.joint_kind(kind, other_kind)
             mixture_ot.check_dimensions(sources[0], targets[0])
-            targets = [_in_double(m.to(device=kind.device)) for m in targets]
+        both = (m.to(device=kind.device) for m in (*sources, *targets))
+        both = [_in_double(m) for m in _arrays.of_one_precision(*both)]
         squared = pairwise_squared(
-            [_in_double(m.to(device=kind.device)) for m in sources],
-            targets,
+            both[: len(sources)],
+            None if others is None else both[len(sources) :],
             reg=self.reg,
             reg_m=self.reg_m,
             track=functools.partial(tqdm, disable=not progress, desc="mixtures"),
@@ -213,8 +214,8 @@ def _pair(source, target):
     source, source_kind = as_mixture(source, "source", dtype=None)
     target, target_kind = as_mixture(target, "target", dtype=None)
     kind = _arrays.joint_kind(source_kind, target_kind)
-    source, target = (_in_double(m.to(device=kind.device)) for m in (source, target))
-    return source, target, kind
+    mixtures = _arrays.of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
+    return *map(_in_double, mixtures), kind
 
 
 def _in_double(mixture):

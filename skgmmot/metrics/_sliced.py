@@ -266,10 +266,11 @@ def _directions(name, n_projections, like, seed):
 
 def _two_mixtures(source, target):
     """Two mixtures on one device, and the kind of array to answer in."""
-    source, source_kind = as_mixture(source, "source")
-    target, target_kind = as_mixture(target, "target")
+    source, source_kind = as_mixture(source, "source", dtype=None)
+    target, target_kind = as_mixture(target, "target", dtype=None)
     kind = _arrays.joint_kind(source_kind, target_kind)
-    source, target = (m.to(device=kind.device) for m in (source, target))
+    mixtures = _arrays.of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
+    source, target = map(_arrays.in_double, mixtures)
     check_dimensions(source, target)
     if order(source, target) > 0:  # distances are symmetric to the last bit
         source, target = target, source
