@@ -1,6 +1,8 @@
 """The house stands: modules import from the floors below only."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,10 @@ def test_functional_knows_neither_scikit_learn_nor_plots(name):
 def test_no_caller_is_checked_by_assert():
     for _, path in modules():
         assert not [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Assert)]
+
+
+def test_importing_loads_neither_pot_nor_plots_nor_the_compiler_of_torch():
+    code = "import sys, skgmmot; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"ot", "networkx", "matplotlib", "PIL", "torch._dynamo"}

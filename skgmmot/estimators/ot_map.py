@@ -3,7 +3,6 @@
 from numbers import Real
 
 import numpy as np
-import ot
 import torch
 from sklearn.base import (
     BaseEstimator,
@@ -511,6 +510,8 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         else:
             target = _arrays.as_tensor(_arrays.companion(self, self.target, "target"))
             target = _thinned(target)
+        import ot  # takes longer to load than this package
+
         distance = ot.sliced_wasserstein_distance(
             mapped, target.to(mapped), n_projections=SCORE_PROJECTIONS, seed=0
         )

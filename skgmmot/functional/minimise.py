@@ -7,7 +7,9 @@ best point so far is taken up again with half the learning rate, until halving n
 
 import functools
 import math
+import os
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ EPOCH = 10
 PATIENCE = 2
 #: Halvings: the learning rate ends at 1/32 of what it was.
 N_HALVINGS = 5
+#: The variable in which torch's compiler says where its cache is.
+COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def rmsprop(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
@@ -118,7 +122,8 @@ def minimise(
     """
     objective = objective or (lambda theta: float(loss(theta)))
     leaves = [t.detach().clone().requires_grad_() for t in theta0]
-    descent = optimizer(leaves, learning_rate)
+    with _environment_kept():
+        descent = optimizer(leaves, learning_rate)
     values = [_value(objective, leaves)]
     best = Solution(_constant(leaves), tuple(theta0), values[0], (), 0, False, math.inf)
     # Stages: without the late leaves, with all of them, and one after each halving.
@@ -145,6 +150,20 @@ def minimise(
         if best.converged:
             break
     return best._replace(objectives=tuple(values))
+
+
+@contextmanager
+def _environment_kept():
+    """Undo what torch does to the environment when it makes its first optimiser.
+
+    That loads its compiler, which tells processes to come where its cache is.
+    """
+    before = os.environ.get(COMPILER_CACHE)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(COMPILER_CACHE, None)
 
 
 def _constant(leaves: list[Tensor]) -> Point:

@@ -12,16 +12,14 @@ may be thousands of them; so the solver is called directly where POT has it in t
 `ot.emd` is called where it has not.
 """
 
+<<<<<<< HEAD
 import math
+=======
+import functools
+>>>>>>> df9a9a9 (Load POT when it is needed, and leave torch's compiler cache unset)
 import warnings
 
 import numpy as np
-import ot
-
-try:
-    from ot.lp.emd_wrap import check_result, emd_c
-except ImportError:  # another POT than those that were tried
-    emd_c = None
 
 #: Relative precision of float64.
 EPS = float(np.finfo(np.float64).eps)
@@ -188,8 +186,10 @@ def _plan(a, b, C, R, eps):
 
 def _emd(a, b, C):
     """Plan and potentials between positive weights."""
-    if emd_c is None:
+    solver = _solver()
+    if solver is None:
         return _emd_by_its_face(a, b, C)
+    emd_c, check_result = solver
     P, _, f, g, code = emd_c(a, b, C, MAX_PIVOTS, 1)
     if code != 1:
         with warnings.catch_warnings():
@@ -198,7 +198,19 @@ def _emd(a, b, C):
     return P, f, g
 
 
+@functools.cache
+def _solver():
+    """POT's solver and its reading of exit codes, loaded when they are needed first."""
+    try:
+        from ot.lp.emd_wrap import check_result, emd_c
+    except ImportError:  # another POT than those that were tried
+        return None
+    return emd_c, check_result
+
+
 def _emd_by_its_face(a, b, C):
+    import ot  # takes longer to load than this package
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         P, log = ot.emd(a, b, C, numItermax=MAX_PIVOTS, log=True, check_marginals=False)

@@ -10,7 +10,6 @@ a reduction away.
 import functools
 
 import numpy as np
-import ot
 import torch
 from torch import Tensor
 
@@ -411,6 +410,8 @@ def double_sliced_squared(
     ----------
     .. [1] Piening and Beinert 2025, double sliced mixture Wasserstein (DSMW).
     """
+    import ot  # takes longer to load than this package
+
     sides = _two_lines(source, target, theta)
     phi = phi.to(sides[0].means)
     points = [(side.means * phi[:, :1] + side.deviations * phi[:, 1:]).mT for side in sides]

@@ -1,6 +1,8 @@
 """Descent: known minima, the schedule, the point kept, and steps to nowhere."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -150,3 +152,15 @@ def test_the_start_is_left_as_it_was():
     theta0 = start()
     minimise(quadratic, theta0, **OPTIONS | {"max_iter": 20})
     assert all((t == 0).all() for t in theta0)
+
+
+def test_the_environment_is_left_alone():
+    code = """if True:
+        import os, torch
+        from skgmmot.functional.minimise import minimise
+        before = dict(os.environ)
+        start = (torch.zeros(1),)
+        minimise(lambda t: t[0].square().sum(), start, tol=0.0, max_iter=1, learning_rate=0.1)
+        assert dict(os.environ) == before, set(os.environ) - set(before)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
