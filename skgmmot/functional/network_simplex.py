@@ -12,11 +12,8 @@ may be thousands of them; so the solver is called directly where POT has it in t
 `ot.emd` is called where it has not.
 """
 
-<<<<<<< HEAD
-import math
-=======
 import functools
->>>>>>> df9a9a9 (Load POT when it is needed, and leave torch's compiler cache unset)
+import math
 import warnings
 
 import numpy as np
