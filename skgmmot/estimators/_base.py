@@ -21,6 +21,7 @@ from skgmmot.functional.mixture import (
     log_density,
     log_joint,
     log_responsibilities,
+    responsibilities,
 )
 from skgmmot.functional.prepared import for_many
 from skgmmot.functional.semidiscrete import GridDensity
@@ -123,7 +124,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
                 "the features of the mixture."
             )
         weights, means, factors = (t.to(like) for t in (weights, means, factors))
-        return PreparedMixture(weights.log(), means, factors)
+        return PreparedMixture.of(weights, means, factors)
 
     def _factored(self):
         """The fitted weights and means, and factors of the precisions that nobody has set."""
@@ -180,7 +181,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     def _blockwise(self, function, X):
         mixture = self._prepared(X)
-        if X.requires_grad or any(t.requires_grad for t in mixture):
+        if X.requires_grad or mixture.requires_grad:
             return function(mixture, X)
         mixture = for_many(mixture, len(X))
         return _engine.map_rows(lambda block: function(mixture, block), mixture.row_size, X)
@@ -422,7 +423,7 @@ def _labels(mixture: PreparedMixture, X):
 
 
 def _responsibilities(mixture: PreparedMixture, X):
-    return log_responsibilities(mixture, X).exp().mT
+    return responsibilities(mixture, X).mT
 
 
 def attributes(mixture, covariance_like, name="a mixture") -> tuple:

@@ -17,9 +17,9 @@ from torch import Tensor
 from skgmmot._arrays import as_tensor
 from skgmmot._engine import EM, origin
 from skgmmot.functional.covariance import CovarianceType
-from skgmmot.functional.em import moments
+from skgmmot.functional.em import counted_mass, moments, shifts
 from skgmmot.functional.fixed_point import iterate
-from skgmmot.functional.mixture import GaussianMixtureParams, select
+from skgmmot.functional.mixture import GaussianMixtureParams, log_density, log_joint, select
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 from skgmmot.functional.threads import in_forked_process
 
@@ -171,15 +171,20 @@ def start(
     for x, _, components, resp in blocks():
         mass[components] += resp.sum(-1)
         shift[components] += resp @ x
-    mass = mass + 10 * torch.finfo(torch.float64).eps
-    centre = zero._replace(means=shift / mass.unsqueeze(1))
+    mass, alive = counted_mass(mass)
+    centre = zero._replace(means=shifts(mass, shift, alive))
     scatter, unassigned = torch.zeros_like(zero.covariances), zero.means.new_zeros(d, d)
     for x, a, components, resp in blocks():
         part = moments(select(centre, components), x, resp).scatter
         scatter[slice(None) if kind.shared else components] += part
         if kind.shared and not len(resp):
             unassigned += (x * a.unsqueeze(1)).mT @ x
-    covariances = kind.start(mass, scatter, unassigned, em.reg_covar)
+    each = mass if alive is None or kind.shared else torch.where(alive, mass, 1.0)
+    covariances = kind.start(each, scatter, unassigned, em.reg_covar)
+    if alive is not None:  # what is assigned nothing is wide: so it can come back
+        about_origin = kind.move_scatter(scatter, mass, zero.means, centre.means)
+        total = (mass.sum(0, keepdim=True), zero.means[:1], about_origin.sum(0, keepdim=True))
+        covariances = kind.where(alive, covariances, kind.estimate(*total, em.reg_covar))
     return GaussianMixtureParams(mass / em.total, centre.means, covariances)
 
 
@@ -246,7 +251,28 @@ def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:
         # thin covariances may be singular once they are rounded to float32; their factors are not
         factors = estimator._tensors("precisions_cholesky_")[2].to(**options).detach()
         params = params._replace(covariances=kind.from_precisions(kind.precisions(factors)))
-    return params.moved(-em.origin.double())
+    return _revived(params.moved(-em.origin.double()), em)
+
+
+def _revived(theta: GaussianMixtureParams, em: EM) -> GaussianMixtureParams:
+    """The mixture with one sample's weight for components without any, where that is of use.
+
+    The likelihood grows with a weight that is zero if the mean of ``g_k / p`` exceeds one.
+    """
+    empty = theta.weights == 0
+    if not empty.any():
+        return theta
+    mixture = theta.prepare()
+    unweighted = mixture._replace(log_weights=torch.zeros_like(mixture.log_weights))
+
+    def block(rows, buffers):
+        x, a = em.rows(rows)
+        ratio = (log_joint(unweighted, x) - log_density(mixture, x)).exp()
+        return ((ratio if a is None else ratio * a).sum(1),)
+
+    (ratio,) = em.pool.sum(block, len(em.X), mixture.row_size)
+    weights = torch.where(empty & (ratio > em.total), 1 / len(em.X), theta.weights)
+    return theta._replace(weights=weights / weights.sum())
 
 
 def given(estimator, em: EM, *, uniform: bool = False) -> tuple:

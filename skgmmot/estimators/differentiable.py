@@ -24,6 +24,12 @@ from skgmmot.functional.fit import E_STEPS, check_gradient, measured
 from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
 from skgmmot.functional.threads import single_threaded_torch
 
+EMPTY = (
+    "n_components must be at most the number of clusters that the start finds, got components "
+    "without samples: {} of {}. They have weight zero and are never predicted. Use fewer "
+    "components, another init_params, or n_init > 1."
+)
+
 
 class DifferentiableGaussianMixture(MixtureEstimator):
     """Gaussian mixture fitted by EM in torch, differentiable with respect to the data.
@@ -328,6 +334,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                     f"{moved:.1e} in units of the spread."
                 )
             warnings.warn(text, ConvergenceWarning, stacklevel=5)
+        n_empty = int((solution.value.weights == 0).sum())
+        if n_empty:
+            warnings.warn(
+                EMPTY.format(n_empty, self.n_components), ConvergenceWarning, stacklevel=5
+            )
         show(solution)
 
     def _run(self, em, warm, runs):

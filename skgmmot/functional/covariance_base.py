@@ -115,6 +115,13 @@ class CovarianceType:
         """The M-step: covariances from centred statistics."""
         raise NotImplementedError
 
+    def where(self, alive: Tensor, covariances: Tensor, others: Tensor) -> Tensor:
+        """Covariances of the components that are ``alive (K,)``, and others for the rest.
+
+        One that all components share is that of the living.
+        """
+        return torch.where(alive.view(-1, *[1] * (len(self.shape(1, 1)) - 1)), covariances, others)
+
     def start(self, mass: Tensor, scatter: Tensor, unassigned: Tensor, reg_covar: float) -> Tensor:
         """Covariances of a start: scatter about the start's own means.
 

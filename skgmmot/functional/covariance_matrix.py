@@ -189,6 +189,9 @@ class _Tied(_Matrix):
     def from_public(self, array):
         return array.unsqueeze(0)
 
+    def where(self, alive, covariances, others):
+        return covariances
+
     def nearest(self, matrices, weights):
         matrices = super().nearest(matrices, weights)
         return torch.einsum("k,kij->ij", weights / weights.sum(), matrices).unsqueeze(0)

@@ -21,7 +21,13 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional.covariance import CovarianceType, covariance_type_of
-from skgmmot.functional.mixture import GaussianMixtureParams, PreparedMixture, log_joint
+from skgmmot.functional.mixture import (
+    GaussianMixtureParams,
+    PreparedMixture,
+    log_density,
+    log_joint,
+    responsibilities,
+)
 
 
 class Statistics(NamedTuple):
@@ -79,6 +85,8 @@ def e_step(
     joint = log_joint(theta, X)  # (K, n)
     log_p = torch.logsumexp(joint, dim=0)
     resp = (joint - log_p).exp()
+    if theta.weights is not None:  # derivatives in weights of zero are asked for
+        resp, log_p = responsibilities(theta, X), log_density(theta, X)
     if sample_weight is not None:
         resp, log_p = resp * sample_weight, log_p * sample_weight
     return moments(theta, X, resp)._replace(log_likelihood=log_p.sum())
@@ -86,7 +94,7 @@ def e_step(
 
 def moments(theta: GaussianMixtureParams | PreparedMixture, X: Tensor, resp: Tensor) -> Statistics:
     """Sum mass, shift and scatter for given (weighted) responsibilities ``resp (K, n)``."""
-    _, means, storage = theta
+    means, storage = theta[1:3]
     centred = X - means.unsqueeze(1)  # (K, n, d)
     return Statistics(
         mass=resp.sum(-1),
@@ -119,17 +127,69 @@ def m_step(
     Returns
     -------
     GaussianMixtureParams
-        The next mixture. A component without mass keeps its mean and has weight zero.
+        The next mixture. A component without samples keeps its mean and covariance and has weight
+        zero.
     """
-    # As in scikit-learn, ten epsilons keep the division by an empty component's mass finite.
-    mass = statistics.mass + 10 * torch.finfo(statistics.mass.dtype).eps
-    shift = statistics.shift / mass.unsqueeze(-1)
     kind = covariance_type_of(theta.covariances)
+    mass, alive = counted_mass(statistics.mass)
+    shift = shifts(mass, statistics.shift, alive)
+    each = mass if alive is None or kind.shared else torch.where(alive, mass, 1.0)
+    covariances = kind.estimate(each, shift, statistics.scatter, reg_covar)
+    if alive is not None:
+        covariances = kind.where(alive, covariances, theta.covariances)
     return GaussianMixtureParams(
         weights=theta.weights if fixed_weights else mass / mass.sum(),
         means=theta.means + shift,
-        covariances=kind.estimate(mass, shift, statistics.scatter, reg_covar),
+        covariances=covariances,
     )
+
+
+def counted_mass(mass: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the components' mass as the M-step counts it, and which of them have any.
+
+    Parameters
+    ----------
+    mass : Tensor of shape (K,)
+        ``s0``, over all samples.
+
+    Returns
+    -------
+    mass : Tensor of shape (K,)
+        As in scikit-learn, ten epsilons more than it is; but exactly zero where it is nothing
+        beside the rounding of the total. Its derivative is one everywhere.
+    alive : Tensor of shape (K,) or None
+        Where it is not zero; None if that is everywhere.
+    """
+    constant = mass.detach()
+    least = torch.finfo(torch.float64).eps * float(constant.sum())
+    counted = mass + 10 * torch.finfo(mass.dtype).eps
+    if not float(constant.min()) <= least:
+        return counted, None
+    alive = constant > least
+    return torch.where(alive, counted, mass - constant), alive
+
+
+def shifts(mass: Tensor, shift: Tensor, alive: Tensor | None) -> Tensor:
+    """Return ``s1_k / s0_k``, the way that each mean goes; none where there is no mass.
+
+    Parameters
+    ----------
+    mass : Tensor of shape (K,)
+        ``s0``.
+    shift : Tensor of shape (..., K, d)
+        ``s1``.
+    alive : Tensor of shape (K,) or None
+        Where there is mass; None if everywhere.
+
+    Returns
+    -------
+    Tensor of shape (..., K, d)
+        Their ratios.
+    """
+    if alive is None:
+        return shift / mass.unsqueeze(-1)
+    ratios = shift / torch.where(alive, mass, 1.0).unsqueeze(-1)
+    return torch.where(alive.unsqueeze(-1), ratios, 0.0)
 
 
 def em_step(

@@ -16,6 +16,7 @@ As for the E-step there are two ways: `FeatureAdjoint` works on quadratic featur
 whoever sums blocks over all samples.
 """
 
+import math
 from functools import cached_property
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from skgmmot.functional.adjoint import Linearisation
 from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.em import Statistics, m_step, moments
+from skgmmot.functional.em import Statistics, counted_mass, m_step, moments, shifts
 from skgmmot.functional.em_gram import FeatureGram, SampleGram
 from skgmmot.functional.em_products import FeatureEStep
 from skgmmot.functional.mixture import (
@@ -52,7 +53,8 @@ def score(
     Returns
     -------
     GaussianMixtureParams
-        The derivatives. A component of weight zero has none in its weight.
+        The derivatives. A component of weight zero has none in its weight here, whose moments
+        under ``r`` are zero as well; see `ZeroWeightAdjoint`.
     """
     kind = covariance_type_of(theta.covariances)
     share = kind.pooled(theta.means.shape[1]) / 2
@@ -83,12 +85,15 @@ def m_step_pullback(
         ``c0``, ``c1`` and ``C2``; the log-likelihood has none.
     """
     kind = covariance_type_of(theta.covariances)
-    mass = statistics.mass + 10 * torch.finfo(statistics.mass.dtype).eps
-    shift = statistics.shift / mass.unsqueeze(-1)
+    mass, alive = counted_mass(statistics.mass)
+    shift, of_covariances, each = shifts(mass, statistics.shift, alive), u.covariances, mass
+    if alive is not None:  # what has no samples stays as it is: no sum has a say in it
+        of_covariances = kind.where(alive, of_covariances, torch.zeros_like(of_covariances))
+        each = mass if kind.shared else torch.where(alive, mass, 1.0)
     of_mass, of_shift, of_scatter = kind.estimate_pullback(
-        mass, shift, statistics.scatter, u.covariances
+        each, shift, statistics.scatter, of_covariances
     )
-    of_shift = (of_shift + u.means) / mass.unsqueeze(-1)
+    of_shift = shifts(mass, of_shift + u.means, alive)
     expected = (u.weights * mass).sum(-1, keepdim=True) / mass.sum()
     of_weights = (u.weights - expected) / mass.sum()
     of_mass = of_mass + of_weights - (of_shift * shift).sum(-1)
@@ -120,7 +125,7 @@ def is_small(step: FeatureEStep) -> bool:
     bool
         True where it is cheap and keeps its digits.
     """
-    n_numbers = sum(t.numel() for t in step.theta)
+    n_numbers = sum(t.numel() for t in step.theta[:3])
     few = step.coefficients.numel() <= SMALL and n_numbers <= SMALL_MATRIX
     return few and step.cancellation <= SMALL_CANCELLATION
 
@@ -272,15 +277,19 @@ class CentredAdjoint:
         """Samples about the origin, ``gamma``, ``r``, ``C2 y`` and ``sum_k gamma_ik h_ik``."""
         x = X.double() - self.origin.double()
         resp = torch.softmax(log_joint(self.prepared, x), dim=0)  # (K, b)
-        y = x - self.theta.means.unsqueeze(1)  # (K, b, d)
-        bent = self.kind.apply(y, self.form)
-        h = ((self.cotangents.shift.unsqueeze(1) + bent) * y).sum(-1)
-        h += self.cotangents.mass.unsqueeze(1)
+        bent, h = self._added(x)
         expected = (resp * h).sum(0)
         signed = resp * (h - expected)
         if sample_weight is not None:
             resp, signed = resp * sample_weight, signed * sample_weight
         return x, resp, signed, bent, expected
+
+    def _added(self, x):
+        """``C2 y (K, b, d)`` and ``h (K, b)`` of samples about the origin."""
+        y = x - self.theta.means.unsqueeze(1)
+        bent = self.kind.apply(y, self.form)
+        h = ((self.cotangents.shift.unsqueeze(1) + bent) * y).sum(-1)
+        return bent, h + self.cotangents.mass.unsqueeze(1)
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
         """Sum the moments under ``r`` over one block; those of several blocks add."""
@@ -302,6 +311,39 @@ class CentredAdjoint:
             slopes = slopes + self.along.shift.unsqueeze(1) + 2 * self.kind.apply(y, form)
         pull = self.kind.apply(y, precisions)
         return (resp.unsqueeze(-1) * slopes - signed.unsqueeze(-1) * pull).sum(0), expected
+
+
+class ZeroWeightAdjoint(CentredAdjoint):
+    """Pulls cotangents of the statistics back to weights that are zero, by the definition.
+
+    That of ``w_k`` is ``sum_i a_i (g_ik / p_i) (h_ik - sum_l gamma_il h_il)``; of other weights it
+    is the same, by way of ``r``.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The current mixture.
+    origin : Tensor of shape (d,)
+        What the mixture is relative to.
+    cotangents : Statistics
+        As in `CentredAdjoint`.
+    """
+
+    def __init__(self, theta: GaussianMixtureParams, origin: Tensor, cotangents: Statistics):
+        super().__init__(theta, origin, cotangents)
+        self.unweighted = self.prepared._replace(log_weights=torch.zeros_like(theta.weights))
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor]:
+        """Sum the cotangents of all weights ``(K,)`` over one block."""
+        x = X.double() - self.origin.double()
+        joint = log_joint(self.prepared, x)
+        log_p = torch.logsumexp(joint, dim=0)
+        # where such a component has all the density, the derivative is huge, but no infinity
+        largest = math.log(torch.finfo(joint.dtype).max) / 2
+        ratio = (log_joint(self.unweighted, x) - log_p).clamp(max=largest).exp()  # (K, b)
+        _, h = self._added(x)
+        ratio = ratio * (h - ((joint - log_p).exp() * h).sum(0))
+        return ((ratio if sample_weight is None else ratio * sample_weight).sum(1),)
 
 
 class LinearisedEM(Linearisation):
@@ -345,7 +387,7 @@ class LinearisedEM(Linearisation):
         if self.small:
             return u @ self._matrix
         with torch.no_grad():
-            return self._encoded(self.pull(self._decoded(u)))
+            return self._encoded(self._pull(self._decoded(u)))
 
     @cached_property
     def _matrix(self):
@@ -387,6 +429,24 @@ class LinearisedEM(Linearisation):
 
     def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
         """Cotangents of ``theta`` from those of ``F(theta)``."""
+        found, (_, alive) = self._pull(u), counted_mass(self._statistics.mass)
+        if alive is None:
+            return found
+        # A component without samples stays, and its weight grows from zero where it is let.
+        zero, kind = self.theta.weights == 0, self._coordinates.kind
+        of_weights = found.weights
+        if zero.any():
+            cotangents = m_step_pullback(self.theta, self._statistics, u)
+            adjoint = ZeroWeightAdjoint(self.theta, self.em.origin, cotangents)
+            of_weights = torch.where(zero, self.em.sum(adjoint)[0], of_weights)
+        return GaussianMixtureParams(
+            of_weights,
+            torch.where(alive.unsqueeze(1), found.means, u.means),
+            kind.where(alive, found.covariances, u.covariances),
+        )
+
+    def _pull(self, u):
+        """The same but that components without samples are constants: they are no fixed point's."""
         adjoint = self._adjoint(u)
         moments = adjoint.moments(*self.em.sum(adjoint))
         return score(self.theta, self._coordinates.precisions, moments)

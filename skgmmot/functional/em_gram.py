@@ -113,6 +113,10 @@ class FeatureGram:
         self.step = step
         d = step.theta.means.shape[1]
         self.slopes = _feature_slopes(step.kind, d, step.coefficients.device)
+        # the constants, infinite for a weight of zero, have no slope
+        self.sloping = step.coefficients.index_fill(
+            1, torch.tensor([d]).to(self.slopes.device), 0.0
+        )
         self.row_size = 3 * d * step.coefficients.numel()
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
@@ -120,7 +124,7 @@ class FeatureGram:
         phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
         resp.div_(total)
         moved = self.slopes @ phi  # (d, width, b)
-        slope = self.step.coefficients @ moved  # (d, K, b)
+        slope = self.sloping @ moved  # (d, K, b)
         slope = slope - (resp * slope).sum(1, keepdim=True)
         if sample_weight is not None:
             resp.mul_(sample_weight.double().sqrt())

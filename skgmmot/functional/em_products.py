@@ -84,7 +84,7 @@ class ProductEStep:
 
     def __init__(self, theta, origin):
         self.theta, self.origin = theta.prepare(), origin
-        log_weights, means, self.factors = self.theta
+        log_weights, means, self.factors = self.theta[:3]
         self.kind = kind = covariance_type_of(self.factors)
         constant = log_weights + kind.log_det(self.factors, means.shape[1])
         self.constant = constant - means.shape[1] * LOG_2PI / 2  # log-joint at the means

@@ -4,6 +4,7 @@
 in log space, and samples are centred at each component before anything else is done to them.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ class GaussianMixtureParams(NamedTuple):
     def prepare(self) -> "PreparedMixture":
         """Factor the covariances, once, for evaluating densities."""
         factors = covariance_type_of(self.covariances).precision_factor(self.covariances)
-        return PreparedMixture(self.weights.log(), self.means, factors)
+        return PreparedMixture.of(self.weights, self.means, factors)
 
 
 def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> GaussianMixtureParams:
@@ -339,6 +340,28 @@ class PreparedMixture(NamedTuple):
     """``m (K, d)``."""
     factors: Tensor
     """Precision factors ``P``, ``P @ P.T = Sigma^{-1}``, in the storage of the covariances."""
+    weights: Tensor | None = None
+    """``w (K,)`` if they are on a graph and one is zero: ``log w`` has no derivative there, where
+    densities have one."""
+
+    @classmethod
+    def of(cls, weights: Tensor, means: Tensor, factors: Tensor) -> "PreparedMixture":
+        """The mixture of these weights, means and precision factors."""
+        if weights.requires_grad:
+            zero = weights.detach() == 0
+            if zero.any():
+                log_weights = weights.masked_fill(zero, 1.0).log().masked_fill(zero, -torch.inf)
+                return cls(log_weights, means, factors, weights)
+        return cls(weights.log(), means, factors)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether any of it is on a graph."""
+        return any(t.requires_grad for t in self[:3])
+
+    def to(self, **options) -> "PreparedMixture":
+        """The same mixture, as a constant, with another ``device`` or ``dtype``."""
+        return PreparedMixture(*(t.detach().to(**options) for t in self[:3]))
 
     @property
     def row_size(self) -> int:
@@ -399,7 +422,9 @@ def log_density(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> 
     ValueError
         If a covariance is not positive definite.
     """
-    return torch.logsumexp(log_joint(mixture.prepare(), X), dim=0)
+    mixture = mixture.prepare()
+    joint = log_joint(mixture, X)
+    return torch.logsumexp(joint, dim=0) + _of_zero_weights(mixture, X, joint)
 
 
 def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:
@@ -427,14 +452,65 @@ def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Te
     joint = log_joint(mixture, X)
     overflowed = ~torch.isfinite(joint.detach().amax(0))  # (n,)
     if not overflowed.any():
-        return torch.log_softmax(joint, dim=0)
+        return torch.log_softmax(joint, dim=0) - _of_zero_weights(mixture, X, joint)
     # Far samples stay off the graph, for the derivative of an overflow is not a number: another
     # point takes their place on it.
     near = torch.where(overflowed.unsqueeze(1), mixture.means[0].detach(), X)
-    log_resp = torch.log_softmax(log_joint(mixture, near), dim=0)
+    joint = log_joint(mixture, near)
+    log_resp = torch.log_softmax(joint, dim=0) - _of_zero_weights(mixture, near, joint)
     one_hot = torch.zeros_like(log_resp)
     one_hot[:, overflowed] = _nearest(mixture, X.detach()[overflowed])
     return torch.where(overflowed, one_hot, log_resp)
+
+
+def responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:
+    """Return the posterior of the components, ``w_k g_k(x_i) / p(x_i)``.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams or PreparedMixture
+        K components in d dimensions.
+    X : Tensor of shape (n, d)
+        Samples.
+
+    Returns
+    -------
+    Tensor of shape (K, n)
+        The exponentials of `log_responsibilities`. In a weight of zero they have the derivative
+        that the logarithm has not, ``g_k / p``.
+
+    Raises
+    ------
+    ValueError
+        If a covariance is not positive definite.
+    """
+    mixture = mixture.prepare()
+    resp = log_responsibilities(mixture, X).exp()
+    if mixture.weights is None:
+        return resp
+    zero, share = _zero_shares(mixture, X, log_density(mixture, X))
+    return resp.index_copy(0, zero, share)
+
+
+def _of_zero_weights(mixture: PreparedMixture, X: Tensor, joint: Tensor) -> Tensor | float:
+    """What components of weight zero add to the log-density: zeros with a derivative, or none."""
+    if mixture.weights is None:
+        return 0.0
+    _, share = _zero_shares(mixture, X, torch.logsumexp(joint, dim=0))
+    return torch.log1p(share.sum(0))
+
+
+def _zero_shares(mixture: PreparedMixture, X: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Components of weight zero, and ``w_k g_k(x_i) / p(x_i)``: zeros that have derivatives."""
+    zero = (mixture.weights == 0).nonzero().squeeze(1)
+    w, factors = mixture.weights[zero], mixture.factors
+    if not covariance_type_of(factors).shared:
+        factors = factors[zero]
+    log_g = PreparedMixture(torch.zeros_like(w), mixture.means[zero], factors).log_joint(X)
+    # Where such a component has all the density its derivative is huge, but no infinity.
+    largest = math.log(torch.finfo(X.dtype).max) / 2
+    ratio = (log_g - log_p).nan_to_num(-torch.inf).clamp(max=largest).exp()
+    return zero, w.unsqueeze(1) * ratio
 
 
 def sample(
@@ -546,7 +622,7 @@ def _nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
     Along ``x = s u`` the squared distances are ``s^2 |u P_k|^2 - 2 s <u P_k, m_k P_k> + ...``: the
     first term decides, and where it is equal (shared covariances) the second.
     """
-    mixture = PreparedMixture(*(t.detach() for t in mixture))
+    mixture = mixture.to()
     kind = covariance_type_of(mixture.factors)
     factors = mixture.factors / mixture.factors.abs().max()  # so that no product overflows
     u = (X / X.abs().amax(1, keepdim=True)).expand(len(mixture.means), -1, -1)  # (K, n, d)

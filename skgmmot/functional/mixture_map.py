@@ -22,7 +22,6 @@ from skgmmot.functional.em_products import (
 from skgmmot.functional.linalg import bures_map
 from skgmmot.functional.mixture import (
     GaussianMixtureParams,
-    PreparedMixture,
     log_responsibilities,
 )
 from skgmmot.functional.mixture_ot import cost_matrix, transport_plan
@@ -51,7 +50,7 @@ class Posterior:
 
     def __init__(self, mixture: GaussianMixtureParams, origin: Tensor):
         self.origin = origin
-        self.prepared = PreparedMixture(*(t.to(origin) for t in mixture.prepare()))
+        self.prepared = mixture.prepare().to(device=origin.device, dtype=origin.dtype)
         self.empty = torch.isneginf(self.prepared.log_weights)
         self.features, self.dtype = None, None
         kind = covariance_type_of(mixture.covariances)

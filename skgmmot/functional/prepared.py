@@ -59,7 +59,7 @@ def for_many(mixture: PreparedMixture, n_samples: int) -> PreparedMixture:
         return mixture
     weights = mixture.log_weights.double().softmax(0)
     origin = (weights @ mixture.means.double()).to(mixture.means)
-    exact = PreparedMixture(*(t.double() for t in mixture))
+    exact = mixture.to(dtype=torch.float64)
     centred = exact._replace(means=exact.means - origin.double())
     dtype = accurate_dtype(centred, mixture.means.dtype)
     if dtype is None:

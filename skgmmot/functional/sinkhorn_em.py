@@ -167,8 +167,9 @@ class SinkhornEM:
         theta_next = theta._replace(
             means=moved.means, covariances=moved.covariances, allowed=theta.allowed * TIGHTENING
         )
+        received = moved.weights.clamp(min=torch.finfo(w.dtype).tiny).log()
         dual = w @ (theta.log_weights - w.log()) - statistics.log_likelihood / em.total
-        return theta_next, -float(dual + w @ (w.log() - moved.weights.log()))
+        return theta_next, -float(dual + w @ (w.log() - received))
 
     def balance(self, theta: TiltedMixture) -> TiltedMixture:
         """The same mixture through the weights that balance it."""

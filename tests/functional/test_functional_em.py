@@ -11,7 +11,12 @@ from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.em import Statistics, e_step, em_step, moments
 from skgmmot.functional.fixed_point import iterate
 from skgmmot.functional.linalg import symmetrize
-from skgmmot.functional.mixture import GaussianMixtureParams, log_density, log_responsibilities
+from skgmmot.functional.mixture import (
+    GaussianMixtureParams,
+    log_density,
+    log_responsibilities,
+    select,
+)
 
 F64 = torch.float64
 K, d, n = 3, 2, 60
@@ -196,10 +201,28 @@ def test_a_component_without_mass_keeps_its_mean_and_has_no_weight(theta, X):
     following = em_step(far, X, reg_covar=1e-3)
     assert all(torch.isfinite(t).all() for t in following)
     assert_close(following.means[2], far.means[2])
-    assert following.weights[2] < 1e-15
-    expected = 1e-3 * torch.eye(d, dtype=F64)
+    assert following.weights[2] == 0
     if not covariance_type_of(theta.covariances).shared:
-        assert_close(following.full_covariances()[2], expected)
+        assert torch.equal(following.covariances[2], theta.covariances[2])
+    # the others are those of a mixture without it
+    rest = em_step(select(theta, [0, 1]), X, reg_covar=1e-3)
+    assert_close(select(following, [0, 1]), rest)
+
+
+def test_an_iteration_has_its_derivatives_in_a_weight_of_zero(theta, X, a):
+    theta = theta._replace(weights=torch.tensor([0.0, 0.4, 0.6], dtype=F64))
+    if covariance_type_of(theta.covariances).shared:
+        theta = theta._replace(means=theta.means[1:2].expand(K, -1))
+
+    def living(weights):  # the others move; the component itself stays, but for its weight
+        following = em_step(theta._replace(weights=weights), X, a, reg_covar=1e-3)
+        return torch.cat([following.weights, following.means[1:].flatten()])
+
+    found = torch.autograd.functional.jacobian(living, theta.weights)
+    assert torch.isfinite(found).all()
+    step = torch.tensor([1e-7, 0.0, 0.0], dtype=F64)
+    expected = (living(theta.weights + step) - living(theta.weights)) / 1e-7
+    assert_close(found[:, 0], expected, rtol=1e-3, atol=1e-3)  # up to the curvature
 
 
 def test_components_that_coincide_stay_together(theta, X, a):

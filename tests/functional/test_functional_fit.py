@@ -14,7 +14,7 @@ from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.em import em_step
 from skgmmot.functional.em_map import EMStep
 from skgmmot.functional.krylov import SOLVERS
-from skgmmot.functional.mixture import log_density
+from skgmmot.functional.mixture import log_density, select
 
 F64 = torch.float64
 TYPES = ["full", "tied", "diag", "spherical"]
@@ -67,9 +67,10 @@ def test_the_function_fits_what_the_estimator_fits(problem, fixed_weights):
         fixed_weights=fixed_weights,
     ).fit(X, sample_weight=a)
     solution = fit_em(start, X, a, fixed_weights=fixed_weights)
-    assert_close(solution.value.weights, model.weights_)
-    assert_close(solution.value.means, model.means_)
-    assert_close(kind.to_public(solution.value.covariances), model.covariances_)
+    assert_close(solution.value.weights, torch.as_tensor(model.weights_))
+    assert_close(solution.value.means, torch.as_tensor(model.means_))
+    covariances = torch.as_tensor(model.covariances_)
+    assert_close(kind.to_public(solution.value.covariances), covariances)
     assert solution.n_iter == model.n_iter_
     assert solution.converged
 
@@ -461,3 +462,43 @@ def test_implicit_gradients_are_differentiable_once(problem):
     value = fit_em(start, X.requires_grad_(), a).value
     with pytest.raises(RuntimeError, match="must be differentiated once"):
         torch.autograd.grad(value.means.sum(), X, create_graph=True)
+
+
+def test_all_iterations_have_their_derivatives_in_a_weight_of_zero(covariance_type, make_mixture):
+    start = make_mixture(covariance_type, 3, 2)
+    X = start.means.repeat(20, 1) + torch.randn(60, 2, dtype=torch.float64)
+    weights = torch.tensor([0.0, 0.4, 0.6], dtype=torch.float64, requires_grad=True)
+    X.requires_grad_()
+
+    def by_tape():
+        theta = start._replace(weights=weights)
+        for _ in range(3):
+            theta = em_step(theta, X, reg_covar=1e-3)
+        return theta
+
+    options = {"gradient": "automatic", "tol": 0, "max_iter": 3, "reg_covar": 1e-3}
+    by_hand = fit_em(start._replace(weights=weights), X, **options).value
+    found, expected = (
+        torch.autograd.grad(sum((t * t.detach().cos()).sum() for t in theta), (weights, X))
+        for theta in (by_hand, by_tape())
+    )
+    assert found[0][0] != 0
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("gradient", ["implicit", "natural"])
+def test_a_fit_with_a_weight_of_zero_is_differentiated_as_one_without_it(
+    covariance_type, gradient, make_mixture
+):
+    start = make_mixture(covariance_type, 3, 2)
+    X = start.means.repeat(20, 1) + torch.randn(60, 2, dtype=torch.float64)
+    start = start._replace(weights=torch.tensor([0.0, 0.4, 0.6], dtype=torch.float64))
+
+    def gradient_of(theta, components):
+        leaf = X.clone().requires_grad_()
+        options = {"gradient": gradient, "fixed_weights": gradient == "natural", "reg_covar": 0.1}
+        fitted = fit_em(theta, leaf, gradient_tol=1e-9, **options).value
+        return torch.autograd.grad(fitted.means[components].sin().sum(), leaf)[0]
+
+    found, expected = gradient_of(start, [1, 2]), gradient_of(select(start, [1, 2]), [0, 1])
+    assert_close(found, expected, rtol=1e-6, atol=1e-8)

@@ -16,6 +16,7 @@ from skgmmot.functional.mixture import (
     log_density,
     log_joint,
     log_responsibilities,
+    responsibilities,
     rsample,
     sample,
     select,
@@ -393,3 +394,31 @@ def test_components_without_weight_are_dropped_from_the_same_distribution(
     assert len(kept.weights) == 2
     assert_close(log_density(kept, X), log_density(mixture, X))
     assert_close(tuple(kept), tuple(select(mixture, [0, 2])))
+
+
+def test_densities_and_responsibilities_have_their_derivatives_in_a_weight_of_zero(covariance_type):
+    weights = torch.tensor([0.0, 0.5, 0.5], dtype=F64, requires_grad=True)
+    ones = torch.ones(COVARIANCE_TYPES[covariance_type].shape(3, 1), dtype=F64)
+    means = torch.tensor([[0.0], [1.0], [2.0]], dtype=F64)
+    X = torch.tensor([[0.3]], dtype=F64)
+
+    def mixture(weights):
+        return GaussianMixtureParams(weights, means, ones)
+
+    (found,) = torch.autograd.grad(log_density(mixture(weights), X).sum(), weights)
+    expected = torch.tensor([1.877357, 1.53705, 0.46295], dtype=F64)  # g_k / p
+    assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert log_responsibilities(mixture(weights), X)[0] == -torch.inf
+    by_logarithm = log_responsibilities(mixture(weights), X)[1, 0]
+    (found,) = torch.autograd.grad(by_logarithm, weights)
+    assert found[0].item() == pytest.approx(-1.877357, abs=1e-5)
+
+    def probabilities(weights):
+        return responsibilities(mixture(weights), X)[:, 0]
+
+    found = torch.autograd.functional.jacobian(probabilities, weights)
+    step = torch.tensor([1e-7, 0.0, 0.0], dtype=F64)
+    finite = (probabilities(weights + step) - probabilities(weights)) / 1e-7
+    assert_close(found[:, 0], finite, rtol=1e-5, atol=1e-5)
+    second = torch.autograd.functional.hessian(lambda w: log_density(mixture(w), X).sum(), weights)
+    assert_close(second, -torch.outer(expected, expected), rtol=1e-5, atol=1e-5)  # -g g^T / p^2
