@@ -570,3 +570,43 @@ def test_weights_of_two_precisions_are_compared_in_the_coarser(distance, rng):
     assert distance(fine, moved, squared=True) == pytest.approx(squared, rel=1e-6)
     if distance is mixture_wasserstein_distance:
         assert not pairwise_mixture_wasserstein([fine, coarse]).any()
+
+
+@pytest.mark.parametrize("exponent", [-490, -300, 300, 490])  # 3e-148 to 3e147
+@pytest.mark.parametrize(("d", "rank"), [(1, 1), (2, 2), (4, 4), (4, 2)])
+def test_distances_and_gradients_scale_with_the_data_however_small_or_large(d, rank, exponent, rng):
+    def scaled(parts, s):
+        w, m, B = (torch.tensor(t) for t in parts)
+        return tuple(t.requires_grad_() for t in (w, m * s, B @ B.mT * s * s))
+
+    parts = [
+        (rng.dirichlet(np.ones(K)), rng.normal(size=(K, d)), rng.normal(size=(K, d, rank)))
+        for K in (3, 4)
+    ]
+    unit = 2.0**exponent
+    one, other = ([scaled(p, s) for p in parts] for s in (1.0, unit))
+    values = [MixtureWasserstein()(*pair) for pair in (one, other)]
+    assert_close(values[1] / unit, values[0])
+    for value in values:
+        value.backward()
+    for i, factor in enumerate((1 / unit, 1.0, unit)):
+        assert_close(other[0][i].grad * factor, one[0][i].grad, rtol=1e-9, atol=1e-12)
+    constants = [[tuple(t.detach() for t in m) for m in pair] for pair in (one, other)]
+    matrices = [pairwise_mixture_wasserstein(pair) for pair in constants]
+    assert_close(matrices[1] / unit, matrices[0])
+
+
+@pytest.mark.parametrize("s", [1e-155, 1e-170, 1e155])
+@pytest.mark.parametrize("pairwise", [False, True])
+def test_mixtures_whose_squares_are_no_numbers_are_refused(s, pairwise):
+    a, b = (([1.0], [[m * s]], [[v * s * s]], "diag") for m, v in ((0.0, 1.0), (3.0, 4.0)))
+    with pytest.raises(ValueError, match="mixture") as caught:
+        pairwise_mixture_wasserstein([a, b]) if pairwise else MixtureWasserstein()(a, b)
+    assert ("at least 1e-150, got" if s < 1 else "must be finite, got") in str(caught.value)
+
+
+def test_points_without_spread_may_be_equal():
+    points = ([0.5, 0.5], [[0.0], [1.0]], [[0.0], [0.0]], "diag")
+    assert MixtureWasserstein()(points, (*points[:2], [[[0.0]], [[0.0]]], "full")) == 0
+    still = ([1.0], [[0.0]], [[0.0]], "diag")
+    assert MixtureWasserstein()(still, still) == 0

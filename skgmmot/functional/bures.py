@@ -23,6 +23,8 @@ from skgmmot.functional.threads import map_items
 NEARLY_EQUAL = 1e-3
 #: Eigenvalues are used up to this relative error of the sum of their roots.
 PRECISE = 1e-13
+#: Between covariances whose traces lie here, no square of a product leaves the range of numbers.
+SAFE = 1e-100, 1e100
 #: Numbers in a block of matrices: one MiB of float64.
 BLOCK_SIZE = 2**17
 
@@ -177,7 +179,12 @@ def _block_of_pairs(source: Factored, target: Factored) -> tuple[Tensor, Tensor]
     """Squared Bures distances, pair by pair, and which of them are too near zero to be trusted."""
     products = source.factors.mT @ target.factors  # (b, d, d)
     traces = source.traces + target.traces
-    squared = traces - 2 * _nuclear_norm(products, source, target)
+    unit = _units(traces)
+    if unit is None:
+        squared = traces - 2 * _nuclear_norm(products, source, target)
+    else:
+        products = products / unit.view(-1, 1, 1)
+        squared = traces - 2 * unit * _nuclear_norm(products, source, target)
     return squared, (squared < NEARLY_EQUAL * traces).nonzero().squeeze(1)
 
 
@@ -198,11 +205,25 @@ def _in_the_plane(source: Tensor, target: Tensor) -> Tensor:
     # all products L0.T @ L1 as one: (2 K, 2) @ (2, 2 L)
     products = L0.mT.reshape(-1, 2) @ L1.transpose(0, 1).reshape(2, -1)
     entries = products.view(sizes[0], 2, sizes[1], 2).permute(1, 3, 0, 2).flatten(0, 1).unbind()
-    squared = traces - 2 * _nuclear_norm_in_the_plane(*entries)
+    unit = _units(traces)
+    if unit is None:
+        squared = traces - 2 * _nuclear_norm_in_the_plane(*entries)
+    else:
+        squared = traces - 2 * unit * _nuclear_norm_in_the_plane(*(e / unit for e in entries))
     k, l = (squared < NEARLY_EQUAL * traces).nonzero(as_tuple=True)
     if len(k):
         squared[k, l] = _without_cancellation(source[k], target[l], L0[k], L1[l])
     return squared
+
+
+def _units(traces: Tensor) -> Tensor | None:
+    """Powers of two about the traces, where these are too large or small to be squared."""
+    if not traces.numel():
+        return None
+    low, high = torch.aminmax(traces)
+    if SAFE[0] <= low and high <= SAFE[1]:
+        return None
+    return torch.exp2(torch.frexp(traces).exponent.to(traces))
 
 
 def _nuclear_norm_in_the_plane(p: Tensor, q: Tensor, r: Tensor, t: Tensor) -> Tensor:

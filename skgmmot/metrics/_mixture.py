@@ -11,6 +11,9 @@ from skgmmot.functional.linalg import root
 from skgmmot.functional.pairwise import pairwise_squared
 from skgmmot.functional.threads import single_threaded_torch
 
+#: Squares of smaller numbers lose digits.
+SMALLEST = 1e-150
+
 
 class MixtureWasserstein:
     """The mixture Wasserstein distance MW2, as a callable.
@@ -106,8 +109,10 @@ class MixtureWasserstein:
             If the mixtures differ in dimension, one is not a mixture, or a penalty is negative or
             NaN.
         """
-        plan, kind = self._plan(source, target)
-        value = self._value(plan.cost)
+        *pair, kind = _pair(source, target)
+        cost = mixture_ot.transport_plan(*pair, reg=self.reg, reg_m=self.reg_m).cost
+        _check_size(cost, pair)
+        value = self._value(cost)
         return value if kind.is_tensor else float(value)
 
     @single_threaded_torch()
@@ -199,6 +204,7 @@ class MixtureWasserstein:
             reg_m=self.reg_m,
             track=functools.partial(tqdm, disable=not progress, desc="mixtures"),
         )
+        _check_size(squared, both)
         return kind.restore(self._value(squared))
 
     def _value(self, squared):
@@ -216,6 +222,21 @@ def _pair(source, target):
     kind = _arrays.joint_kind(source_kind, target_kind)
     mixtures = _arrays.of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
     return *map(_in_double, mixtures), kind
+
+
+def _check_size(squared, mixtures):
+    """Refuse mixtures so small that squares leave the range of numbers, rather than answer zero."""
+    if squared.detach().min() > SMALLEST**2:
+        return
+    mixtures = [m.detach() for m in mixtures]
+    origin = mixtures[0].means[0]
+    variances = (m.full_covariances().diagonal(dim1=-2, dim2=-1) for m in mixtures)
+    sizes = [(m.means - origin).abs().max() for m in mixtures] + [v.max().sqrt() for v in variances]
+    if 0 < (size := float(max(sizes))) < SMALLEST:
+        raise ValueError(
+            f"mixtures must have spreads and distances of at least {SMALLEST:.0e}, got {size:.2g}. "
+            "Multiply all means by a large number, and all covariances by its square."
+        )
 
 
 def _in_double(mixture):
