@@ -401,22 +401,28 @@ def check_mixture(params, weights_eps: float, covariances_eps: float) -> None:
 
     The last two are the precisions of the arrays that were given.
     """
-    if not all(torch.isfinite(t).all() for t in params):
+    # numpy: a tenth of the time, for few numbers
+    weights, means, covariances = (t.detach().cpu().numpy() for t in params)
+    if not all(np.isfinite(t).all() for t in (weights, means, covariances)):
         raise ValueError("a mixture must be finite, got NaN or infinity. Check its parameters.")
-    weights = params.weights.detach().double()
-    if (weights < 0).any() or abs(float(weights.sum()) - 1) > max(1e-5, 4 * weights_eps):
+    total, least = weights.sum(dtype=np.float64), weights.min()
+    if least < 0 or abs(total - 1) > max(1e-5, 4 * weights_eps):
         raise ValueError(
             "weights must be non-negative and sum to 1, got sum "
-            f"{float(weights.sum()):.6g} and minimum {float(weights.min()):.3g}. Normalise them."
+            f"{total:.6g} and minimum {least:.3g}. Normalise them."
         )
-    covariances = params.full_covariances().detach().double()
-    scale = covariances.abs().amax((-2, -1))
-    asymmetry = (covariances - covariances.mT).abs().amax((-2, -1))
-    if (asymmetry > max(1e-5, 4 * covariances_eps) * scale).any():
-        raise ValueError("covariances must be symmetric, got one that is not. Average with .mT.")
-    if not torch.linalg.cholesky_ex(covariances).info.any():
-        return  # positive definite
-    smallest = torch.linalg.eigvalsh(covariances)[:, 0]
+    axes = tuple(range(1, covariances.ndim))
+    scale, smallest = np.abs(covariances).max(axes), covariances.min(axes)
+    if covariances.ndim == 3:
+        asymmetry = np.abs(covariances - covariances.swapaxes(1, 2)).max(axes)
+        if (asymmetry > max(1e-5, 4 * covariances_eps) * scale).any():
+            raise ValueError(
+                "covariances must be symmetric, got one that is not. Average with .mT."
+            )
+        matrices = torch.from_numpy(covariances).double()
+        if not torch.linalg.cholesky_ex(matrices).info.any():
+            return  # positive definite
+        smallest = torch.linalg.eigvalsh(matrices)[:, 0].numpy()
     if (smallest < -100 * covariances_eps * scale).any():
         worst = int(smallest.argmin())
         raise ValueError(

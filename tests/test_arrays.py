@@ -146,3 +146,11 @@ def test_arrays_of_a_mixture_keep_their_precision_and_weights_sum_to_one_in_doub
 )
 def test_the_precision_of_an_array_is_that_of_its_dtype(array, eps):
     assert _arrays.rounding(array) == eps
+
+
+@pytest.mark.parametrize("name", ["diag", "spherical"])
+def test_a_negative_variance_is_named_by_its_component(name):
+    variances = np.ones((3, 2)) if name == "diag" else np.ones((3, 1))
+    variances[1, 0] = -0.5
+    with pytest.raises(ValueError, match=r"smallest eigenvalue -0\.5 in component 1"):
+        _arrays.mixture_from_tuple(np.full(3, 1 / 3), np.zeros((3, 2)), variances, name)

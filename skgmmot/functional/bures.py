@@ -109,7 +109,8 @@ def bures_squared(
         return bures_squared(target, source, prepared and prepared[::-1]).mT
     if source.shape[-1] == 2:
         parts = source.detach().split(max(1, BLOCK_SIZE // max(1, len(target))))
-        values = torch.cat([_in_the_plane(part, target.detach()) for part in parts])
+        values = [_in_the_plane(part, target.detach()) for part in parts]
+        values = values[0] if len(values) == 1 else torch.cat(values)
     else:
         values = _all_pairs(source, target, prepared or (factored(source), factored(target)))
     if which == 0:
@@ -205,11 +206,7 @@ def _in_the_plane(source: Tensor, target: Tensor) -> Tensor:
     # all products L0.T @ L1 as one: (2 K, 2) @ (2, 2 L)
     products = L0.mT.reshape(-1, 2) @ L1.transpose(0, 1).reshape(2, -1)
     entries = products.view(sizes[0], 2, sizes[1], 2).permute(1, 3, 0, 2).flatten(0, 1).unbind()
-    unit = _units(traces)
-    if unit is None:
-        squared = traces - 2 * _nuclear_norm_in_the_plane(*entries)
-    else:
-        squared = traces - 2 * unit * _nuclear_norm_in_the_plane(*(e / unit for e in entries))
+    squared = traces - 2 * _nuclear_norm_in_the_plane(*entries)
     k, l = (squared < NEARLY_EQUAL * traces).nonzero(as_tuple=True)
     if len(k):
         squared[k, l] = _without_cancellation(source[k], target[l], L0[k], L1[l])
@@ -227,8 +224,8 @@ def _units(traces: Tensor) -> Tensor | None:
 
 
 def _nuclear_norm_in_the_plane(p: Tensor, q: Tensor, r: Tensor, t: Tensor) -> Tensor:
-    """``s0 + s1`` of matrices ``((p, q), (r, t))``: its square is ``s0^2 + s1^2 + 2 s0 s1``."""
-    return ((p * p + t * t) + (q * q + r * r) + 2 * (p * t - q * r).abs()).sqrt()
+    """``s0 + s1`` of matrices ``((p, q), (r, t))``: its square is ``|.|^2 + 2 |det|``."""
+    return torch.maximum(torch.hypot(p + t, q - r), torch.hypot(p - t, q + r))
 
 
 def _nuclear_norm(products: Tensor, source: Factored, target: Factored) -> Tensor:

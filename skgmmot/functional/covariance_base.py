@@ -1,5 +1,6 @@
 """What a covariance type knows; its objects are in `skgmmot.functional.covariance`."""
 
+import functools
 import math
 
 import torch
@@ -39,6 +40,7 @@ class CovarianceType:
         """The inverse of `to_public`."""
         return array
 
+    @functools.lru_cache(maxsize=256)  # noqa: B019 - the types are there for ever
     def public_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of the storage as scikit-learn shows it."""
         return tuple(self.to_public(torch.empty(self.shape(n_components, n_features))).shape)
