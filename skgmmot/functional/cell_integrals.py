@@ -72,6 +72,17 @@ class GridIntegrals:
         even = 1 / np.prod(self.box.high - self.box.low)
         return GridIntegrals((1 - share) * self.values + share * even, self.box)
 
+    def nodes(self, n: int) -> tuple[Array, Array]:
+        """Points that stand for the density, at least ``n``, and their masses, all positive."""
+        fine = math.ceil(math.sqrt(n / np.count_nonzero(self.values)))
+        each = (np.arange(fine) + 0.5) / fine
+        row, column = (np.add.outer(k, each) for k in map(np.arange, self.values.shape))
+        x, y = (t.ravel() * size for t, size in zip((column, row), self.pixel, strict=True))
+        mass = np.repeat(np.repeat(self.values, fine, axis=0), fine, axis=1).ravel()
+        places = self.box.low + np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        used = mass > 0
+        return places[used], mass[used] / mass.sum()
+
     def measure(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses of the cells ``(n,)`` and of the edges between them ``(m,)``, per length."""
         pieces = self._cut(diagram)
@@ -242,6 +253,16 @@ class MixtureIntegrals:
         """This density with every component wider, by a share of the whole covariance."""
         wider = self.covariances + share * self.covariance()
         return MixtureIntegrals(self.weights, self.means, wider)
+
+    def nodes(self, n: int) -> tuple[Array, Array]:
+        """Points that stand for the density, at least ``n``, and their masses, all positive."""
+        used = self.weights > 0
+        each = math.ceil(n / np.count_nonzero(used))
+        radius = np.sqrt(-2 * np.log1p(-(np.arange(each) + 0.5) / each))
+        angle = math.pi * (3 - math.sqrt(5)) * np.arange(each)  # a sunflower's
+        z = radius * np.stack([np.cos(angle), np.sin(angle)])  # (2, each)
+        places = self.means[used, None] + (self.factors[used] @ z).transpose(0, 2, 1)
+        return places.reshape(-1, 2), np.repeat(self.weights[used] / each, each)
 
     def measure(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses of the cells ``(n,)`` and of the edges between them ``(m,)``, per length."""

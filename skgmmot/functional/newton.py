@@ -19,6 +19,7 @@ A density is any object with ``box``, ``covariance()``, ``blurred(share)``, ``me
 ``moments(diagram)`` as in `skgmmot.functional.cell_integrals`, its mean at the origin.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -28,7 +29,9 @@ from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import splu
 from scipy.spatial import KDTree
 
+from skgmmot.functional.assignment import assigned
 from skgmmot.functional.linalg import bures_map
+from skgmmot.functional.network_simplex import network_simplex
 from skgmmot.functional.power_diagram import PowerDiagram, power_diagram
 
 Array = np.ndarray
@@ -38,11 +41,27 @@ GOOD_START = 1e-3
 #: Voronoi's cells are tried if each has this share.
 GOOD_VORONOI = 5e-2
 #: Shares of the density that may be blurred, the first that gives a good start.
-SHARES = (0.0, *(0.25**k for k in range(12, 0, -1)), 0.5)
+SHARES = (0.0, *(0.25**k for k in range(20, 0, -1)), 0.5)
+#: Halvings of the logarithm of a light cell's depth.
+N_BISECTIONS = 40
+#: Where a start gets stuck, at least this share is blurred.
+MORE = 0.25**9
 #: Steps shorter than this are given up.
 SHORTEST = 1e-8
+#: Steps in which the error must halve; else the method is stuck.
+WINDOW = 100
+#: Sites of less than this share of the mean mass are put in where the others are right.
+LIGHT = 1e-3
+#: Rounding: the error of a cell's mass, and that of heights relative to the largest.
+ROUNDING = 1e-15
+#: The error of the masses that rounding excuses at most.
+LEAST_PRECISE = 1e-6
+#: How often a start may get stuck.
+STUCK = 8
 #: A problem of more sites than this starts from one of so many times fewer.
 FEW_SITES, COARSENING = 100, 6
+#: Costs between nodes and sites, at most, of the discrete problem that the last start is from.
+MOST_COSTS = 2**22
 #: The error that a problem is solved to if another starts from it.
 ROUGH = 1e-2
 #: How far a coarse potential is smoothed, in units of its typical second difference: the least that
@@ -84,6 +103,20 @@ class Target(NamedTuple):
         psi = self.level - cells.heights
         return self.masses * (1 - self.slack * (psi - self.masses @ psi))
 
+    def is_met(self, cells: "Cells", tol: float) -> bool:
+        """Whether errors sum to at most ``tol``, and each is small for its own mass as well.
+
+        As far as rounding lets them, where edges are between sites so near that it moves them.
+        """
+        error = np.abs(self.error(cells))
+        if error.sum() > max(tol, LEAST_PRECISE):
+            return False
+        # the diagram is made of heights up to those of its guards
+        largest = max(np.abs(cells.heights).max(), 4 * np.abs(cells.diagram.box.corners).max())
+        rounding = ROUNDING * (1 + largest * _stiffness(self, cells)[2])
+        allowed = tol**0.5 * self.masses + rounding
+        return error.sum() <= tol + rounding.sum() and bool((error <= allowed).all())
+
     def error(self, cells: "Cells") -> Array:
         """What the cells hold too much, ``(n,)``."""
         return cells.masses - self.wanted(cells)
@@ -107,7 +140,8 @@ def cells_of_masses(
     heights : ndarray of shape (n,), default=None
         Where to start, if every cell has some mass there; others follow.
     tol : float
-        Bound on the mass error, the sum of ``|G_j - b_j|``.
+        Bound on the mass error, the sum of ``|G_j - b_j|``; its root bounds each error relative to
+        ``b_j``, as far as rounding lets it.
     max_iter : int
         Largest number of Newton steps.
 
@@ -135,7 +169,7 @@ def cells_of_masses(
 
 def _unblur(density, target, cells, tol, max_iter) -> Cells:
     """Newton's method on densities that are blurred less and less, in the end not at all."""
-    candidates, n_iter, gently = SHARES, 0, False
+    candidates, n_iter, n_stuck, gently = SHARES, 0, 0, False
     for _ in range(4 * len(SHARES)):
         share, blurred, start = _least_blurred(density, target, cells, candidates)
         goal = tol if share == 0 else max(tol, min(ROUGH, target.masses.min() / 10))
@@ -148,7 +182,10 @@ def _unblur(density, target, cells, tol, max_iter) -> Cells:
             candidates = [s for s in SHARES if s <= share / 4]
             candidates = candidates[-1:] if gently else candidates
         else:  # stuck: blur more, and then less step by step
-            more, gently = min(max(16 * share, SHARES[4]), SHARES[-1]), True
+            n_stuck += 1
+            if n_stuck > STUCK:
+                break
+            more, gently = min(max(16 * share, MORE), SHARES[-1]), True
             candidates = [s for s in SHARES if s >= more]
     return cells._replace(n_iter=n_iter, converged=cells.converged and share == 0)
 
@@ -170,15 +207,20 @@ def _is_good(cells: Cells, target: Target, share: float = GOOD_START) -> bool:
 
 def _newton(density, target: Target, cells: Cells, measure, tol, max_iter) -> Cells:
     """Damped Newton steps until the masses are right, no step helps, or there are no more."""
-    step = 1.0
+    step, earlier = 1.0, []
     floor = min(cells.masses.min(), target.masses.min()) / 2
     for n_iter in range(max_iter + 1):
-        if np.abs(target.error(cells)).sum() <= tol:
+        if target.is_met(cells, tol):
             return cells._replace(n_iter=n_iter, converged=True)
         if n_iter == max_iter:
             break
         before, excess = measure(target, cells)
+        earlier.append(before)
+        if n_iter >= WINDOW and before > earlier[-1 - WINDOW] / 2:
+            break
         direction = _solve(_jacobian(target, cells), excess)
+        if direction is None:
+            break
         step = min(1.0, 4 * step)
         while step > SHORTEST:
             tried = evaluate(density, target.sites, cells.heights + step * direction)
@@ -236,23 +278,36 @@ def evaluate(density, sites: Array, heights: Array, diagram: PowerDiagram | None
 
 def _jacobian(target: Target, cells: Cells) -> csc_matrix:
     """Minus the derivative of the error in the heights, ``(n, n)``: a Laplacian, plus the slack."""
-    left, right = cells.diagram.sites[: cells.diagram.n_interfaces].T
-    weight = cells.along / (2 * np.hypot(*(target.sites[left] - target.sites[right]).T))
+    (left, right), weight, diagonal = _stiffness(target, cells)
     n = len(target.sites)
-    diagonal = np.bincount(left, weight, n) + np.bincount(right, weight, n)
     # Constants are in the Laplacian's kernel; so little on the diagonal moves nothing else.
-    diagonal += target.slack * target.masses + 1e-12 * diagonal.max()
+    diagonal = diagonal + target.slack * target.masses + 1e-12 * diagonal.max()
     each = np.arange(n)
     rows, columns = np.concatenate([left, right, each]), np.concatenate([right, left, each])
     return csc_matrix((np.concatenate([-weight, -weight, diagonal]), (rows, columns)), (n, n))
 
 
-def _solve(jacobian: csc_matrix, error: Array) -> Array:
-    """Solve with SuperLU, told that the matrix is symmetric and needs no pivoting."""
+def _stiffness(target: Target, cells: Cells) -> tuple[Array, Array, Array]:
+    """How much mass a height moves through each edge, and out of each cell; the cells' numbers."""
+    pairs = cells.diagram.sites[: cells.diagram.n_interfaces].T
+    weight = cells.along / (2 * np.hypot(*(target.sites[pairs[0]] - target.sites[pairs[1]]).T))
+    n = len(target.sites)
+    return pairs, weight, sum(np.bincount(side, weight, n) for side in pairs)
+
+
+def _solve(jacobian: csc_matrix, error: Array) -> Array | None:
+    """Solve with SuperLU, told that the matrix is symmetric and needs no pivoting.
+
+    None if it is singular: where there is no density between cells, no height moves any mass.
+    """
     options = {"SymmetricMode": True}
-    factors = splu(jacobian, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+    try:
+        factors = splu(jacobian, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+    except RuntimeError:
+        return None
     direction = factors.solve(error)
-    return direction - direction.mean()
+    direction -= direction.mean()
+    return direction if np.isfinite(direction).all() else None
 
 
 # --- starts --------------------------------------------------------------------------------------
@@ -273,6 +328,14 @@ def _starts(density, target: Target, heights: Array | None) -> Iterator[Cells]:
         if solved.converged:
             yield _refined(density, target, few, solved)
     yield evaluate(density, sites, _gaussian_heights(density, sites, target.masses))
+    light = target.masses < LIGHT / len(sites)
+    if light.any():
+        few = Target(sites[~light], target.masses[~light] / target.masses[~light].sum())
+        solved = cells_of_masses(density, few, tol=1e-6, max_iter=200)
+        if solved.converged:
+            yield _put_in(density, target, light, solved)
+    if 4 * len(sites) ** 2 <= MOST_COSTS:
+        yield evaluate(density, sites, _discrete_heights(density, sites, target.masses))
 
 
 def _refined(density, target: Target, few: Target, solved: Cells) -> Cells:
@@ -286,6 +349,48 @@ def _refined(density, target: Target, few: Target, solved: Cells) -> Cells:
     return cells
 
 
+def _put_in(density, target: Target, light: Array, solved: Cells) -> Cells:
+    """Cells for all sites from those without the light ones: these by bisection, each by itself."""
+    empty = lowest_empty(solved, target.sites[~light], target.sites[light])
+    heights = np.empty(len(target.sites))
+    heights[~light] = solved.heights
+    largest = np.abs(empty).max() + np.abs(solved.heights).max()
+    low, high = np.full(len(empty), math.log(ROUNDING)), np.zeros(len(empty))  # of log depths
+    for _ in range(N_BISECTIONS):
+        middle = (low + high) / 2
+        heights[light] = empty - largest * np.exp(middle)
+        cells = evaluate(density, target.sites, heights)
+        over = cells.masses[light] > target.masses[light]
+        low, high = np.where(over, low, middle), np.where(over, middle, high)
+    heights[light] = empty - largest * np.exp(high)
+    return evaluate(density, target.sites, heights)
+
+
+def lowest_empty(cells: Cells, sites: Array, others: Array) -> Array:
+    """Return the lowest heights at which planes of other sites stay below the envelope.
+
+    Parameters
+    ----------
+    cells : Cells
+        The cells.
+    sites : ndarray of shape (n, 2)
+        Their sites.
+    others : ndarray of shape (m, 2)
+        Other sites.
+
+    Returns
+    -------
+    ndarray of shape (m,)
+        Their heights: any lower, and they would have a cell.
+    """
+    d = cells.diagram
+    inner = slice(d.n_interfaces)
+    corners = np.vstack([d.start[inner], d.stop[inner], d.box.corners])
+    owner = np.concatenate([d.sites[inner, 0], d.sites[inner, 0], d.owners])
+    envelope = 2 * (corners * sites[owner]).sum(1) - cells.heights[owner]
+    return np.array([(2 * corners @ y - envelope).max() for y in others])
+
+
 def _gaussian_heights(density, sites: Array, masses: Array) -> Array:
     """The quadratic potential of the map from the sites' Gaussian to the density's.
 
@@ -296,6 +401,19 @@ def _gaussian_heights(density, sites: Array, masses: Array) -> Array:
     images = sites @ B
     used = np.maximum(images / density.box.low, images / density.box.high)  # 1 on the walls
     return (images * sites).sum(1) / max(1.0, 1.02 * used.max())
+
+
+def _discrete_heights(density, sites: Array, masses: Array) -> Array:
+    """The potential of discrete transport from nodes of the density, each cell with one at least.
+
+    Neither gaps in the density nor sites that are much nearer to some than to others matter to it.
+    """
+    n = len(sites)
+    nodes, a = density.nodes(max(4 * n, 256))
+    b = (masses + 1 / n) / 2
+    C = -2 * nodes @ sites.T
+    P, _, psi = network_simplex(a, b, C - C.min())
+    return -assigned(P, a, b, C, psi)[1]
 
 
 def _coarsened(sites: Array, masses: Array) -> tuple[Array, Array]:

@@ -154,9 +154,9 @@ def _guarded(sites: Array, heights: Array, box: Box) -> tuple[Array, Array]:
     extent = np.abs(box.corners).max(0).sum()
     # The envelope is nowhere lower than this: the best plane by its worst corner.
     lowest = (2 * sites @ box.corners.T - heights[:, None]).min(1).max()
-    reach = 3 * (np.abs(sites).max() or 1.0)
+    reach = 1.5 * (np.abs(sites).max() or 1.0)
     guards = reach * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
-    return np.vstack([sites, guards]), np.append(heights, np.full(4, 3 * reach * extent - lowest))
+    return np.vstack([sites, guards]), np.append(heights, np.full(4, 2.2 * reach * extent - lowest))
 
 
 def _dual(sites: Array, heights: Array) -> tuple[Array, Array]:
@@ -183,11 +183,17 @@ def _dual(sites: Array, heights: Array) -> tuple[Array, Array]:
 
 def _hull(points: Array) -> ConvexHull:
     """The convex hull, its faces triangles."""
-    try:
-        # It need not merge faces that are almost in one plane: edges between them have no length.
-        return ConvexHull(points, qhull_options="Qt Q0")
-    except QhullError:
-        return ConvexHull(points)  # where rounding makes a dent, it must
+    # It need not merge faces that are almost in one plane: edges between them have no length. Where
+    # rounding makes a dent it must, and where all are almost in one plane it moves them a little.
+    for options in ("Qt Q0", "Qt", "QJ"):
+        try:
+            return ConvexHull(points, qhull_options=options)
+        except QhullError as error:
+            failure = error
+    raise ArithmeticError(
+        "sites and heights must span a power diagram, got a flat one. Merge points that are nearly "
+        "equal, or leave out one far from all others."
+    ) from failure
 
 
 def _difference(sites: Array, pairs: Array) -> Array:

@@ -14,6 +14,7 @@ in the points, the potentials in their masses, and in the density the potential
 ``min_j (|x - y_j|^2 - psi_j)``, pushed through its parameters.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +27,12 @@ from torch import Tensor
 from skgmmot.functional.cell_integrals import GridIntegrals, MixtureIntegrals
 from skgmmot.functional.linalg import power_of_two
 from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.newton import Cells, Target, cells_of_masses, evaluate
+from skgmmot.functional.newton import Cells, Target, cells_of_masses, evaluate, lowest_empty
 from skgmmot.functional.power_diagram import Box, PowerDiagram
 
-#: Points nearer than this share of their extent are merged: no cell between them can be resolved.
-NEAREST = 1e-13
+#: Points nearer than this share of their extent are merged, by the first that lets cells be found:
+#: rounding moves an edge between two sites the more the nearer they are.
+NEAREST = (1e-13, 1e-10, 1e-7)
 #: A mass below this share of the whole is as good as none: less than rounding of all others.
 LEAST_MASS = 1e-15
 
@@ -56,7 +58,8 @@ class SemidiscretePlan(NamedTuple):
     cost: Tensor
     """``W2^2``, differentiable in the density, the points and their weights."""
     error: float
-    """Estimated error of the cost: that of the nodes, 0 if the plan is exact."""
+    """Estimated error of the cost: that of the nodes, or of merging points that are nearly equal; 0
+    if the plan is exact."""
     n_iter: int
     """Newton steps; 0 for nodes."""
     cells: PowerDiagram | None
@@ -90,7 +93,9 @@ def exact_plan(
         ``min_{b'} W2^2(rho, b') + sum_j (b'_j - b_j)^2 / (2 slack b_j)``, whose potentials change
         smoothly where a gap between clusters would make them jump. 0 is transport.
     tol : float, default=1e-8
-        Bound on the sum of ``|mass of cell j - b_j|``.
+        Bound on the sum of ``|mass of cell j - b_j|``; its root bounds each one relative to
+        ``b_j``. Both as far as rounding lets them: masses below 1e-15 count as none, and edges
+        between points that are nearly equal lie where rounding puts them.
     max_iter : int, default=1000
         Largest number of Newton steps; ten are typical.
 
@@ -102,7 +107,8 @@ def exact_plan(
     Raises
     ------
     RuntimeError
-        If Newton's method does not get there.
+        If Newton's method does not get there, also with points merged that are nearer than 1e-7 of
+        their extent.
 
     Notes
     -----
@@ -116,18 +122,22 @@ def exact_plan(
     .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm.
     """
     b = weights / weights.sum()
-    frame = _Frame(density, points, b)
-    start = None if potentials is None else frame.heights(_numpy(potentials))
-    cells = cells_of_masses(
-        frame.density, frame.target(slack), heights=start, tol=tol, max_iter=max_iter
-    )
+    cells = frame = None
+    for nearest in NEAREST:
+        fewer = _Frame(density, points, b, nearest)
+        if cells is None or len(fewer.sites) < len(frame.sites):
+            frame = fewer
+            start = None if potentials is None else frame.heights(_numpy(potentials))
+            cells = frame.solve(slack, start, tol, max_iter)
+        if cells.converged:
+            break
     if not cells.converged:
         error = np.abs(frame.target(slack).error(cells)).sum()
         raise RuntimeError(
             f"the masses of the cells must be right to {tol:.1e}, got an error of {error:.1e} "
-            f"after {cells.n_iter} Newton steps. Merge points that are nearly equal, leave out one "
-            "far from all others, drop masses that are nearly zero, or add a small constant to an "
-            "image with gaps."
+            f"after {cells.n_iter} Newton steps. Drop masses that are nearly zero, leave out a "
+            "point far from all others, add a small constant to an image with gaps, or let nodes "
+            "stand for a mixture: method='nodes'."
         )
     moments = frame.density.moments(cells.diagram)
     psi = frame.potentials(cells)
@@ -147,7 +157,7 @@ def exact_plan(
     return SemidiscretePlan(
         *(torch.as_tensor(v).to(points) for v in (psi, masses, barycentres)),
         cost=cost,
-        error=0.0,
+        error=2 * math.sqrt(float(cost.detach())) * frame.moved(),
         n_iter=cells.n_iter,
         cells=frame.diagram(cells),
     )
@@ -211,7 +221,7 @@ class _Frame:
     left out.
     """
 
-    def __init__(self, density, points: Tensor, b: Tensor):
+    def __init__(self, density, points: Tensor, b: Tensor, nearest: float = NEAREST[0]):
         self.y, self.b = _numpy(points), _numpy(b)
         self.density, self.mean, self.unit = _integrals(density)
         base = self.y[self.b.argmax()]
@@ -221,13 +231,24 @@ class _Frame:
         self.full = np.flatnonzero(self.b >= LEAST_MASS)
         self.step = power_of_two(np.abs(centred[self.full]).max())  # the unit of the points
         self.centred = centred / self.step
-        self.site, first = _merged(self.centred[self.full])  # of each point with mass
+        self.site, first = _merged(self.centred[self.full], nearest)  # of each point with mass
         self.first = self.full[first]  # the first point of each site
         self.sites = self.centred[self.first]
         self.masses = np.bincount(self.site, self.b[self.full])
         # |x - y|^2 differs between the two frames by 2 <shift, x - y>, up to a constant.
         curved = (self.centred**2).sum(1) * (self.step / self.unit)
         self.level = curved - 2 * self.centred @ (self.shift / self.unit)
+
+    def solve(self, slack: float, start: np.ndarray | None, tol: float, max_iter: int) -> Cells:
+        """Find the cells."""
+        return cells_of_masses(
+            self.density, self.target(slack), heights=start, tol=tol, max_iter=max_iter
+        )
+
+    def moved(self) -> float:
+        """How far merging has moved the points, in the quadratic mean."""
+        by = self.centred[self.full] - self.sites[self.site]
+        return self.step * math.sqrt(self.b[self.full] @ (by**2).sum(1))
 
     def target(self, slack: float) -> Target:
         """What the cells should hold."""
@@ -244,7 +265,7 @@ class _Frame:
         heights = np.empty(len(self.b))
         heights[self.full] = cells.heights[self.site]
         empty = np.setdiff1d(np.arange(len(self.b)), self.full)
-        heights[empty] = _lowest_empty(cells, self.sites, self.centred[empty])
+        heights[empty] = lowest_empty(cells, self.sites, self.centred[empty])
         psi = self.level - heights
         return (psi - psi.mean()) * self.unit * self.step
 
@@ -328,27 +349,16 @@ class _Frame:
         )
 
 
-def _merged(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _merged(points: np.ndarray, nearest: float) -> tuple[np.ndarray, np.ndarray]:
     """The site of each point, where points nearer than rounding share one; each site's first."""
     distinct, first, site = np.unique(points, axis=0, return_index=True, return_inverse=True)
     site = site.ravel()
-    pairs = KDTree(distinct).query_pairs(NEAREST, output_type="ndarray")
+    pairs = KDTree(distinct).query_pairs(nearest, output_type="ndarray")
     if len(pairs):
         links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(distinct),) * 2)
         group = connected_components(links, directed=False)[1][site]
         _, first, site = np.unique(group, return_index=True, return_inverse=True)
     return site, first
-
-
-def _lowest_empty(cells: Cells, sites: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The lowest heights at which planes of other sites stay below the envelope."""
-    d = cells.diagram
-    inner = slice(d.n_interfaces)
-    corners = np.vstack([d.start[inner], d.stop[inner], d.box.corners])
-    owner = np.concatenate([d.sites[inner, 0], d.sites[inner, 0], d.owners])
-    envelope = 2 * (corners * sites[owner]).sum(1) - cells.heights[owner]
-    heights = [(2 * corners @ y - envelope).max() for y in others]
-    return np.array(heights)
 
 
 def _integrals(density) -> tuple[GridIntegrals | MixtureIntegrals, np.ndarray, float]:

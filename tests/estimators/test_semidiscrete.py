@@ -140,6 +140,16 @@ def test_samples_much_nearer_to_one_another_than_reg_covar_are_fitted():
     assert np.isclose(mixture.distance_, np.sqrt(2e-6), rtol=0.1)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_random_samples_are_a_start_for_nodes(seed):
+    rng = np.random.default_rng(seed)
+    X = np.vstack([rng.normal(size=(40, 3)), 6 + rng.normal(size=(40, 3))])
+    options = {"n_nodes": 128, "init_params": "random_from_data", "random_state": seed}
+    mixture = SemidiscreteGMM(3, tol=1e-2, **options).fit(X)
+    kmeans = SemidiscreteGMM(3, tol=1e-2, n_nodes=128, random_state=seed).fit(X)
+    assert mixture.distance_ < 1.2 * kmeans.distance_
+
+
 def test_a_sample_far_from_the_rest_gets_a_component_and_leaves_the_fit_of_the_rest(clouds):
     X, _ = clouds
     alone = SemidiscreteGMM(2, random_state=0).fit(X)

@@ -144,3 +144,44 @@ def test_cells_that_rounding_leaves_with_less_than_nothing_end_in_no_nan(rng):
     cells, _ = solve(needles.centred()[0], rng.normal(size=(40, 2)), max_iter=30)
     assert not cells.converged
     assert np.isfinite(cells.heights).all()
+
+
+@pytest.mark.parametrize("slack", [0.0, 0.3])
+def test_the_jacobian_is_that_of_finite_differences(rng, slack):
+    density, sites = image("bumps"), rng.random((6, 2))
+    sites -= sites.mean(0)
+    target = Target(sites, rng.dirichlet(np.full(6, 5.0)), slack, (sites**2).sum(1))
+    heights = newton._gaussian_heights(density, sites, target.masses)
+    jacobian = newton._jacobian(target, newton.evaluate(density, sites, heights)).toarray()
+    for j, unit in enumerate(1e-6 * np.eye(6)):
+        after, before = (
+            newton.evaluate(density, sites, heights + sign * unit) for sign in (1.0, -1.0)
+        )
+        slope = -(target.error(after) - target.error(before)) / 2e-6
+        # but for a rank of one, which constants have no part in
+        slope += slack * target.masses * target.masses[j]
+        assert np.allclose(jacobian[:, j], slope, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("layout", ["cluster", "pair", "light", "heavy"])
+@pytest.mark.parametrize("name", ["even", "bumps"])
+def test_masses_and_distances_of_many_magnitudes_are_no_obstacle(rng, name, layout):
+    sites, masses = rng.normal(size=(40, 2)), np.ones(40)
+    if layout == "cluster":
+        sites[2:] *= 1e-5
+    elif layout == "pair":
+        sites[1] = sites[0] + 1e-6
+    elif layout == "light":
+        masses[::2] = 10.0 ** -np.arange(1, 11).repeat(2)
+    else:
+        masses[1:] = 1e-9
+    masses /= masses.sum()
+    cells, error = solve(image(name), sites / np.abs(sites).max(), masses)
+    assert cells.converged and error <= 1e-8
+    assert (np.abs(cells.masses - masses) <= 1e-3 * masses + 1e-14).all()
+
+
+def test_a_method_that_gets_nowhere_gives_up_soon(rng, monkeypatch):
+    monkeypatch.setattr(newton, "_solve", lambda jacobian, error: 1e-3 * error)
+    cells, _ = solve(image("even"), rng.random((10, 2)), max_iter=10**6)
+    assert not cells.converged and cells.n_iter < 5000

@@ -87,3 +87,16 @@ def test_a_free_plan_on_an_image_has_the_masses_and_cost_of_the_nearest_points()
     masses = torch.zeros(6, dtype=DOUBLE).index_add_(0, label, mass / mass.sum())
     assert torch.allclose(step.plan.masses, masses, atol=1e-3)
     assert math.isclose(step.plan.cost, float(mass @ cost / mass.sum()), rel_tol=1e-3)
+
+
+def test_unequal_masses_take_unequal_shares_of_the_samples():
+    X = torch.tensor([[0.0], [1.0], [2.0], [6.0], [7.0]], dtype=DOUBLE)
+    a, masses = torch.full((5,), 0.2, dtype=DOUBLE), torch.tensor([0.5, 0.2, 0.3], dtype=DOUBLE)
+    step = Lloyd(Samples(X, a), masses)
+    (points,), _ = step((torch.tensor([[0.0], [3.0], [8.0]], dtype=DOUBLE),))
+    # in order: 0, 1 and half of 2; the other half of 2 and half of 6; the other half of 6, and 7
+    expected = [(0 + 1 + 2 / 2) / 2.5, (2 / 2 + 6 / 2) / 1, (6 / 2 + 7) / 1.5]
+    assert torch.allclose(points.flatten(), torch.tensor(expected, dtype=DOUBLE))
+    assert torch.equal(step.plan.masses, masses)
+    cost = 0 + 1 + 4 / 2 + 1 / 2 + 9 / 2 + 4 / 2 + 1
+    assert math.isclose(step.plan.cost, 0.2 * cost)

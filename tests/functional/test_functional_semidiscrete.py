@@ -6,6 +6,7 @@ import numpy as np
 import ot
 import pytest
 import torch
+from scipy.stats import norm
 
 from skgmmot.functional.mixture import GaussianMixtureParams, sample
 from skgmmot.functional.semidiscrete import GridDensity, component_masses, exact_plan
@@ -210,6 +211,48 @@ def test_scale_does_not_count_for_nodes(make_mixture, scale):
     assert plan.cost == scale**2 * expected.cost and plan.error == scale**2 * expected.error
     assert torch.equal(plan.potentials, scale**2 * expected.potentials)
     assert torch.equal(plan.barycentres, scale * expected.barycentres)
+
+
+def test_points_that_rounding_cannot_tell_apart_share_a_cell_and_say_what_that_costs():
+    _, points, _ = problem()
+    near = points[3] + 1e-12
+    plan = exact_plan(even(), torch.vstack([points, near]), torch.ones(13, dtype=DOUBLE))
+    twice = exact_plan(even(), torch.vstack([points, points[3:4]]), torch.ones(13, dtype=DOUBLE))
+    assert math.isclose(plan.cost, twice.cost, rel_tol=1e-10)
+    assert plan.error < 1e-10 and twice.error == 0
+    assert torch.allclose(plan.masses, torch.full((13,), 1 / 13, dtype=DOUBLE), atol=1e-7)
+
+
+@pytest.mark.parametrize("light", [1e-6, 1e-12])
+def test_masses_are_met_relative_to_themselves(light):
+    _, points, weights = problem()
+    weights[1:] = light
+    plan = exact_plan(even(), points, weights)
+    assert torch.allclose(plan.masses, weights / weights.sum(), rtol=1e-3, atol=0)
+    # nearly all goes to the heavy point
+    alone = exact_plan(even(), points[:1], weights[:1])
+    assert math.isclose(plan.cost, alone.cost, rel_tol=40 * light + 1e-12)
+
+
+@pytest.mark.parametrize("separation", [50.0, 95.0, 1e3, 1e5])
+def test_components_far_apart_for_their_width_are_no_obstacle(separation):
+    mixture = GaussianMixtureParams(
+        torch.tensor([0.5, 0.5], dtype=DOUBLE),
+        torch.tensor([[0.0, 0.0], [separation, 0.0]], dtype=DOUBLE),
+        torch.ones(2, 2, dtype=DOUBLE),
+    )
+    points = torch.tensor([[-1.0, 0.0], [separation + 1.0, 0.0]], dtype=DOUBLE)
+    for share in (0.5, 0.3, 1e-3):
+        weights = torch.tensor([share, 1 - share], dtype=DOUBLE)
+        plan = exact_plan(mixture, points, weights)
+        assert math.isclose(plan.masses[0], share, rel_tol=1e-6)
+        # on a line: what lies left of q goes to the left point, the rest c = separation + 1 far
+        q, c = float(norm.ppf(min(2 * share, 1 - 1e-16))), separation + 1
+        left = 4 * share - (q + 2) * norm.pdf(q)
+        right = (1 - 2 * share) * (1 + c**2) + (q - 2 * c) * norm.pdf(q)
+        expected = 1 + (left + right) / 2 + 1
+        # squares of the separation cancel
+        assert math.isclose(plan.cost, expected, rel_tol=1e-7, abs_tol=1e-15 * separation**2)
 
 
 def test_points_that_coincide_share_a_cell():

@@ -8,7 +8,7 @@ import torch
 
 from skgmmot.functional.mixture import GaussianMixtureParams, sample
 from skgmmot.functional.semidiscrete import exact_plan
-from skgmmot.functional.semidiscrete_fit import Regularised, fit_to_points
+from skgmmot.functional.semidiscrete_fit import Regularised, _Transport, fit_to_points
 
 DOUBLE = torch.float64
 
@@ -88,3 +88,30 @@ def test_weights_of_two_are_points_given_twice(make_mixture):
     weighted = fit_to_points(start, X, twice, **options)
     repeated = fit_to_points(start, torch.cat([X, X[:10]]), ones(40), **options)
     assert math.isclose(weighted.objective, repeated.objective, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [0.2495, 0.2501])
+def test_weights_are_settled_to_those_of_the_clusters(rng, weight):
+    cluster = torch.tensor(rng.normal(size=(10, 2)))
+    points = torch.cat([cluster, cluster + torch.tensor([20.0, 0.0], dtype=DOUBLE)])
+    masses = torch.cat([0.25 * ones(10), 0.75 * ones(10)])
+    mixture = GaussianMixtureParams(
+        torch.tensor([weight, 1 - weight], dtype=DOUBLE),
+        torch.tensor([[0.0, 0.0], [20.0, 0.0]], dtype=DOUBLE),
+        0.8 * torch.ones(2, 2, dtype=DOUBLE),
+    )
+    settled = _Transport(points, masses, 1e-6, None, 0).settled(mixture)
+    expected = torch.tensor([0.25, 0.75], dtype=DOUBLE)
+    assert torch.allclose(settled.weights, expected, rtol=0, atol=1e-6)
+
+
+def test_mixtures_that_are_no_numbers_are_turned_back_from(rng):
+    # the first step along so steep a slope leads beyond what float64 holds
+    points = torch.tensor(np.vstack([rng.normal(size=(40, 3)), 6 + rng.normal(size=(40, 3))]))
+    start = GaussianMixtureParams(
+        torch.tensor([1 - 2e-15, 2e-15], dtype=DOUBLE),
+        points[:2],
+        torch.stack([torch.eye(3, dtype=DOUBLE), 1e-2 * torch.eye(3, dtype=DOUBLE)]),
+    )
+    end = fit_to_points(start, points, ones(80), n_nodes=64, max_iter=5)
+    assert all(torch.isfinite(t).all() for t in end.value)
