@@ -18,6 +18,7 @@ from skgmmot.functional.fixed_point import Solution
 from skgmmot.functional.mixture import (
     GaussianMixtureParams,
     PreparedMixture,
+    is_far,
     log_density,
     log_joint,
     log_responsibilities,
@@ -113,7 +114,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         return GaussianMixtureParams(*self._tensors("covariances_")).to(dtype=dtype, device=device)
 
     def _prepared(self, like: torch.Tensor) -> PreparedMixture:
-        """The fitted mixture ready for densities, in the dtype and on the device of ``like``."""
+        """The fitted mixture ready for densities, in float64 and on the device of ``like``."""
         if hasattr(self, "precisions_cholesky_"):
             weights, means, factors = self._tensors("precisions_cholesky_")
         else:
@@ -123,7 +124,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
                 f"X must have the {means.shape[1]} feature(s) of means_, got {like.shape[1]}. Pass "
                 "the features of the mixture."
             )
-        weights, means, factors = (t.to(like) for t in (weights, means, factors))
+        to = {"dtype": torch.float64, "device": like.device}
+        weights, means, factors = (t.to(**to) for t in (weights, means, factors))
         return PreparedMixture.of(weights, means, factors)
 
     def _factored(self):
@@ -180,11 +182,18 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         return self._blockwise(function, X), kind
 
     def _blockwise(self, function, X):
+        """Numbers in the dtype of the samples; the mixture is not rounded to it."""
         mixture = self._prepared(X)
+
+        def values(mixture, block):
+            found = function(mixture, block)
+            return found.to(X.dtype) if found.is_floating_point() else found
+
         if X.requires_grad or mixture.requires_grad:
-            return function(mixture, X)
-        mixture = for_many(mixture, len(X))
-        return _engine.map_rows(lambda block: function(mixture, block), mixture.row_size, X)
+            return values(mixture, X)
+        own = _arrays.as_tensor(self.means_).dtype
+        mixture = for_many(mixture, len(X), torch.promote_types(own, X.dtype))
+        return _engine.map_rows(lambda block: values(mixture, block), mixture.row_size, X)
 
     def score_samples(self, X):
         """Compute the log-density of each sample.
@@ -417,7 +426,7 @@ def _draw(rng, mean, covariance, size, diagonal):
 
 def _labels(mixture: PreparedMixture, X):
     joint = log_joint(mixture, X)
-    if not torch.isfinite(joint.amax(0)).all():
+    if is_far(joint).any():
         joint = log_responsibilities(mixture, X)
     return joint.max(0).indices  # many times faster than argmax, and equal
 

@@ -16,6 +16,9 @@ from skgmmot.functional.linalg import factor
 
 #: A component of less weight has no samples, and no scale and no say of its own.
 EMPTY = 1e-12
+#: Below this log-density, where distances are ``1 / eps`` spreads, squares hide in their rounding
+#: what sets components of equal covariances apart.
+FAR = -(torch.finfo(torch.float64).eps ** -2)
 
 
 class GaussianMixtureParams(NamedTuple):
@@ -376,7 +379,9 @@ class PreparedMixture(NamedTuple):
         """`log_joint` by its definition."""
         centred = X - self.means.unsqueeze(1)  # (K, n, d)
         kind = covariance_type_of(self.factors)
-        return self.log_weights.unsqueeze(1) + kind.log_density(centred, self.factors)
+        return self.log_weights.unsqueeze(1) + kind.log_density(
+            centred, self.factors.to(centred.dtype)
+        )
 
 
 def log_joint(mixture: PreparedMixture, X: Tensor) -> Tensor:
@@ -450,7 +455,7 @@ def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Te
     """
     mixture = mixture.prepare()
     joint = log_joint(mixture, X)
-    overflowed = ~torch.isfinite(joint.detach().amax(0))  # (n,)
+    overflowed = is_far(joint.detach())  # (n,)
     if not overflowed.any():
         return torch.log_softmax(joint, dim=0) - _of_zero_weights(mixture, X, joint)
     # Far samples stay off the graph, for the derivative of an overflow is not a number: another
@@ -461,6 +466,22 @@ def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Te
     one_hot = torch.zeros_like(log_resp)
     one_hot[:, overflowed] = _nearest(mixture, X.detach()[overflowed])
     return torch.where(overflowed, one_hot, log_resp)
+
+
+def is_far(joint: Tensor) -> Tensor:
+    """Return which samples are so far away that rounding hides whose they are.
+
+    Parameters
+    ----------
+    joint : Tensor of shape (K, n)
+        Their log-joint.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        True where all of it is below `FAR`, or where a square overflowed.
+    """
+    return ~(joint.amax(0) > FAR)
 
 
 def responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:
@@ -624,6 +645,7 @@ def _nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
     """
     mixture = mixture.to()
     kind = covariance_type_of(mixture.factors)
+    X = X.to(mixture.factors.dtype)
     factors = mixture.factors / mixture.factors.abs().max()  # so that no product overflows
     u = (X / X.abs().amax(1, keepdim=True)).expand(len(mixture.means), -1, -1)  # (K, n, d)
     white = kind.apply(u, factors)

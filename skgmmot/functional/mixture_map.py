@@ -50,14 +50,14 @@ class Posterior:
 
     def __init__(self, mixture: GaussianMixtureParams, origin: Tensor):
         self.origin = origin
-        self.prepared = mixture.prepare().to(device=origin.device, dtype=origin.dtype)
+        # about the origin, so that the mixture is not rounded to the dtype of the samples
+        self.prepared = mixture.moved(-origin.double()).prepare()
         self.empty = torch.isneginf(self.prepared.log_weights)
         self.features, self.dtype = None, None
         kind = covariance_type_of(mixture.covariances)
         if quadratic_share(kind, len(origin)) <= MAX_QUADRATIC:
-            centred = mixture._replace(means=mixture.means - origin.double()).prepare()
-            self.features = FeatureEStep(centred, origin)
-            self.dtype = accurate_dtype(centred, origin.dtype)
+            self.features = FeatureEStep(self.prepared, origin)
+            self.dtype = accurate_dtype(self.prepared, origin.dtype)
 
     @property
     def row_size(self) -> int:
@@ -86,8 +86,9 @@ class Posterior:
             resp, lifted = self._by_features(X)
             if resp is not None:
                 return resp, lifted
-        resp = log_responsibilities(self.prepared, X).exp()
-        return resp, torch.cat([(X - self.origin).mT, X.new_ones(1, len(X))])
+        x = X.double() - self.origin.double()
+        resp = log_responsibilities(self.prepared, x).exp()
+        return resp, torch.cat([x.mT, x.new_ones(1, len(x))])
 
     def _by_features(self, X):
         """The same from two matrix products; None where a square overflows."""

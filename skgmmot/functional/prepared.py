@@ -29,22 +29,26 @@ class ProductMixture(PreparedMixture):
         return min(self.step.row_size, MOST_NUMBERS)
 
     def log_joint(self, X: Tensor) -> Tensor:
-        """The log-joint ``(K, b)`` of a block ``X (b, d)``."""
+        """The log-joint ``(K, b)`` of a block ``X (b, d)``, in the dtype of the products."""
         joint = self.step.log_joint(
             X, self.dtype, lambda _, shape, dtype: X.new_empty(shape, dtype=dtype)
-        ).to(X.dtype)
+        )
         return joint if torch.isfinite(joint.amax(0)).all() else super().log_joint(X)
 
 
-def for_many(mixture: PreparedMixture, n_samples: int) -> PreparedMixture:
+def for_many(
+    mixture: PreparedMixture, n_samples: int, dtype: torch.dtype | None = None
+) -> PreparedMixture:
     """Prepare a mixture for many samples.
 
     Parameters
     ----------
     mixture : PreparedMixture
-        K components in d dimensions, in the dtype of the samples.
+        K components in d dimensions.
     n_samples : int
         How many there are.
+    dtype : torch.dtype, default=None
+        That of the samples; None is that of the mixture.
 
     Returns
     -------
@@ -58,15 +62,16 @@ def for_many(mixture: PreparedMixture, n_samples: int) -> PreparedMixture:
     if n_samples < MANY:
         return mixture
     weights = mixture.log_weights.double().softmax(0)
-    origin = (weights @ mixture.means.double()).to(mixture.means)
     exact = mixture.to(dtype=torch.float64)
+    # a number that samples can be subtracted from in their own dtype; the mixture is not rounded
+    origin = (weights @ exact.means).to(mixture.means.dtype if dtype is None else dtype)
     centred = exact._replace(means=exact.means - origin.double())
-    dtype = accurate_dtype(centred, mixture.means.dtype)
+    dtype = accurate_dtype(centred, origin.dtype)
     if dtype is None:
         return mixture
     kind = covariance_type_of(mixture.factors)
     whitened = WhiteningEStep.is_faster(kind, *mixture.means.shape)
-    found = ProductMixture(*mixture)
+    found = ProductMixture(*exact)
     found.step = (WhiteningEStep if whitened else FeatureEStep)(centred, origin)
     found.dtype = dtype
     return found

@@ -259,6 +259,22 @@ def test_float32_stays_float32(blobs, covariance_type):
         assert np.abs(getattr(model, name) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("offset", [1e5, 1e6])
+def test_a_model_in_float64_is_not_rounded_to_the_samples_it_is_asked_of(
+    blobs, covariance_type, offset
+):
+    model = fitted(blobs + offset, covariance_type)
+    narrow = (blobs + offset).astype(np.float32)  # rounded samples, asked of in either dtype
+    for rows in (narrow[:50], narrow, torch.tensor(narrow[:50], requires_grad=True)):
+        wide = rows.detach().double().numpy() if torch.is_tensor(rows) else rows.astype(np.float64)
+        for name, tolerance in (("score_samples", 4e-6), ("predict_proba", 1e-6)):
+            found, expected = getattr(model, name)(rows), getattr(model, name)(wide)
+            assert found.dtype in (np.float32, torch.float32)
+            assert np.abs(torch.as_tensor(found).detach().numpy() - expected).max() < tolerance
+        if not torch.is_tensor(rows):
+            assert np.array_equal(model.predict(rows), model.predict(wide))
+
+
 def grey_pixels():
     """Grey pixels, as red, green and blue: two tones in a space of one dimension."""
     rng = np.random.default_rng(0)
@@ -635,7 +651,9 @@ def test_an_empty_component_keeps_its_mean_and_can_be_sampled_around(blobs):
     assert np.isfinite(model.sample(50)[0]).all()
 
 
-@pytest.mark.parametrize("dtype, far", [(np.float64, 1e200), (np.float32, 1e30)])
+@pytest.mark.parametrize(
+    "dtype, far", [(np.float64, 1e200), (np.float64, 1e30), (np.float32, 1e30)]
+)
 def test_samples_whose_squares_overflow_belong_to_somebody(blobs, covariance_type, dtype, far):
     model = fitted(blobs.astype(dtype), covariance_type)
     X = np.array([[far, 0, 0], [0, -far, far]], dtype=dtype)

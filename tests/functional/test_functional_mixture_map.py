@@ -350,3 +350,13 @@ def test_maps_of_an_exact_plan_are_few_and_shares_sum_to_one(pair):
     assert len(mapping.share) <= 3 + 4 - 1
     sums = torch.zeros(3, dtype=F64).index_add_(0, mapping.component, mapping.share)
     assert_close(sums, torch.ones(3, dtype=F64))
+
+
+@pytest.mark.parametrize("d", [2, 100])  # by features, and by the definition
+def test_samples_in_float32_far_away_do_not_round_the_mixture(d, make_mixture, make_samples):
+    mixture = make_mixture("full", 3, d).moved(torch.full((d,), 1e6 + 0.3, dtype=torch.float64))
+    X = (mixture.means.repeat(20, 1) + make_samples(60, d)).float()
+    origin = (mixture.weights @ mixture.means).float()
+    resp, _ = Posterior(mixture, origin)(X)
+    expected = log_responsibilities(mixture, X.double()).exp()
+    assert_close(resp.double(), expected, rtol=1e-4, atol=1e-5)
