@@ -281,7 +281,7 @@ def _laplacian_solve(
     M.fill_diagonal_(0)
     remainder = ridge0 + share @ ridge1
     if not remainder.any():
-        remainder[0] = 1.0  # only f + g counts: hold the first potential
+        remainder[M.sum(1).argmax()] = 1.0  # only f + g counts: hold a potential that matters
     M = torch.diag(M.sum(1) + remainder) - M
     factor, failed = torch.linalg.cholesky_ex(M)
     if failed:

@@ -6,6 +6,7 @@ What `discrete` puts on the graph. Weights may be zero, and of any size.
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,15 @@ from skgmmot.functional.network_simplex import EPS, network_simplex
 GAP = 1e-8
 #: A plan that costs less than this share of the largest cost is free.
 NOTHING = 1e-16
+#: Costs above so many times the entropy's weight, more than the optimum has, are not paid by any
+#: mass that is a number: by weights of 1e-300, logarithms are 700.
+FAR = 1e4
+#: Weights below this share of the total are a matter of logarithms.
+TINY = 1e-10
+#: Steps in logarithms at most, how long they may be, and how often they are halved.
+MAX_STEPS, LARGEST_STEP, HALVINGS = 200, 100.0, 12
+#: Components hang together that exchange more than this share of their mass.
+APART = 1e-14
 #: Costs below this share of the entropy's weight do not bend the independent plan.
 SMALL = 1e-9
 #: A penalty of so many times the largest cost may be paid for the rounding of the weights; one of
@@ -82,8 +92,8 @@ def solve_constants(
         P, f, g, *derivatives = map(torch.from_numpy, (P, f, g, *centred))
         return TransportSolution(P, f, g, tuple(derivatives), float((P * C).sum()))
     if all(held):
-        b = b * (a.sum() / b.sum())
-    elif C.min() < 0:
+        return _entropic(a, b * (a.sum() / b.sum()), C, reg, eps)
+    if C.min() < 0:
         raise ValueError(
             f"costs must not be negative, got {float(C.min()):.3g}. Use squared distances."
         )
@@ -97,9 +107,26 @@ def solve_constants(
         _derivative(f, penalties[0], reg, float(b.sum())),
         _derivative(g, penalties[1], reg, float(a.sum())),
     )
-    if all(held):
-        derivatives = tuple(t - t.mean() for t in derivatives)
     return TransportSolution(P, f, g, derivatives, value)
+
+
+def _entropic(a, b, C, reg, eps) -> TransportSolution:
+    """Transport with an entropy between marginals that are held.
+
+    The potentials of the exact plan are taken from the costs first. This changes no plan, and
+    leaves costs of which only those count that are not large against the weight of the entropy.
+    """
+    P, *potentials = network_simplex(a.numpy(), b.numpy(), C.numpy(), eps)
+    P, f, g = (torch.from_numpy(t) for t in (P, *potentials))
+    S = (C - f.unsqueeze(1) - g).clamp(min=0)
+    constant, mass = float((P * (C - S)).sum()), float(a.sum())
+    P, df, dg, value = _penalised(a / mass, b / mass, S, (math.inf, math.inf), reg)
+    f, g = f + df, g + dg
+    # KL(m P | m^2 a b^T) = m KL(P | a b^T) + m^2 - m - m log m, for P, a and b of sum one
+    value = constant + mass * value
+    if abs(mass - 1) > EQUAL:
+        value += reg * mass * (mass - 1 - math.log(mass))
+    return TransportSolution(mass * P, f, g, (f - f.mean(), g - g.mean()), value)
 
 
 def _bounded(penalties, C: Tensor) -> tuple[float, float]:
@@ -122,19 +149,96 @@ def _penalised(a, b, C, penalties, reg) -> tuple[Tensor, Tensor, Tensor, float]:
     k, l, mass = a > 0, b > 0, 1.0 if reg else float(max(a.sum(), b.sum()))
     problem = Penalised(a[k] / mass, b[l] / mass, C[k][:, l], *penalties, reg)
     inner, largest = _simple_plan(problem), float(C.abs().max())
+    if reg and all(math.isinf(lam) for lam in penalties):
+        largest = min(largest, FAR * reg)
     value = problem.primal(inner)
     free = value <= max(NOTHING * largest, SMALL * reg) and bool(C.min() >= 0)
     unit = (largest if reg else value) or 1.0
     problem, value = problem.in_unit(unit), value / unit
     if not free:
-        f, g, inner, *_ = interior_point.solve(problem)
-        inner, value = _certified(problem, f, g, inner)
+        f, g, inner, value = _solved(problem)
     else:  # no plan costs noticeably less
         f, g = _simple_potentials(problem)
     P = torch.zeros_like(C)
     P[k.unsqueeze(1) & l] = mass * inner.flatten()
     f, g = (unit * t for t in _extended(f, g, C / unit, k, l, problem))
     return P, f, g, unit * mass * value
+
+
+def _solved(problem: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Potentials, plan and value, proven optimal."""
+    if not (math.isinf(problem.lam0) and math.isinf(problem.lam1)):
+        f, g, P, *_ = interior_point.solve(problem)
+        return f, g, *_certified(problem, f, g, P)
+    if min(problem.a.min(), problem.b.min()) <= TINY:
+        return _by_logarithms(problem)
+    near = problem._replace(C=problem.C.clamp(max=FAR * problem.reg))
+    try:
+        f, g, P, *_ = interior_point.solve(near)
+        P[near.C < problem.C] = 0
+        return f, g, *_certified(problem, f, g, P)
+    except RuntimeError:  # solved again in another form
+        return _by_logarithms(problem)
+
+
+def _by_logarithms(problem: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Potentials, plan and value under entropy between marginals that are held, of any size.
+
+    Newton's method for ``log(P @ 1) = log(a)`` where ``P.T @ 1 = b``, each step as long as it
+    raises the dual value.
+    """
+    log_a, log_b, s = problem.a.log(), problem.b.log(), problem.C / problem.reg
+
+    def at(f):
+        logits = (log_a + f).unsqueeze(1) - s
+        g = -torch.logsumexp(logits, 0)
+        return f, g, (logits + g + log_b).exp(), float(problem.a @ f + problem.b @ g)
+
+    point = at(torch.zeros_like(problem.a))
+    for _ in range(MAX_STEPS):
+        f, g, P, value = point
+        p = P.sum(1)
+        wrong = log_a - p.log()
+        if wrong.abs().max() <= EQUAL:
+            break
+        right = p * wrong.clamp(-LARGEST_STEP, LARGEST_STEP)
+        df = _grounded((P / problem.b) @ P.mT, right)
+        df = (df - df.median()).clamp(-LARGEST_STEP, LARGEST_STEP)
+        rounding = 64 * EPS * (1 + float(problem.a @ f.abs() + problem.b @ g.abs()))
+        tried = (at(f + 0.5**i * df) for i in range(HALVINGS))
+        point = next((other for other in tried if other[3] >= value - rounding), point)
+        if point[0] is f:
+            break
+    # The gap to the dual value is that of wrong marginals at their potentials.
+    if not (p - problem.a).abs() @ (1 + f.abs()) <= GAP * abs(value) + EQUAL:
+        raise RuntimeError(
+            f"transport must meet its marginals in {MAX_STEPS} steps, got weights that are wrong "
+            f"by {float((p - problem.a).abs().max()):.2g}. Use a larger reg, or leave out small "
+            "weights."
+        )
+    return problem.reg * f, problem.reg * g, P, problem.reg * value
+
+
+def _grounded(W: Tensor, right: Tensor) -> Tensor:
+    """A solution of ``(diag(W @ 1) - W) x = right``, by elimination without any subtraction.
+
+    Weights of very different sizes keep their digits. Of nodes that hang together, and hardly with
+    others, one is held: that of the largest weights.
+    """
+    order = W.sum(1).argsort()
+    A, r, whole = W[order][:, order].numpy().copy(), right[order].numpy().copy(), W.sum(1)[order]
+    shares, pivots = np.zeros_like(A), np.full(len(A), np.inf)
+    for i in range(len(A) - 1):
+        row = A[i, i + 1 :]
+        if row.sum() > APART * whole[i]:
+            pivots[i] = row.sum()
+            shares[i, i + 1 :] = row / pivots[i]
+            A[i + 1 :, i + 1 :] += np.outer(shares[i, i + 1 :], row)
+            r[i + 1 :] += shares[i, i + 1 :] * r[i]
+    x = np.zeros_like(r)
+    for i in reversed(range(len(A) - 1)):
+        x[i] = r[i] / pivots[i] + shares[i] @ x
+    return torch.from_numpy(x)[order.argsort()]
 
 
 def _certified(problem: Penalised, f: Tensor, g: Tensor, P: Tensor) -> tuple[Tensor, float]:

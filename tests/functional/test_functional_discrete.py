@@ -9,6 +9,7 @@ import scipy.optimize
 import torch
 from torch.testing import assert_close
 
+from skgmmot.functional import interior_point, penalised
 from skgmmot.functional.discrete import entropic, exact, solve, solve_bounded, unbalanced
 
 F64 = torch.float64
@@ -437,6 +438,56 @@ def test_splitting_a_weight_changes_no_plan_by_rounding():
         plan = exact(weights, weights[order] * share.to(dtype), C)
         assert plan.cost.item() <= bound
         assert (plan.coupling > 0).sum() == 5
+
+
+@pytest.mark.parametrize("tiny", [1e-12, 1e-17, 1e-30, 1e-300])
+@pytest.mark.parametrize("reg", [1e-2, 1.0])
+def test_tiny_weights_change_no_entropic_plan_between_others(tiny, reg):
+    a, b, C = problem(4, 5)
+    expected = entropic(a, b, C, reg)
+    far = torch.zeros(5, 6, dtype=F64)
+    far[:4, :5], far[4, :5], far[:4, 5] = C, 3 * C[0], 7.0
+    weights = (torch.cat([w, torch.tensor([tiny], dtype=F64)]) for w in (a, b))
+    plan = entropic(*weights, far, reg)
+    assert_close(plan.coupling[:4, :5], expected.coupling, rtol=0, atol=1e-11)
+    assert_close(plan.cost, expected.cost, rtol=1e-9, atol=0)
+    assert_close(plan.coupling[4].sum().item(), tiny, rtol=1e-11, atol=0)
+    assert_close(plan.coupling[:, 5].sum().item(), tiny, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("tiny", [1e-17, 1e-100, 1e-300])
+def test_a_tiny_weight_far_away_costs_what_it_weighs(tiny):
+    a, b = torch.tensor([tiny, 1.0], dtype=F64), torch.tensor([0.5, 0.5], dtype=F64)
+    C = 1e16 * torch.tensor([[2.0, 0.0], [1.0, 2.0]], dtype=F64)
+    for reg in (1e-2, 1.0, 1e10):
+        assert entropic(a, b, C, reg).cost.item() == pytest.approx(1.5e16, rel=1e-12)
+
+
+@pytest.mark.parametrize("far", [1e3, 1e7, 99_999_999.0, 1e12])
+@pytest.mark.parametrize("reg", [1e-2, 1.0, 30.0])
+def test_a_far_component_leaves_the_entropic_plan_of_the_others(far, reg):
+    a, b, C = problem(6, 7)
+    expected = entropic(a, b, 100 * C, reg)
+    costs = torch.full((7, 8), far**2, dtype=F64)
+    costs[:6, :7], costs[6, 7] = 100 * C, 0.0
+    last = torch.tensor([0.125], dtype=F64)
+    plan = entropic(torch.cat([0.875 * a, last]), torch.cat([0.875 * b, last]), costs, reg)
+    assert_close(plan.coupling[:6, :7], 0.875 * expected.coupling, rtol=0, atol=1e-11)
+    # the entropy of the choice between the two parts
+    divergence = -0.875 * math.log(0.875) - 0.125 * math.log(0.125)
+    assert_close(plan.cost - reg * divergence, 0.875 * expected.cost, rtol=1e-8, atol=0)
+
+
+def test_what_the_interior_point_method_does_not_solve_is_solved_in_logarithms(monkeypatch):
+    a, b, C = problem(6, 7)
+    for reg in (1e-2, 0.1, 1.0):
+        expected = entropic(a, b, C, reg)
+        with monkeypatch.context() as patch:
+            patch.setattr(interior_point, "MAX_STEPS", 1)
+            assert_close(entropic(a, b, C, reg), expected, rtol=1e-7, atol=1e-9)
+            patch.setattr(penalised, "MAX_STEPS", 1)
+            with pytest.raises(RuntimeError, match="must meet its marginals in 1 steps, got"):
+                entropic(a, b, C, reg)
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float32, F64), (F64, torch.float32)])
