@@ -28,6 +28,11 @@ def expected_failures(estimator):
     if isinstance(estimator, WassersteinQuantizer):
         why = "starts are drawn from the rows, which the check shuffles"
         return {"check_sample_weight_equivalence_on_dense_data": why}
+    if isinstance(estimator, OTMap):
+        # ten components of nine samples, and as above; class_wise, copies of rows are no more
+        # samples from which to judge how far to shrink; on enough samples test_ot_map holds it
+        why = "starts depend on the order of the rows, and shrinkage on how many differ"
+        return {"check_sample_weight_equivalence_on_dense_data": why}
     return {}
 
 

@@ -1,6 +1,9 @@
 """`OTMap` moves samples of one distribution to another; `ot_map` does it between mixtures."""
 
+import contextlib
+import warnings
 from numbers import Real
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,12 +18,14 @@ from sklearn.utils import check_consistent_length, check_random_state, column_or
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from skgmmot import _arrays, _engine
 from skgmmot.estimators._base import as_mixture, is_mixture, whole_fit
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.geodesic import known_mixture
+from skgmmot.functional.covariance import covariance_type_of
+from skgmmot.functional.linalg import oas_share, shrunk
 from skgmmot.functional.mixture import join, sample
 from skgmmot.functional.mixture_map import (
     carried_labels,
@@ -38,6 +43,12 @@ METHODS = {"mean": mean_map, "random": random_map}
 DEFAULT_COMPONENTS = 10
 #: Directions along which `OTMap.score` compares clouds, and the samples it takes of each at most.
 SCORE_PROJECTIONS, SCORE_SAMPLES = 100, 10_000
+#: Components of fewer samples a feature have their covariances shrunk by ``shrinkage='auto'``.
+FEW_SAMPLES = 5
+#: Images so many times further out than the target reaches are warned of.
+FAR = 10
+#: The label of samples whose class is not known, as in scikit-learn and POT.
+UNLABELLED = -1
 
 
 def _counts_classes(transport) -> bool:
@@ -77,6 +88,12 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         target, in squared units of the data: about the cost above which it is not moved. ``inf``
         holds a marginal, None holds both. A source component that keeps no mass is still mapped, to
         the nearest.
+    shrinkage : {'auto'}, float in [0, 1] or None, default='auto'
+        How far covariances that are fitted here to samples are drawn towards a multiple of the
+        identity, which keeps the map from stretching noise where samples are few for their
+        features. ``'auto'`` takes the share of [3]_ for full and tied covariances of components
+        with fewer than 5 samples a feature, and leaves all others as they are. A number is the
+        share for all; 0 or None for none. A ``target`` that is a mixture is never changed.
     random_state : int, RandomState instance or None, default=None
         Controls the default mixture's starts and the draws of ``method='random'``.
     device : str or torch.device, default=None
@@ -85,9 +102,10 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Attributes
     ----------
     source_mixture_ : estimator or tuple
-        The mixture of the source; if ``class_wise``, those of the classes, joined.
+        The mixture of the source; if ``class_wise``, those of the classes, joined. With the
+        covariances that were shrunk, if any were.
     target_mixture_ : estimator or tuple
-        The mixture of the target.
+        The mixture of the target, likewise.
     plan_ : array or Tensor of shape (K, L)
         The mass moved between components.
     distance_ : float
@@ -121,6 +139,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ----------
     .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
     .. [2] Montesuma, Ngole Mboula and Souloumiac 2024, mixtures in domain adaptation.
+    .. [3] Chen, Wiesel, Eldar and Hero 2010, oracle approximating shrinkage.
 
     Examples
     --------
@@ -148,6 +167,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         "class_wise": ["boolean"],
         "reg": [Interval(Real, 0.0, None, closed="left")],
         "reg_m": [Interval(Real, 0.0, None, closed="right"), tuple, list, None],
+        "shrinkage": [StrOptions({"auto"}), Interval(Real, 0.0, 1.0, closed="both"), None],
         "random_state": ["random_state"],
         "device": [str, torch.device, None],
     }
@@ -161,6 +181,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         class_wise=False,
         reg=0.0,
         reg_m=None,
+        shrinkage="auto",
         random_state=None,
         device=None,
     ):
@@ -170,6 +191,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.class_wise = class_wise
         self.reg = reg
         self.reg_m = reg_m
+        self.shrinkage = shrinkage
         self.random_state = random_state
         self.device = device
 
@@ -227,7 +249,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return type(self)(target, **cloned)
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Fit the source mixture and the plan to the target.
 
         Parameters
@@ -237,7 +259,13 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             ``(weights, means, covariances)`` of one, in their place.
         y : array-like of shape (n_samples,), default=None
             Labels of the source samples if ``class_wise``, else ignored. The target is no argument
-            of `fit` but the parameter ``target``: what looks like one here is refused.
+            of `fit` but the parameter ``target``: what looks like one here is refused. A label of
+            -1 means that the class is not known, as in scikit-learn: the sample is left out.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights of the source samples: a weight of 2 is a row given twice, 0 a row
+            left out. (How far ``shrinkage='auto'`` shrinks goes by ``(sum w)^2 / sum w^2``
+            samples, which copies do not raise.) For weights of the target pass a mixture that was
+            fitted with them.
 
         Returns
         -------
@@ -249,55 +277,80 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         NotFittedError
             If ``target`` or ``X`` is an unfitted estimator.
         ValueError
-            If a parameter, ``X`` or ``y`` is invalid, or source and target differ in features.
+            If a parameter, ``X``, ``y`` or ``sample_weight`` is invalid, or source and target
+            differ in features.
         """
         _refuse_target(X, y, self.target)
         with whole_fit(self) as (fitted, _):
             for name in ("classes_", "component_labels_"):
                 vars(fitted).pop(name, None)
-            source = fitted._source_mixture(X, y)
+            source = fitted._source_mixture(X, y, sample_weight)
             given = _arrays.kind_of(X), _arrays.kind_of(self.target)
             fitted._set_plan(source, fitted._target_mixture(), *given)
         return self
 
-    def _source_mixture(self, X, y):
+    def _source_mixture(self, X, y, sample_weight):
         """The source as a fitted estimator or a tuple."""
         if is_mixture(X, "X"):
-            if self.class_wise:
-                raise ValueError(
-                    "X must be samples with class_wise=True, got a mixture, whose classes are "
-                    "unknown. Pass the samples and their labels y."
-                )
-            self.n_features_in_ = as_mixture(X, "X")[0].means.shape[1]
-            vars(self).pop("feature_names_in_", None)
-            if hasattr(X, "feature_names_in_"):
-                self.feature_names_in_ = X.feature_names_in_
-            return X
+            return self._given_source(X, sample_weight)
         tensor, kind = _arrays.samples(self, X, reset=True, min_samples=2)
-        samples = kind.restore(tensor.detach())
+        tensor = tensor.detach()
+        weights = _arrays.sample_weights(sample_weight, tensor)
+        samples = kind.restore(tensor)
+        if weights is not None:
+            weights = kind.restore(weights.detach())
         if self.class_wise:
-            return self._fit_classes(samples, y)
-        return self._new_mixture("X").fit(samples)
+            return self._fit_classes(samples, weights, y)
+        return self._fit_mixture(self._new_mixture("X"), samples, weights)
 
-    def _fit_classes(self, samples, y):
-        """A mixture of each class, joined with the classes' shares of the samples."""
-        if y is None:
+    def _given_source(self, mixture, sample_weight):
+        """A source that is a mixture already."""
+        if self.class_wise:
             raise ValueError(
-                "class_wise=True requires y to be passed, but the target y is None. Pass "
-                "the labels of the source samples."
+                "X must be samples with class_wise=True, got a mixture, whose classes are "
+                "unknown. Pass the samples and their labels y."
             )
-        y = column_or_1d(y)
-        check_consistent_length(samples, y)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        fitted = [
-            _fit_class(self._new_mixture("X"), samples[codes == code], label)
-            for code, label in enumerate(self.classes_)
-        ]
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight must be None where X is a mixture, got weights. Fit the mixture "
+                "with them instead."
+            )
+        self.n_features_in_ = as_mixture(mixture, "X")[0].means.shape[1]
+        vars(self).pop("feature_names_in_", None)
+        if hasattr(mixture, "feature_names_in_"):
+            self.feature_names_in_ = mixture.feature_names_in_
+        return mixture
+
+    def _fit_classes(self, samples, weights, y):
+        """A mixture of each class, joined with the classes' shares of the samples."""
+        y, known = _labels(y, samples)
+        self.classes_, codes = np.unique(y[known], return_inverse=True)
+        fitted, masses = [], []
+        for code, label in enumerate(self.classes_):
+            rows = known[codes == code]
+            own = None if weights is None else weights[rows]
+            masses.append(len(rows) if own is None else float(own.sum()))
+            with _class_named(label):
+                fitted.append(self._fit_mixture(self._new_mixture("X"), samples[rows], own))
         mixtures, kinds = zip(*(as_mixture(m) for m in fitted), strict=True)
         self.component_labels_ = self.classes_.repeat([len(m.weights) for m in mixtures])
-        shares = torch.from_numpy(np.bincount(codes) / len(codes))
+        shares = torch.tensor(masses, dtype=torch.float64) / sum(masses)
         return known_mixture(join(mixtures, shares), _arrays.answer_kind(*kinds))
+
+    def _fit_mixture(self, mixture, samples, weights=None):
+        """A mixture fitted to samples, its covariances shrunk where they stand on too few."""
+        options = {}
+        if weights is not None:
+            if not has_fit_parameter(mixture, "sample_weight"):
+                raise ValueError(
+                    "mixture must be one whose fit takes sample_weight, got "
+                    f"{type(mixture).__name__}. Use a DifferentiableGaussianMixture."
+                )
+            options["sample_weight"] = weights
+        fitted = mixture.fit(samples, **options)
+        # of unequal weights as many as of equal ones would vary as much (Kish)
+        size = len(samples) if weights is None else float(weights.sum() ** 2 / (weights**2).sum())
+        return _shrunk_mixture(fitted, size, self.shrinkage)
 
     def _target_mixture(self):
         """The target as a fitted estimator or a tuple, with the features of the fit."""
@@ -308,7 +361,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             mixture = self._new_mixture("target")
             if self.class_wise:
                 mixture.set_params(n_components=len(self.component_labels_))
-            return mixture.fit(_arrays.companion(self, self.target, "target"))
+            return self._fit_mixture(mixture, _arrays.companion(self, self.target, "target"))
         as_mixture(self.target, "target")
         names = [getattr(e, "feature_names_in_", None) for e in (self, self.target)]
         if all(n is not None for n in names) and not np.array_equal(*names):
@@ -339,6 +392,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         plan = transport_plan(a, b, reg=self.reg, reg_m=self.reg_m)
         self._mapping = mixture_map(a, b, plan)
         self._ends = a, b, plan
+        self._reaches = _Reach.of(a), _Reach.of(b)
         self.source_mixture_, self.target_mixture_ = source, target
         self.plan_ = kind.restore(plan.coupling)
         self.distance_ = float(plan.cost.clamp(min=0).sqrt())
@@ -363,9 +417,16 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             Before `fit`.
         ValueError
             If ``X`` is invalid.
+
+        Warns
+        -----
+        UserWarning
+            If an image lies ten times further out than the target reaches (its components' means
+            and five deviations around them): where a component of the source is thin against the
+            target's, the map stretches whatever is off it.
         """
         check_is_fitted(self, "plan_")
-        return self._move(self._mapping, X)
+        return self._move(self._mapping, X, self._reaches[1])
 
     @single_threaded_torch()
     def inverse_transform(self, X):
@@ -391,7 +452,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If ``X`` is invalid, or a covariance of the target is singular.
         """
         check_is_fitted(self, "plan_")
-        return self._move(self._inverse_mapping(), X)
+        return self._move(self._inverse_mapping(), X, self._reaches[0])
 
     def _inverse_mapping(self):
         """The maps of the transposed plan."""
@@ -403,8 +464,8 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 f"target_mixture_ must be one to start from for the way back. There, {error}"
             ) from error
 
-    def _move(self, mapping, X):
-        """Samples moved by a map with the present method."""
+    def _move(self, mapping, X, reach):
+        """Samples moved by a map with the present method, to about where a mixture reaches."""
         self._validate_params()
         X, kind = _arrays.samples(self, X, reset=False)
         X = X.detach()
@@ -414,6 +475,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         move = METHODS[self.method]
         row_size = mapping.posterior.row_size
         images = _engine.map_rows(lambda *block: move(mapping, *block), row_size, *rows)
+        _warn_of_far_images(images, reach)
         return kind.restore(images, copy=False)
 
     @available_if(_counts_classes)
@@ -547,14 +609,103 @@ def _shape(array):
         return ()
 
 
-def _fit_class(mixture, samples, label):
-    """A mixture fitted to the samples of one class."""
+def _labels(y, samples):
+    """The labels of samples, validated, and the rows of those that are known."""
+    if y is None:
+        raise ValueError(
+            "class_wise=True requires y to be passed, but the target y is None. Pass "
+            "the labels of the source samples."
+        )
+    y = column_or_1d(y)
+    check_consistent_length(samples, y)
+    known = np.flatnonzero(y != UNLABELLED)
+    check_classification_targets(y[known])
+    found = np.unique(y[known]).tolist()
+    if len(known) < len(y) and len(found) < 2:
+        raise ValueError(
+            f"y must have two classes or more beside {UNLABELLED}, which marks samples of "
+            f"unknown class, got {found}. If it is a class, name it otherwise."
+        )
+    if str(UNLABELLED) in found:
+        raise ValueError(
+            f"y must mark samples of unknown class by the number {UNLABELLED}, got it as a string. "
+            "Make y an array of dtype object."
+        )
+    return y, known
+
+
+@contextlib.contextmanager
+def _class_named(label):
+    """Say of which class the mixture is that cannot be fitted inside."""
     try:
-        return mixture.fit(samples)
+        yield
     except ValueError as error:
         raise ValueError(
             f"the mixture of class {label} must be one that can be fitted. {error}"
         ) from error
+
+
+def _shrunk_mixture(fitted, n_samples, shrinkage):
+    """A fitted mixture, or one in its place with covariances shrunk: see ``OTMap``."""
+    if not shrinkage:
+        return fitted
+    params, kind = as_mixture(fitted)
+    covariances, d = params.covariances, params.means.shape[1]
+    if shrinkage == "auto":
+        if covariances.ndim == 2:
+            return fitted
+        # a tied covariance stands on the samples of all components
+        own = params.weights if len(covariances) > 1 else params.weights.sum().unsqueeze(0)
+        few = own * n_samples < FEW_SAMPLES * d
+        share = torch.where(few, oas_share(covariances, own * n_samples), 0.0)
+    else:
+        share = torch.full_like(covariances.flatten(1)[:, 0], shrinkage)
+    if not share.any():
+        return fitted
+    return known_mixture(params._replace(covariances=shrunk(covariances, share)), kind)
+
+
+class _Reach(NamedTuple):
+    """How far the components of a mixture reach in each feature, and what is far beyond."""
+
+    low: torch.Tensor
+    high: torch.Tensor
+    far_below: torch.Tensor
+    far_above: torch.Tensor
+
+    @classmethod
+    def of(cls, mixture):
+        """Five deviations around the means; ten times as far out is far."""
+        spread = 5 * covariance_type_of(mixture.covariances).diagonals(mixture.covariances).sqrt()
+        counts = mixture.weights > 0
+        low, high = (mixture.means - spread)[counts], (mixture.means + spread)[counts]
+        low, high = low.amin(0), high.amax(0)
+        # A feature in which the mixture is all but constant is seen in units of the others.
+        width = (high - low).maximum((high - low).square().mean().sqrt())
+        middle = (low + high) / 2
+        return cls(low, high, middle - FAR * width / 2, middle + FAR * width / 2)
+
+
+def _warn_of_far_images(images, reach):
+    """Warn if an image is far beyond a reach."""
+    low, high, far_below, far_above = (t.to(images) for t in reach)
+    least, most = torch.aminmax(images)  # a tenth of the time of one a feature
+    if least >= far_below.max() and most <= far_above.min():
+        return
+    extremes = torch.stack(torch.aminmax(images, dim=0))
+    beyond = (far_below - extremes).maximum(extremes - far_above)
+    if not (beyond > 0).any():
+        return
+    distances = beyond / (far_above - far_below)
+    i, j = divmod(int(distances.argmax()), len(low))
+    warnings.warn(
+        f"images should lie about where the target does, got one at {extremes[i, j]:.3g} in "
+        f"feature {j}, where the target reaches from {low[j]:.3g} to {high[j]:.3g}. A map "
+        "stretches what lies off a component that is thin: increase shrinkage or the mixture's "
+        "reg_covar, or use fewer components.",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 class _Uniforms:

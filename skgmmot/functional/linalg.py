@@ -178,6 +178,61 @@ def bures_map(source: Tensor, target: Tensor) -> Tensor:
     return symmetrize((half * singular.unsqueeze(-2)) @ half.mT)
 
 
+def shrunk(covariances: Tensor, share: Tensor) -> Tensor:
+    """Return covariances drawn towards the multiple of the identity of the same trace.
+
+    ``(1 - share) S + share tr(S) / d I``
+
+    Parameters
+    ----------
+    covariances : Tensor of shape (K, d, d), (K, d) or (K, 1)
+        Matrices, or variances.
+    share : Tensor of shape (K,)
+        0 for as they are, 1 for spheres.
+
+    Returns
+    -------
+    Tensor of the shape of ``covariances``
+        The shrunk ones.
+    """
+    if covariances.ndim == 2:
+        share = share[:, None]
+        return (1 - share) * covariances + share * covariances.mean(1, keepdim=True)
+    share = share[:, None, None]
+    variance = covariances.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    identity = torch.eye(covariances.shape[1]).to(covariances)
+    return (1 - share) * covariances + share * variance * identity
+
+
+def oas_share(covariances: Tensor, n_samples: Tensor) -> Tensor:
+    """Return how far to shrink sample covariances of normal data: oracle approximating shrinkage.
+
+    ``min(1, (tr(S^2) + tr(S)^2) / ((n + 1) (tr(S^2) - tr(S)^2 / d)))``
+
+    Parameters
+    ----------
+    covariances : Tensor of shape (K, d, d)
+        Sample covariances.
+    n_samples : Tensor of shape (K,)
+        From how many samples each was computed.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        The shares for `shrunk`, in [0, 1].
+
+    References
+    ----------
+    .. [1] Chen, Wiesel, Eldar and Hero 2010, equation 23, with 1 - 2/d and n + 1 - 2/d
+       simplified to 1 and n + 1 as scikit-learn does.
+    """
+    trace = covariances.diagonal(dim1=1, dim2=2).sum(1)
+    squares = covariances.square().sum((1, 2))
+    excess = squares - trace.square() / covariances.shape[1]  # 0 for spheres
+    share = (squares + trace.square()) / ((n_samples + 1) * excess)
+    return torch.where(excess > 0, share, 1.0).clamp(max=1)
+
+
 def squared_distances(source: Tensor, target: Tensor) -> Tensor:
     """Return all pairwise squared Euclidean distances, without cancellation.
 

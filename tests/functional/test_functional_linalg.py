@@ -4,14 +4,17 @@ import numpy as np
 import ot
 import pytest
 import torch
+from sklearn.covariance import oas
 from torch.testing import assert_close
 
 from skgmmot.functional.linalg import (
     bures_map,
     factor,
     inverse_factor,
+    oas_share,
     order,
     root,
+    shrunk,
     squared_distances,
     standard_deviations,
     symmetrize,
@@ -128,3 +131,30 @@ def test_sequences_of_tensors_are_ordered_by_the_first_pair_that_differs():
     assert order([a, a], [a.clone(), a]) == 0
     for left, right in (([a], [b]), ([a], [long]), ([a, a], [a, b]), ([-a], [a])):
         assert order(left, right) == -order(right, left) != 0
+
+
+@pytest.mark.parametrize("n", [5, 20, 300])
+@pytest.mark.parametrize("d", [2, 8, 30])
+def test_the_share_to_shrink_is_that_of_scikit_learn(n, d, rng):
+    X = rng.normal(size=(n, d)) * np.linspace(1, 9, d)
+    X -= X.mean(0)
+    covariance = torch.from_numpy(X.T @ X / n)[None]
+    expected, share = oas(X, assume_centered=True)
+    found = oas_share(covariance, torch.tensor([float(n)]))
+    assert_close(found.item(), share)
+    assert_close(shrunk(covariance, found)[0], torch.from_numpy(expected))
+
+
+def test_shrinking_keeps_the_trace_and_ends_at_a_sphere(make_covariances):
+    S, share = make_covariances(3, 4), torch.tensor([0.0, 0.3, 1.0], dtype=F64)
+    found = shrunk(S, share)
+    assert_close(found[0], S[0])
+    assert_close(found.diagonal(dim1=1, dim2=2).sum(1), S.diagonal(dim1=1, dim2=2).sum(1))
+    assert_close(found[2], eye(4, S[2].trace() / 4))
+    assert oas_share(found[2:], torch.tensor([1e6])).item() == 1  # spheres stay spheres
+    variances = S.diagonal(dim1=1, dim2=2)
+    assert_close(
+        shrunk(variances, share),
+        torch.stack([v.diagonal() for v in shrunk(torch.diag_embed(variances), share)]),
+    )
+    assert_close(shrunk(variances[:, :1], share), variances[:, :1])
