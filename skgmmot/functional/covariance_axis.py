@@ -80,6 +80,12 @@ class _Axis(CovarianceType):
     def from_free(self, free, scale):
         return free.exp()
 
+    def logarithm(self, covariances):
+        return covariances.log()
+
+    def exponential(self, logarithms):
+        return logarithms.exp()
+
     def root(self, covariances):
         return covariances.detach().clamp(min=0).sqrt()
 

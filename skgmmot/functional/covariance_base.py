@@ -191,6 +191,14 @@ class CovarianceType:
         """The inverse of `to_free`."""
         raise NotImplementedError
 
+    def logarithm(self, covariances: Tensor) -> Tensor:
+        """Logarithms of covariances, in storage."""
+        raise NotImplementedError
+
+    def exponential(self, logarithms: Tensor) -> Tensor:
+        """The inverse of `logarithm`."""
+        raise NotImplementedError
+
     def root(self, covariances: Tensor) -> Tensor:
         """``B`` with ``B @ B.T`` the covariances, in storage; constants."""
         raise NotImplementedError

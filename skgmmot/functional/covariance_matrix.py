@@ -95,6 +95,15 @@ class _Matrix(CovarianceType):
         factors = factors * scale.unsqueeze(-1)
         return factors @ factors.mT
 
+    def logarithm(self, covariances):
+        values, vectors = torch.linalg.eigh(covariances)
+        logs = values.clamp(min=torch.finfo(values.dtype).tiny).log()  # rounding may go below zero
+        return vectors * logs.unsqueeze(-2) @ vectors.mT
+
+    def exponential(self, logarithms):
+        values, vectors = torch.linalg.eigh(logarithms)
+        return symmetrize(vectors * values.exp().unsqueeze(-2) @ vectors.mT)
+
     def root(self, covariances):
         return factor(covariances)
 

@@ -11,7 +11,7 @@ from skgmmot import _engine
 from skgmmot.functional.em import em_step
 from skgmmot.functional.em_adjoint import LinearisedEM
 from skgmmot.functional.fixed_point import Point, Solution, Squarem, iterate
-from skgmmot.functional.mixture import FreeCoordinates, GaussianMixtureParams
+from skgmmot.functional.mixture import GaussianMixtureParams, LogCoordinates
 
 #: What may extrapolate the iterations, by name.
 ACCELERATIONS = {"squarem": Squarem}
@@ -82,7 +82,7 @@ def climb(
     """
     accelerator = None
     if acceleration is not None:
-        free = FreeCoordinates(theta0)
+        free = LogCoordinates(theta0)
         accelerate = named("acceleration", acceleration, ACCELERATIONS)
         accelerator = accelerate(free.to_free, free.from_free)
     return iterate(

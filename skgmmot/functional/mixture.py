@@ -168,7 +168,7 @@ class FreeCoordinates:
         parts = (
             mixture.weights.clamp(min=tiny).log(),
             mixture.means / self.scale,
-            self.kind.to_free(mixture.covariances, self.scale),
+            self._covariances_to_free(mixture.covariances),
         )
         return torch.cat([part.flatten() for part in parts])
 
@@ -179,8 +179,40 @@ class FreeCoordinates:
         return GaussianMixtureParams(
             torch.softmax(weights, dim=0),
             means * self.scale,
-            self.kind.from_free(free, self.scale),
+            self._covariances_from_free(free),
         )
+
+    def _covariances_to_free(self, covariances: Tensor) -> Tensor:
+        return self.kind.to_free(covariances, self.scale)
+
+    def _covariances_from_free(self, free: Tensor) -> Tensor:
+        return self.kind.from_free(free, self.scale)
+
+
+class LogCoordinates(FreeCoordinates):
+    """Free coordinates that change with the order of the features as these do; not differentiable.
+
+    Covariances are logarithms ``log(L^{-1} Sigma L^{-T})`` relative to those of one mixture,
+    ``L L^T``. Lengths and sums of vectors are then the same in any order of the features, which
+    they are not where covariances are triangular factors.
+
+    Parameters
+    ----------
+    like : GaussianMixtureParams
+        A mixture of the shape and, roughly, the spread of those to come, of positive definite
+        covariances.
+    """
+
+    def __init__(self, like: GaussianMixtureParams):
+        super().__init__(like)
+        self.inverses = self.kind.precision_factor(like.covariances)
+        self.back = self.kind.transpose(self.kind.factor(like.covariances))
+
+    def _covariances_to_free(self, covariances: Tensor) -> Tensor:
+        return self.kind.logarithm(self.kind.congruence(covariances, self.inverses))
+
+    def _covariances_from_free(self, free: Tensor) -> Tensor:
+        return self.kind.congruence(self.kind.exponential(free), self.back)
 
 
 class FisherCoordinates:

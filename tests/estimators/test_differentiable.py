@@ -1044,6 +1044,21 @@ def test_acceleration_never_lowers_the_likelihood(blobs, covariance_type):
     assert len(bounds) <= model.n_iter_ == 300
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", ["full", "tied"])
+def test_acceleration_does_not_depend_on_the_order_of_the_features(rng, kind):
+    X = rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6)) + 2 * rng.integers(3, size=(300, 1))
+    order = [3, 0, 5, 1, 4, 2]
+    params = {"acceleration": "squarem", "tol": 0, "max_iter": 11, "weights_init": [1 / 3] * 3}
+    params["precisions_init"] = np.eye(6) if kind == "tied" else np.stack([np.eye(6)] * 3)
+    models = [
+        fitted(X[:, o], kind, n_components=3, means_init=X[::100, o], **params)
+        for o in (np.arange(6), order)
+    ]
+    assert len(models[0].lower_bounds_) > 8  # proposals that were kept
+    assert np.allclose(models[1].means_, models[0].means_[:, order], rtol=0, atol=1e-10)
+
+
 def test_acceleration_does_not_depend_on_the_units_of_the_features(blobs):
     params = {"acceleration": "squarem", "tol": 1e-9, "max_iter": 1000, "reg_covar": 0}
     params |= {"means_init": blobs[::150], "weights_init": np.full(4, 0.25)}

@@ -11,6 +11,7 @@ from skgmmot.functional.linalg import symmetrize
 from skgmmot.functional.mixture import (
     FisherCoordinates,
     GaussianMixtureParams,
+    LogCoordinates,
     descended,
     join,
     log_density,
@@ -422,3 +423,26 @@ def test_densities_and_responsibilities_have_their_derivatives_in_a_weight_of_ze
     assert_close(found[:, 0], finite, rtol=1e-5, atol=1e-5)
     second = torch.autograd.functional.hessian(lambda w: log_density(mixture(w), X).sum(), weights)
     assert_close(second, -torch.outer(expected, expected), rtol=1e-5, atol=1e-5)  # -g g^T / p^2
+
+
+def test_logarithms_lead_back_and_are_as_long_in_any_order_of_the_features(
+    make_mixture, covariance_type
+):
+    theta0 = GaussianMixtureParams(*make_mixture(covariance_type, K=3, d=4))
+    weights, means, covariances = make_mixture(covariance_type, K=3, d=4, seed=1)
+    theta = GaussianMixtureParams(weights, means, covariances)
+    free = LogCoordinates(theta0)
+    for found, expected in zip(free.from_free(free.to_free(theta)), theta, strict=True):
+        assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    order = torch.tensor([2, 0, 3, 1])
+
+    def turned(mixture):
+        covariances = mixture.covariances
+        if covariances.shape[-1] == 4:
+            covariances = covariances[..., order]
+        if covariances.ndim == 3:
+            covariances = covariances[:, order]
+        return mixture._replace(means=mixture.means[:, order], covariances=covariances)
+
+    other = LogCoordinates(turned(theta0)).to_free(turned(theta)).norm()
+    assert_close(other, free.to_free(theta).norm(), rtol=1e-10, atol=0)
