@@ -70,6 +70,8 @@ or tuple (weights, means, covariances), default='kmeans'
         Buffer: its means.
     covariances : Tensor
         Buffer: its covariances, in the storage of their type.
+    n_batches : int
+        Batches seen since the layer was made or reset.
     solution : Solution
         How the last fit went, as constants: ``converged``, ``n_iter`` and more; None before.
 
@@ -152,7 +154,7 @@ or tuple (weights, means, covariances), default='kmeans'
 
     def reset(self) -> None:
         """Forget the kept mixture: the next fit starts as the first did."""
-        self.solution = None
+        self.solution, self.n_batches = None, 0
         given = self._given or (None, None, None)
         self.weights, self.means, self.covariances = (t if t is None else t.clone() for t in given)
 
@@ -178,18 +180,32 @@ or tuple (weights, means, covariances), default='kmeans'
             If ``X`` is not a tensor of real numbers.
         ValueError
             If ``X`` or ``sample_weight`` is invalid, or a covariance collapses; the kept mixture is
-            then left as it was.
+            then left as it was. The message says at which batch, and how large the samples were.
         """
-        X, a = self._checked(X, sample_weight)
-        solution = self._fit(self.mixture or self._first(X, a), X, a)
-        if self.mixture is not None and _is_stuck(solution.value.detach()):
-            solution = self._fit(self._first(X, a), X, a)
+        self.n_batches += 1
+        try:
+            X, a = self._checked(X, sample_weight)
+            solution = self._fit(self.mixture or self._first(X, a), X, a)
+            if self.mixture is not None and _is_stuck(solution.value.detach()):
+                solution = self._fit(self._first(X, a), X, a)
+        except ValueError as error:
+            raise ValueError(f"{error} {self._circumstances(X)}") from error
         kept = solution.value.detach()
         self.solution = solution._replace(value=kept, previous=solution.previous.detach())
         if self.training:
             # copies: a state loaded later is written into the buffers
             self.weights, self.means, self.covariances = (t.clone() for t in kept)
         return solution.value
+
+    def _circumstances(self, X) -> str:
+        """Which batch it was, and how large its samples were beside what came before."""
+        said = f"This was batch {self.n_batches} since the layer was reset"
+        if isinstance(X, Tensor) and X.numel():
+            said += f", of samples up to {float(X.detach().abs().max()):.3g} in size"
+        if self.mixture is not None:
+            reach = self.mixture.covariances.abs().max().sqrt() + self.mixture.means.abs().max()
+            said += f"; the mixture of the last one reached to about {float(reach):.3g}"
+        return f"{said}. If samples grow or collapse in training, lower the learning rate."
 
     def extra_repr(self) -> str:
         """What torch shows inside the brackets."""

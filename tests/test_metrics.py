@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import ot
 import pytest
+import scipy.linalg
 import torch
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -22,6 +23,7 @@ from skgmmot.functional.discrete import solve
 from skgmmot.metrics import (
     SCORERS,
     bures_wasserstein_distance,
+    frechet_distance,
     get_scorer,
     make_mixture_wasserstein_scorer,
     mixture_wasserstein_distance,
@@ -610,3 +612,44 @@ def test_points_without_spread_may_be_equal():
     assert MixtureWasserstein()(points, (*points[:2], [[[0.0]], [[0.0]]], "full")) == 0
     still = ([1.0], [[0.0]], [[0.0]], "diag")
     assert MixtureWasserstein()(still, still) == 0
+
+
+def frechet_by_scipy(X, Y):
+    """FID as it is usually computed."""
+    S0, S1 = np.cov(X.T), np.cov(Y.T)
+    trace = np.trace(S0 + S1 - 2 * np.real(scipy.linalg.sqrtm(S0 @ S1)))
+    return np.sum((X.mean(0) - Y.mean(0)) ** 2) + trace
+
+
+def test_the_frechet_distance_is_that_of_unbiased_moments(rng):
+    X, Y = rng.normal(size=(50, 4)), 2 * rng.normal(size=(30, 4)) + 1
+    assert frechet_distance(X, Y, squared=True) == pytest.approx(frechet_by_scipy(X, Y))
+    fits = [DifferentiableGaussianMixture(1, reg_covar=0).fit(Z) for Z in (X, Y)]
+    assert frechet_distance(X, Y, ddof=0) == pytest.approx(MixtureWasserstein()(*fits))
+    assert frechet_distance(X, X) == 0
+
+
+def test_the_frechet_distance_takes_fewer_samples_than_features_and_has_their_gradient(rng):
+    X, Y = (torch.tensor(rng.normal(size=(n, 12))) for n in (5, 7))
+    found = frechet_distance(X, Y)
+    assert found.item() == frechet_distance(X.numpy(), Y.numpy())
+    A, B = ((Z - Z.mean(0)) / (len(Z) - 1) ** 0.5 for Z in (X, Y))
+    nuclear = torch.linalg.svdvals(A @ B.mT).sum()
+    squared = (X.mean(0) - Y.mean(0)).square().sum() + A.square().sum() + B.square().sum()
+    assert_close(found**2, squared - 2 * nuclear)
+    assert torch.autograd.gradcheck(frechet_distance, (X.requires_grad_(), Y.requires_grad_()))
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ([1.0, 2.0], r"source must have shape"),
+        ([[1.0]], "more than 1 samples"),
+        ([[np.nan]] * 2, "finite"),
+    ],
+)
+def test_samples_without_moments_have_no_frechet_distance(X, message):
+    with pytest.raises(ValueError, match=message):
+        frechet_distance(X, [[0.0], [1.0]])
+    with pytest.raises(ValueError, match="ddof must be 0 or 1, got 2"):
+        frechet_distance([[0.0], [1.0]], [[0.0], [1.0]], ddof=2)

@@ -415,3 +415,19 @@ def test_targets_that_cannot_be_reached_are_refused(batch):
         MixtureWassersteinLoss(TARGET, random_state=0)(batch[:, :1])
     with pytest.raises(ValueError, match="reg_m must be positive"):
         MixtureWassersteinLoss(TARGET, reg_m=-1.0)
+
+
+def test_a_diverging_run_is_told_its_batch_and_its_size():
+    X = torch.randn(50, 2, dtype=torch.float64)
+    layer = EMLayer(2, random_state=0)
+    for scale in (1.0, 2.0):
+        layer(scale * X)
+    with pytest.raises(ValueError, match=r"NaN .*batch 3 .*reached to about \d"):
+        layer(X / 0 * 0)
+    for bad in (1e160, 0.0):
+        diverging = EMLayer(2, random_state=0, reg_covar=0.0)
+        diverging(X)
+        with pytest.raises(ValueError, match="batch 2 since the layer was reset, of samples up to"):
+            diverging(bad * X)
+    layer.reset()
+    assert layer.n_batches == 0

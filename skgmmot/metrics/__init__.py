@@ -3,6 +3,7 @@
 from skgmmot.metrics._mixture import (
     MixtureWasserstein,
     bures_wasserstein_distance,
+    frechet_distance,
     mixture_wasserstein_distance,
     pairwise_mixture_wasserstein,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "SCORERS",
     "MixtureWasserstein",
     "bures_wasserstein_distance",
+    "frechet_distance",
     "get_scorer",
     "make_mixture_wasserstein_scorer",
     "mixture_wasserstein_distance",
