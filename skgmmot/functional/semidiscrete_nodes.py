@@ -101,7 +101,7 @@ def nodes_plan(
     -------
     SemidiscretePlan
         ``error`` is the distance of the cost to the dual objective of its potentials at other
-        nodes. In expectation the first is above, the second below the cost without nodes.
+        nodes: about the size of the cost's error, which may have either sign. It is no bound.
 
     Raises
     ------

@@ -133,6 +133,23 @@ def test_nodes_approach_the_exact_plan_by_the_error_they_estimate(make_mixture):
     assert torch.allclose(fine.barycentres, exact.barycentres, atol=0.3)
 
 
+def test_nodes_err_to_either_side_by_about_the_error_they_estimate(rng):
+    shares = []
+    for seed in range(60):
+        weights = torch.tensor(rng.dirichlet([3.0, 3.0]))
+        A = torch.tensor(rng.normal(size=(2, 2, 2)))
+        covariances = A @ A.mT + 0.1 * torch.eye(2, dtype=DOUBLE)
+        mixture = GaussianMixtureParams(
+            weights, torch.tensor(2 * rng.normal(size=(2, 2))), covariances
+        )
+        points, b = torch.tensor(2 * rng.normal(size=(10, 2))), torch.ones(10, dtype=DOUBLE)
+        plan = nodes_plan(mixture, points, b, n_nodes=128, seed=seed)
+        shares.append(float(plan.cost - exact_plan(mixture, points, b).cost) / plan.error)
+    shares = np.array(shares)
+    assert 0.3 < np.mean(shares > 0) < 0.7
+    assert 0.4 < np.mean(np.abs(shares) <= 1) < 0.8 < np.mean(np.abs(shares) <= 2)
+
+
 def test_nodes_have_the_moments_of_the_mixture(make_mixture):
     z = torch.as_tensor(standard_nodes(64, 3))
     assert torch.allclose(z.mean(0), torch.zeros(3, dtype=DOUBLE), atol=1e-12)
