@@ -305,11 +305,12 @@ def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
     return (weights / high).to(X.dtype)
 
 
-def mixture_from_tuple(weights, means, covariances, covariance_type=None):
+def mixture_from_tuple(weights, means, covariances, covariance_type=None, *, any_mass=False):
     """Validate a mixture given as arrays; returns tensors, each in its own dtype, and their kind.
 
     ``covariances`` is taken in scikit-learn's shapes, or in those of
-    `skgmmot.functional.covariance`; ``covariance_type`` is needed only where two fit.
+    `skgmmot.functional.covariance`; ``covariance_type`` is needed only where two fit. With
+    ``any_mass``, weights may have any positive sum.
     """
     kind = joint_kind(*(kind_of(t) for t in (weights, means, covariances)))
     eps = rounding(weights), rounding(covariances)
@@ -347,7 +348,7 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None):
     params = GaussianMixtureParams(
         *(t.to(device=kind.device) for t in (weights, means, covariances))
     )
-    check_mixture(params, *eps)
+    check_mixture(params, *eps, any_mass=any_mass)
     return params, kind
 
 
@@ -396,7 +397,9 @@ def reshaping(name: str, array, remedy: str) -> str:
     return f"Use {name}[:, None] if it holds one feature, {name}[None, :] if it holds one sample."
 
 
-def check_mixture(params, weights_eps: float, covariances_eps: float) -> None:
+def check_mixture(
+    params, weights_eps: float, covariances_eps: float, *, any_mass: bool = False
+) -> None:
     """Refuse a mixture with weights off the simplex or covariances that are not positive.
 
     The last two are the precisions of the arrays that were given.
@@ -406,7 +409,13 @@ def check_mixture(params, weights_eps: float, covariances_eps: float) -> None:
     if not all(np.isfinite(t).all() for t in (weights, means, covariances)):
         raise ValueError("a mixture must be finite, got NaN or infinity. Check its parameters.")
     total, least = weights.sum(dtype=np.float64), weights.min()
-    if least < 0 or abs(total - 1) > max(1e-5, 4 * weights_eps):
+    if any_mass:
+        if least < 0 or not 0 < total < np.inf:
+            raise ValueError(
+                "weights must be non-negative and of positive sum, got sum "
+                f"{total:.6g} and minimum {least:.3g}. Leave out components without mass."
+            )
+    elif least < 0 or abs(total - 1) > max(1e-5, 4 * weights_eps):
         raise ValueError(
             "weights must be non-negative and sum to 1, got sum "
             f"{total:.6g} and minimum {least:.3g}. Normalise them."

@@ -653,3 +653,111 @@ def test_samples_without_moments_have_no_frechet_distance(X, message):
         frechet_distance(X, [[0.0], [1.0]])
     with pytest.raises(ValueError, match="ddof must be 0 or 1, got 2"):
         frechet_distance([[0.0], [1.0]], [[0.0], [1.0]], ddof=2)
+
+
+# --- masses other than one, and the entropy without its bias -------------------------------------
+
+
+@pytest.mark.parametrize("reg", [0.0, 0.7])
+@pytest.mark.parametrize("reg_m", [1.0, (3.0, 0.2)])
+def test_penalised_mixtures_may_have_any_masses(reg, reg_m):
+    # one component each: cost + lam0 log(P / 2) + lam1 log(P / 3) + reg log(P / 6) = 0
+    source, target = ([2.0], [[0.0]], [[1.0]], "diag"), ([3.0], [[1.0]], [[1.0]], "diag")
+    lam = reg_m if isinstance(reg_m, tuple) else (reg_m, reg_m)
+    logs = lam[0] * math.log(2) + lam[1] * math.log(3) + reg * math.log(6) - 1
+    P = math.exp(logs / (sum(lam) + reg))
+    parts = ((lam[0], 2.0), (lam[1], 3.0), (reg, 6.0))
+    expected = P + sum(lam * (P * math.log(P / q) - P + q) for lam, q in parts)
+    metric = MixtureWasserstein(reg, reg_m, squared=True)
+    assert metric(source, target) == pytest.approx(expected, rel=1e-9)
+    assert metric.plan(source, target) == pytest.approx(P, rel=1e-6)
+    assert metric.pairwise([source], [target])[0, 0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_masses_that_must_be_held_or_are_none_are_refused():
+    one, two = ([1.0], [[0.0]], [[1.0]], "diag"), ([2.0], [[0.0]], [[1.0]], "diag")
+    for reg_m in (None, math.inf):
+        with pytest.raises(
+            ValueError, match="weights must be non-negative and sum to 1, got sum 2"
+        ):
+            mixture_wasserstein_distance(one, two, reg_m=reg_m)
+    for weight in (0.0, -1.0):
+        bad = ([weight], [[0.0]], [[1.0]], "diag")
+        with pytest.raises(ValueError, match="non-negative and of positive sum, got sum"):
+            mixture_wasserstein_distance(one, bad, reg_m=1.0)
+    assert mixture_wasserstein_distance(one, two, reg_m=(math.inf, 1.0), squared=True) == (
+        pytest.approx(1 - math.log(2))  # KL(1 | 2)
+    )
+
+
+def spread_out(scale):
+    """Twelve narrow components, spread as a normal distribution of that deviation."""
+    x = torch.special.ndtri((torch.arange(12, dtype=torch.float64) + 0.5) / 12).unsqueeze(1)
+    weights = torch.full((12,), 1 / 12, dtype=torch.float64)
+    return weights, scale * x, torch.full_like(x, 0.01)
+
+
+@pytest.mark.parametrize(("reg", "biased"), [(0.5, 0.86), (1.0, 0.68)])
+def test_the_entropic_distance_is_least_at_the_right_spread_without_its_bias(reg, biased):
+    def slope(scale, **options):
+        scale = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+        metric = MixtureWasserstein(reg, squared=True, **options)
+        (found,) = torch.autograd.grad(metric(spread_out(scale), spread_out(1.0)), scale)
+        return found.item()
+
+    assert slope(biased - 0.02) < 0 < slope(biased + 0.02)
+    assert slope(1.0) > 0.1
+    assert slope(1.0, debiased=True) == pytest.approx(0, abs=1e-9)
+    assert slope(0.98, debiased=True) < -1e-3
+    assert slope(1.02, debiased=True) > 1e-3
+
+
+@pytest.mark.parametrize("options", [{"reg": 0.5}, {"reg": 0.5, "reg_m": 1.0}, {}, {"reg_m": 1.0}])
+def test_without_bias_equal_mixtures_are_at_distance_zero_and_others_are_not(rng, options):
+    metric = MixtureWasserstein(**options, squared=True, debiased=True)
+    mixtures = [mixture(rng, K=K, d=2) for K in (1, 3, 4)]
+    D = metric.pairwise(mixtures)
+    assert (np.diag(D) == 0).all() and (D[~np.eye(3, dtype=bool)] > 0).all()
+    assert (D == D.T).all()
+    expected = [[metric(source, target) for target in mixtures] for source in mixtures]
+    assert np.allclose(D, expected, rtol=1e-9, atol=1e-12)
+    assert np.allclose(metric.pairwise(mixtures, mixtures[:2]), D[:, :2], rtol=1e-9, atol=1e-12)
+    if "reg" not in options:
+        assert np.allclose(D, MixtureWasserstein(**options, squared=True).pairwise(mixtures))
+    assert mixture_wasserstein_distance(*mixtures[:2], **options, debiased=True) == (
+        pytest.approx(math.sqrt(D[0, 1]))
+    )
+
+
+@pytest.mark.parametrize("options", [{"reg": 0.5}, {"reg": 0.5, "reg_m": 1.0}])
+def test_gradients_without_bias_are_those_of_finite_differences(rng, options):
+    target = mixture(rng, K=3, d=2)
+    start = [torch.as_tensor(t) for t in mixture(rng, K=2, d=2)]
+    metric = MixtureWasserstein(**options, squared=True, debiased=True)
+
+    def value(shift, tilt):
+        weights, means, covariances = start
+        weights = weights + tilt * torch.tensor([1.0, -1.0], dtype=torch.float64)
+        return metric((weights, means + shift, covariances * (1 + tilt)), target)
+
+    zeros = torch.zeros(2, 2, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    leaves = [t.clone().requires_grad_() for t in zeros]
+    assert torch.autograd.gradcheck(value, leaves, eps=1e-5, atol=1e-6)
+
+
+def test_the_bias_is_not_taken_away_between_different_penalties():
+    one = ([1.0], [[0.0]], [[1.0]], "diag")
+    with pytest.raises(ValueError, match="one penalty for both marginals where the bias is taken"):
+        mixture_wasserstein_distance(one, one, reg=1.0, reg_m=(1.0, 2.0), debiased=True)
+    with pytest.raises(ValueError, match="one penalty for both marginals where the bias is taken"):
+        MixtureWasserstein(1.0, (1.0, 2.0), debiased=True).pairwise([one])
+    assert repr(MixtureWasserstein(1.0, debiased=True)).endswith("squared=False, debiased=True)")
+
+
+def test_without_bias_unequal_masses_cost_what_they_differ_by():
+    metric = MixtureWasserstein(reg=0.5, reg_m=1.0, squared=True, debiased=True)
+    mixtures = [([m], [[0.0]], [[1.0]], "diag") for m in (1.0, 2.0, 3.0)]
+    D = metric.pairwise(mixtures)
+    assert (np.diag(D) == 0).all() and D[0, 1] > 0 and D[0, 2] > D[0, 1]
+    assert D[0, 2] == pytest.approx(metric(mixtures[0], mixtures[2]), rel=1e-12)
+    assert metric.pairwise(mixtures[:1], mixtures[1:])[0, 1] == pytest.approx(D[0, 2], rel=1e-9)

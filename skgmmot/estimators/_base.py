@@ -475,7 +475,7 @@ def is_mixture(given, name="target") -> bool:
     return isinstance(given, tuple) or hasattr(given, "covariance_type")
 
 
-def as_mixture(mixture, name="mixture", dtype=torch.float64):
+def as_mixture(mixture, name="mixture", dtype=torch.float64, *, any_mass=False):
     """A fitted estimator (ours or scikit-learn's) or a tuple of arrays, as a value.
 
     Parameters
@@ -486,6 +486,8 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64):
         What error messages call it.
     dtype : torch.dtype, default=torch.float64
         That of the value; None keeps that of each array.
+    any_mass : bool, default=False
+        Whether weights may have any positive sum.
 
     Returns
     -------
@@ -519,7 +521,7 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64):
             "first."
         )
     try:
-        params, kind = _arrays.mixture_from_tuple(*arrays)
+        params, kind = _arrays.mixture_from_tuple(*arrays, any_mass=any_mass)
     except (TypeError, ValueError) as error:
         refusal = TypeError if isinstance(error, TypeError) else ValueError
         raise refusal(f"{name} must be a Gaussian mixture. {error}") from error
@@ -541,7 +543,7 @@ def shown_type(params: GaussianMixtureParams) -> str:
     return "full" if kind.shared and len(params.weights) == 1 else kind.name
 
 
-def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64):
+def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64, *, any_mass=False):
     """Several mixtures as values, on one device.
 
     Parameters
@@ -554,6 +556,8 @@ def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64):
         Where they are put; None is where the first one is.
     dtype : torch.dtype, default=torch.float64
         That of the values; None keeps that of each array.
+    any_mass : bool, default=False
+        Whether weights may have any positive sum.
 
     Returns
     -------
@@ -578,7 +582,9 @@ def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64):
         )
     if len(mixtures) == 0:
         raise ValueError(f"{name} must hold at least one mixture, got none. Pass fitted mixtures.")
-    values = [as_mixture(m, f"{name}[{i}]", dtype) for i, m in enumerate(mixtures)]
+    values = [
+        as_mixture(m, f"{name}[{i}]", dtype, any_mass=any_mass) for i, m in enumerate(mixtures)
+    ]
     dimensions = [params.means.shape[1] for params, _ in values]
     for i, d in enumerate(dimensions):
         if d != dimensions[0]:

@@ -17,7 +17,7 @@ from skgmmot.functional.discrete import penalties_of, same_precision, solve
 from skgmmot.functional.gaussian import GaussianCosts, bures_wasserstein_squared
 from skgmmot.functional.linalg import order
 from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.mixture_ot import transport_plan
+from skgmmot.functional.mixture_ot import check_symmetric, transport_plan
 from skgmmot.functional.network_simplex import network_simplex
 
 #: Costs are computed as plans ask for them if a pair of mixtures has more pairs of components
@@ -31,6 +31,7 @@ def pairwise_squared(
     *,
     reg: float = 0.0,
     reg_m: float | tuple[float, float] | None = None,
+    debiased: bool = False,
     track: Callable[[Iterable], Iterable] = iter,
 ) -> Tensor:
     """Return MW2 squared between all pairs of mixtures.
@@ -46,6 +47,8 @@ def pairwise_squared(
         Weight of the entropy of the plans; see `mixture_ot.transport_plan`.
     reg_m : float, tuple of two floats or None, default=None
         Penalties in place of the marginals.
+    debiased : bool, default=False
+        Whether to return `mixture_ot.debiased_cost` instead.
     track : callable, default=iter
         Wraps the loop over the sources, for a progress bar.
 
@@ -68,6 +71,8 @@ def pairwise_squared(
     Holds the costs of one source at a time. Between matrices and without penalties, costs that no
     plan can use are not computed; see `discrete.solve_bounded`.
     """
+    if debiased:
+        return _debiased(sources, targets, {"reg": reg, "reg_m": reg_m}, track)
     lam = penalties_of(reg_m)
     others = sources if targets is None else targets
     on_graph = torch.is_grad_enabled() and any(
@@ -91,6 +96,29 @@ def pairwise_squared(
     rows = [torch.cat([zeros(first[i]), row(i, first[i])]) for i in track(range(len(sources)))]
     result = torch.stack(rows)
     return result + result.triu(1).mT if symmetric else result
+
+
+def _debiased(sources, targets, options, track) -> Tensor:
+    """The Sinkhorn divergences of all pairs, which share what mixtures cost from themselves."""
+    check_symmetric(options["reg_m"])
+    costs = pairwise_squared(sources, targets, track=track, **options)
+    if targets is None:
+        own = (costs.diagonal(),) * 2
+    else:
+        own = (
+            torch.stack([transport_plan(m, m, **options).cost for m in side])
+            for side in (sources, targets)
+        )
+    source, target = own
+    result = costs - (source.unsqueeze(1) + target) / 2
+    if options["reg"] and not math.isinf(penalties_of(options["reg_m"])[0]):
+        masses = (
+            torch.stack([m.weights.sum() for m in side]).to(result)
+            for side in (sources, targets or sources)
+        )
+        source, target = masses
+        result = result + options["reg"] / 2 * (source.unsqueeze(1) - target).square()
+    return result
 
 
 def _order(sources, targets) -> int:

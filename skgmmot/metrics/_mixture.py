@@ -1,6 +1,7 @@
 """MW2 between mixtures: one distance, a plan, many at once."""
 
 import functools
+import math
 
 import torch
 from tqdm import tqdm
@@ -8,6 +9,7 @@ from tqdm import tqdm
 from skgmmot import _arrays
 from skgmmot.estimators._base import as_mixture, as_mixtures
 from skgmmot.functional import mixture_ot
+from skgmmot.functional.discrete import penalties_of
 from skgmmot.functional.linalg import root
 from skgmmot.functional.pairwise import pairwise_squared
 from skgmmot.functional.threads import single_threaded_torch
@@ -39,6 +41,11 @@ class MixtureWasserstein:
         ``math.inf`` holds that marginal (semi-relaxed); None holds both.
     squared : bool, default=False
         Whether to return the square.
+    debiased : bool, default=False
+        Whether to take away the bias of the entropy: the Sinkhorn divergence ``T(mu0, mu1) -
+        (T(mu0, mu0) + T(mu1, mu1)) / 2``, with ``T`` the minimum above, is zero between equal
+        mixtures. The entropic minimum is least for a mixture that is narrower than the other: as a
+        loss, this is the form to use. Needs equal penalties; costs two more plans.
 
     See Also
     --------
@@ -56,12 +63,14 @@ class MixtureWasserstein:
     are computed); ``O(K L d)`` if the covariances are diagonal, or one of them is spherical. Plans
     are solved to a relative duality gap of 1e-8, and exact ones to 1e-9 of the cost that is left
     when what each component costs anyway is taken away: far components do not blur the others.
-    Weights count as equal if they differ by the rounding of their dtype.
+    Weights count as equal if they differ by the rounding of their dtype. With a finite penalty,
+    weights of tuples may have any positive sums, and those of the two mixtures different ones.
 
     References
     ----------
     .. [1] Delon and Desolneux 2020, definition and discrete formulation of MW2.
     .. [2] Chizat, Peyre, Schmitzer and Vialard 2018, unbalanced transport.
+    .. [3] Feydy, Sejourne, Vialard, Amari, Trouve and Peyre 2019, Sinkhorn divergences.
 
     Examples
     --------
@@ -77,13 +86,15 @@ class MixtureWasserstein:
     1.836
     """
 
-    def __init__(self, reg=0.0, reg_m=None, *, squared=False):
+    def __init__(self, reg=0.0, reg_m=None, *, squared=False, debiased=False):
         self.reg = reg
         self.reg_m = reg_m
         self.squared = squared
+        self.debiased = debiased
 
     def __repr__(self):
-        return f"MixtureWasserstein(reg={self.reg}, reg_m={self.reg_m}, squared={self.squared})"
+        shown = f"reg={self.reg}, reg_m={self.reg_m}, squared={self.squared}"
+        return f"MixtureWasserstein({shown}{', debiased=True' if self.debiased else ''})"
 
     @single_threaded_torch()
     def __call__(self, source, target):
@@ -107,11 +118,14 @@ class MixtureWasserstein:
         TypeError
             If a mixture is neither an estimator nor a tuple, or a penalty is no number.
         ValueError
-            If the mixtures differ in dimension, one is not a mixture, or a penalty is negative or
-            NaN.
+            If the mixtures differ in dimension, one is not a mixture, a penalty is negative or
+            NaN, or the bias is to be taken away and the two penalties differ.
         """
-        *pair, kind = _pair(source, target)
-        cost = mixture_ot.transport_plan(*pair, reg=self.reg, reg_m=self.reg_m).cost
+        *pair, kind = _pair(source, target, self._any_mass())
+        if self.debiased:
+            cost = mixture_ot.debiased_cost(*pair, reg=self.reg, reg_m=self.reg_m)
+        else:
+            cost = mixture_ot.transport_plan(*pair, reg=self.reg, reg_m=self.reg_m).cost
         _check_size(cost, pair)
         value = self._value(cost)
         return value if kind.is_tensor else float(value)
@@ -190,10 +204,12 @@ class MixtureWasserstein:
             If a sequence is empty, the mixtures differ in dimension, one is not a mixture, or a
             penalty is negative or NaN.
         """
-        sources, kind = as_mixtures(mixtures, "mixtures", dtype=None)
+        sources, kind = as_mixtures(mixtures, "mixtures", dtype=None, any_mass=self._any_mass())
         targets = []
         if others is not None:
-            targets, other_kind = as_mixtures(others, "others", dtype=None)
+            targets, other_kind = as_mixtures(
+                others, "others", dtype=None, any_mass=self._any_mass()
+            )
             kind = _arrays.joint_kind(kind, other_kind)
             mixture_ot.check_dimensions(sources[0], targets[0])
         both = (m.to(device=kind.device) for m in (*sources, *targets))
@@ -203,6 +219,7 @@ class MixtureWasserstein:
             None if others is None else both[len(sources) :],
             reg=self.reg,
             reg_m=self.reg_m,
+            debiased=self.debiased,
             track=functools.partial(tqdm, disable=not progress, desc="mixtures"),
         )
         _check_size(squared, both)
@@ -211,15 +228,19 @@ class MixtureWasserstein:
     def _value(self, squared):
         return squared if self.squared else root(squared)
 
+    def _any_mass(self) -> bool:
+        """Whether weights may have any sums: if a marginal is penalised, and not held."""
+        return any(lam < math.inf for lam in penalties_of(self.reg_m))
+
     def _plan(self, source, target):
-        source, target, kind = _pair(source, target)
+        source, target, kind = _pair(source, target, self._any_mass())
         return mixture_ot.transport_plan(source, target, reg=self.reg, reg_m=self.reg_m), kind
 
 
-def _pair(source, target):
+def _pair(source, target, any_mass=False):
     """Two mixtures on one device, and the kind of array to answer in."""
-    source, source_kind = as_mixture(source, "source", dtype=None)
-    target, target_kind = as_mixture(target, "target", dtype=None)
+    source, source_kind = as_mixture(source, "source", dtype=None, any_mass=any_mass)
+    target, target_kind = as_mixture(target, "target", dtype=None, any_mass=any_mass)
     kind = _arrays.joint_kind(source_kind, target_kind)
     mixtures = _arrays.of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
     return *map(_in_double, mixtures), kind
@@ -248,7 +269,9 @@ def _in_double(mixture):
     return mixture._replace(means=mixture.means.double(), covariances=mixture.covariances.double())
 
 
-def mixture_wasserstein_distance(source, target, *, reg=0.0, reg_m=None, squared=False):
+def mixture_wasserstein_distance(
+    source, target, *, reg=0.0, reg_m=None, squared=False, debiased=False
+):
     """Compute the distance MW2 between two mixtures.
 
     ``MW2(mu0, mu1)^2 = min_P sum_kl P_kl W2(N(m_k, S_k), N(m_l, S_l))^2``
@@ -263,6 +286,8 @@ def mixture_wasserstein_distance(source, target, *, reg=0.0, reg_m=None, squared
         Penalties in place of the marginals.
     squared : bool, default=False
         Whether to return the square.
+    debiased : bool, default=False
+        Whether to take away the bias of the entropy; see `MixtureWasserstein`.
 
     Returns
     -------
@@ -285,11 +310,12 @@ def mixture_wasserstein_distance(source, target, *, reg=0.0, reg_m=None, squared
     >>> mixture_wasserstein_distance(source, ([0.5, 0.5], [[3.0], [3.0]], [1.0, 25.0]))
     4.123105625617661
     """
-    return MixtureWasserstein(reg, reg_m, squared=squared)(source, target)
+    metric = MixtureWasserstein(reg, reg_m, squared=squared, debiased=debiased)
+    return metric(source, target)
 
 
 def pairwise_mixture_wasserstein(
-    mixtures, others=None, *, reg=0.0, reg_m=None, squared=False, progress=False
+    mixtures, others=None, *, reg=0.0, reg_m=None, squared=False, debiased=False, progress=False
 ):
     """Compute the distances MW2 between many mixtures.
 
@@ -307,6 +333,8 @@ def pairwise_mixture_wasserstein(
         Penalties in place of the marginals.
     squared : bool, default=False
         Whether to return squares.
+    debiased : bool, default=False
+        Whether to take away the bias of the entropy; see `MixtureWasserstein`.
     progress : bool, default=False
         Whether to show a progress bar.
 
@@ -329,7 +357,7 @@ def pairwise_mixture_wasserstein(
            [3., 0., 4.],
            [7., 4., 0.]])
     """
-    metric = MixtureWasserstein(reg, reg_m, squared=squared)
+    metric = MixtureWasserstein(reg, reg_m, squared=squared, debiased=debiased)
     return metric.pairwise(mixtures, others, progress=progress)
 
 
