@@ -145,7 +145,7 @@ def exact_plan(
     masses = frame.spread(cells.masses)
     excess = psi - frame.b @ psi
     given = slack * excess * excess / 2  # what giving way saves, by mass
-    cost = points.new_tensor(frame.cost(cells, moments) - frame.b @ given)
+    cost = points.new_tensor(max(frame.cost(cells, moments) - frame.b @ given, 0.0))
     # Added zeros whose derivatives are those of the cost with the cells held fixed.
     if points.requires_grad:
         slope = 2 * masses[:, None] * (frame.y - barycentres)
@@ -229,7 +229,9 @@ class _Frame:
         self.shift = (self.mean - base) - middle
         centred = self.y - base - middle
         self.full = np.flatnonzero(self.b >= LEAST_MASS)
-        self.step = power_of_two(np.abs(centred[self.full]).max())  # the unit of the points
+        # the unit of the points; squares of those without mass must be numbers in it, too
+        farthest = 1e-100 * np.abs(centred).max()
+        self.step = power_of_two(max(np.abs(centred[self.full]).max(), farthest))
         self.centred = centred / self.step
         self.site, first = _merged(self.centred[self.full], nearest)  # of each point with mass
         self.first = self.full[first]  # the first point of each site

@@ -353,6 +353,16 @@ def test_slack_makes_masses_give_way_to_potentials_and_keeps_gradients(make_mixt
     assert torch.autograd.gradcheck(cost, inputs, eps=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("far", [1e3, 1e140])
+def test_a_point_of_no_mass_may_be_anywhere(far):
+    points = torch.tensor([[0.5, 0.5], [far, 0.0]], dtype=DOUBLE)
+    plan = exact_plan(even(), points, torch.tensor([1.0, 1e-200], dtype=DOUBLE))
+    assert math.isclose(plan.cost, 1 / 6) and torch.isfinite(plan.potentials).all()
+    # it is nearest to the lower right corner: (far - 1)^2 - (1 / 4 + 1 / 4) more than the other
+    expected = (far - 1) ** 2 - 0.5
+    assert math.isclose(plan.potentials[1] - plan.potentials[0], expected, rel_tol=1e-9)
+
+
 def test_components_lie_in_the_cells_of_a_plan_as_their_samples_do(make_mixture):
     mixture, points, weights = mixture_problem(make_mixture, "full")
     plan = exact_plan(mixture, points, weights)
