@@ -6,6 +6,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import check_random_state
 
+#: Formats that are read: others may run programs.
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
+#: Pixels of a picture at most: 1.2 GB as numbers.
+MAX_PIXELS = 50_000_000
+
 
 def load_photograph(source):
     """Load an RGB picture as numbers.
@@ -13,7 +18,8 @@ def load_photograph(source):
     Parameters
     ----------
     source : {'china', 'flower'} or path
-        One of scikit-learn's two photographs (427 x 640 pixels), or an image file.
+        One of scikit-learn's two photographs (427 x 640 pixels), or a JPEG, PNG, TIFF or WebP file
+        of at most 50 million pixels.
 
     Returns
     -------
@@ -25,7 +31,7 @@ def load_photograph(source):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not an image, or not an RGB one.
+        If the file is not such an image, is truncated, too large, or not RGB.
 
     Examples
     --------
@@ -45,7 +51,12 @@ def load_photograph(source):
             "file. Check the path."
         )
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(
+                    f"{source} must have at most {MAX_PIXELS} pixels, got {image.width} x "
+                    f"{image.height}. Make it smaller first."
+                )
             if image.mode != "RGB":
                 raise ValueError(
                     f"{source} must be an RGB image, got mode {image.mode!r}. Convert it first, "
@@ -54,9 +65,14 @@ def load_photograph(source):
             return np.asarray(image, dtype=np.float64) / 255.0
     except UnidentifiedImageError:
         raise ValueError(
-            f"{source} must be an image file, got one that no image format reads. "
-            "Pass a JPEG or PNG file."
+            f"{source} must be an image file, got one that none of {', '.join(FORMATS)} reads. "
+            "Convert it to one of them."
         ) from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{source} must be a whole image of at most {MAX_PIXELS} pixels, got one that cannot "
+            f"be read: {error}. Save it anew, or make it smaller."
+        ) from error
 
 
 def make_ring_square_line(n_samples=850, *, random_state=None):

@@ -74,3 +74,29 @@ def test_a_seed_repeats_the_draw():
 def test_no_samples_are_refused():
     with pytest.raises(ValueError, match="n_samples must be positive, got 0"):
         make_ring_square_line(0)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "webp"])
+def test_a_truncated_picture_is_refused_in_words(tmp_path, kind):
+    path = tmp_path / f"picture.{kind}"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    assert load_photograph(path).shape == (40, 40, 3)
+    path.write_bytes(path.read_bytes()[:-800])
+    with pytest.raises(ValueError, match="must be a"):
+        load_photograph(path)
+
+
+def test_formats_that_run_programs_are_not_opened(tmp_path):
+    path = tmp_path / "picture.eps"
+    Image.new("RGB", (4, 4)).save(path)
+    with pytest.raises(ValueError, match="none of JPEG, PNG, TIFF, WEBP reads"):
+        load_photograph(path)
+
+
+def test_a_picture_of_too_many_pixels_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (5, 4)).save(path)
+    monkeypatch.setattr("skgmmot.datasets.MAX_PIXELS", 19)
+    with pytest.raises(ValueError, match="at most 19 pixels, got 5 x 4"):
+        load_photograph(path)
