@@ -297,15 +297,20 @@ def given(estimator, em: EM, *, uniform: bool = False) -> tuple:
     return weights, means, covariances
 
 
-def one_start(estimator, em: EM, given: tuple, rng, run: int) -> GaussianMixtureParams:
-    """One start: what is given, and for the rest the moments of an assignment, or Sinkhorn-EM."""
+def one_start(
+    estimator, em: EM, given: tuple, rng, run: int, grouped: EM | None = None
+) -> GaussianMixtureParams:
+    """One start: what is given, and for the rest the moments of an assignment, or Sinkhorn-EM.
+
+    The assignment may be of the same samples in other coordinates, ``grouped``.
+    """
     if estimator.init_params == "sinkhorn":
         # another run from given means and covariances would be the first one again
         given = given if run == 0 else (given[0], None, None)
         return balanced(em, given, estimator._covariance(), estimator.n_components, rng)
     if all(part is not None for part in given):
         return GaussianMixtureParams(*given)
-    assignment = assign(estimator.init_params, em, estimator.n_components, rng)
+    assignment = assign(estimator.init_params, grouped or em, estimator.n_components, rng)
     found = start(assignment, em, estimator._covariance(), estimator.n_components)
     if estimator.max_iter == 0:
         # Nothing normalises the weights of a start later: do it now.

@@ -17,12 +17,16 @@ from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
 from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.functional.directions import DIRECTIONS
 from skgmmot.functional.em_map import climb
-from skgmmot.functional.minimise import EPOCH, OPTIMIZERS
-from skgmmot.functional.mixture import FreeCoordinates, GaussianMixtureParams
-from skgmmot.functional.sliced_fit import SlicedObjective, fit_sliced
+from skgmmot.functional.minimise import EPOCH, N_HALVINGS, OPTIMIZERS
+from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.functional.sliced_fit import Frame, SlicedObjective, fit_sliced, settle
 
 #: EM after the sliced fit stops at this change of the mean log-likelihood, or after so many steps.
 REFINE_TOL, REFINE_MAX_ITER = 1e-6, 1000
+#: EM's own defaults, for the fit that a sliced one is compared with, and its least `reg_covar`.
+EM_TOL, EM_MAX_ITER, LEAST_REG = 1e-3, 100, 1e-6
+#: Share of the distance that a run must gain over a fit from EM's.
+NOISE = 0.1
 #: Steps of `partial_fit` before they grow shorter.
 N_STEADY = 100
 
@@ -41,10 +45,11 @@ class SlicedWassersteinGMM(MixtureEstimator):
         Number of components K.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
         What the components' covariances may be.
-    n_projections : int, default=50
-        Number of directions to slice along (one is enough, and taken, for one feature). They are
-        drawn anew every ten steps, which take turns with about ten of them; steps of batches draw
-        and take all.
+    n_projections : int, default=None
+        Number of directions to slice along (one is enough, and taken, for one feature); None is
+        25 for each feature up to 300, then ten for each. They are drawn anew every ten steps (for
+        None, no more than 100), which take turns with about ten of them; steps of batches draw and
+        take all.
     projections : {'quasi', 'random', 'orthogonal', 'max'}, default='quasi'
         Directions spread evenly; independent and uniform; orthogonal in groups of ``n_features``;
         or turned to where the distance is larger.
@@ -52,10 +57,10 @@ class SlicedWassersteinGMM(MixtureEstimator):
         Exponent of the distance, at least 1.
     tol : float, default=1e-2
         Ten steps make progress if they lower the sliced distance, on fixed directions, by more than
-        this share. Without progress twice in a row the learning rate is halved; when five halvings
-        no longer help, the fit has converged.
+        this share. Without progress twice in a row the learning rate is halved; when two halvings
+        no longer help (five before EM, ``refine='em'``), the fit has converged.
     reg_covar : float, default=1e-6
-        Added to the variances, as a share of the mean variance of the features.
+        Added to the variances, as a share of the samples' own variance in each direction.
     max_iter : int, default=1000
         Largest number of steps; 0 keeps the start.
     n_init : int, default=2
@@ -74,12 +79,13 @@ class SlicedWassersteinGMM(MixtureEstimator):
         RMSProp with momentum, as in the paper; Adam; or a function ``(parameters, learning_rate)``
         that returns a `torch.optim.Optimizer`.
     learning_rate : float, default=0.05
-        Length of the first steps, where features have a mean variance of one: samples are scaled
-        inside, so that it needs no tuning.
+        Length of the first steps, in coordinates where samples have variance one in every
+        direction, so that it needs no tuning.
     batch_size : int, default=None
         Number of samples that a step looks at; None is all of them.
     refine : {'em'}, default=None
-        Whether to end with EM, run to a change of the mean log-likelihood below 1e-6.
+        Whether to end with EM, run to a change of the mean log-likelihood below 1e-6; the likelier
+        of that and of EM from k-means is kept.
     random_state : int, RandomState instance or None, default=None
         Controls starts, directions, batches and `sample`.
     warm_start : bool, default=False
@@ -108,10 +114,10 @@ class SlicedWassersteinGMM(MixtureEstimator):
         Steps of the best fit.
     sliced_wasserstein_ : float
         Sliced distance ``SW_p`` of the mixture to the samples, in units of ``X``, along
-        ``n_projections`` fixed directions.
+        ``n_projections`` directions that nothing was fitted to.
     sliced_wassersteins_ : list of float
-        The same at the start of the best fit and after each of its epochs of ten steps (before
-        it was refined).
+        The same, along other directions, at the start of the best run and after each of its epochs
+        of ten steps, before it was settled or refined.
     lower_bound_ : float
         Mean log-likelihood, where the fit was refined.
     n_features_in_ : int
@@ -131,6 +137,11 @@ class SlicedWassersteinGMM(MixtureEstimator):
     samples, and every ten steps ``O(L n (d + log n))`` more, for all, to project and sort; memory
     is a few times ``L n`` numbers. The fit of ``a X + b`` is that of ``X``, scaled and moved. The
     fit is a constant: no gradient flows through it.
+
+    The best run is settled by a quasi-Newton method along as many fixed directions, and so is EM's
+    fit from k-means (or from the given start). The run is kept if it ends nearer by a tenth,
+    else the fit that began with EM's, which is no worse in sliced distance than EM. (Along lines
+    components that are far too thin hardly differ from others.)
 
     The sliced distance sees how much mass is where, the likelihood how dense it is there: a fit of
     one is no maximum of the other. ``refine='em'`` ends at the nearest maximum of the likelihood.
@@ -156,7 +167,7 @@ class SlicedWassersteinGMM(MixtureEstimator):
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(set(COVARIANCE_TYPES))],
-        "n_projections": [Interval(Integral, 1, None, closed="left")],
+        "n_projections": [Interval(Integral, 1, None, closed="left"), None],
         "projections": [StrOptions({*DIRECTIONS, "max"})],
         "p": [Interval(Real, 1.0, None, closed="left")],
         "tol": [Interval(Real, 0.0, None, closed="left")],
@@ -182,7 +193,7 @@ class SlicedWassersteinGMM(MixtureEstimator):
         n_components=1,
         *,
         covariance_type="full",
-        n_projections=50,
+        n_projections=None,
         projections="quasi",
         p=2.0,
         tol=1e-2,
@@ -346,7 +357,11 @@ class SlicedWassersteinGMM(MixtureEstimator):
                 runs.end(problem.descend(theta0, hold_weights=not warm, callback=runs.reach))
             if not runs.best.converged and self.max_iter > 0:
                 warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
-            refined = None if self.refine is None else problem.refine(runs.best.value)
+            alone, refined = warm or self.max_iter == 0, None
+            if self.refine is not None:
+                refined = problem.refine(runs.best.value, alone)
+            elif self.max_iter > 0:
+                runs.settle(problem.finish(runs.best, alone))
         finally:
             runs.close()
         show(runs.best, refined)
@@ -373,57 +388,64 @@ class SlicedWassersteinGMM(MixtureEstimator):
         self._set_parameters(problem.in_units(theta), dtype, kind)
         self.converged_ = solution.converged
         self.n_iter_ = solution.n_iter
-        self.sliced_wasserstein_ = problem.scale * problem.objective.distance(theta)
+        self.sliced_wasserstein_ = problem.scale * problem.objective.verdict(theta)
         self.sliced_wassersteins_ = [problem.scale * value for value in solution.objectives]
 
 
 class _Problem:
-    """A fit in standard units: samples about their mean, of mean variance one.
+    """A fit in coordinates in which the samples have variance one in every direction.
 
-    Mean and variance may be those of a mixture instead, ``like``, and random numbers may depend on
+    Origin and moments may be those of a mixture instead, ``like``, and random numbers may depend on
     the steps taken, ``n_iter``.
     """
 
     def __init__(self, estimator, X, sample_weight, like=None, n_iter=0):
-        self.estimator, self.sample_weight = estimator, sample_weight
+        self.estimator, self.kind = estimator, estimator._covariance()
         self.rng = check_random_state(estimator.random_state)
         self.X, self.origin = X, _engine.origin(X, sample_weight)
-        self.scale = _spread(X - self.origin, sample_weight)
-        if like is not None:
+        if like is None:
+            centred = (X - self.origin).double()
+            self.scale = _spread(centred, sample_weight)
+            second = _second_moment(self.kind, centred / self.scale, sample_weight)
+        else:
             self.origin = (like.weights @ like.means).to(X)
-            spread = FreeCoordinates(like.moved(-self.origin)).scale  # of each feature
-            self.scale = float(spread.square().mean().sqrt())
+            second = _whole(like.moved(-self.origin))
+            self.scale = math.sqrt(float(self.kind.diagonals(second).mean()))
+            second = second / self.scale**2
+        self.frame = Frame(self.kind, second, self.origin, self.scale)
+        self.sample_weight = None if sample_weight is None else sample_weight.double()
         self.objective = SlicedObjective(
-            (X - self.origin) / self.scale,
-            estimator._covariance(),
-            sample_weight,
+            self.frame.rows(X),
+            self.kind,
+            self.sample_weight,
             p=estimator.p,
             n_projections=estimator.n_projections,
             projections=estimator.projections,
             batch_size=estimator.batch_size,
             reg_covar=estimator.reg_covar,
             generator=torch.Generator().manual_seed(int(self.rng.randint(2**31)) + n_iter),
+            lines=self.frame.lines,
         )
 
     def in_units(self, theta):
-        """A mixture in standard units, in those of the samples."""
-        return _scaled(theta, self.scale).moved(self.origin)
+        """A mixture of the coordinates, in the units of the samples."""
+        return self.frame.out_of(theta).moved(self.origin)
 
     def starts(self, warm):
-        """Yield the starts, in standard units."""
-        K, d = self.estimator.n_components, self.X.shape[1]
-        spacing = K ** (-1 / d)  # of components that share the samples' extent
+        """Yield the starts."""
+        estimator, d = self.estimator, self.X.shape[1]
+        spacing = estimator.n_components ** (-1 / d)  # of components that share the samples' extent
         with _engine.workers(self.X.device) as pool:
+            grouped = _engine.EM(self.X, self.sample_weight, self.origin, 0.0, pool)
             # Single samples have no spread to descend from: they get a tenth of the spacing.
-            em = self._em(pool, self.estimator.reg_covar + (0.1 * spacing) ** 2)
+            em = self._em(pool, estimator.reg_covar + (0.1 * spacing) ** 2)
             if warm:
-                yield _scaled(_init.earlier_fit(self.estimator, em), 1 / self.scale)
+                yield self.frame.into(_init.earlier_fit(estimator, grouped))
                 return
-            given = _init.given(self.estimator, em)
-            for run in range(self.estimator.n_init):
-                start = _init.one_start(self.estimator, em, given, self.rng, run)
+            given = self._given(grouped)
+            for run in range(estimator.n_init):
+                start = _init.one_start(estimator, em, given, self.rng, run, grouped)
                 start = start._replace(weights=start.weights / start.weights.sum())
-                start = _scaled(start, 1 / self.scale)
                 yield start if given[2] is not None else _narrowed(start, spacing**2)
 
     def descend(self, theta0, *, callback=None, **options):
@@ -434,20 +456,76 @@ class _Problem:
             "max_iter": estimator.max_iter,
             "learning_rate": estimator.learning_rate,
             "optimizer": _optimizer(estimator.optimizer),
+            # the settling does what more would do
+            "n_halvings": N_HALVINGS if estimator.refine else 2,
             "callback": callback,
         } | options
         return fit_sliced(self.objective, theta0, **options)
 
-    def refine(self, theta):
-        """EM from the end of the sliced fit."""
+    def finish(self, solution, alone):
+        """The end of the fit, in sliced distance no worse than its start nor, if not alone, EM's.
+
+        A run counts only where it ends nearer by more than fitted noise: along lines a component
+        that is far too thin hardly differs from another, and EM's fit has none.
+        """
+        best = self._settled(solution.value)
+        if not alone:
+            likely = self._settled(self._likeliest())
+            if likely.objective <= (1 + NOISE) * best.objective:
+                best = likely
+        start = solution.previous
+        return start if self.objective.verdict(start) < best.objective else best.value
+
+    def refine(self, theta, alone):
+        """EM from the end of the sliced fit; if not alone, no worse than EM's own fit."""
+        ends = [theta] if alone else [theta, self._likeliest()]
         with torch.no_grad(), _engine.workers(self.X.device) as pool:
             em = self._em(pool, self.estimator.reg_covar)
-            start = _scaled(theta, self.scale)
-            end = climb(em, start, tol=REFINE_TOL, max_iter=REFINE_MAX_ITER)
-        return end._replace(value=_scaled(end.value, 1 / self.scale))
+            climbed = [climb(em, end, tol=REFINE_TOL, max_iter=REFINE_MAX_ITER) for end in ends]
+        best = max(climbed, key=lambda s: s.objective)
+        return best._replace(objective=best.objective - self.frame.log_det())
+
+    def _settled(self, theta):
+        return settle(self.objective, theta, tol=self.estimator.tol)
+
+    def _likeliest(self):
+        """EM's fit from k-means, or from what is given."""
+        K = self.estimator.n_components
+        with (
+            torch.no_grad(),
+            warnings.catch_warnings(),
+            _engine.workers(self.X.device) as pool,
+        ):
+            # of fewer distinct samples than components: nobody asked for this start
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            grouped = _engine.EM(self.X, self.sample_weight, self.origin, 0.0, pool)
+            em = self._em(pool, max(self.estimator.reg_covar, LEAST_REG))
+            rng = check_random_state(self.estimator.random_state)
+            found = _init.start(_init.assign("kmeans", grouped, K, rng), em, self.kind, K)
+            given = zip(found, self._given(grouped), strict=True)
+            start = GaussianMixtureParams(*(f if g is None else g for f, g in given))
+            return climb(em, start, tol=EM_TOL, max_iter=EM_MAX_ITER).value
+
+    def _given(self, em):
+        """What is given of the start, in the coordinates."""
+        weights, means, covariances = _init.given(self.estimator, em)
+        K, d = self.estimator.n_components, self.X.shape[1]
+        zero = torch.zeros((), dtype=torch.float64, device=self.X.device)
+        shapes = (K,), (K, d), self.kind.shape(K, d)
+        moved = self.frame.into(
+            GaussianMixtureParams(
+                *(
+                    zero.expand(shape) if part is None else part
+                    for part, shape in zip((weights, means, covariances), shapes, strict=True)
+                )
+            )
+        )
+        parts = zip((weights, means, covariances), moved, strict=True)
+        return tuple(None if part is None else new for part, new in parts)
 
     def _em(self, pool, reg_covar):
-        return _engine.EM(self.X, self.sample_weight, self.origin, reg_covar * self.scale**2, pool)
+        rows = self.objective.X
+        return _engine.EM(rows, self.sample_weight, torch.zeros_like(rows[0]), reg_covar, pool)
 
 
 class _Runs:
@@ -474,6 +552,10 @@ class _Runs:
             self.best = solution
         self._ended = True
 
+    def settle(self, theta):
+        """Put a better mixture in the place of the best run's."""
+        self.best = self.best._replace(value=theta)
+
     def close(self):
         """Leave the bar as it is."""
         self._bar.close()
@@ -495,12 +577,6 @@ def _optimizer(given):
     return optimizer
 
 
-def _scaled(theta: GaussianMixtureParams, factor: float) -> GaussianMixtureParams:
-    """A mixture about the origin in other units."""
-    means, covariances = theta.means * factor, theta.covariances * factor**2
-    return theta._replace(means=means, covariances=covariances)
-
-
 def _narrowed(theta: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:
     """A mixture whose covariances, where wider on average, have this mean variance.
 
@@ -513,9 +589,25 @@ def _narrowed(theta: GaussianMixtureParams, variance: float) -> GaussianMixtureP
 
 def _spread(centred, sample_weight) -> float:
     """The root of the mean variance of the features; one if nothing varies."""
-    squares = centred.double().square().mean(1)
-    if sample_weight is None:
-        variance = squares.mean()
-    else:
-        variance = sample_weight.double() @ squares / sample_weight.sum(dtype=torch.float64)
-    return math.sqrt(float(variance)) or 1.0
+    squares = centred.square().mean(1)
+    return math.sqrt(float(_shares(sample_weight, squares) @ squares)) or 1.0
+
+
+def _second_moment(kind, centred, sample_weight):
+    """The second moment of samples, in the storage of a covariance type."""
+    shares = _shares(sample_weight, centred[:, 0])
+    return kind.scatter(centred.unsqueeze(0), shares.unsqueeze(0))
+
+
+def _shares(sample_weight, like):
+    """Weights of samples, of sum one."""
+    a = torch.ones_like(like) if sample_weight is None else sample_weight.to(like)
+    return a / a.sum()
+
+
+def _whole(theta: GaussianMixtureParams):
+    """The second moment of a mixture about the origin, in storage."""
+    kind, weights = covariance_type_of(theta.covariances), theta.weights
+    between = kind.scatter(theta.means.unsqueeze(0), weights.unsqueeze(0))
+    each = theta.covariances.expand(len(weights), *theta.covariances.shape[1:])
+    return between + torch.tensordot(weights, each, dims=1).unsqueeze(0)

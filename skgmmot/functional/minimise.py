@@ -68,6 +68,26 @@ def adam(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimize
     return torch.optim.Adam(parameters, lr=learning_rate)
 
 
+def lbfgs(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    """L-BFGS with a line search, for a function that is the same at every call.
+
+    Parameters
+    ----------
+    parameters : list of Tensor
+        What to move.
+    learning_rate : float
+        Length of the first trial of each step, in steps of Newton's; one is usual.
+
+    Returns
+    -------
+    torch.optim.LBFGS
+        The optimiser; a step is one of its iterations.
+    """
+    return torch.optim.LBFGS(
+        parameters, lr=learning_rate, max_iter=1, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+
 #: Optimisers by name.
 OPTIMIZERS = {"rmsprop": rmsprop, "adam": adam}
 
@@ -82,6 +102,7 @@ def minimise(
     optimizer: Callable[[list[Tensor], float], torch.optim.Optimizer] = rmsprop,
     objective: Callable[[Point], float] | None = None,
     late: tuple[int, ...] = (),
+    n_halvings: int = N_HALVINGS,
     callback: Callable[[Solution], None] | None = None,
 ) -> Solution:
     """Minimise a function by descent along its gradients.
@@ -94,7 +115,7 @@ def minimise(
         Where to start.
     tol : float
         An epoch of ten steps makes progress if it lowers the least objective so far by more than
-        this share of it. After two epochs without, the learning rate is halved; when five halvings
+        this share of it. After two epochs without, the learning rate is halved; when all halvings
         no longer help, the descent has converged.
     max_iter : int
         Largest number of steps; 0 returns the start.
@@ -106,6 +127,8 @@ def minimise(
         ``theta -> float``, always the same function; None is ``loss``.
     late : tuple of int, default=()
         Leaves of ``theta`` that stay where they are until there is no progress without them.
+    n_halvings : int, default=5
+        Halvings of the learning rate.
     callback : callable, default=None
         Called with the `Solution` so far after each epoch.
 
@@ -127,7 +150,7 @@ def minimise(
     values = [_value(objective, leaves)]
     best = Solution(_constant(leaves), tuple(theta0), values[0], (), 0, False, math.inf)
     # Stages: without the late leaves, with all of them, and one after each halving.
-    stage, last = 0 if late else 1, 1 + N_HALVINGS
+    stage, last = 0 if late else 1, 1 + n_halvings
     idle, reference = 0, values[0]
     for n_iter in range(1, max_iter + 1):
         descent.step(functools.partial(_backward, loss, leaves, () if stage else late))

@@ -1,12 +1,14 @@
 """Fit a mixture to samples by descent on a sliced Wasserstein distance.
 
-All parameters move, in coordinates where every value is a mixture: log-weights, means, and roots
+All parameters move, in coordinates in which samples vary alike in every direction (`Frame`) and
+where every value is a mixture: log-weights, means, and roots
 ``B`` of the covariances ``B B^T + reg_covar I``. Transport between Gaussians is quadratic in a root
 (and not in its logarithm), so that components that have become too thin widen again. The weights
 stay as they are until there is no progress without them: while components still spread over the
 samples, one that is far from its share would lose its weight instead of moving.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from skgmmot.functional.covariance import CovarianceType
 from skgmmot.functional.directions import ascend, directions
 from skgmmot.functional.fixed_point import Solution
-from skgmmot.functional.minimise import EPOCH, minimise, rmsprop
+from skgmmot.functional.minimise import EPOCH, N_HALVINGS, lbfgs, minimise, rmsprop
 from skgmmot.functional.mixture import GaussianMixtureParams
 from skgmmot.functional.sliced import (
     SortedSamples,
@@ -32,8 +34,81 @@ FIXED_SIZE = 2**23
 #: Directions of a step where there are many: those drawn take turns. A fit ends as near as with all
 #: of them in each step, in half the time.
 PER_STEP = 10
+#: Directions drawn at most where their number is not given: steps take turns with as many.
+DRAWN = EPOCH * PER_STEP
 #: Steps uphill of a direction that seeks the largest distance.
 N_ASCENT = 10
+#: Directions: 25 for each feature up to 300, then ten. So many lines see a covariance.
+PER_FEATURE, MANY, PER_FURTHER = 25, 300, 10
+#: Shares of the features' variances: where a feature is constant, and what is added for directions
+#: in which samples hardly vary.
+CONSTANT, RIDGE = 1e-12, 1e-3
+#: Seed of the directions that fits are compared by, the same for all of them.
+FRESH = 2018
+#: Steps of `settle` at most.
+SETTLING = 100
+
+
+def enough_directions(n_features: int) -> int:
+    """Return a number of directions that is enough for so many features."""
+    return max(min(PER_FEATURE * n_features, MANY), PER_FURTHER * n_features)
+
+
+class Frame:
+    """Coordinates ``z`` in which samples vary alike in every direction: ``x = o + s L z``.
+
+    Parameters
+    ----------
+    kind : CovarianceType
+        That of the mixtures to fit; ``L L^T`` is of this type.
+    second : Tensor
+        Second moment of the samples about the origin, in its storage, in those units.
+    origin : Tensor of shape (d,)
+        The origin ``o``.
+    scale : float
+        The unit ``s``: the root of the mean variance of the features.
+
+    Notes
+    -----
+    Transport is measured along lines of the samples' own space, in units of the scale; only steps
+    are taken in ``z``. Where features differ in scale, or are nearly dependent, a step of one
+    length is then neither too long for some directions nor too short for others.
+    """
+
+    def __init__(self, kind: CovarianceType, second: Tensor, origin: Tensor, scale: float):
+        self.kind, self.origin, self.scale = kind, origin, scale
+        self.d = len(origin)
+        second = second.double()
+        variances = kind.diagonals(second).expand(1, self.d)
+        ridge = torch.where(variances > CONSTANT, RIDGE * variances, 1.0)
+        second = kind.symmetric(second + kind.nearest(ridge, ridge.new_ones(1)))
+        self.factor, self.inverse = kind.factor(second), kind.precision_factor(second)
+
+    def rows(self, X: Tensor) -> Tensor:
+        """Samples in ``z``, in float64."""
+        centred = (X - self.origin).double() / self.scale
+        return self.kind.apply(centred.unsqueeze(0), self.inverse).squeeze(0)
+
+    def lines(self, theta: Tensor) -> Tensor:
+        """Directions ``(L, d)`` of the samples' space as directions of ``z``, of other lengths."""
+        return self.kind.apply(theta.unsqueeze(0).to(self.factor), self.factor).squeeze(0)
+
+    def into(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
+        """A mixture about the origin, in ``z``."""
+        return self._carried(theta, self.inverse, 1 / self.scale)
+
+    def out_of(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
+        """The inverse of `into`."""
+        return self._carried(theta, self.kind.transpose(self.factor), self.scale)
+
+    def log_det(self) -> float:
+        """The logarithm of the volume of a unit of ``z``."""
+        return float(self.kind.log_det(self.factor, self.d)) + self.d * math.log(self.scale)
+
+    def _carried(self, theta, factors, scale):
+        means = self.kind.apply(theta.means.unsqueeze(0), factors).squeeze(0) * scale
+        covariances = self.kind.congruence(theta.covariances, factors) * scale**2
+        return theta._replace(means=means, covariances=self.kind.symmetric(covariances))
 
 
 class SlicedObjective:
@@ -49,8 +124,9 @@ class SlicedObjective:
         Weights of the samples; None is equal ones.
     p : float, default=2.0
         Exponent of the distance.
-    n_projections : int, default=50
-        Directions drawn at once, and as many fixed ones.
+    n_projections : int, default=None
+        Number of fixed directions, and of those drawn at once; None is 25 for each feature up to
+        300, then ten for each, of which no more than 100 are drawn or judged by at once.
     projections : {'quasi', 'random', 'orthogonal', 'max'}, default='quasi'
         How directions are chosen; 'max' turns quasi ones to where distances are larger.
     batch_size : int, default=None
@@ -59,11 +135,15 @@ class SlicedObjective:
         Added to the variances.
     generator : torch.Generator, default=None
         Source of random numbers, on the CPU.
+    lines : callable, default=None
+        What turns unit vectors into directions in the coordinates of ``X``, such as `Frame.lines`;
+        None leaves them.
 
     Notes
     -----
     Directions are drawn anew every ten steps: between, nothing is sorted, and a step takes every
-    fifth of fifty. For batches they are drawn every step, which takes them all.
+    fifth of fifty. For batches they are drawn every step, which takes them all. No step sees the
+    fixed directions, nor those by which fits are compared.
     """
 
     def __init__(
@@ -73,17 +153,26 @@ class SlicedObjective:
         sample_weight: Tensor | None = None,
         *,
         p: float = 2.0,
-        n_projections: int = 50,
+        n_projections: int | None = None,
         projections: str = "quasi",
         batch_size: int | None = None,
         reg_covar: float = 1e-6,
         generator: torch.Generator | None = None,
+        lines: Callable[[Tensor], Tensor] | None = None,
     ):
         self.X, self.sample_weight = X, sample_weight
         self.kind, self.reg_covar = kind, reg_covar
-        self.p, self.n_projections, self.projections = p, n_projections, projections
+        enough = enough_directions(X.shape[1])
+        self.n_projections, self.n_drawn = (
+            n_projections or enough,
+            n_projections or min(enough, DRAWN),
+        )
+        self.p, self.projections = p, projections
         self.batch_size, self.generator = batch_size, generator
-        self.fixed = self._slice("quasi", *self._batch(FIXED_SIZE // n_projections))
+        self.lines = lines or (lambda theta: theta.to(X))
+        # lines to judge by, and others to compare ends by, the same for every run
+        self.fixed = self._chosen(generator)
+        self.fresh = self._chosen(torch.Generator().manual_seed(FRESH))
         self.current, self.age = None, 0
 
     # --- coordinates ---------------------------------------------------------------------------
@@ -105,7 +194,8 @@ class SlicedObjective:
     def loss(self, mixture: GaussianMixtureParams) -> Tensor:
         """``mean W_p^p`` along the directions of this step."""
         if self.age % (1 if self.batch_size else EPOCH) == 0:
-            self.current = self._slice(self.projections, *self._batch(self.batch_size), mixture)
+            batch = self._batch(self.batch_size, self.generator)
+            self.current = self._slice(*batch, mixture)
         theta, samples = self.current
         n_turns = 1 if self.batch_size else min(EPOCH, max(1, len(theta) // PER_STEP))
         turn = slice(self.age % n_turns, None, n_turns)
@@ -113,34 +203,55 @@ class SlicedObjective:
         return self._mean(mixture, theta[turn], samples.rows(turn))
 
     def distance(self, mixture: GaussianMixtureParams) -> float:
-        """``(mean W_p^p)^(1 / p)`` along the fixed directions."""
-        return float(self._mean(mixture, *self.fixed).clamp(min=0)) ** (1 / self.p)
+        """``(mean W_p^p)^(1 / p)`` along the fixed directions, or some of many."""
+        theta, samples = self.fixed
+        every = slice(None, None, math.ceil(self.n_projections / self.n_drawn))
+        return self._distance(mixture, (theta[every], samples.rows(every)))
+
+    def verdict(self, mixture: GaussianMixtureParams) -> float:
+        """The same along other directions, that nothing was fitted to."""
+        return self._distance(mixture, self.fresh)
+
+    def fixed_loss(self, mixture: GaussianMixtureParams) -> Tensor:
+        """``mean W_p^p`` along the fixed directions."""
+        return self._mean(mixture, *self.fixed)
+
+    def _distance(self, mixture, chosen) -> float:
+        return float(self._mean(mixture, *chosen).clamp(min=0)) ** (1 / self.p)
+
+    def _chosen(self, generator) -> tuple[Tensor, SortedSamples]:
+        """Directions that stay, and samples on them."""
+        n = self.n_projections
+        X, a = self._batch(FIXED_SIZE // n, generator)
+        theta = self.lines(directions("quasi", n, X.shape[1], generator=generator).to(X))
+        return theta, slice_samples(X, theta, a)
 
     def _mean(self, mixture, theta, samples: SortedSamples) -> Tensor:
         return wasserstein_on_lines(
             slices(mixture, theta), samples, p=self.p, n_nodes=N_NODES
         ).mean()
 
-    def _batch(self, size: int | None) -> tuple[Tensor, Tensor | None]:
+    def _batch(self, size: int | None, generator) -> tuple[Tensor, Tensor | None]:
         """Some of the samples with their weights, or all."""
         if size is None or size >= len(self.X):
             return self.X, self.sample_weight
-        chosen = torch.randperm(len(self.X), generator=self.generator)[:size].to(self.X.device)
+        chosen = torch.randperm(len(self.X), generator=generator)[:size].to(self.X.device)
         a = self.sample_weight
         return self.X[chosen], None if a is None else a[chosen]
 
-    def _slice(self, name, X, a, mixture=None) -> tuple[Tensor, SortedSamples]:
-        """Choose directions and sort the samples on them."""
-        seeks = name == "max"
-        theta = directions(
-            "quasi" if seeks else name, self.n_projections, X.shape[1], generator=self.generator
-        ).to(X.device)
+    def _slice(self, X, a, mixture) -> tuple[Tensor, SortedSamples]:
+        """Draw directions and sort the samples on them."""
+        seeks = self.projections == "max"
+        name = "quasi" if seeks else self.projections
+        theta = directions(name, self.n_drawn, X.shape[1], generator=self.generator).to(X)
         if seeks:
-            theta, _ = ascend(
-                lambda t: sliced_wasserstein(mixture.detach(), X, t, p=self.p, sample_weight=a),
-                theta,
-                n_steps=N_ASCENT,
-            )
+            mixture = mixture.detach()
+
+            def cost(theta):
+                return sliced_wasserstein(mixture, X, self.lines(theta), p=self.p, sample_weight=a)
+
+            theta, _ = ascend(cost, theta, n_steps=N_ASCENT)
+        theta = self.lines(theta)
         return theta, slice_samples(X, theta, a)
 
 
@@ -153,6 +264,7 @@ def fit_sliced(
     max_iter: int = 1000,
     learning_rate: float = 0.05,
     optimizer: Callable = rmsprop,
+    n_halvings: int = N_HALVINGS,
     callback: Callable[[Solution], None] | None = None,
 ) -> Solution:
     """Fit a mixture by descent on the sliced distance.
@@ -170,7 +282,7 @@ def fit_sliced(
         When to stop, as in `skgmmot.functional.minimise.minimise`.
     learning_rate : float, default=0.05
         Length of the first steps, in units of the samples.
-    optimizer, callback : callable
+    optimizer, n_halvings, callback : callable, int, callable
         As in `skgmmot.functional.minimise.minimise`.
 
     Returns
@@ -192,6 +304,47 @@ def fit_sliced(
         optimizer=optimizer,
         objective=lambda point: objective.distance(objective.to_mixture(point)),
         late=(0,) if hold_weights else (),
+        n_halvings=n_halvings,
         callback=None if callback is None else lambda s: callback(decoded(s)),
     )
     return decoded(solution)
+
+
+def settle(
+    objective: SlicedObjective, theta0: GaussianMixtureParams, *, tol: float = 1e-2
+) -> Solution:
+    """Descend to the nearest minimum of the sliced distance, by a quasi-Newton method.
+
+    L-BFGS along the fixed directions, all of them in each step and with all parameters, for as long
+    as the distance falls along those that no step sees.
+
+    Parameters
+    ----------
+    objective : SlicedObjective
+        The distance to the samples.
+    theta0 : GaussianMixtureParams
+        Where to start.
+    tol : float, default=1e-2
+        Ten steps make progress if they lower the distance by more than this share.
+
+    Returns
+    -------
+    Solution
+        ``value`` is the mixture, ``objective`` its `SlicedObjective.verdict`: no more than that of
+        the start, which is returned where nothing is better.
+    """
+    solution = minimise(
+        lambda point: objective.fixed_loss(objective.to_mixture(point)),
+        objective.to_point(theta0),
+        tol=tol,
+        max_iter=SETTLING,
+        learning_rate=1.0,
+        optimizer=lbfgs,
+        objective=lambda point: objective.verdict(objective.to_mixture(point)),
+        n_halvings=0,
+    )
+    found = solution._replace(value=objective.to_mixture(solution.value), previous=theta0)
+    before = objective.verdict(theta0)
+    if found.objective < before:
+        return found
+    return found._replace(value=theta0, objective=before)
