@@ -250,7 +250,7 @@ def sliced_wasserstein(
     n_nodes : int, default=36
         Nodes a component where ``exact=False``. For p = 2 the mean over directions and its
         gradients in the mixture are then within about 1e-5 of the exact ones, relative to the
-        largest entry (of a mixture that fits, whose distance is a small difference, 1e-4); errors
+        largest entry (of a mixture that fits, whose distance is a small difference, 2e-4); errors
         fall like ``n_nodes**-4``. For p = 1 gradients are within a few percent on a dozen samples,
         and 1e-3 on a thousand.
 

@@ -49,7 +49,7 @@ FRESH = 2018
 SETTLING = 100
 
 
-def enough_directions(n_features: int) -> int:
+def _enough_directions(n_features: int) -> int:
     """Return a number of directions that is enough for so many features."""
     return max(min(PER_FEATURE * n_features, MANY), PER_FURTHER * n_features)
 
@@ -162,7 +162,7 @@ class SlicedObjective:
     ):
         self.X, self.sample_weight = X, sample_weight
         self.kind, self.reg_covar = kind, reg_covar
-        enough = enough_directions(X.shape[1])
+        enough = _enough_directions(X.shape[1])
         self.n_projections, self.n_drawn = (
             n_projections or enough,
             n_projections or min(enough, DRAWN),
