@@ -470,6 +470,14 @@ def test_quasi_directions_estimate_the_distance_better(d, make_mixture):
     assert spread["quasi"] < spread["random"] / 2
 
 
+def test_steps_uphill_grow_by_half():
+    # from 3 radians off the top, three steps go 0.5, 0.75 and 1.125 towards it
+    start = torch.tensor([[3.0]], dtype=F64)
+    start = torch.cat([start.cos(), start.sin()], dim=1)
+    _, costs = ascend(lambda theta: theta[:, 0], start, n_steps=3)
+    assert_close(costs, torch.tensor([0.625], dtype=F64).cos())
+
+
 def test_ascent_finds_the_direction_in_which_mixtures_differ(make_samples):
     # they differ along the first axis only
     d = 6
