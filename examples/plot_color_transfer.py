@@ -4,7 +4,9 @@ Colour transfer between two photographs
 
 A picture is a cloud of pixels in the RGB cube. Fit a Gaussian mixture to the cloud of a source
 and of a target picture, find the optimal plan between the two mixtures, and move every pixel of
-the source by the maps of that plan: the source keeps its shapes and takes the target's palette.
+the source by the maps of that plan: the source keeps its shapes and takes the target's palette. The
+change of colour is then smoothed, which leaves no bands, haloes or clipped colours whatever the
+mixtures; ``--plain`` shows the images of the pixels as they are.
 
 Run it on two pictures of your own::
 
@@ -19,6 +21,7 @@ from tqdm import tqdm
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein, OTMap
 from skgmmot.datasets import load_photograph
+from skgmmot.pictures import smooth_recolouring
 from skgmmot.plotting import GaussianMixtureDisplay
 
 # %%
@@ -30,6 +33,7 @@ parser.add_argument("--target", default="flower", help="image of the palette (de
 parser.add_argument("--out", default="color_transfer.png", help="PNG to write")
 parser.add_argument("--n-components", type=int, default=10, help="components a mixture")
 parser.add_argument("--method", choices=["mean", "random"], default="mean")
+parser.add_argument("--plain", action="store_true", help="clip the colours, do not smooth")
 args = parser.parse_args()
 
 if not Path(args.out).resolve().parent.is_dir():
@@ -43,7 +47,8 @@ source_pixels, target_pixels = source.reshape(-1, 3), target.reshape(-1, 3)
 # %%
 # Fit the target's mixture, then the map: `OTMap.fit` fits the source's mixture and the plan.
 # ``reg_covar`` keeps components as wide as a camera's noise (1 % of the range): the map would
-# stretch a thinner one, such as an overexposed sky, until its JPEG blocks show.
+# stretch a thinner one, such as an overexposed sky, until its JPEG blocks show. What is left of
+# that goes with the smoothing. The grain of the random map is what it is for, and is left.
 
 mixture = DifferentiableGaussianMixture(args.n_components, reg_covar=1e-4, random_state=0)
 with tqdm(total=3, desc="fitting the target's mixture", bar_format="{l_bar}{bar}{r_bar}") as bar:
@@ -56,7 +61,12 @@ with tqdm(total=3, desc="fitting the target's mixture", bar_format="{l_bar}{bar}
     bar.update()
 
     bar.set_description("mapping every pixel")
-    mapped_pixels = transport.transform(source_pixels).clip(0, 1)
+    mapped_pixels = transport.transform(source_pixels)
+    if args.plain or args.method == "random":
+        mapped_pixels = mapped_pixels.clip(0, 1)
+    else:
+        result = smooth_recolouring(source, mapped_pixels.reshape(source.shape))
+        mapped_pixels = result.reshape(-1, 3)
     bar.update()
 
 # %%

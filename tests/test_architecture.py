@@ -75,6 +75,7 @@ FLOORS = {
     "metrics._mixture": 10,
     "metrics._semidiscrete": 10,
     "metrics._sliced": 10,
+    "pictures": 10,
     "plotting": 10,
     "estimators.embedding": 11,
     "estimators.geodesic": 11,
