@@ -102,6 +102,9 @@ def solve_constants(
     if large and abs(totals[0] - totals[1]) <= max(EQUAL, ROUNDINGS * eps) * max(totals):
         b = b * (totals[0] / totals[1])
         penalties = _bounded(penalties, C)
+    if not (reg or any(held)):
+        # Where mass goes, C = f + g = -lam0 log(P @ 1 / a) - lam1 log(P.T @ 1 / b): none goes here.
+        C = C.clamp(max=FAR * sum(penalties))
     P, f, g, value = _penalised(a, b, C, penalties, reg)
     derivatives = (
         _derivative(f, penalties[0], reg, float(b.sum())),

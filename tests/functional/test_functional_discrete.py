@@ -478,6 +478,18 @@ def test_a_far_component_leaves_the_entropic_plan_of_the_others(far, reg):
     assert_close(plan.cost - reg * divergence, 0.875 * expected.cost, rtol=1e-8, atol=0)
 
 
+@pytest.mark.parametrize("far", [1e3, 99_999_999.0, 1e10, 1e100])
+@pytest.mark.parametrize("reg_m", [1.0, 1e3, (2.0, 0.1)])
+def test_a_far_component_leaves_the_unbalanced_plan_of_the_others(far, reg_m):
+    a, b, C = problem(6, 7)
+    expected = solve(a, b, 10 * C, reg_m=reg_m)
+    costs = torch.full((7, 8), far**2, dtype=F64)
+    costs[:6, :7], costs[6, 7] = 10 * C, 0.0
+    last = torch.tensor([0.125], dtype=F64)
+    weights = torch.cat([0.875 * a, last]), torch.cat([0.875 * b, last])
+    assert_close(solve(*weights, costs, reg_m=reg_m).cost, 0.875 * expected.cost, rtol=1e-8, atol=0)
+
+
 def test_what_the_interior_point_method_does_not_solve_is_solved_in_logarithms(monkeypatch):
     a, b, C = problem(6, 7)
     for reg in (1e-2, 0.1, 1.0):
