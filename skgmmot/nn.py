@@ -5,6 +5,8 @@ iterations a step. What they keep is in buffers: saved by ``state_dict``, moved 
 left alone in evaluation mode.
 """
 
+import warnings
+
 import torch
 from sklearn.base import clone
 from torch import Tensor
@@ -251,7 +253,11 @@ or tuple (weights, means, covariances), default='kmeans'
     def _first(self, X, sample_weight) -> GaussianMixtureParams:
         """The start that the first batch finds."""
         a = None if sample_weight is None else sample_weight.detach()
-        start = clone(self.estimator).set_params(max_iter=0).fit(X.detach(), sample_weight=a)
+        start = clone(self.estimator).set_params(max_iter=0)
+        with warnings.catch_warnings():
+            # what a model gives before it has learned says nothing of the units to come
+            warnings.filterwarnings("ignore", "reg_covar must be small", UserWarning)
+            start.fit(X.detach(), sample_weight=a)
         return start._params(dtype=torch.float64)
 
     def _fit(self, theta0, X, sample_weight) -> Solution:

@@ -5,6 +5,7 @@ gives an equal start. A start assigns samples to components; its weights, means 
 are then the moments of that assignment, block by block.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
@@ -35,6 +36,8 @@ STARTS = {"kmeans", "k-means++", "random", "random_from_data", "sinkhorn"}
 #: Rounding that is accepted in the mean that k-means subtracts, in epsilons of the largest sample,
 #: and in squared distances, as a share of the samples' variance.
 MEAN_ERROR, DISTANCE_ERROR = 1000, 1e-6
+#: Share of a feature's variance from which ``reg_covar`` is warned of.
+NOTICED = 0.1
 #: Sinkhorn starts: runs of k-means, share of the data's covariance that components begin with, and
 #: when they end.
 CENTRES_INIT, SMALL, BALANCED_TOL, BALANCED_ITER = 3, 0.01, 1e-4, 300
@@ -233,6 +236,37 @@ def check_enough(X: Tensor, sample_weight: Tensor | None, n_components: int) -> 
             f"{n_components}, n_samples = {n_samples}. Pass more samples or ask for "
             "fewer components."
         )
+
+
+def warn_of_units(estimator, X: Tensor, sample_weight: Tensor | None, about: Tensor) -> None:
+    """Warn where ``reg_covar`` drowns a feature of samples, whose mean is ``about``.
+
+    Features that are constant but for their rounding do not count; a covariance type of one
+    variance for all features has their mean to compare with.
+    """
+    variances = _variances(X, sample_weight, about).cpu().numpy()
+    rounding = max(8 * torch.finfo(X.dtype).eps, 1e-12) * about.double().abs().cpu().numpy()
+    variances = variances[variances > rounding**2]
+    if not len(variances):
+        return
+    pooled = estimator._covariance().pooled(X.shape[1]) > 1
+    smallest = float(variances.mean() if pooled else variances.min())
+    if estimator.reg_covar > NOTICED * smallest:
+        warnings.warn(
+            "reg_covar must be small against the variances of the features, got "
+            f"{estimator.reg_covar:.2g} for a variance of {smallest:.2g}, which it drowns. Rescale "
+            f"X, for example with StandardScaler, or set reg_covar={1e-6 * smallest:.0e}.",
+            stacklevel=6,
+        )
+
+
+def _variances(X: Tensor, sample_weight: Tensor | None, about: Tensor) -> Tensor:
+    """The variance of each feature, in float64."""
+    if sample_weight is None:
+        return sum((x - about).double().square().sum(0) for x in X.split(BLOCK)) / len(X)
+    blocks = zip(X.split(BLOCK), sample_weight.double().split(BLOCK), strict=True)
+    squares = sum(a @ (x - about).double().square() for x, a in blocks)
+    return squares / sample_weight.sum(dtype=torch.float64)
 
 
 def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:

@@ -263,6 +263,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         -----
         ConvergenceWarning
             If the best fit stopped at ``max_iter``, and was not polished either.
+        UserWarning
+            If ``reg_covar`` exceeds a tenth of the smallest variance among the features that vary.
         InexactGradientWarning
             If a gradient is asked for and may be further off than ``gradient_tol``.
         """
@@ -309,6 +311,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         on_graph = self._check_gradient(X, a)
         constants = (X.detach(), None if a is None else a.detach())
         origin = _engine.origin(*constants)
+        _init.warn_of_units(self, *constants, origin)
         runs = _Runs(_Log(self.verbose, self.verbose_interval))
 
         def show(solution):

@@ -192,6 +192,8 @@ class SemidiscreteGMM(MixtureEstimator):
         -----
         ConvergenceWarning
             If the best fit stopped at ``max_iter``.
+        UserWarning
+            If ``reg_covar`` exceeds a tenth of the smallest variance among the features that vary.
         """
         self._fit(X, sample_weight)
         return self
@@ -236,6 +238,7 @@ class SemidiscreteGMM(MixtureEstimator):
         X, dtype = X.detach().double(), X.dtype
         a = X.new_ones(len(X)) if a is None else a.detach().double()
         X, a = X[a > 0], a[a > 0]
+        _init.warn_of_units(self, X, a, _engine.origin(X, a))
         place = Place.of(X, math.sqrt(self.reg_covar))
         X = place.inside(X)
         rng = check_random_state(self.random_state)

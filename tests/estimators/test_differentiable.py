@@ -589,6 +589,7 @@ def hard_data():
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", hard_data())
+@pytest.mark.filterwarnings("ignore:reg_covar must be small")
 def test_hard_data_give_a_finite_fit(name, dtype, covariance_type):
     X = hard_data()[name].astype(dtype)
     model = fitted(X, covariance_type)
@@ -1074,6 +1075,7 @@ def test_acceleration_does_not_depend_on_the_units_of_the_features(blobs):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("name", hard_data())
+@pytest.mark.filterwarnings("ignore:reg_covar must be small")
 def test_acceleration_takes_hard_data(name, covariance_type):
     model = fitted(hard_data()[name], covariance_type, acceleration="squarem", tol=1e-6)
     assert np.isfinite(model.score(hard_data()[name]))

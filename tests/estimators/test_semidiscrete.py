@@ -134,6 +134,7 @@ def test_float32_samples_whose_covariances_have_no_float32_are_refused_in_words(
         SemidiscreteGMM(2, reg_covar=1e-60, max_iter=0).fit(X * np.float32(1e-26))
 
 
+@pytest.mark.filterwarnings("ignore:reg_covar must be small")
 def test_samples_much_nearer_to_one_another_than_reg_covar_are_fitted():
     X = 1e-20 * np.random.default_rng(0).normal(size=(30, 2))
     mixture = SemidiscreteGMM(2, reg_covar=1e-6, random_state=0, max_iter=15, tol=1e-2).fit(X)

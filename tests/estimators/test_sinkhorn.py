@@ -122,6 +122,7 @@ def test_one_component_is_that_of_em(blobs):
 )
 @pytest.mark.parametrize("options", [{"e_step": "sinkhorn"}, {"init_params": "sinkhorn"}])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:reg_covar must be small")
 def test_awkward_samples_are_shared_out_all_the_same(X, options):
     model = DifferentiableGaussianMixture(4, random_state=0, **options).fit(X)
     assert all(np.isfinite(getattr(model, name)).all() for name in PARAMETERS)
