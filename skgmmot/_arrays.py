@@ -6,6 +6,7 @@ this module no code asks what kind of array it was given: metrics answer in `joi
 for tensors, and estimators in `answer_kind`, tensors where torch is in play.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +73,8 @@ def answer_kind(*given: ArrayKind, fitted: ArrayKind = NUMPY) -> ArrayKind:
     fitted attributes are tensors, or if scikit-learn's option ``array_api_dispatch`` asks for
     tensors in return for tensors. Any other tensor is an array-like, as for scikit-learn.
     """
+    if not any(kind.is_tensor for kind in (*given, fitted)):
+        return NUMPY
     kind = joint_kind(*given, fitted)
     in_play = fitted.is_tensor or kind.on_graph or kind.device.type != "cpu"
     if in_play or (kind.is_tensor and get_config()["array_api_dispatch"]):
@@ -81,8 +84,8 @@ def answer_kind(*given: ArrayKind, fitted: ArrayKind = NUMPY) -> ArrayKind:
 
 def fitted_kind(estimator) -> ArrayKind:
     """The kind of an estimator's fitted attributes."""
-    fitted = (v for name, v in vars(estimator).items() if name.endswith("_"))
-    return joint_kind(*(kind_of(v) for v in fitted if isinstance(v, Tensor)))
+    tensors = [(name, v) for name, v in vars(estimator).items() if isinstance(v, Tensor)]
+    return joint_kind(*(kind_of(v) for name, v in tensors if name.endswith("_")))
 
 
 def as_tensor(array, *, device=None, dtype=None) -> Tensor:
@@ -96,6 +99,8 @@ def as_tensor(array, *, device=None, dtype=None) -> Tensor:
 
 
 def _floats(array) -> np.ndarray:
+    if _is_plain(array) and array.flags.c_contiguous and array.flags.writeable:
+        return array
     array = np.asarray(array)
     if np.iscomplexobj(array):
         raise TypeError(f"an array must be real, got {array.dtype}. Complex data not supported.")
@@ -103,6 +108,11 @@ def _floats(array) -> np.ndarray:
         array = array.astype(np.float64)
     # torch cannot share memory that runs backwards, is read-only or is in foreign byte order
     return np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "W"])
+
+
+def _is_plain(array) -> bool:
+    """Whether this is nothing but a numpy array of float32 or float64."""
+    return type(array) is np.ndarray and array.dtype in (np.float64, np.float32)
 
 
 def samples(
@@ -154,6 +164,8 @@ def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
             f"X must have shape (n_samples, n_features), got {tuple(shape)}. Reshape your data: "
             "X[:, None] if it holds one feature, X[None, :] if it holds one sample."
         )
+    if _is_ready(estimator, X, reset, min_samples):
+        X = as_tensor(X)
     if isinstance(X, Tensor):
         tensor = _checked_tensor(estimator, X, reset, min_samples)
     else:
@@ -174,6 +186,14 @@ def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
     tensor = moved(tensor, estimator.device)
     _check_finite(tensor)
     return tensor
+
+
+def _is_ready(estimator, X, reset: bool, min_samples: int) -> bool:
+    """Whether scikit-learn's validation, which takes longer than small predictions, would pass."""
+    if not _is_plain(X) or X.ndim != 2 or len(X) < min_samples or X.shape[1] < 1:
+        return False
+    same = X.shape[1] == getattr(estimator, "n_features_in_", X.shape[1])
+    return reset or (same and not hasattr(estimator, "feature_names_in_"))
 
 
 def moved(tensor: Tensor, device) -> Tensor:
@@ -236,8 +256,8 @@ def companion(estimator, X, name: str):
 
 def _check_finite(X: Tensor) -> None:
     """Refuse NaN and infinity, saying where."""
-    extremes = torch.stack(torch.aminmax(X.detach()))  # NaN if any entry is; takes no memory
-    if torch.isfinite(extremes).all():
+    extremes = torch.aminmax(X.detach())  # NaN if any entry is; takes no memory
+    if all(math.isfinite(float(x)) for x in extremes):
         return
     bad = ~torch.isfinite(X).all(dim=1)
     row = int(bad.nonzero()[0])
@@ -250,8 +270,8 @@ def _check_finite(X: Tensor) -> None:
 
 def check_range(X: Tensor) -> None:
     """Refuse samples whose second moments would overflow their dtype."""
-    low, high = torch.aminmax(X.detach())
-    largest, limit = float(max(-low, high)), torch.finfo(X.dtype).max ** 0.5 / 1e3
+    low, high = (float(x) for x in torch.aminmax(X.detach()))
+    largest, limit = max(-low, high), torch.finfo(X.dtype).max ** 0.5 / 1e3
     if largest > limit:
         raise ValueError(
             f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "

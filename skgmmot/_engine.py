@@ -37,6 +37,10 @@ BLOCK_SIZE = {"cpu": 2**18, "other": 2**24}
 BLOCK_ROWS = {"cpu": 2**14, "other": 2**20}
 #: Blocks of fewer rows make matrix products slow, however many numbers a row takes.
 PRODUCT_ROWS = 512
+#: Up to so many numbers, samples times components times features, the definition is fastest.
+FEW = 2**12
+#: Blocks are no shorter than this.
+LEAST_ROWS = 16
 #: Spans a pass is cut into: enough to balance a few threads, few enough to keep partial sums small.
 N_SPANS = 16
 
@@ -71,11 +75,9 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def map(self, function, n_rows: int, row_size: int, min_rows: int = 16):
+    def map(self, function, n_rows: int, row_size: int, min_rows: int = LEAST_ROWS):
         """Yield ``function(list of slices, buffers)`` for each span, in the order of the rows."""
-        where = "cpu" if self.device.type == "cpu" else "other"
-        length = max(min_rows, min(BLOCK_SIZE[where] // row_size, BLOCK_ROWS[where]))
-        spans = row_spans(n_rows, length)
+        spans = row_spans(n_rows, block_length(self.device, row_size, min_rows))
 
         def run(span):
             buffers = self._free.get()
@@ -108,6 +110,12 @@ def add(parts) -> tuple[Tensor, ...]:
     return total
 
 
+def block_length(device: torch.device, row_size: int, min_rows: int = LEAST_ROWS) -> int:
+    """Rows of a block at most, of which each takes ``row_size`` numbers."""
+    where = "cpu" if device.type == "cpu" else "other"
+    return max(min_rows, min(BLOCK_SIZE[where] // row_size, BLOCK_ROWS[where]))
+
+
 def row_spans(n_rows: int, length: int) -> list[list[slice]]:
     """Cut rows into blocks of about equal length, at most ``length``, and these into spans."""
     n_blocks = math.ceil(n_rows / length)
@@ -137,13 +145,20 @@ def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
     number of numbers that one row takes while it is worked on. Beyond that, the results are all the
     memory it needs.
     """
+
+    def of(rows):
+        return function(*(t[rows] for t in (X, *others)))
+
+    if len(X) <= block_length(X.device, row_size):
+        with single_threaded_torch(), torch.no_grad():
+            return of(slice(0, len(X))).contiguous()
     with torch.no_grad():
-        first = function(*(t[:1] for t in (X, *others)))  # tells the shape and the dtype
+        first = of(slice(0, 1))  # tells the shape and the dtype
     results = first.new_empty(len(X), *first.shape[1:])
 
     def over_span(span, buffers):
         for rows in span:
-            results[rows] = function(*(t[rows] for t in (X, *others)))
+            results[rows] = of(rows)
 
     with workers(X.device) as pool:
         list(pool.map(over_span, len(X), row_size))
@@ -203,8 +218,8 @@ class EM:
         with torch.no_grad(), workers(self.X.device) as pool:
             em = self.with_pool(pool)
             step, statistics = em.e_step(theta)
-            if isinstance(step, WhiteningEStep):
-                step, _ = em._features(step.theta)
+            if not isinstance(step, FeatureEStep):
+                step, _ = em._features(theta.prepare())
             return step, statistics
 
     def sum(self, blocks) -> tuple[Tensor, ...]:
@@ -255,6 +270,8 @@ class EM:
 
     def _sums(self, mixture: PreparedMixture) -> tuple[ProductEStep | None, Statistics]:
         """The fastest E-step that is accurate, None for the definition, and its sums."""
+        if len(self.X) * mixture.row_size < FEW:
+            return None, self._by_definition(mixture)
         if WhiteningEStep.is_faster(covariance_type_of(mixture.factors), *mixture.means.shape):
             dtype = accurate_dtype(mixture, self.dtype)
             step = None if dtype is None else WhiteningEStep(mixture, self.origin)
@@ -287,6 +304,8 @@ class EM:
         def block(rows, buffers):
             return e_step(mixture, *self.rows(rows))
 
+        if len(self.X) * mixture.row_size < FEW:
+            return e_step(mixture, *self.rows(slice(None)))
         # A block adds to K matrices: that must not cost more than its products.
         min_rows = max(16, mixture.factors[0].numel() // (4 * len(self.origin)))
         sums = self.pool.sum(block, len(self.X), mixture.row_size, min_rows=min_rows)

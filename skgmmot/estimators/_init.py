@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from skgmmot._arrays import as_tensor
-from skgmmot._engine import EM, origin
+from skgmmot._engine import EM, FEW, origin
 from skgmmot.functional.covariance import CovarianceType
 from skgmmot.functional.em import counted_mass, moments, shifts
 from skgmmot.functional.fixed_point import iterate
@@ -120,6 +120,12 @@ def _nearest_centre(X, sample_weight, n_clusters: int, n_init: int, rng) -> Tens
 
 def _labelled(labels: Tensor, n_components: int, X: Tensor) -> Assignment:
     """Each component its samples; those of label -1 belong to nobody."""
+    if len(labels) * n_components < FEW:  # all at once, where cutting would take longer
+        resp = (labels == torch.arange(n_components).unsqueeze(1)).to(X)
+        nobody = (labels < 0).nonzero().squeeze(1).to(X.device)
+        return lambda: iter(
+            [(slice(None), slice(None), resp), (nobody, slice(0, 0), X.new_ones(0, len(nobody)))]
+        )
     counts = torch.bincount(labels + 1, minlength=n_components + 1)
     groups = labels.argsort(stable=True).to(X.device).split(counts.tolist())
 
@@ -166,6 +172,8 @@ def start(
     def blocks():
         """Samples, their weights, their components and weighted responsibilities."""
         for rows, components, resp in assignment():
+            if not (len(resp) or kind.shared):
+                continue  # only a shared covariance counts what belongs to nobody
             x, a = em.rows(rows)
             a = torch.ones(len(x), **options) if a is None else a.double()
             yield x, a, components, resp * a

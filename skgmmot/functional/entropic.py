@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -252,13 +253,14 @@ def least_gap(weights: Tensor, share: Tensor) -> float:
     Equal to the gap if all samples have the same responsibilities; the more these differ, the
     further below.
     """
-    kept = weights > 0
-    w = weights[kept]
-    ratio = share[kept].clamp(min=torch.finfo(share.dtype).tiny) / w
+    w, share = (t.detach().cpu().numpy() for t in (weights, share))  # K numbers: torch is slower
+    kept = w > 0
+    ratio = np.maximum(share[kept], np.finfo(share.dtype).tiny) / w[kept]
     excess = ratio - 1
-    logarithm = torch.where(ratio > 0.5, torch.log1p(excess), ratio.log())  # exact near 1 and 0
+    near_one = ratio > 0.5
+    logarithm = np.log1p(excess, out=np.log(ratio), where=near_one)  # exact near 1 and 0
     absent = share[~kept].sum()  # of weight zero they receive nothing, but for rounding
-    return float((w * (excess - logarithm)).sum() + absent)
+    return float((w[kept] * (excess - logarithm)).sum() + absent)
 
 
 def curvature(here: Dual) -> Tensor:
