@@ -23,6 +23,13 @@ def seconds(function):
     return time.perf_counter() - began
 
 
+def cpu_seconds(function):
+    """CPU time of one call, in all threads."""
+    began = time.process_time()
+    function()
+    return time.process_time() - began
+
+
 def peak_memory(script, *arguments):
     """What ``script --memory ARGUMENTS`` prints, in a process of its own, as a number."""
     command = [sys.executable, script, "--memory", json.dumps(arguments)]

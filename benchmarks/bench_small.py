@@ -11,14 +11,13 @@ Writes ``results/bench_small.csv`` and ``.md`` beside this file.
 """
 
 import argparse
-import time
 import warnings
 
 import numpy as np
 import ot
 import sklearn
 import torch
-from _common import RESULTS, machine, markdown, write_csv
+from _common import RESULTS, cpu_seconds, machine, markdown, write_csv
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
@@ -44,9 +43,7 @@ def compare(calls, repeats):
     found = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            began = time.process_time()
-            call()
-            found[name].append(time.process_time() - began)
+            found[name].append(cpu_seconds(call))
     spent = {name: 1e3 * float(np.median(values)) for name, values in found.items()}
     times = {f"{name} ms": value for name, value in spent.items()}
     return {**times, "ratio": spent["peer"] / spent["skgmmot"]}
