@@ -110,6 +110,88 @@ def test_the_distance_between_mixtures_is_near_that_to_a_sample_of_one(rng):
     assert sliced_wasserstein_distance(SOURCE, SOURCE) == 0
 
 
+def scaled(mixture, scale, moved=0.0):
+    """A mixture in another unit, elsewhere."""
+    weights, means, covariances, name = mixture
+    return weights, means * scale + moved, covariances * scale**2, name
+
+
+@pytest.mark.parametrize("projections", ["quasi", "max"])
+@pytest.mark.parametrize("p", [1, 2, 20])
+@pytest.mark.parametrize("to", ["mixture", "samples"])
+def test_distances_are_homogeneous_whatever_the_scale(to, p, projections):
+    options = {"p": p, "projections": projections, "n_projections": 5}
+    points = np.array([[0.5, 1.0], [-2.0, 0.25], [4.0, -1.0]])
+
+    def distance(scale):
+        target = scaled(TARGET, scale) if to == "mixture" else points * scale
+        return sliced_wasserstein_distance(scaled(SOURCE, scale), target, **options)
+
+    for exponent in (-400, 400):
+        assert distance(2.0**exponent) == 2.0**exponent * distance(1.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("squared", [False, True])
+def test_distances_between_components_are_homogeneous_whatever_the_scale(method, squared):
+    options = {"method": method, "squared": squared}
+    for exponent in (-400, 400):
+        near, far = scaled(SOURCE, 2.0**exponent), scaled(TARGET, 2.0**exponent)
+        found = sliced_mixture_wasserstein(near, far, **options)
+        unit = 2.0 ** (2 * exponent if squared else exponent)
+        assert found == unit * sliced_mixture_wasserstein(SOURCE, TARGET, **options)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200, 1e300])
+def test_points_are_at_their_distance_where_squares_leave_the_range_of_numbers(size):
+    point = ([1.0], [[0.0]], [[0.0]], "diag")
+    for p in (1, 2, 20):
+        found = sliced_wasserstein_distance(point, [[size]], p=p)
+        assert found == pytest.approx(size, rel=1e-8)  # points are 1e-9 wide
+    moved = ([1.0], [[size]], [[0.0]], "diag")
+    assert sliced_mixture_wasserstein(point, moved) == pytest.approx(size, rel=1e-12)
+    with pytest.raises(ValueError, match=r"must be of a size whose distance float64 can hold"):
+        sliced_mixture_wasserstein(point, moved, squared=True)
+
+
+def test_high_powers_of_small_differences_do_not_vanish():
+    one, small = (
+        sliced_wasserstein_distance(SOURCE, scaled(SOURCE, 1.0, moved=by), p=100)
+        for by in (1.0, 1e-4)  # whose power is 1e-400
+    )
+    assert small == pytest.approx(1e-4 * one, rel=1e-4)
+
+
+def test_gradients_scale_with_the_unit():
+    gradients = []
+    for scale in (1.0, 2.0**-300, 2.0**300):
+        weights, means, variances, name = scaled(SOURCE, scale)
+        means = torch.tensor(means, requires_grad=True)
+        target = scaled(TARGET, scale)
+        sliced_wasserstein_distance((weights, means, variances, name), target, p=20).backward()
+        gradients.append(means.grad)
+    assert torch.equal(gradients[0], gradients[1]) and torch.equal(gradients[0], gradients[2])
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_equal_mixtures_have_finite_gradients(p):
+    means = torch.tensor(SOURCE[1], requires_grad=True)
+    sliced_wasserstein_distance((SOURCE[0], means, *SOURCE[2:]), SOURCE, p=p).backward()
+    assert torch.isfinite(means.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "p", "message"),
+    [
+        (1.7e308, 2, "source and target must differ by what float64 can hold"),
+        (1.0, 5000, "p must be smaller for these sides, got 5000"),
+    ],
+)
+def test_what_leaves_the_range_of_numbers_is_refused(size, p, message):
+    with pytest.raises(ValueError, match=message):
+        sliced_wasserstein_distance(SOURCE, [[-size, 0.0], [size, 0.0]], p=p)
+
+
 def test_the_largest_distance_is_above_the_mean_and_below_mw2():
     mean = sliced_wasserstein_distance(SOURCE, TARGET)
     largest = sliced_wasserstein_distance(SOURCE, TARGET, projections="max", n_projections=5)

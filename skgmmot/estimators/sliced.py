@@ -255,8 +255,8 @@ class SlicedWassersteinGMM(MixtureEstimator):
         Raises
         ------
         ValueError
-            If a parameter, ``X`` or ``sample_weight`` is invalid; an earlier fit is then left as it
-            was.
+            If a parameter, ``X`` or ``sample_weight`` is invalid, or ``X`` so large or so narrow
+            that its dtype cannot hold variances; an earlier fit is then left as it was.
 
         Warns
         -----
@@ -376,19 +376,27 @@ class SlicedWassersteinGMM(MixtureEstimator):
         if reset:
             _init.check_enough(X, a, self.n_components)
         _arrays.check_range(X)
+        if reset:
+            _check_width(X)
         X, a = X.detach(), None if a is None else a.detach()
         return (X, a, kind) if a is None else (X[a > 0], a[a > 0], kind)
 
     def _set_attributes(self, problem, solution, dtype, kind, refined=None):
         """Show the fit, in the user's units and kind of array."""
         theta = solution.value if refined is None else refined.value
+        distance = problem.objective.verdict(theta)
+        if self.p > 2 and not 0 < distance < math.inf:
+            raise ValueError(
+                f"p must be smaller for these samples, got {self.p}: powers of the distances leave "
+                "the range of float64. Decrease p."
+            )
         vars(self).pop("lower_bound_", None)
         if refined is not None:
             self.lower_bound_ = refined.objective
         self._set_parameters(problem.in_units(theta), dtype, kind)
         self.converged_ = solution.converged
         self.n_iter_ = solution.n_iter
-        self.sliced_wasserstein_ = problem.scale * problem.objective.verdict(theta)
+        self.sliced_wasserstein_ = problem.scale * distance
         self.sliced_wassersteins_ = [problem.scale * value for value in solution.objectives]
 
 
@@ -585,6 +593,17 @@ def _narrowed(theta: GaussianMixtureParams, variance: float) -> GaussianMixtureP
     kind = covariance_type_of(theta.covariances)
     widest = float(kind.diagonals(theta.covariances).mean())
     return theta._replace(covariances=theta.covariances * min(1.0, variance / widest))
+
+
+def _check_width(X) -> None:
+    """Refuse samples that differ, but by so little that variances would underflow their dtype."""
+    low, high = X.detach().amin(0), X.detach().amax(0)
+    width, limit = float((high - low).max()), 1e3 * torch.finfo(X.dtype).tiny ** 0.5
+    if 0 < width < limit:
+        raise ValueError(
+            f"X must be wider than {limit:.1e} for covariances in {X.dtype}, got a width of "
+            f"{width:.1e}. Rescale X."
+        )
 
 
 def _spread(centred, sample_weight) -> float:

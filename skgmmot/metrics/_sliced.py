@@ -10,8 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import _arrays
 from skgmmot.estimators._base import as_mixture, is_mixture
+from skgmmot.functional.covariance import covariance_type_of
 from skgmmot.functional.directions import DIRECTIONS, ascend, directions
-from skgmmot.functional.linalg import order, root
+from skgmmot.functional.linalg import Place, order, power_of_two, root
 from skgmmot.functional.mixture import least
 from skgmmot.functional.mixture_ot import check_dimensions
 from skgmmot.functional.sliced import (
@@ -21,6 +22,9 @@ from skgmmot.functional.sliced import (
     sliced_wasserstein_between,
 )
 from skgmmot.functional.threads import single_threaded_torch
+
+#: Directions and exponent of the distance in whose unit higher powers are taken.
+N_PROBES, PROBE = 10, 8
 
 
 @single_threaded_torch()
@@ -59,11 +63,13 @@ def sliced_mixture_wasserstein(
     TypeError
         If a mixture is neither an estimator nor a tuple.
     ValueError
-        If a parameter is invalid, the mixtures differ in dimension, or one is not a mixture.
+        If a parameter is invalid, the mixtures differ in dimension, one is not a mixture, or
+        float64 cannot hold the value.
 
     Notes
     -----
-    Costs ``O(m (K + L) d^2 + m K L)`` for m directions; DSMW no K L costs.
+    Costs ``O(m (K + L) d^2 + m K L)`` for m directions; DSMW no K L costs. Mixtures that are all
+    scaled by a power of two are at exactly the scaled distance.
 
     References
     ----------
@@ -82,7 +88,9 @@ def sliced_mixture_wasserstein(
         raise ValueError(f"method must be 'msw' or 'dsmw', got {method!r}. Choose one of them.")
     source, target, kind = _two_mixtures(source, target)
     theta = _directions("quasi", n_projections, source.means, seed)
-    if order(source, target) == 0:
+    equal = order(source, target) == 0
+    source, target, unit = _in_place(source, target)
+    if equal:
         value = least(source, target)
     elif method == "msw":
         value = mixture_sliced_plan(source, target, theta).cost
@@ -92,7 +100,7 @@ def sliced_mixture_wasserstein(
         angles = angles[shuffled.to(theta.device)]  # no relation between the two directions
         phi = torch.stack([angles.cos(), angles.sin()], dim=1)
         value = double_sliced_squared(source, target, theta, phi)
-    value = value if squared else root(value)
+    value = _in_units(value, unit, unit) if squared else _in_units(root(value), unit)
     return value if kind.is_tensor else float(value)
 
 
@@ -146,11 +154,17 @@ def sliced_wasserstein_distance(
     TypeError
         If the source is no mixture.
     ValueError
-        If a parameter or a side is invalid, or they differ in dimension.
+        If a parameter or a side is invalid, they differ in dimension, p is so large that powers
+        leave the range of float64, or float64 cannot hold the distance.
 
     See Also
     --------
     skgmmot.SlicedWassersteinGMM : Fits a mixture by this distance.
+
+    Notes
+    -----
+    Computed about an origin and in a unit that the two sides give, so that any scale will do: two
+    sides that are both scaled by a power of two are at exactly the scaled distance.
 
     References
     ----------
@@ -170,30 +184,107 @@ def sliced_wasserstein_distance(
         raise ValueError(
             f"projections must be one of {[*DIRECTIONS, 'max']}, got {projections!r}. Choose one."
         )
-    costs, like, kind = _costs_along(source, target, sample_weight, p, exact)
+    sides, options, kind = _sides(source, target, sample_weight, exact)
+    *sides, unit = _in_place(*sides)
     seeks = projections == "max"
+    like = sides[0].means
     theta = _directions("quasi" if seeks else projections, n_projections, like, seed)
+    if p > 2:
+        nearer = _power_unit(sides, options, theta)
+        sides, unit = [_divided(side, nearer) for side in sides], unit * nearer
+    costs = _costs(sides, options, p)
     if seeks:
         theta, found = ascend(costs, theta)
         theta = theta[found.argmax()].unsqueeze(0)
     value = costs(theta).mean().clamp(min=0)
-    value = root(value) if p == 2 else value ** (1 / p)
+    if not torch.isfinite(value):
+        raise ValueError(
+            f"p must be smaller for these sides, got {p}: powers of the distances between them "
+            "leave the range of float64. Decrease p."
+        )
+    value = _in_units(_rooted(value, p), unit)
     return value if kind.is_tensor else float(value)
 
 
-def _costs_along(source, target, sample_weight, p, exact):
-    """``W_p^p`` as a function of directions, the means, and the kind of array to answer in."""
+def _rooted(value, p):
+    """The p-th root, with a derivative of zero at zero."""
+    if p == 2:
+        return root(value)
+    return torch.where(value > 0, torch.where(value > 0, value, 1.0) ** (1 / p), 0.0)
+
+
+def _sides(source, target, sample_weight, exact):
+    """A mixture and another or samples, what else `_costs` needs, and the kind of the answer."""
     if is_mixture(target):
         source, target, kind = _two_mixtures(source, target)
-        costs = functools.partial(sliced_wasserstein_between, source, target, p=p)
-        return costs, source.means, kind
+        return (source, target), {}, kind
     source, source_kind = as_mixture(source, "source")
     samples, kind = _samples_for(source, target)
     kind = _arrays.joint_kind(kind, source_kind)
     source, samples = source.to(device=kind.device), samples.double().to(kind.device)
     weights = _arrays.sample_weights(sample_weight, samples)
-    options = {"p": p, "sample_weight": weights, "exact": exact}
-    return functools.partial(sliced_wasserstein, source, samples, **options), source.means, kind
+    return (source, samples), {"sample_weight": weights, "exact": exact}, kind
+
+
+def _costs(sides, options, p):
+    """``W_p^p`` between two sides as a function of directions."""
+    distance = sliced_wasserstein_between if is_mixture(sides[1]) else sliced_wasserstein
+    return functools.partial(distance, *sides, p=p, **options)
+
+
+def _power_unit(sides, options, theta) -> float:
+    """The size of distances along a few directions, whose high powers stay near one."""
+    with torch.no_grad():
+        costs = _costs(sides, options | ({"exact": False} if options else {}), PROBE)
+        return power_of_two(float(costs(theta[:N_PROBES]).mean()) ** (1 / PROBE))
+
+
+# --- units ---------------------------------------------------------------------------------------
+
+
+def _in_place(source, target):
+    """A mixture and another or samples, about an origin and in a unit of their size; the unit."""
+    sides = source, target
+    points = torch.cat([side.means if is_mixture(side) else side for side in sides]).detach()
+    if not torch.isfinite(points.amax(0) - points.amin(0)).all():
+        raise ValueError(
+            "source and target must differ by what float64 can hold, got coordinates of size "
+            f"{float(points.abs().max()):.2g} of both signs. Rescale both."
+        )
+    variances = [float(_variances(side).max()) for side in sides if is_mixture(side)]
+    place = Place.of(points, math.sqrt(max(variances)))
+    return *(_divided(_moved(side, -place.origin), place.unit) for side in sides), place.unit
+
+
+def _variances(mixture):
+    covariances = mixture.covariances.detach()
+    return covariance_type_of(covariances).diagonals(covariances)
+
+
+def _moved(side, by):
+    """A mixture or samples, elsewhere."""
+    return side.moved(by) if is_mixture(side) else side + by
+
+
+def _divided(side, unit):
+    """A mixture or samples, in a unit."""
+    if not is_mixture(side):
+        return side / unit
+    return side._replace(means=side.means / unit, covariances=side.covariances / unit / unit)
+
+
+def _in_units(value, *units):
+    """A distance in the units of the data; refused where that is no number."""
+    answer = value
+    for unit in units:
+        answer = answer * unit
+    if value > 0 and not 0 < answer < math.inf:
+        raise ValueError(
+            "source and target must be of a size whose distance float64 can hold, got one of "
+            f"{float(value):.2g} times {' times '.join(f'{unit:.2g}' for unit in units)}. Rescale "
+            "both."
+        )
+    return answer
 
 
 @single_threaded_torch()

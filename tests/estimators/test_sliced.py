@@ -104,6 +104,18 @@ def test_a_fit_of_scaled_and_moved_data_is_the_fit_scaled_and_moved(clouds, cova
         assert np.isclose(other.sliced_wasserstein_ / scale, mixture.sliced_wasserstein_, rtol=1e-4)
 
 
+@pytest.mark.parametrize("exponent", [-480, 480])
+@pytest.mark.parametrize("p", [2, 20])
+def test_a_fit_of_tiny_or_huge_data_is_the_fit_scaled(clouds, p, exponent):
+    scale, options = 2.0**exponent, {"p": p, "max_iter": 10}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        one, other = fitted(clouds, **options), fitted(clouds * scale, **options)
+    assert np.allclose(other.means_ / scale, one.means_, rtol=1e-6, atol=1e-6)
+    assert np.allclose(other.covariances_ / scale / scale, one.covariances_, rtol=1e-6)
+    assert np.isclose(other.sliced_wasserstein_ / scale, one.sliced_wasserstein_, rtol=1e-6)
+
+
 def test_the_distance_is_recorded_and_falls(clouds):
     mixture = fitted(clouds)
     curve = np.array(mixture.sliced_wassersteins_)
@@ -375,6 +387,28 @@ def test_fewer_samples_than_components_are_refused(clouds):
     weights[0] = 1
     with pytest.raises(ValueError, match=r"n_samples = 1"):
         SlicedWassersteinGMM(2).fit(clouds, sample_weight=weights)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "message"),
+    [
+        ("float64", 1e-160, r"X must be wider than 1.5e-151 .* got a width of"),
+        ("float64", 1e-300, r"X must be wider than 1.5e-151"),
+        ("float32", 1e-25, r"X must be wider than 1.1e-16 for covariances in torch.float32"),
+        ("float64", 1e160, r"X must be smaller than 1.3e\+151"),
+        ("float32", 1e26, r"X must be smaller than 1.8e\+16"),
+    ],
+)
+def test_samples_whose_variances_leave_the_range_of_numbers_are_refused(
+    clouds, dtype, scale, message
+):
+    with pytest.raises(ValueError, match=message):
+        fitted((clouds * scale).astype(dtype))
+
+
+def test_an_exponent_whose_powers_leave_the_range_of_numbers_is_refused(clouds):
+    with pytest.raises(ValueError, match=r"p must be smaller for these samples, got 5000"):
+        fitted(clouds, p=5000, max_iter=0)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
