@@ -102,12 +102,22 @@ def _floats(array) -> np.ndarray:
     if _is_plain(array) and array.flags.c_contiguous and array.flags.writeable:
         return array
     array = np.asarray(array)
+    _refuse_times("an array", array.dtype)
     if np.iscomplexobj(array):
         raise TypeError(f"an array must be real, got {array.dtype}. Complex data not supported.")
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float64)
-    # torch cannot share memory that runs backwards, is read-only or is in foreign byte order
-    return np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "W"])
+    # torch cannot share memory that runs backwards or is in foreign byte order
+    array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C"])
+    return array if array.flags.writeable else np.asarray(_Shared(array))
+
+
+class _Shared:
+    """A read-only array as torch can share it: torch has no such tensors, and nobody writes."""
+
+    def __init__(self, array):
+        self.array = array  # holds the memory
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
 
 
 def _is_plain(array) -> bool:
@@ -146,7 +156,7 @@ def samples(
         For another number of axes, no samples, no features, NaN, infinity, masked entries,
         another number of features than at fit, or tensors on two accelerators.
     TypeError
-        For complex tensors.
+        For complex tensors, times, and generators or data loaders instead of arrays.
     """
     fitted = NUMPY if reset else fitted_kind(estimator)
     kind = answer_kind(kind_of(X), kind_of(sample_weight), fitted=fitted)
@@ -156,8 +166,56 @@ def samples(
     return tensor, kind
 
 
+def _check_kind(X) -> None:
+    """Refuse what is no array of numbers, and would be taken for one."""
+    if hasattr(X, "__iter__") and not hasattr(X, "__len__") and not hasattr(X, "__array__"):
+        raise TypeError(
+            f"X must be an array, got {type(X).__name__}. Put its parts together first, as by "
+            "np.vstack(list(X))."
+        )
+    if type(X).__module__.startswith("torch.utils.data"):
+        raise TypeError(
+            f"X must be an array, got {type(X).__name__}. Put its batches together first, as by "
+            "torch.cat(list(X))."
+        )
+    _refuse_times("X", *np.atleast_1d(getattr(X, "dtypes", [getattr(X, "dtype", None)])))
+
+
+def _refuse_times(name: str, *dtypes) -> None:
+    """Refuse dates and durations, which numpy would turn into counts of any unit."""
+    times = [dtype for dtype in dtypes if getattr(dtype, "kind", "") in ("m", "M")]
+    if times:
+        raise TypeError(
+            f"{name} must hold numbers, got {times[0]}. Choose a unit: (X - X.min()) / "
+            "np.timedelta64(1, 'D') are days."
+        )
+
+
+def _numbers(estimator, X, reset: bool, min_samples: int) -> np.ndarray:
+    """`validate_data` of scikit-learn, which says what to do of objects that are no numbers."""
+    try:
+        return validate_data(
+            estimator,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,
+            ensure_min_samples=min_samples,
+        )
+    except TypeError as error:
+        if "float()" not in str(error):
+            raise
+        raise TypeError(
+            f"X must hold numbers: {error}. Encode categories; of dates, "
+            "np.asarray(X, 'datetime64[s]').astype(float) are seconds."
+        ) from error
+
+
 def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
     """Finite samples ``(n, d)``, on the device that the estimator names or on their own."""
+    if isinstance(X, list | tuple):
+        X = np.asarray(X)
+    _check_kind(X)
     shape = getattr(X, "shape", None)
     if shape is not None and len(shape) == 1:
         raise ValueError(
@@ -174,15 +232,7 @@ def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
                 f"X must have no masked entries, got {int(np.ma.getmaskarray(X).sum())}. "
                 "Drop those samples or fill them in."
             )
-        X = validate_data(
-            estimator,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite=False,
-            ensure_min_samples=min_samples,
-        )
-        tensor = as_tensor(X)
+        tensor = as_tensor(_numbers(estimator, X, reset, min_samples))
     tensor = moved(tensor, estimator.device)
     _check_finite(tensor)
     return tensor

@@ -1,6 +1,9 @@
 """The border: every kind of array becomes a tensor, and results go back in kind."""
 
+from datetime import date, timedelta
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -154,3 +157,39 @@ def test_a_negative_variance_is_named_by_its_component(name):
     variances[1, 0] = -0.5
     with pytest.raises(ValueError, match=r"smallest eigenvalue -0\.5 in component 1"):
         _arrays.mixture_from_tuple(np.full(3, 1 / 3), np.zeros((3, 2)), variances, name)
+
+
+@pytest.mark.parametrize(
+    ("X", "hint"),
+    [
+        ((row for row in np.ones((4, 2))), "np.vstack"),
+        (torch.utils.data.DataLoader(torch.ones(4, 2)), "torch.cat"),
+        (np.ones((4, 2)).astype("datetime64[s]"), "days"),
+        (np.ones((4, 2)).astype("timedelta64[s]"), "days"),
+        (pd.DataFrame({"when": pd.to_datetime(["2020", "2021"]), "x": [1.0, 2.0]}), "days"),
+        ([[np.datetime64("2020")], [np.datetime64("2021")]], "days"),
+        ([[np.timedelta64(1, "D")], [np.timedelta64(2, "D")]], "days"),
+        ([[date(2020, 1, 1)], [date(2021, 1, 1)]], "seconds"),
+        (np.array([[timedelta(1)], [timedelta(2)]]), "not 'datetime.timedelta'"),
+        (pd.DataFrame({"when": pd.period_range("2020", periods=2)}).astype(object), "seconds"),
+    ],
+    ids=[
+        *("generator", "loader", "datetime", "timedelta", "frame", "list of datetimes"),
+        *("list of timedeltas", "list of dates", "objects", "frame of objects"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(X, hint):
+    with pytest.raises(TypeError, match=f"X must .*{hint}"):
+        DifferentiableGaussianMixture().fit(X)
+
+
+def test_times_are_no_points_of_a_mixture():
+    times = np.ones((1, 1)).astype("datetime64[s]")
+    with pytest.raises(TypeError, match="must hold numbers, got datetime64"):
+        _arrays.mixture_from_tuple([1.0], times, np.ones((1, 1, 1)))
+
+
+def test_read_only_arrays_are_shared_and_not_copied():
+    X = np.ones((4, 2))
+    X.flags.writeable = False
+    assert _arrays.as_tensor(X).data_ptr() == X.ctypes.data
