@@ -146,7 +146,8 @@ def unbalanced(
     ValueError
         If a cost, a weight or a penalty is not a number that it can be.
     RuntimeError
-        If the relative gap to the dual problem stays above 1e-8.
+        If the gap to the dual problem stays above 1e-8 of the cost that is left when the minima
+        along a marginal that is held, and what the difference of the totals costs, are taken away.
 
     Notes
     -----

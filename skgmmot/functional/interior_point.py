@@ -68,11 +68,6 @@ class Penalised(NamedTuple):
             value = value - self.reg * (self.coupling(f, g) - self.independent()).sum()
         return float(value)
 
-    def rounding(self, f: Tensor, g: Tensor) -> float:
-        """The precision of the value of potentials, whose large terms may cancel."""
-        eps = torch.finfo(f.dtype).eps
-        return 4 * eps * float(self.a @ f.abs() + self.b @ g.abs())
-
     def independent(self) -> Tensor:
         """``a b^T``."""
         return self.a.unsqueeze(1) * self.b
@@ -216,9 +211,20 @@ def _solved(problem: Penalised, point: Iterate) -> bool:
     price = float(wrong[0] @ (f.abs() + reg) + wrong[1] @ (g.abs() + reg))
     # with entropy, marginals depend on (f + g - C) / reg: on its rounding, or hardly at all
     tol = max(1e-12 / max(1.0, reg), 4e-15 / min(1.0, reg)) if reg else 1e-4
-    if share > tol * mass and price > 0.1 * tol * value:
+    rounding = _rounding(f, p, problem.a, problem.lam0, bound)
+    rounding += _rounding(g, q, problem.b, problem.lam1, bound)
+    if share > tol * mass + (rounding / reg if reg else 0.0) and price > 0.1 * tol * value:
         return False
-    return gap <= GAP * (value + reg * mass) + problem.rounding(f, g)
+    return gap <= GAP * (value + reg * mass) + rounding
+
+
+def _rounding(f: Tensor, p: Tensor, weights: Tensor, lam: float, most: float) -> float:
+    """The precision of the value of potentials near the optimum, whose large terms may cancel.
+
+    Mass that is destroyed counts ``lam`` at most, and no more is made than there is.
+    """
+    terms = weights @ f.clamp(min=0, max=lam) - p.clamp(max=most) @ f.clamp(max=0)
+    return 4 * torch.finfo(f.dtype).eps * float(terms)
 
 
 def _advance(problem: Penalised, point: Iterate) -> Iterate:

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from skgmmot.functional import interior_point
-from skgmmot.functional.interior_point import Penalised, conjugate, marginal
+from skgmmot.functional.interior_point import Penalised, conjugate, divergence, marginal
 from skgmmot.functional.network_simplex import EPS, network_simplex
 
 #: A solution is refused if its gap, relative to its cost, is larger.
 GAP = 1e-8
 #: A plan that costs less than this share of the largest cost is free.
 NOTHING = 1e-16
-#: Costs above so many times the entropy's weight, more than the optimum has, are not paid by any
-#: mass that is a number: by weights of 1e-300, logarithms are 700.
-FAR = 1e4
+#: Costs above so many times the entropy's weight and the penalties, more than the optimum has, are
+#: not paid by any mass that counts, or by any that is a number: by weights of 1e-300, logarithms
+#: are 700.
+CUTS = 1e2, 1e4
+FAR = CUTS[-1]
 #: Weights below this share of the total are a matter of logarithms.
 TINY = 1e-10
 #: Steps in logarithms at most, how long they may be, and how often they are halved.
@@ -102,9 +104,6 @@ def solve_constants(
     if large and abs(totals[0] - totals[1]) <= max(EQUAL, ROUNDINGS * eps) * max(totals):
         b = b * (totals[0] / totals[1])
         penalties = _bounded(penalties, C)
-    if not (reg or any(held)):
-        # Where mass goes, C = f + g = -lam0 log(P @ 1 / a) - lam1 log(P.T @ 1 / b): none goes here.
-        C = C.clamp(max=FAR * sum(penalties))
     P, f, g, value = _penalised(a, b, C, penalties, reg)
     derivatives = (
         _derivative(f, penalties[0], reg, float(b.sum())),
@@ -150,36 +149,82 @@ def _derivative(f: Tensor, lam: float, reg: float, total: float) -> Tensor:
 def _penalised(a, b, C, penalties, reg) -> tuple[Tensor, Tensor, Tensor, float]:
     """Plan, potentials and value of a penalised problem; weights may be zero."""
     k, l, mass = a > 0, b > 0, 1.0 if reg else float(max(a.sum(), b.sum()))
-    problem = Penalised(a[k] / mass, b[l] / mass, C[k][:, l], *penalties, reg)
-    inner, largest = _simple_plan(problem), float(C.abs().max())
-    if reg and all(math.isinf(lam) for lam in penalties):
-        largest = min(largest, FAR * reg)
-    value = problem.primal(inner)
-    free = value <= max(NOTHING * largest, SMALL * reg) and bool(C.min() >= 0)
-    unit = (largest if reg else value) or 1.0
-    problem, value = problem.in_unit(unit), value / unit
-    if not free:
-        f, g, inner, value = _solved(problem)
-    else:  # no plan costs noticeably less
-        f, g = _simple_potentials(problem)
+    given = Penalised(a[k] / mass, b[l] / mass, C[k][:, l], *penalties, reg)
+    problem, df, dg, constant = _centred(given)
+    cuts = [FAR] if all(math.isinf(lam) for lam in penalties) else CUTS
+    while True:
+        try:
+            f, g, inner, value = _proven(problem, cuts[0])
+            break
+        except RuntimeError:  # solved again with other costs cut off
+            if len(cuts) == 1:
+                raise
+            cuts = cuts[1:]
     P = torch.zeros_like(C)
     P[k.unsqueeze(1) & l] = mass * inner.flatten()
-    f, g = (unit * t for t in _extended(f, g, C / unit, k, l, problem))
-    return P, f, g, unit * mass * value
+    f, g = _extended(f + df, g + dg, C, k, l, given)
+    return P, f, g, mass * (value + constant)
 
 
-def _solved(problem: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
+def _proven(problem: Penalised, cut: float) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Potentials, plan and value, by way of lower costs: none above a multiple of what is paid."""
+    near = _near(problem, cut)
+    plan, largest, reg = _simple_plan(near), float(near.C.abs().max()), problem.reg
+    value = near.primal(plan)
+    free = value <= max(NOTHING * largest, SMALL * reg, _noise(problem)) and near.C.min() >= 0
+    if free and problem.primal(plan) <= value:  # no plan costs noticeably less
+        return *_simple_potentials(problem), plan, value
+    unit = (largest if reg else value) or 1.0
+    f, g, plan, value = _solved(problem.in_unit(unit), near.in_unit(unit))
+    return unit * f, unit * g, plan, unit * value
+
+
+def _noise(problem: Penalised) -> float:
+    """What penalties make of weights that differ by rounding."""
+    lam = max((v for v in problem[3:5] if not math.isinf(v)), default=0.0)
+    return lam * (ROUNDINGS * EPS) ** 2 * float(problem.a.sum() + problem.b.sum())
+
+
+def _centred(problem: Penalised) -> tuple[Penalised, Tensor, Tensor, float]:
+    """The problem less what all plans pay, where one marginal is held: a problem of equal totals.
+
+    Also what is taken from the potentials and the value.
+    """
+    a, b, C, lam0, lam1, reg = problem
+    if math.isinf(lam0) == math.isinf(lam1):
+        return problem, torch.zeros_like(a), torch.zeros_like(b), 0.0
+    if math.isinf(lam1):
+        turned = Penalised(b, a, C.mT, lam1, lam0, reg)
+        (b, a, C, *_), dg, df, constant = _centred(turned)
+        return problem._replace(a=a, b=b, C=C.mT), df, dg, constant
+    least, A, B = C.amin(1), a.sum(), b.sum()
+    ratio = (A / B).log()
+    constant = a @ least + lam1 * divergence(A, B) + reg * A * (ratio + B - A)
+    df = least + (lam1 + reg) * ratio
+    centred = problem._replace(b=b * (A / B), C=C - least.unsqueeze(1))
+    return centred, df, torch.full_like(b, -lam1 * float(ratio)), float(constant)
+
+
+def _near(problem: Penalised, cut: float) -> Penalised:
+    """The problem with costs cut off where no mass that counts is moved.
+
+    Where mass is moved, ``C = f + g - reg log(P / a b^T)``, with ``f = -lam0 log(P @ 1 / a)`` where
+    the source is penalised, and ``f <= -g`` at a cost of zero where it is held.
+    """
+    far = cut * (problem.reg + sum(v for v in problem[3:5] if not math.isinf(v)))
+    return problem._replace(C=problem.C.clamp(max=far))
+
+
+def _solved(problem: Penalised, near: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
     """Potentials, plan and value, proven optimal."""
     if not (math.isinf(problem.lam0) and math.isinf(problem.lam1)):
-        f, g, P, *_ = interior_point.solve(problem)
-        return f, g, *_certified(problem, f, g, P)
+        f, g, P, *_ = interior_point.solve(near)
+        return f, g, *_certified(problem, near, f, g, P)
     if min(problem.a.min(), problem.b.min()) <= TINY:
         return _by_logarithms(problem)
-    near = problem._replace(C=problem.C.clamp(max=FAR * problem.reg))
     try:
         f, g, P, *_ = interior_point.solve(near)
-        P[near.C < problem.C] = 0
-        return f, g, *_certified(problem, f, g, P)
+        return f, g, *_certified(problem, near, f, g, P)
     except RuntimeError:  # solved again in another form
         return _by_logarithms(problem)
 
@@ -244,12 +289,18 @@ def _grounded(W: Tensor, right: Tensor) -> Tensor:
     return torch.from_numpy(x)[order.argsort()]
 
 
-def _certified(problem: Penalised, f: Tensor, g: Tensor, P: Tensor) -> tuple[Tensor, float]:
-    """A plan that potentials prove optimal, sparse if it can be, and its value."""
-    bound, rounding = problem.dual(f, g), problem.rounding(f, g)
-    for plan in [P] if problem.reg else [_between_marginals(problem, f, g), P]:
+def _certified(
+    problem: Penalised, near: Penalised, f: Tensor, g: Tensor, P: Tensor
+) -> tuple[Tensor, float]:
+    """A plan that potentials prove optimal, sparse if it can be, and its value.
+
+    Potentials of a problem with lower costs prove as much of this one, if the plan uses none.
+    """
+    bound = near.dual(f, g)
+    for plan in [P] if problem.reg else [_between_marginals(near, f, g), P]:
+        plan = _feasible(plan.masked_fill(near.C < problem.C, 0), problem)
         value = problem.primal(plan)
-        if value - bound <= GAP * max(abs(value), abs(bound)) + rounding:
+        if abs(value - bound) <= GAP * max(abs(value), abs(bound)):
             return plan, value
     raise RuntimeError(
         f"transport must be solved to a gap of {GAP} of its cost, got {value - bound:.2g} of "
@@ -257,11 +308,22 @@ def _certified(problem: Penalised, f: Tensor, g: Tensor, P: Tensor) -> tuple[Ten
     )
 
 
+def _feasible(P: Tensor, problem: Penalised) -> Tensor:
+    """The plan with the marginal that is held, where one is."""
+    held = math.isinf(problem.lam0), math.isinf(problem.lam1)
+    if held == (True, False):
+        return P * (problem.a / P.sum(1)).unsqueeze(1)
+    if held == (False, True):
+        return P * (problem.b / P.sum(0))
+    return P
+
+
 def _simple_plan(problem: Penalised) -> Tensor:
     """A plan not much worse than the best: independent, exact between the weights, or none."""
     a, b, C, lam0, lam1, reg = problem
     if reg:
-        return problem.independent()
+        total = b.sum() if math.isinf(lam0) else a.sum() if math.isinf(lam1) else 1.0
+        return problem.independent() / total
     total = b.sum() if math.isinf(lam1) else a.sum()
     plan = total * _exact_plan(a / a.sum(), b / b.sum(), C)
     none = torch.zeros_like(plan)
@@ -283,7 +345,7 @@ def _between_marginals(problem: Penalised, f: Tensor, g: Tensor) -> Tensor:
     """The exact plan between the marginals that belong to potentials."""
     p, q = marginal(f, problem.lam0, problem.a), marginal(g, problem.lam1, problem.b)
     total = q.sum() if math.isinf(problem.lam1) else p.sum()  # that of a marginal that is held
-    if total == 0:
+    if min(p.sum(), q.sum()) == 0:
         return torch.zeros_like(problem.C)
     return total * _exact_plan(p / p.sum(), q / q.sum(), problem.C)
 

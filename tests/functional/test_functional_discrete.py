@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from skgmmot.functional import interior_point, penalised
 from skgmmot.functional.discrete import entropic, exact, solve, solve_bounded, unbalanced
+from skgmmot.functional.interior_point import divergence
 
 F64 = torch.float64
 
@@ -479,7 +480,7 @@ def test_a_far_component_leaves_the_entropic_plan_of_the_others(far, reg):
 
 
 @pytest.mark.parametrize("far", [1e3, 99_999_999.0, 1e10, 1e100])
-@pytest.mark.parametrize("reg_m", [1.0, 1e3, (2.0, 0.1)])
+@pytest.mark.parametrize("reg_m", [1.0, 1e3, 1e6, (2.0, 0.1)])
 def test_a_far_component_leaves_the_unbalanced_plan_of_the_others(far, reg_m):
     a, b, C = problem(6, 7)
     expected = solve(a, b, 10 * C, reg_m=reg_m)
@@ -488,6 +489,56 @@ def test_a_far_component_leaves_the_unbalanced_plan_of_the_others(far, reg_m):
     last = torch.tensor([0.125], dtype=F64)
     weights = torch.cat([0.875 * a, last]), torch.cat([0.875 * b, last])
     assert_close(solve(*weights, costs, reg_m=reg_m).cost, 0.875 * expected.cost, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("far", [1e4, 1e8, 1e10, 1e100])
+@pytest.mark.parametrize("reg_m", [1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("reg", [0.0, 1e-2, 1.0])
+@pytest.mark.parametrize("share", [0.125, 1e-3])
+def test_a_far_component_leaves_the_semi_relaxed_plan_of_the_others(far, reg_m, reg, share):
+    a, b, C = problem(6, 7)
+    costs = torch.full((7, 8), far**2, dtype=F64)
+    costs[:6, :7], costs[6, 7] = 10 * C, 0.0
+    last = torch.tensor([0.125], dtype=F64), torch.tensor([share], dtype=F64)
+    weights = [torch.cat([0.875 * w, end]) for w, end in zip((a, b), last, strict=True)]
+    expected = solve(0.875 * a, 0.875 * b, 10 * C, reg_m=(math.inf, reg_m), reg=reg)
+    alone = reg_m * divergence(*last)
+    if reg:  # the entropy of what goes nowhere, too
+        alone = alone + reg * (divergence(last[0], last[0] * last[1]) + 0.875 * (0.125 + share))
+    plan = solve(*weights, costs, reg_m=(math.inf, reg_m), reg=reg)
+    assert_close(plan.cost, expected.cost + alone, rtol=1e-8, atol=0)
+    assert_close(plan.coupling[:6, :7], expected.coupling, rtol=0, atol=1e-6)
+    turned = solve(*weights[::-1], costs.mT, reg_m=(reg_m, math.inf), reg=reg)
+    assert_close(turned.cost, plan.cost, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("costs", [[0.0, 0.0], [0.3, 1e20, 2.0], [1e20, 5.0, 1e100, 6.0]])
+@pytest.mark.parametrize("reg_m", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("reg", [0.0, 1e-3, 10.0])
+@pytest.mark.parametrize("total", [1e-3, 1.0, 1e3])
+def test_one_source_that_is_held_is_shared_out_in_closed_form(costs, reg_m, reg, total):
+    C = torch.tensor([costs], dtype=F64)
+    b = total * torch.arange(1, C.shape[1] + 1, dtype=F64) / 10
+    a = torch.tensor([0.7], dtype=F64)
+    q = 0.7 * (b.log() - C[0] / (reg_m + reg)).softmax(0)
+    expected = q @ C[0] + reg_m * divergence(q, b)
+    if reg:
+        expected = expected + reg * divergence(q, a * b)
+    plan = solve(a, b, C, reg_m=(math.inf, reg_m), reg=reg)
+    assert_close(plan.coupling[0], q, rtol=0, atol=1e-6)
+    assert_close(plan.cost, expected, rtol=1e-8, atol=1e-14)
+
+
+def test_potentials_that_are_huge_prove_no_plan_that_is_dear():
+    a, b, C = problem(6, 7)
+    given = interior_point.Penalised(a, b, C, 1.0, 1.0, 0.0)
+    f, g, *_ = interior_point.solve(given)
+    dear = torch.outer(a, b)
+    huge = f - 1e17, g + 1e17
+    for reg in (0.0, 0.1):
+        other = given._replace(lam0=math.inf, reg=reg)
+        with pytest.raises(RuntimeError, match="must be solved to a gap of 1e-08 of its cost"):
+            penalised._certified(other, other, *huge, dear)
 
 
 def test_what_the_interior_point_method_does_not_solve_is_solved_in_logarithms(monkeypatch):
