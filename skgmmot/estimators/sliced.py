@@ -134,9 +134,11 @@ class SlicedWassersteinGMM(MixtureEstimator):
     All parameters are learned. Covariances are ``B B^T + reg_covar I``, positive definite whatever
     ``B``; weights are a softmax, which moves once the components have spread (see
     `skgmmot.functional.sliced_fit`). A step costs ``O(L (n + K^2))`` for its L directions of n
-    samples, and every ten steps ``O(L n (d + log n))`` more, for all, to project and sort; memory
-    is a few times ``L n`` numbers. The fit of ``a X + b`` is that of ``X``, scaled and moved. The
-    fit is a constant: no gradient flows through it.
+    samples, and every ten steps ``O(L n (d + log n))`` more, for all, to project and sort. Memory
+    is a few times that of the samples, and up to 64 MB for each of three sets of lines (three times
+    that with ``sample_weight``): where ``L n`` is above ``2**23``, each draw of lines draws as many
+    samples as that allows, by weight, and so do the lines to judge by. The fit of ``a X + b`` is
+    that of ``X``, scaled and moved. The fit is a constant: no gradient flows through it.
 
     The best run is settled by a quasi-Newton method along as many fixed directions, and so is EM's
     fit from k-means (or from the given start). The run is kept if it ends nearer by a tenth,

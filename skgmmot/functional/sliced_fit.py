@@ -29,8 +29,8 @@ from skgmmot.functional.sliced import (
 
 #: Nodes a component during a fit, whose steps need no exact gradient.
 N_NODES = 24
-#: Numbers that the samples on the fixed directions may take; more samples are thinned out.
-FIXED_SIZE = 2**23
+#: Numbers that the samples on the directions of one kind may take: more samples are thinned out.
+SIZE = 2**23
 #: Directions of a step where there are many: those drawn take turns. A fit ends as near as with all
 #: of them in each step, in half the time.
 PER_STEP = 10
@@ -143,7 +143,8 @@ class SlicedObjective:
     -----
     Directions are drawn anew every ten steps: between, nothing is sorted, and a step takes every
     fifth of fifty. For batches they are drawn every step, which takes them all. No step sees the
-    fixed directions, nor those by which fits are compared.
+    fixed directions, nor those by which fits are compared. Where samples on all directions drawn
+    would be more than ``2**23`` numbers (64 MiB), as many as that allows are drawn with them.
     """
 
     def __init__(
@@ -163,10 +164,10 @@ class SlicedObjective:
         self.X, self.sample_weight = X, sample_weight
         self.kind, self.reg_covar = kind, reg_covar
         enough = _enough_directions(X.shape[1])
-        self.n_projections, self.n_drawn = (
-            n_projections or enough,
-            n_projections or min(enough, DRAWN),
-        )
+        if X.shape[1] == 1:  # all directions are one
+            enough = n_projections = 1
+        self.n_projections = n_projections or enough
+        self.n_drawn = n_projections or min(enough, DRAWN)
         self.p, self.projections = p, projections
         self.batch_size, self.generator = batch_size, generator
         self.lines = lines or (lambda theta: theta.to(X))
@@ -194,8 +195,9 @@ class SlicedObjective:
     def loss(self, mixture: GaussianMixtureParams) -> Tensor:
         """``mean W_p^p`` along the directions of this step."""
         if self.age % (1 if self.batch_size else EPOCH) == 0:
-            batch = self._batch(self.batch_size, self.generator)
-            self.current = self._slice(*batch, mixture)
+            self.current = None  # not two of them at once
+            size = min(self.batch_size or SIZE, max(1, SIZE // self.n_drawn))
+            self.current = self._slice(*self._batch(size, self.generator), mixture)
         theta, samples = self.current
         n_turns = 1 if self.batch_size else min(EPOCH, max(1, len(theta) // PER_STEP))
         turn = slice(self.age % n_turns, None, n_turns)
@@ -222,7 +224,7 @@ class SlicedObjective:
     def _chosen(self, generator) -> tuple[Tensor, SortedSamples]:
         """Directions that stay, and samples on them."""
         n = self.n_projections
-        X, a = self._batch(FIXED_SIZE // n, generator)
+        X, a = self._batch(max(1, SIZE // n), generator)
         theta = self.lines(directions("quasi", n, X.shape[1], generator=generator).to(X))
         return theta, slice_samples(X, theta, a)
 
@@ -231,13 +233,21 @@ class SlicedObjective:
             slices(mixture, theta), samples, p=self.p, n_nodes=N_NODES
         ).mean()
 
-    def _batch(self, size: int | None, generator) -> tuple[Tensor, Tensor | None]:
-        """Some of the samples with their weights, or all."""
-        if size is None or size >= len(self.X):
+    def _batch(self, size: int, generator) -> tuple[Tensor, Tensor | None]:
+        """Some of the samples, or all with their weights.
+
+        Samples are drawn by weight, one from each of as many equal shares of the total, and then
+        count alike: a heavy one is never left out.
+        """
+        if size >= len(self.X):
             return self.X, self.sample_weight
-        chosen = torch.randperm(len(self.X), generator=generator)[:size].to(self.X.device)
-        a = self.sample_weight
-        return self.X[chosen], None if a is None else a[chosen]
+        if self.sample_weight is None:
+            chosen = torch.randperm(len(self.X), generator=generator)[:size]
+            return self.X[chosen.to(self.X.device)], None
+        levels = self.sample_weight.double().cumsum(0)
+        u = torch.arange(size) + torch.rand(size, dtype=torch.float64, generator=generator)
+        chosen = torch.searchsorted(levels, u.to(levels) * (levels[-1] / size), right=True)
+        return self.X[chosen.clamp(max=len(self.X) - 1)], None
 
     def _slice(self, X, a, mixture) -> tuple[Tensor, SortedSamples]:
         """Draw directions and sort the samples on them."""

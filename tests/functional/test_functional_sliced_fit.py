@@ -133,9 +133,42 @@ def test_the_fixed_distance_does_not_change_with_the_steps(make_mixture, make_sa
     assert len(set(losses)) == 3  # directions are new every ten steps
 
 
-def test_many_samples_are_thinned_out_for_the_fixed_distance(
+@pytest.mark.parametrize(("d", "expected"), [(1, (1, 500)), (2, (16, 100))])
+@pytest.mark.parametrize("batch_size", [None, 400])
+def test_samples_on_all_lines_are_thinned_out_where_they_would_take_much_memory(
+    d, expected, batch_size, make_mixture, make_samples, monkeypatch
+):
+    monkeypatch.setattr("skgmmot.functional.sliced_fit.SIZE", 16 * 100)
+    problem = objective(make_samples(500, d), FULL, batch_size=batch_size)
+    problem.loss(make_mixture("full", 2, d))
+    assert problem.fixed[1].values.shape == problem.fresh[1].values.shape == expected
+    steps = problem.current[1].values.shape
+    assert steps == (expected[0], min(expected[1], batch_size or 500))
+
+
+def test_samples_are_drawn_by_their_weights_where_not_all_are_taken(
     make_mixture, make_samples, monkeypatch
 ):
-    monkeypatch.setattr("skgmmot.functional.sliced_fit.FIXED_SIZE", 16 * 100)
-    problem = objective(make_samples(500, 2), FULL)
-    assert problem.fixed[1].values.shape == (16, 100)
+    monkeypatch.setattr("skgmmot.functional.sliced_fit.SIZE", 100)
+    X, a = make_samples(400, 1), torch.ones(400, dtype=torch.float64)
+    X[0], a[0], a[1:50] = 99.0, 350.0, 0.0  # half of all
+    X[1:50] = -99.0
+    problem = objective(X, FULL, sample_weight=a)
+    for _ in range(2):
+        problem.loss(make_mixture("full", 2, 1))
+        for values in (problem.fixed[1].values, problem.current[1].values):
+            assert values.shape == (1, 100)
+            assert abs(int((values == 99.0).sum()) - 50) <= 1
+            assert not (values == -99.0).any()
+        problem.age = 10
+
+
+def test_samples_that_are_thinned_out_are_drawn_anew(make_mixture, make_samples, monkeypatch):
+    monkeypatch.setattr("skgmmot.functional.sliced_fit.SIZE", 50)
+    problem, mixture = objective(make_samples(500, 1), FULL), make_mixture("full", 2, 1)
+    seen = []
+    for _ in range(20):
+        problem.loss(mixture)
+        seen.append(problem.current[1].values)
+    assert seen[0] is seen[9]
+    assert not torch.equal(seen[9], seen[10])
