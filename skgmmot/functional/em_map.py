@@ -17,6 +17,12 @@ from skgmmot.functional.mixture import GaussianMixtureParams, LogCoordinates
 ACCELERATIONS = {"squarem": Squarem}
 
 
+#: Longest jump of the iterations that polish a fit, where one is the spread of a component. Without
+#: a bound, polishing ended at another fixed point than plain EM in 10 of 420 random flat problems;
+#: with this one in none, after about as many iterations.
+POLISHING_RADIUS = 0.2
+
+
 def named(parameter: str, name: str, registry: dict):
     """Look something up by the name that a caller gave.
 
@@ -53,6 +59,7 @@ def climb(
     tol: float,
     max_iter: int,
     acceleration: str | None = None,
+    radius: float = math.inf,
     objective: float = -math.inf,
     callback: Callable[[Solution], None] | None = None,
 ) -> Solution:
@@ -70,6 +77,8 @@ def climb(
         Largest number of iterations.
     acceleration : {'squarem'}, default=None
         What extrapolates the iterations, in free coordinates.
+    radius : float, default=inf
+        Longest jump of an extrapolation, where one is the spread of a component.
     objective : float, default=-inf
         Objective that the first change is measured against.
     callback : callable, default=None
@@ -84,7 +93,7 @@ def climb(
     if acceleration is not None:
         free = LogCoordinates(theta0)
         accelerate = named("acceleration", acceleration, ACCELERATIONS)
-        accelerator = accelerate(free.to_free, free.from_free)
+        accelerator = accelerate(free.to_free, free.from_free, radius=radius, measure=free.length)
     return iterate(
         em,
         theta0,
@@ -132,9 +141,10 @@ class EMStep:
         return self._last
 
     def advance(self, theta: GaussianMixtureParams, n_steps: int) -> GaussianMixtureParams:
-        """The mixture after so many accelerated iterations."""
+        """The mixture after so many accelerated iterations, whose jumps are short."""
+        options = {"acceleration": "squarem", "radius": POLISHING_RADIUS}
         with self.pooled() as em:
-            return climb(em, theta, tol=0.0, max_iter=n_steps, acceleration="squarem").value
+            return climb(em, theta, tol=0.0, max_iter=n_steps, **options).value
 
     @contextmanager
     def pooled(self):

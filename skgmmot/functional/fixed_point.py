@@ -120,14 +120,27 @@ class Squarem:
         ``theta -> Tensor (m,)``: coordinates in which every vector is a point.
     from_free : callable
         Its inverse.
+    radius : float, default=inf
+        Largest distance of a proposal from the last plain point, ``x2``; a longer jump is cut to
+        it. Long jumps may lead to another fixed point than the iterations would.
+    measure : callable, default=torch.linalg.vector_norm
+        The length of a change of free coordinates, ``Tensor (m,) -> float``.
 
     References
     ----------
     .. [1] Varadhan and Roland 2008, scheme S3.
     """
 
-    def __init__(self, to_free, from_free):
+    def __init__(
+        self,
+        to_free: Callable[[Point], Tensor],
+        from_free: Callable[[Tensor], Point],
+        *,
+        radius: float = math.inf,
+        measure: Callable[[Tensor], Tensor | float] = torch.linalg.vector_norm,
+    ):
         self.to_free, self.from_free = to_free, from_free
+        self.radius, self.measure = radius, measure
         self.visited: list[Tensor] = []
         self.length, self.longest = 0.0, 4.0
 
@@ -149,7 +162,15 @@ class Squarem:
         self.length = min(a, self.longest)
         if not self.length > 1:  # also where there was no change at all: 0 / 0
             return None
-        return self.from_free(x0 + 2 * self.length * r + self.length**2 * v)
+        proposal = x0 + 2 * self.length * r + self.length**2 * v
+        return self.from_free(self._shortened(x2, proposal))
+
+    def _shortened(self, last: Tensor, proposal: Tensor) -> Tensor:
+        """The proposal, or the point towards it that is `radius` away from the last one."""
+        if self.radius == math.inf:
+            return proposal
+        jump = proposal - last
+        return last + jump / max(1.0, float(self.measure(jump)) / self.radius)
 
     def reject(self) -> None:
         """Note that the last proposal was dropped."""

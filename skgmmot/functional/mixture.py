@@ -208,6 +208,17 @@ class LogCoordinates(FreeCoordinates):
         self.inverses = self.kind.precision_factor(like.covariances)
         self.back = self.kind.transpose(self.kind.factor(like.covariances))
 
+    def length(self, change: Tensor) -> float:
+        """The length of a change, with means in units of their component's spread.
+
+        The scale of the coordinates is that of the whole mixture, beside which components may be
+        narrow.
+        """
+        weights, means, covariances = change.split([shape.numel() for shape in self.shapes])
+        rows = (means.view(self.shapes[1]) * self.scale).unsqueeze(-2)
+        rows = self.kind.apply(rows, self.inverses).flatten()  # L_k^{-1} dm_k
+        return float(torch.linalg.vector_norm(torch.cat([weights, rows, covariances])))
+
     def _covariances_to_free(self, covariances: Tensor) -> Tensor:
         return self.kind.logarithm(self.kind.congruence(covariances, self.inverses))
 

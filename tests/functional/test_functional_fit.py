@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -112,6 +113,29 @@ def test_polishing_never_lowers_the_likelihood(seed, make_mixture, make_samples)
     gain = log_density(polished.value, X).mean() - log_density(plain.value, X).mean()
     assert gain.item() > -1e-12
     assert polished.distance < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("shape", "K", "name", "seed", "expected"),
+    [  # mean log-likelihoods of plain EM at tol=1e-14; the other fixed points are 9e-3 or more away
+        ((80, 1), 4, "diag", 32, -1.34625678),
+        ((150, 3), 3, "full", 34, -4.01408910),
+        ((80, 3), 3, "spherical", 56, -4.08496715),
+    ],
+)
+def test_polishing_ends_where_plain_em_would_though_the_likelihood_is_flat(
+    shape, K, name, seed, expected
+):
+    X = torch.tensor(np.random.default_rng(seed).normal(size=shape))  # one Gaussian
+    full = torch.diag(X.var(0)).repeat(K, 1, 1)
+    covariances = {
+        "full": full,
+        "diag": full.diagonal(dim1=1, dim2=2),
+        "spherical": X.var(0).mean().repeat(K, 1),
+    }
+    start = GaussianMixtureParams(torch.full((K,), 1 / K, dtype=F64), X[:K], covariances[name])
+    polished = fit_em(start, X.requires_grad_(), reg_covar=1e-3)
+    assert polished.objective == pytest.approx(expected, abs=1e-7)
 
 
 def test_the_residual_is_the_size_of_the_last_step(problem):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from skgmmot.functional.fixed_point import iterate
+from skgmmot.functional.fixed_point import Squarem, iterate
 
 F64 = torch.float64
 
@@ -65,3 +65,12 @@ def test_loop_calls_back_after_each_iteration():
 def test_an_objective_that_is_not_a_number_is_not_convergence():
     solution = iterate(lambda theta: (theta, math.nan), (scalar(0.0),), tol=1.0, max_iter=3)
     assert (solution.n_iter, solution.converged) == (3, False)
+
+
+@pytest.mark.parametrize(("radius", "expected"), [(math.inf, 0.36), (0.25, 0.56)])
+def test_an_extrapolation_is_cut_to_the_radius(radius, expected):
+    squarem = Squarem(lambda theta: theta[0], lambda x: (x,), radius=radius)
+    assert squarem.propose((scalar(1.0),), (scalar(0.9),), False) is None
+    # r = -0.1 and v = 0.01: with a = 4 the jump is from 0.81 to 1 + 2 a r + a^2 v = 0.36
+    (proposal,) = squarem.propose((scalar(0.9),), (scalar(0.81),), False)
+    assert proposal.item() == pytest.approx(expected)

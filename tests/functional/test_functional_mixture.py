@@ -446,3 +446,17 @@ def test_logarithms_lead_back_and_are_as_long_in_any_order_of_the_features(
 
     other = LogCoordinates(turned(theta0)).to_free(turned(theta)).norm()
     assert_close(other, free.to_free(theta).norm(), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_a_mean_that_moves_by_one_standard_deviation_moves_by_one(
+    make_mixture, covariance_type, offset
+):
+    weights, means, covariances = make_mixture(covariance_type, K=3, d=4)
+    means = means + offset * torch.arange(3.0).unsqueeze(1)  # components far apart, or not
+    theta = GaussianMixtureParams(weights, means, covariances)
+    free = LogCoordinates(theta)
+    axis = torch.linalg.cholesky(theta.full_covariances()[1])[:, 0]
+    moved = theta._replace(means=means.index_add(0, torch.tensor([1]), axis.unsqueeze(0)))
+    length = free.length(free.to_free(moved) - free.to_free(theta))
+    assert length == pytest.approx(1.0, rel=1e-9)

@@ -86,10 +86,10 @@ def test_a_rough_implicit_flow_looks_where_samples_that_move_steadily_will_be(pr
     start, X, a = problem
     em = WarmStart(fit_em(start, X, a).value, gradient="implicit", gradient_tol=0.1)
     expected = []
-    for step in range(5):
+    for step in range(7):
         value = em((X + step).requires_grad_(), a)
         value.means.sum().backward()
-        if step > 1:
+        if step > 3:  # the first fits may miss by 0.01 each, later ones are Newton's
             assert_close(value.means, expected, rtol=0, atol=1e-3)
         expected = em.options["carried"].ahead.means
     assert em.solution.n_iter == 0
