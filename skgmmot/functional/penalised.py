@@ -171,7 +171,8 @@ def _proven(problem: Penalised, cut: float) -> tuple[Tensor, Tensor, Tensor, flo
     near = _near(problem, cut)
     plan, largest, reg = _simple_plan(near), float(near.C.abs().max()), problem.reg
     value = near.primal(plan)
-    free = value <= max(NOTHING * largest, SMALL * reg, _noise(problem)) and near.C.min() >= 0
+    small = SMALL * reg * float(problem.a.sum() * problem.b.sum())
+    free = value <= max(NOTHING * largest, small, _noise(problem)) and near.C.min() >= 0
     if free and problem.primal(plan) <= value:  # no plan costs noticeably less
         return *_simple_potentials(problem), plan, value
     unit = (largest if reg else value) or 1.0

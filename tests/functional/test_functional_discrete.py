@@ -634,6 +634,15 @@ def test_negative_costs_are_refused_where_mass_may_be_made():
     assert_close(entropic(a, b, C - 1, 0.1).coupling, entropic(a, b, C, 0.1).coupling)
 
 
+def test_costs_are_small_against_the_entropy_for_each_mass_that_it_spreads():
+    b, C = torch.tensor([1e-3], dtype=F64), torch.tensor([[0.8]], dtype=F64)
+    a, lam, reg = torch.ones(1, dtype=F64), 1e-4, 1e6
+    P = (((lam + reg) * (a * b).log() - C[0]) / (reg + 2 * lam)).exp()  # of derivative zero
+    expected = lam * (divergence(P, a) + divergence(P, b)) + reg * divergence(P, a * b)
+    expected = expected + (P * C).sum()
+    assert_close(solve(a, b, C, reg_m=lam, reg=reg).cost, expected, rtol=1e-8, atol=0)
+
+
 # --- costs on demand -----------------------------------------------------------------------------
 
 
