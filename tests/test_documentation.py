@@ -4,10 +4,13 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import tomllib
 from pathlib import Path
 
 import pytest
 from numpydoc.validate import validate
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import skgmmot
 import skgmmot.functional
@@ -86,3 +89,13 @@ def test_the_readme_gives_the_two_commands_that_ci_runs():
     text = (REPOSITORY / "README.md").read_text()
     for marker in ("main job", "tests"):
         assert text.count(f"<!-- {marker} -->\n```sh\n") == 1
+
+
+def test_the_oldest_releases_in_ci_are_the_declared_ones():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = [Requirement(r) for r in project["dependencies"] + extras["plot"] + extras["test"]]
+    pins = (REPOSITORY / "constraints-oldest.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in pins if not line.startswith("#"))
+    floors = {r.name: Version(next(iter(r.specifier)).version) for r in declared if r.specifier}
+    assert {name: Version(pinned[name]) for name in floors} == floors

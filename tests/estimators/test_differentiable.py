@@ -3,6 +3,7 @@
 import io
 import pickle
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 
 import joblib
 import numpy as np
@@ -62,7 +63,8 @@ def test_twenty_iterations_equal_those_of_scikit_learn(blobs, covariance_type, i
     assert ours.n_iter_ == theirs.n_iter_
     assert ours.converged_ == theirs.converged_
     assert difference(ours, theirs) < 1e-10
-    assert np.allclose(ours.lower_bounds_, theirs.lower_bounds_, rtol=0, atol=1e-12)
+    if hasattr(theirs, "lower_bounds_"):  # from scikit-learn 1.7 on
+        assert np.allclose(ours.lower_bounds_, theirs.lower_bounds_, rtol=0, atol=1e-12)
     assert np.isclose(ours.lower_bound_, theirs.lower_bound_, rtol=0, atol=1e-12)
 
 
@@ -239,6 +241,8 @@ def test_labels_of_tensors_are_used_as_those_of_arrays(blobs):
 
 
 def test_tensors_come_back_where_scikit_learn_is_asked_for_them(blobs, monkeypatch):
+    if find_spec("sklearn.externals.array_api_compat") is None:  # before scikit-learn 1.7
+        pytest.importorskip("array_api_compat")
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")
     with config_context(array_api_dispatch=True):
         model = fitted(torch.tensor(blobs))
@@ -525,7 +529,7 @@ def fitted_weighted(X, weights):
     [
         (np.full(600, -1.0), "sample_weight must be finite and non-negative, got a range of -1.0"),
         (torch.zeros(600), "sample_weight must have a positive sum"),
-        (np.zeros(600), "Sample weights must contain at least one non-zero number"),
+        (np.zeros(600), "[Ss]ample.weights? must"),
         (np.ones(3), "sample_weight.shape"),
         (torch.ones(3), "sample_weight must have shape"),
         (np.r_[np.ones(3), np.zeros(597)], "n_components = 4, n_samples = 3"),

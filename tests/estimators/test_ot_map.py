@@ -416,7 +416,7 @@ def test_a_weight_of_two_is_a_row_twice_and_zero_one_left_out(labelled, class_wi
             draw(SOURCE, 40),
             {"class_wise": True},
             np.arange(40) < 20,
-            "the mixture of class 1 must be one that can be fitted. Sample weights must",
+            "the mixture of class 1 must be one that can be fitted. [Ss]ample.weights? must",
         ),
     ],
 )
