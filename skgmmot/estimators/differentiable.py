@@ -145,9 +145,10 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     where a gradient or another device is involved.
 
     One iteration costs ``O(n K d^2)`` (diagonal types: ``O(n K d)``) and needs a few megabytes
-    beyond the data, whatever ``n``; so does the implicit gradient, at a few iterations' cost. It is
-    exact at a fixed point, so a fit that is asked for it is polished: EM stops by ``tol``, which
-    says when the likelihood has settled, and the parameters are then brought to where EM would end.
+    beyond the data, whatever ``n``; so does the implicit gradient. It is exact at a fixed point, so
+    a fit that is asked for it is polished: EM stops by ``tol``, which says when the likelihood has
+    settled, and the parameters are then brought to where EM would end. Where components overlap
+    that takes some hundred iterations.
 
     References
     ----------
