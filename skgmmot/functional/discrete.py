@@ -151,8 +151,9 @@ def unbalanced(
 
     Notes
     -----
-    An interior-point method finds the potentials and with them both marginals; without entropy,
-    the plan is then the exact one between these.
+    An interior-point method finds the potentials and with them both marginals (Sinkhorn's
+    iteration, where one is held and no cost is above ``reg``); without entropy, the plan is then
+    the exact one between these.
 
     References
     ----------

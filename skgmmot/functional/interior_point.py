@@ -65,7 +65,8 @@ class Penalised(NamedTuple):
         """The value of potentials, never above that of a plan."""
         value = self.a @ conjugate(f, self.lam0) + self.b @ conjugate(g, self.lam1)
         if self.reg:
-            value = value - self.reg * (self.coupling(f, g) - self.independent()).sum()
+            change = torch.expm1(self.exponent(f, g))  # exact where costs are small against reg
+            value = value - self.reg * (self.independent() * change).sum()
         return float(value)
 
     def independent(self) -> Tensor:
@@ -74,8 +75,11 @@ class Penalised(NamedTuple):
 
     def coupling(self, f: Tensor, g: Tensor) -> Tensor:
         """``a b^T exp((f + g - C) / reg)``, the plan that belongs to potentials under entropy."""
-        exponent = (f.unsqueeze(1) + g - self.C) / self.reg
-        return self.independent() * exponent.clamp(max=300).exp()
+        return self.independent() * self.exponent(f, g).exp()
+
+    def exponent(self, f: Tensor, g: Tensor) -> Tensor:
+        """``(f + g - C) / reg``, not so large that its exponential is infinite."""
+        return ((f.unsqueeze(1) + g - self.C) / self.reg).clamp(max=300)
 
 
 def conjugate(f: Tensor, lam: float) -> Tensor:

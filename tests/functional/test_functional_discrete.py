@@ -643,6 +643,39 @@ def test_costs_are_small_against_the_entropy_for_each_mass_that_it_spreads():
     assert_close(solve(a, b, C, reg_m=lam, reg=reg).cost, expected, rtol=1e-8, atol=0)
 
 
+def sinkhorn(a, b, C, lam, reg, sweeps=200):
+    """Plan and value under entropy with the target held: Sinkhorn's iteration in logarithms."""
+    f = torch.zeros_like(a)
+    for _ in range(sweeps):
+        g = -torch.logsumexp(a.log() + f - C.mT / reg, 1)
+        f = -lam / (lam + reg) * torch.logsumexp(b.log() + g - C / reg, 1)
+    g = -torch.logsumexp(a.log() + f - C.mT / reg, 1)
+    independent = a.unsqueeze(1) * b
+    P = independent * (f.unsqueeze(1) + g - C / reg).exp()
+    value = (P * C).sum() + reg * divergence(P, independent) + lam * divergence(P.sum(1), a)
+    return P, value
+
+
+@pytest.mark.parametrize("kind", ["even", "uneven", "one total"])
+@pytest.mark.parametrize(
+    ("lam", "reg"), [(1e-2, 1e3), (1e3, 1e3), (1.0, 1e5), (1e2, 1e5), (1e-2, 1e7), (1.0, 1e10)]
+)
+def test_a_large_entropy_gives_the_semi_relaxed_plan_of_sinkhorns_fixed_point(kind, lam, reg):
+    for seed, (K, L) in enumerate([(2, 3), (2, 3), (5, 2), (5, 2), (5, 2), (8, 8)]):
+        generator = torch.Generator().manual_seed(seed)
+        a, b, C = (torch.rand(n, generator=generator, dtype=F64) for n in (K, L, (K, L)))
+        a, b = {"even": (a, b), "uneven": (a**8, b**8), "one total": (a / a.sum(), b / b.sum())}[
+            kind
+        ]
+        P, value = sinkhorn(a, b, 150 * C, lam, reg)
+        plan = solve(a, b, 150 * C, reg_m=(lam, math.inf), reg=reg)
+        turned = solve(b, a, 150 * C.mT, reg_m=(math.inf, lam), reg=reg)
+        for coupling, cost in ((plan.coupling, plan.cost), (turned.coupling.mT, turned.cost)):
+            assert_close(cost, value, rtol=1e-8, atol=0)
+            assert_close(coupling, P, rtol=1e-8, atol=1e-12)
+            assert_close(coupling.sum(0), b, rtol=1e-12, atol=0)
+
+
 # --- costs on demand -----------------------------------------------------------------------------
 
 
