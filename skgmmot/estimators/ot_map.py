@@ -25,8 +25,9 @@ from skgmmot.estimators._base import as_mixture, is_mixture, whole_fit
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.geodesic import known_mixture
 from skgmmot.functional.covariance import covariance_type_of
+from skgmmot.functional.discrete import Plan
 from skgmmot.functional.linalg import oas_share, shrunk
-from skgmmot.functional.mixture import join, sample
+from skgmmot.functional.mixture import GaussianMixtureParams, join, sample
 from skgmmot.functional.mixture_map import (
     carried_labels,
     mean_map,
@@ -390,12 +391,38 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         kind = _arrays.answer_kind(kind_a, kind_b, *given)
         a, b = (m.detach().to(device=kind.device) for m in (a, b))
         plan = transport_plan(a, b, reg=self.reg, reg_m=self.reg_m)
-        self._mapping = mixture_map(a, b, plan)
         self._ends = a, b, plan
-        self._reaches = _Reach.of(a), _Reach.of(b)
+        self._prepare(a, b, plan)
         self.source_mixture_, self.target_mixture_ = source, target
         self.plan_ = kind.restore(plan.coupling)
         self.distance_ = float(plan.cost.clamp(min=0).sqrt())
+
+    def _prepare(self, source, target, plan):
+        """Work out the maps of a plan, and how far both mixtures reach."""
+        self._mapping = mixture_map(source, target, plan)
+        self._reaches = _Reach.of(source), _Reach.of(target)
+
+    def __getstate__(self):
+        """State of arrays alone, for every way to save it: maps are worked out again from it."""
+        state = super().__getstate__()
+        if "_ends" in state:
+            state = {k: v for k, v in state.items() if k not in ("_mapping", "_reaches")}
+            device = state["_ends"][0].means.device
+            state["_ends"] = [[t.cpu().numpy() for t in end] for end in state["_ends"]]
+            state["_device"] = str(device)
+        return state
+
+    def __setstate__(self, state):
+        """Take over a state and work out the maps."""
+        state = dict(state)
+        device = state.pop("_device", None)
+        super().__setstate__(state)
+        if device is not None:
+            source, target, plan = (
+                [torch.from_numpy(np.array(t)).to(device) for t in end] for end in self._ends
+            )
+            self._ends = GaussianMixtureParams(*source), GaussianMixtureParams(*target), Plan(*plan)
+            self._prepare(*self._ends)
 
     @single_threaded_torch()
     def transform(self, X):

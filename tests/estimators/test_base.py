@@ -200,7 +200,7 @@ def test_a_forked_process_does_not_wait_for_threads_of_its_parent(work):
     tasks = {
         "predict": lambda: mixture.predict(X),
         "fit": lambda: DifferentiableGaussianMixture(2, random_state=0).fit(X),
-        "sliced": lambda: SlicedWassersteinGMM(2, max_iter=10, random_state=0).fit(X),
+        "sliced": lambda: SlicedWassersteinGMM(2, max_iter=10, random_state=0).fit(X[::4]),
         "quantize": lambda: WassersteinQuantizer(2, masses="free", max_iter=2).fit(X),
         "map": lambda: OTMap(mixture).fit(mixture).transform(X),
         "distance": lambda: MixtureWasserstein()(mixture, mixture),
@@ -208,3 +208,52 @@ def test_a_forked_process_does_not_wait_for_threads_of_its_parent(work):
     status = in_child(tasks[work])
     torch.set_num_threads(before)
     assert status == 0
+
+
+# --- saved estimators ----------------------------------------------------------------------------
+
+
+def saved_estimators():
+    """Fitted estimators of every kind, and samples."""
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    mixtures = [DifferentiableGaussianMixture(2, random_state=0).fit(Y) for Y in (X, X + 3)]
+    return X, {
+        "mixture": mixtures[0],
+        "sliced": SlicedWassersteinGMM(2, max_iter=3, random_state=0).fit(X),
+        "semidiscrete": SemidiscreteGMM(2, n_nodes=64, max_iter=3, random_state=0).fit(X),
+        "quantizer": WassersteinQuantizer(2, max_iter=2, random_state=0).fit(X),
+        "barycenter": MixtureBarycenter(random_state=0).fit(mixtures),
+        "map": OTMap(mixtures[1], random_state=0).fit(X),
+    }
+
+
+def leaves(state):
+    """What a state holds, however deep."""
+    if hasattr(state, "__getstate__") and hasattr(state, "get_params"):
+        state = state.__getstate__()
+    if isinstance(state, dict):
+        state = list(state.values())
+    if isinstance(state, (list, tuple)):
+        return [leaf for part in state for leaf in leaves(part)]
+    return [state]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_saved_estimators_hold_arrays_and_plain_numbers_only():
+    plain = (np.ndarray, np.generic, str, int, float, bool, type(None))
+    for name, estimator in saved_estimators()[1].items():
+        others = [leaf for leaf in leaves(estimator) if not isinstance(leaf, plain)]
+        assert not others, (name, others)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimators_go_through_skops():
+    io = pytest.importorskip("skops.io")
+    X, estimators = saved_estimators()
+    for name, estimator in estimators.items():
+        saved = io.dumps(estimator)
+        types = io.get_untrusted_types(data=saved)
+        assert all(t.startswith("skgmmot.estimators.") for t in types), (name, types)
+        again = io.loads(saved, trusted=types)
+        method = "transform" if name == "map" else "predict"
+        assert np.array_equal(getattr(again, method)(X), getattr(estimator, method)(X)), name
