@@ -227,9 +227,9 @@ def oas_share(covariances: Tensor, n_samples: Tensor) -> Tensor:
        simplified to 1 and n + 1 as scikit-learn does.
     """
     trace = covariances.diagonal(dim1=1, dim2=2).sum(1)
-    squares = covariances.square().sum((1, 2))
-    excess = squares - trace.square() / covariances.shape[1]  # 0 for spheres
-    share = (squares + trace.square()) / ((n_samples + 1) * excess)
+    squares = (covariances / trace[:, None, None]).square().sum((1, 2))  # of those of trace 1
+    excess = squares - 1 / covariances.shape[1]  # 0 for spheres
+    share = (squares + 1) / ((n_samples + 1) * excess)
     return torch.where(excess > 0, share, 1.0).clamp(max=1)
 
 

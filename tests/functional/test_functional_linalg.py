@@ -158,3 +158,12 @@ def test_shrinking_keeps_the_trace_and_ends_at_a_sphere(make_covariances):
         torch.stack([v.diagonal() for v in shrunk(torch.diag_embed(variances), share)]),
     )
     assert_close(shrunk(variances[:, :1], share), variances[:, :1])
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-100, 1e200, 1e300])
+def test_the_share_to_shrink_does_not_depend_on_the_units(scale):
+    X = np.random.default_rng(0).normal(size=(12, 4))
+    covariance, n = torch.from_numpy(np.cov(X.T))[None], torch.tensor([12.0])
+    share = oas_share(covariance, n)
+    assert share.item() == pytest.approx(0.8066, abs=1e-4)
+    assert oas_share(scale * covariance, n).item() == pytest.approx(share.item(), rel=1e-12)
