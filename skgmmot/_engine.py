@@ -270,7 +270,7 @@ class EM:
 
     def _sums(self, mixture: PreparedMixture) -> tuple[ProductEStep | None, Statistics]:
         """The fastest E-step that is accurate, None for the definition, and its sums."""
-        if len(self.X) * mixture.row_size < FEW:
+        if self._is_small(mixture):
             return None, self._by_definition(mixture)
         if WhiteningEStep.is_faster(covariance_type_of(mixture.factors), *mixture.means.shape):
             dtype = accurate_dtype(mixture, self.dtype)
@@ -280,6 +280,10 @@ class EM:
         if step is None:
             return None, self._by_definition(mixture)
         return step, self._by_products(step, dtype)
+
+    def _is_small(self, mixture: PreparedMixture) -> bool:
+        """Whether neither products nor blocks are worth their trouble."""
+        return len(self.X) * mixture.row_size < FEW
 
     def _features(self, mixture) -> tuple[FeatureEStep | None, torch.dtype | None]:
         """The E-step by features and the dtype of its products; None where that is no good."""
@@ -304,10 +308,10 @@ class EM:
         def block(rows, buffers):
             return e_step(mixture, *self.rows(rows))
 
-        if len(self.X) * mixture.row_size < FEW:
+        if self._is_small(mixture):
             return e_step(mixture, *self.rows(slice(None)))
         # A block adds to K matrices: that must not cost more than its products.
-        min_rows = max(16, mixture.factors[0].numel() // (4 * len(self.origin)))
+        min_rows = max(LEAST_ROWS, mixture.factors[0].numel() // (4 * len(self.origin)))
         sums = self.pool.sum(block, len(self.X), mixture.row_size, min_rows=min_rows)
         return Statistics(*sums)
 
@@ -327,7 +331,7 @@ class EM:
 
         by_definition = dtype is None
         row_size = theta.means.numel() if by_definition else step.row_size
-        min_rows = 16 if by_definition else PRODUCT_ROWS
+        min_rows = LEAST_ROWS if by_definition else PRODUCT_ROWS
         return self.pool.sum(block, len(self.X), row_size, min_rows=min_rows)[0]
 
     def total_scatter(self, kind: CovarianceType) -> Tensor | None:

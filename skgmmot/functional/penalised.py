@@ -16,8 +16,8 @@ from skgmmot.functional.network_simplex import EPS, network_simplex
 
 #: A solution is refused if its gap, relative to its cost, is larger.
 GAP = 1e-8
-#: Or larger than this share of what a simple plan costs: then the cost is all rounding.
-ROUNDING = 64 * EPS
+#: Gaps up to this share of what a simple plan costs are rounding, however small the cost is.
+LEAST_GAP = 64 * EPS
 #: A plan that costs less than this share of the largest cost is free.
 NOTHING = 1e-16
 #: Costs above so many times the entropy's weight and the penalties, more than the optimum has, are
@@ -325,7 +325,7 @@ def _certified(
     for plan in [P] if problem.reg else [_between_marginals(near, f, g), P]:
         plan = _feasible(plan.masked_fill(near.C < problem.C, 0), problem)
         value = problem.primal(plan)
-        if abs(value - bound) <= GAP * max(abs(value), abs(bound)) + ROUNDING:
+        if abs(value - bound) <= GAP * max(abs(value), abs(bound)) + LEAST_GAP:
             return plan, value
     raise RuntimeError(
         f"transport must be solved to a gap of {GAP} of its cost, got {value - bound:.2g} of "
