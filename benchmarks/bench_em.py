@@ -33,7 +33,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from skgmmot import DifferentiableGaussianMixture
-from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 
 #: What is run: covariance type, samples, features, components (and starts).
 ITERATIONS = [

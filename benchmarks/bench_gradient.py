@@ -31,10 +31,10 @@ from _common import (
     write_csv,
 )
 
-from skgmmot import _engine
 from skgmmot.functional import GaussianMixtureParams, WarmStart, fit_em
-from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.mixture_ot import transport_plan
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.numerics import blocks
+from skgmmot.transport.mixtures.distance import transport_plan
 
 F64 = torch.float64
 
@@ -202,12 +202,12 @@ def cost_rows(quick, repeats):
 
 def iterations(theta, X, repeats):
     """Median CPU seconds of one forward iteration, plain and ours."""
-    origin = _engine.origin(X, None)
+    origin = blocks.origin(X, None)
     about = theta.moved(-origin)
     others = (about, about._replace(means=about.means + 1e-9))  # so that nothing is remembered
     plain, ours = [], []
-    with torch.no_grad(), _engine.workers(X.device) as pool:
-        em = _engine.EM(X, None, origin, 1e-6, pool)
+    with torch.no_grad(), blocks.workers(X.device) as pool:
+        em = blocks.EM(X, None, origin, 1e-6, pool)
         for repeat in range(10 * repeats):
             plain.append(cpu_seconds(lambda: plain_step(theta, X)))
             ours.append(cpu_seconds(lambda r=repeat: em(others[r % 2])))

@@ -38,7 +38,7 @@ from skgmmot import (
     semidiscrete_distance,
 )
 from skgmmot.datasets import make_ring_square_line
-from skgmmot.functional.semidiscrete import exact_plan
+from skgmmot.transport.semidiscrete.plan import exact_plan
 
 N_POINTS = (200, 2_000, 10_000)
 #: Milliseconds of the program sdot (compiled) and of a prototype in NumPy and SciPy for an image of

@@ -38,16 +38,16 @@ from tqdm import tqdm
 
 from skgmmot import DifferentiableGaussianMixture, SlicedWassersteinGMM
 from skgmmot.datasets import make_ring_square_line
-from skgmmot.functional.directions import directions
-from skgmmot.functional.minimise import rmsprop
-from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.sliced import (
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.metrics import sliced_wasserstein_distance
+from skgmmot.numerics.minimise import rmsprop
+from skgmmot.transport.sliced.directions import directions
+from skgmmot.transport.sliced.distance import (
     slice_samples,
     sliced_wasserstein,
     slices,
     wasserstein_on_lines,
 )
-from skgmmot.metrics import sliced_wasserstein_distance
 
 K = 10
 #: EM runs to its end everywhere, so that only the optimum it ends in counts.

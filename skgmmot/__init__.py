@@ -8,8 +8,8 @@ from skgmmot.estimators.ot_map import OTMap, ot_map
 from skgmmot.estimators.quantizer import WassersteinQuantizer
 from skgmmot.estimators.semidiscrete import SemidiscreteGMM
 from skgmmot.estimators.sliced import SlicedWassersteinGMM
-from skgmmot.functional.semidiscrete import GridDensity
 from skgmmot.metrics import MixtureWasserstein, semidiscrete_distance, semidiscrete_plan
+from skgmmot.transport.semidiscrete.plan import GridDensity
 
 __version__ = "0.1.0.dev0"
 

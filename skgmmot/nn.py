@@ -11,15 +11,15 @@ import torch
 from sklearn.base import clone
 from torch import Tensor
 
-from skgmmot import _arrays
+from skgmmot._inputs import arrays
 from skgmmot.estimators._base import as_mixture, is_mixture
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
-from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.fit import fit_em
-from skgmmot.functional.fixed_point import Solution
-from skgmmot.functional.linalg import root
-from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.mixture_ot import transport_plan
+from skgmmot.fitting.em.fit import fit_em
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics.fixed_point import Solution
+from skgmmot.numerics.linalg import root
+from skgmmot.transport.mixtures.distance import transport_plan
 
 #: Parameters of the estimator that are options of `fit_em`.
 FIT_OPTIONS = ("gradient", "gradient_tol", "tol", "max_iter", "reg_covar", "fixed_weights")
@@ -242,13 +242,13 @@ or tuple (weights, means, covariances), default='kmeans'
         if not isinstance(X, Tensor):
             raise TypeError(f"X must be a tensor, got {type(X).__name__}. Use torch.as_tensor(X).")
         least = max(2, self.estimator.n_components)
-        X, _ = _arrays.samples(self.estimator, X, reset=False, min_samples=least)
+        X, _ = arrays.samples(self.estimator, X, reset=False, min_samples=least)
         if self.means is not None and X.shape[1] != self.means.shape[1]:
             raise ValueError(
                 f"X must have the {self.means.shape[1]} features of the kept mixture, got "
                 f"{X.shape[1]}. Call reset() to start anew."
             )
-        return X, _arrays.sample_weights(sample_weight, X)
+        return X, arrays.sample_weights(sample_weight, X)
 
     def _first(self, X, sample_weight) -> GaussianMixtureParams:
         """The start that the first batch finds."""

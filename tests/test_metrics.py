@@ -19,7 +19,6 @@ from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
 from skgmmot.functional import GaussianMixtureParams
-from skgmmot.functional.discrete import solve
 from skgmmot.metrics import (
     SCORERS,
     bures_wasserstein_distance,
@@ -31,6 +30,7 @@ from skgmmot.metrics import (
     pairwise_mixture_wasserstein,
     sliced_mixture_wasserstein,
 )
+from skgmmot.transport.discrete.plan import solve
 
 #: Mixtures of one and of two features.
 ONE, TWO = ([1.0], [[0.0]], [[[1.0]]]), ([1.0], [[0.0, 0.0]], [np.eye(2)])

@@ -14,8 +14,8 @@ from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
 from skgmmot.functional import GaussianMixtureParams, fit_em
-from skgmmot.functional.mixture_ot import transport_plan
 from skgmmot.nn import EMLayer, MixtureWassersteinLoss
+from skgmmot.transport.mixtures.distance import transport_plan
 
 TARGET = ([0.5, 0.3, 0.2], [[0.0, 4.0], [4.0, 0.0], [-4.0, -4.0]], [1.0, 0.5, 2.0], "spherical")
 #: Weights that a fit with fixed, uniform weights can reach.

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot.datasets import make_ring_square_line
+from skgmmot.fitting.em.entropic import entropic_ot_objective
+from skgmmot.fitting.em.step import em_step
 from skgmmot.functional import GaussianMixtureParams, fit_em
-from skgmmot.functional.em import em_step
-from skgmmot.functional.entropic import entropic_ot_objective
-from skgmmot.functional.mixture import log_joint, log_responsibilities
+from skgmmot.gaussian.mixture import log_joint, log_responsibilities
 from skgmmot.plotting import GaussianMixtureDisplay
 
 # %%

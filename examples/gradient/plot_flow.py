@@ -30,8 +30,8 @@ from tqdm import trange
 
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot.functional import GaussianMixtureParams, WarmStart
-from skgmmot.functional.mixture_ot import transport_plan
 from skgmmot.plotting import GaussianMixtureDisplay
+from skgmmot.transport.mixtures.distance import transport_plan
 
 # %%
 # The cloud is three overlapping groups; the target is the mixture of three others.

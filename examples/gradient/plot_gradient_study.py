@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot.functional import GaussianMixtureParams, fit_em
-from skgmmot.functional.mixture_ot import transport_plan
+from skgmmot.transport.mixtures.distance import transport_plan
 
 N_REPEATS = 12
 warnings.simplefilter("ignore")  # `fit_em` says that few iterations leave a gradient inexact

@@ -12,10 +12,10 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skgmmot import _arrays, _engine
-from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
-from skgmmot.functional.fixed_point import Solution
-from skgmmot.functional.mixture import (
+from skgmmot._inputs import arrays
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.log_density import for_many
+from skgmmot.gaussian.mixture import (
     GaussianMixtureParams,
     PreparedMixture,
     is_far,
@@ -24,9 +24,10 @@ from skgmmot.functional.mixture import (
     log_responsibilities,
     responsibilities,
 )
-from skgmmot.functional.prepared import for_many
-from skgmmot.functional.semidiscrete import GridDensity
-from skgmmot.functional.threads import single_threaded_torch
+from skgmmot.numerics import blocks
+from skgmmot.numerics.fixed_point import Solution
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.semidiscrete.plan import GridDensity
 
 NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase "
@@ -90,8 +91,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
         They may have been set by hand: one may be missing, or have other components.
         """
-        weights, means, array = map(_arrays.as_tensor, attributes(self, name))
-        _arrays.check_means(weights, means)
+        weights, means, array = map(arrays.as_tensor, attributes(self, name))
+        arrays.check_means(weights, means)
         covariance, shape = self._covariance(), tuple(array.shape)
         expected = covariance.public_shape(*means.shape)
         if shape == expected:
@@ -178,7 +179,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
     def _evaluate(self, function, X):
         """Apply ``function(prepared mixture, block)`` to blocks of validated samples."""
         check_is_fitted(self)
-        X, kind = _arrays.samples(self, X, reset=False)
+        X, kind = arrays.samples(self, X, reset=False)
         return self._blockwise(function, X), kind
 
     def _blockwise(self, function, X):
@@ -191,9 +192,9 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
         if X.requires_grad or mixture.requires_grad:
             return values(mixture, X)
-        own = _arrays.as_tensor(self.means_).dtype
+        own = arrays.as_tensor(self.means_).dtype
         mixture = for_many(mixture, len(X), torch.promote_types(own, X.dtype))
-        return _engine.map_rows(lambda block: values(mixture, block), mixture.row_size, X)
+        return blocks.map_rows(lambda block: values(mixture, block), mixture.row_size, X)
 
     def score_samples(self, X):
         """Compute the log-density of each sample.
@@ -245,8 +246,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             If ``X`` or ``sample_weight`` is invalid.
         """
         check_is_fitted(self)
-        X, _ = _arrays.samples(self, X, reset=False)
-        weights = _arrays.sample_weights(sample_weight, X)
+        X, _ = arrays.samples(self, X, reset=False)
+        weights = arrays.sample_weights(sample_weight, X)
         values = self._blockwise(log_density, X).detach().cpu().numpy()
         if weights is None:
             return float(np.mean(values))
@@ -330,7 +331,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
                 "The sampling requires at least one sample."
             )
         rng = check_random_state(self.random_state)
-        kind, covariance = _arrays.fitted_kind(self), self._covariance()
+        kind, covariance = arrays.fitted_kind(self), self._covariance()
         params = self._params(dtype=torch.float64, device="cpu").detach()
         weights = params.weights.numpy()
         counts = rng.multinomial(n_samples, weights / weights.sum())
@@ -354,7 +355,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         score = self.score(X, sample_weight=sample_weight)
         n_samples = len(X)
         if sample_weight is not None:
-            weights = _arrays.as_tensor(sample_weight, dtype=torch.float64)
+            weights = arrays.as_tensor(sample_weight, dtype=torch.float64)
             n_samples = float(weights.detach().expand(n_samples).sum())
         return score * n_samples, n_samples
 
@@ -521,12 +522,12 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64, *, any_mass=False):
             "first."
         )
     try:
-        params, kind = _arrays.mixture_from_tuple(*arrays, any_mass=any_mass)
+        params, kind = arrays.mixture_from_tuple(*arrays, any_mass=any_mass)
     except (TypeError, ValueError) as error:
         refusal = TypeError if isinstance(error, TypeError) else ValueError
         raise refusal(f"{name} must be a Gaussian mixture. {error}") from error
     # float64: distances between close mixtures are small differences of large numbers
-    return params if dtype is None else _arrays.in_double(params).to(dtype=dtype), kind
+    return params if dtype is None else arrays.in_double(params).to(dtype=dtype), kind
 
 
 def _not_fitted(name) -> str:
@@ -592,8 +593,8 @@ def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64, *, any_mas
                 f"{name} must hold mixtures with equal numbers of features, got {dimensions[0]} in "
                 f"{name}[0] and {d} in {name}[{i}]. Describe all by the same features."
             )
-    kind = _arrays.joint_kind(*(kind for _, kind in values))
-    first = _arrays.moved(values[0][0].means, device or kind.device)
+    kind = arrays.joint_kind(*(kind for _, kind in values))
+    first = arrays.moved(values[0][0].means, device or kind.device)
     return [params.to(device=first.device) for params, _ in values], kind
 
 
@@ -641,7 +642,7 @@ def as_density(density, name="density"):
         If it is not a density.
     """
     if isinstance(density, GridDensity):
-        grid, kind = _arrays.grid_density(density)
+        grid, kind = arrays.grid_density(density)
         return grid, 2, kind
     is_mixture = isinstance(density, tuple) or hasattr(density, "covariance_type")
     if not is_mixture:
@@ -652,7 +653,7 @@ def as_density(density, name="density"):
     params, kind = as_mixture(density, name)
     variances = params.full_covariances().detach().diagonal(dim1=1, dim2=2)
     width = math.sqrt(float(variances.max()))
-    _arrays.check_squares(name, max(width, float(params.means.detach().abs().max())), width)
+    arrays.check_squares(name, max(width, float(params.means.detach().abs().max())), width)
     if (torch.linalg.cholesky_ex(params.full_covariances().detach()).info > 0).any():
         raise ValueError(
             f"covariances of {name} must be positive definite, got one that is singular. Add to "

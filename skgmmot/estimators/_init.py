@@ -15,14 +15,14 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from skgmmot._arrays import as_tensor
-from skgmmot._engine import EM, FEW, origin
-from skgmmot.functional.covariance import CovarianceType
-from skgmmot.functional.em import counted_mass, moments, shifts
-from skgmmot.functional.fixed_point import iterate
-from skgmmot.functional.mixture import GaussianMixtureParams, log_density, log_joint, select
-from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
-from skgmmot.functional.threads import in_forked_process
+from skgmmot._inputs.arrays import as_tensor
+from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
+from skgmmot.fitting.em.step import counted_mass, moments, shifts
+from skgmmot.gaussian.covariance.registry import CovarianceType
+from skgmmot.gaussian.mixture import GaussianMixtureParams, log_density, log_joint, select
+from skgmmot.numerics.blocks import EM, FEW, origin
+from skgmmot.numerics.fixed_point import iterate
+from skgmmot.numerics.threads import in_forked_process
 
 #: Yields ``(rows, components, responsibilities (k, b))`` block by block, the same at every call:
 #: how some samples belong to k of the components (to none of them where k is 0).

@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from skgmmot import _arrays
+from skgmmot._inputs import arrays
 from skgmmot.estimators._base import (
     MixtureEstimator,
     as_mixture,
@@ -20,10 +20,10 @@ from skgmmot.estimators._base import (
     whole_fit,
 )
 from skgmmot.estimators.geodesic import known_mixture
-from skgmmot.functional import barycenter, barycenter_fixed_point
-from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.mixture import GaussianMixtureParams, with_mass
-from skgmmot.functional.threads import single_threaded_torch
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.mixtures import barycenter, barycenter_fixed_point
 
 #: Tuples of components up to which ``method='auto'`` is exact, and up to which it can be at all.
 EXACT_TUPLES, MOST_TUPLES = 10_000, 1_000_000
@@ -210,13 +210,13 @@ class MixtureBarycenter(MixtureEstimator):
         """`fit`, on a copy."""
         mixtures, kind = as_mixtures(X, device=self.device)
         names = common_feature_names(X)
-        weights = _arrays.sample_weights(sample_weight, mixtures[0].means.new_empty(len(X), 1))
+        weights = arrays.sample_weights(sample_weight, mixtures[0].means.new_empty(len(X), 1))
         weights = mixtures[0].means.new_ones(len(X)) if weights is None else weights.detach()
         mixtures = [m for m, positive in zip(mixtures, weights > 0, strict=True) if positive]
         weights = weights[weights > 0] / weights.sum()
 
         def show(params, how):
-            self._show(params, how, _arrays.answer_kind(kind))
+            self._show(params, how, arrays.answer_kind(kind))
             vars(self).pop("feature_names_in_", None)
             if names is not None:
                 self.feature_names_in_ = names
@@ -389,4 +389,4 @@ def reduce(mixture, n_components, *, n_init=5, random_state=None):
     found = barycenter_fixed_point.reduce(
         params, n_components, torch.Generator().manual_seed(seed), n_init=n_init
     )
-    return known_mixture(found, _arrays.answer_kind(kind))
+    return known_mixture(found, arrays.answer_kind(kind))

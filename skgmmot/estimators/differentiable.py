@@ -13,16 +13,17 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skgmmot import _arrays, _engine
+from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
-from skgmmot.functional.adjoint import GRADIENTS
-from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.em_map import ACCELERATIONS, EMStep
-from skgmmot.functional.entropic import least_gap
-from skgmmot.functional.fit import E_STEPS, check_gradient, measured
-from skgmmot.functional.sinkhorn_em import SinkhornEM, untilted
-from skgmmot.functional.threads import single_threaded_torch
+from skgmmot.fitting.em.entropic import least_gap
+from skgmmot.fitting.em.fit import E_STEPS, check_gradient, measured
+from skgmmot.fitting.em.iterations import ACCELERATIONS, EMStep
+from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.numerics import blocks
+from skgmmot.numerics.adjoint import GRADIENTS
+from skgmmot.numerics.threads import single_threaded_torch
 
 EMPTY = (
     "n_components must be at most the number of clusters that the start finds, got components "
@@ -305,13 +306,13 @@ class DifferentiableGaussianMixture(MixtureEstimator):
     def _fit_validated(self, X, sample_weight, reached):
         """`fit`, on a copy."""
         warm = self.warm_start and hasattr(self, "converged_")
-        X, kind = _arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
-        a = _arrays.sample_weights(sample_weight, X)
+        X, kind = arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
+        a = arrays.sample_weights(sample_weight, X)
         _init.check_enough(X, a, self.n_components)
-        _arrays.check_range(X)
+        arrays.check_range(X)
         on_graph = self._check_gradient(X, a)
         constants = (X.detach(), None if a is None else a.detach())
-        origin = _engine.origin(*constants)
+        origin = blocks.origin(*constants)
         _init.warn_of_units(self, *constants, origin)
         runs = _Runs(_Log(self.verbose, self.verbose_interval))
 
@@ -324,8 +325,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
                 )
             self.entropic_ot_gap_ = self._gap_of_fit(em, solution)
 
-        with torch.no_grad(), _engine.workers(X.device) as pool:
-            em = _engine.EM(*constants, origin, self.reg_covar, pool, self.fixed_weights)
+        with torch.no_grad(), blocks.workers(X.device) as pool:
+            em = blocks.EM(*constants, origin, self.reg_covar, pool, self.fixed_weights)
             reached.best, reached.show = runs.reached, show
             self._run(em, warm, runs)
         solution = self._differentiate(em, X, a, runs) if on_graph else runs.best
@@ -426,9 +427,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         .. [1] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
         """
         check_is_fitted(self)
-        X, _ = _arrays.samples(self, X, reset=False)
-        _arrays.check_range(X)
-        return self._entropic_ot_gap(X, _arrays.sample_weights(sample_weight, X))
+        X, _ = arrays.samples(self, X, reset=False)
+        arrays.check_range(X)
+        return self._entropic_ot_gap(X, arrays.sample_weights(sample_weight, X))
 
     def _gap_of_fit(self, em, solution):
         """The gap on the samples of the fit, or a bound from its last E-step, which `em` kept."""
@@ -436,7 +437,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             return self._entropic_ot_gap(em.X, em.sample_weight)
         polished = solution.adjoint is not None
         theta = solution.value.detach() if polished else solution.previous
-        with torch.no_grad(), _engine.workers(em.X.device) as em.pool:
+        with torch.no_grad(), blocks.workers(em.X.device) as em.pool:
             share = em.statistics(theta).mass / em.total
         return least_gap(theta.weights, share)
 
@@ -445,9 +446,9 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         theta = self._params(dtype=torch.float64, device=X.device).detach()
         # the smallest of weights stands for none
         weights = theta.weights.clamp(min=torch.finfo(torch.float64).tiny)
-        origin = _engine.origin(X, a)
-        with torch.no_grad(), _engine.workers(X.device) as pool:
-            em = _engine.EM(X, a, origin, 0.0, pool).with_pool(pool)
+        origin = blocks.origin(X, a)
+        with torch.no_grad(), blocks.workers(X.device) as pool:
+            em = blocks.EM(X, a, origin, 0.0, pool).with_pool(pool)
             return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).moved(-origin)))
 
     # --- results -------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
-from skgmmot import _arrays
+from skgmmot._inputs import arrays
 from skgmmot.estimators._base import as_mixtures
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
-from skgmmot.functional.linalg import root
-from skgmmot.functional.mixture_ot import check_dimensions
-from skgmmot.functional.pairwise import pairwise_squared
-from skgmmot.functional.threads import single_threaded_torch
+from skgmmot.numerics.linalg import root
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.mixtures.distance import check_dimensions
+from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 
 class _OfObjects(TransformerMixin, BaseEstimator):
@@ -331,7 +331,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         self._validate_params()
         (new, kind), (kept, kept_kind) = as_mixtures(X), as_mixtures(self.mixtures_)
         check_dimensions(new[0], kept[0])
-        return self._distances(_arrays.answer_kind(kind, kept_kind), new, kept)
+        return self._distances(arrays.answer_kind(kind, kept_kind), new, kept)
 
     @single_threaded_torch()
     def fit_transform(self, X, y=None):
@@ -355,7 +355,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
             As `fit`.
         """
         mixtures, kind = as_mixtures(self.fit(X).mixtures_)
-        return self._distances(_arrays.answer_kind(kind), mixtures)
+        return self._distances(arrays.answer_kind(kind), mixtures)
 
     def _distances(self, kind, *mixtures):
         """Distances of some mixtures to others, or to each other, in the kind to answer in."""

@@ -2,11 +2,11 @@
 
 from numbers import Real
 
-from skgmmot import _arrays
+from skgmmot._inputs import arrays
 from skgmmot.estimators._base import as_mixture, shown_type
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
-from skgmmot.functional import mixture_ot
-from skgmmot.functional.threads import single_threaded_torch
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.mixtures import distance
 
 
 @single_threaded_torch()
@@ -76,9 +76,9 @@ def interpolate(source, target, t):
         as_mixture(source, "source"),
         as_mixture(target, "target"),
     )
-    kind = _arrays.answer_kind(kind, target_kind)
+    kind = arrays.answer_kind(kind, target_kind)
     source, target = source.to(device=kind.device), target.to(device=kind.device)
-    return known_mixture(mixture_ot.interpolate(source, target, float(t)), kind)
+    return known_mixture(distance.interpolate(source, target, float(t)), kind)
 
 
 def known_mixture(params, kind):

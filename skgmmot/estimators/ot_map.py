@@ -20,23 +20,24 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
-from skgmmot import _arrays, _engine
+from skgmmot._inputs import arrays
 from skgmmot.estimators._base import as_mixture, is_mixture, whole_fit
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.geodesic import known_mixture
-from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.discrete import Plan
-from skgmmot.functional.linalg import oas_share, shrunk
-from skgmmot.functional.mixture import GaussianMixtureParams, join, sample
-from skgmmot.functional.mixture_map import (
+from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.mixture import GaussianMixtureParams, join, sample
+from skgmmot.numerics import blocks
+from skgmmot.numerics.linalg import oas_share, shrunk
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.discrete.plan import Plan
+from skgmmot.transport.mixtures.distance import transport_plan
+from skgmmot.transport.mixtures.maps import (
     carried_labels,
     mean_map,
     mixture_map,
     random_map,
     reversed_plan,
 )
-from skgmmot.functional.mixture_ot import transport_plan
-from skgmmot.functional.threads import single_threaded_torch
 
 METHODS = {"mean": mean_map, "random": random_map}
 
@@ -286,7 +287,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             for name in ("classes_", "component_labels_"):
                 vars(fitted).pop(name, None)
             source = fitted._source_mixture(X, y, sample_weight)
-            given = _arrays.kind_of(X), _arrays.kind_of(self.target)
+            given = arrays.kind_of(X), arrays.kind_of(self.target)
             fitted._set_plan(source, fitted._target_mixture(), *given)
         return self
 
@@ -294,9 +295,9 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """The source as a fitted estimator or a tuple."""
         if is_mixture(X, "X"):
             return self._given_source(X, sample_weight)
-        tensor, kind = _arrays.samples(self, X, reset=True, min_samples=2)
+        tensor, kind = arrays.samples(self, X, reset=True, min_samples=2)
         tensor = tensor.detach()
-        weights = _arrays.sample_weights(sample_weight, tensor)
+        weights = arrays.sample_weights(sample_weight, tensor)
         samples = kind.restore(tensor)
         if weights is not None:
             weights = kind.restore(weights.detach())
@@ -336,7 +337,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         mixtures, kinds = zip(*(as_mixture(m) for m in fitted), strict=True)
         self.component_labels_ = self.classes_.repeat([len(m.weights) for m in mixtures])
         shares = torch.tensor(masses, dtype=torch.float64) / sum(masses)
-        return known_mixture(join(mixtures, shares), _arrays.answer_kind(*kinds))
+        return known_mixture(join(mixtures, shares), arrays.answer_kind(*kinds))
 
     def _fit_mixture(self, mixture, samples, weights=None):
         """A mixture fitted to samples, its covariances shrunk where they stand on too few."""
@@ -362,7 +363,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             mixture = self._new_mixture("target")
             if self.class_wise:
                 mixture.set_params(n_components=len(self.component_labels_))
-            return self._fit_mixture(mixture, _arrays.companion(self, self.target, "target"))
+            return self._fit_mixture(mixture, arrays.companion(self, self.target, "target"))
         as_mixture(self.target, "target")
         names = [getattr(e, "feature_names_in_", None) for e in (self, self.target)]
         if all(n is not None for n in names) and not np.array_equal(*names):
@@ -388,7 +389,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _set_plan(self, source, target, *given):
         """Find the plan between two mixtures and show it; the kinds of what was given count."""
         (a, kind_a), (b, kind_b) = as_mixture(source, "source"), as_mixture(target, "target")
-        kind = _arrays.answer_kind(kind_a, kind_b, *given)
+        kind = arrays.answer_kind(kind_a, kind_b, *given)
         a, b = (m.detach().to(device=kind.device) for m in (a, b))
         plan = transport_plan(a, b, reg=self.reg, reg_m=self.reg_m)
         self._ends = a, b, plan
@@ -494,14 +495,14 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _move(self, mapping, X, reach):
         """Samples moved by a map with the present method, to about where a mixture reaches."""
         self._validate_params()
-        X, kind = _arrays.samples(self, X, reset=False)
+        X, kind = arrays.samples(self, X, reset=False)
         X = X.detach()
         mapping, rows = mapping.to(X), [X]
         if self.method == "random":
             rows.append(_Uniforms(check_random_state(self.random_state), X.device))
         move = METHODS[self.method]
         row_size = mapping.posterior.row_size
-        images = _engine.map_rows(lambda *block: move(mapping, *block), row_size, *rows)
+        images = blocks.map_rows(lambda *block: move(mapping, *block), row_size, *rows)
         _warn_of_far_images(images, reach)
         return kind.restore(images, copy=False)
 
@@ -527,7 +528,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If ``X`` is invalid, or a covariance of the target is singular.
         """
-        proba = _arrays.as_tensor(self.predict_proba(X))
+        proba = arrays.as_tensor(self.predict_proba(X))
         return self.classes_[proba.argmax(1).cpu().numpy()]
 
     @available_if(_counts_classes)
@@ -556,11 +557,11 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If ``X`` is invalid, or a covariance of the target is singular.
         """
         check_is_fitted(self, "component_labels_")
-        X, kind = _arrays.samples(self, X, reset=False)
+        X, kind = arrays.samples(self, X, reset=False)
         X, codes = X.detach(), np.searchsorted(self.classes_, self.component_labels_)
         mapping, labels = self._inverse_mapping().to(X), torch.from_numpy(codes).to(X.device)
         return kind.restore(
-            _engine.map_rows(
+            blocks.map_rows(
                 lambda block: carried_labels(mapping, labels, block), mapping.posterior.row_size, X
             )
         )
@@ -591,13 +592,13 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If ``X`` is invalid.
         """
-        mapped = _thinned(_arrays.as_tensor(self.transform(X)).double())
+        mapped = _thinned(arrays.as_tensor(self.transform(X)).double())
         if self.target is None or is_mixture(self.target, "target"):
             params, _ = as_mixture(self.target_mixture_, "target")
             generator = torch.Generator(params.means.device).manual_seed(0)
             target, _ = sample(params, len(mapped), generator=generator)
         else:
-            target = _arrays.as_tensor(_arrays.companion(self, self.target, "target"))
+            target = arrays.as_tensor(arrays.companion(self, self.target, "target"))
             target = _thinned(target)
         import ot  # takes longer to load than this package
 

@@ -18,15 +18,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skgmmot import _arrays
+from skgmmot._inputs import arrays
 from skgmmot.estimators._base import as_density, whole_fit
-from skgmmot.functional.fixed_point import iterate
-from skgmmot.functional.linalg import Place, power_of_two, squared_distances
-from skgmmot.functional.mixture import GaussianMixtureParams, sample
-from skgmmot.functional.quantization import Lloyd, Samples, nearest
-from skgmmot.functional.semidiscrete import GridDensity
-from skgmmot.functional.semidiscrete_nodes import mixture_nodes, standard_nodes
-from skgmmot.functional.threads import single_threaded_torch
+from skgmmot.fitting.quantization import Lloyd, Samples, nearest
+from skgmmot.gaussian.mixture import GaussianMixtureParams, sample
+from skgmmot.numerics.fixed_point import iterate
+from skgmmot.numerics.linalg import Place, power_of_two, squared_distances
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
+from skgmmot.transport.semidiscrete.plan import GridDensity
 
 
 class WassersteinQuantizer(
@@ -211,7 +211,7 @@ class WassersteinQuantizer(
                 "density itself."
             )
         density, self.n_features_in_, kind = as_density(density, "X")
-        kind = _arrays.answer_kind(kind)
+        kind = arrays.answer_kind(kind)
         vars(self).pop("feature_names_in_", None)
         if isinstance(density, GridDensity):
             density, place = _image_in_place(density._replace(values=density.values.detach()))
@@ -231,9 +231,9 @@ class WassersteinQuantizer(
 
     def _read_samples(self, X, sample_weight):
         """Samples with weights of sum one, their place, the dtype of results, and their kind."""
-        X, kind = _arrays.samples(self, X, reset=True, sample_weight=sample_weight)
-        _arrays.check_range(X)
-        a = _arrays.sample_weights(sample_weight, X)
+        X, kind = arrays.samples(self, X, reset=True, sample_weight=sample_weight)
+        arrays.check_range(X)
+        a = arrays.sample_weights(sample_weight, X)
         X, dtype = X.detach().double(), X.dtype
         a = X.new_ones(len(X)) if a is None else a.detach().double()
         X, a = X[a > 0], a[a > 0]
@@ -244,7 +244,7 @@ class WassersteinQuantizer(
             )
         place = Place.of(X)
         spread = float((X - place.origin).abs().max())
-        _arrays.check_squares("X", spread, spread)
+        arrays.check_squares("X", spread, spread)
         return Samples(place.inside(X), a / a.sum()), place, dtype, kind
 
     def _start(self, density, place, rng) -> torch.Tensor:
@@ -266,13 +266,13 @@ class WassersteinQuantizer(
         return density.X[torch.as_tensor(chosen).to(density.X.device)]
 
     def _given_start(self) -> torch.Tensor:
-        start = _arrays.as_tensor(self.init, dtype=torch.float64).detach()
+        start = arrays.as_tensor(self.init, dtype=torch.float64).detach()
         shape = (self.n_clusters, self.n_features_in_)
         if start.shape != shape or not torch.isfinite(start).all():
             raise ValueError(
                 f"init must be finite points of shape (n_clusters, n_features) = {shape}, got "
                 f"shape {tuple(start.shape)}. "
-                + _arrays.reshaping("init", start, "Pass as many points as clusters.")
+                + arrays.reshaping("init", start, "Pass as many points as clusters.")
             )
         n_distinct = len(torch.unique(start, dim=0))
         if n_distinct < self.n_clusters:
@@ -310,10 +310,10 @@ class WassersteinQuantizer(
 
     def _labels(self, X, sample_weight, label, kind):
         """The cells of all samples: those of no weight, which the fit left out, are predicted."""
-        X, _ = _arrays.samples(self, X, reset=False)
+        X, _ = arrays.samples(self, X, reset=False)
         if len(label) < len(X):
-            kept = _arrays.sample_weights(sample_weight, X) > 0
-            labels = _arrays.as_tensor(self.predict(X)).to(label)
+            kept = arrays.sample_weights(sample_weight, X) > 0
+            labels = arrays.as_tensor(self.predict(X)).to(label)
             label = labels.masked_scatter(kept.to(label.device), label)
         return kind.restore(label)
 
@@ -339,7 +339,7 @@ class WassersteinQuantizer(
             If ``X`` is invalid.
         """
         X, kind, centres = self._beside(X)
-        potentials = _arrays.as_tensor(self.potentials_).to(centres)
+        potentials = arrays.as_tensor(self.potentials_).to(centres)
         return kind.restore(nearest(X.double(), centres, potentials))
 
     @single_threaded_torch()
@@ -372,9 +372,9 @@ class WassersteinQuantizer(
     def _beside(self, X):
         """Samples, their kind, and the points where the samples are, in float64."""
         check_is_fitted(self, "cluster_centers_")
-        X, kind = _arrays.samples(self, X, reset=False)
+        X, kind = arrays.samples(self, X, reset=False)
         X = X.detach()
-        centres = _arrays.as_tensor(self.cluster_centers_, dtype=torch.float64).to(X.device)
+        centres = arrays.as_tensor(self.cluster_centers_, dtype=torch.float64).to(X.device)
         return X, kind, centres
 
     @property

@@ -11,12 +11,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skgmmot import _arrays, _engine
+from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator, whole_fit
-from skgmmot.functional.covariance import COVARIANCE_TYPES
-from skgmmot.functional.linalg import Place
-from skgmmot.functional.semidiscrete_fit import fit_to_points, remoteness, spread, widened
+from skgmmot.fitting.semidiscrete import fit_to_points, remoteness, spread, widened
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.numerics import blocks
+from skgmmot.numerics.linalg import Place
 
 #: Share of the samples' variance added to that of a start's components: needles are far from all.
 WIDENING = 0.01
@@ -231,14 +232,14 @@ class SemidiscreteGMM(MixtureEstimator):
     def _fit_validated(self, X, sample_weight, reached):
         """`fit`, on a copy."""
         warm = self.warm_start and hasattr(self, "converged_")
-        X, kind = _arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
-        a = _arrays.sample_weights(sample_weight, X)
-        _arrays.check_range(X)
+        X, kind = arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
+        a = arrays.sample_weights(sample_weight, X)
+        arrays.check_range(X)
         self._check(X, a)
         X, dtype = X.detach().double(), X.dtype
         a = X.new_ones(len(X)) if a is None else a.detach().double()
         X, a = X[a > 0], a[a > 0]
-        _init.warn_of_units(self, X, a, _engine.origin(X, a))
+        _init.warn_of_units(self, X, a, blocks.origin(X, a))
         place = Place.of(X, math.sqrt(self.reg_covar))
         X = place.inside(X)
         rng = check_random_state(self.random_state)
@@ -273,8 +274,8 @@ class SemidiscreteGMM(MixtureEstimator):
     def _starts(self, X, a, place, rng) -> list:
         """The mixtures to start from."""
         starts, kind, origin = [], self._covariance(), torch.zeros_like(X[0])
-        with torch.no_grad(), _engine.workers(X.device) as pool:
-            em = _engine.EM(X, a, origin, self._reg_covar(place), pool)
+        with torch.no_grad(), blocks.workers(X.device) as pool:
+            em = blocks.EM(X, a, origin, self._reg_covar(place), pool)
             for _ in range(self.n_init):
                 assignment = _init.assign(self.init_params, em, self.n_components, rng)
                 start = _init.start(assignment, em, kind, self.n_components)

@@ -11,15 +11,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm import tqdm
 
-from skgmmot import _arrays, _engine
+from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
-from skgmmot.functional.covariance import COVARIANCE_TYPES, covariance_type_of
-from skgmmot.functional.directions import DIRECTIONS
-from skgmmot.functional.em_map import climb
-from skgmmot.functional.minimise import EPOCH, N_HALVINGS, OPTIMIZERS
-from skgmmot.functional.mixture import GaussianMixtureParams
-from skgmmot.functional.sliced_fit import Frame, SlicedObjective, fit_sliced, settle
+from skgmmot.fitting.em.iterations import climb
+from skgmmot.fitting.sliced import Frame, SlicedObjective, fit_sliced, settle
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics import blocks
+from skgmmot.numerics.minimise import EPOCH, N_HALVINGS, OPTIMIZERS
+from skgmmot.transport.sliced.directions import DIRECTIONS
 
 #: EM after the sliced fit stops at this change of the mean log-likelihood, or after so many steps.
 REFINE_TOL, REFINE_MAX_ITER = 1e-6, 1000
@@ -133,7 +134,7 @@ class SlicedWassersteinGMM(MixtureEstimator):
     -----
     All parameters are learned. Covariances are ``B B^T + reg_covar I``, positive definite whatever
     ``B``; weights are a softmax, which moves once the components have spread (see
-    `skgmmot.functional.sliced_fit`). A step costs ``O(L (n + K^2))`` for its L directions of n
+    `skgmmot.fitting.sliced`). A step costs ``O(L (n + K^2))`` for its L directions of n
     samples, and every ten steps ``O(L n (d + log n))`` more, for all, to project and sort. Memory
     is a few times that of the samples, and up to 64 MB for each of three sets of lines (three times
     that with ``sample_weight``): where ``L n`` is above ``2**23``, each draw of lines draws as many
@@ -371,13 +372,13 @@ class SlicedWassersteinGMM(MixtureEstimator):
     def _validated(self, X, sample_weight, reset):
         """Samples of positive weight, their weights, and the kind of array they came in."""
         least = 2 if reset else 1
-        X, kind = _arrays.samples(
+        X, kind = arrays.samples(
             self, X, reset=reset, min_samples=least, sample_weight=sample_weight
         )
-        a = _arrays.sample_weights(sample_weight, X)
+        a = arrays.sample_weights(sample_weight, X)
         if reset:
             _init.check_enough(X, a, self.n_components)
-        _arrays.check_range(X)
+        arrays.check_range(X)
         if reset:
             _check_width(X)
         X, a = X.detach(), None if a is None else a.detach()
@@ -412,7 +413,7 @@ class _Problem:
     def __init__(self, estimator, X, sample_weight, like=None, n_iter=0):
         self.estimator, self.kind = estimator, estimator._covariance()
         self.rng = check_random_state(estimator.random_state)
-        self.X, self.origin = X, _engine.origin(X, sample_weight)
+        self.X, self.origin = X, blocks.origin(X, sample_weight)
         if like is None:
             centred = (X - self.origin).double()
             self.scale = _spread(centred, sample_weight)
@@ -445,8 +446,8 @@ class _Problem:
         """Yield the starts."""
         estimator, d = self.estimator, self.X.shape[1]
         spacing = estimator.n_components ** (-1 / d)  # of components that share the samples' extent
-        with _engine.workers(self.X.device) as pool:
-            grouped = _engine.EM(self.X, self.sample_weight, self.origin, 0.0, pool)
+        with blocks.workers(self.X.device) as pool:
+            grouped = blocks.EM(self.X, self.sample_weight, self.origin, 0.0, pool)
             # Single samples have no spread to descend from: they get a tenth of the spacing.
             em = self._em(pool, estimator.reg_covar + (0.1 * spacing) ** 2)
             if warm:
@@ -489,7 +490,7 @@ class _Problem:
     def refine(self, theta, alone):
         """EM from the end of the sliced fit; if not alone, no worse than EM's own fit."""
         ends = [theta] if alone else [theta, self._likeliest()]
-        with torch.no_grad(), _engine.workers(self.X.device) as pool:
+        with torch.no_grad(), blocks.workers(self.X.device) as pool:
             em = self._em(pool, self.estimator.reg_covar)
             climbed = [climb(em, end, tol=REFINE_TOL, max_iter=REFINE_MAX_ITER) for end in ends]
         best = max(climbed, key=lambda s: s.objective)
@@ -504,11 +505,11 @@ class _Problem:
         with (
             torch.no_grad(),
             warnings.catch_warnings(),
-            _engine.workers(self.X.device) as pool,
+            blocks.workers(self.X.device) as pool,
         ):
             # of fewer distinct samples than components: nobody asked for this start
             warnings.simplefilter("ignore", ConvergenceWarning)
-            grouped = _engine.EM(self.X, self.sample_weight, self.origin, 0.0, pool)
+            grouped = blocks.EM(self.X, self.sample_weight, self.origin, 0.0, pool)
             em = self._em(pool, max(self.estimator.reg_covar, LEAST_REG))
             rng = check_random_state(self.estimator.random_state)
             found = _init.start(_init.assign("kmeans", grouped, K, rng), em, self.kind, K)
@@ -535,7 +536,7 @@ class _Problem:
 
     def _em(self, pool, reg_covar):
         rows = self.objective.X
-        return _engine.EM(rows, self.sample_weight, torch.zeros_like(rows[0]), reg_covar, pool)
+        return blocks.EM(rows, self.sample_weight, torch.zeros_like(rows[0]), reg_covar, pool)
 
 
 class _Runs:

@@ -6,13 +6,13 @@ import math
 import torch
 from tqdm import tqdm
 
-from skgmmot import _arrays
+from skgmmot._inputs import arrays
 from skgmmot.estimators._base import as_mixture, as_mixtures
-from skgmmot.functional import mixture_ot
-from skgmmot.functional.discrete import penalties_of
-from skgmmot.functional.linalg import root
-from skgmmot.functional.pairwise import pairwise_squared
-from skgmmot.functional.threads import single_threaded_torch
+from skgmmot.numerics.linalg import root
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.discrete.plan import penalties_of
+from skgmmot.transport.mixtures import distance
+from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 #: Squares of smaller numbers lose digits.
 SMALLEST = 1e-150
@@ -123,9 +123,9 @@ class MixtureWasserstein:
         """
         *pair, kind = _pair(source, target, self._any_mass())
         if self.debiased:
-            cost = mixture_ot.debiased_cost(*pair, reg=self.reg, reg_m=self.reg_m)
+            cost = distance.debiased_cost(*pair, reg=self.reg, reg_m=self.reg_m)
         else:
-            cost = mixture_ot.transport_plan(*pair, reg=self.reg, reg_m=self.reg_m).cost
+            cost = distance.transport_plan(*pair, reg=self.reg, reg_m=self.reg_m).cost
         _check_size(cost, pair)
         value = self._value(cost)
         return value if kind.is_tensor else float(value)
@@ -174,7 +174,7 @@ class MixtureWasserstein:
             As calling it.
         """
         source, target, kind = _pair(source, target)
-        return kind.restore(mixture_ot.cost_matrix(source, target))
+        return kind.restore(distance.cost_matrix(source, target))
 
     @single_threaded_torch()
     def pairwise(self, mixtures, others=None, *, progress=False):
@@ -210,10 +210,10 @@ class MixtureWasserstein:
             targets, other_kind = as_mixtures(
                 others, "others", dtype=None, any_mass=self._any_mass()
             )
-            kind = _arrays.joint_kind(kind, other_kind)
-            mixture_ot.check_dimensions(sources[0], targets[0])
+            kind = arrays.joint_kind(kind, other_kind)
+            distance.check_dimensions(sources[0], targets[0])
         both = (m.to(device=kind.device) for m in (*sources, *targets))
-        both = [_in_double(m) for m in _arrays.of_one_precision(*both)]
+        both = [_in_double(m) for m in arrays.of_one_precision(*both)]
         squared = pairwise_squared(
             both[: len(sources)],
             None if others is None else both[len(sources) :],
@@ -234,15 +234,15 @@ class MixtureWasserstein:
 
     def _plan(self, source, target):
         source, target, kind = _pair(source, target, self._any_mass())
-        return mixture_ot.transport_plan(source, target, reg=self.reg, reg_m=self.reg_m), kind
+        return distance.transport_plan(source, target, reg=self.reg, reg_m=self.reg_m), kind
 
 
 def _pair(source, target, any_mass=False):
     """Two mixtures on one device, and the kind of array to answer in."""
     source, source_kind = as_mixture(source, "source", dtype=None, any_mass=any_mass)
     target, target_kind = as_mixture(target, "target", dtype=None, any_mass=any_mass)
-    kind = _arrays.joint_kind(source_kind, target_kind)
-    mixtures = _arrays.of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
+    kind = arrays.joint_kind(source_kind, target_kind)
+    mixtures = arrays.of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
     return *map(_in_double, mixtures), kind
 
 
@@ -453,7 +453,7 @@ def frechet_distance(source, target, *, ddof=1, squared=False):
     """
     if ddof not in (0, 1):
         raise ValueError(f"ddof must be 0 or 1, got {ddof!r}. 1 gives unbiased covariances.")
-    kind = _arrays.joint_kind(_arrays.kind_of(source), _arrays.kind_of(target))
+    kind = arrays.joint_kind(arrays.kind_of(source), arrays.kind_of(target))
     pairs = ((source, "source"), (target, "target"))
     gaussians = (_moments(X, name, ddof, kind.device) for X, name in pairs)
     value = bures_wasserstein_distance(*gaussians, squared=squared)
@@ -462,7 +462,7 @@ def frechet_distance(source, target, *, ddof=1, squared=False):
 
 def _moments(X, name, ddof, device):
     """The mean and the covariance of samples."""
-    X = _arrays.as_tensor(X, dtype=torch.float64, device=device)
+    X = arrays.as_tensor(X, dtype=torch.float64, device=device)
     if X.ndim != 2 or len(X) <= ddof or not X.shape[1]:
         raise ValueError(
             f"{name} must have shape (n_samples, n_features) with more than {ddof} samples, got "
@@ -482,7 +482,7 @@ def _single(gaussian, name):
             f"{name} must be a pair (mean, covariance), got {type(gaussian).__name__}. "
             "Put them into a tuple."
         )
-    mean, covariance = (_arrays.as_tensor(t) for t in gaussian)
+    mean, covariance = (arrays.as_tensor(t) for t in gaussian)
     if mean.ndim != 1 or covariance.ndim > 2:
         raise ValueError(
             f"{name} must have a mean (d,) and a covariance (d, d), (d,) or (), got shapes "
@@ -490,6 +490,6 @@ def _single(gaussian, name):
         )
     covariance_type = ("spherical", "diag", "full")[covariance.ndim]
     parts = mean.new_ones(1), mean.unsqueeze(0), covariance.unsqueeze(0)
-    if not any(_arrays.kind_of(t).is_tensor for t in gaussian):
+    if not any(arrays.kind_of(t).is_tensor for t in gaussian):
         parts = (t.numpy() for t in parts)
     return (*parts, covariance_type)

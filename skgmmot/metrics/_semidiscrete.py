@@ -2,12 +2,12 @@
 
 from numbers import Integral
 
-from skgmmot import _arrays
+from skgmmot._inputs import arrays
 from skgmmot.estimators._base import as_density
-from skgmmot.functional.linalg import root
-from skgmmot.functional.semidiscrete import GridDensity, exact_plan
-from skgmmot.functional.semidiscrete_nodes import nodes_plan
-from skgmmot.functional.threads import single_threaded_torch
+from skgmmot.numerics.linalg import root
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.semidiscrete.nodes import nodes_plan
+from skgmmot.transport.semidiscrete.plan import GridDensity, exact_plan
 
 
 @single_threaded_torch()
@@ -132,8 +132,8 @@ def semidiscrete_plan(density, points, weights=None, *, method="auto", n_nodes=2
 def _semidiscrete(density, points, weights, *, method, n_nodes, seed):
     """The plan, and the kind of array to answer in."""
     density, n_features, kind = as_density(density)
-    points, weights, kinds = _arrays.points_and_masses(points, weights, n_features)
-    kind = _arrays.joint_kind(kind, *kinds)
+    points, weights, kinds = arrays.points_and_masses(points, weights, n_features)
+    kind = arrays.joint_kind(kind, *kinds)
     points, weights = (t.to(kind.device) for t in (points, weights))
     exact = n_features == 2 if method == "auto" else method == "exact"
     if method not in ("auto", "exact", "nodes"):

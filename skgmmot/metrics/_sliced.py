@@ -8,20 +8,20 @@ import torch
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skgmmot import _arrays
+from skgmmot._inputs import arrays
 from skgmmot.estimators._base import as_mixture, is_mixture
-from skgmmot.functional.covariance import covariance_type_of
-from skgmmot.functional.directions import DIRECTIONS, ascend, directions
-from skgmmot.functional.linalg import Place, order, power_of_two, root
-from skgmmot.functional.mixture import least
-from skgmmot.functional.mixture_ot import check_dimensions
-from skgmmot.functional.sliced import (
+from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.mixture import least
+from skgmmot.numerics.linalg import Place, order, power_of_two, root
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.mixtures.distance import check_dimensions
+from skgmmot.transport.sliced.directions import DIRECTIONS, ascend, directions
+from skgmmot.transport.sliced.distance import (
     double_sliced_squared,
     mixture_sliced_plan,
     sliced_wasserstein,
     sliced_wasserstein_between,
 )
-from skgmmot.functional.threads import single_threaded_torch
 
 #: Directions and exponent of the distance in whose unit higher powers are taken.
 N_PROBES, PROBE = 10, 8
@@ -220,9 +220,9 @@ def _sides(source, target, sample_weight, exact):
         return (source, target), {}, kind
     source, source_kind = as_mixture(source, "source")
     samples, kind = _samples_for(source, target)
-    kind = _arrays.joint_kind(kind, source_kind)
+    kind = arrays.joint_kind(kind, source_kind)
     source, samples = source.to(device=kind.device), samples.double().to(kind.device)
-    weights = _arrays.sample_weights(sample_weight, samples)
+    weights = arrays.sample_weights(sample_weight, samples)
     return (source, samples), {"sample_weight": weights, "exact": exact}, kind
 
 
@@ -359,9 +359,9 @@ def _two_mixtures(source, target):
     """Two mixtures on one device, and the kind of array to answer in."""
     source, source_kind = as_mixture(source, "source", dtype=None)
     target, target_kind = as_mixture(target, "target", dtype=None)
-    kind = _arrays.joint_kind(source_kind, target_kind)
-    mixtures = _arrays.of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
-    source, target = map(_arrays.in_double, mixtures)
+    kind = arrays.joint_kind(source_kind, target_kind)
+    mixtures = arrays.of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
+    source, target = map(arrays.in_double, mixtures)
     check_dimensions(source, target)
     if order(source, target) > 0:  # distances are symmetric to the last bit
         source, target = target, source
@@ -370,13 +370,13 @@ def _two_mixtures(source, target):
 
 def _samples_for(mixture, X):
     """Samples as a tensor with the features of a mixture."""
-    kind, samples = _arrays.kind_of(X), _arrays.as_tensor(X)
+    kind, samples = arrays.kind_of(X), arrays.as_tensor(X)
     d = mixture.means.shape[1]
     if samples.ndim != 2 or samples.shape[1] != d or not len(samples):
         raise ValueError(
             f"X must have shape (n_samples, {d}), as the mixture has features, got "
             f"{tuple(samples.shape)}. "
-            + _arrays.reshaping("X", samples, "Describe both by the same features.")
+            + arrays.reshaping("X", samples, "Describe both by the same features.")
         )
     if not torch.isfinite(samples.detach()).all():
         raise ValueError("X must be finite, got NaN or infinity. Drop those samples.")

@@ -20,9 +20,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skgmmot import DifferentiableGaussianMixture
-from skgmmot._engine import EM
-from skgmmot.functional.adjoint import InexactGradientWarning
-from skgmmot.functional.em_map import EMStep
+from skgmmot.fitting.em.iterations import EMStep
+from skgmmot.numerics.adjoint import InexactGradientWarning
+from skgmmot.numerics.blocks import EM
 
 PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
 IDENTITY = {

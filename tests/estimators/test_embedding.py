@@ -17,12 +17,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import SVC
 from sklearn.utils import get_tags
 
-from skgmmot import (
-    DifferentiableGaussianMixture,
-    MixtureEmbedding,
-    MixtureWasserstein,
-    PairwiseMW2,
-)
+from skgmmot import DifferentiableGaussianMixture, MixtureEmbedding, MixtureWasserstein, PairwiseMW2
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import torch
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from skgmmot import DifferentiableGaussianMixture, SemidiscreteGMM
-from skgmmot._engine import EM, origin, workers
 from skgmmot.estimators import _init
-from skgmmot.functional.covariance import COVARIANCE_TYPES
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.numerics.blocks import EM, origin, workers
 
 
 @pytest.fixture

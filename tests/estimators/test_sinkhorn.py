@@ -12,9 +12,9 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skgmmot import DifferentiableGaussianMixture
-from skgmmot._engine import EM
 from skgmmot.datasets import make_ring_square_line
-from skgmmot.functional.entropic import entropic_ot_objective
+from skgmmot.fitting.em.entropic import entropic_ot_objective
+from skgmmot.numerics.blocks import EM
 
 PARAMETERS = ["weights_", "means_", "covariances_"]
 

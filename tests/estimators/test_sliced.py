@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skgmmot import DifferentiableGaussianMixture, SlicedWassersteinGMM
 from skgmmot.datasets import make_ring_square_line
-from skgmmot.functional import sliced_fit
+from skgmmot.fitting import sliced
 from skgmmot.metrics import sliced_wasserstein_distance
 
 #: Fewer directions than the default, and faster.
@@ -315,7 +315,7 @@ def test_partial_fits_learn_from_batches(rng, clouds):
 
 
 def test_an_interrupted_fit_keeps_the_best_so_far(clouds, monkeypatch):
-    original, calls = sliced_fit.SlicedObjective.loss, []
+    original, calls = sliced.SlicedObjective.loss, []
 
     def loss(self, mixture):
         calls.append(1)
@@ -323,7 +323,7 @@ def test_an_interrupted_fit_keeps_the_best_so_far(clouds, monkeypatch):
             raise KeyboardInterrupt
         return original(self, mixture)
 
-    monkeypatch.setattr(sliced_fit.SlicedObjective, "loss", loss)
+    monkeypatch.setattr(sliced.SlicedObjective, "loss", loss)
     mixture = SlicedWassersteinGMM(2, **FAST)
     with pytest.raises(KeyboardInterrupt):
         mixture.fit(clouds)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skgmmot.functional.mixture import GaussianMixtureParams
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 
 def _normal(*shape, seed):

@@ -1,0 +1,155 @@
+"""How moving samples moves a mixture: the Gram matrix of one iteration of EM in its samples.
+
+What a sample adds to the statistics is ``t(x) = gamma_k(x) (1, y, y y^T)`` with ``y = x - m_k``.
+With ``s_k = -Lambda_k y``, the gradient of ``log g_k``, moving the sample along the axis e changes
+``gamma_k`` by ``gamma_k (s_k - sum_l gamma_l s_l)_e`` and ``y`` by the unit vector. Of these
+derivatives ``J_i (d, q)`` the Gram matrix ``sum_i a_i J_i^T J_i`` tells which changes of the
+statistics, and of the mixture, a small movement of the samples can bring about, and at what price.
+
+As for the E-step there are two ways: `FeatureGram` works on quadratic features, `SampleGram` on
+samples centred at each component.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from skgmmot.gaussian.covariance.registry import CovarianceType, covariance_type_of
+from skgmmot.gaussian.mixture import GaussianMixtureParams, log_joint
+from skgmmot.gaussian.products import FeatureEStep
+
+#: Numbers of a mixture for which the matrix is still built. A few of them are held at once.
+MOST_NUMBERS = 512
+
+
+def check_size(theta: GaussianMixtureParams) -> None:
+    """Refuse a mixture whose matrix would be too large.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The mixture.
+
+    Raises
+    ------
+    ValueError
+        If it stores too many numbers.
+    """
+    q = sum(t.numel() for t in theta)
+    if q > MOST_NUMBERS:
+        raise ValueError(
+            f"gradient='natural' must have a mixture of at most {MOST_NUMBERS} numbers, got {q}. "
+            "Use another covariance_type, fewer components, or gradient='one_step'."
+        )
+
+
+class SampleGram:
+    """Products of the statistics' derivatives in the samples; they add over blocks.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The mixture, about the origin.
+    origin : Tensor of shape (d,)
+        What the mixture is relative to.
+
+    Notes
+    -----
+    Costs ``2 n d q^2`` multiplications for ``q`` statistics, as many as a mixture stores numbers.
+    """
+
+    min_rows = 16
+
+    def __init__(self, theta: GaussianMixtureParams, origin: Tensor):
+        self.theta, self.origin = theta, origin
+        self.kind = covariance_type_of(theta.covariances)
+        self.prepared = theta.prepare()
+        self.row_size = 4 * theta.means.shape[1] * sum(t.numel() for t in theta)
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+        """Sum ``a_i J_i^T J_i`` and ``a_i J_i^T D_i (q, q)`` over one block."""
+        x = X.double() - self.origin.double()
+        resp = torch.softmax(log_joint(self.prepared, x), dim=0)  # (K, b)
+        y = x - self.theta.means.unsqueeze(1)  # (K, b, d)
+        pull = self.kind.apply(y, self.kind.precisions(self.prepared.factors))
+        weighted = resp.unsqueeze(-1) * pull
+        slope = resp.unsqueeze(-1) * weighted.sum(0) - weighted  # of gamma: (K, b, d)
+        # From here on axes are (b, e, K, ...), e the one along which the sample moves.
+        slope, y = slope.permute(1, 2, 0).unsqueeze(-1), y.transpose(0, 1).unsqueeze(1)
+        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        unit = resp.mT[:, None, :, None] * identity[:, None, :]  # (b, e, K, d)
+        along, y = slope * y, y.expand_as(unit)
+        scatter = self.kind.outer(unit, y) + self.kind.outer(y, unit)
+        D = self._join(torch.zeros_like(slope), unit, scatter)
+        J = self._join(slope, along, self.kind.outer(along, y)) + D
+        if sample_weight is not None:
+            root = sample_weight.double().sqrt().repeat_interleave(x.shape[1]).unsqueeze(1)
+            J, D = J * root, D * root
+        return J.mT @ J, J.mT @ D
+
+    @staticmethod
+    def _join(*statistics):
+        """Derivatives ``(b, d, ...)`` of all statistics as rows ``(b d, q)``."""
+        return torch.cat([t.flatten(2) for t in statistics], dim=2).flatten(0, 1)
+
+
+class FeatureGram:
+    """The same products for the sums of features; few operations, where features are few.
+
+    The derivatives of features are linear in them, ``d phi / d x_e = N_e phi``, so that of
+    ``gamma_k phi`` is ``gamma_k (<C_k - sum_l gamma_l C_l, N_e phi> phi + N_e phi)``.
+
+    Parameters
+    ----------
+    step : FeatureEStep
+        The E-step at the mixture, of a type whose components share nothing: what they share is no
+        feature.
+    """
+
+    min_rows = 512
+
+    def __init__(self, step: FeatureEStep):
+        self.step = step
+        d = step.theta.means.shape[1]
+        self.slopes = _feature_slopes(step.kind, d, step.coefficients.device)
+        # the constants, infinite for a weight of zero, have no slope
+        self.sloping = step.coefficients.index_fill(
+            1, torch.tensor([d]).to(self.slopes.device), 0.0
+        )
+        self.row_size = 3 * d * step.coefficients.numel()
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+        """Sum ``a_i J_i^T J_i`` and ``a_i J_i^T D_i (K width, K width)`` over one block."""
+        phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
+        resp.div_(total)
+        moved = self.slopes @ phi  # (d, width, b)
+        slope = self.sloping @ moved  # (d, K, b)
+        slope = slope - (resp * slope).sum(1, keepdim=True)
+        if sample_weight is not None:
+            resp.mul_(sample_weight.double().sqrt())
+        D = resp.unsqueeze(1) * moved.unsqueeze(1)  # (d, K, width, b)
+        J = slope.mul_(resp).unsqueeze(2) * phi + D
+        J, D = J.flatten(1, 2), D.flatten(1, 2).mT
+        return (J @ J.mT).sum(0), (J @ D).sum(0)
+
+
+@functools.lru_cache(maxsize=64)
+def _feature_slopes(kind: CovarianceType, d: int, device: torch.device) -> Tensor:
+    """``N (d, width, width)``, the derivatives of ``phi(x) = (x, 1, quadratic(x))``."""
+    identity = torch.eye(d, dtype=torch.float64, device=device)
+
+    def quadratic(columns):
+        out = columns.new_empty(kind.n_quadratic(d), columns.shape[1])
+        kind.quadratic(columns, out=out)
+        return out
+
+    # quadratic(x + e) - quadratic(x) - quadratic(e) is bilinear in x and e.
+    sums = (identity.unsqueeze(2) + identity.unsqueeze(1)).flatten(1)
+    squares = quadratic(identity)
+    bilinear = quadratic(sums).view(-1, d, d) - squares.unsqueeze(2) - squares.unsqueeze(1)
+    width = d + 1 + len(squares)
+    slopes = identity.new_zeros(d, width, width)
+    slopes[:, :d, d] = identity
+    slopes[:, d + 1 :, :d] = bilinear.transpose(0, 1)
+    return slopes

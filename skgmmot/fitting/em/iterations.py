@@ -1,0 +1,199 @@
+"""EM over all samples as a map: iterated from a start, and as a step on the autograd graph."""
+
+import copy
+import math
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import torch
+
+from skgmmot.fitting.em.derivative import LinearisedEM
+from skgmmot.fitting.em.step import em_step
+from skgmmot.gaussian.mixture import GaussianMixtureParams, LogCoordinates
+from skgmmot.numerics import blocks
+from skgmmot.numerics.fixed_point import Point, Solution, Squarem, iterate
+
+#: What may extrapolate the iterations, by name.
+ACCELERATIONS = {"squarem": Squarem}
+
+
+#: Longest jump of the iterations that polish a fit, where one is the spread of a component. Without
+#: a bound, polishing ended at another fixed point than plain EM in 10 of 420 random flat problems;
+#: with this one in none, after about as many iterations.
+POLISHING_RADIUS = 0.2
+
+
+def named(parameter: str, name: str, registry: dict):
+    """Look something up by the name that a caller gave.
+
+    Parameters
+    ----------
+    parameter : str
+        What the caller calls it.
+    name : str
+        The name.
+    registry : dict
+        What there is.
+
+    Returns
+    -------
+    object
+        What the registry holds by that name.
+
+    Raises
+    ------
+    ValueError
+        If it holds nothing.
+    """
+    if name not in registry:
+        raise ValueError(
+            f"{parameter} must be one of {sorted(registry)}, got {name!r}. Name one of them."
+        )
+    return registry[name]
+
+
+def climb(
+    em: Callable[[Point], tuple[Point, float]],
+    theta0: GaussianMixtureParams,
+    *,
+    tol: float,
+    max_iter: int,
+    acceleration: str | None = None,
+    radius: float = math.inf,
+    objective: float = -math.inf,
+    callback: Callable[[Solution], None] | None = None,
+) -> Solution:
+    """Iterate EM from a start, perhaps accelerated.
+
+    Parameters
+    ----------
+    em : callable
+        ``theta -> (theta_next, objective)``.
+    theta0 : GaussianMixtureParams
+        The start.
+    tol : float
+        As in `iterate`, like ``max_iter``, ``objective`` and ``callback``.
+    max_iter : int
+        Largest number of iterations.
+    acceleration : {'squarem'}, default=None
+        What extrapolates the iterations, in free coordinates.
+    radius : float, default=inf
+        Longest jump of an extrapolation, where one is the spread of a component.
+    objective : float, default=-inf
+        Objective that the first change is measured against.
+    callback : callable, default=None
+        Called with the `Solution` so far after each iteration.
+
+    Returns
+    -------
+    Solution
+        Where it ended.
+    """
+    accelerator = None
+    if acceleration is not None:
+        free = LogCoordinates(theta0)
+        accelerate = named("acceleration", acceleration, ACCELERATIONS)
+        accelerator = accelerate(free.to_free, free.from_free, radius=radius, measure=free.length)
+    return iterate(
+        em,
+        theta0,
+        tol=tol,
+        max_iter=max_iter,
+        objective=objective,
+        accelerator=accelerator,
+        callback=callback,
+    )
+
+
+class EMStep:
+    """One iteration of EM over all samples, as a map on the autograd graph.
+
+    `em_step`, worked out in blocks and without a tape: memory does not grow with the number of
+    samples, and backward is a pass or two over them. Differentiated twice, it is `em_step` itself.
+
+    Parameters
+    ----------
+    em : EM
+        The iteration in blocks, on constants.
+    X : Tensor of shape (n, d)
+        Its samples, perhaps on a graph.
+    sample_weight : Tensor of shape (n,), default=None
+        Their weights, likewise.
+    fixed_weights : Tensor of shape (K,), default=None
+        Weights that stay; None leaves them free.
+    """
+
+    def __init__(self, em, X, sample_weight=None, fixed_weights=None):
+        self.em, self.X, self.sample_weight = em, X, sample_weight
+        self.fixed_weights = fixed_weights
+        self._last = None
+
+    def __call__(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
+        theta = self._weighted(theta)
+        linear = self.linearise(theta.detach())
+        theta_next = _Iteration.apply(linear, *theta, self.X, self.sample_weight)
+        return self._weighted(GaussianMixtureParams(*theta_next))
+
+    def linearise(self, theta: GaussianMixtureParams) -> "LinearisedEM":
+        """The iteration at a mixture; the last one is kept, for it is asked for twice."""
+        if self._last is None or not all(map(torch.equal, self._last.theta, theta)):
+            self._last = LinearisedEM(self.em, theta)
+        return self._last
+
+    def advance(self, theta: GaussianMixtureParams, n_steps: int) -> GaussianMixtureParams:
+        """The mixture after so many accelerated iterations, whose jumps are short."""
+        options = {"acceleration": "squarem", "radius": POLISHING_RADIUS}
+        with self.pooled() as em:
+            return climb(em, theta, tol=0.0, max_iter=n_steps, **options).value
+
+    @contextmanager
+    def pooled(self):
+        """Lend the iteration on constants, with threads at work."""
+        with torch.no_grad(), blocks.workers(self.X.device) as pool:
+            yield self.em.with_pool(pool)
+
+    def with_free_weights(self) -> "EMStep":
+        """The same iteration with weights that move."""
+        em = copy.copy(self.em)
+        em.fixed_weights = False
+        return EMStep(em, self.X, self.sample_weight)
+
+    def detach(self) -> "EMStep":
+        """The same iteration over constants."""
+        X, a, w = self.X, self.sample_weight, self.fixed_weights
+        return EMStep(self.em, *(None if t is None else t.detach() for t in (X, a, w)))
+
+    def _weighted(self, theta):
+        w = self.fixed_weights
+        return theta if w is None else theta._replace(weights=w)
+
+
+class _Iteration(torch.autograd.Function):
+    """One iteration of EM, with its derivative in blocks."""
+
+    @staticmethod
+    def forward(ctx, linear, weights, means, covariances, X, sample_weight):
+        ctx.save_for_backward(weights, means, covariances, X, sample_weight)
+        ctx.linear = linear
+        return tuple(linear.value)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        linear, needed = ctx.linear, ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():
+            return None, *_taped(linear.em, ctx.saved_tensors, cotangents, needed)
+        u = GaussianMixtureParams(*cotangents)
+        of_theta = linear.pull(u) if any(needed[:3]) else (None, None, None)
+        of_X, of_a = linear.pull_samples(u) if any(needed[3:]) else (None, None)
+        return None, *of_theta, of_X, of_a if needed[4] else None
+
+
+def _taped(em, inputs, cotangents, needed):
+    """The derivative of an iteration on autograd's own tape, to be differentiated once more."""
+    *theta, X, sample_weight = inputs
+    theta_next = em_step(
+        GaussianMixtureParams(*theta), X - em.origin, sample_weight, reg_covar=em.reg_covar
+    )
+    wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(theta_next, wanted, cotangents, create_graph=True))
+    return [next(found) if need else None for need in needed]

@@ -1,0 +1,339 @@
+"""Sinkhorn-EM: EM whose E-step gives each component its prescribed share of the samples.
+
+It descends the balanced reading of `skgmmot.fitting.em.entropic` as EM descends the likelihood: by
+turns in the plan and in means and covariances. As no component can take what belongs to another,
+nor be left with nothing, far fewer starts go astray.
+
+The balanced plan are the responsibilities of a *tilted* mixture, whose weights ``t`` stand instead
+of the prescribed ``w``. They are carried from one iteration to the next, for they change little.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skgmmot.fitting.em.entropic import Dual, balance, curvature, imbalance, sinkhorn_update
+from skgmmot.fitting.em.step import m_step
+from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.mixture import (
+    FisherCoordinates,
+    GaussianMixtureParams,
+    PreparedMixture,
+    log_responsibilities,
+)
+from skgmmot.numerics.adjoint import Linearisation
+from skgmmot.numerics.fixed_point import iterate
+
+#: Sinkhorn updates between two M-steps, and their over-relaxation (1 is plain, 2 diverges).
+UPDATES, RELAXATION = 2, 1.5
+#: The imbalance allowed at first, any, and how fast it falls from one iteration to the next.
+ANY, TIGHTENING = 2.0, 0.9
+#: Below this allowed imbalance an iteration on the graph balances by Newton's method at once: the
+#: derivatives of Sinkhorn updates that hardly move go on changing long after their values.
+EXACT = 1e-2
+#: What counts as balanced, by the dtype of the products.
+BALANCED = {torch.float64: 1e-11, torch.float32: 1e-4}
+
+
+class TiltedMixture(NamedTuple):
+    """A mixture of prescribed weights, seen through the weights that balance it.
+
+    It stands wherever an E-step takes a mixture: its responsibilities are those of the weights
+    ``t``, kept as logarithms, for they may leave the range of numbers on the way.
+    """
+
+    log_weights: Tensor
+    """``log t (K,)``."""
+    means: Tensor
+    """``m (K, d)``."""
+    covariances: Tensor
+    """``Sigma``, in the storage of their covariance type."""
+    prescribed: Tensor
+    """``w (K,)``: what each component shall receive."""
+    allowed: Tensor
+    """Imbalance ``sum_k |share_k - w_k|`` that the next iteration allows, a scalar."""
+
+    def prepare(self) -> PreparedMixture:
+        """Factor the covariances, once, for evaluating densities."""
+        return self.mixture().prepare()._replace(log_weights=self.log_weights)
+
+    def to(self, **options) -> "TiltedMixture":
+        """The same mixture with another ``device`` or ``dtype``."""
+        return TiltedMixture(*(t.to(**options) for t in self))
+
+    @property
+    def weights(self) -> Tensor:
+        """``w (K,)``: the weights of the mixture that it is a view of."""
+        return self.prescribed
+
+    def mixture(self) -> GaussianMixtureParams:
+        """The mixture of the prescribed weights."""
+        return GaussianMixtureParams(self.prescribed, self.means, self.covariances)
+
+    def tilted(self) -> GaussianMixtureParams:
+        """The mixture of the tilted weights."""
+        smallest = torch.finfo(self.log_weights.dtype).tiny
+        return self.mixture()._replace(weights=self.log_weights.exp().clamp(min=smallest))
+
+    def heated(self, temperature: float) -> "TiltedMixture":
+        """The mixture of ``t_k g_k^(1 / temperature)``, up to a common factor."""
+        kind, factors = covariance_type_of(self.covariances), self.mixture().prepare().factors
+        # a heated Gaussian is a wider one, whose normalisation is another
+        excess = kind.log_det(factors, self.means.shape[1]) * (1 - 1 / temperature)
+        return self._replace(
+            log_weights=self.log_weights - excess, covariances=self.covariances * temperature
+        )
+
+    def moved(self, by: Tensor) -> GaussianMixtureParams:
+        """The mixture of the prescribed weights elsewhere, its means moved by ``by (d,)``."""
+        return self.mixture().moved(by)
+
+
+def untilted(theta: GaussianMixtureParams, allowed: float = ANY) -> TiltedMixture:
+    """See a mixture, whose weights are prescribed, as it is.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        K components in d dimensions.
+    allowed : float, default=2.0
+        Imbalance that the first iteration allows: 2 is any, 0 none.
+
+    Returns
+    -------
+    TiltedMixture
+        Where Sinkhorn-EM starts.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not positive.
+    """
+    weights = theta.weights
+    smallest = float(weights.detach().min())
+    if not smallest > 0:
+        raise ValueError(
+            "weights must be positive where each component receives its weight, got "
+            f"{smallest:.3g} in component {int(weights.argmin())}. Leave it out."
+        )
+    return TiltedMixture(
+        weights.log(), theta.means, theta.covariances, weights, weights.new_tensor(allowed)
+    )
+
+
+class SinkhornEM:
+    """One iteration of Sinkhorn-EM over all samples: ``theta -> (theta_next, objective)``.
+
+    First the tilted weights move towards balance; then the responsibilities, which sum to one for
+    each sample whatever the tilt; then the M-step for means and covariances. Balance is approached
+    along the way: two Sinkhorn updates an iteration at first, which let components travel, and
+    Newton's method as well once the imbalance that is still allowed, less at each iteration, asks
+    for it. From then on the iteration descends the balanced cost.
+
+    Parameters
+    ----------
+    em : object
+        EM over the samples.
+
+    Notes
+    -----
+    An iteration takes three passes over the samples, and two or more for each Newton step. The
+    objective is minus the balanced cost, a lower bound of the mean log-likelihood; before balance
+    it is what one more Sinkhorn update would make of it.
+
+    References
+    ----------
+    .. [1] Mena, Nejatbakhsh, Varol and Niles-Weed 2020, Sinkhorn-EM.
+    """
+
+    def __init__(self, em):
+        self.em = em
+        self.balanced = BALANCED[em.dtype]
+
+    def __call__(self, theta: TiltedMixture) -> tuple[TiltedMixture, float]:
+        em, w = self.em, theta.prescribed
+        for _ in range(UPDATES):
+            share = em.statistics(theta).mass / em.total
+            log_weights = sinkhorn_update(theta.log_weights, w, share, RELAXATION)
+            theta = theta._replace(log_weights=log_weights)
+        statistics = em.statistics(theta)
+        allowed = max(float(theta.allowed), self.balanced)
+        if imbalance(statistics.mass / em.total, w) > allowed:
+            theta = self.balance(theta)
+            statistics = em.statistics(theta)
+        moved = m_step(theta, statistics, em.reg_covar)
+        theta_next = theta._replace(
+            means=moved.means, covariances=moved.covariances, allowed=theta.allowed * TIGHTENING
+        )
+        received = moved.weights.clamp(min=torch.finfo(w.dtype).tiny).log()
+        dual = w @ (theta.log_weights - w.log()) - statistics.log_likelihood / em.total
+        return theta_next, -float(dual + w @ (w.log() - received))
+
+    def balance(self, theta: TiltedMixture) -> TiltedMixture:
+        """The same mixture through the weights that balance it."""
+        dual = functools.partial(self.dual, theta)
+        log_weights = balance(theta.prescribed, dual, start=theta.log_weights, tol=self.balanced)
+        return theta._replace(log_weights=log_weights)
+
+    def dual(self, theta: TiltedMixture, log_weights: Tensor, temperature: float = 1.0) -> Dual:
+        """The problem of balance, by passes over the samples; hot, up to a constant value."""
+        tilted = theta._replace(log_weights=log_weights)
+        if temperature != 1:
+            tilted = tilted.heated(temperature)
+        statistics = self.em.statistics(tilted)
+        share, log_likelihood = statistics.mass / self.em.total, statistics.log_likelihood
+        overlap = functools.cache(lambda: self.em.overlap(tilted) / self.em.total)
+        return Dual(log_likelihood / self.em.total, share, overlap)
+
+    def objective(self, theta: TiltedMixture) -> float:
+        """Minus the balanced cost, of a mixture seen through the weights that balance it."""
+        w, value = theta.prescribed, self.dual(theta, theta.log_weights).value
+        return float(value - w @ (theta.log_weights - w.log()))
+
+    def gap(self, theta: TiltedMixture) -> float:
+        """What balancing a mixture costs: the balanced cost less the negative log-likelihood."""
+        em, w, mixture = self.em, theta.prescribed, theta.mixture().prepare()
+        tilt = self.balance(theta).log_weights - w.log()
+
+        def block(rows, buffers):
+            x, a = em.rows(rows)
+            # sample by sample, for far samples cost much in either reading
+            log_resp = log_responsibilities(mixture, x)
+            gained = torch.logsumexp(log_resp + tilt.unsqueeze(1), dim=0)
+            return ((gained if a is None else gained * a).sum(),)
+
+        (gained,) = em.pool.sum(block, len(em.X), row_size=mixture.means.numel())
+        return max(float(w @ tilt - gained / em.total), 0.0)
+
+
+class SinkhornStep:
+    """One iteration of Sinkhorn-EM as a map on the autograd graph.
+
+    It is made of iterations of EM. Where Newton's method has found the balancing weights, these
+    are differentiated by the implicit function theorem, as one more of its steps.
+
+    Parameters
+    ----------
+    step : EMStep
+        The iteration of EM over the samples, on their graph; its weights are free.
+    prescribed : Tensor of shape (K,)
+        The weights, perhaps on a graph.
+    """
+
+    def __init__(self, step, prescribed: Tensor):
+        self.step, self.prescribed = step, prescribed
+        self._last = None
+
+    def __call__(self, theta: TiltedMixture) -> TiltedMixture:
+        if float(theta.allowed) < EXACT:
+            return self.at_balance(theta)
+        allowed = max(float(theta.allowed), BALANCED[torch.float64])
+        for _ in range(UPDATES):
+            share = self.step(theta.tilted()).weights
+            log_weights = sinkhorn_update(theta.log_weights, self.prescribed, share, RELAXATION)
+            theta = theta._replace(log_weights=log_weights)
+        moved = self.step(theta.tilted())
+        if imbalance(moved.weights.detach(), self.prescribed.detach()) > allowed:
+            return self.at_balance(theta)
+        return self._next(theta, moved)
+
+    def at_balance(self, theta: TiltedMixture) -> TiltedMixture:
+        """The iteration that balances by Newton's method."""
+        with self.step.pooled() as em:
+            em, constant = SinkhornEM(em), _detached(theta)
+            found = em.balance(constant._replace(prescribed=self.prescribed.detach()))
+            matrix = curvature(em.dual(found, found.log_weights))
+        share = self.step(theta._replace(log_weights=found.log_weights).tilted()).weights
+        further = torch.linalg.solve(matrix, self.prescribed - share)
+        log_weights = found.log_weights + (further - further.detach())
+        theta = theta._replace(log_weights=log_weights)
+        return self._next(theta, self.step(theta.tilted()))
+
+    def _next(self, theta, moved):
+        return TiltedMixture(
+            theta.log_weights,
+            moved.means,
+            moved.covariances,
+            self.prescribed,
+            theta.allowed * TIGHTENING,
+        )
+
+    # --- for `polish` and `implicit` -------------------------------------------------------------
+
+    def linearise(self, theta: TiltedMixture) -> "LinearisedSinkhorn":
+        """The balanced iteration at a mixture; the last one is kept, for it is asked for twice."""
+        if self._last is None or not all(map(torch.equal, self._last.theta, theta)):
+            constant = SinkhornStep(self.step.detach(), self.prescribed.detach())
+            self._last = LinearisedSinkhorn(constant, theta)
+        return self._last
+
+    def advance(self, theta: TiltedMixture, n_steps: int) -> TiltedMixture:
+        """The mixture after so many balanced iterations."""
+        with self.step.pooled() as em:
+            start = theta._replace(allowed=torch.zeros_like(theta.allowed))
+            return iterate(SinkhornEM(em), start, tol=0.0, max_iter=n_steps).value
+
+
+class LinearisedSinkhorn(Linearisation):
+    """One balanced iteration at a mixture, and its derivative in Fisher's coordinates.
+
+    Parameters
+    ----------
+    step : SinkhornStep
+        The iteration.
+    theta : TiltedMixture
+        Where it starts, a constant.
+    """
+
+    def __init__(self, step: SinkhornStep, theta: TiltedMixture):
+        theta = _detached(theta)
+        with torch.enable_grad():
+            means, covariances = (
+                t.clone().requires_grad_() for t in (theta.means, theta.covariances)
+            )
+            moved = step.at_balance(theta._replace(means=means, covariances=covariances))
+        self._inputs = means, covariances
+        self._outputs = moved.means, moved.covariances
+        # from here on every iteration is balanced: none is allowed
+        self.theta = theta._replace(
+            log_weights=moved.log_weights.detach(), allowed=torch.zeros_like(theta.allowed)
+        )
+        self._coordinates = FisherCoordinates(theta.mixture(), theta.prescribed)
+        changes = (o - i for o, i in zip(self._outputs, self._inputs, strict=True))
+        self.residual = self._coordinates.of_change(self._fixed(*(c.detach() for c in changes)))
+        with step.step.pooled() as em:
+            self.objective = SinkhornEM(em).objective(self.theta)
+
+    def product(self, u: Tensor) -> Tensor:
+        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
+        if u.ndim > 1:
+            return torch.stack([self.product(row) for row in u])
+        cotangents = self._coordinates.cotangent(u)[1:]
+        found = torch.autograd.grad(self._outputs, self._inputs, cotangents, retain_graph=True)
+        return self._coordinates.of_cotangent(self._fixed(*found))
+
+    def encode(self, u: TiltedMixture) -> Tensor:
+        """A cotangent as a vector."""
+        return self._coordinates.of_cotangent(self._fixed(u.means, u.covariances))
+
+    def decode(self, vector: Tensor) -> TiltedMixture:
+        """A vector as a cotangent."""
+        u, zeros = self._coordinates.cotangent(vector), _detached(self.theta)
+        zeros = TiltedMixture(*(torch.zeros_like(t) for t in zeros))
+        return zeros._replace(means=u.means, covariances=u.covariances)
+
+    def moved(self, vector: Tensor) -> TiltedMixture:
+        """The mixture changed by a vector."""
+        _, means, covariances = self._coordinates.moved(vector)
+        return self.theta._replace(means=means, covariances=covariances)
+
+    def _fixed(self, means, covariances):
+        """A change or cotangent that leaves the prescribed weights alone."""
+        return GaussianMixtureParams(torch.zeros_like(self.theta.prescribed), means, covariances)
+
+
+def _detached(theta: TiltedMixture) -> TiltedMixture:
+    """The same mixture as a constant."""
+    return TiltedMixture(*(t.detach() for t in theta))

@@ -1,0 +1,186 @@
+"""Fits that follow samples which move: each starts where the last one ended."""
+
+from inspect import signature
+
+import torch
+from torch import Tensor
+
+from skgmmot.fitting.em.fit import REG_COVAR, check_samples, check_start, fit_em
+from skgmmot.fitting.em.step import Statistics, m_step, moments
+from skgmmot.gaussian.mixture import GaussianMixtureParams, descended, log_responsibilities
+from skgmmot.numerics import blocks
+from skgmmot.numerics.adjoint import AT_FIXED_POINTS, Asked
+from skgmmot.numerics.follow import Carried
+
+#: From this ``gradient_tol`` on, a derivative serves for more than one step of a flow,
+ROUGH = 0.1
+#: as long as that changes a gradient by no more than this share of ``gradient_tol``.
+STALE = 0.3
+#: Samples went where they were asked to if they are not further off than this share of the way.
+ASTRAY = 0.1
+
+
+class WarmStart:
+    """EM that goes on where it ended: one fit a call, each from the last one's mixture.
+
+    In a gradient flow the samples move a little at a time, and one iteration a step keeps up with
+    them: ``max_iter=1`` and ``gradient='one_step'``, the defaults, differentiate that one iteration
+    and carry its start as a constant. With ``gradient='implicit'`` or 'natural' and a
+    ``gradient_tol`` of 0.1 or more, the derivative of EM is kept from call to call, and the fit is
+    looked for where the samples carry it, or where the means will be if they move on as they did.
+    A step is then one pass over the samples as well, and a Newton step, while the fixed point is
+    found within tolerance; else it takes several, and a new derivative.
+
+    Parameters
+    ----------
+    theta0 : GaussianMixtureParams
+        Where the first fit starts.
+    gradient : {'one_step', 'implicit', 'automatic', 'natural'}, default='one_step'
+        As `fit_em`.
+    max_iter : int, default=1
+        Largest number of iterations a call.
+    carry : bool, default=None
+        Whether samples take their responsibilities along: each fit then starts from the mixture
+        of the samples where they are now, each assigned as it last was; or, if they went as a
+        natural gradient asked them to, from the mixture that it asked for. Steps may be many
+        times longer. All calls are about the same samples, in the same order, of which a copy is
+        kept. None is True for 'natural', which has no use for short steps, and else False.
+    **options
+        Other options of `fit_em`.
+
+    Attributes
+    ----------
+    theta : GaussianMixtureParams
+        The last mixture, a constant, from which the next fit starts.
+    solution : Solution
+        The last fit.
+
+    Raises
+    ------
+    TypeError
+        If there is no such option, or ``theta0`` is of another kind.
+    ValueError
+        If ``theta0`` is not finite, or responsibilities that are not posterior are to be carried.
+
+    Notes
+    -----
+    ``gradient_tol`` bounds an estimate of the error: 10 times ``solution.distance``, that of the
+    fixed point from where EM was linearised. A kept derivative is tried at its first, second,
+    fourth ... use, and found anew while it changes a gradient by more than 0.3 times
+    ``gradient_tol``. What it adds shows, for 'implicit', in ``solution.adjoint.residual``, the
+    relative residual of the adjoint equation, at the price of a pass: no warning looks at it, and
+    of the gradients of a flow up to ten in a hundred are further off than ``gradient_tol``.
+
+    References
+    ----------
+    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, the warm-start flow.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmmot.functional import GaussianMixtureParams, WarmStart
+    >>> X = torch.tensor([[0.0], [1.0], [5.0], [6.0]], dtype=torch.float64, requires_grad=True)
+    >>> em = WarmStart(
+    ...     GaussianMixtureParams(
+    ...         torch.tensor([0.5, 0.5]), torch.tensor([[0.0], [6.0]]), torch.ones(2, 1, 1)
+    ...     )
+    ... )
+    >>> for _ in range(3):
+    ...     loss = em(X).means.square().sum()
+    >>> torch.autograd.grad(loss, X)[0].shape
+    torch.Size([4, 1])
+    """
+
+    def __init__(self, theta0, *, gradient="one_step", max_iter=1, carry=None, **options):
+        check_start(theta0)
+        unknown = sorted(options.keys() - signature(fit_em).parameters.keys())
+        if unknown:
+            raise TypeError(
+                f"options must be those of fit_em, got {', '.join(unknown)}. Leave them out; the "
+                "covariance type is the shape of theta0.covariances."
+            )
+        carry = gradient == "natural" if carry is None else carry
+        if carry and options.get("e_step", "posterior") != "posterior":
+            raise ValueError(
+                f"carry=True must have e_step='posterior', got {options['e_step']!r}, whose plan "
+                "is of all samples together. Set one of the two back."
+            )
+        self.theta = theta0.detach()
+        self.solution = None
+        self.carry, self._before = carry, None
+        self.options = {"gradient": gradient, "max_iter": max_iter, **options}
+        tol = options.get("gradient_tol", 0.0)
+        rough = gradient in AT_FIXED_POINTS and tol >= ROUGH
+        if rough and not options.keys() & {"solve", "max_polish", "e_step"}:
+            self.options["carried"] = Carried(STALE * tol)
+
+    def __call__(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
+        """Fit to samples ``X (n, d)``; the mixture is on their graph."""
+        start = self.theta if self._before is None else self._start(X, sample_weight)
+        self.solution = fit_em(start, X, sample_weight, **self.options)
+        before, self.theta = self.theta, self.solution.value.detach()
+        if self.carry:
+            self._before = X.detach().clone()
+        elif "carried" in self.options:  # the means will move on as they did, more or less
+            means = 2 * self.theta.means - before.means
+            self.options["carried"].ahead = self.theta._replace(means=means)
+        return self.solution.value
+
+    def _start(self, X, sample_weight):
+        """The mixture where the samples have taken it."""
+        check_samples(self.theta, X, sample_weight)
+        if X.shape != self._before.shape:
+            raise ValueError(
+                "X must hold the samples of the last call, moved, where carry=True, got shape "
+                f"{tuple(X.shape)} after {tuple(self._before.shape)}. Make another WarmStart for "
+                "other samples."
+            )
+        asked = self._moved_as_asked(X.detach(), sample_weight)
+        return self._moved_along(X, sample_weight) if asked is None else asked
+
+    def _moved_as_asked(self, X, sample_weight):
+        """The mixture where a natural gradient asked it to go, if the samples went there too."""
+        asked = self.solution.adjoint
+        if not isinstance(asked, Asked) or asked.movement is None:
+            return None
+        step = _step(X - self._before, -asked.movement, sample_weight)
+        if not step > 0:
+            return None
+        _, of_means, of_covariances = asked.cotangent
+        moved = descended(self.theta.to(dtype=of_means.dtype), of_means, of_covariances, step)
+        try:
+            moved.prepare()
+        except ValueError:  # a component was asked to shrink to a point or a line
+            return None
+        return moved
+
+    def _moved_along(self, X, sample_weight):
+        """The mixture of the samples where they are now, with the responsibilities they had."""
+        theta = self.theta.to(dtype=torch.float64)
+        mixture = theta.prepare()
+
+        def block(rows, buffers):
+            resp = log_responsibilities(mixture, self._before[rows].double()).exp()  # (K, b)
+            if sample_weight is not None:
+                resp = resp * sample_weight[rows]
+            return moments(theta, X[rows].double(), resp)
+
+        with torch.no_grad(), blocks.workers(X.device) as pool:
+            statistics = Statistics(*pool.sum(block, len(X), 2 * theta.means.numel()))
+        reg_covar = self.options.get("reg_covar", REG_COVAR)
+        fixed_weights = self.options.get("fixed_weights", False)
+        moved = m_step(theta, statistics, reg_covar, fixed_weights=fixed_weights)
+        finite = all(torch.isfinite(t).all() for t in moved)
+        return moved if finite else self.theta  # of samples that are not, the fit will say so
+
+
+def _step(went: Tensor, asked: Tensor, sample_weight: Tensor | None) -> float:
+    """How far samples went the way that they were asked to; 0 if they went another."""
+    asked = asked * len(asked)
+    if sample_weight is not None:
+        a = sample_weight.detach().to(asked.dtype)
+        asked = asked * torch.where(a > 0, a.mean() / a, 0.0).unsqueeze(1)
+        went = went * (a > 0).unsqueeze(1)  # where samples without weight go is all one
+    step = (went * asked).sum() / asked.square().sum()
+    astray = torch.linalg.vector_norm(went - step * asked)
+    return float(step) if astray <= ASTRAY * torch.linalg.vector_norm(went) else 0.0

@@ -1,0 +1,321 @@
+"""The mixture nearest to weighted points in the Wasserstein distance.
+
+``min_theta W2^2(mixture theta, sum_j b_j delta_{y_j})`` by L-BFGS in free coordinates, with the
+gradients of the envelope theorem. In the plane the distance is exact and smooth in the mixture. In
+other dimensions fixed nodes ``x = m_k + L_k z`` stand for it, so that the objective is one function
+all along and its gradient goes through the nodes.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.mixture import FreeCoordinates, GaussianMixtureParams
+from skgmmot.numerics.fixed_point import Solution
+from skgmmot.transport.semidiscrete.nodes import nodes_plan
+from skgmmot.transport.semidiscrete.plan import (
+    SemidiscretePlan,
+    component_masses,
+    exact_plan,
+)
+
+#: Share of ``reg_covar`` that free covariances have at least, so that their logarithms are finite.
+LEAST = 1e-3
+#: Length of the first step, in free coordinates.
+FIRST_STEP = 0.1
+#: Steps over which the distance must have fallen: the first ones of L-BFGS may be short.
+WINDOW = 5
+#: Mass error to which plans are solved: derivatives are as accurate.
+MASS_TOL = 1e-6
+#: Slack of the masses, over the variance of the points or, if the mixture cannot be so narrow, over
+#: their deviation times its own. Without it the distance has a kink where the weights of separate
+#: clusters are just right, and no descent gets past it.
+SLACK = 1e-3
+#: The mean of squared distances is no measure of spread where it exceeds the median so many times:
+#: a few far points make it.
+OUTLYING = 10.0
+
+#: A mixture with numbers beyond this, squared distances in units of the points, is nowhere near.
+FARTHEST = 1e30
+
+
+class Regularised:
+    """Free coordinates of mixtures whose variances are nowhere below ``reg_covar``.
+
+    Parameters
+    ----------
+    like : GaussianMixtureParams
+        A mixture of the shape and spread of those to come.
+    reg_covar : float
+        Added to the variances.
+    """
+
+    def __init__(self, like: GaussianMixtureParams, reg_covar: float):
+        self.free, self.reg_covar = FreeCoordinates(like), reg_covar
+
+    def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
+        """A mixture, whose variances are above ``reg_covar``, as a vector."""
+        return self.free.to_free(widened(mixture, -(1 - LEAST) * self.reg_covar))
+
+    def from_free(self, vector: Tensor) -> GaussianMixtureParams:
+        """A vector as a mixture."""
+        return widened(self.free.from_free(vector), self.reg_covar)
+
+
+def fit_to_points(
+    theta0: GaussianMixtureParams,
+    points: Tensor,
+    weights: Tensor,
+    *,
+    n_nodes: int | None = None,
+    seed: int = 0,
+    reg_covar: float = 1e-6,
+    tol: float = 1e-4,
+    max_iter: int = 200,
+    callback: Callable[[Solution], None] | None = None,
+) -> Solution:
+    """Descend to a mixture nearest to weighted points.
+
+    Parameters
+    ----------
+    theta0 : GaussianMixtureParams
+        Where to start, of the covariance type wanted.
+    points : Tensor of shape (n, d)
+        Points ``y``.
+    weights : Tensor of shape (n,)
+        Their masses, non-negative, of positive sum.
+    n_nodes : int, default=None
+        Number of nodes that stand for the mixture; None is the exact distance, for d = 2.
+    seed : int, default=0
+        Of the nodes.
+    reg_covar : float, default=1e-6
+        Added to the variances.
+    tol : float, default=1e-4
+        The descent ends when five steps lower the squared distance by less than this share of it.
+    max_iter : int, default=200
+        Largest number of steps; 0 returns the start.
+    callback : callable, default=None
+        Called with the `Solution` so far after each step.
+
+    Returns
+    -------
+    Solution
+        Its objectives are minus the squared distances, smoothed by the slack if exact.
+
+    Raises
+    ------
+    RuntimeError
+        If the transport of the start cannot be found.
+
+    Notes
+    -----
+    A step is one transport plan and its gradient, sometimes two.
+    """
+    transport = _Transport(points, weights, reg_covar, n_nodes, seed)
+    descent = _Descent(theta0, transport, reg_covar, tol, callback)
+    descent.run(max_iter)
+    if n_nodes is not None or descent.stalled:
+        # The distance has kinks in the weights, that of nodes or between clusters too far apart for
+        # the slack: go on without moving them.
+        descent.run(max_iter, held=len(theta0.weights))
+    solution = descent.solution._replace(objectives=tuple(descent.objectives))
+    if n_nodes is None and solution.n_iter:
+        return solution._replace(value=transport.settled(solution.value))
+    return solution
+
+
+def spread(points: Tensor, weights: Tensor) -> float:
+    """Return the variance of a feature of weighted points, as far as it is not that of outliers.
+
+    Parameters
+    ----------
+    points : Tensor of shape (n, d)
+        Points.
+    weights : Tensor of shape (n,)
+        Their masses, non-negative, of positive sum.
+
+    Returns
+    -------
+    float
+        The mean over features, but at most ten times the median of squared distances from the
+        medians, where that is not zero.
+    """
+    share = weights / weights.sum()
+    mean = float(share @ (points - share @ points).square().mean(1))
+    median = float(_median(_squares(points, share), share))
+    return min(mean, OUTLYING * median) if median > 0 else mean
+
+
+def remoteness(points: Tensor, weights: Tensor) -> float:
+    """Return how much further out the outermost point is than half of them.
+
+    Parameters
+    ----------
+    points : Tensor of shape (n, d)
+        Points.
+    weights : Tensor of shape (n,)
+        Their masses, positive.
+
+    Returns
+    -------
+    float
+        The largest distance from the medians over the median one; infinite if that is zero and
+        the largest is not.
+    """
+    share = weights / weights.sum()
+    squares = _squares(points, share)
+    largest = float(squares.max())
+    median = float(_median(squares, share))
+    return math.sqrt(largest / median) if median > 0 else math.inf if largest > 0 else 1.0
+
+
+def _squares(points: Tensor, share: Tensor) -> Tensor:
+    """Squared distances from the medians, by feature."""
+    middle = torch.stack([_median(feature, share) for feature in points.mT])
+    return (points - middle).square().mean(1)
+
+
+def _median(values: Tensor, share: Tensor) -> Tensor:
+    """The weighted median."""
+    order = values.argsort()
+    return values[order[torch.searchsorted(share[order].cumsum(0), 0.5).clamp(max=len(order) - 1)]]
+
+
+def widened(mixture: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:
+    """Add a variance to a mixture's components, in every direction.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions.
+    variance : float
+        What to add.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        The same with covariances ``Sigma_k + variance I``.
+    """
+    added = variance
+    if not covariance_type_of(mixture.covariances).diagonal:
+        added = variance * torch.eye(mixture.means.shape[1]).to(mixture.means)
+    return mixture._replace(covariances=mixture.covariances + added)
+
+
+class _Descent:
+    """L-BFGS from a mixture, and what it has reached."""
+
+    def __init__(self, theta0, transport: "_Transport", reg_covar, tol, callback):
+        self.coordinates, self.transport = Regularised(theta0, reg_covar), transport
+        self.tol, self.callback = tol, callback
+        self.objectives: list[float] = []  # of all steps, and of those since the last `run`
+        self.stage: list[float] = []
+        self.stalled = False  # whether no step lowers the distance any more: rounding, or a kink
+        cost = float(transport(theta0).detach())
+        self.solution = Solution(theta0, theta0, -cost, (), 0, False, math.inf)
+
+    def run(self, max_iter: int, held: int = 0) -> None:
+        """Descend until there are so many steps in all, with the first coordinates held fixed."""
+        max_iter -= self.solution.n_iter
+        if max_iter <= 0:
+            return
+        self.stage = [self.solution.objective]
+
+        def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
+            free = self._free(vector).requires_grad_()
+            mixture = self.coordinates.from_free(free)
+            if not all(bool((t.abs() < FARTHEST).all()) for t in mixture):
+                return self._wall(vector - self.reached)
+            try:
+                cost = self.transport(mixture)
+            except (RuntimeError, np.linalg.LinAlgError):
+                return self._wall(vector - self.reached)
+            (slope,) = torch.autograd.grad(cost, free)
+            slope[:held] = 0
+            return float(cost.detach()), FIRST_STEP * slope.double().cpu().numpy()
+
+        start = self.coordinates.to_free(self.solution.value).double().cpu().numpy() / FIRST_STEP
+        self.reached = start
+        options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": 0.0, "gtol": 0.0}
+        end = minimize(
+            objective, start, jac=True, method="L-BFGS-B", callback=self._reach, options=options
+        )
+        self.stalled = end.status in (0, 2)
+        self.solution = self.solution._replace(converged=self.solution.converged or self.stalled)
+
+    def _wall(self, step: np.ndarray) -> tuple[float, np.ndarray]:
+        """Where no plan is found: so high and steep that the line search turns back."""
+        height = -10 * self.solution.objective
+        return 1.1 * height, 2 * height * step / (step @ step)
+
+    def _free(self, vector: np.ndarray) -> Tensor:
+        """Our coordinates from L-BFGS's, in which its first step is of length one."""
+        return torch.as_tensor(FIRST_STEP * vector).to(self.transport.points)
+
+    def _reach(self, intermediate_result) -> None:
+        """Note a step. (SciPy goes by the name of the argument.)"""
+        objective, self.reached = -float(intermediate_result.fun), intermediate_result.x.copy()
+        self.objectives.append(objective)
+        self.stage.append(objective)
+        before = self.stage[-1 - WINDOW] if len(self.stage) > WINDOW else -math.inf
+        self.solution = Solution(
+            value=self.coordinates.from_free(self._free(intermediate_result.x)),
+            previous=self.solution.value,
+            objective=objective,
+            objectives=(),
+            n_iter=self.solution.n_iter + 1,
+            converged=objective - before < -self.tol * before,
+            change=objective - self.stage[-2],
+        )
+        if self.callback is not None:
+            self.callback(self.solution)
+        if self.solution.converged:
+            raise StopIteration
+
+
+class _Transport:
+    """Squared distances of mixtures to the points, each plan from the potentials of the last."""
+
+    def __init__(self, points: Tensor, weights: Tensor, reg_covar: float, n_nodes, seed: int):
+        self.points, self.weights, self.n_nodes, self.seed = points, weights, n_nodes, seed
+        share = weights / weights.sum()
+        variance = float(share @ (points - share @ points).square().sum(1))
+        # Potentials are about as large as the points' spread times that of the mixture.
+        size = math.sqrt(variance * (variance + points.shape[1] * reg_covar))
+        self.slack = SLACK / size if size > 0 else 0.0
+        # An error of the masses comes back as its square over the slack: beside far points, less.
+        share = spread(points, weights) * points.shape[1] / variance if variance > 0 else 1.0
+        self.tol = MASS_TOL * math.sqrt(min(1.0, share))
+        self._potentials = None
+
+    def __call__(self, mixture: GaussianMixtureParams) -> Tensor:
+        """The squared distance, smoothed by a little slack, on the graph."""
+        if self.n_nodes is not None:
+            return self._by_nodes(mixture)
+        return self._plan(mixture).cost
+
+    def settled(self, mixture: GaussianMixtureParams) -> GaussianMixtureParams:
+        """The mixture with weights that make up for the slack of the masses.
+
+        Each component gets its share of what its cells should hold, instead of what they hold.
+        """
+        plan = self._plan(mixture)
+        psi, b = plan.potentials, self.weights / self.weights.sum()
+        should = 1 / (1 - self.slack * (psi - b @ psi))
+        weights = mixture.weights * (component_masses(mixture, plan) @ should)
+        return mixture._replace(weights=weights / weights.sum())
+
+    def _plan(self, mixture: GaussianMixtureParams) -> SemidiscretePlan:
+        options = {"potentials": self._potentials, "slack": self.slack, "tol": self.tol}
+        plan = exact_plan(mixture, self.points, self.weights, **options)
+        self._potentials = plan.potentials
+        return plan
+
+    def _by_nodes(self, mixture: GaussianMixtureParams) -> Tensor:
+        options = {"n_nodes": self.n_nodes, "seed": self.seed, "estimate_error": False}
+        return nodes_plan(mixture, self.points, self.weights, **options).cost

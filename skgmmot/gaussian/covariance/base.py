@@ -1,0 +1,226 @@
+"""What a covariance type knows; its objects are in `skgmmot.gaussian.covariance.registry`."""
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+LOG_2PI = math.log(2 * math.pi)
+
+ILL_DEFINED = (
+    "Fitting the mixture model failed because some components have ill-defined empirical "
+    "covariance (for instance caused by singleton or collapsed samples). Try to decrease the "
+    "number of components, increase reg_covar, or scale the input data."
+)
+
+
+class CovarianceType:
+    """What a covariance type knows; `skgmmot.gaussian.covariance.registry` has the four objects."""
+
+    name: str
+    #: Whether all components share one covariance.
+    shared = False
+    #: Whether it stores variances, and all its covariances commute.
+    diagonal = False
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of the storage."""
+        raise NotImplementedError
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Number of free parameters."""
+        raise NotImplementedError
+
+    def to_public(self, storage: Tensor) -> Tensor:
+        """The storage as scikit-learn shows it (an axis of length one less, where it has one)."""
+        return storage
+
+    def from_public(self, array: Tensor) -> Tensor:
+        """The inverse of `to_public`."""
+        return array
+
+    @functools.lru_cache(maxsize=256)  # noqa: B019 - the types are there for ever
+    def public_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of the storage as scikit-learn shows it."""
+        return tuple(self.to_public(torch.empty(self.shape(n_components, n_features))).shape)
+
+    def holds(self, other: "CovarianceType") -> bool:
+        """Whether every mixture of another type is also one of this type."""
+        return other is self
+
+    def to_full(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
+        """One matrix a component: ``(K, d, d)``."""
+        raise NotImplementedError
+
+    def nearest(self, matrices: Tensor, weights: Tensor) -> Tensor:
+        """The nearest matrices of this type, in storage, to ``(K, d, d)`` or diagonals ``(K, d)``.
+
+        ``weights (K,)`` say how much each counts where they become one.
+        """
+        raise NotImplementedError
+
+    def precision_factor(self, covariances: Tensor) -> Tensor:
+        """``P`` with ``P @ P.T = covariances^{-1}``; ValueError if they are not positive."""
+        raise NotImplementedError
+
+    def precisions(self, factors: Tensor) -> Tensor:
+        """``P @ P.T``."""
+        raise NotImplementedError
+
+    def from_precisions(self, precisions: Tensor) -> Tensor:
+        """Covariances from precisions."""
+        raise NotImplementedError
+
+    def not_precisions(self, precisions: Tensor) -> str:
+        """What precisions in storage should be and are not; empty if they are fine."""
+        raise NotImplementedError
+
+    def apply(self, rows: Tensor, storage: Tensor) -> Tensor:
+        """Rows ``(K, b, d)`` times each component's matrix, given in storage."""
+        raise NotImplementedError
+
+    def diagonals(self, storage: Tensor) -> Tensor:
+        """The diagonals of the matrices in storage, to broadcast against ``(K, d)``."""
+        raise NotImplementedError
+
+    def precision_diagonals(self, factors: Tensor) -> Tensor:
+        """The diagonals of ``P @ P.T``, to broadcast against ``(K, d)``."""
+        raise NotImplementedError
+
+    def log_det(self, factors: Tensor, n_features: int) -> Tensor:
+        """``log det P (K or 1,)``: half the log-determinant of the precisions."""
+        raise NotImplementedError
+
+    def log_density(self, centred: Tensor, factors: Tensor) -> Tensor:
+        """Log-densities ``(K, b)`` at samples centred at each component ``(K, b, d)``."""
+        n_features = centred.shape[-1]
+        squared = self.apply(centred, factors).square().sum(-1)  # (K, b)
+        log_det = self.log_det(factors, n_features).unsqueeze(-1)
+        return log_det - (squared + n_features * LOG_2PI) / 2
+
+    def scatter(self, centred: Tensor, resp: Tensor) -> Tensor:
+        """Second moments ``sum_i resp_ki (x_i - c_k)(x_i - c_k)^T``, in storage."""
+        raise NotImplementedError
+
+    def move_scatter(self, scatter: Tensor, mass: Tensor, shift: Tensor, by: Tensor) -> Tensor:
+        """The second moments about ``c - by``, given mass and first moments about ``c``."""
+        # (x - c + by)(x - c + by)^T summed = S2 + s1 by^T + by s1^T + mass by by^T
+        cross = self.outer(shift, by) + self.outer(by, shift)
+        return scatter + cross + self.outer(mass.unsqueeze(-1) * by, by)
+
+    def outer(self, left: Tensor, right: Tensor) -> Tensor:
+        """``left_k right_k^T`` of ``(K, d)`` rows, in storage (summed over k if tied)."""
+        raise NotImplementedError
+
+    def estimate(self, mass: Tensor, shift: Tensor, scatter: Tensor, reg_covar: float) -> Tensor:
+        """The M-step: covariances from centred statistics."""
+        raise NotImplementedError
+
+    def where(self, alive: Tensor, covariances: Tensor, others: Tensor) -> Tensor:
+        """Covariances of the components that are ``alive (K,)``, and others for the rest.
+
+        One that all components share is that of the living.
+        """
+        return torch.where(alive.view(-1, *[1] * (len(self.shape(1, 1)) - 1)), covariances, others)
+
+    def start(self, mass: Tensor, scatter: Tensor, unassigned: Tensor, reg_covar: float) -> Tensor:
+        """Covariances of a start: scatter about the start's own means.
+
+        ``unassigned (d, d)`` is the scatter of samples that belong to no component (starts from
+        single samples): only the tied type, which describes all samples at once, counts it.
+        """
+        shift = mass.new_zeros(len(mass), scatter.shape[-1])
+        return self.estimate(mass, shift, scatter, reg_covar)
+
+    # --- the derivative of EM (cotangents may have axes before their own) ------------------------
+
+    def pooled(self, n_features: int) -> int:
+        """Number of features that one stored number stands for."""
+        return 1
+
+    def estimate_pullback(
+        self, mass: Tensor, shift: Tensor, scatter: Tensor, cotangents: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cotangents of mass, shift and scatter from those of `estimate`."""
+        raise NotImplementedError
+
+    def score(self, precisions: Tensor, mass: Tensor, scatter: Tensor) -> Tensor:
+        """The derivative in ``Sigma`` of ``sum_k mass_k log det Lambda_k - tr(Lambda_k S2_k)``."""
+        raise NotImplementedError
+
+    def quadratic_pullback(self, X: Tensor, cotangents: Tensor) -> Tensor:
+        """Cotangents ``(d, b)`` of samples from those of their quadratic features ``(q, b)``."""
+        raise NotImplementedError
+
+    def factor(self, covariances: Tensor) -> Tensor:
+        """``L`` with ``L @ L.T = covariances``."""
+        raise NotImplementedError
+
+    def transpose(self, storage: Tensor) -> Tensor:
+        """Each matrix in storage transposed."""
+        raise NotImplementedError
+
+    def congruence(self, storage: Tensor, factors: Tensor) -> Tensor:
+        """``F.T @ S @ F`` for matrices ``S`` and ``F`` in storage."""
+        raise NotImplementedError
+
+    def squared(self, storage: Tensor, factors: Tensor) -> Tensor:
+        """``F @ (I + S)^2 @ F.T`` for symmetric ``S`` and any ``F`` in storage."""
+        raise NotImplementedError
+
+    def anticommutator(self, left: Tensor, right: Tensor) -> Tensor:
+        """``S @ T + T @ S`` for symmetric ``S`` and ``T`` in storage."""
+        raise NotImplementedError
+
+    def pushed(self, covariances: Tensor, by: Tensor) -> Tensor:
+        """``(I + S) @ Sigma @ (I + S)`` for symmetric ``S`` in storage."""
+        raise NotImplementedError
+
+    def symmetric(self, storage: Tensor) -> Tensor:
+        """The symmetric parts of matrices in storage."""
+        raise NotImplementedError
+
+    # --- free coordinates ----------------------------------------------------------------------
+
+    def to_free(self, covariances: Tensor, scale: Tensor) -> Tensor:
+        """Coordinates in which every vector is a covariance, in units of ``scale (d,)``."""
+        raise NotImplementedError
+
+    def from_free(self, free: Tensor, scale: Tensor) -> Tensor:
+        """The inverse of `to_free`."""
+        raise NotImplementedError
+
+    def logarithm(self, covariances: Tensor) -> Tensor:
+        """Logarithms of covariances, in storage."""
+        raise NotImplementedError
+
+    def exponential(self, logarithms: Tensor) -> Tensor:
+        """The inverse of `logarithm`."""
+        raise NotImplementedError
+
+    def root(self, covariances: Tensor) -> Tensor:
+        """``B`` with ``B @ B.T`` the covariances, in storage; constants."""
+        raise NotImplementedError
+
+    def from_root(self, roots: Tensor, reg_covar: float) -> Tensor:
+        """``B @ B.T + reg_covar I`` of any ``B`` in storage: positive definite."""
+        raise NotImplementedError
+
+    # --- the quadratic features ----------------------------------------------------------------
+
+    def n_quadratic(self, n_features: int) -> int:
+        """Number of quadratic features."""
+        raise NotImplementedError
+
+    def quadratic(self, X: Tensor, out: Tensor) -> None:
+        """Write the quadratic features of ``X (d, b)`` into ``out (q, b)``."""
+        raise NotImplementedError
+
+    def quadratic_coefficients(self, precisions: Tensor) -> Tensor:
+        """Coefficients ``(K or 1, q)`` of minus half the squares on the quadratic features."""
+        raise NotImplementedError
+
+    def from_quadratic(self, sums: Tensor, n_features: int) -> Tensor:
+        """Sums of quadratic features ``(K, q)`` as second moments, in storage."""
+        raise NotImplementedError

@@ -1,0 +1,244 @@
+"""Covariance types that store matrices: one a component, or one for all."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from skgmmot.gaussian.covariance.base import ILL_DEFINED, CovarianceType
+from skgmmot.numerics.linalg import factor, symmetrize
+
+
+class _Matrix(CovarianceType):
+    """What types with ``d x d`` matrices share."""
+
+    def to_full(self, covariances, n_components, n_features):
+        return covariances.expand(n_components, -1, -1)
+
+    def nearest(self, matrices, weights):
+        return torch.diag_embed(matrices) if matrices.ndim == 2 else matrices
+
+    def precision_factor(self, covariances):
+        factors, failed = torch.linalg.cholesky_ex(covariances)
+        # what is not finite anywhere in a matrix is not finite in the pivots after it
+        if failed.any() or not torch.isfinite(self.diagonals(factors)).all():
+            raise ValueError(ILL_DEFINED)
+        identity = torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
+        return torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False).mT
+
+    def precisions(self, factors):
+        return factors @ factors.mT
+
+    def from_precisions(self, precisions):
+        return torch.cholesky_inverse(torch.linalg.cholesky(precisions))
+
+    def not_precisions(self, precisions):
+        symmetric = torch.allclose(precisions, precisions.mT)
+        positive = symmetric and (torch.linalg.eigvalsh(precisions) > 0).all()
+        return "" if positive else "symmetric, positive-definite"
+
+    def apply(self, rows, storage):
+        return rows @ storage
+
+    def diagonals(self, storage):
+        return storage.diagonal(dim1=-2, dim2=-1)
+
+    def precision_diagonals(self, factors):
+        return factors.square().sum(-1)
+
+    def log_det(self, factors, n_features):
+        return self.diagonals(factors).log().sum(-1)
+
+    def scatter(self, centred, resp):
+        return (centred * resp.unsqueeze(-1)).mT @ centred
+
+    def outer(self, left, right):
+        return left.unsqueeze(-1) * right.unsqueeze(-2)
+
+    def score(self, precisions, mass, scatter):
+        if self.shared:
+            mass = mass.sum(-1, keepdim=True)
+        return precisions @ scatter @ precisions - mass[..., None, None] * precisions
+
+    def factor(self, covariances):
+        return torch.linalg.cholesky(covariances)
+
+    def transpose(self, storage):
+        return storage.mT
+
+    def congruence(self, storage, factors):
+        return factors.mT @ storage @ factors
+
+    def squared(self, storage, factors):
+        half = factors + factors @ storage
+        return half @ half.mT
+
+    def anticommutator(self, left, right):
+        product = left @ right
+        return product + product.mT
+
+    def pushed(self, covariances, by):
+        half = covariances + by @ covariances
+        return symmetrize(half + half @ by)
+
+    def symmetric(self, storage):
+        return symmetrize(storage)
+
+    # Free coordinates: Cholesky's factor with the logarithm of its diagonal.
+
+    def to_free(self, covariances, scale):
+        factors = torch.linalg.cholesky_ex(covariances).L / scale.unsqueeze(-1)
+        return factors.tril(-1) + torch.diag_embed(factors.diagonal(dim1=-2, dim2=-1).log())
+
+    def from_free(self, free, scale):
+        factors = free.tril(-1) + torch.diag_embed(free.diagonal(dim1=-2, dim2=-1).exp())
+        factors = factors * scale.unsqueeze(-1)
+        return factors @ factors.mT
+
+    def logarithm(self, covariances):
+        values, vectors = torch.linalg.eigh(covariances)
+        logs = values.clamp(min=torch.finfo(values.dtype).tiny).log()  # rounding may go below zero
+        return vectors * logs.unsqueeze(-2) @ vectors.mT
+
+    def exponential(self, logarithms):
+        values, vectors = torch.linalg.eigh(logarithms)
+        return symmetrize(vectors * values.exp().unsqueeze(-2) @ vectors.mT)
+
+    def root(self, covariances):
+        return factor(covariances)
+
+    def from_root(self, roots, reg_covar):
+        return self._regularised(roots @ roots.mT, reg_covar)
+
+    @staticmethod
+    def _regularised(covariances, reg_covar):
+        """Add ``reg_covar`` to the diagonal and restore symmetry."""
+        covariances = symmetrize(covariances)
+        covariances.diagonal(dim1=-2, dim2=-1).add_(reg_covar)  # a large matrix is not copied
+        return covariances
+
+
+@functools.lru_cache(maxsize=64)
+def _upper_triangle(d: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns of the upper triangle, and how often each entry stands in the matrix."""
+    i, j = torch.triu_indices(d, d, device=device)
+    return i, j, 2 - (i == j).int()
+
+
+class _Full(_Matrix):
+    """Each component its own matrix, ``(K, d, d)``."""
+
+    name = "full"
+
+    def holds(self, other):
+        return True
+
+    def shape(self, n_components, n_features):
+        return (n_components, n_features, n_features)
+
+    def n_parameters(self, n_components, n_features):
+        return n_components * n_features * (n_features + 1) // 2
+
+    def estimate(self, mass, shift, scatter, reg_covar):
+        covariances = scatter / mass[:, None, None]
+        covariances.baddbmm_(shift.unsqueeze(2), shift.unsqueeze(1), alpha=-1)
+        return self._regularised(covariances, reg_covar)
+
+    def estimate_pullback(self, mass, shift, scatter, cotangents):
+        cotangents = symmetrize(cotangents)
+        of_scatter = cotangents / mass[:, None, None]
+        of_mass = -(of_scatter * scatter).sum((-2, -1)) / mass
+        return of_mass, -2 * (cotangents @ shift.unsqueeze(-1)).squeeze(-1), of_scatter
+
+    def n_quadratic(self, n_features):
+        return n_features * (n_features + 1) // 2
+
+    def quadratic(self, X, out):
+        # x_i x_j for i <= j, row after row of the upper triangle
+        row = 0
+        for i in range(len(X)):
+            rows = len(X) - i
+            torch.mul(X[i:], X[i], out=out[row : row + rows])
+            row += rows
+
+    def quadratic_pullback(self, X, cotangents):
+        found = torch.zeros_like(X)
+        for i, rows in enumerate(cotangents.split([*range(len(X), 0, -1)])):
+            found[i:].addcmul_(rows, X[i])
+            found[i] += (rows * X[i:]).sum(0)
+        return found
+
+    def quadratic_coefficients(self, precisions):
+        i, j, times = _upper_triangle(precisions.shape[-1], precisions.device)
+        return precisions[..., i, j] * (-times.to(precisions) / 2)
+
+    def from_quadratic(self, sums, n_features):
+        i, j, _ = _upper_triangle(n_features, sums.device)
+        moments = sums.new_empty(*sums.shape[:-1], n_features, n_features)
+        moments[..., i, j] = sums
+        moments[..., j, i] = sums
+        return moments
+
+
+class _Tied(_Matrix):
+    """One matrix for all components, ``(1, d, d)``."""
+
+    name = "tied"
+    shared = True
+
+    def shape(self, n_components, n_features):
+        return (1, n_features, n_features)
+
+    def n_parameters(self, n_components, n_features):
+        return n_features * (n_features + 1) // 2
+
+    def to_public(self, storage):
+        return storage.squeeze(0)
+
+    def from_public(self, array):
+        return array.unsqueeze(0)
+
+    def where(self, alive, covariances, others):
+        return covariances
+
+    def nearest(self, matrices, weights):
+        matrices = super().nearest(matrices, weights)
+        return torch.einsum("k,kij->ij", weights / weights.sum(), matrices).unsqueeze(0)
+
+    def scatter(self, centred, resp):
+        return super().scatter(centred, resp).sum(-3, keepdim=True)
+
+    def outer(self, left, right):
+        return (left.mT @ right).unsqueeze(-3)
+
+    def estimate(self, mass, shift, scatter, reg_covar):
+        within = scatter - self.outer(mass.unsqueeze(-1) * shift, shift)
+        return self._regularised(within / mass.sum(), reg_covar)
+
+    def estimate_pullback(self, mass, shift, scatter, cotangents):
+        of_scatter = symmetrize(cotangents) / mass.sum()
+        within = scatter - self.outer(mass.unsqueeze(-1) * shift, shift)
+        bent = shift @ of_scatter.squeeze(-3)  # (K, d)
+        of_mass = -(of_scatter * within).sum((-2, -1)) / mass.sum() - (bent * shift).sum(-1)
+        return of_mass, -2 * mass.unsqueeze(-1) * bent, of_scatter
+
+    def start(self, mass, scatter, unassigned, reg_covar):
+        return self._regularised((scatter + unassigned) / mass.sum(), reg_covar)
+
+    # The quadratic term is the same in every component: it moves no responsibility, and its sum
+    # over samples is a constant of the data. There is nothing to compute per sample.
+
+    def n_quadratic(self, n_features):
+        return 0
+
+    def quadratic(self, X, out):
+        pass
+
+    def quadratic_pullback(self, X, cotangents):
+        return torch.zeros_like(X)
+
+    def quadratic_coefficients(self, precisions):
+        return precisions.new_empty(*precisions.shape[:-2], 0)
+
+
+FULL, TIED = _Full(), _Tied()

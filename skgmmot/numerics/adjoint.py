@@ -1,0 +1,416 @@
+"""Derivatives of a fixed point ``theta = F(theta)``.
+
+Nothing here knows of Gaussians. A *gradient strategy* is a function
+``(F, theta0, solution) -> theta`` that puts the end of the loop on the autograd graph:
+
+- `automatic` runs all iterations again on the graph;
+- `one_step` puts the last iteration on it, and forgets how the ones before depend on the data;
+- `implicit` differentiates the equation ``theta = F(theta)``: exact at a fixed point, at the
+  memory of one step;
+- `natural` solves that equation for the data: a movement of them that moves the fixed point as it
+  would go by itself. No gradient, but what a descent wants of one.
+
+``F`` is any differentiable callable. What `implicit` needs of its derivative in ``theta`` is a
+`Linearisation`: autograd gives one of anything, a map that knows better brings its own.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from skgmmot.numerics.fixed_point import Point, Solution
+from skgmmot.numerics.krylov import Products, dense, gmres
+
+#: Up to this many numbers, a derivative from autograd is small.
+SMALL = 40
+
+Map = Callable[[Point], Point]
+Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+
+
+class Linearisation:
+    """A map ``F`` and its derivative at a point, in coordinates of its own.
+
+    Parameters
+    ----------
+    F : callable
+        The map, whose derivative autograd finds.
+    theta : tuple of Tensor
+        The point. Its entries, one after another, are the coordinates.
+
+    Attributes
+    ----------
+    theta : tuple of Tensor
+        The point, a constant.
+    residual : Tensor of shape (m,)
+        ``F(theta) - theta``.
+    small : bool
+        Whether all products at once, a matrix, cost less than those of a Krylov space in turn.
+    """
+
+    small = False
+
+    def __init__(self, F: Map, theta: Point):
+        self.theta = _detached(theta)
+        with torch.enable_grad():
+            self._inputs = _rebuild(theta, [t.clone().requires_grad_() for t in self.theta])
+            self._outputs = F(self._inputs)
+        self.residual = _flatten(_detached(self._outputs)) - _flatten(self.theta)
+        self.small = self.residual.numel() <= SMALL
+
+    def product(self, u: Tensor) -> Tensor:
+        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
+        if u.ndim > 1:
+            return torch.stack([self.product(row) for row in u])
+        # A leaf that F leaves constant has no derivative, and no part in the product.
+        moving = [t.requires_grad for t in self._outputs]
+        pairs = zip(self._outputs, self.decode(u), strict=True)
+        outputs, cotangents = zip(
+            *(p for p, moves in zip(pairs, moving, strict=True) if moves), strict=True
+        )
+        return self.encode(
+            torch.autograd.grad(
+                outputs, self._inputs, cotangents, retain_graph=True, materialize_grads=True
+            )
+        )
+
+    def encode(self, u: Point) -> Tensor:
+        """A cotangent as a vector."""
+        return _flatten(u)
+
+    def decode(self, vector: Tensor) -> Point:
+        """A vector as a cotangent."""
+        return _unflatten(vector, self.theta)
+
+    def solve(self, b: Tensor, tol: float) -> tuple[Tensor, Products]:
+        """Solve ``(I - dF/dtheta^T) x = b``, and return the products that it took."""
+        products = self.products()
+        return (dense if self.small else gmres)(products, b, tol=tol), products
+
+    def products(self) -> Products:
+        """``I - dF/dtheta^T``, as an operator that remembers."""
+        return Products(lambda u: u - self.product(u), cheap=self.small)
+
+    def moved(self, vector: Tensor) -> Point:
+        """The point changed by a vector."""
+        return _unflatten(_flatten(self.theta) + vector, self.theta)
+
+
+class InexactGradientWarning(UserWarning):
+    """An implicit gradient may be further off than its tolerance."""
+
+
+class Adjoint:
+    """What backward through `implicit` found out; not a number before.
+
+    Parameters
+    ----------
+    tol : float, default=inf
+        Residual above which backward warns.
+
+    Attributes
+    ----------
+    n_products : int
+        Products with the transposed derivative of one step, in the last backward.
+    residual : float
+        Residual of the adjoint equation, relative to its right-hand side.
+    """
+
+    def __init__(self, tol: float = math.inf):
+        self.tol = tol
+        self.n_products, self._residual, self._seen = 0, None, None
+
+    def __repr__(self):
+        return (
+            f"Adjoint(n_products={self.n_products}, residual={self.residual:.1e}, "
+            f"spectral_radius={self.spectral_radius:.4g}, one_step_error={self.one_step_error:.2g})"
+        )
+
+    def note(self, products: Products, u: Tensor, v: Tensor) -> None:
+        """Take note of the solution ``u`` of ``(I - dF/dtheta^T) u = v``."""
+        self.n_products, self._residual = len(products), None
+        self._seen = products, u, v
+        if self.tol < math.inf and not self.residual <= self.tol:
+            warnings.warn(
+                f"The adjoint equation was solved to a relative residual of {self.residual:.1e} > "
+                f"gradient_tol={self.tol:.1e}. Take another solver, or a larger gradient_tol.",
+                InexactGradientWarning,
+                stacklevel=2,
+            )
+
+    @property
+    def residual(self) -> float:
+        """Residual of the adjoint equation, relative to its right-hand side."""
+        if self._residual is None and self._seen is not None:
+            products, u, v = self._seen
+            self._residual = products.residual(u, v)
+        return math.nan if self._residual is None else self._residual
+
+    @property
+    def spectral_radius(self) -> float:
+        """Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it."""
+        if self._seen is None:
+            return math.nan
+        return float((1 - self._seen[0].ritz_values()).abs().max())
+
+    @property
+    def one_step_error(self) -> float:
+        """Estimate of the relative error that `one_step` would have made."""
+        if self._seen is None:
+            return math.nan
+        _, u, v = self._seen
+        return _length(u - v) / _length(u)
+
+
+def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
+    """Estimate the largest modulus of an eigenvalue of ``dF/dtheta``.
+
+    The rate at which the iteration converges, and the relative error of `one_step` in the
+    direction in which it converges slowest.
+
+    Parameters
+    ----------
+    linear : Linearisation
+        The map at its fixed point.
+    n_products : int, default=30
+        Dimension of the Krylov space of the estimate.
+
+    Returns
+    -------
+    float
+        The largest Ritz value, never larger than the truth for a symmetric derivative.
+    """
+    size = _flatten(linear.theta).numel()
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn(size, generator=generator, dtype=torch.float64).to(_flatten(linear.theta))
+    products = linear.products()
+    gmres(products, b, tol=0.0, max_iter=n_products)
+    return float((1 - products.ritz_values()).abs().max())
+
+
+def automatic(F: Map, theta0: Point, solution: Solution) -> Point:
+    """Unroll: run the iterations of ``solution`` again from ``theta0``, on the graph.
+
+    Memory grows with the number of iterations.
+    """
+    theta = theta0
+    for _ in range(solution.n_iter):
+        theta = F(theta)
+    return theta
+
+
+def one_step(F: Map, theta0: Point, solution: Solution) -> Point:
+    """Put only the last iteration on the graph; biased by the contraction rate of ``F``."""
+    return F(_detached(solution.previous)) if solution.n_iter else theta0
+
+
+def implicit(
+    F: Map,
+    theta0: Point,
+    solution: Solution,
+    *,
+    solve: Solver | None = None,
+    tol: float = 1e-10,
+    linearise: Callable[[Point], Linearisation] | None = None,
+    adjoint: Adjoint | None = None,
+) -> Point:
+    """Differentiate ``theta = F(theta)`` itself, by the implicit function theorem.
+
+    The invariant is ``F(theta) == theta``. With ``v`` the cotangent of the fixed point, backward
+    solves ``(I - dF/dtheta^T) u = v``, each product one vector-Jacobian product of one step, and
+    hands ``u`` to that step. The error is of the order of the residual ``F(theta) - theta``.
+
+    Parameters
+    ----------
+    F : callable
+        One step, differentiable.
+    theta0 : tuple of Tensor
+        Ignored: the fixed point does not depend on where the loop started.
+    solution : Solution
+        The end of the loop.
+    solve : callable, default=None
+        ``solve(matvec, b)``, the linear solver; see `skgmmot.numerics.krylov`. None is `dense`
+        where that is cheap and `gmres` elsewhere.
+    tol : float, default=1e-10
+        Residual to which `gmres` then solves, relative to the cotangent.
+    linearise : callable, default=None
+        ``linearise(theta)`` is the `Linearisation` of ``F`` at a point; None is autograd's.
+    adjoint : Adjoint, default=None
+        Where backward takes notes.
+
+    Returns
+    -------
+    tuple of Tensor
+        The fixed point, on the graph of whatever ``F`` closes over.
+
+    Raises
+    ------
+    RuntimeError
+        In backward, if it is asked to build a graph: the gradient is differentiable once.
+
+    References
+    ----------
+    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, implicit differentiation of EM.
+    """
+    constant = _detached(solution.value)
+    linear = Linearisation(F, constant) if linearise is None else linearise(constant)
+    adjoint = Adjoint() if adjoint is None else adjoint
+    flat = _flatten(F(constant))
+
+    def solved(v: Tensor | None) -> Tensor | None:
+        if v is None or not v.any():
+            return v
+        _check_once("implicit gradients")
+        right = linear.encode(_unflatten(v, constant))
+        if solve is None:
+            u, products = linear.solve(right, tol)
+        else:
+            products = linear.products()
+            u = solve(products, right)
+        adjoint.note(products, u, right)
+        return _flatten(linear.decode(u))
+
+    if flat.requires_grad:
+        flat.register_hook(solved)
+    # The value is the fixed point itself; only the derivative is that of the further step.
+    flat = _flatten(constant) + (flat - flat.detach())
+    return _unflatten(flat, constant)
+
+
+def natural(
+    F: Map,
+    theta0: Point,
+    solution: Solution,
+    *,
+    linearise: Callable[[Point], Linearisation],
+    data: Tensor,
+    move: Callable[[Linearisation, Point], Tensor] | None = None,
+    asked: "Asked | None" = None,
+) -> Point:
+    """Differentiate ``theta = F(theta)`` the other way round: from a change of theta to the data.
+
+    Not the gradient of a loss: backward returns a movement of the data that moves the fixed point,
+    to first order, where its loss asks it to go. It points down if the data can move theta that way
+    at all, and it takes theta its own step, however slowly ``F`` converges.
+
+    Parameters
+    ----------
+    F : callable
+        Ignored: what is to be known of it, ``linearise`` knows.
+    theta0 : tuple of Tensor
+        Ignored, as by `implicit`.
+    solution : Solution
+        The end of the loop, at a fixed point.
+    linearise : callable
+        ``linearise(theta)`` is a `Linearisation` whose ``natural(v)`` is, for the cotangent of the
+        fixed point as a vector, the one to hand to one step, and whose ``movement(v, u)`` is that
+        of the data for the two of them, the former as a point.
+    data : Tensor
+        What moves.
+    move : callable, default=None
+        ``move(linear, v)`` is the movement for a cotangent; None is what ``linear`` says.
+    asked : Asked, default=None
+        Where backward takes notes.
+
+    Returns
+    -------
+    tuple of Tensor
+        The fixed point, on the graph of ``data``.
+
+    Raises
+    ------
+    RuntimeError
+        In backward, if it is asked to build a graph.
+    """
+    constant = _detached(solution.value)
+    asked = Asked() if asked is None else asked
+    moving = _Movement.apply(linearise(constant), move or _move, asked, data, *constant)
+    return _rebuild(constant, moving)
+
+
+class Asked:
+    """What backward through `natural` asked for; None before.
+
+    Attributes
+    ----------
+    cotangent : tuple of Tensor
+        The cotangent of the fixed point.
+    movement : Tensor
+        What it returned for the data, a copy.
+    """
+
+    def __init__(self):
+        self.cotangent, self.movement = None, None
+
+    def note(self, cotangent: Point, movement: Tensor) -> None:
+        """Take note of the last one."""
+        self.cotangent, self.movement = cotangent, movement.clone()
+
+
+class _Movement(torch.autograd.Function):
+    """A fixed point as it is, and the movement of the data that its cotangent calls for."""
+
+    @staticmethod
+    def forward(ctx, linear, move, asked, data, *theta):
+        ctx.linear, ctx.move, ctx.asked = linear, move, asked
+        return tuple(t.clone() for t in theta)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        _check_once("natural steps")
+        v = _rebuild(ctx.linear.theta, cotangents)
+        movement = ctx.move(ctx.linear, v)
+        ctx.asked.note(v, movement)
+        return None, None, None, movement, *(None for _ in cotangents)
+
+
+def _check_once(what: str) -> None:
+    """Refuse to build a graph in backward."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{what} must be differentiated once, got create_graph=True. Use the strategy "
+            "'automatic' for derivatives of derivatives."
+        )
+
+
+def _move(linear, v):
+    return linear.movement(v, linear.natural(linear.encode(v)))
+
+
+#: Gradient strategies by name: derivatives, and all.
+DERIVATIVES = {"implicit": implicit, "automatic": automatic, "one_step": one_step}
+GRADIENTS = DERIVATIVES | {"natural": natural}
+#: Those that are right at a fixed point only.
+AT_FIXED_POINTS = {"implicit", "natural"}
+
+
+# --- points as vectors -------------------------------------------------------------------------
+
+
+def _detached(theta: Point) -> Point:
+    """The same point as a constant."""
+    return _rebuild(theta, [t.detach() for t in theta])
+
+
+def _rebuild(like: Point, leaves) -> Point:
+    """Put leaves into the kind of tuple that ``like`` is."""
+    return type(like)(*leaves) if hasattr(like, "_fields") else tuple(leaves)
+
+
+def _flatten(theta: Point) -> Tensor:
+    """Concatenate the leaves of a point."""
+    return torch.cat([t.reshape(-1) for t in theta])
+
+
+def _unflatten(flat: Tensor, like: Point) -> Point:
+    """Cut vectors ``(..., m)`` into the shapes of a point."""
+    parts = flat.split([t.numel() for t in like], dim=-1)
+    shapes = [(*flat.shape[:-1], *t.shape) for t in like]
+    return _rebuild(like, [p.reshape(s) for p, s in zip(parts, shapes, strict=True)])
+
+
+def _length(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))

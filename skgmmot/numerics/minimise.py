@@ -1,0 +1,222 @@
+"""First-order descent to a `Solution`: optimisers, and a schedule that needs no tuning.
+
+Nothing here knows of Gaussians. A point is a tuple of tensors. Descent goes in *epochs* of a few
+steps. After each, a fixed objective tells whether there was progress; where there was none, the
+best point so far is taken up again with half the learning rate, until halving no longer helps.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from skgmmot.numerics.fixed_point import Point, Solution
+
+#: Steps of an epoch.
+EPOCH = 10
+#: Epochs in a row without progress that end a stage.
+PATIENCE = 2
+#: Halvings: the learning rate ends at 1/32 of what it was.
+N_HALVINGS = 5
+#: The variable in which torch's compiler says where its cache is.
+COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def rmsprop(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    """RMSProp with momentum and a centred second moment, as in the sliced fit of Gaussian mixtures.
+
+    Parameters
+    ----------
+    parameters : list of Tensor
+        What to move.
+    learning_rate : float
+        Step length.
+
+    Returns
+    -------
+    torch.optim.RMSprop
+        Decay 0.9, momentum 0.5.
+
+    References
+    ----------
+    .. [1] Kolouri, Rohde and Hoffmann 2018, numerical experiments.
+    """
+    return torch.optim.RMSprop(
+        parameters, lr=learning_rate, alpha=0.9, momentum=0.5, centered=True, eps=1e-10
+    )
+
+
+def adam(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    """Adam with torch's own settings.
+
+    Parameters
+    ----------
+    parameters : list of Tensor
+        What to move.
+    learning_rate : float
+        Step length.
+
+    Returns
+    -------
+    torch.optim.Adam
+        The optimiser.
+    """
+    return torch.optim.Adam(parameters, lr=learning_rate)
+
+
+def lbfgs(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    """L-BFGS with a line search, for a function that is the same at every call.
+
+    Parameters
+    ----------
+    parameters : list of Tensor
+        What to move.
+    learning_rate : float
+        Length of the first trial of each step, in steps of Newton's; one is usual.
+
+    Returns
+    -------
+    torch.optim.LBFGS
+        The optimiser; a step is one of its iterations.
+    """
+    return torch.optim.LBFGS(
+        parameters, lr=learning_rate, max_iter=1, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+
+#: Optimisers by name.
+OPTIMIZERS = {"rmsprop": rmsprop, "adam": adam}
+
+
+def minimise(
+    loss: Callable[[Point], Tensor],
+    theta0: Point,
+    *,
+    tol: float,
+    max_iter: int,
+    learning_rate: float,
+    optimizer: Callable[[list[Tensor], float], torch.optim.Optimizer] = rmsprop,
+    objective: Callable[[Point], float] | None = None,
+    late: tuple[int, ...] = (),
+    n_halvings: int = N_HALVINGS,
+    callback: Callable[[Solution], None] | None = None,
+) -> Solution:
+    """Minimise a function by descent along its gradients.
+
+    Parameters
+    ----------
+    loss : callable
+        ``theta -> scalar``, differentiable; it may be another sample of the objective at each call.
+    theta0 : tuple of Tensor
+        Where to start.
+    tol : float
+        An epoch of ten steps makes progress if it lowers the least objective so far by more than
+        this share of it. After two epochs without, the learning rate is halved; when all halvings
+        no longer help, the descent has converged.
+    max_iter : int
+        Largest number of steps; 0 returns the start.
+    learning_rate : float
+        Length of the first steps, in units of ``theta``.
+    optimizer : callable, default=rmsprop
+        ``(parameters, learning_rate) -> torch.optim.Optimizer``.
+    objective : callable, default=None
+        ``theta -> float``, always the same function; None is ``loss``.
+    late : tuple of int, default=()
+        Leaves of ``theta`` that stay where they are until there is no progress without them.
+    n_halvings : int, default=5
+        Halvings of the learning rate.
+    callback : callable, default=None
+        Called with the `Solution` so far after each epoch.
+
+    Returns
+    -------
+    Solution
+        The best point among the ends of the epochs, whose values are `Solution.objectives`;
+        `Solution.previous` is the start. Not having converged is data in it.
+
+    Notes
+    -----
+    A step to where the loss is not finite ends its stage at once: the best point so far is taken up
+    with half the learning rate.
+    """
+    objective = objective or (lambda theta: float(loss(theta)))
+    leaves = [t.detach().clone().requires_grad_() for t in theta0]
+    with _environment_kept():
+        descent = optimizer(leaves, learning_rate)
+    values = [_value(objective, leaves)]
+    best = Solution(_constant(leaves), tuple(theta0), values[0], (), 0, False, math.inf)
+    # Stages: without the late leaves, with all of them, and one after each halving.
+    stage, last = 0 if late else 1, 1 + n_halvings
+    idle, reference = 0, values[0]
+    for n_iter in range(1, max_iter + 1):
+        descent.step(functools.partial(_backward, loss, leaves, () if stage else late))
+        finite = all(torch.isfinite(leaf).all() for leaf in leaves)
+        if finite and n_iter % EPOCH and n_iter < max_iter:
+            continue
+        values.append(_value(objective, leaves) if finite else math.inf)
+        if values[-1] < best.objective:
+            best = best._replace(value=_constant(leaves), objective=values[-1])
+        change = reference - best.objective
+        progress = change > tol * abs(reference)
+        idle, reference = (0, best.objective) if progress else (idle + 1, reference)
+        if idle == PATIENCE or not finite:
+            if stage or not finite:
+                _slow_down(descent, leaves, best.value, forget=not finite)
+            stage, idle = stage + 1, 0
+        best = best._replace(n_iter=n_iter, converged=stage > last, change=change)
+        if callback is not None:
+            callback(best._replace(objectives=tuple(values)))
+        if best.converged:
+            break
+    return best._replace(objectives=tuple(values))
+
+
+@contextmanager
+def _environment_kept():
+    """Undo what torch does to the environment when it makes its first optimiser.
+
+    That loads its compiler, which tells processes to come where its cache is.
+    """
+    before = os.environ.get(COMPILER_CACHE)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(COMPILER_CACHE, None)
+
+
+def _constant(leaves: list[Tensor]) -> Point:
+    """A copy of a point."""
+    return tuple(leaf.detach().clone() for leaf in leaves)
+
+
+def _value(objective, leaves) -> float:
+    """The objective at a point; infinite where it is not a number."""
+    with torch.no_grad():
+        value = float(objective(tuple(leaves)))
+    return math.inf if math.isnan(value) else value
+
+
+def _backward(loss, leaves, held) -> Tensor:
+    """Evaluate the loss and leave its gradients in the leaves that may move."""
+    with torch.enable_grad():
+        value = loss(tuple(leaves))
+        gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+    for i, (leaf, gradient) in enumerate(zip(leaves, gradients, strict=True)):
+        leaf.grad = None if i in held else gradient
+    return value
+
+
+def _slow_down(descent, leaves, best, forget: bool) -> None:
+    """Take up the best point again, with half the learning rate."""
+    with torch.no_grad():
+        for leaf, value in zip(leaves, best, strict=True):
+            leaf.copy_(value)
+    for group in descent.param_groups:
+        group["lr"] /= 2
+    if forget:
+        descent.state.clear()

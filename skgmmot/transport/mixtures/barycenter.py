@@ -1,0 +1,272 @@
+"""Barycentres of Gaussian mixtures: what they minimise, and the exact one.
+
+The barycentre of mixtures ``mu_j`` with weights ``lambda_j`` minimises
+``sum_j lambda_j MW2(nu, mu_j)^2`` over mixtures ``nu``. Over all of them, it is a linear programme
+over tuples of components, one from each mixture; for a given number of components see
+`skgmmot.transport.mixtures.barycenter_fixed_point`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.optimize
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from skgmmot.gaussian.barycenter import align, gaussian_barycenter
+from skgmmot.gaussian.covariance.registry import (
+    DIAG,
+    FULL,
+    SPHERICAL,
+    TIED,
+    CovarianceType,
+    covariance_type_of,
+)
+from skgmmot.gaussian.mixture import GaussianMixtureParams, join
+from skgmmot.numerics.linalg import factor
+from skgmmot.transport.discrete.plan import exact
+from skgmmot.transport.mixtures.distance import cost_matrix, interpolate
+
+#: Masses below this are rounding of the linear programme.
+NO_MASS = 1e-12
+
+
+class Pool(NamedTuple):
+    """The components of J mixtures side by side: what a barycentre is sought among."""
+
+    mixture: GaussianMixtureParams
+    """All M components; weights sum to one over each of the mixtures."""
+    factors: Tensor
+    """``(M, d, d)``, or deviations ``(M, d)``."""
+    weights: Tensor
+    """``lambda (J,)``."""
+    sizes: tuple[int, ...]
+    """Components of each mixture, of sum M."""
+
+    @property
+    def coefficients(self) -> Tensor:
+        """``lambda_j`` of each component ``(M,)``."""
+        sizes = torch.tensor(self.sizes, device=self.weights.device)
+        return self.weights.repeat_interleave(sizes)
+
+
+def pool(
+    mixtures: Sequence[GaussianMixtureParams], weights: Tensor, *, diagonal: bool = True
+) -> Pool:
+    """Put mixtures side by side.
+
+    Parameters
+    ----------
+    mixtures : sequence of J GaussianMixtureParams
+        Mixtures in d dimensions, of any covariance types.
+    weights : Tensor of shape (J,)
+        Positive weights ``lambda`` of sum one.
+    diagonal : bool, default=True
+        Whether to keep to diagonals if all mixtures are diagonal.
+
+    Returns
+    -------
+    Pool
+        The components; a constant.
+    """
+    mixtures = [m._replace(weights=m.weights / m.weights.sum()).detach() for m in mixtures]
+    joined = join(mixtures, torch.ones_like(weights))
+    if diagonal and covariance_type_of(joined.covariances).diagonal:
+        covariances = joined.covariances.expand_as(joined.means)
+        factors = covariances.sqrt()
+    else:
+        covariances = joined.full_covariances()
+        factors = factor(covariances)
+    sizes = tuple(len(m.weights) for m in mixtures)
+    return Pool(joined._replace(covariances=covariances), factors, weights, sizes)
+
+
+def common_type(mixtures: Sequence[GaussianMixtureParams]) -> CovarianceType:
+    """Return the simplest covariance type that holds every barycentre of some mixtures.
+
+    Parameters
+    ----------
+    mixtures : sequence of GaussianMixtureParams
+        The mixtures.
+
+    Returns
+    -------
+    CovarianceType
+        Spherical, diagonal or tied if all mixtures are, else full.
+    """
+    kinds = [covariance_type_of(m.covariances) for m in mixtures]
+    if all(kind.diagonal for kind in kinds):
+        return SPHERICAL if all(kind is SPHERICAL for kind in kinds) else DIAG
+    return TIED if all(kind.shared for kind in kinds) else FULL
+
+
+def objective(
+    mixture: GaussianMixtureParams, mixtures: Sequence[GaussianMixtureParams], weights: Tensor
+) -> float:
+    """Return ``sum_j weights_j MW2(mixture, mixtures_j)^2``.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        A barycentre, or any other mixture.
+    mixtures : sequence of J GaussianMixtureParams
+        What it is compared with.
+    weights : Tensor of shape (J,)
+        Weights ``lambda``.
+
+    Returns
+    -------
+    float
+        The objective in squared units of the data.
+    """
+    return fixed_plans(mixture.detach(), pool(mixtures, weights))[1]
+
+
+def fixed_plans(theta: GaussianMixtureParams, problem: Pool) -> tuple[Tensor, float]:
+    """Return the exact plans from one mixture to each of several.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        K components.
+    problem : Pool
+        The mixtures.
+
+    Returns
+    -------
+    plans : Tensor of shape (K, M)
+        Couplings side by side, each of mass one.
+    objective : float
+        Their total cost.
+    """
+    C = cost_matrix(theta, problem.mixture)
+    weights = problem.mixture.weights.split(problem.sizes)
+    parts = zip(weights, C.split(problem.sizes, dim=1), strict=True)
+    plans = torch.cat([exact(theta.weights, b, costs).coupling for b, costs in parts], dim=1)
+    return plans, float((problem.coefficients * plans * C).sum())
+
+
+# --- the exact barycentre ------------------------------------------------------------------------
+
+
+def exact_barycenter(
+    mixtures: Sequence[GaussianMixtureParams], weights: Tensor
+) -> GaussianMixtureParams:
+    """Return the barycentre over all mixtures, as a multi-marginal problem.
+
+    A linear programme over tuples ``(k_1, ..., k_J)`` of components, one from each mixture: the
+    cost of a tuple is the objective of the barycentre of its Gaussians, and the mass of tuples
+    that contain a component is its weight. Each tuple that has mass is a component.
+
+    Parameters
+    ----------
+    mixtures : sequence of J GaussianMixtureParams
+        Mixtures in d dimensions, of any covariance types.
+    weights : Tensor of shape (J,)
+        Positive weights ``lambda`` of sum one.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        At most ``K_1 + ... + K_J - J + 1`` components, of the `common_type`. Not differentiable.
+
+    Raises
+    ------
+    RuntimeError
+        If the linear programme is not solved.
+
+    Notes
+    -----
+    Costs a barycentre of J Gaussians for each of ``K_1 ... K_J`` tuples. Two mixtures have theirs
+    on the geodesic, at the cost of one plan.
+
+    References
+    ----------
+    .. [1] Delon and Desolneux 2020, multi-marginal problem and barycentres.
+    """
+    if len(mixtures) == 1:
+        return mixtures[0].detach()
+    if len(mixtures) == 2:
+        return interpolate(*mixtures, float(weights[1]))
+    side_by_side = pool(mixtures, weights)
+    tuples = _tuples(side_by_side.sizes).to(weights.device)  # (T, J)
+    components = side_by_side.mixture
+    means, covariances = components.means[tuples], components.covariances[tuples]
+    mean, covariance = gaussian_barycenter(means, covariances, weights)
+    cost = _spread(mean, covariance, means, covariances, weights)
+    mass = _multi_marginal(tuples, cost, components.weights)
+    kept = mass > 0
+    found = common_type(mixtures).nearest(covariance[kept], mass[kept])
+    return GaussianMixtureParams(mass[kept], mean[kept], found)
+
+
+def _tuples(sizes) -> Tensor:
+    """All choices of one component from each mixture, as indices into the pool ``(T, J)``."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    ranges = [torch.arange(size) + int(start) for size, start in zip(sizes, starts, strict=True)]
+    return torch.cartesian_prod(*ranges)
+
+
+def _multi_marginal(tuples: Tensor, cost: Tensor, weights: Tensor) -> Tensor:
+    """The masses of tuples ``(T,)`` of least cost whose marginals are the mixtures' weights."""
+    T, J = tuples.shape
+    constraints = scipy.sparse.csr_array(
+        (np.ones(T * J), (tuples.flatten().cpu(), np.arange(T).repeat(J))),
+        shape=(len(weights), T),
+    )
+    mass = linear_programme(cost, constraints, weights)
+    return mass / mass.sum()
+
+
+def linear_programme(cost: Tensor, constraints, bounds: Tensor) -> Tensor:
+    """Return a vertex of ``min <cost, x>`` over ``x >= 0`` with ``constraints @ x = bounds``.
+
+    Parameters
+    ----------
+    cost : Tensor of shape (m,)
+        Costs.
+    constraints : sparse array of shape (r, m)
+        The left-hand side of the equations.
+    bounds : Tensor of shape (r,)
+        Their right-hand side.
+
+    Returns
+    -------
+    Tensor of shape (m,)
+        The solution, at most r of its entries positive.
+
+    Raises
+    ------
+    RuntimeError
+        If it is not solved.
+    """
+    scale = float(cost.abs().max()) or 1.0
+    found = scipy.optimize.linprog(
+        cost.cpu().numpy() / scale,
+        A_eq=constraints,
+        b_eq=bounds.cpu().numpy(),
+        method="highs-ds",
+        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+    )
+    if found.status != 0:
+        raise RuntimeError(
+            f"the linear programme of a barycentre must be solved, got {found.message!r}. Ask for "
+            "fixed weights, or for fewer components."
+        )
+    x = torch.from_numpy(found.x).to(cost)
+    return torch.where(x > NO_MASS, x, 0.0)
+
+
+def _spread(mean, covariance, means, covariances, weights) -> Tensor:
+    """The objective of each barycentre ``(T,)`` in its own Gaussians ``(T, J)``."""
+    between = (means - mean.unsqueeze(1)).square().sum(-1) @ weights
+    if covariances.ndim == 3:
+        return (
+            between
+            + (covariances.sqrt() - covariance.sqrt().unsqueeze(1)).square().sum(-1) @ weights
+        )
+    L = factor(covariance).unsqueeze(1)
+    apart = align(factor(covariances), L.expand_as(covariances)) - L
+    return between + apart.square().sum((-2, -1)) @ weights

@@ -1,0 +1,300 @@
+"""Barycentres with a given number of components, and the reduction of a mixture.
+
+A fixed point: alternately the plans (and weights) that are best for the components, and components
+that are better for the plans. Neither step raises the objective ``sum_j lambda_j MW2(nu, mu_j)^2``.
+It ends in a local minimum, so several starts are made. The reduction of one mixture to fewer
+components is the case J = 1, where the best plan sends each component to the nearest.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from skgmmot.gaussian.barycenter import barycenter_factors, euclidean_factors
+from skgmmot.gaussian.covariance.registry import CovarianceType
+from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
+from skgmmot.numerics.fixed_point import Solution, iterate
+from skgmmot.numerics.linalg import factor, symmetrize
+from skgmmot.transport.mixtures.barycenter import (
+    Pool,
+    common_type,
+    fixed_plans,
+    linear_programme,
+    pool,
+)
+from skgmmot.transport.mixtures.barycenter_starts import chained_start
+from skgmmot.transport.mixtures.distance import cost_matrix
+
+#: Iterations over the components between two plans: the plans move them further anyway.
+INNER_ITERATIONS = 5
+
+
+def best_of_starts(
+    mixtures: Sequence[GaussianMixtureParams],
+    weights: Tensor,
+    n_components: int,
+    generator: torch.Generator,
+    *,
+    kind: CovarianceType,
+    fixed_weights: bool = False,
+    n_init: int = 1,
+    tol: float = 1e-7,
+    max_iter: int = 100,
+    callback: Callable[[Solution, float], None] | None = None,
+) -> tuple[Solution, float]:
+    """Return the best barycentre of a number of components that several starts lead to.
+
+    Parameters
+    ----------
+    mixtures : sequence of J GaussianMixtureParams
+        Mixtures in d dimensions, of any covariance types.
+    weights : Tensor of shape (J,)
+        Positive weights ``lambda`` of sum one.
+    n_components : int
+        Number of components K.
+    generator : torch.Generator
+        Source of random numbers, on the CPU.
+    kind : CovarianceType
+        The covariance type of the barycentre.
+    fixed_weights : bool, default=False
+        Whether the components' weights stay ``1 / K``; otherwise they are optimised.
+    n_init : int, default=1
+        Number of starts.
+    tol : float, default=1e-7
+        As in `improve`.
+    max_iter : int, default=100
+        As in `improve`.
+    callback : callable, default=None
+        Called with what is returned, after each start that improved on the others.
+
+    Returns
+    -------
+    solution : Solution
+        The barycentre is its ``value``.
+    objective : float
+        ``sum_j weights_j MW2^2`` there.
+    """
+    best = None
+    for run in range(n_init):
+        start = chained_start(mixtures, weights, n_components, generator)
+        # Held at first, the weights decide which minimum is reached: every other start has equal
+        # ones instead of those that it found.
+        if fixed_weights or run % 2:
+            start = start._replace(weights=torch.full_like(start.weights, 1 / n_components))
+        found = improve(
+            mixtures,
+            weights,
+            start,
+            kind=kind,
+            fixed_weights=fixed_weights,
+            tol=tol,
+            max_iter=max_iter,
+        )
+        if best is None or found[1] < best[1]:
+            best = found
+            if callback is not None:
+                callback(*best)
+    return best
+
+
+def improve(
+    mixtures: Sequence[GaussianMixtureParams],
+    weights: Tensor,
+    start: GaussianMixtureParams,
+    *,
+    kind: CovarianceType,
+    fixed_weights: bool = False,
+    tol: float = 1e-7,
+    max_iter: int = 100,
+) -> tuple[Solution, float]:
+    """Improve a mixture until it is a (local) barycentre of its number of components.
+
+    Parameters
+    ----------
+    mixtures : sequence of J GaussianMixtureParams
+        Mixtures in d dimensions, of any covariance types.
+    weights : Tensor of shape (J,)
+        Positive weights ``lambda`` of sum one.
+    start : GaussianMixtureParams
+        K components to start from.
+    kind : CovarianceType
+        The covariance type of the barycentre.
+    fixed_weights : bool, default=False
+        Whether the weights of ``start`` stay; otherwise they do in a first fixed point, and are
+        optimised with the plans in a second.
+    tol : float, default=1e-7
+        Bound on the change of the objective by one iteration, relative to the variance of
+        the components.
+    max_iter : int, default=100
+        Largest number of iterations.
+
+    Returns
+    -------
+    solution : Solution
+        The barycentre is its ``value``. A component that lost all weight keeps its place.
+    objective : float
+        ``sum_j weights_j MW2^2`` there.
+
+    Raises
+    ------
+    RuntimeError
+        If the linear programme of free weights is not solved.
+
+    Notes
+    -----
+    The objective never rises. One iteration costs ``O(K M d^3)`` for M components in all, and a
+    transport problem for each mixture, or with free weights one linear programme of ``K M``
+    variables (for J = 1, an assignment).
+
+    References
+    ----------
+    .. [1] Tanguy, Delon and Gozlan 2024, fixed point of barycentres with generic costs.
+    """
+    problem, start = pool(mixtures, weights, diagonal=kind.diagonal), start.detach()
+    options = {"kind": kind, "tol": tol * _variance(problem), "max_iter": max_iter}
+    make_plans = _free_plans if len(mixtures) == 1 and not fixed_weights else fixed_plans
+    # Covariances start from means, whose ranges hold all others, whatever those of the start.
+    theta0 = _best_components(start, make_plans(start, problem)[0], problem, kind, anew=True)
+    held, value = _fixed_point(problem, theta0, make_plans, **options)
+    if fixed_weights or len(mixtures) == 1:
+        return held, value
+    # From a poor start, free weights would soon gather in a few components: they come second.
+    freed, value = _fixed_point(problem, held.value, _free_plans, **options)
+    both = {"n_iter": held.n_iter + freed.n_iter, "objectives": held.objectives + freed.objectives}
+    return freed._replace(**both), value
+
+
+def _fixed_point(problem, start, make_plans, *, kind, tol, max_iter) -> tuple[Solution, float]:
+    """Alternate between one way to make plans and the components."""
+
+    def step(theta):
+        plans, value = make_plans(theta, problem)
+        return _best_components(theta, plans, problem, kind), -value
+
+    solution = iterate(step, start, tol=tol, max_iter=max_iter)
+    plans, value = make_plans(solution.value, problem)
+    return solution._replace(value=solution.value._replace(weights=_masses(plans))), value
+
+
+def _best_components(theta, plans, problem, kind, *, anew=False) -> GaussianMixtureParams:
+    """Components that are better for the plans: each goes to the barycentre of what it joins."""
+    w = _masses(plans)
+    i, pair = torch.nonzero(plans, as_tuple=True)
+    share = (problem.coefficients * plans)[i, pair] / w[i]
+    means = torch.zeros_like(theta.means)
+    means.index_add_(0, i, share.unsqueeze(1) * problem.mixture.means[pair])
+    means[w == 0] = theta.means[w == 0]
+    joined = problem.factors[pair]
+    L = euclidean_factors(joined, i, share, len(w)) if anew else _factors(theta, joined.ndim)
+
+    def project(factors):
+        near = kind.nearest(factors, w)
+        return near.expand_as(factors) if factors.ndim == 2 else kind.to_full(near, *means.shape)
+
+    L = barycenter_factors(L, joined, i, share, project=project, max_iter=INNER_ITERATIONS)
+    squares = L.square() if L.ndim == 2 else symmetrize(L @ L.mT)
+    return GaussianMixtureParams(w, means, kind.nearest(squares, w))
+
+
+def _factors(theta, ndim) -> Tensor:
+    """Factors of a mixture's components, or deviations where the others are such."""
+    if ndim == 2:
+        return theta.covariances.expand_as(theta.means).sqrt()
+    return factor(theta.full_covariances())
+
+
+def _masses(plans: Tensor) -> Tensor:
+    """The weights ``(K,)`` that plans from a barycentre to all mixtures belong to."""
+    return plans.sum(1) / plans.sum()
+
+
+def _variance(problem: Pool) -> float:
+    """The squared spread of all components, the unit of objectives."""
+    w, means = problem.coefficients * problem.mixture.weights, problem.mixture.means
+    centred = (means - w @ means).square().sum(1)
+    return float(w @ (centred + problem.factors.square().flatten(1).sum(1)))
+
+
+def _free_plans(theta: GaussianMixtureParams, problem: Pool) -> tuple[Tensor, float]:
+    """The plans ``(K, M)`` of least total cost from whatever weights are best, and that cost."""
+    C = cost_matrix(theta, problem.mixture)
+    if len(problem.sizes) == 1:
+        weights = problem.mixture.weights.unsqueeze(0)
+        plans = torch.zeros_like(C).scatter_(0, C.argmin(0, keepdim=True), weights)
+    else:
+        cost = (problem.coefficients * C).flatten()
+        plans = linear_programme(cost, *_equal_weights(len(C), problem)).view_as(C)
+    return plans, float((problem.coefficients * plans * C).sum())
+
+
+def _equal_weights(K: int, problem: Pool) -> tuple:
+    """The equations of plans whose first marginals, whatever they are, agree."""
+    owner = np.repeat(np.arange(len(problem.sizes)), problem.sizes)
+    columns = scipy.sparse.kron(np.ones((1, K)), scipy.sparse.eye_array(len(owner)))
+    # The mass of component i in the plan to mixture j is that in the plan to the first mixture.
+    first = (owner == 0).astype(float)
+    differences = np.stack([(owner == j) - first for j in range(1, len(problem.sizes))])
+    rows = scipy.sparse.kron(scipy.sparse.eye_array(K), differences)
+    bounds = torch.cat([problem.mixture.weights, problem.weights.new_zeros(rows.shape[0])])
+    return scipy.sparse.vstack([columns, rows]).tocsr(), bounds
+
+
+# --- reduction ---------------------------------------------------------------------------------
+
+
+def reduce(
+    mixture: GaussianMixtureParams,
+    n_components: int,
+    generator: torch.Generator,
+    *,
+    n_init: int = 1,
+    tol: float = 1e-7,
+    max_iter: int = 100,
+) -> GaussianMixtureParams:
+    """Return a near mixture of fewer components, by composite transport.
+
+    ``min_nu MW2(mu, nu)^2`` over mixtures ``nu`` of ``n_components`` components: alternately each
+    component goes to the nearest, and each group is replaced by its barycentre.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        M components in d dimensions.
+    n_components : int
+        Number of components to keep; the mixture itself is returned if it has no more.
+    generator : torch.Generator
+        Source of random numbers, on the CPU.
+    n_init : int, default=1
+        Number of starts; the nearest result is kept.
+    tol : float, default=1e-7
+        As in `improve`.
+    max_iter : int, default=100
+        As in `improve`.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        At most ``n_components`` components, of the same covariance type. Not differentiable.
+
+    References
+    ----------
+    .. [1] Zhang, Zhang and Chen 2023, reduction by composite transport.
+    """
+    mixture = mixture.detach()
+    if n_components >= len(mixture.weights):
+        return mixture
+    one = torch.ones_like(mixture.weights[:1])
+    solution, _ = best_of_starts(
+        [mixture],
+        one,
+        n_components,
+        generator,
+        kind=common_type([mixture]),
+        n_init=n_init,
+        tol=tol,
+        max_iter=max_iter,
+    )
+    return with_mass(solution.value)

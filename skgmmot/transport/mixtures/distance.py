@@ -1,0 +1,310 @@
+"""Optimal transport between Gaussian mixtures: the distance MW2, its plan and its geodesics.
+
+``MW2(mu0, mu1)^2 = min_P sum_kl P_kl W2(g_k, g_l)^2`` over couplings ``P`` of the weights: optimal
+transport that stays among mixtures. It is a discrete problem of K x L costs, each of them a
+closed form.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from skgmmot.gaussian.barycenter import align
+from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.mixture import GaussianMixtureParams, least
+from skgmmot.gaussian.wasserstein import (
+    GaussianCosts,
+    bures_wasserstein_squared,
+    matrix_pairs,
+)
+from skgmmot.numerics.linalg import factor, order, symmetrize
+from skgmmot.transport.discrete.plan import (
+    Plan,
+    entropy_of,
+    penalties_of,
+    solve,
+    solve_bounded,
+    transposed,
+)
+
+#: Costs are computed as a plan asks for them if there are more pairs than this over ``d^2``.
+DEAR = 2**15
+
+
+def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) -> Tensor:
+    """Return the squared Wasserstein distances between the components of two mixtures.
+
+    Parameters
+    ----------
+    source : GaussianMixtureParams
+        K components in d dimensions, of any covariance type.
+    target : GaussianMixtureParams
+        L components in d dimensions, of any covariance type.
+
+    Returns
+    -------
+    Tensor of shape (K, L)
+        ``C_kl = W2(g_k, g_l)^2``.
+
+    Raises
+    ------
+    TypeError
+        If a mixture is of another kind.
+    ValueError
+        If the dimensions differ.
+
+    Notes
+    -----
+    Differentiable once. Costs ``O(K L d^3)``; ``O(K L d)`` if both covariances are diagonal.
+    """
+    check_dimensions(source, target)
+    return bures_wasserstein_squared(*source[1:], *target[1:])
+
+
+def transport_plan(
+    source: GaussianMixtureParams,
+    target: GaussianMixtureParams,
+    *,
+    reg: float = 0.0,
+    reg_m: float | tuple[float, float] | None = None,
+) -> Plan:
+    """Return the optimal plan between two mixtures; its cost is MW2 squared.
+
+    ``min_P sum_kl P_kl W2(g_k, g_l)^2`` over couplings of the weights, with an entropy or with
+    penalties in place of the marginals if asked for.
+
+    Parameters
+    ----------
+    source : GaussianMixtureParams
+        K components.
+    target : GaussianMixtureParams
+        L components.
+    reg : float, default=0.0
+        Weight of the entropy ``KL(P | a b^T)``; 0 is without.
+    reg_m : float, tuple of two floats or None, default=None
+        Penalties ``(lam0, lam1)`` of ``KL(P @ 1 | a)`` and ``KL(P.T @ 1 | b)`` in place of the
+        marginals; one number is both, ``math.inf`` holds a marginal, None holds both.
+
+    Returns
+    -------
+    Plan
+        ``coupling (K, L)``, potentials, and ``cost``: what was minimised, penalties included,
+        differentiable in both mixtures. Exchanging mixtures and penalties changes no bit of it, and
+        without entropy it is zero between equal mixtures, where nothing moves.
+
+    Raises
+    ------
+    TypeError
+        If a mixture is of another kind.
+    ValueError
+        If the dimensions differ, or a penalty is not a number that it can be.
+    RuntimeError
+        If the plan is not found to a relative gap of 1e-8.
+
+    Notes
+    -----
+    Between many components with matrices, and without entropy, only the costs that can matter are
+    computed; see `discrete.solve_bounded`. Where components are apart, these are a few for each;
+    where all means are equal, 5 to 35 percent of all were seen.
+
+    References
+    ----------
+    .. [1] Delon and Desolneux 2020, discrete formulation of MW2.
+    """
+    check_dimensions(source, target)
+    penalties, reg = penalties_of(reg_m), entropy_of(reg)
+    which = order(source, target)
+    if which > 0:
+        return transposed(transport_plan(target, source, reg=reg, reg_m=penalties[::-1]))
+    if which == 0 and not reg:
+        nothing = torch.zeros_like(source.weights.detach(), dtype=source.means.dtype)
+        stays = source.weights.detach().to(nothing).diag()
+        return Plan(stays, nothing, nothing, least(source, target))
+    weights = source.weights, target.weights
+    if reg or not _is_dear(source, target):
+        return solve(*weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)
+    costs = GaussianCosts.between(*source[1:], *target[1:])
+    return solve_bounded(
+        *weights, costs.lower_bounds(), costs, tighter=costs.tighter_bounds, reg_m=reg_m
+    )
+
+
+def debiased_cost(
+    source: GaussianMixtureParams,
+    target: GaussianMixtureParams,
+    *,
+    reg: float,
+    reg_m: float | tuple[float, float] | None = None,
+) -> Tensor:
+    """Return the Sinkhorn divergence between two mixtures: the entropic cost without its bias.
+
+    ``S(mu, nu) = T(mu, nu) - (T(mu, mu) + T(nu, nu)) / 2 + reg (m(mu) - m(nu))^2 / 2``
+
+    with ``T`` the cost of the entropic plan and ``m`` the mass. It is zero between equal mixtures,
+    where the entropic cost itself is not, and not least.
+
+    Parameters
+    ----------
+    source : GaussianMixtureParams
+        K components.
+    target : GaussianMixtureParams
+        L components.
+    reg : float
+        Weight of the entropy; 0 leaves MW2 squared as it is.
+    reg_m : float, tuple of two equal floats or None, default=None
+        Penalties in place of the marginals.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The divergence, differentiable in both mixtures.
+
+    Raises
+    ------
+    ValueError
+        If the penalties of the two marginals differ, and as `transport_plan`.
+    RuntimeError
+        As `transport_plan`.
+
+    Notes
+    -----
+    Costs three plans. Not negative between diagonal covariances; between others, a large ``reg``
+    may make it so, as their costs are no squared distances in a vector space.
+
+    References
+    ----------
+    .. [1] Feydy, Sejourne, Vialard, Amari, Trouve and Peyre 2019, Sinkhorn divergences.
+    .. [2] Sejourne, Feydy, Vialard, Trouve and Peyre 2019, those between unequal masses.
+    """
+    check_symmetric(reg_m)
+    pairs = (source, target), (source, source), (target, target)
+    costs = [transport_plan(*pair, reg=reg, reg_m=reg_m).cost for pair in pairs]
+    apart = source.weights.sum() - target.weights.sum()
+    held = math.isinf(penalties_of(reg_m)[0])  # masses differ by rounding only
+    return costs[0] - (costs[1] + costs[2]) / 2 + (0.0 if held else reg / 2 * apart.square())
+
+
+def check_symmetric(reg_m: float | tuple[float, float] | None) -> None:
+    """Refuse penalties that differ between the two marginals.
+
+    Parameters
+    ----------
+    reg_m : float, tuple of two floats or None
+        Penalties of the marginals.
+
+    Raises
+    ------
+    ValueError
+        If they differ.
+    """
+    lam0, lam1 = penalties_of(reg_m)
+    if lam0 != lam1:
+        raise ValueError(
+            f"reg_m must be one penalty for both marginals where the bias is taken away, got "
+            f"{(lam0, lam1)}. Give one number, or debiased=False."
+        )
+
+
+def _is_dear(source: GaussianMixtureParams, target: GaussianMixtureParams) -> bool:
+    """Whether it takes longer to compute all costs than to find out which are needed."""
+    d = source.means.shape[1]
+    return d > 2 and matrix_pairs(source.covariances, target.covariances) * d**2 > DEAR
+
+
+def check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParams) -> None:
+    """Refuse what is no mixture, and mixtures of different dimensions.
+
+    Parameters
+    ----------
+    source, target : GaussianMixtureParams
+        Mixtures.
+
+    Raises
+    ------
+    TypeError
+        If one is of another kind.
+    ValueError
+        If the dimensions differ.
+    """
+    for name, mixture in (("source", source), ("target", target)):
+        if not isinstance(mixture, GaussianMixtureParams):
+            raise TypeError(
+                f"{name} must be a GaussianMixtureParams, got {type(mixture).__name__}. Make one "
+                "of tensors, or use skgmmot.MixtureWasserstein, which takes other kinds."
+            )
+    dimensions = source.means.shape[1], target.means.shape[1]
+    if dimensions[0] != dimensions[1]:
+        raise ValueError(
+            "source and target must have equal numbers of features, got "
+            f"{dimensions[0]} and {dimensions[1]}. Describe both by the same features."
+        )
+
+
+def interpolate(
+    source: GaussianMixtureParams,
+    target: GaussianMixtureParams,
+    t: float,
+    plan: Plan | None = None,
+) -> GaussianMixtureParams:
+    """Return the mixture at time ``t`` on the geodesic between two mixtures.
+
+    ``sum_kl P_kl N((1 - t) m_k + t m_l, A_t S_k A_t)`` with ``A_t = (1 - t) I + t A_kl`` over the
+    pairs ``(k, l)`` that the plan joins: each moves along the geodesic between its two Gaussians.
+
+    Parameters
+    ----------
+    source : GaussianMixtureParams
+        K components in d dimensions, of any covariance type; covariances may be singular.
+    target : GaussianMixtureParams
+        L components in d dimensions.
+    t : float
+        Time, 0 at the source and 1 at the target.
+    plan : Plan, default=None
+        The plan; None is the optimal one.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        At most ``K + L - 1`` components for an optimal plan, in the same order at every ``t``. Two
+        diagonal mixtures give a diagonal one, two spherical a spherical, two tied a tied one, any
+        others full covariances.
+
+    Raises
+    ------
+    ValueError
+        If the dimensions differ.
+
+    Notes
+    -----
+    For an optimal plan the speed is constant: ``MW2(mu_s, mu_t) = |t - s| MW2(mu_0, mu_1)``. Not
+    differentiable. Costs one plan and ``O((K + L) d^3)``.
+
+    References
+    ----------
+    .. [1] Delon and Desolneux 2020, geodesics between mixtures.
+    """
+    source, target = source.detach(), target.detach()
+    plan = transport_plan(source, target) if plan is None else plan
+    k, l = torch.nonzero(plan.coupling, as_tuple=True)
+    mass = plan.coupling[k, l]
+    return GaussianMixtureParams(
+        weights=mass / mass.sum(),
+        means=torch.lerp(source.means[k], target.means[l], t),
+        covariances=_between(source, target, k, l, t),
+    )
+
+
+def _between(source, target, k, l, t) -> Tensor:
+    """Covariances on the geodesics of pairs, in the simplest storage that holds them."""
+    kinds = [covariance_type_of(m.covariances) for m in (source, target)]
+    if all(kind.diagonal for kind in kinds):
+        deviations = source.covariances[k].sqrt(), target.covariances[l].sqrt()
+        return (deviations[0] * (1 - t) + deviations[1] * t).square()
+    if all(kind.shared for kind in kinds):
+        covariances = source.covariances, target.covariances  # one pair for all
+    else:
+        covariances = source.full_covariances()[k], target.full_covariances()[l]
+    factors = [factor(S) for S in covariances]
+    F = torch.lerp(factors[0], align(factors[1], factors[0]), t)
+    return symmetrize(F @ F.mT)

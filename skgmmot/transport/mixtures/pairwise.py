@@ -1,0 +1,246 @@
+"""MW2 between many mixtures: the costs of one mixture to all others at once, then small plans.
+
+The components of all mixtures are stacked. A row of the result takes the costs of one mixture's
+components to those of all others, computed together, and one discrete problem for each pair.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.wasserstein import GaussianCosts, bures_wasserstein_squared
+from skgmmot.numerics.linalg import order
+from skgmmot.transport.discrete.network_simplex import network_simplex
+from skgmmot.transport.discrete.plan import penalties_of, same_precision, solve
+from skgmmot.transport.mixtures.distance import check_symmetric, transport_plan
+
+#: Costs are computed as plans ask for them if a pair of mixtures has more pairs of components
+#: than this over ``d^2``, on average, until plans ask for more than this share of them.
+DEAR, MANY = 2**12, 0.5
+
+
+def pairwise_squared(
+    sources: Sequence[GaussianMixtureParams],
+    targets: Sequence[GaussianMixtureParams] | None = None,
+    *,
+    reg: float = 0.0,
+    reg_m: float | tuple[float, float] | None = None,
+    debiased: bool = False,
+    track: Callable[[Iterable], Iterable] = iter,
+) -> Tensor:
+    """Return MW2 squared between all pairs of mixtures.
+
+    Parameters
+    ----------
+    sources : sequence of M GaussianMixtureParams
+        Mixtures of d features, of any types and numbers of components, on one device.
+    targets : sequence of N GaussianMixtureParams, default=None
+        Mixtures likewise; None compares the sources with each other, each pair once where both
+        orders are the same problem.
+    reg : float, default=0.0
+        Weight of the entropy of the plans; see `mixture_ot.transport_plan`.
+    reg_m : float, tuple of two floats or None, default=None
+        Penalties in place of the marginals.
+    debiased : bool, default=False
+        Whether to return `mixture_ot.debiased_cost` instead.
+    track : callable, default=iter
+        Wraps the loop over the sources, for a progress bar.
+
+    Returns
+    -------
+    Tensor of shape (M, N)
+        What `mixture_ot.transport_plan` calls the cost, for each pair. Exchanging sources and
+        targets transposes it and changes no bit.
+
+    Raises
+    ------
+    ValueError
+        If a penalty is not a number that it can be.
+    RuntimeError
+        If a plan is not found.
+
+    Notes
+    -----
+    Differentiable where a mixture requires a gradient; the pairs are then taken one by one.
+    Holds the costs of one source at a time. Between matrices and without penalties, costs that no
+    plan can use are not computed; see `discrete.solve_bounded`.
+    """
+    if debiased:
+        return _debiased(sources, targets, {"reg": reg, "reg_m": reg_m}, track)
+    lam = penalties_of(reg_m)
+    others = sources if targets is None else targets
+    on_graph = torch.is_grad_enabled() and any(
+        t.requires_grad for m in (*sources, *others) for t in m
+    )
+    if not on_graph and targets is not None:
+        which = _order(sources, targets)
+        if which > 0:
+            options = {"reg": reg, "reg_m": lam[::-1], "track": track}
+            return pairwise_squared(targets, sources, **options).mT
+        targets = targets if which else None
+    symmetric = targets is None and lam[0] == lam[1]
+    targets = sources if targets is None else targets
+    # Without entropy, a mixture is at no cost from itself.
+    first = [(i if reg else i + 1) if symmetric else 0 for i in range(len(sources))]
+    if on_graph:
+        row = functools.partial(_differentiable_row, sources, targets, reg=reg, reg_m=reg_m)
+    else:
+        row = _Rows(sources, targets, reg, reg_m)
+    zeros = sources[0].means.new_zeros
+    rows = [torch.cat([zeros(first[i]), row(i, first[i])]) for i in track(range(len(sources)))]
+    result = torch.stack(rows)
+    return result + result.triu(1).mT if symmetric else result
+
+
+def _debiased(sources, targets, options, track) -> Tensor:
+    """The Sinkhorn divergences of all pairs, which share what mixtures cost from themselves."""
+    check_symmetric(options["reg_m"])
+    costs = pairwise_squared(sources, targets, track=track, **options)
+    if targets is None:
+        own = (costs.diagonal(),) * 2
+    else:
+        own = (
+            torch.stack([transport_plan(m, m, **options).cost for m in side])
+            for side in (sources, targets)
+        )
+    source, target = own
+    result = costs - (source.unsqueeze(1) + target) / 2
+    if options["reg"] and not math.isinf(penalties_of(options["reg_m"])[0]):
+        masses = (
+            torch.stack([m.weights.sum() for m in side]).to(result)
+            for side in (sources, targets or sources)
+        )
+        source, target = masses
+        result = result + options["reg"] / 2 * (source.unsqueeze(1) - target).square()
+    return result
+
+
+def _order(sources, targets) -> int:
+    """Order two sequences of mixtures as `linalg.order` does; 0 if they are equal."""
+    if len(sources) != len(targets):
+        return -1 if len(sources) < len(targets) else 1
+    return order(*((t for mixture in side for t in mixture) for side in (sources, targets)))
+
+
+def _differentiable_row(sources, targets, i, first, **options) -> Tensor:
+    """The costs from source i to the targets, on the graph."""
+    costs = [transport_plan(sources[i], target, **options).cost for target in targets[first:]]
+    return torch.stack(costs) if costs else sources[i].means.new_zeros(0)
+
+
+class _Stack:
+    """The components of several mixtures, one after the other, as constants."""
+
+    def __init__(self, mixtures: Sequence[GaussianMixtureParams], diagonal: bool):
+        mixtures = [m.detach() for m in mixtures]
+        self.weights = [m.weights.cpu() for m in mixtures]
+        self.names = [b"|".join(t.cpu().numpy().tobytes() for t in m) for m in mixtures]
+        self.edges = list(itertools.accumulate((len(w) for w in self.weights), initial=0))
+        self.means = torch.cat([m.means for m in mixtures])
+        self.covariances = torch.cat(
+            [
+                m.covariances.expand_as(m.means) if diagonal else m.full_covariances()
+                for m in mixtures
+            ]
+        )
+
+
+class _Rows:
+    """The costs from one of the sources to all targets from some first one on."""
+
+    def __init__(self, sources, targets, reg, reg_m):
+        diagonal = all(m.covariances.ndim == 2 for m in (*sources, *targets))
+        self.sources = _Stack(sources, diagonal)
+        self.targets = self.sources if targets is sources else _Stack(targets, diagonal)
+        self.penalties = {"reg": reg, "reg_m": reg_m}
+        self.exact = not reg and all(math.isinf(lam) for lam in penalties_of(reg_m))
+        n_pairs = len(self.sources.means) * len(self.targets.means) / len(sources) / len(targets)
+        d = self.sources.means.shape[1]
+        self.costs = None
+        if d > 2 and not diagonal:
+            stacks = self.sources, self.targets
+            self.costs = GaussianCosts.between(
+                *(t for s in stacks for t in (s.means, s.covariances))
+            )
+        self.rise = 0.0  # how far costs are above their bounds
+        self.bounded = self.costs is not None and self.exact and n_pairs * d**2 > DEAR
+
+    def __call__(self, i: int, first: int) -> Tensor:
+        here = slice(*self.sources.edges[i : i + 2])
+        there = slice(self.targets.edges[first], None)
+        a, weights = self.sources.weights[i], self.targets.weights[first:]
+        edges = [edge - there.start for edge in self.targets.edges[first:]]
+        columns = [slice(*pair) for pair in itertools.pairwise(edges)]
+        if self.bounded and columns:
+            costs = self.costs.part(here, there)
+            values = self._bounded(a, weights, columns, costs)
+        else:
+            C = _numpy(self._costs(here, there))
+            values = [self._value(a, b, C[:, at]) for b, at in zip(weights, columns, strict=True)]
+        if not self.penalties["reg"]:  # equal mixtures are at no cost from each other
+            names = self.sources.names[i], self.targets.names[first:]
+            values = [
+                0.0 if name == names[0] else v for name, v in zip(names[1], values, strict=True)
+            ]
+        return self.sources.means.new_tensor(np.array(values))
+
+    def _costs(self, here: slice, there: slice) -> Tensor:
+        """All costs between two ranges of components."""
+        if self.costs is not None:
+            return self.costs.part(here, there).all()
+        source, target = self.sources, self.targets
+        return bures_wasserstein_squared(
+            source.means[here],
+            source.covariances[here],
+            target.means[there],
+            target.covariances[there],
+        )
+
+    def _value(self, a: Tensor, b: Tensor, C: np.ndarray) -> float:
+        """The cost of one plan."""
+        if self.exact:
+            return float((_exact_plan(a, b, C)[0] * C).sum())
+        return float(solve(a, b, torch.from_numpy(C), **self.penalties).cost)
+
+    def _bounded(self, a, weights, columns, costs: GaussianCosts) -> np.ndarray:
+        """The costs of exact plans, as `discrete.solve_bounded` finds them, all plans in step."""
+        bounds = _numpy(costs.lower_bounds())
+        C, known = bounds + self.rise, np.zeros(bounds.shape, dtype=bool)
+        values, unsolved = np.zeros(len(weights)), range(len(weights))
+        while True:
+            wanted, solving = np.zeros(C.shape, dtype=bool), unsolved
+            unsolved = []
+            for j in solving:
+                at = np.s_[:, columns[j]]
+                P, f, g = _exact_plan(a, weights[j], C[at])
+                wanted[at] = ((P > 0) | (bounds[at] < f[:, None] + g)) & ~known[at]
+                if wanted[at].any():
+                    unsolved.append(j)
+                else:
+                    values[j] = (P * C[at]).sum()
+            if not unsolved:
+                return values
+            if wanted.mean() > MANY:
+                self.bounded, wanted = False, ~known
+            k, l = wanted.nonzero()
+            indices = (torch.from_numpy(index).to(costs.means[0].device) for index in (k, l))
+            C[k, l], known[k, l] = _numpy(costs(*indices)), True
+            self.rise = max(0.0, (C - bounds)[known].mean())
+            C = np.where(known, C, bounds + self.rise)
+
+
+def _exact_plan(a: Tensor, b: Tensor, C: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Plan and potentials."""
+    a, b = same_precision(a, b)
+    return network_simplex(a.double().numpy(), b.double().numpy(), C, torch.finfo(a.dtype).eps)
+
+
+def _numpy(costs: Tensor) -> np.ndarray:
+    """Costs as the network simplex wants them."""
+    return costs.cpu().double().numpy()

@@ -1,0 +1,158 @@
+"""Semi-discrete transport in any dimension: nodes of a mixture onto weighted points.
+
+Each component is replaced by quasi-random nodes ``x = m_k + L_k z`` of equal weight. They are
+smooth functions of its parameters, so that the transport between nodes and points, which is
+discrete, carries its gradients through to weights, means and covariances.
+"""
+
+import math
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+from scipy.stats import qmc
+from torch import Tensor
+
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics.linalg import Place, squared_distances
+from skgmmot.transport.discrete.plan import exact
+from skgmmot.transport.semidiscrete.plan import SemidiscretePlan
+
+#: Largest number of costs between nodes and points.
+MAX_COSTS = 2**26
+
+
+def standard_nodes(n_nodes: int, d: int, seed: int = 0) -> np.ndarray:
+    """Make quasi-random nodes of the standard normal distribution.
+
+    Sobol's sequence, scrambled, through the normal quantile; mean and covariance are made exact.
+
+    Parameters
+    ----------
+    n_nodes : int
+        How many; a power of two is best.
+    d : int
+        Dimension.
+    seed : int, default=0
+        Of the scrambling.
+
+    Returns
+    -------
+    ndarray of shape (n_nodes, d)
+        The nodes.
+    """
+    uniform = qmc.Sobol(d, scramble=True, rng=np.random.default_rng(seed)).random(n_nodes)
+    z = ndtri(np.clip(uniform, 1e-12, 1 - 1e-12))
+    z -= z.mean(0)
+    if n_nodes > d:
+        z = np.linalg.solve(np.linalg.cholesky(z.T @ z / n_nodes), z.T).T
+    return z
+
+
+def mixture_nodes(mixture: GaussianMixtureParams, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return nodes ``m_k + L_k z`` of a mixture and their weights, on its graph.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions, with positive definite covariances.
+    z : Tensor of shape (q, d)
+        Nodes of the standard normal distribution.
+
+    Returns
+    -------
+    nodes : Tensor of shape (K * q, d)
+        Component by component.
+    weights : Tensor of shape (K * q,)
+        ``w_k / q``.
+    """
+    factors = torch.linalg.cholesky(mixture.full_covariances())
+    nodes = mixture.means.unsqueeze(1) + z @ factors.mT  # (K, q, d)
+    return nodes.flatten(0, 1), (mixture.weights / len(z)).repeat_interleave(len(z))
+
+
+def nodes_plan(
+    mixture: GaussianMixtureParams,
+    points: Tensor,
+    weights: Tensor,
+    *,
+    n_nodes: int = 2048,
+    seed: int = 0,
+    estimate_error: bool = True,
+) -> SemidiscretePlan:
+    """Solve semi-discrete transport between nodes of a mixture and points, in any dimension.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions, with positive definite covariances.
+    points : Tensor of shape (n, d)
+        Points ``y``.
+    weights : Tensor of shape (n,)
+        Their masses, non-negative, of any positive sum.
+    n_nodes : int, default=2048
+        Number of nodes in all, shared out evenly: the largest power of two a component, but one.
+    seed : int, default=0
+        Of the nodes: equal seeds give equal nodes, and a cost that is smooth in the mixture.
+    estimate_error : bool, default=True
+        Whether to estimate the error of the cost, with four times as many other nodes.
+
+    Returns
+    -------
+    SemidiscretePlan
+        ``error`` is the distance of the cost to the dual objective of its potentials at other
+        nodes: about the size of the cost's error, which may have either sign. It is no bound.
+
+    Raises
+    ------
+    ValueError
+        If there are too many nodes and points for memory.
+
+    Notes
+    -----
+    Differentiable in weights, means and covariances of the mixture, points and their weights. Holds
+    ``n_nodes * n`` costs; the network simplex takes about ``O((n_nodes + n)^2)`` and more.
+    """
+    K, d = mixture.means.shape
+    each = 2 ** max(0, int(math.log2(max(1, n_nodes / K))))
+    if each * K * len(points) > MAX_COSTS:
+        raise ValueError(
+            f"n_nodes times the number of points must be at most {MAX_COSTS:.1e}, got "
+            f"{each * K} x {len(points)}. Take fewer nodes, or a part of the points."
+        )
+    place = Place.of(torch.cat([mixture.means, points]), _deviation(mixture))
+    y, b = place.inside(points), weights / weights.sum()
+    mixture = mixture._replace(
+        means=place.inside(mixture.means),
+        covariances=mixture.covariances / place.unit / place.unit,
+    )
+    nodes, a = mixture_nodes(mixture, torch.as_tensor(standard_nodes(each, d, seed)).to(y))
+    plan = exact(a, b, squared_distances(nodes, y))
+    error = math.nan
+    if estimate_error:
+        other = torch.as_tensor(standard_nodes(4 * each, d, seed + 1)).to(y)
+        error = abs(float(plan.cost.detach()) - _dual(mixture, other, y, b, plan.target_potential))
+    mass = plan.coupling.sum(0)
+    held = (mass > 0).unsqueeze(1)
+    middle = (plan.coupling.mT @ nodes.detach()) / mass.clamp(min=1e-300).unsqueeze(1)
+    potentials, cost, error = (
+        t * place.unit * place.unit for t in (plan.target_potential, plan.cost, error)
+    )
+    barycentres = torch.where(held, place.outside(middle), points.detach())
+    return SemidiscretePlan(potentials, mass, barycentres, cost, error, 0, None)
+
+
+def _deviation(mixture: GaussianMixtureParams) -> float:
+    """The largest standard deviation of a feature in a component."""
+    return float(mixture.full_covariances().detach().diagonal(dim1=1, dim2=2).max()) ** 0.5
+
+
+@torch.no_grad()
+def _dual(mixture, z, points, b, potentials) -> float:
+    """The dual objective of potentials, at given nodes."""
+    nodes, a = mixture_nodes(mixture, z)
+    total = b @ potentials
+    for rows in torch.arange(len(nodes)).split(2**20 // len(points) + 1):
+        phi = (squared_distances(nodes[rows], points) - potentials).amin(1)
+        total = total + a[rows] @ phi
+    return float(total)

@@ -1,0 +1,425 @@
+"""Sliced Wasserstein distances: from a mixture to weighted samples, and between two mixtures.
+
+Along a direction ``theta`` of unit length the mixture is the mixture
+``sum_k w_k N(<theta, m_k>, theta^T Sigma_k theta)`` on a line, where optimal transport is a matter
+of sorting. The sliced distance is the mean over directions, ``SW_p^p = mean_l W_p^p(theta_l)``;
+the max-sliced one is the largest. Functions return ``W_p^p`` of every direction, so that either is
+a reduction away.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.transport.discrete.plan import Plan
+from skgmmot.transport.discrete.plan import exact as exact_transport
+from skgmmot.transport.sliced import exact
+from skgmmot.transport.sliced.quadrature import (
+    N_NODES,
+    MixtureSide,
+    SampleSide,
+    Slices,
+    SortedSamples,
+    power,
+    sort,
+    squared,
+)
+
+#: Numbers that one array of a block of directions may hold.
+BLOCK_SIZE = 2**20
+#: Deviations below this share of the mixture's extent are raised to it.
+THINNEST = 1e-9
+
+
+# --- slices --------------------------------------------------------------------------------------
+
+
+def slices(mixture: GaussianMixtureParams, theta: Tensor) -> Slices:
+    """Return a mixture along directions: L mixtures on lines.
+
+    ``sum_k w_k N(<theta, m_k>, theta^T Sigma_k theta)``
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions; the weights are normalised.
+    theta : Tensor of shape (L, d)
+        Directions.
+
+    Returns
+    -------
+    Slices
+        In float64; on the graph of the mixture and the directions.
+
+    Notes
+    -----
+    Costs ``O(L K d^2)``, ``O(L K d)`` for diagonal types. Where a deviation is zero to rounding it
+    is raised to 1e-9 times the extent of its line about the origin.
+    """
+    weights, means, covariances = mixture.to(dtype=torch.float64)
+    theta = theta.to(means)
+    along = covariance_type_of(covariances).apply(theta.unsqueeze(0), covariances)
+    variances = (along * theta).sum(-1).mT  # (L, K or 1)
+    projected = theta @ means.mT  # (L, K)
+    second = (projected.square() + variances).detach()
+    lowest = second.amax(1, keepdim=True) * THINNEST**2
+    lowest = lowest.clamp(min=torch.finfo(torch.float64).tiny)
+    deviations = torch.maximum(variances, lowest).sqrt()
+    return Slices(weights / weights.sum(), projected, deviations.expand_as(projected))
+
+
+def slice_samples(X: Tensor, theta: Tensor, sample_weight: Tensor | None = None) -> SortedSamples:
+    """Project samples on directions and sort them.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+        Samples.
+    theta : Tensor of shape (L, d)
+        Directions.
+    sample_weight : Tensor of shape (n,), default=None
+        Weights of the samples, constants; None is equal ones.
+
+    Returns
+    -------
+    SortedSamples
+        In float64; on the graph of the samples and the directions.
+
+    Notes
+    -----
+    Costs ``O(L n (d + log n))`` and holds ``L n`` numbers.
+    """
+    projected = (theta.to(X) @ X.mT).double()  # (L, n)
+    n = len(X)
+    if sample_weight is None and not projected.requires_grad:
+        values = sort(projected)
+    else:
+        order = _argsort(projected.detach())
+        values = projected.gather(1, order)
+    if sample_weight is None:
+        masses = projected.new_full((1, 1), 1 / n)
+        levels = (torch.arange(1, n, device=X.device).double() / n).unsqueeze(0)
+        return SortedSamples(values, masses, levels)
+    masses = sample_weight.detach().double()
+    masses = (masses / masses.sum())[order]
+    return SortedSamples(values, masses, masses.cumsum(1)[:, :-1].clamp_(max=1))
+
+
+def _argsort(values: Tensor) -> Tensor:
+    """Sort rows; on a CPU by numpy, which is faster there."""
+    if values.device.type != "cpu":
+        return values.argsort(dim=1)
+    return torch.from_numpy(np.argsort(values.numpy(), axis=1))
+
+
+# --- distances -----------------------------------------------------------------------------------
+
+
+class _Envelope(torch.autograd.Function):
+    """Costs ``(L,)`` whose gradients come with them.
+
+    ``function(*inputs)`` returns the costs and one derivative for each input, line by line; inputs
+    with one axis are shared by all lines.
+    """
+
+    @staticmethod
+    def forward(ctx, function, *inputs):
+        costs, derivatives = function(*inputs)
+        ctx.shared = [t.ndim == 1 for t in inputs]
+        ctx.save_for_backward(*derivatives)
+        return costs
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, cotangent):
+        gradients = [None]
+        for derivative, shared in zip(ctx.saved_tensors, ctx.shared, strict=True):
+            if derivative is None:
+                gradients.append(None)
+            elif shared:
+                gradients.append(cotangent @ derivative)
+            else:
+                gradients.append(cotangent.unsqueeze(1) * derivative)
+        return tuple(gradients)
+
+
+def _kernel(p: float, exactly: bool, n_nodes: int):
+    """``(slices, samples, in_values) -> costs, gradient, derivatives in the samples``."""
+    if exactly:
+        if p not in exact.COSTS:
+            raise ValueError(
+                f"p must be 1 or 2 where cells are exact, got {p}. Use exact=False for other "
+                "exponents."
+            )
+        return exact.COSTS[p]
+    if p == 2:
+        return functools.partial(squared, n_nodes=n_nodes)
+    return lambda lines, samples, in_values: power(
+        MixtureSide(lines, n_nodes), SampleSide(samples), p
+    )
+
+
+def wasserstein_on_lines(
+    lines: Slices,
+    samples: SortedSamples,
+    *,
+    p: float = 2.0,
+    exact: bool = False,
+    n_nodes: int = N_NODES,
+) -> Tensor:
+    """Return ``W_p^p`` between mixtures and sorted samples on the same lines.
+
+    For `sliced_wasserstein` step after step along the same directions: sort once, with
+    `slice_samples`.
+
+    Parameters
+    ----------
+    lines : Slices
+        Mixtures on L lines.
+    samples : SortedSamples
+        Samples on them.
+    p, exact, n_nodes : float, bool, int
+        As in `sliced_wasserstein`.
+
+    Returns
+    -------
+    Tensor of shape (L,)
+        ``W_p^p``, float64.
+
+    Raises
+    ------
+    ValueError
+        If ``exact`` and p is neither 1 nor 2.
+
+    Notes
+    -----
+    Differentiable once, as `sliced_wasserstein`. Costs ``O(n L)`` and ``O(n_nodes K^2 L)``.
+    """
+    kernel = _kernel(p, exact, n_nodes)
+    in_values = samples.values.requires_grad
+    (n_lines, n), K = samples.values.shape, lines.means.shape[1]
+    length = max(1, BLOCK_SIZE // (n * K if exact else max(n, n_nodes * K * K)))
+
+    def compute(weights, means, deviations, values):
+        whole = Slices(weights, means, deviations), samples._replace(values=values)
+        blocks = [
+            kernel(*(side.rows(slice(i, i + length)) for side in whole), in_values)
+            for i in range(0, n_lines, length)
+        ]
+        costs, gradients, in_samples = zip(*blocks, strict=True)
+        parts = [torch.cat(part) for part in zip(*gradients, strict=True)]
+        return torch.cat(costs), (*parts, torch.cat(in_samples) if in_values else None)
+
+    return _Envelope.apply(compute, *lines, samples.values)
+
+
+def sliced_wasserstein(
+    mixture: GaussianMixtureParams,
+    X: Tensor,
+    theta: Tensor,
+    *,
+    p: float = 2.0,
+    sample_weight: Tensor | None = None,
+    exact: bool = False,
+    n_nodes: int = N_NODES,
+) -> Tensor:
+    """Return ``W_p^p`` between a mixture and weighted samples along each direction.
+
+    ``W_p^p(theta) = int_0^1 |q(u) - Q(u)|^p du`` with the quantile functions of the projected
+    mixture and the projected samples.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions; its weights are normalised.
+    X : Tensor of shape (n, d)
+        Samples.
+    theta : Tensor of shape (L, d)
+        Directions, of unit length.
+    p : float, default=2.0
+        Exponent, at least 1.
+    sample_weight : Tensor of shape (n,), default=None
+        Weights of the samples, constants; None is equal ones.
+    exact : bool, default=False
+        Whether to solve for the n - 1 quantiles that part the mixture among the samples, for p =
+        1 or 2: a closed form to rounding, at several times the cost.
+    n_nodes : int, default=36
+        Nodes a component where ``exact=False``. For p = 2 the mean over directions and its
+        gradients in the mixture are then within about 1e-5 of the exact ones, relative to the
+        largest entry (of a mixture that fits, whose distance is a small difference, 2e-4); errors
+        fall like ``n_nodes**-4``. For p = 1 gradients are within a few percent on a dozen samples,
+        and 1e-3 on a thousand.
+
+    Returns
+    -------
+    Tensor of shape (L,)
+        ``W_p^p`` in powers of the units of ``X`` and in its dtype; computed in float64.
+
+    Raises
+    ------
+    ValueError
+        If ``exact`` and p is neither 1 nor 2.
+
+    Notes
+    -----
+    Differentiable once, by the envelope theorem, in the weights, means and covariances, in the
+    samples and in the directions. Costs ``O(L n (d + log n))`` to project and sort, ``O(L n)`` and
+    ``O(L n_nodes K^2)`` for the rest (``O(L n K)`` a Newton step where ``exact``). Works in blocks
+    of directions, so that memory does not grow with L unless a gradient in the samples or the
+    directions is asked for.
+
+    References
+    ----------
+    .. [1] Kolouri, Rohde and Hoffmann 2018, the sliced distance between mixture and samples.
+    """
+    origin = X.detach().mean(0)
+    centred, X = mixture._replace(means=mixture.means - origin), X - origin
+    length = max(1, BLOCK_SIZE // len(X))
+    costs = [
+        wasserstein_on_lines(
+            slices(centred, block),
+            slice_samples(X, block, sample_weight),
+            p=p,
+            exact=exact,
+            n_nodes=n_nodes,
+        )
+        for block in theta.split(length)
+    ]
+    return torch.cat(costs).to(X.dtype)
+
+
+def sliced_wasserstein_between(
+    source: GaussianMixtureParams,
+    target: GaussianMixtureParams,
+    theta: Tensor,
+    *,
+    p: float = 2.0,
+    n_nodes: int = N_NODES,
+) -> Tensor:
+    """Return ``W_p^p`` between two mixtures along each direction.
+
+    Parameters
+    ----------
+    source, target : GaussianMixtureParams
+        Mixtures of K and L components in d dimensions; their weights are normalised.
+    theta : Tensor of shape (m, d)
+        Directions, of unit length.
+    p : float, default=2.0
+        Exponent, at least 1.
+    n_nodes : int, default=36
+        Nodes a component.
+
+    Returns
+    -------
+    Tensor of shape (m,)
+        ``W_p^p`` in the dtype of the source; computed in float64.
+
+    Notes
+    -----
+    Differentiable once in all parameters of both. Exactly zero on equal mixtures. Costs
+    ``O(m n_nodes (K^2 + L^2))``.
+    """
+    lines = _two_lines(source, target, theta)
+    K = max(side.means.shape[1] for side in lines)
+    length = max(1, BLOCK_SIZE // (n_nodes * K * K))
+
+    def compute(*tensors):
+        whole = Slices(*tensors[:3]), Slices(*tensors[3:])
+        blocks = [
+            power(*(MixtureSide(s.rows(slice(i, i + length)), n_nodes) for s in whole), p)
+            for i in range(0, len(theta), length)
+        ]
+        costs, *gradients = zip(*blocks, strict=True)
+        parts = [torch.cat(part) for side in gradients for part in zip(*side, strict=True)]
+        return torch.cat(costs), parts
+
+    return _Envelope.apply(compute, *lines[0], *lines[1]).to(source.means.dtype)
+
+
+# --- mixtures of slices --------------------------------------------------------------------------
+
+
+def mixture_sliced_plan(
+    source: GaussianMixtureParams, target: GaussianMixtureParams, theta: Tensor
+) -> Plan:
+    """Return the optimal plan where components are compared by sliced distances; its cost is MSW^2.
+
+    ``MSW^2 = min_P sum_kl P_kl SW2^2(g_k, g_l)`` over couplings of the weights, with
+    ``SW2^2(g_k, g_l) = mean (<theta, m_k - m_l>^2 + (s_k(theta) - s_l(theta))^2)``.
+
+    Parameters
+    ----------
+    source, target : GaussianMixtureParams
+        Mixtures of K and L components in d dimensions.
+    theta : Tensor of shape (m, d)
+        Directions, of unit length.
+
+    Returns
+    -------
+    Plan
+        ``coupling (K, L)``, potentials, and ``cost``, differentiable in both mixtures.
+
+    Notes
+    -----
+    Costs ``O(m (K + L) d^2 + m K L)``: no square root of a matrix. ``MSW <= MW2``.
+
+    References
+    ----------
+    .. [1] Piening and Beinert 2025, mixture sliced Wasserstein (MSW).
+    """
+    source_lines, target_lines = _two_lines(source, target, theta)
+    squares = [
+        (one.unsqueeze(2) - other.unsqueeze(1)).square()  # (m, K, L)
+        for one, other in zip(source_lines[1:], target_lines[1:], strict=True)
+    ]
+    return exact_transport(source_lines.weights, target_lines.weights, sum(squares).mean(0))
+
+
+def double_sliced_squared(
+    source: GaussianMixtureParams, target: GaussianMixtureParams, theta: Tensor, phi: Tensor
+) -> Tensor:
+    """Return DSMW^2, where components on a line are points and sliced once more.
+
+    Along ``theta``, component k is the point ``(<theta, m_k>, s_k(theta))`` of the half plane,
+    where distances are those between Gaussians; along ``phi`` these points are weighted numbers,
+    whose transport is a matter of sorting: ``DSMW^2 = mean W2^2(theta, phi)``.
+
+    Parameters
+    ----------
+    source, target : GaussianMixtureParams
+        Mixtures of K and L components in d dimensions.
+    theta : Tensor of shape (m, d)
+        Directions, of unit length.
+    phi : Tensor of shape (m, 2)
+        Directions in the half plane, one for each, of unit length.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The squared distance, differentiable in the means and covariances of both.
+
+    Notes
+    -----
+    Costs ``O(m (K + L) d^2 + m (K + L) log(K + L))``: no transport problem of K L costs.
+
+    References
+    ----------
+    .. [1] Piening and Beinert 2025, double sliced mixture Wasserstein (DSMW).
+    """
+    import ot  # takes longer to load than this package
+
+    sides = _two_lines(source, target, theta)
+    phi = phi.to(sides[0].means)
+    points = [(side.means * phi[:, :1] + side.deviations * phi[:, 1:]).mT for side in sides]
+    return ot.wasserstein_1d(*points, sides[0].weights, sides[1].weights, p=2).mean()
+
+
+def _two_lines(source, target, theta) -> tuple[Slices, Slices]:
+    """Both mixtures along the same directions, about a common origin."""
+    origin = source.means.detach().mean(0)
+    source, target = (m._replace(means=m.means - origin) for m in (source, target))
+    return slices(source, theta), slices(target, theta)

@@ -1,0 +1,170 @@
+"""Sinkhorn-EM: where it ends, and its derivatives."""
+
+import pytest
+import torch
+
+from skgmmot.fitting.em.entropic import entropic_ot_objective
+from skgmmot.fitting.em.iterations import EMStep
+from skgmmot.fitting.em.sinkhorn import SinkhornEM, SinkhornStep, untilted
+from skgmmot.functional import fit_em
+from skgmmot.gaussian.mixture import log_joint
+from skgmmot.numerics import blocks
+from skgmmot.numerics.fixed_point import iterate
+
+
+@pytest.fixture
+def problem(make_mixture, make_samples):
+    """Three components in two dimensions and 60 samples that they overlap on."""
+    return make_mixture("full", 3, 2), 1.5 * make_samples(60, 2)
+
+
+@pytest.fixture
+def typed_problem(covariance_type, make_mixture, make_samples):
+    """The same for each covariance type."""
+    return make_mixture(covariance_type, 3, 2), 1.5 * make_samples(60, 2)
+
+
+def sinkhorn_em(theta, X, a=None, **options):
+    with torch.no_grad(), blocks.workers(X.device) as pool:
+        em = blocks.EM(X, a, blocks.origin(X, a), 1e-3, pool)
+        start = untilted(theta.moved(-em.origin))
+        return iterate(SinkhornEM(em), start, **options).value.mixture().moved(em.origin)
+
+
+def polished(theta, X, reg_covar):
+    """The fixed point of Sinkhorn-EM: a fit that is asked for its gradient is brought there."""
+    options = {"e_step": "sinkhorn", "reg_covar": reg_covar, "gradient_tol": 1e-9}
+    return fit_em(theta, X.clone().requires_grad_(), **options).value.detach()
+
+
+def test_sinkhorn_em_ends_where_the_balanced_cost_is_least(typed_problem):
+    theta, X = typed_problem
+    fitted = polished(theta, X, 1e-3)
+    assert torch.equal(fitted.weights, theta.weights)
+    # reg_covar is no part of the cost: the means alone are stationary
+    means = fitted.means.clone().requires_grad_()
+    cost = entropic_ot_objective(fitted._replace(means=means), X, balanced=True)
+    (gradient,) = torch.autograd.grad(cost, means)
+    assert float(gradient.abs().max()) < 1e-6
+
+
+def test_sinkhorn_em_starts_from_tiny_components_far_from_all_samples(problem):
+    theta, X = problem
+    eye = torch.eye(X.shape[1], dtype=X.dtype)
+    far = theta._replace(means=theta.means + 10, covariances=1e-2 * eye.expand(3, -1, -1).clone())
+    fitted = sinkhorn_em(far, X, tol=1e-8, max_iter=500)
+    assert all(torch.isfinite(t).all() for t in fitted)
+    assert float((fitted.weights @ fitted.means - X.mean(0)).abs().max()) < 1e-3
+
+
+def test_integer_weights_are_repeated_samples(problem):
+    theta, X = problem
+    times = torch.arange(len(X)) % 3
+    weighted, repeated = (
+        sinkhorn_em(theta, *args, tol=0, max_iter=30)
+        for args in ((X, times.double()), (X.repeat_interleave(times, 0),))
+    )
+    for one, other in zip(weighted, repeated, strict=True):
+        assert torch.allclose(one, other, atol=1e-10)
+
+
+def test_a_heated_mixture_has_the_responsibilities_of_flattened_densities(typed_problem):
+    theta, X = typed_problem
+    joint = log_joint(theta.prepare(), X)
+    heated = untilted(theta).heated(7.0)._replace(prescribed=theta.weights)
+    shift = theta.weights.log() * (1 - 1 / 7)  # the tilt is no part of what is flattened
+    found = log_joint(heated.prepare(), X) - shift.unsqueeze(1)
+    assert torch.allclose(torch.softmax(found, 0), torch.softmax(joint / 7, 0), atol=1e-12)
+
+
+def test_weights_must_be_positive(problem):
+    theta, X = problem
+    dead = theta._replace(weights=torch.tensor([0.5, 0.0, 0.5]).double())
+    message = "weights must be positive where each .* got 0 in component 1. Leave it out."
+    with pytest.raises(ValueError, match=message):
+        fit_em(dead, X, e_step="sinkhorn")
+
+
+def test_sinkhorn_em_is_not_accelerated(problem):
+    with pytest.raises(ValueError, match="acceleration must be None with e_step='sinkhorn', got"):
+        fit_em(*problem, e_step="sinkhorn", acceleration="squarem")
+
+
+# --- derivatives ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(covariance_type, make_mixture, make_samples):
+    """Two components on two clouds of eight samples, and a loss of a fit to them."""
+    theta = make_mixture(covariance_type, 2, 2, spread=1.0)
+    centres = torch.tensor([[0.0, 3.0], [2.0, -1.0]]).double()
+    X = torch.cat([make_samples(8, 2, seed) + centre for seed, centre in enumerate(centres)])
+    a = torch.linspace(0.5, 1.5, 16, dtype=X.dtype)
+    v = make_samples(*theta.means.shape, seed=5)
+
+    def loss(logits, X, a, **options):
+        start = theta._replace(weights=torch.softmax(logits, 0))
+        fitted = fit_em(start, X, a, e_step="sinkhorn", reg_covar=0.05, **options).value
+        return (v * fitted.means).sum() + fitted.full_covariances()[:, 0].sum()
+
+    return loss, (theta.weights.log(), X, a)
+
+
+def derivatives_and_differences(loss, inputs, **options):
+    """Derivatives along one direction of each input, and finite differences of such fits."""
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    found = torch.autograd.grad(loss(*leaves, **options), leaves)
+    generator, step = torch.Generator().manual_seed(0), 1e-5
+    for i, derivative in enumerate(found):
+        along = torch.randn(derivative.shape, generator=generator, dtype=derivative.dtype)
+        ahead, behind = (
+            loss(
+                *(t + sign * step * along if j == i else t for j, t in enumerate(leaves)), **options
+            )
+            for sign in (1, -1)
+        )
+        yield float((along * derivative).sum()), float((ahead - behind).detach()) / (2 * step)
+
+
+def test_the_implicit_gradient_is_that_of_fixed_points_wherever_the_fit_stops(pair):
+    for found, expected in derivatives_and_differences(*pair, tol=1e-3, gradient_tol=1e-8):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_the_automatic_gradient_is_that_of_all_iterations(pair):
+    options = {"gradient": "automatic", "tol": 0, "max_iter": 30}
+    for found, expected in derivatives_and_differences(*pair, **options):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def test_one_step_from_the_start_is_the_automatic_gradient_of_one_iteration(pair):
+    loss, inputs = pair
+    leaves = [t.clone().requires_grad_() for t in inputs[1:]]
+    one, other = (
+        torch.autograd.grad(loss(inputs[0], *leaves, gradient=g, max_iter=1), leaves)
+        for g in ("one_step", "automatic")
+    )
+    for first, second in zip(one, other, strict=True):
+        assert torch.allclose(first, second, atol=1e-12)
+        assert first.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("gradient", ["automatic", "one_step"])
+def test_putting_a_fit_on_the_graph_does_not_change_it(problem, gradient):
+    theta, X = problem
+    options = {"e_step": "sinkhorn", "reg_covar": 1e-3, "tol": 0, "max_iter": 30}
+    plain = fit_em(theta, X, **options).value
+    on_graph = fit_em(theta, X.requires_grad_(), gradient=gradient, **options).value
+    for one, other in zip(plain, on_graph, strict=True):
+        assert torch.allclose(one, other, atol=1e-9)
+
+
+def test_the_balanced_iteration_has_a_symmetric_derivative_where_it_rests(problem):
+    theta, X = problem
+    fitted = polished(theta, X, 0.0)
+    em = blocks.EM(X, None, torch.zeros_like(X[0]), 0.0, None)
+    linear = SinkhornStep(EMStep(em, X), fitted.weights).linearise(untilted(fitted))
+    jacobian = linear.product(torch.eye(len(linear.residual), dtype=X.dtype))
+    assert float(linear.residual.norm()) < 1e-6
+    assert float((jacobian - jacobian.mT).abs().max()) < 1e-5
+    assert 0 < float(torch.linalg.eigvalsh(jacobian).max()) < 1

@@ -1,0 +1,117 @@
+"""The mixture nearest to points: closed forms, derivatives, and a distance that falls."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from skgmmot.fitting.semidiscrete import Regularised, _Transport, fit_to_points
+from skgmmot.gaussian.mixture import GaussianMixtureParams, sample
+from skgmmot.transport.semidiscrete.plan import exact_plan
+
+DOUBLE = torch.float64
+
+
+def ones(n):
+    return torch.ones(n, dtype=DOUBLE)
+
+
+def single(covariance):
+    """One component at the origin of the plane."""
+    return GaussianMixtureParams(ones(1), torch.zeros(1, 2, dtype=DOUBLE), covariance)
+
+
+def test_one_point_is_approached_by_a_narrow_component():
+    point = torch.tensor([[3.0, -1.0]], dtype=DOUBLE)
+    start = single(torch.ones(1, 1, dtype=DOUBLE))
+    end = fit_to_points(start, point, ones(1), reg_covar=1e-4, tol=1e-12)
+    assert torch.allclose(end.value.means, point, atol=1e-4)
+    assert torch.allclose(end.value.covariances, torch.full((1, 1), 1e-4, dtype=DOUBLE), rtol=0.1)
+    assert math.isclose(-end.objective, 2e-4, rel_tol=0.1)
+
+
+def test_the_gaussian_nearest_to_two_points_is_computed_by_hand():
+    # E(|s z| - 1)^2 = s^2 - 2 s sqrt(2 / pi) + 1 is least at s = sqrt(2 / pi): 1 - 2 / pi
+    points = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=DOUBLE)
+    start = single(torch.tensor([[0.5, 0.5]], dtype=DOUBLE))
+    end = fit_to_points(start, points, ones(2), reg_covar=1e-6, tol=1e-10)
+    assert torch.allclose(end.value.means, torch.zeros(1, 2, dtype=DOUBLE), atol=1e-3)
+    assert math.isclose(end.value.covariances[0, 0], 2 / math.pi, rel_tol=1e-3)
+    assert math.isclose(-end.objective, 1 - 2 / math.pi, rel_tol=1e-3)
+
+
+@pytest.mark.parametrize("n_nodes", [None, 256])
+def test_the_distance_falls_and_is_that_of_the_end(make_mixture, covariance_type, n_nodes):
+    X, _ = sample(make_mixture(covariance_type, 2, 2), 80)
+    start = make_mixture(covariance_type, 2, 2, seed=1)
+    end = fit_to_points(start, X, ones(80), n_nodes=n_nodes, max_iter=15)
+    assert (np.diff(end.objectives) >= -1e-9).all()
+    assert -end.objective < 0.5 * float(exact_plan(start, X, ones(80)).cost)
+    assert end.value.covariances.shape == start.covariances.shape
+    if n_nodes is None:
+        assert math.isclose(-end.objective, exact_plan(end.value, X, ones(80)).cost, rel_tol=1e-2)
+
+
+def test_at_the_end_no_direction_lowers_the_distance(make_mixture):
+    X, _ = sample(make_mixture("full", 2, 2), 60)
+    end = fit_to_points(make_mixture("full", 2, 2, seed=1), X, ones(60), tol=1e-9, max_iter=300)
+    here = float(exact_plan(end.value, X, ones(60)).cost)
+    coordinates = Regularised(end.value, 1e-6)
+    free = coordinates.to_free(end.value)
+    for seed in range(5):
+        step = torch.randn(len(free), generator=torch.Generator().manual_seed(seed)).double()
+        moved = coordinates.from_free(free + 0.03 * step / step.norm())
+        assert float(exact_plan(moved, X, ones(60)).cost) > here
+
+
+def test_free_coordinates_lead_back(make_mixture, covariance_type):
+    mixture = make_mixture(covariance_type, 3, 2)
+    coordinates = Regularised(mixture, 1e-3)
+    back = coordinates.from_free(coordinates.to_free(mixture))
+    for ours, expected in zip(back, mixture, strict=True):
+        assert torch.allclose(ours, expected, atol=2e-6)
+
+
+def test_no_steps_leave_the_start(make_mixture):
+    start = make_mixture("full", 2, 2)
+    end = fit_to_points(start, start.means, ones(2), max_iter=0)
+    assert end.value is start and end.n_iter == 0 and end.objectives == ()
+    assert not end.converged
+
+
+def test_weights_of_two_are_points_given_twice(make_mixture):
+    X, _ = sample(make_mixture("full", 2, 2), 30)
+    start, twice = make_mixture("full", 2, 2, seed=1), ones(30)
+    twice[:10] = 2
+    options = {"max_iter": 5}
+    weighted = fit_to_points(start, X, twice, **options)
+    repeated = fit_to_points(start, torch.cat([X, X[:10]]), ones(40), **options)
+    assert math.isclose(weighted.objective, repeated.objective, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [0.2495, 0.2501])
+def test_weights_are_settled_to_those_of_the_clusters(rng, weight):
+    cluster = torch.tensor(rng.normal(size=(10, 2)))
+    points = torch.cat([cluster, cluster + torch.tensor([20.0, 0.0], dtype=DOUBLE)])
+    masses = torch.cat([0.25 * ones(10), 0.75 * ones(10)])
+    mixture = GaussianMixtureParams(
+        torch.tensor([weight, 1 - weight], dtype=DOUBLE),
+        torch.tensor([[0.0, 0.0], [20.0, 0.0]], dtype=DOUBLE),
+        0.8 * torch.ones(2, 2, dtype=DOUBLE),
+    )
+    settled = _Transport(points, masses, 1e-6, None, 0).settled(mixture)
+    expected = torch.tensor([0.25, 0.75], dtype=DOUBLE)
+    assert torch.allclose(settled.weights, expected, rtol=0, atol=1e-6)
+
+
+def test_mixtures_that_are_no_numbers_are_turned_back_from(rng):
+    # the first step along so steep a slope leads beyond what float64 holds
+    points = torch.tensor(np.vstack([rng.normal(size=(40, 3)), 6 + rng.normal(size=(40, 3))]))
+    start = GaussianMixtureParams(
+        torch.tensor([1 - 2e-15, 2e-15], dtype=DOUBLE),
+        points[:2],
+        torch.stack([torch.eye(3, dtype=DOUBLE), 1e-2 * torch.eye(3, dtype=DOUBLE)]),
+    )
+    end = fit_to_points(start, points, ones(80), n_nodes=64, max_iter=5)
+    assert all(torch.isfinite(t).all() for t in end.value)

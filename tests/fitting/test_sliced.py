@@ -1,0 +1,174 @@
+"""The sliced fit: minima known in closed form, coordinates, weights, thin components, batches."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from skgmmot.fitting.sliced import SlicedObjective, fit_sliced
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL, SPHERICAL
+from skgmmot.gaussian.mixture import GaussianMixtureParams, sample
+
+F64 = torch.float64
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=COVARIANCE_TYPES)
+def name(request):
+    return request.param
+
+
+def objective(X, kind, **options):
+    return SlicedObjective(X, kind, generator=generator(), **{"n_projections": 16} | options)
+
+
+def test_points_are_mixtures_and_back(name, make_mixture, make_samples):
+    mixture = make_mixture(name, 3, 2)
+    problem = objective(make_samples(20, 2), COVARIANCE_TYPES[name], reg_covar=0.0)
+    found = problem.to_mixture(problem.to_point(mixture))
+    for ours, given in zip(found, mixture, strict=True):
+        assert_close(ours, given)
+
+
+def test_every_point_is_a_mixture(name, make_mixture, make_samples):
+    mixture = make_mixture(name, 3, 2)
+    problem = objective(make_samples(20, 2), COVARIANCE_TYPES[name], reg_covar=1e-3)
+    point = problem.to_point(mixture)
+    for i in range(5):
+        moved = [5 * torch.randn(t.shape, dtype=F64, generator=generator(i)) for t in point]
+        found = problem.to_mixture(moved)
+        assert_close(found.weights.sum(), torch.ones((), dtype=F64))
+        assert (torch.linalg.eigvalsh(found.full_covariances()) > 0.9e-3).all()
+
+
+def test_one_gaussian_fits_mean_and_covariance(make_samples):
+    A = torch.tensor([[1.0, 0.0], [0.8, 0.5]], dtype=F64)
+    X = make_samples(4000, 2) @ A.mT + 1
+    start = GaussianMixtureParams(
+        torch.ones(1, dtype=F64), torch.zeros(1, 2, dtype=F64), 0.01 * torch.eye(2, dtype=F64)[None]
+    )
+    solution = fit_sliced(objective(X, FULL), start, tol=1e-3)
+    assert solution.converged
+    assert_close(solution.value.means[0], X.mean(0), atol=0.01, rtol=0)
+    assert_close(solution.value.covariances[0], X.mT.cov(), atol=0.03, rtol=0)
+
+
+def test_an_unequal_mixture_is_found_with_its_weights(name, make_mixture):
+    truth = make_mixture(name, 3, 2)
+    truth = GaussianMixtureParams(
+        torch.tensor([0.7, 0.2, 0.1], dtype=F64),
+        torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]], dtype=F64),
+        0.05 * truth.covariances,
+    )
+    X, labels = sample(truth, 1000, generator=generator())
+    start = truth._replace(weights=torch.full((3,), 1 / 3, dtype=F64), means=truth.means + 0.3)
+    solution = fit_sliced(objective(X, COVARIANCE_TYPES[name]), start)
+    weights, order = solution.value.weights.sort(descending=True)
+    assert_close(weights, (labels.bincount() / 1000).double(), atol=0.02, rtol=0)
+    assert_close(solution.value.means[order], truth.means, atol=0.1, rtol=0)
+    assert solution.objective < 0.2 * solution.objectives[0]
+
+
+def test_a_component_that_is_too_thin_widens_again(make_samples):
+    # in the logarithm of a deviation the gradient vanishes with it; in its root it does not
+    X = make_samples(500, 2)
+    start = GaussianMixtureParams(
+        torch.ones(1, dtype=F64), torch.zeros(1, 2, dtype=F64), torch.full((1, 1), 1e-12, dtype=F64)
+    )
+    solution = fit_sliced(objective(X, SPHERICAL), start)
+    assert_close(solution.value.covariances, torch.ones(1, 1, dtype=F64), atol=0.15, rtol=0)
+
+
+def test_weights_are_held_at_first_unless_asked_for(make_mixture, make_samples):
+    X, start = make_samples(200, 2), make_mixture("diag", 3, 2, spread=4.0)
+    problem = objective(X, COVARIANCE_TYPES["diag"])
+    held = fit_sliced(problem, start, max_iter=10)
+    assert_close(held.value.weights, start.weights)
+    free = fit_sliced(problem, start, max_iter=10, hold_weights=False)
+    assert (free.value.weights - start.weights).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("projections", ["quasi", "random", "orthogonal", "max"])
+def test_all_directions_lead_to_the_mixture(projections, make_mixture):
+    truth = make_mixture("diag", 2, 3, spread=3.0)
+    X, _ = sample(truth, 500, generator=generator())
+    problem = objective(X, COVARIANCE_TYPES["diag"], projections=projections, n_projections=8)
+    solution = fit_sliced(problem, truth._replace(means=truth.means + 1), tol=0.05)
+    assert_close(solution.value.means, truth.means, atol=0.4, rtol=0)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 3.0])
+def test_other_exponents_lead_to_the_mixture(p, make_mixture):
+    truth = make_mixture("diag", 2, 2, spread=3.0)
+    X, _ = sample(truth, 300, generator=generator())
+    problem = objective(X, COVARIANCE_TYPES["diag"], p=p, n_projections=8)
+    solution = fit_sliced(problem, truth._replace(means=truth.means + 0.5), tol=0.1, max_iter=150)
+    assert_close(solution.value.means, truth.means, atol=0.5, rtol=0)
+
+
+def test_batches_of_samples_lead_to_the_mixture(make_mixture):
+    truth = make_mixture("spherical", 2, 2, spread=3.0)
+    X, _ = sample(truth, 2000, generator=generator())
+    a = torch.ones(2000, dtype=F64)
+    problem = objective(X, SPHERICAL, batch_size=200, sample_weight=a)
+    solution = fit_sliced(problem, truth._replace(means=truth.means + 1))
+    assert_close(solution.value.means, truth.means, atol=0.4, rtol=0)
+
+
+def test_sample_weights_are_repeated_samples(make_mixture, make_samples):
+    X, mixture = make_samples(6, 2), make_mixture("full", 2, 2)
+    a = torch.tensor([1, 2, 3, 1, 1, 2])
+    weighted = objective(X, FULL, sample_weight=a.double()).distance(mixture)
+    repeated = objective(X.repeat_interleave(a, dim=0), FULL).distance(mixture)
+    assert abs(weighted - repeated) < 1e-9
+
+
+def test_the_fixed_distance_does_not_change_with_the_steps(make_mixture, make_samples):
+    problem, mixture = objective(make_samples(50, 2), FULL), make_mixture("full", 2, 2)
+    before = problem.distance(mixture)
+    losses = [float(problem.loss(mixture)) for _ in range(25)]
+    assert problem.distance(mixture) == before
+    assert len(set(losses)) == 3  # directions are new every ten steps
+
+
+@pytest.mark.parametrize(("d", "expected"), [(1, (1, 500)), (2, (16, 100))])
+@pytest.mark.parametrize("batch_size", [None, 400])
+def test_samples_on_all_lines_are_thinned_out_where_they_would_take_much_memory(
+    d, expected, batch_size, make_mixture, make_samples, monkeypatch
+):
+    monkeypatch.setattr("skgmmot.fitting.sliced.SIZE", 16 * 100)
+    problem = objective(make_samples(500, d), FULL, batch_size=batch_size)
+    problem.loss(make_mixture("full", 2, d))
+    assert problem.fixed[1].values.shape == problem.fresh[1].values.shape == expected
+    steps = problem.current[1].values.shape
+    assert steps == (expected[0], min(expected[1], batch_size or 500))
+
+
+def test_samples_are_drawn_by_their_weights_where_not_all_are_taken(
+    make_mixture, make_samples, monkeypatch
+):
+    monkeypatch.setattr("skgmmot.fitting.sliced.SIZE", 100)
+    X, a = make_samples(400, 1), torch.ones(400, dtype=torch.float64)
+    X[0], a[0], a[1:50] = 99.0, 350.0, 0.0  # half of all
+    X[1:50] = -99.0
+    problem = objective(X, FULL, sample_weight=a)
+    for _ in range(2):
+        problem.loss(make_mixture("full", 2, 1))
+        for values in (problem.fixed[1].values, problem.current[1].values):
+            assert values.shape == (1, 100)
+            assert abs(int((values == 99.0).sum()) - 50) <= 1
+            assert not (values == -99.0).any()
+        problem.age = 10
+
+
+def test_samples_that_are_thinned_out_are_drawn_anew(make_mixture, make_samples, monkeypatch):
+    monkeypatch.setattr("skgmmot.fitting.sliced.SIZE", 50)
+    problem, mixture = objective(make_samples(500, 1), FULL), make_mixture("full", 2, 1)
+    seen = []
+    for _ in range(20):
+        problem.loss(mixture)
+        seen.append(problem.current[1].values)
+    assert seen[0] is seen[9]
+    assert not torch.equal(seen[9], seen[10])

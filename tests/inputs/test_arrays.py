@@ -1,0 +1,196 @@
+"""The border: every kind of array becomes a tensor, and results go back in kind."""
+
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from skgmmot import DifferentiableGaussianMixture
+from skgmmot._inputs import arrays
+
+
+@pytest.mark.parametrize(
+    "array, dtype",
+    [
+        ([[1, 2], [3, 4]], torch.float64),
+        (np.ones((2, 2), dtype=np.float32), torch.float32),
+        (np.ones((2, 2), dtype=np.uint8), torch.float64),
+        (np.ones((2, 2), dtype=bool), torch.float64),
+        (np.ones((2, 2), dtype=">f8"), torch.float64),
+        (np.ones((2, 2))[::-1], torch.float64),
+        (torch.ones(2, 2, dtype=torch.float16), torch.float64),
+        (torch.ones(2, 2, dtype=torch.int32), torch.float64),
+        (torch.ones(2, 2), torch.float32),
+    ],
+)
+def test_floats_are_kept_and_the_rest_becomes_float64(array, dtype):
+    assert arrays.as_tensor(array).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "array", [[1.0, 1.0j], np.array([1.0, 1.0j]), torch.ones(2, dtype=torch.complex64)]
+)
+def test_complex_numbers_are_refused(array):
+    with pytest.raises(TypeError, match=r"must be real, got .*complex"):
+        arrays.as_tensor(array)
+
+
+def test_complex_weights_are_refused():
+    with pytest.raises(TypeError, match=r"must be real, got .*complex"):
+        arrays.sample_weights(torch.ones(2, dtype=torch.complex64), torch.ones(2, 1))
+
+
+def test_sparse_tensors_are_refused():
+    X = torch.eye(4, 2).to_sparse()
+    with pytest.raises(TypeError, match=r"X must be dense, got .* Use X.to_dense"):
+        arrays.samples(DifferentiableGaussianMixture(), X, reset=True)
+
+
+def test_results_go_back_in_kind():
+    tensor = torch.arange(3.0, requires_grad=True)
+    assert arrays.kind_of(tensor).restore(tensor).requires_grad
+    back = arrays.kind_of([1.0]).restore(tensor)
+    assert isinstance(back, np.ndarray)
+    back += 1  # the user's own memory
+    assert tensor.tolist() == [0, 1, 2]
+
+
+# torch's 'meta' device stands for an accelerator
+ARRAY, PLAIN, ON_GRAPH, ELSEWHERE = (
+    arrays.kind_of(t)
+    for t in (
+        np.ones(2),
+        torch.ones(2),
+        torch.ones(2, requires_grad=True),
+        torch.ones(2, device="meta"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    "given, fitted, device",
+    [
+        ([ARRAY], ARRAY, None),
+        ([PLAIN, ARRAY], ARRAY, None),
+        ([ON_GRAPH], ARRAY, "cpu"),
+        ([ARRAY, ON_GRAPH], ARRAY, "cpu"),
+        ([ELSEWHERE], ARRAY, "meta"),
+        ([ARRAY], PLAIN, "cpu"),
+        ([PLAIN], ON_GRAPH, "cpu"),
+        ([ARRAY], ELSEWHERE, "meta"),
+        ([ON_GRAPH], ELSEWHERE, "meta"),
+    ],
+)
+def test_estimators_answer_tensors_where_torch_is_in_play(given, fitted, device):
+    kind = arrays.answer_kind(*given, fitted=fitted)
+    assert kind.is_tensor == (device is not None)
+    assert kind.device.type == (device or "cpu")
+
+
+def test_tensors_on_two_accelerators_are_refused():
+    other = ELSEWHERE._replace(device=torch.device("cuda", 1))
+    with pytest.raises(ValueError, match=r"must be on one device, .* got cuda:1 and meta\. Move"):
+        arrays.answer_kind(PLAIN, ELSEWHERE, fitted=other)
+
+
+@pytest.mark.parametrize("mixture_type", ["public", "storage"])
+@pytest.mark.parametrize(
+    "name, public, storage",
+    [
+        ("full", (3, 2, 2), (3, 2, 2)),
+        ("tied", (2, 2), (1, 2, 2)),
+        ("diag", (3, 2), (3, 2)),
+        ("spherical", (3,), (3, 1)),
+    ],
+)
+def test_covariances_are_recognised_by_their_shape(name, public, storage, mixture_type):
+    shape = public if mixture_type == "public" else storage
+    covariances = np.eye(2) * np.ones(shape) if name in ("full", "tied") else np.ones(shape)
+    for covariance_type in (None, name):
+        params, kind = arrays.mixture_from_tuple(
+            [0.2, 0.3, 0.5], np.zeros((3, 2)), covariances, covariance_type
+        )
+        assert params.covariances.shape == storage
+        assert not kind.is_tensor
+
+
+def test_means_of_one_axis_are_told_how_to_get_two():
+    with pytest.raises(ValueError, match=r"and \(2,\). Use means\[:, None\] for one feature"):
+        arrays.mixture_from_tuple([0.5, 0.5], [0.0, 1.0], [1.0, 1.0])
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (1, 0)])
+def test_a_mixture_of_nothing_is_refused(shape):
+    weights, covariances = np.full(shape[0], 1.0), np.ones(shape)
+    with pytest.raises(ValueError, match="at least one component and one feature, got means of sh"):
+        arrays.mixture_from_tuple(weights, np.zeros(shape), covariances, "diag")
+
+
+def test_arrays_of_a_mixture_keep_their_precision_and_weights_sum_to_one_in_double():
+    weights = np.full(3, 1 / 3, dtype=np.float32)
+    params, _ = arrays.mixture_from_tuple(weights, np.zeros((3, 2)), np.ones(3), "spherical")
+    assert (params.weights.dtype, params.means.dtype) == (torch.float32, torch.float64)
+    assert arrays.in_double(params).weights.sum() == 1
+    assert weights.astype(float).sum() != 1
+
+
+@pytest.mark.parametrize(
+    ("array", "eps"),
+    [
+        (np.ones(2, np.float16), 2**-10),
+        (torch.ones(2, dtype=torch.bfloat16), 2**-7),
+        (np.ones(2, np.float32), 2**-23),
+        (np.ones(2), 2**-52),
+        (np.ones(2, int), 2**-52),
+        (torch.ones(2, dtype=torch.int32), 2**-52),
+        ([1.0, 1.0], 2**-52),
+    ],
+)
+def test_the_precision_of_an_array_is_that_of_its_dtype(array, eps):
+    assert arrays.rounding(array) == eps
+
+
+@pytest.mark.parametrize("name", ["diag", "spherical"])
+def test_a_negative_variance_is_named_by_its_component(name):
+    variances = np.ones((3, 2)) if name == "diag" else np.ones((3, 1))
+    variances[1, 0] = -0.5
+    with pytest.raises(ValueError, match=r"smallest eigenvalue -0\.5 in component 1"):
+        arrays.mixture_from_tuple(np.full(3, 1 / 3), np.zeros((3, 2)), variances, name)
+
+
+@pytest.mark.parametrize(
+    ("X", "hint"),
+    [
+        ((row for row in np.ones((4, 2))), "np.vstack"),
+        (torch.utils.data.DataLoader(torch.ones(4, 2)), "torch.cat"),
+        (np.ones((4, 2)).astype("datetime64[s]"), "days"),
+        (np.ones((4, 2)).astype("timedelta64[s]"), "days"),
+        (pd.DataFrame({"when": pd.to_datetime(["2020", "2021"]), "x": [1.0, 2.0]}), "days"),
+        ([[np.datetime64("2020")], [np.datetime64("2021")]], "days"),
+        ([[np.timedelta64(1, "D")], [np.timedelta64(2, "D")]], "days"),
+        ([[date(2020, 1, 1)], [date(2021, 1, 1)]], "seconds"),
+        (np.array([[timedelta(1)], [timedelta(2)]]), "not 'datetime.timedelta'"),
+        (pd.DataFrame({"when": pd.period_range("2020", periods=2)}).astype(object), "seconds"),
+    ],
+    ids=[
+        *("generator", "loader", "datetime", "timedelta", "frame", "list of datetimes"),
+        *("list of timedeltas", "list of dates", "objects", "frame of objects"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(X, hint):
+    with pytest.raises(TypeError, match=f"X must .*{hint}"):
+        DifferentiableGaussianMixture().fit(X)
+
+
+def test_times_are_no_points_of_a_mixture():
+    times = np.ones((1, 1)).astype("datetime64[s]")
+    with pytest.raises(TypeError, match="must hold numbers, got datetime64"):
+        arrays.mixture_from_tuple([1.0], times, np.ones((1, 1, 1)))
+
+
+def test_read_only_arrays_are_shared_and_not_copied():
+    X = np.ones((4, 2))
+    X.flags.writeable = False
+    assert arrays.as_tensor(X).data_ptr() == X.ctypes.data

@@ -1,0 +1,169 @@
+"""Factors, deviations and optimal linear maps of covariance matrices."""
+
+import numpy as np
+import ot
+import pytest
+import torch
+from sklearn.covariance import oas
+from torch.testing import assert_close
+
+from skgmmot.numerics.linalg import (
+    bures_map,
+    factor,
+    inverse_factor,
+    oas_share,
+    order,
+    root,
+    shrunk,
+    squared_distances,
+    standard_deviations,
+    symmetrize,
+)
+
+F64 = torch.float64
+
+
+def eye(d, scale=1.0):
+    return scale * torch.eye(d, dtype=F64)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "line", "plane", "zero"])
+def test_factor_reproduces_regular_and_rank_deficient_covariances_of_one_batch(
+    kind, make_covariances, rank_deficient
+):
+    S = torch.cat([make_covariances(2, 3), rank_deficient(kind)[None]])
+    L = factor(S)
+    assert_close(L @ L.mT, S)
+
+
+def test_inverse_factor_inverts_triangular_and_symmetric_factors_of_one_batch(make_covariances):
+    S = make_covariances(2, 3)
+    L = torch.stack([torch.linalg.cholesky(S[0]), S[1]])
+    assert_close(inverse_factor(L) @ L, eye(3).expand(2, 3, 3))
+
+
+def test_root_has_no_derivative_where_there_is_none():
+    values = torch.tensor([4.0, 0.0, -1e-20], dtype=torch.float64, requires_grad=True)
+    roots = root(values)
+    assert_close(roots.tolist(), [2.0, 0.0, 0.0])
+    assert_close(torch.autograd.grad(roots.sum(), values)[0].tolist(), [0.25, 0.0, 0.0])
+
+
+def test_symmetrize_keeps_the_symmetric_part():
+    A = torch.tensor([[1.0, 2.0], [4.0, 3.0]])
+    assert_close(symmetrize(A), torch.tensor([[1.0, 3.0], [3.0, 3.0]]))
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_bures_map_is_the_map_of_pot(d, make_covariances):
+    S0, S1 = make_covariances(2, d)
+    zero = np.zeros(d)
+    expected, _ = ot.gaussian.bures_wasserstein_mapping(zero, zero, S0.numpy(), S1.numpy())
+    assert_close(bures_map(S0, S1), torch.from_numpy(np.real(expected)))
+
+
+def test_bures_map_moves_source_to_target_and_back(make_covariances):
+    S0, S1 = make_covariances(2, 4)
+    A = bures_map(S0, S1)
+    assert_close(A, A.mT, rtol=0, atol=0)
+    assert (torch.linalg.eigvalsh(A) > 0).all()
+    assert_close(A @ S0 @ A, S1)
+    assert_close(A @ bures_map(S1, S0), eye(4))
+
+
+def test_bures_map_broadcasts(make_covariances):
+    S = make_covariances(3, 2)
+    maps = bures_map(S.unsqueeze(1), S)
+    assert maps.shape == (3, 3, 2, 2)
+    assert_close(maps[0, 2], bures_map(S[0], S[2]))
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "line", "plane", "zero"])
+def test_bures_map_of_a_rank_deficient_source_is_the_map_of_its_range(
+    kind, make_covariances, rank_deficient, pseudo_map
+):
+    S0, S1 = rank_deficient(kind), make_covariances(1, 3)[0]
+    assert_close(bures_map(S0, S1), pseudo_map(S0, S1), rtol=1e-6, atol=1e-6)
+
+
+def test_bures_map_of_rank_deficient_sources_does_not_depend_on_rounding(
+    make_covariances, pseudo_map
+):
+    # Whether Cholesky's algorithm fails on such matrices is a matter of the last bit.
+    B = 0.2 * torch.randn(50, 3, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    B += torch.eye(3, 2, dtype=F64)
+    S0, S1 = B @ B.mT, make_covariances(1, 3)[0]
+    assert len(torch.linalg.cholesky_ex(S0).info.unique()) == 2
+    expected = torch.stack([pseudo_map(S, S1) for S in S0])
+    assert_close(bures_map(S0, S1.expand_as(S0)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_standard_deviations_are_roots_of_eigenvalues_with_their_gradient(make_covariances):
+    S = make_covariances(3, 4)
+    expected = torch.linalg.eigvalsh(S).sqrt().flip(-1)
+    assert_close(standard_deviations(S), expected)
+    assert torch.autograd.gradcheck(
+        lambda t: standard_deviations(symmetrize(t)), S.clone().requires_grad_()
+    )
+    assert_close(standard_deviations(torch.tensor([[4.0, 0.0]])), torch.tensor([[2.0, 0.0]]))
+
+
+def test_the_gradient_of_deviations_is_finite_at_equal_and_at_zero_eigenvalues(rank_deficient):
+    for S in (eye(3)[None], rank_deficient("plane")[None], torch.zeros(1, 3, 3, dtype=F64)):
+        S = S.clone().requires_grad_()
+        standard_deviations(S).square().sum().backward()
+        assert torch.isfinite(S.grad).all()
+    S = eye(3, 4.0)[None].requires_grad_()
+    standard_deviations(S).sum().backward()
+    assert_close(S.grad[0], eye(3, 0.25))
+
+
+def test_squared_distances_do_not_cancel():
+    x = torch.tensor([[1e8, 0.0], [1e8 + 1, 1.0]], dtype=F64)
+    assert_close(squared_distances(x, x), torch.tensor([[0.0, 2.0], [2.0, 0.0]], dtype=F64))
+    x.requires_grad_()
+    squared_distances(x, x.detach()).sum().backward()
+    assert_close(x.grad, torch.tensor([[-2.0, -2.0], [2.0, 2.0]], dtype=F64))
+
+
+def test_sequences_of_tensors_are_ordered_by_the_first_pair_that_differs():
+    a, b, long = (torch.tensor(v) for v in ([1.0, 2.0], [1.0, 3.0], [0.0, 0.0, 0.0]))
+    assert order([a, a], [a.clone(), a]) == 0
+    for left, right in (([a], [b]), ([a], [long]), ([a, a], [a, b]), ([-a], [a])):
+        assert order(left, right) == -order(right, left) != 0
+
+
+@pytest.mark.parametrize("n", [5, 20, 300])
+@pytest.mark.parametrize("d", [2, 8, 30])
+def test_the_share_to_shrink_is_that_of_scikit_learn(n, d, rng):
+    X = rng.normal(size=(n, d)) * np.linspace(1, 9, d)
+    X -= X.mean(0)
+    covariance = torch.from_numpy(X.T @ X / n)[None]
+    expected, share = oas(X, assume_centered=True)
+    found = oas_share(covariance, torch.tensor([float(n)]))
+    assert_close(found.item(), share)
+    assert_close(shrunk(covariance, found)[0], torch.from_numpy(expected))
+
+
+def test_shrinking_keeps_the_trace_and_ends_at_a_sphere(make_covariances):
+    S, share = make_covariances(3, 4), torch.tensor([0.0, 0.3, 1.0], dtype=F64)
+    found = shrunk(S, share)
+    assert_close(found[0], S[0])
+    assert_close(found.diagonal(dim1=1, dim2=2).sum(1), S.diagonal(dim1=1, dim2=2).sum(1))
+    assert_close(found[2], eye(4, S[2].trace() / 4))
+    assert oas_share(found[2:], torch.tensor([1e6])).item() == 1  # spheres stay spheres
+    variances = S.diagonal(dim1=1, dim2=2)
+    assert_close(
+        shrunk(variances, share),
+        torch.stack([v.diagonal() for v in shrunk(torch.diag_embed(variances), share)]),
+    )
+    assert_close(shrunk(variances[:, :1], share), variances[:, :1])
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-100, 1e200, 1e300])
+def test_the_share_to_shrink_does_not_depend_on_the_units(scale):
+    X = np.random.default_rng(0).normal(size=(12, 4))
+    covariance, n = torch.from_numpy(np.cov(X.T))[None], torch.tensor([12.0])
+    share = oas_share(covariance, n)
+    assert share.item() == pytest.approx(0.8066, abs=1e-4)
+    assert oas_share(scale * covariance, n).item() == pytest.approx(share.item(), rel=1e-12)

@@ -1,0 +1,166 @@
+"""Descent: known minima, the schedule, the point kept, and steps to nowhere."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from skgmmot.numerics.minimise import (
+    EPOCH,
+    N_HALVINGS,
+    OPTIMIZERS,
+    PATIENCE,
+    adam,
+    minimise,
+    rmsprop,
+)
+
+F64 = torch.float64
+TARGET = torch.tensor([3.0, -2.0, 0.5], dtype=F64)
+SCALES = torch.tensor([1.0, 100.0, 0.01], dtype=F64)
+OPTIONS = {"tol": 1e-2, "max_iter": 2000, "learning_rate": 0.1}
+
+
+def quadratic(theta):
+    """Least at ``TARGET`` in the first leaf and 1 in the second."""
+    return (SCALES * (theta[0] - TARGET).square()).sum() + (theta[1] - 1).square().sum()
+
+
+def start():
+    return torch.zeros(3, dtype=F64), torch.zeros(2, dtype=F64)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_ill_conditioned_quadratic_is_minimised(name):
+    solution = minimise(quadratic, start(), optimizer=OPTIMIZERS[name], **OPTIONS)
+    assert solution.converged
+    assert solution.objective < 1e-2
+    assert solution.objective == min(solution.objectives) == float(quadratic(solution.value))
+
+
+def test_any_optimiser_of_torch_will_do():
+    solution = minimise(
+        quadratic, start(), optimizer=lambda p, rate: torch.optim.LBFGS(p, lr=1.0), **OPTIONS
+    )
+    assert_close(solution.value[0], TARGET, rtol=0, atol=1e-3)
+
+
+def test_steps_are_those_of_torch():
+    leaf = torch.zeros(3, dtype=F64, requires_grad=True)
+    other = torch.zeros(2, dtype=F64, requires_grad=True)
+    reference = torch.optim.Adam([leaf, other], lr=0.1)
+    for _ in range(EPOCH):
+        reference.zero_grad()
+        quadratic((leaf, other)).backward()
+        reference.step()
+    solution = minimise(quadratic, start(), optimizer=adam, **OPTIONS | {"max_iter": EPOCH})
+    assert_close(solution.value[0], leaf.detach())
+    assert solution.n_iter == EPOCH and not solution.converged
+
+
+def test_the_best_point_is_kept_though_the_loss_is_another_every_time():
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(theta):
+        noise = 3 * torch.randn(3, dtype=F64, generator=generator)
+        return quadratic((theta[0] + noise, theta[1]))
+
+    solution = minimise(noisy, start(), objective=lambda t: float(quadratic(t)), **OPTIONS)
+    assert solution.converged
+    assert solution.objective == min(solution.objectives)
+    assert_close(float(quadratic(solution.value)), solution.objective)
+
+
+def test_late_leaves_wait_until_the_others_stop_and_then_rates_are_halved():
+    rates, held = [], []
+
+    def recording(parameters, learning_rate):
+        def record(descent, *_):
+            rates.append(descent.param_groups[0]["lr"])
+            held.append(bool((parameters[1] == 0).all()))
+
+        descent = rmsprop(parameters, learning_rate)
+        descent.register_step_post_hook(record)
+        return descent
+
+    solution = minimise(quadratic, start(), optimizer=recording, late=(1,), **OPTIONS)
+    n_held = sum(held)
+    assert all(held[:n_held]) and not any(held[n_held:])
+    assert n_held >= PATIENCE * EPOCH
+    assert rates[n_held] == 0.1  # they start at the full rate
+    assert_close(solution.value[1], torch.ones(2, dtype=F64), atol=0.02, rtol=0)
+    assert sorted(set(rates), reverse=True) == [0.1 / 2**i for i in range(N_HALVINGS + 1)]
+
+
+def test_a_smaller_tolerance_takes_more_steps_to_a_smaller_value():
+    def raised(theta):
+        return 1 + quadratic(theta)
+
+    options = OPTIONS | {"optimizer": adam}
+    loose, tight = (minimise(raised, start(), **options | {"tol": t}) for t in (0.5, 1e-3))
+    assert loose.converged and tight.converged
+    assert loose.n_iter < tight.n_iter and tight.objective < loose.objective
+
+
+def test_the_callback_sees_the_best_so_far_after_every_epoch():
+    seen = []
+    solution = minimise(quadratic, start(), callback=seen.append, **OPTIONS)
+    assert [s.n_iter for s in seen] == list(range(EPOCH, solution.n_iter + 1, EPOCH))
+    values = [s.objective for s in seen]
+    assert values == sorted(values, reverse=True)
+    assert seen[-1].objectives == solution.objectives
+
+
+def test_an_interrupted_descent_has_shown_its_best_point():
+    seen = []
+
+    def interrupt(solution):
+        seen.append(solution)
+        if solution.n_iter == 3 * EPOCH:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        minimise(quadratic, start(), callback=interrupt, **OPTIONS)
+    assert seen[-1].objective < float(quadratic(start()))
+
+
+def test_a_step_out_of_the_domain_is_taken_back():
+    # log is not a number below zero, where long steps lead
+    def barrier(theta):
+        return theta[0].sum() - torch.log(theta[0]).sum()
+
+    solution = minimise(
+        barrier, (torch.full((2,), 0.2, dtype=F64),), **OPTIONS | {"learning_rate": 1.0}
+    )
+    assert torch.isfinite(solution.value[0]).all()
+    assert solution.objective < float(barrier((torch.full((2,), 0.2, dtype=F64),)))
+    assert math.inf in solution.objectives or solution.converged
+
+
+def test_no_steps_return_the_start():
+    solution = minimise(quadratic, start(), **OPTIONS | {"max_iter": 0})
+    assert solution.n_iter == 0 and not solution.converged
+    for found, given in zip(solution.value, start(), strict=True):
+        assert torch.equal(found, given)
+    assert solution.objectives == (float(quadratic(start())),)
+
+
+def test_the_start_is_left_as_it_was():
+    theta0 = start()
+    minimise(quadratic, theta0, **OPTIONS | {"max_iter": 20})
+    assert all((t == 0).all() for t in theta0)
+
+
+def test_the_environment_is_left_alone():
+    code = """if True:
+        import os, torch
+        from skgmmot.numerics.minimise import minimise
+        before = dict(os.environ)
+        start = (torch.zeros(1),)
+        minimise(lambda t: t[0].square().sum(), start, tol=0.0, max_iter=1, learning_rate=0.1)
+        assert dict(os.environ) == before, set(os.environ) - set(before)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)

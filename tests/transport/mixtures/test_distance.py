@@ -1,0 +1,259 @@
+"""The distance MW2 between mixtures, its plan and its geodesics."""
+
+import numpy as np
+import ot
+import pytest
+import torch
+from torch.testing import assert_close
+
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.wasserstein import wasserstein_squared
+from skgmmot.numerics.linalg import bures_map, symmetrize
+from skgmmot.transport.mixtures.distance import cost_matrix, interpolate, transport_plan
+
+F64 = torch.float64
+
+
+@pytest.fixture(params=COVARIANCE_TYPES)
+def name(request):
+    """A covariance type's name."""
+    return request.param
+
+
+@pytest.fixture
+def pair(make_mixture):
+    """Two mixtures of full covariances, of three and four components in two dimensions."""
+    return make_mixture("full", 3, 2, seed=1), make_mixture("full", 4, 2, seed=2)
+
+
+def distance(source, target):
+    return transport_plan(source, target).cost.sqrt()
+
+
+def for_pot(source, target):
+    """Means, covariances and weights in the order of `ot.gmm`."""
+    fields = zip(
+        (source.means, source.full_covariances(), source.weights),
+        (target.means, target.full_covariances(), target.weights),
+        strict=True,
+    )
+    return [t.numpy() for both in fields for t in both]
+
+
+# --- closed forms ------------------------------------------------------------------------------
+
+
+def test_distance_between_single_gaussians_is_that_of_wasserstein(name, make_mixture):
+    source, target = (make_mixture(name, 1, 3, seed=s) for s in (1, 2))
+    gaussians = [(m.means[0], m.full_covariances()[0]) for m in (source, target)]
+    assert_close(transport_plan(source, target).cost, wasserstein_squared(*gaussians))
+
+
+# --- peers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", COVARIANCE_TYPES)
+def test_distance_and_plan_are_those_of_pot(name, other, make_mixture):
+    source, target = make_mixture(name, 3, 4, seed=1), make_mixture(other, 5, 4, seed=2)
+    arguments = for_pot(source, target)
+    plan = transport_plan(source, target)
+    assert plan.cost.item() == pytest.approx(float(np.real(ot.gmm.gmm_ot_loss(*arguments))))
+    assert_close(plan.coupling, torch.from_numpy(ot.gmm.gmm_ot_plan(*arguments)))
+
+
+# --- derivatives -------------------------------------------------------------------------------
+
+
+def test_distance_passes_gradcheck_in_means_and_covariances(name, make_mixture):
+    source, target = make_mixture(name, 2, 2, seed=1), make_mixture(name, 3, 2, seed=2)
+
+    def cost(m0, S0, m1, S1):
+        if S0.ndim == 3:
+            S0, S1 = symmetrize(S0), symmetrize(S1)
+        mixtures = ((source.weights, m0, S0), (target.weights, m1, S1))
+        return transport_plan(*(GaussianMixtureParams(*m) for m in mixtures)).cost
+
+    assert torch.autograd.gradcheck(cost, [t.requires_grad_() for t in (*source[1:], *target[1:])])
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_gradient_in_the_weights_is_right_along_the_tangent_of_the_simplex(side, pair):
+    def cost(weights):
+        mixtures = list(pair)
+        mixtures[side] = mixtures[side]._replace(weights=weights)
+        return transport_plan(*mixtures).cost
+
+    weights = pair[side].weights.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(cost(weights), weights)
+    assert gradient.sum().abs() < 1e-12
+    for i in range(1, len(weights)):
+        step = torch.zeros_like(weights)
+        step[i], step[0] = 1e-6, -1e-6
+        difference = (cost(weights + step) - cost(weights - step)) / 2e-6
+        assert_close(gradient[i] - gradient[0], difference.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_gradient_is_zero_between_equal_isotropic_mixtures():
+    means = torch.tensor([[0.0, 0.0], [3.0, 0.0]], dtype=F64)
+    S = torch.eye(2, dtype=F64).expand(2, -1, -1)
+    mixture = GaussianMixtureParams(torch.full((2,), 0.5, dtype=F64), means, S)
+    moving = mixture._replace(
+        means=means.clone().requires_grad_(), covariances=S.clone().requires_grad_()
+    )
+    transport_plan(moving, mixture).cost.backward()
+    assert_close(moving.means.grad, torch.zeros_like(means))
+    assert_close(moving.covariances.grad, torch.zeros(2, 2, 2, dtype=F64))
+
+
+# --- invariances -------------------------------------------------------------------------------
+
+
+def test_distance_is_symmetric_and_satisfies_the_triangle_inequality(name, make_mixture):
+    mixtures = [make_mixture(name, K, 2, seed=K) for K in (1, 2, 3, 4)]
+    D = torch.stack([torch.stack([distance(s, t) for t in mixtures]) for s in mixtures])
+    assert_close(D, D.mT)
+    assert (D.unsqueeze(1) <= D.unsqueeze(2) + D + 1e-12).all()
+    assert (D + torch.eye(4) > 0.1).all()
+
+
+@pytest.mark.parametrize("change", ["nothing", "permuted", "split"])
+def test_distance_is_zero_on_the_same_mixture_in_other_words(change, pair):
+    mixture = pair[0]
+    order = {"nothing": [0, 1, 2], "permuted": [2, 0, 1], "split": [0, 1, 1, 2, 0]}[change]
+    share = {"split": [0.3, 0.9, 0.1, 1.0, 0.7]}.get(change, [1.0] * 3)
+    same = GaussianMixtureParams(*(t[order] for t in mixture))
+    same = same._replace(weights=same.weights * torch.tensor(share, dtype=F64))
+    assert distance(mixture, same) <= 1e-9
+    assert distance(same, mixture) <= 1e-9
+
+
+# --- edges -------------------------------------------------------------------------------------
+
+
+def test_mixtures_of_other_dimensions_are_refused(make_mixture):
+    source, target = make_mixture("diag", 2, 2), make_mixture("diag", 2, 3)
+    for function in (cost_matrix, transport_plan):
+        with pytest.raises(ValueError, match="equal numbers of features, got 2 and 3"):
+            function(source, target)
+
+
+# --- geodesics ---------------------------------------------------------------------------------
+
+
+def test_the_geodesic_between_gaussians_carries_the_source_by_the_mean_of_the_maps(
+    name, make_mixture
+):
+    source, target = (make_mixture(name, 1, 3, seed=s) for s in (1, 2))
+    S, t = source.full_covariances()[0], 0.3
+    A = (1 - t) * torch.eye(3, dtype=F64) + t * bures_map(S, target.full_covariances()[0])
+    middle = interpolate(source, target, t)
+    assert_close(middle.means, (1 - t) * source.means + t * target.means)
+    assert_close(middle.full_covariances()[0], A @ S @ A)
+
+
+def test_the_geodesic_in_one_dimension_has_the_mean_deviation():
+    def line(m, s):
+        return GaussianMixtureParams(
+            torch.ones(1, dtype=F64), torch.tensor([[m]], dtype=F64), torch.full((1, 1), s**2)
+        )
+
+    middle = interpolate(line(0.0, 1.0), line(8.0, 5.0), 0.25)
+    assert_close(middle.means.item(), 2.0)
+    assert_close(middle.covariances.item(), 4.0)
+
+
+@pytest.mark.parametrize("other", COVARIANCE_TYPES)
+def test_geodesics_have_constant_speed(name, other, make_mixture):
+    source, target = make_mixture(name, 3, 4, seed=1), make_mixture(other, 5, 4, seed=2)
+    whole, times = distance(source, target), [0.0, 0.2, 0.7, 1.0]
+    stations = [interpolate(source, target, t) for t in times]
+    assert distance(source, stations[0]) < 1e-6 and distance(stations[-1], target) < 1e-6
+    for t, at in zip(times, stations, strict=True):
+        assert_close(at.weights.sum().item(), 1.0)
+        assert len(at.weights) <= 3 + 5 - 1
+        for s, before in zip(times, stations, strict=True):
+            assert abs(distance(before, at) - abs(t - s) * whole) < 1e-6
+
+
+@pytest.mark.parametrize("other", COVARIANCE_TYPES)
+def test_the_geodesic_keeps_the_covariance_type_that_both_mixtures_have(name, other, make_mixture):
+    source, target = make_mixture(name, 3, 4, seed=1), make_mixture(other, 5, 4, seed=2)
+    kind = covariance_type_of(interpolate(source, target, 0.5).covariances)
+    both = {name, other}
+    expected = name if len(both) == 1 else "diag" if both == {"diag", "spherical"} else "full"
+    assert kind is COVARIANCE_TYPES[expected]
+
+
+def test_a_geodesic_runs_backwards_as_forwards(name, make_mixture):
+    source, target = make_mixture(name, 3, 2, seed=1), make_mixture(name, 4, 2, seed=2)
+    there, back = interpolate(source, target, 0.3), interpolate(target, source, 0.7)
+    assert distance(there, back) < 1e-6
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_singular_covariances_are_on_geodesics_too(rank, make_covariances, make_mixture):
+    target = make_mixture("full", 1, 3, seed=1)
+    S = torch.zeros(1, 3, 3, dtype=F64)
+    S[0, :rank, :rank] = 4.0
+    source = GaussianMixtureParams(target.weights, torch.zeros(1, 3, dtype=F64), S)
+    whole = distance(source, target)
+    for t in (0.25, 1.0):
+        at = interpolate(source, target, t)
+        assert_close(distance(source, at), t * whole, rtol=1e-7, atol=1e-7)
+        assert distance(at, target) < (1 - t) * whole + 1e-6
+
+
+def test_a_plan_of_ones_own_is_followed(pair):
+    source, target = pair
+    independent = source.weights.unsqueeze(1) * target.weights
+    plan = transport_plan(source, target)._replace(coupling=independent)
+    middle = interpolate(source, target, 0.5, plan)
+    assert_close(middle.weights, independent.flatten())
+    assert len(middle.means) == 12
+
+
+def test_what_is_no_mixture_is_named(make_mixture):
+    mixture = make_mixture("full", 2, 2)
+    with pytest.raises(TypeError, match="target must be a GaussianMixtureParams, got tuple"):
+        transport_plan(mixture, tuple(mixture))
+
+
+# --- equal and exchanged mixtures ----------------------------------------------------------------
+
+PENALTIES = [{}, {"reg_m": 0.5}, {"reg_m": (0.5, float("inf"))}, {"reg": 0.5}]
+
+
+@pytest.mark.parametrize("penalties", PENALTIES)
+@pytest.mark.parametrize("other", COVARIANCE_TYPES)
+@pytest.mark.parametrize("d", [2, 3])
+def test_exchanging_mixtures_changes_no_bit(name, other, d, penalties, make_mixture):
+    source, target = make_mixture(name, 3, d, seed=1), make_mixture(other, 3, d, seed=2)
+    found = transport_plan(source, target, **penalties)
+    if isinstance(penalties.get("reg_m"), tuple):
+        penalties = {"reg_m": penalties["reg_m"][::-1]}
+    back = transport_plan(target, source, **penalties)
+    assert torch.equal(found.cost, back.cost)
+    assert torch.equal(found.coupling, back.coupling.mT)
+    assert torch.equal(found.source_potential, back.target_potential)
+
+
+@pytest.mark.parametrize("penalties", PENALTIES[:3])
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_equal_mixtures_are_at_no_distance_and_there_it_is_least(name, d, penalties, make_mixture):
+    source, target = (
+        type(m)(*(t.requires_grad_() for t in m)) for m in (make_mixture(name, 4, d),) * 2
+    )
+    plan = transport_plan(source, target, **penalties)
+    assert plan.cost == 0
+    assert torch.equal(plan.coupling, source.weights.detach().diag())
+    for gradient in torch.autograd.grad(plan.cost, (*source, *target)):
+        assert not gradient.any()
+
+
+def test_equal_mixtures_keep_their_entropy_and_wrong_penalties_are_refused(make_mixture):
+    mixture = make_mixture("full", 3, 2)
+    assert transport_plan(mixture, mixture, reg=0.5).cost > 0
+    for penalties in ({"reg": -1.0}, {"reg_m": 0.0}):
+        with pytest.raises(ValueError, match="must"):
+            transport_plan(mixture, mixture, **penalties)
