@@ -9,7 +9,7 @@ from skgmmot.estimators.quantizer import WassersteinQuantizer
 from skgmmot.estimators.semidiscrete import SemidiscreteGMM
 from skgmmot.estimators.sliced import SlicedWassersteinGMM
 from skgmmot.metrics import MixtureWasserstein, semidiscrete_distance, semidiscrete_plan
-from skgmmot.transport.semidiscrete.plan import GridDensity
+from skgmmot.transport.semidiscrete.grid import GridDensity
 
 __version__ = "0.1.0.dev0"
 

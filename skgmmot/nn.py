@@ -12,7 +12,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from skgmmot._inputs import arrays
-from skgmmot.estimators._base import as_mixture, is_mixture
+from skgmmot._inputs.mixtures import as_mixture, is_mixture
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.fitting.em.fit import fit_em
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES

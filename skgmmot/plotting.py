@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skgmmot.estimators._base import as_mixture
+from skgmmot._inputs.mixtures import as_mixture
 
 
 class GaussianMixtureDisplay:

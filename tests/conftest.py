@@ -1,9 +1,11 @@
-"""Fixtures: seeds, small data sets, and the kinds of array that users hand in."""
+"""Fixtures: seeds, small data sets, random mixtures, and the kinds of array that users hand in."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 
 @pytest.fixture
@@ -48,3 +50,78 @@ COVARIANCE_TYPES = ["full", "tied", "diag", "spherical"]
 def covariance_type(request):
     """Each of the four names."""
     return request.param
+
+
+def _normal(*shape, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+@pytest.fixture
+def make_samples():
+    """Standard normal samples ``(n, d)``."""
+    return lambda n, d, seed=0: _normal(n, d, seed=seed)
+
+
+@pytest.fixture
+def make_covariances():
+    """Well-conditioned covariances ``(K, d, d)``."""
+
+    def make(K, d, seed=0):
+        B = _normal(K, d, d, seed=seed)
+        return B @ B.mT / d + 0.3 * torch.eye(d, dtype=torch.float64)
+
+    return make
+
+
+@pytest.fixture
+def make_mixture(make_covariances):
+    """A mixture of a covariance type, given by its name."""
+
+    def make(name, K, d, seed=0, spread=2.0):
+        weights = _normal(K, seed=seed + 1000).mul(0.5).softmax(0)
+        means = spread * _normal(K, d, seed=seed + 2000)
+        full = make_covariances(K, d, seed=seed + 3000)
+        variances = full.diagonal(dim1=-2, dim2=-1)
+        storage = {
+            "full": full,
+            "tied": full[:1],
+            "diag": variances,
+            "spherical": variances.mean(-1, keepdim=True),
+        }
+        return GaussianMixtureParams(weights, means, storage[name].clone())
+
+    return make
+
+
+@pytest.fixture
+def rank_deficient():
+    """A covariance of rank lower than its size, by name."""
+
+    def make(kind):
+        generator = torch.Generator().manual_seed(5)
+        if kind == "diagonal":
+            return torch.diag(torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64))
+        if kind == "zero":
+            return torch.zeros(3, 3, dtype=torch.float64)
+        B = torch.randn(3, 1 if kind == "line" else 2, dtype=torch.float64, generator=generator)
+        return B @ B.mT
+
+    return make
+
+
+@pytest.fixture
+def pseudo_map():
+    """The optimal map by eigenvalues, with pseudo-inverses."""
+
+    def make(source, target):
+        values, vectors = np.linalg.eigh(source.numpy())
+        kept = values > 1e-8
+        roots = np.sqrt(values[kept])
+        V = vectors[:, kept]
+        root, inverse = (V * roots) @ V.T, (V / roots) @ V.T
+        values, vectors = np.linalg.eigh(root @ target.numpy() @ root)
+        middle = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+        return torch.from_numpy(inverse @ middle @ inverse)
+
+    return make

@@ -13,7 +13,6 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import skgmmot
-import skgmmot.functional
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -32,17 +31,33 @@ OTHERWISE = {
 }
 
 
+#: Packages of tensor functions, whose modules are documented for those who read the code.
+INSIDE = ("numerics", "gaussian", "transport", "fitting")
+#: Modules of these that are steps of others: their functions have one line each.
+STEPS = (
+    "skgmmot.fitting.em.rows",
+    "skgmmot.numerics.blocks",
+    "skgmmot.transport.sliced.exact",
+    "skgmmot.transport.sliced.quadrature",
+)
+
+
+def documented_modules():
+    """The faces, the facade, and what stands below them."""
+    names = ["", ".metrics", ".nn", ".plotting", ".datasets", ".functional"]
+    yield from (importlib.import_module(f"skgmmot{name}") for name in names)
+    for package in INSIDE:
+        path = importlib.import_module(f"skgmmot.{package}").__path__
+        for info in pkgutil.walk_packages(path, f"skgmmot.{package}."):
+            yield importlib.import_module(info.name)
+
+
 def public_objects():
     """Public classes, their methods, and functions, by their full names."""
-    packages = [skgmmot]
-    names = ("metrics", "nn", "plotting", "datasets")
-    packages += [importlib.import_module(f"skgmmot.{name}") for name in names]
-    for info in pkgutil.iter_modules(skgmmot.functional.__path__, "skgmmot.functional."):
-        packages.append(importlib.import_module(info.name))
-    for module in packages:
+    for module in documented_modules():
         for name, thing in vars(module).items():
             origin = getattr(thing, "__module__", "")
-            own = origin.startswith("skgmmot") and not origin.startswith("skgmmot.functional._")
+            own = origin.startswith("skgmmot") and origin not in STEPS
             if name.startswith("_") or not own or isinstance(thing, type(skgmmot)):
                 continue
             if inspect.isfunction(thing):

@@ -24,7 +24,7 @@ from skgmmot.datasets import make_ring_square_line
 from skgmmot.fitting.em.entropic import entropic_ot_objective
 from skgmmot.fitting.em.step import em_step
 from skgmmot.functional import GaussianMixtureParams, fit_em
-from skgmmot.gaussian.mixture import log_joint, log_responsibilities
+from skgmmot.gaussian.log_density import log_joint, log_responsibilities
 from skgmmot.plotting import GaussianMixtureDisplay
 
 # %%

@@ -8,26 +8,24 @@ from numbers import Integral
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
-from skgmmot.gaussian.log_density import for_many
-from skgmmot.gaussian.mixture import (
-    GaussianMixtureParams,
-    PreparedMixture,
+from skgmmot._inputs.mixtures import attributes, check_means
+from skgmmot.gaussian.choice import for_many
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.log_density import (
     is_far,
     log_density,
     log_joint,
     log_responsibilities,
     responsibilities,
 )
+from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.threads import single_threaded_torch
-from skgmmot.transport.semidiscrete.plan import GridDensity
 
 NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase "
@@ -92,7 +90,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         They may have been set by hand: one may be missing, or have other components.
         """
         weights, means, array = map(arrays.as_tensor, attributes(self, name))
-        arrays.check_means(weights, means)
+        check_means(weights, means)
         covariance, shape = self._covariance(), tuple(array.shape)
         expected = covariance.public_shape(*means.shape)
         if shape == expected:
@@ -434,229 +432,3 @@ def _labels(mixture: PreparedMixture, X):
 
 def _responsibilities(mixture: PreparedMixture, X):
     return responsibilities(mixture, X).mT
-
-
-def attributes(mixture, covariance_like, name="a mixture") -> tuple:
-    """The weights, the means and another attribute of a fitted mixture, ours or scikit-learn's."""
-    names = ("weights_", "means_", covariance_like)
-    missing = [n for n in names if not hasattr(mixture, n)]
-    if missing:
-        raise NotFittedError(
-            f"{name} must have {names[0]}, {names[1]} and {names[2]}, got no "
-            f"{' and no '.join(missing)}. Set what is missing, or call fit."
-        )
-    return tuple(getattr(mixture, n) for n in names)
-
-
-def is_mixture(given, name="target") -> bool:
-    """Whether what was given is a mixture rather than samples.
-
-    Parameters
-    ----------
-    given : fitted mixture estimator, tuple (weights, means, covariances), or array-like
-        What the user handed in.
-    name : str, default='target'
-        What error messages call it.
-
-    Returns
-    -------
-    bool
-        True for the first two.
-
-    Raises
-    ------
-    TypeError
-        If it is an estimator of something else.
-    """
-    if hasattr(given, "fit") and not hasattr(given, "covariance_type"):
-        raise TypeError(
-            f"{name} must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
-            f"samples, got {type(given).__name__}. Fit a DifferentiableGaussianMixture first."
-        )
-    return isinstance(given, tuple) or hasattr(given, "covariance_type")
-
-
-def as_mixture(mixture, name="mixture", dtype=torch.float64, *, any_mass=False):
-    """A fitted estimator (ours or scikit-learn's) or a tuple of arrays, as a value.
-
-    Parameters
-    ----------
-    mixture : fitted mixture estimator or tuple (weights, means, covariances)
-        What the user handed in; a fourth entry of a tuple is its covariance type.
-    name : str, default='mixture'
-        What error messages call it.
-    dtype : torch.dtype, default=torch.float64
-        That of the value; None keeps that of each array.
-    any_mass : bool, default=False
-        Whether weights may have any positive sum.
-
-    Returns
-    -------
-    params : GaussianMixtureParams
-        The mixture.
-    kind : ArrayKind
-        The kind of its arrays.
-
-    Raises
-    ------
-    NotFittedError
-        If the estimator is not fitted.
-    TypeError
-        If it is something else, or its numbers are complex.
-    ValueError
-        If the arrays are not a mixture.
-    """
-    if hasattr(mixture, "covariance_type"):
-        check_is_fitted(mixture, "means_", msg=_not_fitted(name))
-        covariance_type = getattr(mixture, "covariance_type_", mixture.covariance_type)
-        arrays = (*attributes(mixture, "covariances_", name), covariance_type)
-    elif isinstance(mixture, GaussianMixtureParams):
-        arrays = (*mixture, covariance_type_of(mixture.covariances).name)
-    elif isinstance(mixture, tuple) and len(mixture) in (3, 4):
-        arrays = mixture
-    else:
-        size = f" of length {len(mixture)}" if isinstance(mixture, tuple) else ""
-        raise TypeError(
-            f"{name} must be a fitted mixture estimator or a tuple (weights, means, covariances), "
-            f"got {type(mixture).__name__}{size}. Fit a DifferentiableGaussianMixture to samples "
-            "first."
-        )
-    try:
-        params, kind = arrays.mixture_from_tuple(*arrays, any_mass=any_mass)
-    except (TypeError, ValueError) as error:
-        refusal = TypeError if isinstance(error, TypeError) else ValueError
-        raise refusal(f"{name} must be a Gaussian mixture. {error}") from error
-    # float64: distances between close mixtures are small differences of large numbers
-    return params if dtype is None else arrays.in_double(params).to(dtype=dtype), kind
-
-
-def _not_fitted(name) -> str:
-    """The message for an estimator without a fit, as scikit-learn's, and which one it is."""
-    return (
-        f"{name.replace('%', '%%')} must be fitted: this %(name)s instance is not fitted yet. Call "
-        "'fit' with appropriate arguments before using it."
-    )
-
-
-def shown_type(params: GaussianMixtureParams) -> str:
-    """The name of a mixture's covariance type: of a single matrix, full rather than tied."""
-    kind = covariance_type_of(params.covariances)
-    return "full" if kind.shared and len(params.weights) == 1 else kind.name
-
-
-def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64, *, any_mass=False):
-    """Several mixtures as values, on one device.
-
-    Parameters
-    ----------
-    mixtures : sequence of fitted mixture estimators or tuples (weights, means, covariances)
-        What the user handed in.
-    name : str, default='X'
-        What error messages call it.
-    device : str or torch.device, default=None
-        Where they are put; None is where the first one is.
-    dtype : torch.dtype, default=torch.float64
-        That of the values; None keeps that of each array.
-    any_mass : bool, default=False
-        Whether weights may have any positive sum.
-
-    Returns
-    -------
-    params : list of GaussianMixtureParams
-        The mixtures.
-    kind : ArrayKind
-        The joint kind of their arrays.
-
-    Raises
-    ------
-    NotFittedError
-        If an estimator is not fitted.
-    TypeError
-        If this is not a sequence of mixtures.
-    ValueError
-        If there are none, or they differ in dimension, or one is not a mixture.
-    """
-    if hasattr(mixtures, "fit") or not hasattr(mixtures, "__len__"):
-        raise TypeError(
-            f"{name} must be a sequence of mixtures, got {type(mixtures).__name__}. Put it in a "
-            "list."
-        )
-    if len(mixtures) == 0:
-        raise ValueError(f"{name} must hold at least one mixture, got none. Pass fitted mixtures.")
-    values = [
-        as_mixture(m, f"{name}[{i}]", dtype, any_mass=any_mass) for i, m in enumerate(mixtures)
-    ]
-    dimensions = [params.means.shape[1] for params, _ in values]
-    for i, d in enumerate(dimensions):
-        if d != dimensions[0]:
-            raise ValueError(
-                f"{name} must hold mixtures with equal numbers of features, got {dimensions[0]} in "
-                f"{name}[0] and {d} in {name}[{i}]. Describe all by the same features."
-            )
-    kind = arrays.joint_kind(*(kind for _, kind in values))
-    first = arrays.moved(values[0][0].means, device or kind.device)
-    return [params.to(device=first.device) for params, _ in values], kind
-
-
-def common_feature_names(mixtures, name="X"):
-    """The feature names that fitted mixtures agree on, or None if none has any."""
-    known = [
-        (i, m.feature_names_in_) for i, m in enumerate(mixtures) if hasattr(m, "feature_names_in_")
-    ]
-    for i, names in known:
-        if not np.array_equal(names, known[0][1]):
-            raise ValueError(
-                f"{name} must hold mixtures of the same features, got {list(known[0][1])} in "
-                f"{name}[{known[0][0]}] and {list(names)} in {name}[{i}]. Use the same columns in "
-                "the same order."
-            )
-    return known[0][1] if known else None
-
-
-def as_density(density, name="density"):
-    """A mixture or an image, as a value.
-
-    Parameters
-    ----------
-    density : GridDensity, fitted mixture estimator or tuple (weights, means, covariances)
-        What the user handed in; covariances must be positive definite.
-    name : str, default='density'
-        What error messages call it.
-
-    Returns
-    -------
-    density : GridDensity or GaussianMixtureParams
-        The density, in float64.
-    n_features : int
-        Its dimension.
-    kind : ArrayKind
-        The kind of its arrays.
-
-    Raises
-    ------
-    NotFittedError
-        If it is an estimator that is not fitted.
-    TypeError
-        If it is something else.
-    ValueError
-        If it is not a density.
-    """
-    if isinstance(density, GridDensity):
-        grid, kind = arrays.grid_density(density)
-        return grid, 2, kind
-    is_mixture = isinstance(density, tuple) or hasattr(density, "covariance_type")
-    if not is_mixture:
-        raise TypeError(
-            f"{name} must be a GridDensity, a fitted mixture estimator or a tuple (weights, means, "
-            f"covariances), got {type(density).__name__}. Wrap an image: GridDensity(image)."
-        )
-    params, kind = as_mixture(density, name)
-    variances = params.full_covariances().detach().diagonal(dim1=1, dim2=2)
-    width = math.sqrt(float(variances.max()))
-    arrays.check_squares(name, max(width, float(params.means.detach().abs().max())), width)
-    if (torch.linalg.cholesky_ex(params.full_covariances().detach()).info > 0).any():
-        raise ValueError(
-            f"covariances of {name} must be positive definite, got one that is singular. Add to "
-            "its diagonal, or increase reg_covar."
-        )
-    return params, params.means.shape[1], kind

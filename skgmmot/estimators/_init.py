@@ -16,11 +16,14 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from skgmmot._inputs.arrays import as_tensor
+from skgmmot.fitting.em.rows import EM, FEW
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
-from skgmmot.fitting.em.step import counted_mass, moments, shifts
+from skgmmot.fitting.em.step import counted_mass, shifts
 from skgmmot.gaussian.covariance.registry import CovarianceType
-from skgmmot.gaussian.mixture import GaussianMixtureParams, log_density, log_joint, select
-from skgmmot.numerics.blocks import EM, FEW, origin
+from skgmmot.gaussian.log_density import log_density, log_joint
+from skgmmot.gaussian.mixture import GaussianMixtureParams, select
+from skgmmot.gaussian.statistics import moments
+from skgmmot.numerics.blocks import origin
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.threads import in_forked_process
 

@@ -11,14 +11,8 @@ from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skgmmot._inputs import arrays
-from skgmmot.estimators._base import (
-    MixtureEstimator,
-    as_mixture,
-    as_mixtures,
-    common_feature_names,
-    shown_type,
-    whole_fit,
-)
+from skgmmot._inputs.mixtures import as_mixture, as_mixtures, common_feature_names, shown_type
+from skgmmot.estimators._base import MixtureEstimator, whole_fit
 from skgmmot.estimators.geodesic import known_mixture
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass

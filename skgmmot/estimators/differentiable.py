@@ -19,6 +19,7 @@ from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
 from skgmmot.fitting.em.entropic import least_gap
 from skgmmot.fitting.em.fit import E_STEPS, check_gradient, measured
 from skgmmot.fitting.em.iterations import ACCELERATIONS, EMStep
+from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
@@ -326,7 +327,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             self.entropic_ot_gap_ = self._gap_of_fit(em, solution)
 
         with torch.no_grad(), blocks.workers(X.device) as pool:
-            em = blocks.EM(*constants, origin, self.reg_covar, pool, self.fixed_weights)
+            em = EM(*constants, origin, self.reg_covar, pool, self.fixed_weights)
             reached.best, reached.show = runs.reached, show
             self._run(em, warm, runs)
         solution = self._differentiate(em, X, a, runs) if on_graph else runs.best
@@ -448,7 +449,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         weights = theta.weights.clamp(min=torch.finfo(torch.float64).tiny)
         origin = blocks.origin(X, a)
         with torch.no_grad(), blocks.workers(X.device) as pool:
-            em = blocks.EM(X, a, origin, 0.0, pool).with_pool(pool)
+            em = EM(X, a, origin, 0.0, pool).with_pool(pool)
             return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).moved(-origin)))
 
     # --- results -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
-from skgmmot.estimators._base import as_mixtures
+from skgmmot._inputs.mixtures import as_mixtures
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.numerics.linalg import root
 from skgmmot.numerics.threads import single_threaded_torch

@@ -3,7 +3,7 @@
 from numbers import Real
 
 from skgmmot._inputs import arrays
-from skgmmot.estimators._base import as_mixture, shown_type
+from skgmmot._inputs.mixtures import as_mixture, shown_type
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures import distance

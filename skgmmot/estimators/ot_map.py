@@ -21,11 +21,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from skgmmot._inputs import arrays
-from skgmmot.estimators._base import as_mixture, is_mixture, whole_fit
+from skgmmot._inputs.mixtures import as_mixture, is_mixture
+from skgmmot.estimators._base import whole_fit
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.geodesic import known_mixture
 from skgmmot.gaussian.covariance.registry import covariance_type_of
-from skgmmot.gaussian.mixture import GaussianMixtureParams, join, sample
+from skgmmot.gaussian.mixture import GaussianMixtureParams, join
+from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics import blocks
 from skgmmot.numerics.linalg import oas_share, shrunk
 from skgmmot.numerics.threads import single_threaded_torch

@@ -19,14 +19,16 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
-from skgmmot.estimators._base import as_density, whole_fit
+from skgmmot._inputs.densities import as_density, check_squares, reshaping
+from skgmmot.estimators._base import whole_fit
 from skgmmot.fitting.quantization import Lloyd, Samples, nearest
-from skgmmot.gaussian.mixture import GaussianMixtureParams, sample
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.linalg import Place, power_of_two, squared_distances
 from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
-from skgmmot.transport.semidiscrete.plan import GridDensity
 
 
 class WassersteinQuantizer(
@@ -244,7 +246,7 @@ class WassersteinQuantizer(
             )
         place = Place.of(X)
         spread = float((X - place.origin).abs().max())
-        arrays.check_squares("X", spread, spread)
+        check_squares("X", spread, spread)
         return Samples(place.inside(X), a / a.sum()), place, dtype, kind
 
     def _start(self, density, place, rng) -> torch.Tensor:
@@ -272,7 +274,7 @@ class WassersteinQuantizer(
             raise ValueError(
                 f"init must be finite points of shape (n_clusters, n_features) = {shape}, got "
                 f"shape {tuple(start.shape)}. "
-                + arrays.reshaping("init", start, "Pass as many points as clusters.")
+                + reshaping("init", start, "Pass as many points as clusters.")
             )
         n_distinct = len(torch.unique(start, dim=0))
         if n_distinct < self.n_clusters:

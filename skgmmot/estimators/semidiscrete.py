@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator, whole_fit
+from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.semidiscrete import fit_to_points, remoteness, spread, widened
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
@@ -275,7 +276,7 @@ class SemidiscreteGMM(MixtureEstimator):
         """The mixtures to start from."""
         starts, kind, origin = [], self._covariance(), torch.zeros_like(X[0])
         with torch.no_grad(), blocks.workers(X.device) as pool:
-            em = blocks.EM(X, a, origin, self._reg_covar(place), pool)
+            em = EM(X, a, origin, self._reg_covar(place), pool)
             for _ in range(self.n_init):
                 assignment = _init.assign(self.init_params, em, self.n_components, rng)
                 start = _init.start(assignment, em, kind, self.n_components)

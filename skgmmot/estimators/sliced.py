@@ -15,6 +15,7 @@ from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
 from skgmmot.fitting.em.iterations import climb
+from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.sliced import Frame, SlicedObjective, fit_sliced, settle
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -447,7 +448,7 @@ class _Problem:
         estimator, d = self.estimator, self.X.shape[1]
         spacing = estimator.n_components ** (-1 / d)  # of components that share the samples' extent
         with blocks.workers(self.X.device) as pool:
-            grouped = blocks.EM(self.X, self.sample_weight, self.origin, 0.0, pool)
+            grouped = EM(self.X, self.sample_weight, self.origin, 0.0, pool)
             # Single samples have no spread to descend from: they get a tenth of the spacing.
             em = self._em(pool, estimator.reg_covar + (0.1 * spacing) ** 2)
             if warm:
@@ -509,7 +510,7 @@ class _Problem:
         ):
             # of fewer distinct samples than components: nobody asked for this start
             warnings.simplefilter("ignore", ConvergenceWarning)
-            grouped = blocks.EM(self.X, self.sample_weight, self.origin, 0.0, pool)
+            grouped = EM(self.X, self.sample_weight, self.origin, 0.0, pool)
             em = self._em(pool, max(self.estimator.reg_covar, LEAST_REG))
             rng = check_random_state(self.estimator.random_state)
             found = _init.start(_init.assign("kmeans", grouped, K, rng), em, self.kind, K)
@@ -536,7 +537,7 @@ class _Problem:
 
     def _em(self, pool, reg_covar):
         rows = self.objective.X
-        return blocks.EM(rows, self.sample_weight, torch.zeros_like(rows[0]), reg_covar, pool)
+        return EM(rows, self.sample_weight, torch.zeros_like(rows[0]), reg_covar, pool)
 
 
 class _Runs:

@@ -14,15 +14,12 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from skgmmot.gaussian.coordinates import FreeCoordinates
 from skgmmot.gaussian.covariance.registry import covariance_type_of
-from skgmmot.gaussian.mixture import FreeCoordinates, GaussianMixtureParams
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
-from skgmmot.transport.semidiscrete.plan import (
-    SemidiscretePlan,
-    component_masses,
-    exact_plan,
-)
+from skgmmot.transport.semidiscrete.plan import SemidiscretePlan, component_masses, exact_plan
 
 #: Share of ``reg_covar`` that free covariances have at least, so that their logarithms are finite.
 LEAST = 1e-3

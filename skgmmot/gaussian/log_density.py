@@ -1,77 +1,183 @@
-"""Densities of many samples, by matrix products where these are accurate; without gradients."""
+"""Densities and responsibilities of Gaussian mixtures, by their definition."""
+
+import math
 
 import torch
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.registry import covariance_type_of
-from skgmmot.gaussian.mixture import PreparedMixture
-from skgmmot.gaussian.products import FeatureEStep, WhiteningEStep, accurate_dtype
+from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 
-#: Blocks for samples that take more numbers than this would be too short for matrix products.
-MOST_NUMBERS = 512
-#: For fewer log-joint densities, samples times components, the definition is as fast.
-MANY = 4096
+#: Below this log-density, where distances are ``1 / eps`` spreads, squares hide in their rounding
+#: what sets components of equal covariances apart.
+FAR = -(torch.finfo(torch.float64).eps ** -2)
 
 
-class ProductMixture(PreparedMixture):
-    """A prepared mixture whose log-joint is a few matrix products for a whole block of samples.
-
-    It stands in for the `PreparedMixture` it is made of, and falls back to its definition where
-    squares overflow.
-    """
-
-    step: FeatureEStep | WhiteningEStep
-    dtype: torch.dtype
-
-    @property
-    def row_size(self) -> int:
-        """Numbers that a sample takes in a block."""
-        return min(self.step.row_size, MOST_NUMBERS)
-
-    def log_joint(self, X: Tensor) -> Tensor:
-        """The log-joint ``(K, b)`` of a block ``X (b, d)``, in the dtype of the products."""
-        joint = self.step.log_joint(
-            X, self.dtype, lambda _, shape, dtype: X.new_empty(shape, dtype=dtype)
-        )
-        return joint if torch.isfinite(joint.amax(0)).all() else super().log_joint(X)
-
-
-def for_many(
-    mixture: PreparedMixture, n_samples: int, dtype: torch.dtype | None = None
-) -> PreparedMixture:
-    """Prepare a mixture for many samples.
+def log_joint(mixture: PreparedMixture, X: Tensor) -> Tensor:
+    """Return ``log w_k g_k(x_i)``.
 
     Parameters
     ----------
     mixture : PreparedMixture
         K components in d dimensions.
-    n_samples : int
-        How many there are.
-    dtype : torch.dtype, default=None
-        That of the samples; None is that of the mixture.
+    X : Tensor of shape (n, d)
+        Samples.
 
     Returns
     -------
-    PreparedMixture
-        The same mixture; by products, if they are many and that keeps their digits.
+    Tensor of shape (K, n)
+        One row a component: reductions over components then run along contiguous rows.
 
     Notes
     -----
-    Not differentiable.
+    Differentiable in everything. Costs ``O(n K d^2)`` (diagonal types ``O(n K d)``) and holds
+    ``(K, n, d)``: call it on blocks of samples.
     """
-    if n_samples * len(mixture.means) < MANY:
-        return mixture
-    weights = mixture.log_weights.double().softmax(0)
-    exact = mixture.to(dtype=torch.float64)
-    # a number that samples can be subtracted from in their own dtype; the mixture is not rounded
-    origin = (weights @ exact.means).to(mixture.means.dtype if dtype is None else dtype)
-    centred = exact._replace(means=exact.means - origin.double())
-    dtype = accurate_dtype(centred, origin.dtype)
-    if dtype is None:
-        return mixture
+    return mixture.log_joint(X)
+
+
+def log_density(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:
+    """Return the log-density of a mixture, ``log sum_k w_k g_k(x_i)``.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams or PreparedMixture
+        K components in d dimensions.
+    X : Tensor of shape (n, d)
+        Samples.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        Log-densities; ``-inf`` where a sample is so far away that its square overflows.
+
+    Raises
+    ------
+    ValueError
+        If a covariance is not positive definite.
+    """
+    mixture = mixture.prepare()
+    joint = log_joint(mixture, X)
+    return torch.logsumexp(joint, dim=0) + _of_zero_weights(mixture, X, joint)
+
+
+def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:
+    """Return the log-posterior of the components, ``log w_k g_k(x_i) - log p(x_i)``.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams or PreparedMixture
+        K components in d dimensions.
+    X : Tensor of shape (n, d)
+        Samples.
+
+    Returns
+    -------
+    Tensor of shape (K, n)
+        Columns whose exponentials sum to one, also for samples so far away that their squares
+        overflow: those belong to the component nearest in its own metric.
+
+    Raises
+    ------
+    ValueError
+        If a covariance is not positive definite.
+    """
+    mixture = mixture.prepare()
+    joint = log_joint(mixture, X)
+    overflowed = is_far(joint.detach())  # (n,)
+    if not overflowed.any():
+        return torch.log_softmax(joint, dim=0) - _of_zero_weights(mixture, X, joint)
+    # Far samples stay off the graph, for the derivative of an overflow is not a number: another
+    # point takes their place on it.
+    near = torch.where(overflowed.unsqueeze(1), mixture.means[0].detach(), X)
+    joint = log_joint(mixture, near)
+    log_resp = torch.log_softmax(joint, dim=0) - _of_zero_weights(mixture, near, joint)
+    one_hot = torch.zeros_like(log_resp)
+    one_hot[:, overflowed] = _nearest(mixture, X.detach()[overflowed])
+    return torch.where(overflowed, one_hot, log_resp)
+
+
+def is_far(joint: Tensor) -> Tensor:
+    """Return which samples are so far away that rounding hides whose they are.
+
+    Parameters
+    ----------
+    joint : Tensor of shape (K, n)
+        Their log-joint.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        True where all of it is below `FAR`, or where a square overflowed.
+    """
+    return ~(joint.amax(0) > FAR)
+
+
+def responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:
+    """Return the posterior of the components, ``w_k g_k(x_i) / p(x_i)``.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams or PreparedMixture
+        K components in d dimensions.
+    X : Tensor of shape (n, d)
+        Samples.
+
+    Returns
+    -------
+    Tensor of shape (K, n)
+        The exponentials of `log_responsibilities`. In a weight of zero they have the derivative
+        that the logarithm has not, ``g_k / p``.
+
+    Raises
+    ------
+    ValueError
+        If a covariance is not positive definite.
+    """
+    mixture = mixture.prepare()
+    resp = log_responsibilities(mixture, X).exp()
+    if mixture.weights is None:
+        return resp
+    zero, share = _zero_shares(mixture, X, log_density(mixture, X))
+    return resp.index_copy(0, zero, share)
+
+
+def _of_zero_weights(mixture: PreparedMixture, X: Tensor, joint: Tensor) -> Tensor | float:
+    """What components of weight zero add to the log-density: zeros with a derivative, or none."""
+    if mixture.weights is None:
+        return 0.0
+    _, share = _zero_shares(mixture, X, torch.logsumexp(joint, dim=0))
+    return torch.log1p(share.sum(0))
+
+
+def _zero_shares(mixture: PreparedMixture, X: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Components of weight zero, and ``w_k g_k(x_i) / p(x_i)``: zeros that have derivatives."""
+    zero = (mixture.weights == 0).nonzero().squeeze(1)
+    w, factors = mixture.weights[zero], mixture.factors
+    if not covariance_type_of(factors).shared:
+        factors = factors[zero]
+    log_g = PreparedMixture(torch.zeros_like(w), mixture.means[zero], factors).log_joint(X)
+    # Where such a component has all the density its derivative is huge, but no infinity.
+    largest = math.log(torch.finfo(X.dtype).max) / 2
+    ratio = (log_g - log_p).nan_to_num(-torch.inf).clamp(max=largest).exp()
+    return zero, w.unsqueeze(1) * ratio
+
+
+def _nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
+    """One-hot log-responsibilities ``(K, n)`` of samples at infinity, as constants.
+
+    Along ``x = s u`` the squared distances are ``s^2 |u P_k|^2 - 2 s <u P_k, m_k P_k> + ...``: the
+    first term decides, and where it is equal (shared covariances) the second.
+    """
+    mixture = mixture.to()
     kind = covariance_type_of(mixture.factors)
-    whitened = WhiteningEStep.is_faster(kind, *mixture.means.shape)
-    found = ProductMixture(*exact)
-    found.step = (WhiteningEStep if whitened else FeatureEStep)(centred, origin)
-    found.dtype = dtype
-    return found
+    X = X.to(mixture.factors.dtype)
+    factors = mixture.factors / mixture.factors.abs().max()  # so that no product overflows
+    u = (X / X.abs().amax(1, keepdim=True)).expand(len(mixture.means), -1, -1)  # (K, n, d)
+    white = kind.apply(u, factors)
+    first = white.square().sum(-1)
+    second = (white * kind.apply(mixture.means.unsqueeze(1), factors)).sum(-1)
+    first = first.masked_fill(torch.isneginf(mixture.log_weights).unsqueeze(1), torch.inf)
+    tied = first <= first.amin(0) * (1 + 8 * torch.finfo(X.dtype).eps)
+    winner = second.masked_fill(~tied, -torch.inf).argmax(0, keepdim=True)
+    return torch.full_like(first, -torch.inf).scatter_(0, winner, 0.0)

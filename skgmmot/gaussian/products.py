@@ -12,10 +12,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from skgmmot.fitting.em.step import Statistics
 from skgmmot.gaussian.covariance.base import LOG_2PI
 from skgmmot.gaussian.covariance.registry import CovarianceType, covariance_type_of
 from skgmmot.gaussian.mixture import PreparedMixture
+from skgmmot.gaussian.statistics import Statistics
 
 #: Quadratic features are used up to this many for each feature: d = 80 for full covariances, any d
 #: for the other types.

@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from skgmmot._inputs import arrays
-from skgmmot.estimators._base import as_mixture, as_mixtures
+from skgmmot._inputs.mixtures import as_mixture, as_mixtures, of_one_precision
 from skgmmot.numerics.linalg import root
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.discrete.plan import penalties_of
@@ -213,7 +213,7 @@ class MixtureWasserstein:
             kind = arrays.joint_kind(kind, other_kind)
             distance.check_dimensions(sources[0], targets[0])
         both = (m.to(device=kind.device) for m in (*sources, *targets))
-        both = [_in_double(m) for m in arrays.of_one_precision(*both)]
+        both = [_in_double(m) for m in of_one_precision(*both)]
         squared = pairwise_squared(
             both[: len(sources)],
             None if others is None else both[len(sources) :],
@@ -242,7 +242,7 @@ def _pair(source, target, any_mass=False):
     source, source_kind = as_mixture(source, "source", dtype=None, any_mass=any_mass)
     target, target_kind = as_mixture(target, "target", dtype=None, any_mass=any_mass)
     kind = arrays.joint_kind(source_kind, target_kind)
-    mixtures = arrays.of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
+    mixtures = of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
     return *map(_in_double, mixtures), kind
 
 

@@ -3,7 +3,7 @@
 import sklearn.metrics
 from sklearn.base import clone
 
-from skgmmot.estimators._base import as_mixture, shown_type
+from skgmmot._inputs.mixtures import as_mixture, shown_type
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.metrics._mixture import MixtureWasserstein
 from skgmmot.metrics._sliced import last_step, sliced_wasserstein_scorer

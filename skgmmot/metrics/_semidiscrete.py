@@ -3,11 +3,12 @@
 from numbers import Integral
 
 from skgmmot._inputs import arrays
-from skgmmot.estimators._base import as_density
+from skgmmot._inputs.densities import as_density, points_and_masses
 from skgmmot.numerics.linalg import root
 from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
-from skgmmot.transport.semidiscrete.plan import GridDensity, exact_plan
+from skgmmot.transport.semidiscrete.plan import exact_plan
 
 
 @single_threaded_torch()
@@ -132,7 +133,7 @@ def semidiscrete_plan(density, points, weights=None, *, method="auto", n_nodes=2
 def _semidiscrete(density, points, weights, *, method, n_nodes, seed):
     """The plan, and the kind of array to answer in."""
     density, n_features, kind = as_density(density)
-    points, weights, kinds = arrays.points_and_masses(points, weights, n_features)
+    points, weights, kinds = points_and_masses(points, weights, n_features)
     kind = arrays.joint_kind(kind, *kinds)
     points, weights = (t.to(kind.device) for t in (points, weights))
     exact = n_features == 2 if method == "auto" else method == "exact"

@@ -9,7 +9,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
-from skgmmot.estimators._base import as_mixture, is_mixture
+from skgmmot._inputs.densities import reshaping
+from skgmmot._inputs.mixtures import as_mixture, in_double, is_mixture, of_one_precision
 from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import least
 from skgmmot.numerics.linalg import Place, order, power_of_two, root
@@ -360,8 +361,8 @@ def _two_mixtures(source, target):
     source, source_kind = as_mixture(source, "source", dtype=None)
     target, target_kind = as_mixture(target, "target", dtype=None)
     kind = arrays.joint_kind(source_kind, target_kind)
-    mixtures = arrays.of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
-    source, target = map(arrays.in_double, mixtures)
+    mixtures = of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
+    source, target = map(in_double, mixtures)
     check_dimensions(source, target)
     if order(source, target) > 0:  # distances are symmetric to the last bit
         source, target = target, source
@@ -376,7 +377,7 @@ def _samples_for(mixture, X):
         raise ValueError(
             f"X must have shape (n_samples, {d}), as the mixture has features, got "
             f"{tuple(samples.shape)}. "
-            + arrays.reshaping("X", samples, "Describe both by the same features.")
+            + reshaping("X", samples, "Describe both by the same features.")
         )
     if not torch.isfinite(samples.detach()).all():
         raise ValueError("X must be finite, got NaN or infinity. Drop those samples.")

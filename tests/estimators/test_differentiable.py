@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot.fitting.em.iterations import EMStep
+from skgmmot.fitting.em.rows import EM
 from skgmmot.numerics.adjoint import InexactGradientWarning
-from skgmmot.numerics.blocks import EM
 
 PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
 IDENTITY = {

@@ -7,8 +7,9 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 
 from skgmmot import DifferentiableGaussianMixture, SemidiscreteGMM
 from skgmmot.estimators import _init
+from skgmmot.fitting.em.rows import EM
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
-from skgmmot.numerics.blocks import EM, origin, workers
+from skgmmot.numerics.blocks import origin, workers
 
 
 @pytest.fixture

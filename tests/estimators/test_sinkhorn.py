@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot.datasets import make_ring_square_line
 from skgmmot.fitting.em.entropic import entropic_ot_objective
-from skgmmot.numerics.blocks import EM
+from skgmmot.fitting.em.rows import EM
 
 PARAMETERS = ["weights_", "means_", "covariances_"]
 

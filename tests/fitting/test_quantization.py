@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 
 from skgmmot.fitting.quantization import Lloyd, Samples, nearest
 from skgmmot.numerics.fixed_point import iterate
-from skgmmot.transport.semidiscrete.plan import GridDensity
+from skgmmot.transport.semidiscrete.grid import GridDensity
 
 DOUBLE = torch.float64
 

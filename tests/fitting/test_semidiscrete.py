@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from skgmmot.fitting.semidiscrete import Regularised, _Transport, fit_to_points
-from skgmmot.gaussian.mixture import GaussianMixtureParams, sample
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.sampling import sample
 from skgmmot.transport.semidiscrete.plan import exact_plan
 
 DOUBLE = torch.float64

@@ -6,7 +6,8 @@ from torch.testing import assert_close
 
 from skgmmot.fitting.sliced import SlicedObjective, fit_sliced
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL, SPHERICAL
-from skgmmot.gaussian.mixture import GaussianMixtureParams, sample
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.sampling import sample
 
 F64 = torch.float64
 

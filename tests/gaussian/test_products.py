@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.fitting.em.step import e_step, m_step
+from skgmmot.fitting.em.step import m_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.gaussian.products import FeatureEStep, WhiteningEStep, accurate_dtype
+from skgmmot.gaussian.statistics import e_step
 from skgmmot.numerics.blocks import Buffers
 
 F64 = torch.float64

@@ -95,71 +95,6 @@ def test_tensors_on_two_accelerators_are_refused():
         arrays.answer_kind(PLAIN, ELSEWHERE, fitted=other)
 
 
-@pytest.mark.parametrize("mixture_type", ["public", "storage"])
-@pytest.mark.parametrize(
-    "name, public, storage",
-    [
-        ("full", (3, 2, 2), (3, 2, 2)),
-        ("tied", (2, 2), (1, 2, 2)),
-        ("diag", (3, 2), (3, 2)),
-        ("spherical", (3,), (3, 1)),
-    ],
-)
-def test_covariances_are_recognised_by_their_shape(name, public, storage, mixture_type):
-    shape = public if mixture_type == "public" else storage
-    covariances = np.eye(2) * np.ones(shape) if name in ("full", "tied") else np.ones(shape)
-    for covariance_type in (None, name):
-        params, kind = arrays.mixture_from_tuple(
-            [0.2, 0.3, 0.5], np.zeros((3, 2)), covariances, covariance_type
-        )
-        assert params.covariances.shape == storage
-        assert not kind.is_tensor
-
-
-def test_means_of_one_axis_are_told_how_to_get_two():
-    with pytest.raises(ValueError, match=r"and \(2,\). Use means\[:, None\] for one feature"):
-        arrays.mixture_from_tuple([0.5, 0.5], [0.0, 1.0], [1.0, 1.0])
-
-
-@pytest.mark.parametrize("shape", [(0, 2), (1, 0)])
-def test_a_mixture_of_nothing_is_refused(shape):
-    weights, covariances = np.full(shape[0], 1.0), np.ones(shape)
-    with pytest.raises(ValueError, match="at least one component and one feature, got means of sh"):
-        arrays.mixture_from_tuple(weights, np.zeros(shape), covariances, "diag")
-
-
-def test_arrays_of_a_mixture_keep_their_precision_and_weights_sum_to_one_in_double():
-    weights = np.full(3, 1 / 3, dtype=np.float32)
-    params, _ = arrays.mixture_from_tuple(weights, np.zeros((3, 2)), np.ones(3), "spherical")
-    assert (params.weights.dtype, params.means.dtype) == (torch.float32, torch.float64)
-    assert arrays.in_double(params).weights.sum() == 1
-    assert weights.astype(float).sum() != 1
-
-
-@pytest.mark.parametrize(
-    ("array", "eps"),
-    [
-        (np.ones(2, np.float16), 2**-10),
-        (torch.ones(2, dtype=torch.bfloat16), 2**-7),
-        (np.ones(2, np.float32), 2**-23),
-        (np.ones(2), 2**-52),
-        (np.ones(2, int), 2**-52),
-        (torch.ones(2, dtype=torch.int32), 2**-52),
-        ([1.0, 1.0], 2**-52),
-    ],
-)
-def test_the_precision_of_an_array_is_that_of_its_dtype(array, eps):
-    assert arrays.rounding(array) == eps
-
-
-@pytest.mark.parametrize("name", ["diag", "spherical"])
-def test_a_negative_variance_is_named_by_its_component(name):
-    variances = np.ones((3, 2)) if name == "diag" else np.ones((3, 1))
-    variances[1, 0] = -0.5
-    with pytest.raises(ValueError, match=r"smallest eigenvalue -0\.5 in component 1"):
-        arrays.mixture_from_tuple(np.full(3, 1 / 3), np.zeros((3, 2)), variances, name)
-
-
 @pytest.mark.parametrize(
     ("X", "hint"),
     [
@@ -182,12 +117,6 @@ def test_a_negative_variance_is_named_by_its_component(name):
 def test_what_is_no_array_of_numbers_is_refused(X, hint):
     with pytest.raises(TypeError, match=f"X must .*{hint}"):
         DifferentiableGaussianMixture().fit(X)
-
-
-def test_times_are_no_points_of_a_mixture():
-    times = np.ones((1, 1)).astype("datetime64[s]")
-    with pytest.raises(TypeError, match="must hold numbers, got datetime64"):
-        arrays.mixture_from_tuple([1.0], times, np.ones((1, 1, 1)))
 
 
 def test_read_only_arrays_are_shared_and_not_copied():

@@ -23,15 +23,13 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.gram import FeatureGram, SampleGram
-from skgmmot.fitting.em.step import Statistics, counted_mass, m_step, moments, shifts
+from skgmmot.fitting.em.step import counted_mass, m_step, shifts
+from skgmmot.gaussian.coordinates import FisherCoordinates, velocities
 from skgmmot.gaussian.covariance.registry import covariance_type_of
-from skgmmot.gaussian.mixture import (
-    FisherCoordinates,
-    GaussianMixtureParams,
-    log_joint,
-    velocities,
-)
+from skgmmot.gaussian.log_density import log_joint
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.products import FeatureEStep
+from skgmmot.gaussian.statistics import Statistics, moments
 from skgmmot.numerics.adjoint import Linearisation
 
 

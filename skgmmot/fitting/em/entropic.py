@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.mixture import GaussianMixtureParams, log_joint
+from skgmmot.gaussian.log_density import log_joint
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 #: Steps in ``log t`` up to this long are not tried at double length.
 SHORT = 0.5

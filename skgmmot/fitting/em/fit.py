@@ -14,8 +14,10 @@ from torch import Tensor
 
 from skgmmot.fitting.em.gram import check_size
 from skgmmot.fitting.em.iterations import EMStep, climb, named
+from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import ANY, SinkhornEM, SinkhornStep, untilted
-from skgmmot.gaussian.mixture import FisherCoordinates, GaussianMixtureParams
+from skgmmot.gaussian.coordinates import FisherCoordinates
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
 from skgmmot.numerics.adjoint import (
     AT_FIXED_POINTS,
@@ -176,7 +178,7 @@ def fit_em(
         )
     start = theta0.to(dtype=torch.float64).moved(-origin)
     with torch.no_grad(), blocks.workers(X.device) as pool:
-        em = blocks.EM(*constants, origin, reg_covar, pool, fixed_weights)
+        em = EM(*constants, origin, reg_covar, pool, fixed_weights)
         climb, differentiate, _ = named("e_step", e_step, E_STEPS)
         step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
         near = None
@@ -495,7 +497,7 @@ def _polished(step, solution, gradient, gradient_tol, max_polish):
 
 
 def climb_balanced(
-    em: blocks.EM,
+    em: EM,
     theta0: GaussianMixtureParams,
     *,
     acceleration: None = None,

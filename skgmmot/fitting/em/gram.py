@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.registry import CovarianceType, covariance_type_of
-from skgmmot.gaussian.mixture import GaussianMixtureParams, log_joint
+from skgmmot.gaussian.log_density import log_joint
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.products import FeatureEStep
 
 #: Numbers of a mixture for which the matrix is still built. A few of them are held at once.

@@ -9,7 +9,8 @@ import torch
 
 from skgmmot.fitting.em.derivative import LinearisedEM
 from skgmmot.fitting.em.step import em_step
-from skgmmot.gaussian.mixture import GaussianMixtureParams, LogCoordinates
+from skgmmot.gaussian.coordinates import LogCoordinates
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import Point, Solution, Squarem, iterate
 

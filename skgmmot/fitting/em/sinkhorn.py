@@ -16,13 +16,10 @@ from torch import Tensor
 
 from skgmmot.fitting.em.entropic import Dual, balance, curvature, imbalance, sinkhorn_update
 from skgmmot.fitting.em.step import m_step
+from skgmmot.gaussian.coordinates import FisherCoordinates
 from skgmmot.gaussian.covariance.registry import covariance_type_of
-from skgmmot.gaussian.mixture import (
-    FisherCoordinates,
-    GaussianMixtureParams,
-    PreparedMixture,
-    log_responsibilities,
-)
+from skgmmot.gaussian.log_density import log_responsibilities
+from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import iterate
 

@@ -15,93 +15,12 @@ over devices and over machines; being centred, they keep their digits far from t
 ways to the same sums.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.registry import CovarianceType, covariance_type_of
-from skgmmot.gaussian.mixture import (
-    GaussianMixtureParams,
-    PreparedMixture,
-    log_density,
-    log_joint,
-    responsibilities,
-)
-
-
-class Statistics(NamedTuple):
-    """What the E-step sums over samples; adds field by field."""
-
-    mass: Tensor
-    """``s0 (K,)``."""
-    shift: Tensor
-    """``s1 (K, d)``, centred at the means."""
-    scatter: Tensor
-    """``S2``, centred at the means, in the storage of the covariances."""
-    log_likelihood: Tensor
-    """``sum_i a_i log p(x_i)``, a scalar."""
-
-    def moved(self, by: Tensor, kind: CovarianceType) -> "Statistics":
-        """The same samples about other centres, ``c - by`` instead of ``c``."""
-        return self._replace(
-            shift=self.shift + self.mass.unsqueeze(-1) * by,
-            scatter=kind.move_scatter(self.scatter, self.mass, self.shift, by),
-        )
-
-
-def e_step(
-    theta: GaussianMixtureParams | PreparedMixture,
-    X: Tensor,
-    sample_weight: Tensor | None = None,
-) -> Statistics:
-    """Sum the statistics of a block of samples.
-
-    Parameters
-    ----------
-    theta : GaussianMixtureParams or PreparedMixture
-        The current mixture, K components in d dimensions; prepared, if there are several blocks.
-    X : Tensor of shape (n, d)
-        Samples.
-    sample_weight : Tensor of shape (n,), default=None
-        Weights ``a``; None is one each.
-
-    Returns
-    -------
-    Statistics
-        Sums, centred at ``theta.means``; those of several blocks add.
-
-    Raises
-    ------
-    ValueError
-        If a covariance of ``theta`` is not positive definite.
-
-    Notes
-    -----
-    Differentiable in everything. Costs ``O(n K d^2)`` (diagonal types ``O(n K d)``), holds
-    ``(K, n, d)``.
-    """
-    theta = theta.prepare()
-    joint = log_joint(theta, X)  # (K, n)
-    log_p = torch.logsumexp(joint, dim=0)
-    resp = (joint - log_p).exp()
-    if theta.weights is not None:  # derivatives in weights of zero are asked for
-        resp, log_p = responsibilities(theta, X), log_density(theta, X)
-    if sample_weight is not None:
-        resp, log_p = resp * sample_weight, log_p * sample_weight
-    return moments(theta, X, resp)._replace(log_likelihood=log_p.sum())
-
-
-def moments(theta: GaussianMixtureParams | PreparedMixture, X: Tensor, resp: Tensor) -> Statistics:
-    """Sum mass, shift and scatter for given (weighted) responsibilities ``resp (K, n)``."""
-    means, storage = theta[1:3]
-    centred = X - means.unsqueeze(1)  # (K, n, d)
-    return Statistics(
-        mass=resp.sum(-1),
-        shift=(resp.unsqueeze(-2) @ centred).squeeze(-2),
-        scatter=covariance_type_of(storage).scatter(centred, resp),
-        log_likelihood=resp.new_zeros(()),
-    )
+from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.statistics import Statistics, e_step
 
 
 def m_step(

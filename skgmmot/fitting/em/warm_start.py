@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.fit import REG_COVAR, check_samples, check_start, fit_em
-from skgmmot.fitting.em.step import Statistics, m_step, moments
-from skgmmot.gaussian.mixture import GaussianMixtureParams, descended, log_responsibilities
+from skgmmot.fitting.em.step import m_step
+from skgmmot.gaussian.coordinates import descended
+from skgmmot.gaussian.log_density import log_responsibilities
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.statistics import Statistics, moments
 from skgmmot.numerics import blocks
 from skgmmot.numerics.adjoint import AT_FIXED_POINTS, Asked
 from skgmmot.numerics.follow import Carried

@@ -18,13 +18,8 @@ from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
 from skgmmot.numerics.fixed_point import Solution, iterate
 from skgmmot.numerics.linalg import factor, symmetrize
-from skgmmot.transport.mixtures.barycenter import (
-    Pool,
-    common_type,
-    fixed_plans,
-    linear_programme,
-    pool,
-)
+from skgmmot.transport.discrete.linear_programme import linear_programme
+from skgmmot.transport.mixtures.barycenter import Pool, common_type, fixed_plans, pool
 from skgmmot.transport.mixtures.barycenter_starts import chained_start
 from skgmmot.transport.mixtures.distance import cost_matrix
 

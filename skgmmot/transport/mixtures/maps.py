@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.registry import covariance_type_of
-from skgmmot.gaussian.mixture import (
-    GaussianMixtureParams,
-    log_responsibilities,
-)
+from skgmmot.gaussian.log_density import log_responsibilities
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.products import (
     MAX_QUADRATIC,
     FeatureEStep,

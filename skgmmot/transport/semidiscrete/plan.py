@@ -27,13 +27,14 @@ from torch import Tensor
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.linalg import power_of_two
 from skgmmot.transport.semidiscrete.cell_integrals import GridIntegrals, MixtureIntegrals
-from skgmmot.transport.semidiscrete.heights import (
+from skgmmot.transport.semidiscrete.damped_newton import (
     Cells,
     Target,
     cells_of_masses,
     evaluate,
     lowest_empty,
 )
+from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram
 
 #: Points nearer than this share of their extent are merged, by the first that lets cells be found:
@@ -41,15 +42,6 @@ from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram
 NEAREST = (1e-13, 1e-10, 1e-7)
 #: A mass below this share of the whole is as good as none: less than rounding of all others.
 LEAST_MASS = 1e-15
-
-
-class GridDensity(NamedTuple):
-    """An image as a density in the plane: constant on each pixel."""
-
-    values: Tensor
-    """``(rows, columns)``, non-negative, of any positive total; row 0 is the lowest."""
-    extent: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
-    """Left, right, lower and upper end of the image."""
 
 
 class SemidiscretePlan(NamedTuple):

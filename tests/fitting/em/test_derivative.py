@@ -12,10 +12,12 @@ from skgmmot.fitting.em.derivative import (
     m_step_pullback,
     score,
 )
-from skgmmot.fitting.em.step import Statistics, e_step, m_step
+from skgmmot.fitting.em.step import m_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
-from skgmmot.gaussian.mixture import GaussianMixtureParams, log_joint
+from skgmmot.gaussian.log_density import log_joint
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.products import FeatureEStep
+from skgmmot.gaussian.statistics import Statistics, e_step
 
 F64 = torch.float64
 

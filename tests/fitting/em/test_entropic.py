@@ -15,7 +15,8 @@ from skgmmot.fitting.em.entropic import (
     sinkhorn_update,
 )
 from skgmmot.functional import fit_em
-from skgmmot.gaussian.mixture import GaussianMixtureParams, log_joint
+from skgmmot.gaussian.log_density import log_joint
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 
 @pytest.fixture

@@ -9,12 +9,14 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture
-from skgmmot.fitting.em import derivative
+from skgmmot.fitting.em import derivative, rows
 from skgmmot.fitting.em.iterations import EMStep
+from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step
 from skgmmot.functional import GaussianMixtureParams, fit_em
 from skgmmot.gaussian.covariance.registry import covariance_type_of
-from skgmmot.gaussian.mixture import log_density, select
+from skgmmot.gaussian.log_density import log_density
+from skgmmot.gaussian.mixture import select
 from skgmmot.numerics import blocks
 from skgmmot.numerics.adjoint import DERIVATIVES, InexactGradientWarning, spectral_radius
 from skgmmot.numerics.krylov import SOLVERS
@@ -165,7 +167,7 @@ def test_all_ways_to_products_give_one_gradient(problem, monkeypatch):
     small = gradients(start, X, a, **TIGHT)
     monkeypatch.setattr(derivative, "SMALL", 0)
     features = gradients(start, X, a, **TIGHT)
-    monkeypatch.setattr(blocks, "MAX_QUADRATIC", -1)
+    monkeypatch.setattr(rows, "MAX_QUADRATIC", -1)
     definition = gradients(start, X, a, **TIGHT)
     assert_close(features, small, rtol=1e-6, atol=1e-8)
     assert_close(definition, small, rtol=1e-6, atol=1e-8)
@@ -245,7 +247,7 @@ def test_em_contracts_by_its_spectral_radius(problem):
     start, X, a = problem
     end = fit_em(start, X, a, tol=1e-15, max_iter=5000).value
     origin = blocks.origin(X, a)
-    step = EMStep(blocks.EM(X, a, origin, 1e-6, None), X, a)
+    step = EMStep(EM(X, a, origin, 1e-6, None), X, a)
     rate = spectral_radius(step.linearise(end.moved(-origin)))
     sizes = [fit_em(start, X, a, tol=0.0, max_iter=n).residual for n in (40, 60)]
     assert (sizes[1] / sizes[0]) ** (1 / 20) == pytest.approx(rate, rel=0.02)
@@ -257,7 +259,7 @@ def test_the_derivative_of_em_is_symmetric_at_its_fixed_point(problem):
         options = {"reg_covar": 0.0, "fixed_weights": fixed_weights, "tol": 1e-15}
         end = fit_em(start, X, a, max_iter=5000, **options).value
         origin = blocks.origin(X, a)
-        em = blocks.EM(X, a, origin, 0.0, None, fixed_weights)
+        em = EM(X, a, origin, 0.0, None, fixed_weights)
         step = EMStep(em, X, a, start.weights if fixed_weights else None)
         linear = step.linearise(end.moved(-origin))
         J = linear.product(torch.eye(linear.residual.numel(), dtype=F64))

@@ -6,11 +6,13 @@ from torch.testing import assert_close
 
 from skgmmot.fitting.em import derivative
 from skgmmot.fitting.em.gram import MOST_NUMBERS, FeatureGram, SampleGram
-from skgmmot.fitting.em.step import e_step
+from skgmmot.fitting.em.rows import EM
 from skgmmot.functional import fit_em
-from skgmmot.gaussian.mixture import log_joint, rsample
+from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.products import FeatureEStep
-from skgmmot.numerics.blocks import EM, Buffers, add
+from skgmmot.gaussian.sampling import rsample
+from skgmmot.gaussian.statistics import e_step
+from skgmmot.numerics.blocks import Buffers, add
 from skgmmot.transport.mixtures.distance import transport_plan
 
 F64 = torch.float64

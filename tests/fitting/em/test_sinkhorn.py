@@ -5,9 +5,10 @@ import torch
 
 from skgmmot.fitting.em.entropic import entropic_ot_objective
 from skgmmot.fitting.em.iterations import EMStep
+from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, SinkhornStep, untilted
 from skgmmot.functional import fit_em
-from skgmmot.gaussian.mixture import log_joint
+from skgmmot.gaussian.log_density import log_joint
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import iterate
 
@@ -26,7 +27,7 @@ def typed_problem(covariance_type, make_mixture, make_samples):
 
 def sinkhorn_em(theta, X, a=None, **options):
     with torch.no_grad(), blocks.workers(X.device) as pool:
-        em = blocks.EM(X, a, blocks.origin(X, a), 1e-3, pool)
+        em = EM(X, a, blocks.origin(X, a), 1e-3, pool)
         start = untilted(theta.moved(-em.origin))
         return iterate(SinkhornEM(em), start, **options).value.mixture().moved(em.origin)
 
@@ -162,7 +163,7 @@ def test_putting_a_fit_on_the_graph_does_not_change_it(problem, gradient):
 def test_the_balanced_iteration_has_a_symmetric_derivative_where_it_rests(problem):
     theta, X = problem
     fitted = polished(theta, X, 0.0)
-    em = blocks.EM(X, None, torch.zeros_like(X[0]), 0.0, None)
+    em = EM(X, None, torch.zeros_like(X[0]), 0.0, None)
     linear = SinkhornStep(EMStep(em, X), fitted.weights).linearise(untilted(fitted))
     jacobian = linear.product(torch.eye(len(linear.residual), dtype=X.dtype))
     assert float(linear.residual.norm()) < 1e-6

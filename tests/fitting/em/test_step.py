@@ -6,14 +6,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch.testing import assert_close
 
-from skgmmot.fitting.em.step import Statistics, e_step, em_step, moments
+from skgmmot.fitting.em.step import em_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
-from skgmmot.gaussian.mixture import (
-    GaussianMixtureParams,
-    log_density,
-    log_responsibilities,
-    select,
-)
+from skgmmot.gaussian.log_density import log_density, log_responsibilities
+from skgmmot.gaussian.mixture import GaussianMixtureParams, select
+from skgmmot.gaussian.statistics import Statistics, e_step, moments
 from skgmmot.numerics.adjoint import automatic, implicit
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.linalg import symmetrize

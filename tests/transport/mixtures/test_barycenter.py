@@ -10,12 +10,8 @@ from torch.testing import assert_close
 from skgmmot.gaussian.barycenter import gaussian_barycenter
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.transport.mixtures.barycenter import (
-    common_type,
-    exact_barycenter,
-    linear_programme,
-    objective,
-)
+from skgmmot.transport.discrete.linear_programme import linear_programme
+from skgmmot.transport.mixtures.barycenter import common_type, exact_barycenter, objective
 from skgmmot.transport.mixtures.distance import interpolate, transport_plan
 
 F64 = torch.float64

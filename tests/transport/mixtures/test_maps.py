@@ -8,7 +8,9 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
-from skgmmot.gaussian.mixture import GaussianMixtureParams, log_responsibilities, sample
+from skgmmot.gaussian.log_density import log_responsibilities
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics.linalg import bures_map
 from skgmmot.transport.mixtures.distance import transport_plan
 from skgmmot.transport.mixtures.maps import (

@@ -8,9 +8,11 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from skgmmot.gaussian.mixture import GaussianMixtureParams, sample
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.sampling import sample
+from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import mixture_nodes, nodes_plan, standard_nodes
-from skgmmot.transport.semidiscrete.plan import GridDensity, component_masses, exact_plan
+from skgmmot.transport.semidiscrete.plan import component_masses, exact_plan
 
 DOUBLE = torch.float64
 EXTENT = (0.0, 2.0, 1.0, 4.0)

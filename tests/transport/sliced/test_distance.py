@@ -10,7 +10,8 @@ import scipy.stats
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.mixture import GaussianMixtureParams, sample
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.sampling import sample
 from skgmmot.transport.mixtures.distance import transport_plan
 from skgmmot.transport.sliced.directions import DIRECTIONS, ascend, directions
 from skgmmot.transport.sliced.distance import (

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from skgmmot.transport.semidiscrete import heights
+from skgmmot.transport.semidiscrete import damped_newton
 from skgmmot.transport.semidiscrete.cell_integrals import GridIntegrals, MixtureIntegrals
-from skgmmot.transport.semidiscrete.heights import Target, cells_of_masses
+from skgmmot.transport.semidiscrete.damped_newton import Target, cells_of_masses
 from skgmmot.transport.semidiscrete.power_diagram import Box
 
 SIDE = (np.arange(64) + 0.5) / 64
@@ -107,24 +107,26 @@ def test_the_start_for_many_sites_comes_from_few_and_is_good(rng):
     density, sites = image("bumps"), rng.random((2000, 2))
     sites -= sites.mean(0)
     masses = np.full(2000, 1 / 2000)
-    cells = next(heights._starts(density, Target(sites, masses), None))
-    assert cells.masses.min() > heights.GOOD_START * masses.min()
-    gaussian = heights.evaluate(density, sites, heights._gaussian_heights(density, sites, masses))
+    cells = next(damped_newton._starts(density, Target(sites, masses), None))
+    assert cells.masses.min() > damped_newton.GOOD_START * masses.min()
+    gaussian = damped_newton.evaluate(
+        density, sites, damped_newton._gaussian_heights(density, sites, masses)
+    )
     assert np.abs(cells.masses - masses).sum() < np.abs(gaussian.masses - masses).sum()
 
 
-@pytest.mark.parametrize("measure", [heights._of_masses, heights._of_roots])
+@pytest.mark.parametrize("measure", [damped_newton._of_masses, damped_newton._of_roots])
 @pytest.mark.parametrize("slack", [0.0, 0.3])
 def test_a_step_lowers_the_error_in_proportion(rng, slack, measure):
     density, sites = image("bumps"), rng.random((50, 2))
     sites -= sites.mean(0)
     target = Target(sites, rng.dirichlet(np.full(50, 5.0)), slack, (sites**2).sum(1))
-    cells = heights.evaluate(
-        density, sites, heights._gaussian_heights(density, sites, target.masses)
+    cells = damped_newton.evaluate(
+        density, sites, damped_newton._gaussian_heights(density, sites, target.masses)
     )
     error, excess = measure(target, cells)
-    step = heights._solve(heights._jacobian(target, cells), excess)
-    tiny = heights.evaluate(density, sites, cells.heights + 1e-5 * step)
+    step = damped_newton._solve(damped_newton._jacobian(target, cells), excess)
+    tiny = damped_newton.evaluate(density, sites, cells.heights + 1e-5 * step)
     assert error - measure(target, tiny)[0] > 0.99e-5 * error
 
 
@@ -153,11 +155,13 @@ def test_the_jacobian_is_that_of_finite_differences(rng, slack):
     density, sites = image("bumps"), rng.random((6, 2))
     sites -= sites.mean(0)
     target = Target(sites, rng.dirichlet(np.full(6, 5.0)), slack, (sites**2).sum(1))
-    heights = heights._gaussian_heights(density, sites, target.masses)
-    jacobian = heights._jacobian(target, heights.evaluate(density, sites, heights)).toarray()
+    heights = damped_newton._gaussian_heights(density, sites, target.masses)
+    jacobian = damped_newton._jacobian(
+        target, damped_newton.evaluate(density, sites, heights)
+    ).toarray()
     for j, unit in enumerate(1e-6 * np.eye(6)):
         after, before = (
-            heights.evaluate(density, sites, heights + sign * unit) for sign in (1.0, -1.0)
+            damped_newton.evaluate(density, sites, heights + sign * unit) for sign in (1.0, -1.0)
         )
         slope = -(target.error(after) - target.error(before)) / 2e-6
         # but for a rank of one, which constants have no part in
@@ -184,6 +188,6 @@ def test_masses_and_distances_of_many_magnitudes_are_no_obstacle(rng, name, layo
 
 
 def test_a_method_that_gets_nowhere_gives_up_soon(rng, monkeypatch):
-    monkeypatch.setattr(heights, "_solve", lambda jacobian, error: 1e-3 * error)
+    monkeypatch.setattr(damped_newton, "_solve", lambda jacobian, error: 1e-3 * error)
     cells, _ = solve(image("even"), rng.random((10, 2)), max_iter=10**6)
     assert not cells.converged and cells.n_iter < 5000

@@ -1,0 +1,318 @@
+"""Mixtures of users as values: fitted estimators, tuples of arrays, several of them."""
+
+import numpy as np
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skgmmot._inputs import arrays
+from skgmmot._inputs.arrays import as_tensor, joint_kind, kind_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+
+
+def attributes(mixture, covariance_like, name="a mixture") -> tuple:
+    """The weights, the means and another attribute of a fitted mixture, ours or scikit-learn's."""
+    names = ("weights_", "means_", covariance_like)
+    missing = [n for n in names if not hasattr(mixture, n)]
+    if missing:
+        raise NotFittedError(
+            f"{name} must have {names[0]}, {names[1]} and {names[2]}, got no "
+            f"{' and no '.join(missing)}. Set what is missing, or call fit."
+        )
+    return tuple(getattr(mixture, n) for n in names)
+
+
+def is_mixture(given, name="target") -> bool:
+    """Whether what was given is a mixture rather than samples.
+
+    Parameters
+    ----------
+    given : fitted mixture estimator, tuple (weights, means, covariances), or array-like
+        What the user handed in.
+    name : str, default='target'
+        What error messages call it.
+
+    Returns
+    -------
+    bool
+        True for the first two.
+
+    Raises
+    ------
+    TypeError
+        If it is an estimator of something else.
+    """
+    if hasattr(given, "fit") and not hasattr(given, "covariance_type"):
+        raise TypeError(
+            f"{name} must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
+            f"samples, got {type(given).__name__}. Fit a DifferentiableGaussianMixture first."
+        )
+    return isinstance(given, tuple) or hasattr(given, "covariance_type")
+
+
+def as_mixture(mixture, name="mixture", dtype=torch.float64, *, any_mass=False):
+    """A fitted estimator (ours or scikit-learn's) or a tuple of arrays, as a value.
+
+    Parameters
+    ----------
+    mixture : fitted mixture estimator or tuple (weights, means, covariances)
+        What the user handed in; a fourth entry of a tuple is its covariance type.
+    name : str, default='mixture'
+        What error messages call it.
+    dtype : torch.dtype, default=torch.float64
+        That of the value; None keeps that of each array.
+    any_mass : bool, default=False
+        Whether weights may have any positive sum.
+
+    Returns
+    -------
+    params : GaussianMixtureParams
+        The mixture.
+    kind : ArrayKind
+        The kind of its arrays.
+
+    Raises
+    ------
+    NotFittedError
+        If the estimator is not fitted.
+    TypeError
+        If it is something else, or its numbers are complex.
+    ValueError
+        If the arrays are not a mixture.
+    """
+    if hasattr(mixture, "covariance_type"):
+        check_is_fitted(mixture, "means_", msg=_not_fitted(name))
+        covariance_type = getattr(mixture, "covariance_type_", mixture.covariance_type)
+        given = (*attributes(mixture, "covariances_", name), covariance_type)
+    elif isinstance(mixture, GaussianMixtureParams):
+        given = (*mixture, covariance_type_of(mixture.covariances).name)
+    elif isinstance(mixture, tuple) and len(mixture) in (3, 4):
+        given = mixture
+    else:
+        size = f" of length {len(mixture)}" if isinstance(mixture, tuple) else ""
+        raise TypeError(
+            f"{name} must be a fitted mixture estimator or a tuple (weights, means, covariances), "
+            f"got {type(mixture).__name__}{size}. Fit a DifferentiableGaussianMixture to samples "
+            "first."
+        )
+    try:
+        params, kind = mixture_from_tuple(*given, any_mass=any_mass)
+    except (TypeError, ValueError) as error:
+        refusal = TypeError if isinstance(error, TypeError) else ValueError
+        raise refusal(f"{name} must be a Gaussian mixture. {error}") from error
+    # float64: distances between close mixtures are small differences of large numbers
+    return params if dtype is None else in_double(params).to(dtype=dtype), kind
+
+
+def _not_fitted(name) -> str:
+    """The message for an estimator without a fit, as scikit-learn's, and which one it is."""
+    return (
+        f"{name.replace('%', '%%')} must be fitted: this %(name)s instance is not fitted yet. Call "
+        "'fit' with appropriate arguments before using it."
+    )
+
+
+def shown_type(params: GaussianMixtureParams) -> str:
+    """The name of a mixture's covariance type: of a single matrix, full rather than tied."""
+    kind = covariance_type_of(params.covariances)
+    return "full" if kind.shared and len(params.weights) == 1 else kind.name
+
+
+def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64, *, any_mass=False):
+    """Several mixtures as values, on one device.
+
+    Parameters
+    ----------
+    mixtures : sequence of fitted mixture estimators or tuples (weights, means, covariances)
+        What the user handed in.
+    name : str, default='X'
+        What error messages call it.
+    device : str or torch.device, default=None
+        Where they are put; None is where the first one is.
+    dtype : torch.dtype, default=torch.float64
+        That of the values; None keeps that of each array.
+    any_mass : bool, default=False
+        Whether weights may have any positive sum.
+
+    Returns
+    -------
+    params : list of GaussianMixtureParams
+        The mixtures.
+    kind : ArrayKind
+        The joint kind of their arrays.
+
+    Raises
+    ------
+    NotFittedError
+        If an estimator is not fitted.
+    TypeError
+        If this is not a sequence of mixtures.
+    ValueError
+        If there are none, or they differ in dimension, or one is not a mixture.
+    """
+    if hasattr(mixtures, "fit") or not hasattr(mixtures, "__len__"):
+        raise TypeError(
+            f"{name} must be a sequence of mixtures, got {type(mixtures).__name__}. Put it in a "
+            "list."
+        )
+    if len(mixtures) == 0:
+        raise ValueError(f"{name} must hold at least one mixture, got none. Pass fitted mixtures.")
+    values = [
+        as_mixture(m, f"{name}[{i}]", dtype, any_mass=any_mass) for i, m in enumerate(mixtures)
+    ]
+    dimensions = [params.means.shape[1] for params, _ in values]
+    for i, d in enumerate(dimensions):
+        if d != dimensions[0]:
+            raise ValueError(
+                f"{name} must hold mixtures with equal numbers of features, got {dimensions[0]} in "
+                f"{name}[0] and {d} in {name}[{i}]. Describe all by the same features."
+            )
+    kind = arrays.joint_kind(*(kind for _, kind in values))
+    first = arrays.moved(values[0][0].means, device or kind.device)
+    return [params.to(device=first.device) for params, _ in values], kind
+
+
+def common_feature_names(mixtures, name="X"):
+    """The feature names that fitted mixtures agree on, or None if none has any."""
+    known = [
+        (i, m.feature_names_in_) for i, m in enumerate(mixtures) if hasattr(m, "feature_names_in_")
+    ]
+    for i, names in known:
+        if not np.array_equal(names, known[0][1]):
+            raise ValueError(
+                f"{name} must hold mixtures of the same features, got {list(known[0][1])} in "
+                f"{name}[{known[0][0]}] and {list(names)} in {name}[{i}]. Use the same columns in "
+                "the same order."
+            )
+    return known[0][1] if known else None
+
+
+def mixture_from_tuple(weights, means, covariances, covariance_type=None, *, any_mass=False):
+    """Validate a mixture given as arrays; returns tensors, each in its own dtype, and their kind.
+
+    ``covariances`` is taken in scikit-learn's shapes, or in those of
+    `skgmmot.gaussian.covariance.registry`; ``covariance_type`` is needed only where two fit. With
+    ``any_mass``, weights may have any positive sum.
+    """
+    kind = joint_kind(*(kind_of(t) for t in (weights, means, covariances)))
+    eps = rounding(weights), rounding(covariances)
+    weights, means, covariances = (as_tensor(t) for t in (weights, means, covariances))
+    check_means(weights, means)
+    K, d = means.shape
+    if K == 0 or d == 0:
+        raise ValueError(
+            "a mixture must have at least one component and one feature, got means of shape "
+            f"{(K, d)}. Pass one row of means for each component."
+        )
+    if covariance_type is not None and covariance_type not in COVARIANCE_TYPES:
+        raise ValueError(
+            f"the covariance type of a mixture must be one of {sorted(COVARIANCE_TYPES)}, got "
+            f"{covariance_type!r}. Name one of them, or leave it out."
+        )
+    found = {}
+    for name in COVARIANCE_TYPES if covariance_type is None else [covariance_type]:
+        covariance = COVARIANCE_TYPES[name]
+        storage = covariance.shape(K, d)
+        if covariances.shape == storage:
+            found[storage] = covariances
+        elif covariances.shape == covariance.public_shape(K, d):
+            found[storage] = covariance.from_public(covariances)
+    if K == d == 1 and found:
+        found = {(1, 1): covariances.reshape(1, 1)}  # all types are the same there
+    if len(found) != 1:
+        requirement = "fit one covariance type" if found else "fit a covariance type"
+        raise ValueError(
+            f"covariances of {K} components in {d} dimensions must {requirement}, got shape "
+            f"{tuple(covariances.shape)}. Use (K, d, d), (1, d, d) if tied, (K, d) if diagonal, "
+            "(K, 1) if spherical, or name the type as a fourth entry."
+        )
+    (covariances,) = found.values()
+    params = GaussianMixtureParams(
+        *(t.to(device=kind.device) for t in (weights, means, covariances))
+    )
+    check_mixture(params, *eps, any_mass=any_mass)
+    return params, kind
+
+
+def rounding(array) -> float:
+    """The relative precision of an array as it was given; that of float64 if it holds no floats."""
+    dtype = getattr(array, "dtype", None)
+    if isinstance(dtype, torch.dtype):
+        found = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    else:
+        is_float = isinstance(dtype, np.dtype) and dtype.kind == "f"
+        found = float(np.finfo(dtype).eps) if is_float else 0.0
+    return max(found, torch.finfo(torch.float64).eps)
+
+
+def of_one_precision(*mixtures: GaussianMixtureParams) -> list[GaussianMixtureParams]:
+    """Mixtures with all weights in the coarsest of their dtypes, in which equal ones are equal."""
+    coarsest = max((m.weights.dtype for m in mixtures), key=lambda dtype: torch.finfo(dtype).eps)
+    return [m._replace(weights=m.weights.to(coarsest)) for m in mixtures]
+
+
+def in_double(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
+    """A mixture in float64; weights of fewer digits are made to sum to one there."""
+    weights = mixture.weights.double()
+    if mixture.weights.dtype != torch.float64:
+        weights = weights / weights.detach().sum()
+    return GaussianMixtureParams(weights, mixture.means.double(), mixture.covariances.double())
+
+
+def check_means(weights: Tensor, means: Tensor) -> None:
+    """Refuse weights and means that do not belong together."""
+    if means.ndim == 2 and weights.shape == means.shape[:1]:
+        return
+    remedy = "Give one row of means a weight."
+    if means.ndim == 1:
+        remedy = "Use means[:, None] for one feature, means[None, :] for one component."
+    raise ValueError(
+        "a mixture must have weights (K,) and means (K, d), got shapes "
+        f"{tuple(weights.shape)} and {tuple(means.shape)}. {remedy}"
+    )
+
+
+def check_mixture(
+    params, weights_eps: float, covariances_eps: float, *, any_mass: bool = False
+) -> None:
+    """Refuse a mixture with weights off the simplex or covariances that are not positive.
+
+    The last two are the precisions of the arrays that were given.
+    """
+    # numpy: a tenth of the time, for few numbers
+    weights, means, covariances = (t.detach().cpu().numpy() for t in params)
+    if not all(np.isfinite(t).all() for t in (weights, means, covariances)):
+        raise ValueError("a mixture must be finite, got NaN or infinity. Check its parameters.")
+    total, least = weights.sum(dtype=np.float64), weights.min()
+    if any_mass:
+        if least < 0 or not 0 < total < np.inf:
+            raise ValueError(
+                "weights must be non-negative and of positive sum, got sum "
+                f"{total:.6g} and minimum {least:.3g}. Leave out components without mass."
+            )
+    elif least < 0 or abs(total - 1) > max(1e-5, 4 * weights_eps):
+        raise ValueError(
+            "weights must be non-negative and sum to 1, got sum "
+            f"{total:.6g} and minimum {least:.3g}. Normalise them."
+        )
+    axes = tuple(range(1, covariances.ndim))
+    scale, smallest = np.abs(covariances).max(axes), covariances.min(axes)
+    if covariances.ndim == 3:
+        asymmetry = np.abs(covariances - covariances.swapaxes(1, 2)).max(axes)
+        if (asymmetry > max(1e-5, 4 * covariances_eps) * scale).any():
+            raise ValueError(
+                "covariances must be symmetric, got one that is not. Average with .mT."
+            )
+        matrices = torch.from_numpy(covariances).double()
+        if not torch.linalg.cholesky_ex(matrices).info.any():
+            return  # positive definite
+        smallest = torch.linalg.eigvalsh(matrices)[:, 0].numpy()
+    if (smallest < -100 * covariances_eps * scale).any():
+        worst = int(smallest.argmin())
+        raise ValueError(
+            "covariances must be positive semi-definite, got smallest eigenvalue "
+            f"{float(smallest[worst]):.3g} in component {worst}. Increase reg_covar, or add to "
+            "the diagonal."
+        )

@@ -1,0 +1,240 @@
+"""Coordinates of mixtures and of changes of them, and velocities in the geometry of transport."""
+
+import torch
+from torch import Tensor
+
+from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.mixture import EMPTY, GaussianMixtureParams
+
+
+class FreeCoordinates:
+    """Coordinates of mixtures in which every vector is a mixture: logarithms and factors.
+
+    Log-weights, means and free covariances, in units of the spread of one mixture, so that they do
+    not depend on the units of the features.
+
+    Parameters
+    ----------
+    like : GaussianMixtureParams
+        A mixture of the shape and, roughly, the spread of those to come.
+    """
+
+    def __init__(self, like: GaussianMixtureParams):
+        variances = like.full_covariances().diagonal(dim1=-2, dim2=-1) + like.means.square()
+        self.scale = (like.weights @ variances).sqrt()  # (d,)
+        self.kind = covariance_type_of(like.covariances)
+        self.shapes = [t.shape for t in like]
+
+    def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
+        """A mixture as a vector."""
+        tiny = torch.finfo(mixture.weights.dtype).tiny
+        parts = (
+            mixture.weights.clamp(min=tiny).log(),
+            mixture.means / self.scale,
+            self._covariances_to_free(mixture.covariances),
+        )
+        return torch.cat([part.flatten() for part in parts])
+
+    def from_free(self, vector: Tensor) -> GaussianMixtureParams:
+        """A vector as a mixture."""
+        parts = vector.split([shape.numel() for shape in self.shapes])
+        weights, means, free = (p.view(s) for p, s in zip(parts, self.shapes, strict=True))
+        return GaussianMixtureParams(
+            torch.softmax(weights, dim=0),
+            means * self.scale,
+            self._covariances_from_free(free),
+        )
+
+    def _covariances_to_free(self, covariances: Tensor) -> Tensor:
+        return self.kind.to_free(covariances, self.scale)
+
+    def _covariances_from_free(self, free: Tensor) -> Tensor:
+        return self.kind.from_free(free, self.scale)
+
+
+class LogCoordinates(FreeCoordinates):
+    """Free coordinates that change with the order of the features as these do; not differentiable.
+
+    Covariances are logarithms ``log(L^{-1} Sigma L^{-T})`` relative to those of one mixture,
+    ``L L^T``. Lengths and sums of vectors are then the same in any order of the features, which
+    they are not where covariances are triangular factors.
+
+    Parameters
+    ----------
+    like : GaussianMixtureParams
+        A mixture of the shape and, roughly, the spread of those to come, of positive definite
+        covariances.
+    """
+
+    def __init__(self, like: GaussianMixtureParams):
+        super().__init__(like)
+        self.inverses = self.kind.precision_factor(like.covariances)
+        self.back = self.kind.transpose(self.kind.factor(like.covariances))
+
+    def length(self, change: Tensor) -> float:
+        """The length of a change, with means in units of their component's spread.
+
+        The scale of the coordinates is that of the whole mixture, beside which components may be
+        narrow.
+        """
+        weights, means, covariances = change.split([shape.numel() for shape in self.shapes])
+        rows = (means.view(self.shapes[1]) * self.scale).unsqueeze(-2)
+        rows = self.kind.apply(rows, self.inverses).flatten()  # L_k^{-1} dm_k
+        return float(torch.linalg.vector_norm(torch.cat([weights, rows, covariances])))
+
+    def _covariances_to_free(self, covariances: Tensor) -> Tensor:
+        return self.kind.logarithm(self.kind.congruence(covariances, self.inverses))
+
+    def _covariances_from_free(self, free: Tensor) -> Tensor:
+        return self.kind.congruence(self.kind.exponential(free), self.back)
+
+
+class FisherCoordinates:
+    """Coordinates of small changes of a mixture, one unit long where they matter alike.
+
+    They turn the Fisher information of a sample and its component into the identity: the squared
+    length of a change is ``sum_k dw_k^2 / w_k + w_k |L_k^{-1} dm_k|^2 + w_k |L_k^{-1} dSigma_k
+    L_k^{-T}|^2 / 2``, whatever the units of the features. In them the derivative of an EM iteration
+    is symmetric at a fixed point (but for ``reg_covar``): the step is a gradient of the likelihood.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        The mixture that is changed.
+    share : Tensor of shape (K,)
+        The components' share of the samples, ``w`` where weights are free.
+    """
+
+    def __init__(self, mixture: GaussianMixtureParams, share: Tensor):
+        self.mixture, self.kind = mixture, covariance_type_of(mixture.covariances)
+        self.factors = self.kind.factor(mixture.covariances)
+        self.inverses = self.kind.precision_factor(mixture.covariances)
+        self.precisions = self.kind.precisions(self.inverses)
+        # a component without samples has no scale of its own
+        share = torch.where(share > EMPTY, share, 1.0)
+        self.root = share.sqrt()  # (K,)
+        total = share.sum(0, keepdim=True) if self.kind.shared else share
+        total = total * self.kind.pooled(mixture.means.shape[1]) / 2
+        self.spread = total.sqrt().view(-1, *[1] * (mixture.covariances.ndim - 1))
+
+    def of_change(self, change: GaussianMixtureParams) -> Tensor:
+        """A change as a vector."""
+        return self._join(
+            change.weights / self.root,
+            self._rows(change.means, self.inverses) * self.root.unsqueeze(-1),
+            self.kind.congruence(change.covariances, self.inverses) * self.spread,
+        )
+
+    def of_cotangent(self, u: GaussianMixtureParams) -> Tensor:
+        """Cotangents as vectors ``(..., m)``, so that products with changes stay what they are."""
+        return self._join(
+            u.weights * self.root,
+            self._rows(u.means, self.factors) / self.root.unsqueeze(-1),
+            self.kind.congruence(u.covariances, self.factors) / self.spread,
+        )
+
+    def cotangent(self, vector: Tensor) -> GaussianMixtureParams:
+        """The inverse of `of_cotangent`."""
+        weights, means, covariances = self._cut(vector)
+        back = self.kind.transpose(self.inverses)
+        return GaussianMixtureParams(
+            weights / self.root,
+            self._rows(means * self.root.unsqueeze(-1), back),
+            self.kind.congruence(covariances * self.spread, back),
+        )
+
+    def moved(self, vector: Tensor) -> GaussianMixtureParams:
+        """The mixture after a change, to first order; a mixture however long the vector."""
+        weights, means, covariances = self._cut(vector)
+        w, m, _ = self.mixture
+        relative = weights * self.root / w.clamp(min=torch.finfo(w.dtype).tiny)
+        weights = w * (1 + relative / 2).square()
+        means = m + self._rows(means / self.root.unsqueeze(-1), self.kind.transpose(self.factors))
+        # Sigma + dSigma ~ L (I + D / 2)^2 L^T with D = L^{-1} dSigma L^{-T}
+        return GaussianMixtureParams(
+            weights * (w.sum() / weights.sum()),
+            means,
+            self.kind.squared(covariances / (2 * self.spread), self.factors),
+        )
+
+    def of_velocities(self, shift: Tensor, bend: Tensor) -> Tensor:
+        """The change of a mixture whose components move at these velocities, weights held."""
+        _, means, covariances = self.mixture
+        bent = self.kind.anticommutator(bend, covariances) * (2 / self.kind.pooled(means.shape[1]))
+        return self.of_change(GaussianMixtureParams(torch.zeros_like(shift[..., 0]), shift, bent))
+
+    def _rows(self, rows, storage):
+        return self.kind.apply(rows.unsqueeze(-2), storage).squeeze(-2)
+
+    def _join(self, weights, means, covariances):
+        parts = zip((weights, means, covariances), self.mixture, strict=True)
+        return torch.cat([p.flatten(p.ndim - t.ndim) for p, t in parts], dim=-1)
+
+    def _cut(self, vector):
+        parts = vector.split([t.numel() for t in self.mixture], dim=-1)
+        pairs = zip(parts, self.mixture, strict=True)
+        return [p.reshape(*p.shape[:-1], *t.shape) for p, t in pairs]
+
+
+def velocities(
+    mixture: GaussianMixtureParams, of_means: Tensor, of_covariances: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return how the components' mass moves up a function, in the geometry of transport.
+
+    The gradient of a function of ``m`` and ``Sigma``, in the place x of the mass of a component of
+    weight w, is ``(u + 2 U (x - m)) / w`` per unit of mass. For ``MW2^2`` it is twice the way from
+    the target.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions.
+    of_means : Tensor of shape (..., K, d)
+        Cotangents ``u`` of the means.
+    of_covariances : Tensor
+        Cotangents ``U`` of the covariances, in storage.
+
+    Returns
+    -------
+    shift : Tensor of shape (..., K, d)
+        ``u / w``.
+    bend : Tensor
+        The symmetric part of ``U / w``, in storage.
+    """
+    w, _, covariances = mixture
+    kind = covariance_type_of(covariances)
+    mass = torch.where(w > EMPTY, w, 1.0)  # a component without weight has no say
+    total = w.sum(0, keepdim=True) if kind.shared else mass
+    total = total.view(-1, *[1] * (covariances.ndim - 1))
+    return of_means / mass.unsqueeze(-1), kind.symmetric(of_covariances) / total
+
+
+def descended(
+    mixture: GaussianMixtureParams, of_means: Tensor, of_covariances: Tensor, step: float
+) -> GaussianMixtureParams:
+    """Return a mixture whose components have moved down a function, weights held.
+
+    The mass of each goes against its `velocities`, by an affine map. For half a step down ``MW2^2``
+    these maps are those of optimal transport, and the mixture is the target.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions.
+    of_means : Tensor of shape (K, d)
+        Cotangents of the means.
+    of_covariances : Tensor
+        Cotangents of the covariances, in storage.
+    step : float
+        How far.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        The mixture there.
+    """
+    w, means, covariances = mixture
+    kind = covariance_type_of(covariances)
+    shift, bend = velocities(mixture, of_means, of_covariances)
+    bend = bend * (-2 * step / kind.pooled(means.shape[1]))
+    return GaussianMixtureParams(w, means - step * shift, kind.pushed(covariances, bend))

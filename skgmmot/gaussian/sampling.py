@@ -1,0 +1,111 @@
+"""Samples of Gaussian mixtures: independent ones, and ones with derivatives in the mixture."""
+
+import torch
+from torch import Tensor
+
+from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics.linalg import factor
+
+
+def sample(
+    mixture: GaussianMixtureParams, n_samples: int, *, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw independent samples from a mixture, in random order.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions.
+    n_samples : int
+        How many.
+    generator : torch.Generator, default=None
+        Source of random numbers, on the device of the mixture; None is torch's own.
+
+    Returns
+    -------
+    X : Tensor of shape (n_samples, d)
+        Samples ``m_k + L_k z``. Not differentiable.
+    labels : Tensor of shape (n_samples,)
+        Their components.
+    """
+    weights, means, _ = mixture.detach()
+    labels = torch.multinomial(weights, n_samples, replacement=True, generator=generator)
+    normal = torch.randn(
+        n_samples, means.shape[1], generator=generator, dtype=means.dtype, device=means.device
+    )
+    X = means[labels]
+    for k, L in enumerate(factor(mixture.full_covariances())):
+        chosen = labels == k
+        X[chosen] += normal[chosen] @ L.mT
+    return X, labels
+
+
+def rsample(
+    mixture: GaussianMixtureParams, n_samples: int, *, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw weighted samples that are differentiable in the mixture.
+
+    Each component gets its share of the samples, ``n_k`` of them (at least one), drawn as
+    ``m_k + L_k z`` and weighted by ``a = w_k / n_k``. So ``sum_i a_i f(x_i)`` has the mean
+    ``sum_k w_k E_k f``, and its derivatives have that mean's: in the means and covariances through
+    the samples, in the weights through ``a``.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions, of positive definite covariances.
+    n_samples : int
+        How many; at least the number of components of positive weight.
+    generator : torch.Generator, default=None
+        Source of random numbers, on the device of the mixture; None is torch's own.
+
+    Returns
+    -------
+    X : Tensor of shape (n_samples, d)
+        Samples, component by component, on the graph of the means and covariances.
+    sample_weight : Tensor of shape (n_samples,)
+        Their weights ``a``, of sum one, on the graph of the weights.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer samples than components of positive weight.
+
+    Notes
+    -----
+    No gradient passes from the samples' positions to the weights: moving mass between distant
+    components along a path through the samples would have a huge variance, and ``a`` carries it
+    without.
+    """
+    weights, means, covariances = mixture
+    kind = covariance_type_of(covariances)
+    counts = _shares(weights.detach(), n_samples)
+    normal = torch.randn(
+        n_samples, means.shape[1], generator=generator, dtype=means.dtype, device=means.device
+    )
+    factors = kind.transpose(kind.factor(covariances)).expand(len(weights), *covariances.shape[1:])
+    parts = zip(means, normal.split(counts), factors.split(1), strict=True)
+    X = torch.cat([m + kind.apply(z.unsqueeze(0), L).squeeze(0) for m, z, L in parts])
+    counts = torch.tensor(counts, device=means.device)
+    return X, (weights / counts.clamp(min=1)).repeat_interleave(counts)
+
+
+def _shares(weights: Tensor, n_samples: int) -> list[int]:
+    """Counts in proportion to the weights, by largest remainders, at least one each."""
+    positive = weights > 0
+    if n_samples < int(positive.sum()):
+        raise ValueError(
+            f"n_samples must be at least the number of components, {int(positive.sum())}, got "
+            f"{n_samples}. Draw more samples."
+        )
+    quotas = (weights / weights.sum() * n_samples).double()
+    counts = torch.where(positive, quotas.floor().clamp(min=1), 0.0)
+    missing = n_samples - int(counts.sum())
+    for _ in range(abs(missing)):  # at most one a component
+        gap = quotas - counts
+        if missing > 0:
+            counts[gap.argmax()] += 1
+        else:
+            counts[gap.masked_fill(counts <= 1, torch.inf).argmin()] -= 1
+    return counts.int().tolist()

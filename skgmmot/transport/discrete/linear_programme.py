@@ -1,0 +1,48 @@
+"""Linear programmes, by SciPy."""
+
+import scipy.optimize
+import scipy.sparse
+import torch
+from torch import Tensor
+
+#: Entries below this are the solver's rounding.
+NO_MASS = 1e-12
+
+
+def linear_programme(cost: Tensor, constraints, bounds: Tensor) -> Tensor:
+    """Return a vertex of ``min <cost, x>`` over ``x >= 0`` with ``constraints @ x = bounds``.
+
+    Parameters
+    ----------
+    cost : Tensor of shape (m,)
+        Costs.
+    constraints : sparse array of shape (r, m)
+        The left-hand side of the equations.
+    bounds : Tensor of shape (r,)
+        Their right-hand side.
+
+    Returns
+    -------
+    Tensor of shape (m,)
+        The solution, at most r of its entries positive.
+
+    Raises
+    ------
+    RuntimeError
+        If it is not solved.
+    """
+    scale = float(cost.abs().max()) or 1.0
+    found = scipy.optimize.linprog(
+        cost.cpu().numpy() / scale,
+        A_eq=constraints,
+        b_eq=bounds.cpu().numpy(),
+        method="highs-ds",
+        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+    )
+    if found.status != 0:
+        raise RuntimeError(
+            f"the linear programme of a barycentre must be solved, got {found.message!r}. Ask for "
+            "fixed weights, or for fewer components."
+        )
+    x = torch.from_numpy(found.x).to(cost)
+    return torch.where(x > NO_MASS, x, 0.0)
