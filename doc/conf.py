@@ -20,12 +20,13 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "architecture.md"]
+templates_path = ["_templates"]
 default_role = "py:obj"
 html_theme = "alabaster"
 html_theme_options = {"description": "Gaussian mixtures and optimal transport"}
 
 autodoc_member_order = "bysource"
-autosummary_generate = False  # api.rst holds every entry itself
+autosummary_generate = True  # a page for each object of api.rst
 numpydoc_show_class_members = False
 
 # The gallery runs a copy of the examples, for they write files where they run. Each of its folders

@@ -7,20 +7,18 @@ storage of their type.
 
 from skgmmot.fitting.em.entropic import entropic_ot_objective
 from skgmmot.fitting.em.fit import fit_em
-from skgmmot.fitting.em.step import em_step, m_step
+from skgmmot.fitting.em.step import em_step
 from skgmmot.fitting.em.warm_start import WarmStart
 from skgmmot.fitting.semidiscrete import fit_to_points
 from skgmmot.fitting.sliced import fit_sliced
 from skgmmot.gaussian.barycenter import gaussian_barycenter
-from skgmmot.gaussian.bures import bures_squared
 from skgmmot.gaussian.log_density import log_density, log_responsibilities, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import rsample, sample
-from skgmmot.gaussian.statistics import Statistics, e_step
 from skgmmot.gaussian.wasserstein import bures_wasserstein_squared
 from skgmmot.numerics.adjoint import InexactGradientWarning, implicit, spectral_radius
 from skgmmot.numerics.fixed_point import Solution, iterate
-from skgmmot.transport.discrete.plan import Plan
+from skgmmot.numerics.krylov import neumann
 from skgmmot.transport.mixtures.barycenter import exact_barycenter
 from skgmmot.transport.mixtures.barycenter_fixed_point import reduce
 from skgmmot.transport.mixtures.distance import (
@@ -33,7 +31,7 @@ from skgmmot.transport.mixtures.maps import mean_map, mixture_map, random_map
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
-from skgmmot.transport.semidiscrete.plan import exact_plan
+from skgmmot.transport.semidiscrete.plan import exact_plan, nearest_plan
 from skgmmot.transport.sliced.directions import directions
 from skgmmot.transport.sliced.distance import sliced_wasserstein, sliced_wasserstein_between
 
@@ -41,16 +39,12 @@ __all__ = [
     "GaussianMixtureParams",
     "GridDensity",
     "InexactGradientWarning",
-    "Plan",
     "Solution",
-    "Statistics",
     "WarmStart",
-    "bures_squared",
     "bures_wasserstein_squared",
     "cost_matrix",
     "debiased_cost",
     "directions",
-    "e_step",
     "em_step",
     "entropic_ot_objective",
     "exact_barycenter",
@@ -64,9 +58,10 @@ __all__ = [
     "iterate",
     "log_density",
     "log_responsibilities",
-    "m_step",
     "mean_map",
     "mixture_map",
+    "nearest_plan",
+    "neumann",
     "nodes_plan",
     "pairwise_squared",
     "random_map",

@@ -82,6 +82,31 @@ def test_public_docstrings_are_complete(name):
     assert not faults, faults
 
 
+def reference_pages():
+    """The objects that have a page of their own, by their full names."""
+    module = ""
+    for line in (REPOSITORY / "doc" / "api.rst").read_text().splitlines():
+        if line.startswith(".. currentmodule::"):
+            module = line.split()[-1]
+        elif module and line.startswith("   ") and not line.strip().startswith(":"):
+            yield f"{module}.{line.strip()}"
+
+
+def found(name):
+    """The object of a full name."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def test_every_public_object_has_a_page_and_every_page_an_object():
+    pages = [found(name) for name in reference_pages()]
+    assert len({id(page) for page in pages}) == len(pages)
+    for module in ("skgmmot", "skgmmot.metrics", "skgmmot.functional"):
+        for name in importlib.import_module(module).__all__:
+            thing = getattr(importlib.import_module(module), name)
+            assert name == "SCORERS" or any(thing is page for page in pages), name
+
+
 def test_the_readme_is_true():
     result = doctest.testfile(
         str(REPOSITORY / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS

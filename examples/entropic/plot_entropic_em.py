@@ -21,10 +21,14 @@ from tqdm import tqdm
 
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot.datasets import make_ring_square_line
-from skgmmot.fitting.em.entropic import entropic_ot_objective
-from skgmmot.fitting.em.step import em_step
-from skgmmot.functional import GaussianMixtureParams, fit_em
-from skgmmot.gaussian.log_density import log_joint, log_responsibilities
+from skgmmot.functional import (
+    GaussianMixtureParams,
+    em_step,
+    entropic_ot_objective,
+    fit_em,
+    log_density,
+    log_responsibilities,
+)
 from skgmmot.plotting import GaussianMixtureDisplay
 
 # %%
@@ -50,7 +54,8 @@ start = GaussianMixtureParams(
 
 def cost(log_resp, theta):
     """``<P, C> + KL(P | a w^T)`` of the plan ``P = a resp``, with equal weights ``a``."""
-    excess = log_resp - log_joint(theta.prepare(), samples)
+    log_joint = log_responsibilities(theta, samples) + log_density(theta, samples)
+    excess = log_resp - log_joint
     return float((log_resp.exp() * excess).sum() / len(samples))
 
 

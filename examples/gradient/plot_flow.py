@@ -29,9 +29,8 @@ from sklearn.datasets import make_blobs
 from tqdm import trange
 
 from skgmmot import DifferentiableGaussianMixture
-from skgmmot.functional import GaussianMixtureParams, WarmStart
+from skgmmot.functional import GaussianMixtureParams, WarmStart, transport_plan
 from skgmmot.plotting import GaussianMixtureDisplay
-from skgmmot.transport.mixtures.distance import transport_plan
 
 # %%
 # The cloud is three overlapping groups; the target is the mixture of three others.

@@ -18,8 +18,7 @@ from sklearn.datasets import make_blobs
 from tqdm import tqdm
 
 from skgmmot import DifferentiableGaussianMixture
-from skgmmot.functional import GaussianMixtureParams, fit_em
-from skgmmot.transport.mixtures.distance import transport_plan
+from skgmmot.functional import GaussianMixtureParams, fit_em, transport_plan
 
 N_REPEATS = 12
 warnings.simplefilter("ignore")  # `fit_em` says that few iterations leave a gradient inexact

@@ -17,7 +17,7 @@ import torch
 from matplotlib.collections import PolyCollection
 
 from skgmmot import GridDensity, WassersteinQuantizer, semidiscrete_plan
-from skgmmot.transport.semidiscrete.plan import nearest_plan
+from skgmmot.functional import nearest_plan
 
 # %%
 # The image, 64 x 64 pixels on the unit square, and the points.
