@@ -228,7 +228,7 @@ def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
                 "Drop those samples or fill them in."
             )
         tensor = as_tensor(_numbers(estimator, X, reset, min_samples))
-    tensor = moved(tensor, estimator.device)
+    tensor = on_device(tensor, estimator.device)
     _check_finite(tensor)
     return tensor
 
@@ -241,7 +241,7 @@ def _is_ready(estimator, X, reset: bool, min_samples: int) -> bool:
     return reset or (same and not hasattr(estimator, "feature_names_in_"))
 
 
-def moved(tensor: Tensor, device) -> Tensor:
+def on_device(tensor: Tensor, device) -> Tensor:
     """The tensor on a device that the user named."""
     if device is None:
         return tensor

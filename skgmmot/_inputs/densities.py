@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from skgmmot._inputs.arrays import as_tensor, kind_of
-from skgmmot._inputs.mixtures import as_mixture
+from skgmmot._inputs.mixtures import as_mixture, looks_like_mixture
 from skgmmot.transport.semidiscrete.grid import GridDensity
 
 
@@ -41,8 +41,7 @@ def as_density(density, name="density"):
     if isinstance(density, GridDensity):
         grid, kind = grid_density(density)
         return grid, 2, kind
-    is_mixture = isinstance(density, tuple) or hasattr(density, "covariance_type")
-    if not is_mixture:
+    if not looks_like_mixture(density):
         raise TypeError(
             f"{name} must be a GridDensity, a fitted mixture estimator or a tuple (weights, means, "
             f"covariances), got {type(density).__name__}. Wrap an image: GridDensity(image)."

@@ -44,11 +44,17 @@ def is_mixture(given, name="target") -> bool:
     TypeError
         If it is an estimator of something else.
     """
-    if hasattr(given, "fit") and not hasattr(given, "covariance_type"):
+    found = looks_like_mixture(given)
+    if hasattr(given, "fit") and not found:
         raise TypeError(
             f"{name} must be a fitted Gaussian mixture, a tuple (weights, means, covariances) or "
             f"samples, got {type(given).__name__}. Fit a DifferentiableGaussianMixture first."
         )
+    return found
+
+
+def looks_like_mixture(given) -> bool:
+    """Whether this is an estimator of mixtures or a tuple, valid or not."""
     return isinstance(given, tuple) or hasattr(given, "covariance_type")
 
 
@@ -170,7 +176,7 @@ def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64, *, any_mas
                 f"{name}[0] and {d} in {name}[{i}]. Describe all by the same features."
             )
     kind = arrays.joint_kind(*(kind for _, kind in values))
-    first = arrays.moved(values[0][0].means, device or kind.device)
+    first = arrays.on_device(values[0][0].means, device or kind.device)
     return [params.to(device=first.device) for params, _ in values], kind
 
 

@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import as_density, check_squares, reshaping
+from skgmmot._inputs.mixtures import looks_like_mixture
 from skgmmot.estimators._base import whole_fit
 from skgmmot.fitting.quantization import Lloyd, Samples, nearest
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -178,7 +179,7 @@ class WassersteinQuantizer(
 
     def _fit_validated(self, X, sample_weight, reached):
         """`fit`, on a copy."""
-        is_density = isinstance(X, tuple) or hasattr(X, "covariance_type")
+        is_density = looks_like_mixture(X) or isinstance(X, GridDensity)
         read = self._read_density if is_density else self._read_samples
         density, place, dtype, kind = read(X, sample_weight)
         start = self._start(density, place, check_random_state(self.random_state))

@@ -12,13 +12,10 @@ from skgmmot.metrics._scorers import (
     get_scorer,
     make_mixture_wasserstein_scorer,
     mixture_wasserstein_scorer,
-)
-from skgmmot.metrics._semidiscrete import semidiscrete_distance, semidiscrete_plan
-from skgmmot.metrics._sliced import (
-    sliced_mixture_wasserstein,
-    sliced_wasserstein_distance,
     sliced_wasserstein_scorer,
 )
+from skgmmot.metrics._semidiscrete import semidiscrete_distance, semidiscrete_plan
+from skgmmot.metrics._sliced import sliced_mixture_wasserstein, sliced_wasserstein_distance
 
 __all__ = [
     "SCORERS",

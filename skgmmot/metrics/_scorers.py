@@ -2,11 +2,14 @@
 
 import sklearn.metrics
 from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs.mixtures import as_mixture, shown_type
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.metrics._mixture import MixtureWasserstein
-from skgmmot.metrics._sliced import last_step, sliced_wasserstein_scorer
+from skgmmot.metrics._sliced import sliced_wasserstein_distance
+from skgmmot.numerics.threads import single_threaded_torch
 
 
 def make_mixture_wasserstein_scorer(reference=None, *, reg=0.0, reg_m=None, squared=False):
@@ -92,8 +95,64 @@ def _alike(mixture):
     )
 
 
+def last_step(estimator, X):
+    """The last step of a fitted pipeline, and samples as its other steps transform them."""
+    while isinstance(estimator, Pipeline):
+        if len(estimator) > 1:
+            X = estimator[:-1].transform(X)
+        estimator = estimator[-1]
+    if not isinstance(estimator, tuple):
+        check_is_fitted(estimator)
+    return estimator, X
+
+
 #: Minus MW2 between a fitted mixture and a clone of it fitted to held-out samples.
 mixture_wasserstein_scorer = make_mixture_wasserstein_scorer()
+
+
+@single_threaded_torch()
+def sliced_wasserstein_scorer(estimator, X, y=None):
+    """Score a fitted mixture by minus its sliced distance to held-out samples.
+
+    Parameters
+    ----------
+    estimator : fitted mixture estimator, pipeline or tuple (weights, means, covariances)
+        Of this package or of scikit-learn; a pipeline's last step is scored, on the samples as its
+        other steps transform them.
+    X : array-like or Tensor of shape (n_samples, n_features)
+        Held-out samples.
+    y : None
+        Ignored.
+
+    Returns
+    -------
+    float
+        ``-SW_2`` over 100 directions, in units of the data: larger is better. Two draws of one
+        distribution do not reach 0 but about minus its spread over ``sqrt(n)``.
+
+    Raises
+    ------
+    NotFittedError
+        Before ``fit``.
+    ValueError
+        If ``X`` is invalid.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skgmmot import DifferentiableGaussianMixture
+    >>> from skgmmot.metrics import sliced_wasserstein_scorer
+    >>> search = GridSearchCV(
+    ...     DifferentiableGaussianMixture(random_state=0),
+    ...     {"n_components": [1, 3]},
+    ...     scoring=sliced_wasserstein_scorer,
+    ... )
+    >>> bool(search.fit(load_iris().data[::2]).best_score_ < 0)
+    True
+    """
+    return -float(sliced_wasserstein_distance(*last_step(estimator, X)))
+
 
 #: The scorers of this package by name.
 SCORERS = {

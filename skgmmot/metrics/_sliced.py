@@ -5,8 +5,7 @@ import math
 from numbers import Integral, Real
 
 import torch
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import reshaping
@@ -229,7 +228,11 @@ def _sides(source, target, sample_weight, exact):
 
 def _costs(sides, options, p):
     """``W_p^p`` between two sides as a function of directions."""
-    distance = sliced_wasserstein_between if is_mixture(sides[1]) else sliced_wasserstein
+    distance = (
+        sliced_wasserstein_between
+        if isinstance(sides[1], GaussianMixtureParams)
+        else sliced_wasserstein
+    )
     return functools.partial(distance, *sides, p=p, **options)
 
 
@@ -246,13 +249,17 @@ def _power_unit(sides, options, theta) -> float:
 def _in_place(source, target):
     """A mixture and another or samples, about an origin and in a unit of their size; the unit."""
     sides = source, target
-    points = torch.cat([side.means if is_mixture(side) else side for side in sides]).detach()
+    points = torch.cat(
+        [side.means if isinstance(side, GaussianMixtureParams) else side for side in sides]
+    ).detach()
     if not torch.isfinite(points.amax(0) - points.amin(0)).all():
         raise ValueError(
             "source and target must differ by what float64 can hold, got coordinates of size "
             f"{float(points.abs().max()):.2g} of both signs. Rescale both."
         )
-    variances = [float(_variances(side).max()) for side in sides if is_mixture(side)]
+    variances = [
+        float(_variances(side).max()) for side in sides if isinstance(side, GaussianMixtureParams)
+    ]
     place = Place.of(points, math.sqrt(max(variances)))
     return *(_divided(_moved(side, -place.origin), place.unit) for side in sides), place.unit
 
@@ -264,12 +271,12 @@ def _variances(mixture):
 
 def _moved(side, by):
     """A mixture or samples, elsewhere."""
-    return side.moved(by) if is_mixture(side) else side + by
+    return side + by if isinstance(side, Tensor) else side.moved(by)
 
 
 def _divided(side, unit):
     """A mixture or samples, in a unit."""
-    if not is_mixture(side):
+    if isinstance(side, Tensor):
         return side / unit
     return side._replace(means=side.means / unit, covariances=side.covariances / unit / unit)
 
@@ -286,61 +293,6 @@ def _in_units(value, *units):
             "both."
         )
     return answer
-
-
-@single_threaded_torch()
-def sliced_wasserstein_scorer(estimator, X, y=None):
-    """Score a fitted mixture by minus its sliced distance to held-out samples.
-
-    Parameters
-    ----------
-    estimator : fitted mixture estimator, pipeline or tuple (weights, means, covariances)
-        Of this package or of scikit-learn; a pipeline's last step is scored, on the samples as its
-        other steps transform them.
-    X : array-like or Tensor of shape (n_samples, n_features)
-        Held-out samples.
-    y : None
-        Ignored.
-
-    Returns
-    -------
-    float
-        ``-SW_2`` over 100 directions, in units of the data: larger is better. Two draws of one
-        distribution do not reach 0 but about minus its spread over ``sqrt(n)``.
-
-    Raises
-    ------
-    NotFittedError
-        Before ``fit``.
-    ValueError
-        If ``X`` is invalid.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_iris
-    >>> from sklearn.model_selection import GridSearchCV
-    >>> from skgmmot import DifferentiableGaussianMixture
-    >>> from skgmmot.metrics import sliced_wasserstein_scorer
-    >>> search = GridSearchCV(
-    ...     DifferentiableGaussianMixture(random_state=0),
-    ...     {"n_components": [1, 3]},
-    ...     scoring=sliced_wasserstein_scorer,
-    ... )
-    >>> bool(search.fit(load_iris().data[::2]).best_score_ < 0)
-    True
-    """
-    return -float(sliced_wasserstein_distance(*last_step(estimator, X)))
-
-
-def last_step(estimator, X):
-    """The last step of a fitted pipeline, and samples as its other steps transform them."""
-    while isinstance(estimator, Pipeline):
-        if len(estimator) > 1:
-            X = estimator[:-1].transform(X)
-        estimator = estimator[-1]
-    if not isinstance(estimator, tuple):
-        check_is_fitted(estimator)
-    return estimator, X
 
 
 def _check_projections(n_projections):

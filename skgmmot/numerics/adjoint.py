@@ -23,6 +23,7 @@ from torch import Tensor
 
 from skgmmot.numerics.fixed_point import Point, Solution
 from skgmmot.numerics.krylov import Products, dense, gmres
+from skgmmot.numerics.linalg import norm
 
 #: Up to this many numbers, a derivative from autograd is small.
 SMALL = 40
@@ -162,7 +163,7 @@ class Adjoint:
         if self._seen is None:
             return math.nan
         _, u, v = self._seen
-        return _length(u - v) / _length(u)
+        return norm(u - v) / norm(u)
 
 
 def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
@@ -410,7 +411,3 @@ def _unflatten(flat: Tensor, like: Point) -> Point:
     parts = flat.split([t.numel() for t in like], dim=-1)
     shapes = [(*flat.shape[:-1], *t.shape) for t in like]
     return _rebuild(like, [p.reshape(s) for p, s in zip(parts, shapes, strict=True)])
-
-
-def _length(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector))

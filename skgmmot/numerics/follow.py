@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import Point
+from skgmmot.numerics.linalg import norm
 from skgmmot.numerics.polish import NEWTON_RADIUS
 
 
@@ -70,10 +71,10 @@ class Carried:
         linear, reach = linearise(theta), NEWTON_RADIUS
         while linear.small:
             delta = self._newton(linear)
-            if not _length(delta) <= tol:
+            if not norm(delta) <= tol:
                 self._learn(linear.products(), linear.residual)
                 delta = self._newton(linear)
-            length = _length(delta)
+            length = norm(delta)
             if length <= tol:
                 return linear, delta
             if not length < reach:
@@ -118,7 +119,7 @@ class Carried:
         if kept is not None and self.age & (self.age - 1):  # not a power of two
             return kept
         found = find()
-        if kept is None or _length(kept - found) > self.stale * _length(found):
+        if kept is None or norm(kept - found) > self.stale * norm(found):
             self.age = 0
         return found
 
@@ -129,7 +130,3 @@ class Carried:
         contracts = finite and float(torch.linalg.eigvals(rows).real.min()) > 0
         self.inverse = torch.linalg.inv(rows) if contracts else None
         return rows
-
-
-def _length(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector))

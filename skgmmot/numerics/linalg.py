@@ -86,6 +86,11 @@ def order(left: Iterable[Tensor], right: Iterable[Tensor]) -> int:
     return 0
 
 
+def norm(vector: Tensor) -> float:
+    """Return the Euclidean norm of a tensor as a number."""
+    return float(torch.linalg.vector_norm(vector))
+
+
 def symmetrize(matrices: Tensor) -> Tensor:
     """Return the symmetric part of a batch of matrices."""
     return (matrices + matrices.mT).div_(2)  # in place, for a large matrix is not copied

@@ -7,11 +7,9 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import Point
+from skgmmot.numerics.linalg import norm
 
 #: Newton's step is trusted up to this length, where one is the spread of a component.
 NEWTON_RADIUS = 0.5
@@ -72,7 +70,7 @@ def polish(
             return Polished(here.theta, step.size, step.length, n_passes)
         ahead = _at(linearise, here.moved(step.delta)) if step.trusted else None
         if ahead is not None:
-            size = _length(ahead.residual)
+            size = norm(ahead.residual)
             expected = step.length * size / step.size
             if expected <= tol:
                 return Polished(ahead.theta, size, expected, n_passes + 1)
@@ -107,13 +105,13 @@ class _NewtonStep:
     """
 
     def __init__(self, linear: Linearisation, enough: float = 0.0):
-        self.size = _length(linear.residual)
+        self.size = norm(linear.residual)
         self.delta, self.n_passes, self._products = linear.residual, 0, ()
         if self.size:
             tol = min(0.1, max(self.size, 0.3 * enough))
             self.delta, self._products = linear.solve(linear.residual, tol)
             self.n_passes = 1 if linear.small else len(self._products)
-        self.length = _length(self.delta)
+        self.length = norm(self.delta)
 
     @property
     def trusted(self) -> bool:
@@ -121,7 +119,3 @@ class _NewtonStep:
         if not self.length < NEWTON_RADIUS:
             return False
         return not self._products or float(self._products.ritz_values().real.min()) > 0
-
-
-def _length(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector))
