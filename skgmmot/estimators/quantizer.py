@@ -26,7 +26,7 @@ from skgmmot.fitting.quantization import Lloyd, Samples, nearest
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics.fixed_point import iterate
-from skgmmot.numerics.linalg import Place, power_of_two, squared_distances
+from skgmmot.numerics.linalg import Rescaling, power_of_two, squared_distances
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
@@ -181,15 +181,15 @@ class WassersteinQuantizer(
         """`fit`, on a copy."""
         is_density = looks_like_mixture(X) or isinstance(X, GridDensity)
         read = self._read_density if is_density else self._read_samples
-        density, place, dtype, kind = read(X, sample_weight)
-        start = self._start(density, place, check_random_state(self.random_state))
+        density, scaling, dtype, kind = read(X, sample_weight)
+        start = self._start(density, scaling, check_random_state(self.random_state))
         free = self.masses == "free"
         step = Lloyd(density, None if free else torch.full_like(start[:, 0], 1 / self.n_clusters))
 
         def show(solution):
-            points = place.outside(solution.value[0]).to(dtype)
-            plan, label = step.settle(place.inside(points.double()))
-            self._set_attributes(points, plan, place, dtype, kind)
+            points = scaling.invert(solution.value[0]).to(dtype)
+            plan, label = step.settle(scaling.apply(points.double()))
+            self._set_attributes(points, plan, scaling, dtype, kind)
             self.n_iter_, self.converged_ = solution.n_iter, solution.converged
             vars(self).pop("labels_", None)
             if not is_density:
@@ -207,7 +207,7 @@ class WassersteinQuantizer(
             )
 
     def _read_density(self, density, sample_weight):
-        """A density as what `Lloyd` takes, its place, the dtype of results, and their kind."""
+        """A density as what `Lloyd` takes, its rescaling, the dtype of results, and their kind."""
         if sample_weight is not None:
             raise ValueError(
                 "sample_weight must be None beside a density, got weights. Put them into the "
@@ -217,23 +217,23 @@ class WassersteinQuantizer(
         kind = arrays.answer_kind(kind)
         vars(self).pop("feature_names_in_", None)
         if isinstance(density, GridDensity):
-            density, place = _image_in_place(density._replace(values=density.values.detach()))
-            return density, place, torch.float64, kind
+            density, scaling = _rescaled_image(density._replace(values=density.values.detach()))
+            return density, scaling, torch.float64, kind
         density = density.detach()
         deviations = density.full_covariances().diagonal(dim1=1, dim2=2).sqrt()
-        place = Place.of(density.means, float(deviations.max()))
+        scaling = Rescaling.of(density.means, float(deviations.max()))
         density = density._replace(
-            means=place.inside(density.means),
-            covariances=density.covariances / place.unit / place.unit,
+            means=scaling.apply(density.means),
+            covariances=density.covariances / scaling.unit / scaling.unit,
         )
         if self.n_features_in_ != 2:
             each = max(1, self.n_nodes // len(density.weights))
             z = torch.as_tensor(standard_nodes(each, self.n_features_in_)).to(density.means)
             density = Samples(*mixture_nodes(density, z))
-        return density, place, torch.float64, kind
+        return density, scaling, torch.float64, kind
 
     def _read_samples(self, X, sample_weight):
-        """Samples with weights of sum one, their place, the dtype of results, and their kind."""
+        """Normalised weighted samples, their rescaling, the dtype of results, and their kind."""
         X, kind = arrays.samples(self, X, reset=True, sample_weight=sample_weight)
         arrays.check_range(X)
         a = arrays.sample_weights(sample_weight, X)
@@ -245,15 +245,15 @@ class WassersteinQuantizer(
                 f"n_samples={len(X)} should be >= n_clusters={self.n_clusters}, counting samples "
                 "of positive weight. Pass more samples or ask for fewer clusters."
             )
-        place = Place.of(X)
-        spread = float((X - place.origin).abs().max())
+        scaling = Rescaling.of(X)
+        spread = float((X - scaling.origin).abs().max())
         check_squares("X", spread, spread)
-        return Samples(place.inside(X), a / a.sum()), place, dtype, kind
+        return Samples(scaling.apply(X), a / a.sum()), scaling, dtype, kind
 
-    def _start(self, density, place, rng) -> torch.Tensor:
+    def _start(self, density, scaling, rng) -> torch.Tensor:
         """The points to start from."""
         if not isinstance(self.init, str):
-            return place.inside(self._given_start().to(_like(density)))
+            return scaling.apply(self._given_start().to(_like(density)))
         if not isinstance(density, Samples):
             if self.init == "k-means++":
                 raise ValueError(
@@ -304,12 +304,12 @@ class WassersteinQuantizer(
             )
         return solution
 
-    def _set_attributes(self, points, plan, place, dtype, kind):
+    def _set_attributes(self, points, plan, scaling, dtype, kind):
         """Show the fit in the user's kind of array and dtype."""
         self.cluster_centers_ = kind.restore(points)
         self.masses_ = kind.restore(plan.masses.to(dtype))
-        self.potentials_ = kind.restore(plan.potentials * place.unit * place.unit)
-        self.distance_ = float(plan.cost.clamp(min=0).sqrt()) * place.unit
+        self.potentials_ = kind.restore(plan.potentials * scaling.unit * scaling.unit)
+        self.distance_ = float(plan.cost.clamp(min=0).sqrt()) * scaling.unit
 
     def _labels(self, X, sample_weight, label, kind):
         """The cells of all samples: those of no weight, which the fit left out, are predicted."""
@@ -385,14 +385,14 @@ class WassersteinQuantizer(
         return len(self.cluster_centers_)
 
 
-def _image_in_place(density: GridDensity) -> tuple[GridDensity, Place]:
+def _rescaled_image(density: GridDensity) -> tuple[GridDensity, Rescaling]:
     """An image with its lower left corner at the origin, and where it was."""
     left, right, bottom, top = density.extent
-    place = Place(
+    scaling = Rescaling(
         density.values.new_tensor([left, bottom]), power_of_two(max(right - left, top - bottom))
     )
-    extent = (0.0, (right - left) / place.unit, 0.0, (top - bottom) / place.unit)
-    return density._replace(extent=extent), place
+    extent = (0.0, (right - left) / scaling.unit, 0.0, (top - bottom) / scaling.unit)
+    return density._replace(extent=extent), scaling
 
 
 def _like(density) -> torch.Tensor:

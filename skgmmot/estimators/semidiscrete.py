@@ -18,7 +18,7 @@ from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.semidiscrete import fit_to_points, remoteness, spread, widened
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
-from skgmmot.numerics.linalg import Place
+from skgmmot.numerics.linalg import Rescaling
 
 #: Share of the samples' variance added to that of a start's components: needles are far from all.
 WIDENING = 0.01
@@ -241,18 +241,18 @@ class SemidiscreteGMM(MixtureEstimator):
         a = X.new_ones(len(X)) if a is None else a.detach().double()
         X, a = X[a > 0], a[a > 0]
         _init.warn_of_units(self, X, a, blocks.origin(X, a))
-        place = Place.of(X, math.sqrt(self.reg_covar))
-        X = place.inside(X)
+        scaling = Rescaling.of(X, math.sqrt(self.reg_covar))
+        X = scaling.apply(X)
         rng = check_random_state(self.random_state)
-        starts = [self._warm_start(place)] if warm else self._starts(X, a, place, rng)
+        starts = [self._warm_start(scaling)] if warm else self._starts(X, a, scaling, rng)
         seed = int(rng.randint(2**31 - 1))
-        runs = _Runs(self.verbose, place.unit)
+        runs = _Runs(self.verbose, scaling.unit)
 
         def show(solution):
-            self._set_attributes(solution, place, dtype, kind)
+            self._set_attributes(solution, scaling, dtype, kind)
 
         reached.best, reached.show = lambda: runs.best, show
-        show(self._best(X, a, place, starts, seed, runs))
+        show(self._best(X, a, scaling, starts, seed, runs))
 
     def _check(self, X, sample_weight):
         n_samples = len(X) if sample_weight is None else int((sample_weight > 0).sum())
@@ -268,15 +268,15 @@ class SemidiscreteGMM(MixtureEstimator):
                 "plane. Leave it at 'auto'."
             )
 
-    def _reg_covar(self, place) -> float:
-        """What is added to the variances, in the unit of the place."""
-        return self.reg_covar / place.unit / place.unit
+    def _reg_covar(self, scaling) -> float:
+        """What is added to the variances, in the unit of the rescaled samples."""
+        return self.reg_covar / scaling.unit / scaling.unit
 
-    def _starts(self, X, a, place, rng) -> list:
+    def _starts(self, X, a, scaling, rng) -> list:
         """The mixtures to start from."""
         starts, kind, origin = [], self._covariance(), torch.zeros_like(X[0])
         with torch.no_grad(), blocks.workers(X.device) as pool:
-            em = EM(X, a, origin, self._reg_covar(place), pool)
+            em = EM(X, a, origin, self._reg_covar(scaling), pool)
             for _ in range(self.n_init):
                 assignment = _init.assign(self.init_params, em, self.n_components, rng)
                 start = _init.start(assignment, em, kind, self.n_components)
@@ -284,26 +284,26 @@ class SemidiscreteGMM(MixtureEstimator):
         variance = WIDENING * spread(X, a)
         return [widened(start, variance) for start in starts]
 
-    def _warm_start(self, place):
-        expected = (self.n_components, len(place.origin))
+    def _warm_start(self, scaling):
+        expected = (self.n_components, len(scaling.origin))
         if np.shape(self.means_) != expected:
             raise ValueError(
                 f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
                 f"of shape {np.shape(self.means_)}. Set warm_start=False to start anew."
             )
-        params = self._params(dtype=torch.float64, device=place.origin.device).detach()
+        params = self._params(dtype=torch.float64, device=scaling.origin.device).detach()
         return params._replace(
-            means=place.inside(params.means),
-            covariances=params.covariances / place.unit / place.unit,
+            means=scaling.apply(params.means),
+            covariances=params.covariances / scaling.unit / scaling.unit,
         )
 
-    def _best(self, points, weights, place, starts, seed, runs):
+    def _best(self, points, weights, scaling, starts, seed, runs):
         """The fit of least distance."""
         exact = self.method == "exact" or (self.method == "auto" and points.shape[1] == 2)
         options = {
             "n_nodes": None if exact else self.n_nodes,
             "seed": seed,
-            "reg_covar": self._reg_covar(place),
+            "reg_covar": self._reg_covar(scaling),
             "tol": self.tol,
             "max_iter": self.max_iter,
             "callback": runs.reach,
@@ -333,13 +333,13 @@ class SemidiscreteGMM(MixtureEstimator):
                 "or set method='nodes'."
             )
 
-    def _set_attributes(self, solution, place, dtype, kind):
+    def _set_attributes(self, solution, scaling, dtype, kind):
         """Show the fit in the user's kind of array and dtype."""
-        covariance, theta, unit = self._covariance(), solution.value, place.unit
+        covariance, theta, unit = self._covariance(), solution.value, scaling.unit
         factors = covariance.precision_factor(theta.covariances) / unit
         shown = {
             "weights_": theta.weights,
-            "means_": place.outside(theta.means),
+            "means_": scaling.invert(theta.means),
             "covariances_": covariance.to_public(theta.covariances * unit * unit),
             "precisions_cholesky_": covariance.to_public(factors),
             "precisions_": covariance.to_public(covariance.precisions(factors)),

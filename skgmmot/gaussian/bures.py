@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.numerics.linalg import factor, inverse_factor, order, symmetrize
+from skgmmot.numerics.linalg import compare_bits, factor, inverse_factor, symmetrize
 from skgmmot.numerics.threads import map_items
 
 #: Below this share of the traces, the Bures term is evaluated without cancellation.
@@ -104,7 +104,7 @@ def bures_squared(
     ----------
     .. [1] Delon and Desolneux 2020, optimal transport between Gaussian distributions.
     """
-    which = order([source], [target])
+    which = compare_bits([source], [target])
     if which > 0:
         return bures_squared(target, source, prepared and prepared[::-1]).mT
     if source.shape[-1] == 2:

@@ -143,8 +143,8 @@ class FisherCoordinates:
             self.kind.congruence(covariances * self.spread, back),
         )
 
-    def moved(self, vector: Tensor) -> GaussianMixtureParams:
-        """The mixture after a change, to first order; a mixture however long the vector."""
+    def retracted(self, vector: Tensor) -> GaussianMixtureParams:
+        """The mixture after a change, correct to first order; a valid mixture for any vector."""
         weights, means, covariances = self._cut(vector)
         w, m, _ = self.mixture
         relative = weights * self.root / w.clamp(min=torch.finfo(w.dtype).tiny)

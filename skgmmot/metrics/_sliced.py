@@ -12,7 +12,7 @@ from skgmmot._inputs.densities import reshaping
 from skgmmot._inputs.mixtures import as_mixture, in_double, is_mixture, of_one_precision
 from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import least
-from skgmmot.numerics.linalg import Place, order, power_of_two, root
+from skgmmot.numerics.linalg import Rescaling, compare_bits, power_of_two, root
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures.distance import check_dimensions
 from skgmmot.transport.sliced.directions import DIRECTIONS, ascend, directions
@@ -88,7 +88,7 @@ def sliced_mixture_wasserstein(
         raise ValueError(f"method must be 'msw' or 'dsmw', got {method!r}. Choose one of them.")
     source, target, kind = _two_mixtures(source, target)
     theta = _directions("quasi", n_projections, source.means, seed)
-    equal = order(source, target) == 0
+    equal = compare_bits(source, target) == 0
     source, target, unit = _in_place(source, target)
     if equal:
         value = least(source, target)
@@ -260,8 +260,8 @@ def _in_place(source, target):
     variances = [
         float(_variances(side).max()) for side in sides if isinstance(side, GaussianMixtureParams)
     ]
-    place = Place.of(points, math.sqrt(max(variances)))
-    return *(_divided(_moved(side, -place.origin), place.unit) for side in sides), place.unit
+    scaling = Rescaling.of(points, math.sqrt(max(variances)))
+    return *(_divided(_moved(side, -scaling.origin), scaling.unit) for side in sides), scaling.unit
 
 
 def _variances(mixture):
@@ -316,7 +316,7 @@ def _two_mixtures(source, target):
     mixtures = of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
     source, target = map(in_double, mixtures)
     check_dimensions(source, target)
-    if order(source, target) > 0:  # distances are symmetric to the last bit
+    if compare_bits(source, target) > 0:  # distances are symmetric to the last bit
         source, target = target, source
     return source, target, kind
 

@@ -95,8 +95,8 @@ class Linearisation:
         """``I - dF/dtheta^T``, as an operator that remembers."""
         return Products(lambda u: u - self.product(u), cheap=self.small)
 
-    def moved(self, vector: Tensor) -> Point:
-        """The point changed by a vector."""
+    def retracted(self, vector: Tensor) -> Point:
+        """The point plus a vector of coordinates."""
         return _unflatten(_flatten(self.theta) + vector, self.theta)
 
 

@@ -79,7 +79,7 @@ class Carried:
                 return linear, delta
             if not length < reach:
                 break
-            linear, reach = linearise(linear.moved(delta)), length / 2
+            linear, reach = linearise(linear.retracted(delta)), length / 2
         return None
 
     def _newton(self, linear):

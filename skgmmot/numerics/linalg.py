@@ -17,30 +17,31 @@ import torch
 from torch import Tensor
 
 
-class Place(NamedTuple):
-    """An origin and a unit in which given numbers are near one."""
+class Rescaling(NamedTuple):
+    """A translation and a change of unit, ``x -> (x - origin) / unit``, to numbers near one."""
 
     origin: Tensor
     """``(d,)``."""
     unit: float
-    """A power of two: to change units rounds nothing."""
+    """A power of two, so that dividing by it does not round."""
 
     @classmethod
-    def of(cls, X: Tensor, least: float = 0.0) -> "Place":
-        """The place of points ``(n, d)``: about their median by features, in a unit of their size.
+    def of(cls, X: Tensor, min_size: float = 0.0) -> "Rescaling":
+        """Translate points ``(n, d)`` by their median and divide by the largest difference to it.
 
-        The median is one of the values, so that differences to it are as exact as the values. The
-        unit is not smaller than ``least`` asks.
+        The median of a feature is one of its values, so that differences to it are as exact as the
+        values. Differences below ``min_size`` count as ``min_size``.
         """
         origin = X.detach().median(0).values
-        return cls(origin, power_of_two(max(float((X.detach() - origin).abs().max()), least)))
+        size = max(float((X.detach() - origin).abs().max()), min_size)
+        return cls(origin, power_of_two(size))
 
-    def inside(self, X: Tensor) -> Tensor:
-        """Points about the origin, in the unit."""
+    def apply(self, X: Tensor) -> Tensor:
+        """Points relative to the origin, in the unit."""
         return (X - self.origin.to(X)) / self.unit
 
-    def outside(self, X: Tensor) -> Tensor:
-        """The inverse of `inside`."""
+    def invert(self, X: Tensor) -> Tensor:
+        """The inverse of `apply`."""
         return self.unit * X + self.origin.to(X)
 
 
@@ -60,10 +61,10 @@ def power_of_two(size: float) -> float:
     return 2.0 ** (math.frexp(size)[1] - 1) if size > 0 else 1.0
 
 
-def order(left: Iterable[Tensor], right: Iterable[Tensor]) -> int:
-    """Order two sequences of tensors by the first pair that differs, by shapes and then by bits.
+def compare_bits(left: Iterable[Tensor], right: Iterable[Tensor]) -> int:
+    """Compare two sequences of tensors by the first pair that differs, by shapes and then by bits.
 
-    A function that takes its arguments in this order is symmetric to the last bit.
+    A function of two arguments that puts them in this order is symmetric to the last bit.
 
     Parameters
     ----------

@@ -68,7 +68,7 @@ def polish(
         n_passes += step.n_passes
         if step.length <= tol or n_passes >= max_passes:
             return Polished(here.theta, step.size, step.length, n_passes)
-        ahead = _at(linearise, here.moved(step.delta)) if step.trusted else None
+        ahead = _at(linearise, here.retracted(step.delta)) if step.trusted else None
         if ahead is not None:
             size = norm(ahead.residual)
             expected = step.length * size / step.size

@@ -55,14 +55,14 @@ def test_fisher_coordinates_measure_by_the_information_of_a_sample(theta):
 def test_fisher_coordinates_move_a_mixture_to_first_order(theta):
     coordinates = FisherCoordinates(theta, theta.weights)
     change, step = change_of(theta, 4), 1e-6
-    moved = coordinates.moved(step * coordinates.of_change(change))
+    moved = coordinates.retracted(step * coordinates.of_change(change))
     for after, before, expected in zip(moved, theta, change, strict=True):
         assert_close((after - before) / step, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_fisher_coordinates_move_a_mixture_to_a_mixture(theta):
     vector = 30 * FisherCoordinates(theta, theta.weights).of_change(change_of(theta, 5))
-    moved = FisherCoordinates(theta, theta.weights).moved(vector)
+    moved = FisherCoordinates(theta, theta.weights).retracted(vector)
     assert_close(moved.weights.sum(), theta.weights.sum())
     assert (torch.linalg.eigvalsh(moved.full_covariances()) > -1e-9).all()
 

@@ -41,7 +41,7 @@ def carried(F):
 def end(found):
     """Where the last step leads."""
     linear, delta = found
-    return linear.moved(delta)[0]
+    return linear.retracted(delta)[0]
 
 
 def test_a_kept_inverse_finds_a_fixed_point_that_moved(F, carried):
@@ -53,7 +53,7 @@ def test_a_second_step_is_taken_where_one_is_not_enough(F, carried):
     last, F.x = F.x, F.x + 0.2
     linear, delta = carried.find(F.linearise, (last,), 0.1)
     assert not torch.equal(linear.theta[0], last) and delta.norm() <= 0.1
-    assert (linear.moved(delta)[0] - F.x).norm() < 1e-2
+    assert (linear.retracted(delta)[0] - F.x).norm() < 1e-2
 
 
 def test_an_inverse_that_leads_astray_is_found_anew(F, carried):

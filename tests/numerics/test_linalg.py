@@ -9,10 +9,10 @@ from torch.testing import assert_close
 
 from skgmmot.numerics.linalg import (
     bures_map,
+    compare_bits,
     factor,
     inverse_factor,
     oas_share,
-    order,
     root,
     shrunk,
     squared_distances,
@@ -128,9 +128,9 @@ def test_squared_distances_do_not_cancel():
 
 def test_sequences_of_tensors_are_ordered_by_the_first_pair_that_differs():
     a, b, long = (torch.tensor(v) for v in ([1.0, 2.0], [1.0, 3.0], [0.0, 0.0, 0.0]))
-    assert order([a, a], [a.clone(), a]) == 0
+    assert compare_bits([a, a], [a.clone(), a]) == 0
     for left, right in (([a], [b]), ([a], [long]), ([a, a], [a, b]), ([-a], [a])):
-        assert order(left, right) == -order(right, left) != 0
+        assert compare_bits(left, right) == -compare_bits(right, left) != 0
 
 
 @pytest.mark.parametrize("n", [5, 20, 300])

@@ -421,9 +421,9 @@ class LinearisedEM(Linearisation):
         """A vector as a cotangent."""
         return self._coordinates.cotangent(vector)
 
-    def moved(self, vector: Tensor) -> GaussianMixtureParams:
-        """The mixture changed by a vector."""
-        return self._coordinates.moved(vector)
+    def retracted(self, vector: Tensor) -> GaussianMixtureParams:
+        """The mixture that a vector of coordinates leads to."""
+        return self._coordinates.retracted(vector)
 
     def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
         """Cotangents of ``theta`` from those of ``F(theta)``."""

@@ -221,7 +221,7 @@ def _near(step, start, origin, carried, tol):
 
 def _followed(step, linear, delta, carried, gradient):
     """The fixed point on the graph, a short step from where the map was linearised."""
-    theta, moved = linear.theta, linear.moved(delta)
+    theta, moved = linear.theta, linear.retracted(delta)
     residual, distance = (float(torch.linalg.vector_norm(t)) for t in (linear.residual, delta))
     solution = Solution(theta, theta, linear.objective, (), 0, True, 0.0, residual, distance)
     solution, options = _noted(step, solution, gradient)

@@ -321,9 +321,9 @@ class LinearisedSinkhorn(Linearisation):
         zeros = TiltedMixture(*(torch.zeros_like(t) for t in zeros))
         return zeros._replace(means=u.means, covariances=u.covariances)
 
-    def moved(self, vector: Tensor) -> TiltedMixture:
-        """The mixture changed by a vector."""
-        _, means, covariances = self._coordinates.moved(vector)
+    def retracted(self, vector: Tensor) -> TiltedMixture:
+        """The mixture that a vector of coordinates leads to."""
+        _, means, covariances = self._coordinates.retracted(vector)
         return self.theta._replace(means=means, covariances=covariances)
 
     def _fixed(self, means, covariances):

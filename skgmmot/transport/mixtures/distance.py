@@ -18,7 +18,7 @@ from skgmmot.gaussian.wasserstein import (
     bures_wasserstein_squared,
     matrix_pairs,
 )
-from skgmmot.numerics.linalg import factor, order, symmetrize
+from skgmmot.numerics.linalg import compare_bits, factor, symmetrize
 from skgmmot.transport.discrete.plan import (
     Plan,
     entropy_of,
@@ -114,7 +114,7 @@ def transport_plan(
     """
     check_dimensions(source, target)
     penalties, reg = penalties_of(reg_m), entropy_of(reg)
-    which = order(source, target)
+    which = compare_bits(source, target)
     if which > 0:
         return transposed(transport_plan(target, source, reg=reg, reg_m=penalties[::-1]))
     if which == 0 and not reg:

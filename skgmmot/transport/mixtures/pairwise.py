@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.wasserstein import GaussianCosts, bures_wasserstein_squared
-from skgmmot.numerics.linalg import order
+from skgmmot.numerics.linalg import compare_bits
 from skgmmot.transport.discrete.network_simplex import network_simplex
 from skgmmot.transport.discrete.plan import penalties_of, same_precision, solve
 from skgmmot.transport.mixtures.distance import check_symmetric, transport_plan
@@ -79,7 +79,7 @@ def pairwise_squared(
         t.requires_grad for m in (*sources, *others) for t in m
     )
     if not on_graph and targets is not None:
-        which = _order(sources, targets)
+        which = _compare(sources, targets)
         if which > 0:
             options = {"reg": reg, "reg_m": lam[::-1], "track": track}
             return pairwise_squared(targets, sources, **options).mT
@@ -121,11 +121,11 @@ def _debiased(sources, targets, options, track) -> Tensor:
     return result
 
 
-def _order(sources, targets) -> int:
-    """Order two sequences of mixtures as `linalg.order` does; 0 if they are equal."""
+def _compare(sources, targets) -> int:
+    """Order two sequences of mixtures as `linalg.compare_bits` does; 0 if they are equal."""
     if len(sources) != len(targets):
         return -1 if len(sources) < len(targets) else 1
-    return order(*((t for mixture in side for t in mixture) for side in (sources, targets)))
+    return compare_bits(*((t for mixture in side for t in mixture) for side in (sources, targets)))
 
 
 def _differentiable_row(sources, targets, i, first, **options) -> Tensor:

@@ -14,7 +14,7 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.numerics.linalg import Place, squared_distances
+from skgmmot.numerics.linalg import Rescaling, squared_distances
 from skgmmot.transport.discrete.plan import exact
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan
 
@@ -120,11 +120,11 @@ def nodes_plan(
             f"n_nodes times the number of points must be at most {MAX_COSTS:.1e}, got "
             f"{each * K} x {len(points)}. Take fewer nodes, or a part of the points."
         )
-    place = Place.of(torch.cat([mixture.means, points]), _deviation(mixture))
-    y, b = place.inside(points), weights / weights.sum()
+    scaling = Rescaling.of(torch.cat([mixture.means, points]), _deviation(mixture))
+    y, b = scaling.apply(points), weights / weights.sum()
     mixture = mixture._replace(
-        means=place.inside(mixture.means),
-        covariances=mixture.covariances / place.unit / place.unit,
+        means=scaling.apply(mixture.means),
+        covariances=mixture.covariances / scaling.unit / scaling.unit,
     )
     nodes, a = mixture_nodes(mixture, torch.as_tensor(standard_nodes(each, d, seed)).to(y))
     plan = exact(a, b, squared_distances(nodes, y))
@@ -136,9 +136,9 @@ def nodes_plan(
     held = (mass > 0).unsqueeze(1)
     middle = (plan.coupling.mT @ nodes.detach()) / mass.clamp(min=1e-300).unsqueeze(1)
     potentials, cost, error = (
-        t * place.unit * place.unit for t in (plan.target_potential, plan.cost, error)
+        t * scaling.unit * scaling.unit for t in (plan.target_potential, plan.cost, error)
     )
-    barycentres = torch.where(held, place.outside(middle), points.detach())
+    barycentres = torch.where(held, scaling.invert(middle), points.detach())
     return SemidiscretePlan(potentials, mass, barycentres, cost, error, 0, None)
 
 
