@@ -228,11 +228,8 @@ def _sides(source, target, sample_weight, exact):
 
 def _costs(sides, options, p):
     """``W_p^p`` between two sides as a function of directions."""
-    distance = (
-        sliced_wasserstein_between
-        if isinstance(sides[1], GaussianMixtureParams)
-        else sliced_wasserstein
-    )
+    onto_samples = isinstance(sides[1], Tensor)
+    distance = sliced_wasserstein if onto_samples else sliced_wasserstein_between
     return functools.partial(distance, *sides, p=p, **options)
 
 
@@ -249,17 +246,15 @@ def _power_unit(sides, options, theta) -> float:
 def _in_place(source, target):
     """A mixture and another or samples, about an origin and in a unit of their size; the unit."""
     sides = source, target
-    points = torch.cat(
-        [side.means if isinstance(side, GaussianMixtureParams) else side for side in sides]
-    ).detach()
+    points = [side if isinstance(side, Tensor) else side.means for side in sides]
+    points = torch.cat(points).detach()
     if not torch.isfinite(points.amax(0) - points.amin(0)).all():
         raise ValueError(
             "source and target must differ by what float64 can hold, got coordinates of size "
             f"{float(points.abs().max()):.2g} of both signs. Rescale both."
         )
-    variances = [
-        float(_variances(side).max()) for side in sides if isinstance(side, GaussianMixtureParams)
-    ]
+    mixtures = [side for side in sides if not isinstance(side, Tensor)]
+    variances = [float(_variances(mixture).max()) for mixture in mixtures]
     scaling = Rescaling.of(points, math.sqrt(max(variances)))
     return *(_divided(_moved(side, -scaling.origin), scaling.unit) for side in sides), scaling.unit
 

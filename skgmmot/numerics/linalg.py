@@ -88,7 +88,18 @@ def compare_bits(left: Iterable[Tensor], right: Iterable[Tensor]) -> int:
 
 
 def norm(vector: Tensor) -> float:
-    """Return the Euclidean norm of a tensor as a number."""
+    """Return the Euclidean norm of a tensor as a number.
+
+    Parameters
+    ----------
+    vector : Tensor
+        Of any shape.
+
+    Returns
+    -------
+    float
+        The root of the sum of squares of its entries.
+    """
     return float(torch.linalg.vector_norm(vector))
 
 
