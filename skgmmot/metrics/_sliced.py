@@ -11,7 +11,7 @@ from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import reshaping
 from skgmmot._inputs.mixtures import as_mixture, in_double, is_mixture, of_one_precision
 from skgmmot.gaussian.covariance.registry import covariance_type_of
-from skgmmot.gaussian.mixture import GaussianMixtureParams, least
+from skgmmot.gaussian.mixture import least
 from skgmmot.numerics.linalg import Rescaling, compare_bits, power_of_two, root
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures.distance import check_dimensions
