@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.transport.mixtures.distance import transport_plan
-from skgmmot.transport.sliced.directions import DIRECTIONS, ascend, directions
+from skgmmot.transport.sliced.directions import directions
 from skgmmot.transport.sliced.distance import (
     double_sliced_squared,
     mixture_sliced_plan,
@@ -154,38 +154,6 @@ def test_distance_between_mixtures_is_that_between_large_samples_of_them(make_mi
     assert_close(on_lines, between, rtol=0.05, atol=0)
 
 
-def test_splines_are_close_to_exact_cells(make_mixture, make_samples):
-    # the claim of the docstring: 1e-5 of the largest entry, for the mean over directions
-    mixture, X = make_mixture("full", 10, 2, spread=1.0), 1.5 * make_samples(2000, 2)
-    theta = chosen(20, 2)
-    leaves = [t.clone().requires_grad_() for t in mixture]
-    results = []
-    for exact in (False, True):
-        value = sliced_wasserstein(GaussianMixtureParams(*leaves), X, theta, exact=exact).mean()
-        results.append((value, *torch.autograd.grad(value, leaves)))
-    for found, expected in zip(*results, strict=True):
-        assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
-
-
-def test_splines_are_accurate_for_a_mixture_that_fits_its_samples(make_mixture):
-    # the distance is a small difference there, and so are its gradients
-    mixture = make_mixture("full", 4, 2)
-    X, theta = sample(mixture, 3000, generator=generator())[0], chosen(20, 2)
-    expected = sliced_wasserstein(mixture, X, theta, exact=True).mean()
-    assert expected < 1e-2 * X.var()
-    found = sliced_wasserstein(mixture, X, theta).mean()
-    assert abs(found / expected - 1) < 3e-4
-
-
-def test_errors_fall_like_the_fourth_power_of_the_nodes(make_mixture, make_samples):
-    mixture, X, theta = make_mixture("full", 5, 2), 2 * make_samples(500, 2), chosen(10, 2)
-    expected = sliced_wasserstein(mixture, X, theta, exact=True)
-    errors = [
-        (sliced_wasserstein(mixture, X, theta, n_nodes=m) - expected).abs().mean() for m in (20, 40)
-    ]
-    assert errors[0] / errors[1] > 8
-
-
 # --- derivatives -------------------------------------------------------------------------------
 
 
@@ -248,17 +216,6 @@ def test_gradients_are_finite_differences_in_mixture_samples_and_directions(
     check_derivatives(weighted_cost(p, exact), inputs, rtol)
 
 
-@pytest.mark.parametrize(("p", "n", "rtol"), [(2.0, 12, 2e-4), (2.0, 1000, 1e-3), (1.0, 12, 5e-2)])
-def test_gradients_are_those_of_exact_cells(p, n, rtol, name, make_mixture, make_samples):
-    inputs = [*make_mixture(name, 3, 2), 2 * make_samples(n, 2), chosen(3, 2)]
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    expected, found = (
-        torch.autograd.grad(weighted_cost(p, exact)(*leaves), leaves) for exact in (True, False)
-    )
-    for ours, exact in zip(found, expected, strict=True):
-        assert (ours - exact).abs().max() < rtol * exact.abs().max()
-
-
 @pytest.mark.parametrize(("p", "rtol"), [(2.0, 2e-4), (1.5, 5e-3)])
 def test_gradients_between_mixtures_are_finite_differences(p, rtol, make_mixture):
     source, target = make_mixture("diag", 3, 2, seed=1), make_mixture("spherical", 2, 2, seed=2)
@@ -285,22 +242,6 @@ def test_gradients_with_sample_weights_are_those_of_repeated_samples(make_mixtur
         assert_close(found, expected)
 
 
-@pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("n", [1, 2, 50, 4096])
-def test_equal_weights_may_be_given_or_not(n, exact, make_mixture, make_samples):
-    # without, levels are known to be multiples of 1 / n and are not searched for
-    mixture, X, theta = make_mixture("full", 3, 2), make_samples(n, 2), chosen(4, 2)
-    results = []
-    for weights in (None, torch.full((n,), 0.3, dtype=F64)):
-        leaves = [t.clone().requires_grad_() for t in (*mixture, X)]
-        value = sliced_wasserstein(
-            GaussianMixtureParams(*leaves[:3]), leaves[3], theta, sample_weight=weights, exact=exact
-        ).mean()
-        results.append((value, *torch.autograd.grad(value, leaves)))
-    for found, expected in zip(*results, strict=True):
-        assert_close(found, expected, rtol=1e-9, atol=1e-11)
-
-
 def test_the_samples_of_the_caller_stay_in_their_order(make_mixture, make_samples):
     # numbers are sorted in place on the way, and one direction in one dimension is a copy
     X, theta = make_samples(20, 1), ONE
@@ -308,72 +249,6 @@ def test_the_samples_of_the_caller_stay_in_their_order(make_mixture, make_sample
     sliced_wasserstein(make_mixture("full", 3, 1), X, theta)
     slice_samples(X, theta)
     assert torch.equal(X, before)
-
-
-def test_gradients_of_weights_across_a_gap_stay_finite(make_samples):
-    # half of the mass on either side of a gap of a hundred deviations, and a level right in it
-    mixture = on_a_line([0.5, 0.5], [-50.0, 50.0], [1.0, 1.0])
-    X = torch.cat([make_samples(10, 1) - 50, make_samples(10, 1, seed=1) + 50])
-    weights = mixture.weights.clone().requires_grad_()
-    value = sliced_wasserstein(mixture._replace(weights=weights), X, ONE).sum()
-    (gradient,) = torch.autograd.grad(value, weights)
-    assert torch.isfinite(gradient).all()
-    # moving mass e over the gap costs at most e times its squared width
-    assert gradient.abs().max() < 1.1 * 100**2
-
-
-def narrow(distance):
-    """Two components a tenth wide, a given way to both sides of zero."""
-    return on_a_line([0.8987, 0.1013], [-distance, distance], [0.1, 0.1])
-
-
-#: What is across from a gap: costs of two narrow components far from each other.
-ACROSS = {
-    "wide mixture": lambda mixture, p: sliced_wasserstein_between(
-        mixture, on_a_line([1.0], [0.0], [1.0]), ONE, p=p
-    ),
-    "wide mixture, as source": lambda mixture, p: sliced_wasserstein_between(
-        on_a_line([1.0], [0.0], [1.0]), mixture, ONE, p=p
-    ),
-    "mixture with a gap": lambda mixture, p: sliced_wasserstein_between(
-        mixture, on_a_line([0.3, 0.7], [-6.0, 6.0], [0.1, 0.2]), ONE, p=p
-    ),
-    "samples": lambda mixture, p: sliced_wasserstein(
-        mixture, torch.linspace(-2, 2, 50, dtype=F64)[:, None] ** 3, ONE, p=p
-    ),
-    "weighted samples": lambda mixture, p: sliced_wasserstein(
-        mixture,
-        torch.linspace(-2, 2, 50, dtype=F64)[:, None] ** 3,
-        ONE,
-        p=p,
-        sample_weight=torch.arange(1, 51).double(),
-    ),
-}
-
-
-@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
-@pytest.mark.parametrize("distance", [1.0, 6.0, 1e4])
-@pytest.mark.parametrize("name", ACROSS)
-def test_gradients_in_weights_across_a_gap_are_finite_differences(name, distance, p):
-    mixture = narrow(distance)
-
-    def cost(weights):
-        return ACROSS[name](mixture._replace(weights=weights), p).sum()
-
-    weights = mixture.weights.clone().requires_grad_()
-    (found,) = torch.autograd.grad(cost(weights), weights)
-    expected = differences(cost, mixture.weights, h=1e-5)
-    # the value, and with it a difference, is within the spline's 1e-4
-    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
-
-
-def test_the_gradient_between_equal_mixtures_with_a_gap_is_zero():
-    # any number up to the squared gap is a subgradient there; zero is the least
-    mixture = narrow(50.0)
-    weights = mixture.weights.clone().requires_grad_()
-    cost = sliced_wasserstein_between(mixture._replace(weights=weights), mixture, ONE)
-    (gradient,) = torch.autograd.grad(cost.sum(), weights)
-    assert gradient.abs().max() < 1e-6
 
 
 # --- invariances -------------------------------------------------------------------------------
@@ -421,82 +296,6 @@ def test_blocks_of_directions_change_nothing(make_mixture, make_samples, monkeyp
     monkeypatch.setattr("skgmmot.transport.sliced.quadrature.CACHED", 1)
     assert_close(sliced_wasserstein(mixture, X, theta), expected)
     assert_close(sliced_wasserstein_between(mixture, make_mixture("diag", 2, 2), theta), between)
-
-
-# --- directions --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("way", DIRECTIONS)
-@pytest.mark.parametrize("d", [1, 2, 3, 10])
-def test_directions_are_unit_vectors_without_a_preferred_one(way, d):
-    theta = torch.cat([directions(way, 4 * d, d, generator=generator(i)) for i in range(500)])
-    assert_close(theta.norm(dim=1), torch.ones(len(theta), dtype=F64))
-    if d > 1:
-        second = theta.mT @ theta / len(theta)  # E theta theta^T = I / d on the sphere
-        assert (second - torch.eye(d) / d).abs().max() < 0.05 / math.sqrt(d)
-
-
-def test_directions_repeat_with_their_seed():
-    for way in DIRECTIONS:
-        draws = [directions(way, 8, 5, generator=generator(i)) for i in (1, 1, 2)]
-        assert torch.equal(draws[0], draws[1])
-        assert not torch.equal(draws[0], draws[2])
-
-
-def test_orthogonal_directions_are_orthogonal_in_groups():
-    theta = chosen(7, 3, "orthogonal")
-    assert_close(theta[:3] @ theta[:3].mT, torch.eye(3, dtype=F64))
-    assert_close(theta[3:6] @ theta[3:6].mT, torch.eye(3, dtype=F64))
-    assert theta.shape == (7, 3)
-
-
-def test_on_a_line_one_direction_is_all():
-    assert torch.equal(directions("random", 50, 1), ONE)
-
-
-@pytest.mark.parametrize("d", [2, 5])
-def test_quasi_directions_estimate_the_distance_better(d, make_mixture):
-    source, target = make_mixture("full", 2, d, seed=1), make_mixture("full", 2, d, seed=2)
-    spread = {}
-    for way in ("random", "quasi"):
-        means = [
-            sliced_wasserstein_between(
-                source, target, directions(way, 32, d, generator=generator(i))
-            )
-            .mean()
-            .item()
-            for i in range(20)
-        ]
-        spread[way] = np.std(means)
-    # about half; twenty draws know a spread to a sixth, and releases of torch scramble otherwise
-    assert spread["quasi"] < 0.6 * spread["random"]
-
-
-def test_steps_uphill_grow_by_half():
-    # from 3 radians off the top, three steps go 0.5, 0.75 and 1.125 towards it
-    start = torch.tensor([[3.0]], dtype=F64)
-    start = torch.cat([start.cos(), start.sin()], dim=1)
-    _, costs = ascend(lambda theta: theta[:, 0], start, n_steps=3)
-    assert_close(costs, torch.tensor([0.625], dtype=F64).cos())
-
-
-def test_ascent_finds_the_direction_in_which_mixtures_differ(make_samples):
-    # they differ along the first axis only
-    d = 6
-    X = make_samples(400, d)
-    X = (X - X.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(X.mT.cov(correction=0))).mT
-    eye = torch.eye(d, dtype=F64)
-    mixture = GaussianMixtureParams(torch.ones(1, dtype=F64), 3 * eye[:1], eye.unsqueeze(0))
-
-    def cost(theta):
-        return sliced_wasserstein(mixture, X, theta)
-
-    start = chosen(4, d)
-    theta, costs = ascend(cost, start)
-    assert (costs >= cost(start)).all()
-    assert not theta.requires_grad and not costs.requires_grad
-    assert_close(cost(theta), costs)
-    assert theta[costs.argmax(), 0].abs() > 0.99
 
 
 # --- mixtures of slices ------------------------------------------------------------------------

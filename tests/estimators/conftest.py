@@ -1,0 +1,45 @@
+"""Fixtures of mixture estimators: how far two are apart, precisions to start from."""
+
+import numpy as np
+import pytest
+
+PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
+
+
+@pytest.fixture
+def difference():
+    """The largest difference between the parameters of two fits."""
+
+    def largest(first, second, names=PARAMETERS, shift=0.0):
+        shifts = {"means_": shift}
+        return max(
+            np.abs(
+                np.asarray(getattr(first, n)) + shifts.get(n, 0) - np.asarray(getattr(second, n))
+            ).max()
+            for n in names
+        )
+
+    return largest
+
+
+@pytest.fixture
+def unit_precisions(covariance_type):
+    """Identities for four components in three dimensions."""
+    return {
+        "full": np.stack([np.eye(3)] * 4),
+        "tied": np.eye(3),
+        "diag": np.ones((4, 3)),
+        "spherical": np.ones(4),
+    }[covariance_type]
+
+
+@pytest.fixture
+def labelled():
+    """Two classes, of two clouds each, and the same moved and stretched."""
+    rng = np.random.default_rng(0)
+    centres = 6 * np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+    X = np.repeat(centres, 100, axis=0) + rng.normal(size=(400, 2))
+    y = np.array(["even", "odd", "odd", "even"]).repeat(100)
+    order = rng.permutation(400)
+    X, y = X[order], y[order]
+    return X, y, X @ np.diag([1.5, 0.7]) + [3.0, -2.0]

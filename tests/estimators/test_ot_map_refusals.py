@@ -1,0 +1,196 @@
+"""What OTMap refuses, and what it keeps when a fit fails."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
+
+from skgmmot import DifferentiableGaussianMixture, OTMap, ot_map
+
+SOURCE = (
+    [0.6, 0.4],
+    [[0.0, 0.0], [5.0, 0.0]],
+    [[[1.0, 0.3], [0.3, 1.0]], [[2.0, 0.0], [0.0, 0.5]]],
+)
+TARGET = (
+    [0.3, 0.7],
+    [[0.0, 9.0], [6.0, 9.0]],
+    [[[0.5, 0.0], [0.0, 3.0]], [[1.0, 0.5], [0.5, 1.0]]],
+)
+
+
+def draw(mixture, n, seed=0):
+    """Samples of a mixture."""
+    rng = np.random.default_rng(seed)
+    k = rng.choice(len(mixture[0]), size=n, p=mixture[0])
+    L = np.linalg.cholesky(mixture[2])
+    return np.asarray(mixture[1])[k] + np.einsum("nij,nj->ni", L[k], rng.normal(size=(n, 2)))
+
+
+@pytest.fixture
+def mixture():
+    return DifferentiableGaussianMixture(2, random_state=0)
+
+
+@pytest.mark.parametrize(
+    "target, message",
+    [
+        (np.ones((10, 3)), "target must be samples like those of the fit. X has 3 features"),
+        (np.ones(10), "target must be samples like those of the fit. X must have shape"),
+        (
+            np.full((10, 2), np.nan),
+            "target must be samples like those of the fit. X must be finite, got NaN",
+        ),
+        (([1.0], [[0.0, 0.0, 0.0]], [np.eye(3)]), "equal numbers of features, got 2 and 3"),
+        (([0.7], [[0.0, 0.0]], [np.eye(2)]), "weights must be non-negative and sum to 1"),
+    ],
+)
+def test_a_bad_target_is_refused_and_the_earlier_fit_stays(mixture, target, message):
+    transport = OTMap(TARGET, mixture=mixture).fit(draw(SOURCE, 100))
+    plan = transport.plan_
+    with pytest.raises(ValueError, match=message):
+        transport.set_params(target=target).fit(draw(SOURCE, 100))
+    assert transport.plan_ is plan
+
+
+def test_a_target_with_other_columns_is_refused(mixture):
+    X = pd.DataFrame(draw(SOURCE, 100), columns=["a", "b"])
+    Y = pd.DataFrame(draw(TARGET, 100), columns=["b", "a"])
+    with pytest.raises(ValueError, match="feature names"):
+        OTMap(Y, mixture=mixture).fit(X)
+    with pytest.raises(
+        ValueError, match=r"target must be fitted to the features of X, \['a', 'b'\]"
+    ):
+        OTMap(clone(mixture).fit(Y), mixture=mixture).fit(X)
+
+
+@pytest.mark.parametrize("params", [{"target": KernelDensity()}, {"mixture": KernelDensity()}])
+def test_estimators_that_are_no_mixtures_are_refused(params):
+    name = next(iter(params))
+    with pytest.raises(TypeError, match=rf"{name} must be a .*Gaussian mixture.*got KernelDensity"):
+        OTMap(**params).fit(draw(SOURCE, 50))
+
+
+def test_a_singular_source_is_refused():
+    singular = ([1.0], [[0.0, 0.0]], [np.diag([1.0, 0.0])])
+    with pytest.raises(ValueError, match="source covariances must be positive definite to tell"):
+        ot_map(singular, TARGET)
+
+
+def test_a_map_keeps_what_it_was_fitted_to(mixture):
+    target = clone(mixture).fit(draw(TARGET, 500))
+    transport = OTMap(target, mixture=mixture).fit(draw(SOURCE, 500))
+    before = transport.transform(draw(SOURCE, 10))
+    target.fit(draw(SOURCE, 500))
+    assert np.array_equal(transport.transform(draw(SOURCE, 10)), before)
+
+
+@pytest.mark.parametrize("call", [ot_map, lambda s, t: OTMap(t).fit(draw(SOURCE, 50))])
+def test_an_unfitted_target_is_refused(call, mixture):
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        call(SOURCE, mixture)
+
+
+def test_an_unfitted_map_is_refused():
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        OTMap(TARGET).transform(np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("params", [{"method": "best"}, {"mixture": 3}, {"device": 3}])
+def test_unknown_options_are_refused(params):
+    with pytest.raises(ValueError, match=f"The '{next(iter(params))}' parameter"):
+        OTMap(TARGET, **params).fit(draw(SOURCE, 50))
+    with pytest.raises(ValueError, match=f"The '{next(iter(params))}' parameter"):
+        ot_map(SOURCE, TARGET, **params)
+    with pytest.raises(ValueError, match="The 'method' parameter"):
+        ot_map(SOURCE, TARGET).set_params(method="best").transform([[0.0, 0.0]])
+
+
+def test_samples_of_another_dimension_are_refused(mixture):
+    transport = ot_map(SOURCE, TARGET)
+    with pytest.raises(ValueError, match="X has 3 features, but OTMap is expecting 2"):
+        transport.transform(np.ones((5, 3)))
+
+
+@pytest.mark.parametrize(
+    "y, message",
+    [
+        (None, "requires y to be passed, but the target y is None"),
+        (np.zeros(3), "inconsistent numbers of samples"),
+        (np.linspace(0, 1, 400), "Unknown label type: continuous"),
+        (np.r_[np.zeros(399), 1], r"the mixture of class 1.0 must be one that can be fitted. .*"),
+    ],
+)
+def test_labels_that_make_no_classes_are_refused(y, message, labelled):
+    X, good, Y = labelled
+    transport = OTMap(Y, class_wise=True, random_state=0).fit(X, good)
+    plan = transport.plan_
+    with pytest.raises(ValueError, match=message):
+        transport.fit(X, y)
+    assert transport.plan_ is plan and len(transport.classes_) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"class_wise": True}, {"target": TARGET}])
+@pytest.mark.parametrize(
+    "given, what",
+    [
+        (draw(TARGET, 40), r"an array of shape \(40, 2\)"),
+        (torch.tensor(draw(TARGET, 40)), r"an array of shape \(40, 2\)"),
+        (pd.DataFrame(draw(TARGET, 40)), r"an array of shape \(40, 2\)"),
+        (draw(TARGET, 40).tolist(), r"an array of shape \(40, 2\)"),
+        (TARGET, "a tuple of weights, means and covariances"),
+        (GaussianMixture().fit(draw(TARGET, 40)), "GaussianMixture"),
+    ],
+    ids=["array", "tensor", "frame", "lists", "tuple", "mixture"],
+)
+def test_a_target_in_the_place_of_labels_is_refused(options, given, what):
+    message = rf"y must be labels of the source samples, got {what}, .*OTMap\(target=\.\.\.\)"
+    with pytest.raises(ValueError, match=message):
+        OTMap(**options).fit(draw(SOURCE, 50), given)
+    with pytest.raises(ValueError, match=message):
+        OTMap(**options).fit_transform(draw(SOURCE, 50), given)
+    if "target" not in options:  # then also with as many rows as the source, or a source mixture
+        for X in (draw(SOURCE, 40), SOURCE):
+            with pytest.raises(ValueError, match=message):
+                OTMap(**options).fit(X, given)
+
+
+@pytest.mark.parametrize(
+    "y", [tuple([0, 1] * 25), np.arange(100.0).reshape(50, 2), np.ones((50, 3)), ["a"] * 50]
+)
+def test_what_a_later_step_of_a_pipeline_predicts_is_let_by(y, mixture):
+    X = draw(SOURCE, 50)
+    transport = OTMap(TARGET, mixture=mixture)
+    assert np.array_equal(transport.fit_transform(X, y), transport.fit_transform(X))
+
+
+def test_classes_need_samples():
+    with pytest.raises(ValueError, match="X must be samples with class_wise=True, got a mixture"):
+        OTMap(TARGET, class_wise=True).fit(SOURCE, [0])
+    with pytest.raises(NotFittedError):
+        OTMap(TARGET, class_wise=True).predict(np.ones((2, 2)))
+
+
+def test_a_source_that_is_another_estimator_is_refused():
+    with pytest.raises(TypeError, match=r"X must be a fitted Gaussian mixture.*got KernelDensity"):
+        OTMap(TARGET).fit(KernelDensity())
+
+
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        ({"reg": -1.0}, "The 'reg' parameter"),
+        ({"reg": np.nan}, "The 'reg' parameter"),
+        ({"reg_m": -1.0}, "The 'reg_m' parameter"),
+        ({"reg_m": np.nan}, "The 'reg_m' parameter"),
+        ({"reg_m": (1.0, -1.0)}, "reg_m must be positive, got -1"),
+        ({"reg_m": (1.0, 2.0, 3.0)}, "reg_m must be one penalty or two, got 3"),
+    ],
+)
+def test_penalties_that_cannot_be_are_refused(params, message):
+    with pytest.raises(ValueError, match=message):
+        ot_map(SOURCE, TARGET, **params)

@@ -1,0 +1,94 @@
+"""Distances between two Gaussians and between the moments of samples."""
+
+import numpy as np
+import ot
+import pytest
+import scipy.linalg
+import torch
+from torch.testing import assert_close
+
+from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
+from skgmmot.metrics import (
+    bures_wasserstein_distance,
+    frechet_distance,
+)
+
+
+def mixture(rng, K=3, d=2):
+    """Random weights, means and full covariances."""
+    A = rng.normal(size=(K, d, d))
+    return rng.dirichlet(np.ones(K)), 3 * rng.normal(size=(K, d)), A @ A.mT + 0.1 * np.eye(d)
+
+
+def test_the_distance_between_gaussians_is_that_of_pot(rng):
+    (_, (m0,), (S0,)), (_, (m1,), (S1,)) = mixture(rng, 1, 3), mixture(rng, 1, 3)
+    expected = ot.gaussian.bures_wasserstein_distance(m0, m1, S0, S1)
+    assert np.isclose(bures_wasserstein_distance((m0, S0), (m1, S1)), expected)
+    squared = bures_wasserstein_distance((m0, S0), (m1, S1), squared=True)
+    assert np.isclose(squared, expected**2)
+    tensors = [torch.tensor(t, requires_grad=True) for t in (m0, S0)]
+    bures_wasserstein_distance(tuple(tensors), (m1, S1)).backward()
+    assert all(t.grad.abs().sum() > 0 for t in tensors)
+
+
+def test_a_gaussian_has_a_matrix_variances_or_one_variance():
+    point = ([0.0, 0.0], 0.0)
+    for covariance, trace in ((2.0, 4.0), ([1.0, 2.0], 3.0), ([[1.0, 1.0], [1.0, 4.0]], 5.0)):
+        squared = bures_wasserstein_distance(([3.0, 4.0], covariance), point, squared=True)
+        assert np.isclose(squared, 25 + trace)
+
+
+@pytest.mark.parametrize(
+    ("gaussian", "error", "message"),
+    [
+        ([0.0, 0.0], ValueError, r"source must have a mean \(d,\)"),
+        (np.zeros(2), TypeError, r"source must be a pair \(mean, covariance\), got ndarray"),
+        (([0.0], [[-1.0]]), ValueError, "positive semi-definite"),
+        (([0.0, 1.0], 1.0), ValueError, "equal numbers of features, got 2 and 1"),
+        (([0.0], [[np.nan]]), ValueError, "must be finite"),
+    ],
+)
+def test_what_is_no_gaussian_is_refused(gaussian, error, message):
+    with pytest.raises(error, match=message):
+        bures_wasserstein_distance(gaussian, ([0.0], 1.0))
+
+
+def frechet_by_scipy(X, Y):
+    """FID as it is usually computed."""
+    S0, S1 = np.cov(X.T), np.cov(Y.T)
+    trace = np.trace(S0 + S1 - 2 * np.real(scipy.linalg.sqrtm(S0 @ S1)))
+    return np.sum((X.mean(0) - Y.mean(0)) ** 2) + trace
+
+
+def test_the_frechet_distance_is_that_of_unbiased_moments(rng):
+    X, Y = rng.normal(size=(50, 4)), 2 * rng.normal(size=(30, 4)) + 1
+    assert frechet_distance(X, Y, squared=True) == pytest.approx(frechet_by_scipy(X, Y))
+    fits = [DifferentiableGaussianMixture(1, reg_covar=0).fit(Z) for Z in (X, Y)]
+    assert frechet_distance(X, Y, ddof=0) == pytest.approx(MixtureWasserstein()(*fits))
+    assert frechet_distance(X, X) == 0
+
+
+def test_the_frechet_distance_takes_fewer_samples_than_features_and_has_their_gradient(rng):
+    X, Y = (torch.tensor(rng.normal(size=(n, 12))) for n in (5, 7))
+    found = frechet_distance(X, Y)
+    assert found.item() == frechet_distance(X.numpy(), Y.numpy())
+    A, B = ((Z - Z.mean(0)) / (len(Z) - 1) ** 0.5 for Z in (X, Y))
+    nuclear = torch.linalg.svdvals(A @ B.mT).sum()
+    squared = (X.mean(0) - Y.mean(0)).square().sum() + A.square().sum() + B.square().sum()
+    assert_close(found**2, squared - 2 * nuclear)
+    assert torch.autograd.gradcheck(frechet_distance, (X.requires_grad_(), Y.requires_grad_()))
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ([1.0, 2.0], r"source must have shape"),
+        ([[1.0]], "more than 1 samples"),
+        ([[np.nan]] * 2, "finite"),
+    ],
+)
+def test_samples_without_moments_have_no_frechet_distance(X, message):
+    with pytest.raises(ValueError, match=message):
+        frechet_distance(X, [[0.0], [1.0]])
+    with pytest.raises(ValueError, match="ddof must be 0 or 1, got 2"):
+        frechet_distance([[0.0], [1.0]], [[0.0], [1.0]], ddof=2)

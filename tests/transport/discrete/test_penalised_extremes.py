@@ -1,0 +1,184 @@
+"""Penalised plans where weights, distances, costs or penalties are tiny or huge."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from skgmmot.transport.discrete.interior_point import divergence
+from skgmmot.transport.discrete.plan import entropic, exact, solve, unbalanced
+
+F64 = torch.float64
+
+
+def problem(K, L, seed=0):
+    """Weights and costs whose optimum is unique, and its potentials too."""
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.rand(n, dtype=F64, generator=generator) + 0.1 for n in (K, L))
+    return a / a.sum(), b / b.sum(), torch.rand(K, L, dtype=F64, generator=generator)
+
+
+@pytest.mark.parametrize("lam", [1e-9, 1e-3, 1.0, 1e3, 1e9, (math.inf, 1.0)])
+def test_equal_distributions_are_at_no_cost_whatever_the_penalty(lam):
+    a, _, _ = problem(5, 5)
+    x = torch.arange(5, dtype=F64)
+    plan = unbalanced(a, a, (x.unsqueeze(1) - x).square(), lam)
+    assert plan.cost.item() < 1e-20
+    assert_close(plan.coupling, torch.diag(a))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-31, 1e-15, 1e-9, 1e-6, 1e-3])
+@pytest.mark.parametrize("reg_m", [None, 1.0])
+def test_costs_that_are_small_against_the_entropy_hardly_bend_the_independent_plan(scale, reg_m):
+    a, b, C = problem(4, 5)
+    plan = solve(a, b, scale * C, reg=0.5, reg_m=reg_m)
+    independent = torch.outer(a, b)
+    mean = (independent * C).sum()
+    assert_close(plan.coupling, independent, rtol=4 * scale + 1e-12, atol=0)
+    assert_close(plan.cost, scale * mean, rtol=4 * scale + 1e-8, atol=1e-40)
+    expected = scale * (C @ b - (mean if reg_m else (C @ b).mean()))
+    found = plan.source_potential - (plan.source_potential @ a if reg_m else 0)
+    assert_close(found, expected, rtol=0, atol=scale * (4 * scale + 1e-6) + 1e-17)
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-6, 1e-10])
+@pytest.mark.parametrize("lam", [1e-3, 1.0, 1e4, (math.inf, 1.0)])
+def test_nearly_equal_distributions_are_no_further_than_by_exact_transport(lam, distance):
+    a, _, _ = problem(20, 20)
+    x, y = (torch.randn(20, 2, dtype=F64) for _ in range(2))
+    C = (x.unsqueeze(1) - x - distance * y).square().sum(-1)
+    plan = unbalanced(a, a, C, lam)
+    bound = exact(a, a, C).cost
+    assert 0 <= plan.cost <= bound * (1 + 1e-9)
+    assert plan.cost > 0.9 * bound  # the penalties are large against the distance
+
+
+@pytest.mark.parametrize("tiny", [1e-12, 1e-17, 1e-30, 1e-300])
+@pytest.mark.parametrize("reg", [1e-2, 1.0])
+def test_tiny_weights_change_no_entropic_plan_between_others(tiny, reg):
+    a, b, C = problem(4, 5)
+    expected = entropic(a, b, C, reg)
+    far = torch.zeros(5, 6, dtype=F64)
+    far[:4, :5], far[4, :5], far[:4, 5] = C, 3 * C[0], 7.0
+    weights = (torch.cat([w, torch.tensor([tiny], dtype=F64)]) for w in (a, b))
+    plan = entropic(*weights, far, reg)
+    assert_close(plan.coupling[:4, :5], expected.coupling, rtol=0, atol=1e-11)
+    assert_close(plan.cost, expected.cost, rtol=1e-9, atol=0)
+    assert_close(plan.coupling[4].sum().item(), tiny, rtol=1e-11, atol=0)
+    assert_close(plan.coupling[:, 5].sum().item(), tiny, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("tiny", [1e-17, 1e-100, 1e-300])
+def test_a_tiny_weight_far_away_costs_what_it_weighs(tiny):
+    a, b = torch.tensor([tiny, 1.0], dtype=F64), torch.tensor([0.5, 0.5], dtype=F64)
+    C = 1e16 * torch.tensor([[2.0, 0.0], [1.0, 2.0]], dtype=F64)
+    for reg in (1e-2, 1.0, 1e10):
+        assert entropic(a, b, C, reg).cost.item() == pytest.approx(1.5e16, rel=1e-12)
+
+
+@pytest.mark.parametrize("far", [1e3, 1e7, 99_999_999.0, 1e12])
+@pytest.mark.parametrize("reg", [1e-2, 1.0, 30.0])
+def test_a_far_component_leaves_the_entropic_plan_of_the_others(far, reg):
+    a, b, C = problem(6, 7)
+    expected = entropic(a, b, 100 * C, reg)
+    costs = torch.full((7, 8), far**2, dtype=F64)
+    costs[:6, :7], costs[6, 7] = 100 * C, 0.0
+    last = torch.tensor([0.125], dtype=F64)
+    plan = entropic(torch.cat([0.875 * a, last]), torch.cat([0.875 * b, last]), costs, reg)
+    assert_close(plan.coupling[:6, :7], 0.875 * expected.coupling, rtol=0, atol=1e-11)
+    # the entropy of the choice between the two parts
+    divergence = -0.875 * math.log(0.875) - 0.125 * math.log(0.125)
+    assert_close(plan.cost - reg * divergence, 0.875 * expected.cost, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("far", [1e3, 99_999_999.0, 1e10, 1e100])
+@pytest.mark.parametrize("reg_m", [1.0, 1e3, 1e6, (2.0, 0.1)])
+def test_a_far_component_leaves_the_unbalanced_plan_of_the_others(far, reg_m):
+    a, b, C = problem(6, 7)
+    expected = solve(a, b, 10 * C, reg_m=reg_m)
+    costs = torch.full((7, 8), far**2, dtype=F64)
+    costs[:6, :7], costs[6, 7] = 10 * C, 0.0
+    last = torch.tensor([0.125], dtype=F64)
+    weights = torch.cat([0.875 * a, last]), torch.cat([0.875 * b, last])
+    assert_close(solve(*weights, costs, reg_m=reg_m).cost, 0.875 * expected.cost, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("far", [1e4, 1e8, 1e10, 1e100])
+@pytest.mark.parametrize("reg_m", [1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("reg", [0.0, 1e-2, 1.0])
+@pytest.mark.parametrize("share", [0.125, 1e-3])
+def test_a_far_component_leaves_the_semi_relaxed_plan_of_the_others(far, reg_m, reg, share):
+    a, b, C = problem(6, 7)
+    costs = torch.full((7, 8), far**2, dtype=F64)
+    costs[:6, :7], costs[6, 7] = 10 * C, 0.0
+    last = torch.tensor([0.125], dtype=F64), torch.tensor([share], dtype=F64)
+    weights = [torch.cat([0.875 * w, end]) for w, end in zip((a, b), last, strict=True)]
+    expected = solve(0.875 * a, 0.875 * b, 10 * C, reg_m=(math.inf, reg_m), reg=reg)
+    alone = reg_m * divergence(*last)
+    if reg:  # the entropy of what goes nowhere, too
+        alone = alone + reg * (divergence(last[0], last[0] * last[1]) + 0.875 * (0.125 + share))
+    plan = solve(*weights, costs, reg_m=(math.inf, reg_m), reg=reg)
+    assert_close(plan.cost, expected.cost + alone, rtol=1e-8, atol=0)
+    assert_close(plan.coupling[:6, :7], expected.coupling, rtol=0, atol=1e-6)
+    turned = solve(*weights[::-1], costs.mT, reg_m=(reg_m, math.inf), reg=reg)
+    assert_close(turned.cost, plan.cost, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("costs", [[0.0, 0.0], [0.3, 1e20, 2.0], [1e20, 5.0, 1e100, 6.0]])
+@pytest.mark.parametrize("reg_m", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("reg", [0.0, 1e-3, 10.0])
+@pytest.mark.parametrize("total", [1e-3, 1.0, 1e3])
+def test_one_source_that_is_held_is_shared_out_in_closed_form(costs, reg_m, reg, total):
+    C = torch.tensor([costs], dtype=F64)
+    b = total * torch.arange(1, C.shape[1] + 1, dtype=F64) / 10
+    a = torch.tensor([0.7], dtype=F64)
+    q = 0.7 * (b.log() - C[0] / (reg_m + reg)).softmax(0)
+    expected = q @ C[0] + reg_m * divergence(q, b)
+    if reg:
+        expected = expected + reg * divergence(q, a * b)
+    plan = solve(a, b, C, reg_m=(math.inf, reg_m), reg=reg)
+    assert_close(plan.coupling[0], q, rtol=0, atol=1e-6)
+    assert_close(plan.cost, expected, rtol=1e-8, atol=1e-14)
+
+
+def test_costs_are_small_against_the_entropy_for_each_mass_that_it_spreads():
+    b, C = torch.tensor([1e-3], dtype=F64), torch.tensor([[0.8]], dtype=F64)
+    a, lam, reg = torch.ones(1, dtype=F64), 1e-4, 1e6
+    P = (((lam + reg) * (a * b).log() - C[0]) / (reg + 2 * lam)).exp()  # of derivative zero
+    expected = lam * (divergence(P, a) + divergence(P, b)) + reg * divergence(P, a * b)
+    expected = expected + (P * C).sum()
+    assert_close(solve(a, b, C, reg_m=lam, reg=reg).cost, expected, rtol=1e-8, atol=0)
+
+
+def sinkhorn(a, b, C, lam, reg, sweeps=200):
+    """Plan and value under entropy with the target held: Sinkhorn's iteration in logarithms."""
+    f = torch.zeros_like(a)
+    for _ in range(sweeps):
+        g = -torch.logsumexp(a.log() + f - C.mT / reg, 1)
+        f = -lam / (lam + reg) * torch.logsumexp(b.log() + g - C / reg, 1)
+    g = -torch.logsumexp(a.log() + f - C.mT / reg, 1)
+    independent = a.unsqueeze(1) * b
+    P = independent * (f.unsqueeze(1) + g - C / reg).exp()
+    value = (P * C).sum() + reg * divergence(P, independent) + lam * divergence(P.sum(1), a)
+    return P, value
+
+
+@pytest.mark.parametrize("kind", ["even", "uneven", "one total"])
+@pytest.mark.parametrize(
+    ("lam", "reg"), [(1e-2, 1e3), (1e3, 1e3), (1.0, 1e5), (1e2, 1e5), (1e-2, 1e7), (1.0, 1e10)]
+)
+def test_a_large_entropy_gives_the_semi_relaxed_plan_of_sinkhorns_fixed_point(kind, lam, reg):
+    for seed, (K, L) in enumerate([(2, 3), (2, 3), (5, 2), (5, 2), (5, 2), (8, 8)]):
+        generator = torch.Generator().manual_seed(seed)
+        a, b, C = (torch.rand(n, generator=generator, dtype=F64) for n in (K, L, (K, L)))
+        a, b = {"even": (a, b), "uneven": (a**8, b**8), "one total": (a / a.sum(), b / b.sum())}[
+            kind
+        ]
+        P, value = sinkhorn(a, b, 150 * C, lam, reg)
+        plan = solve(a, b, 150 * C, reg_m=(lam, math.inf), reg=reg)
+        turned = solve(b, a, 150 * C.mT, reg_m=(math.inf, lam), reg=reg)
+        for coupling, cost in ((plan.coupling, plan.cost), (turned.coupling.mT, turned.cost)):
+            assert_close(cost, value, rtol=1e-8, atol=0)
+            assert_close(coupling, P, rtol=1e-8, atol=1e-12)
+            assert_close(coupling.sum(0), b, rtol=1e-12, atol=0)
