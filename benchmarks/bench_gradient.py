@@ -204,7 +204,7 @@ def cost_rows(quick, repeats):
 def iterations(theta, X, repeats):
     """Median CPU seconds of one forward iteration, plain and ours."""
     origin = blocks.origin(X, None)
-    about = theta.moved(-origin)
+    about = theta.translated(-origin)
     others = (about, about._replace(means=about.means + 1e-9))  # so that nothing is remembered
     plain, ours = [], []
     with torch.no_grad(), blocks.workers(X.device) as pool:

@@ -296,7 +296,7 @@ def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:
         # thin covariances may be singular once they are rounded to float32; their factors are not
         factors = estimator._tensors("precisions_cholesky_")[2].to(**options).detach()
         params = params._replace(covariances=kind.from_precisions(kind.precisions(factors)))
-    return _revived(params.moved(-em.origin.double()), em)
+    return _revived(params.translated(-em.origin.double()), em)
 
 
 def _revived(theta: GaussianMixtureParams, em: EM) -> GaussianMixtureParams:

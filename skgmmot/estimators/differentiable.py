@@ -321,8 +321,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             self._set_attributes(solution.value, origin, X.dtype, kind, solution)
             if on_graph:
                 self.solution_ = solution._replace(
-                    value=solution.value.moved(origin).detach(),
-                    previous=solution.previous.moved(origin),
+                    value=solution.value.translated(origin).detach(),
+                    previous=solution.previous.translated(origin),
                 )
             self.entropic_ot_gap_ = self._gap_of_fit(em, solution)
 
@@ -450,7 +450,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         origin = blocks.origin(X, a)
         with torch.no_grad(), blocks.workers(X.device) as pool:
             em = EM(X, a, origin, 0.0, pool).with_pool(pool)
-            return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).moved(-origin)))
+            return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).translated(-origin)))
 
     # --- results -------------------------------------------------------------------------------
 
@@ -466,7 +466,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         """Show the fit in the user's kind of array and dtype; what only some fits have goes."""
         for name in ("solution_", "entropic_ot_gap_"):
             vars(self).pop(name, None)
-        self._set_parameters(theta.moved(origin), dtype, kind)
+        self._set_parameters(theta.translated(origin), dtype, kind)
         self.converged_ = solution.converged
         self.n_iter_ = solution.n_iter
         self.lower_bound_ = np.float64(solution.objective)

@@ -421,7 +421,7 @@ class _Problem:
             second = _second_moment(self.kind, centred / self.scale, sample_weight)
         else:
             self.origin = (like.weights @ like.means).to(X)
-            second = _whole(like.moved(-self.origin))
+            second = _whole(like.translated(-self.origin))
             self.scale = math.sqrt(float(self.kind.diagonals(second).mean()))
             second = second / self.scale**2
         self.frame = Frame(self.kind, second, self.origin, self.scale)
@@ -441,7 +441,7 @@ class _Problem:
 
     def in_units(self, theta):
         """A mixture of the coordinates, in the units of the samples."""
-        return self.frame.out_of(theta).moved(self.origin)
+        return self.frame.out_of(theta).translated(self.origin)
 
     def starts(self, warm):
         """Yield the starts."""

@@ -37,8 +37,8 @@ class GaussianMixtureParams(NamedTuple):
         """The same mixture as a constant."""
         return GaussianMixtureParams(*(t.detach() for t in self))
 
-    def moved(self, by: Tensor) -> "GaussianMixtureParams":
-        """The same mixture elsewhere, its means moved by ``by (d,)``."""
+    def translated(self, by: Tensor) -> "GaussianMixtureParams":
+        """The same mixture with its means translated by ``by (d,)``."""
         return self._replace(means=self.means + by.to(self.means))
 
     def full_covariances(self) -> Tensor:

@@ -256,7 +256,7 @@ class FeatureEStep(ProductEStep):
         if not self.kind.shared:
             scatter = self.kind.from_quadratic(sums[..., d + 1 :], d)
         zero = sums.new_zeros(())
-        return Statistics(sums[..., d], sums[..., :d], scatter, zero).moved(-means, self.kind)
+        return Statistics(sums[..., d], sums[..., :d], scatter, zero).recentred(-means, self.kind)
 
 
 class WhiteningEStep(ProductEStep):
@@ -344,4 +344,6 @@ class WhiteningEStep(ProductEStep):
     def statistics(self, mass, shift, second, log_likelihood) -> Statistics:
         """Turn the sums of all blocks into statistics centred at the means."""
         scatter = second.tril() + second.tril(-1).mT
-        return Statistics(mass, shift, scatter, log_likelihood).moved(-self.theta.means, self.kind)
+        return Statistics(mass, shift, scatter, log_likelihood).recentred(
+            -self.theta.means, self.kind
+        )

@@ -22,7 +22,7 @@ class Statistics(NamedTuple):
     log_likelihood: Tensor
     """``sum_i a_i log p(x_i)``, a scalar."""
 
-    def moved(self, by: Tensor, kind: CovarianceType) -> "Statistics":
+    def recentred(self, by: Tensor, kind: CovarianceType) -> "Statistics":
         """The same samples about other centres, ``c - by`` instead of ``c``."""
         return self._replace(
             shift=self.shift + self.mass.unsqueeze(-1) * by,

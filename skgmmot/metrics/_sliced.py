@@ -266,7 +266,7 @@ def _variances(mixture):
 
 def _moved(side, by):
     """A mixture or samples, elsewhere."""
-    return side + by if isinstance(side, Tensor) else side.moved(by)
+    return side + by if isinstance(side, Tensor) else side.translated(by)
 
 
 def _divided(side, unit):

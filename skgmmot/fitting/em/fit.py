@@ -176,7 +176,7 @@ def fit_em(
         raise ValueError(
             "X must have a finite mean, got NaN or infinity. Drop the samples that are not finite."
         )
-    start = theta0.to(dtype=torch.float64).moved(-origin)
+    start = theta0.to(dtype=torch.float64).translated(-origin)
     with torch.no_grad(), blocks.workers(X.device) as pool:
         em = EM(*constants, origin, reg_covar, pool, fixed_weights)
         climb, differentiate, _ = named("e_step", e_step, E_STEPS)
@@ -205,14 +205,18 @@ def fit_em(
         )
     solution = measured(solution)
     return solution._replace(
-        value=solution.value.moved(origin).to(dtype=X.dtype),
-        previous=solution.previous.moved(origin).to(dtype=X.dtype),
+        value=solution.value.translated(origin).to(dtype=X.dtype),
+        previous=solution.previous.translated(origin).to(dtype=X.dtype),
     )
 
 
 def _near(step, start, origin, carried, tol):
     """What `Carried.find` finds, from where the fixed point is expected."""
-    theta = start if carried.ahead is None else carried.ahead.to(dtype=torch.float64).moved(-origin)
+    theta = (
+        start
+        if carried.ahead is None
+        else carried.ahead.to(dtype=torch.float64).translated(-origin)
+    )
     try:
         return carried.find(step.linearise, theta, tol)
     except ValueError:  # a step outside the domain of EM

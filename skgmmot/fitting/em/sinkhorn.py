@@ -83,9 +83,9 @@ class TiltedMixture(NamedTuple):
             log_weights=self.log_weights - excess, covariances=self.covariances * temperature
         )
 
-    def moved(self, by: Tensor) -> GaussianMixtureParams:
-        """The mixture of the prescribed weights elsewhere, its means moved by ``by (d,)``."""
-        return self.mixture().moved(by)
+    def translated(self, by: Tensor) -> GaussianMixtureParams:
+        """The mixture of the prescribed weights with its means translated by ``by (d,)``."""
+        return self.mixture().translated(by)
 
 
 def untilted(theta: GaussianMixtureParams, allowed: float = ANY) -> TiltedMixture:

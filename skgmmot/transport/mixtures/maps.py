@@ -49,7 +49,7 @@ class Posterior:
     def __init__(self, mixture: GaussianMixtureParams, origin: Tensor):
         self.origin = origin
         # about the origin, so that the mixture is not rounded to the dtype of the samples
-        self.prepared = mixture.moved(-origin.double()).prepare()
+        self.prepared = mixture.translated(-origin.double()).prepare()
         self.empty = torch.isneginf(self.prepared.log_weights)
         self.features, self.dtype = None, None
         kind = covariance_type_of(mixture.covariances)

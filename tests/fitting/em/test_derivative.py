@@ -69,7 +69,7 @@ def make_adjoint(request):
 
     def make(theta, cotangents):
         origin = torch.full((3,), 0.1, dtype=F64)
-        about = theta.moved(-origin)
+        about = theta.translated(-origin)
         if request.param == "centred":
             return CentredAdjoint(about, origin, cotangents)
         total = torch.zeros(1, 3, 3, dtype=F64)
@@ -104,7 +104,7 @@ def test_the_e_step_is_pulled_back_to_the_mixture(theta, X, a, make_adjoint):
     leaves = as_leaves(theta)
     # the centres of the statistics are constants: move them back to where they were
     kind = covariance_type_of(theta.covariances)
-    found = e_step(leaves, X, a).moved(leaves.means - theta.means, kind)
+    found = e_step(leaves, X, a).recentred(leaves.means - theta.means, kind)
     expected = torch.autograd.grad(inner(found[:3], cotangents[:3]), leaves)
     adjoint = make_adjoint(theta, cotangents)
     moments = adjoint.moments(*adjoint.block(X, a, lend))
@@ -123,7 +123,7 @@ def test_the_e_step_is_pulled_back_to_samples_and_their_weights(theta, X, a, mak
 
 
 def test_products_of_the_features_covariance_are_passes(theta, X, a):
-    about = theta.moved(torch.full((3,), -0.1, dtype=F64))
+    about = theta.translated(torch.full((3,), -0.1, dtype=F64))
     step = FeatureEStep(about, torch.full((3,), 0.1, dtype=F64), torch.zeros(1, 3, 3, dtype=F64))
     statistics = e_step(theta, X, a)
     several = symmetric(theta, 11, 5)  # five cotangents at once
@@ -144,7 +144,7 @@ def test_products_of_the_features_covariance_are_passes(theta, X, a):
 def test_the_features_covariance_is_for_small_mixtures_near_the_origin(make_mixture):
     def step(K, d, offset=0.0):
         theta = make_mixture("full", K, d)
-        return FeatureEStep(theta.moved(torch.full((d,), offset, dtype=F64)), torch.zeros(d))
+        return FeatureEStep(theta.translated(torch.full((d,), offset, dtype=F64)), torch.zeros(d))
 
     assert is_small(step(4, 3))
     assert not is_small(step(20, 3))

@@ -248,7 +248,7 @@ def test_em_contracts_by_its_spectral_radius(problem):
     end = fit_em(start, X, a, tol=1e-15, max_iter=5000).value
     origin = blocks.origin(X, a)
     step = EMStep(EM(X, a, origin, 1e-6, None), X, a)
-    rate = spectral_radius(step.linearise(end.moved(-origin)))
+    rate = spectral_radius(step.linearise(end.translated(-origin)))
     sizes = [fit_em(start, X, a, tol=0.0, max_iter=n).residual for n in (40, 60)]
     assert (sizes[1] / sizes[0]) ** (1 / 20) == pytest.approx(rate, rel=0.02)
 
@@ -261,7 +261,7 @@ def test_the_derivative_of_em_is_symmetric_at_its_fixed_point(problem):
         origin = blocks.origin(X, a)
         em = EM(X, a, origin, 0.0, None, fixed_weights)
         step = EMStep(em, X, a, start.weights if fixed_weights else None)
-        linear = step.linearise(end.moved(-origin))
+        linear = step.linearise(end.translated(-origin))
         J = linear.product(torch.eye(linear.residual.numel(), dtype=F64))
         assert_close(J, J.mT, rtol=1e-6, atol=1e-6)
 

@@ -116,9 +116,9 @@ def test_many_dimensions_are_whitened_by_columns(monkeypatch, d, K, products):
 
     monkeypatch.setattr(EM, "_by_products", noted)
     with workers(X.device) as pool:
-        found, _ = EM(X, None, X.mean(0), 0.0, pool)(theta.moved(-X.mean(0)))
+        found, _ = EM(X, None, X.mean(0), 0.0, pool)(theta.translated(-X.mean(0)))
     assert chosen == [products]
-    for ours, reference in zip(found.moved(X.mean(0)), expected, strict=True):
+    for ours, reference in zip(found.translated(X.mean(0)), expected, strict=True):
         assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-10)
 
 
@@ -130,8 +130,8 @@ def test_components_as_thin_as_the_rounding_of_float32_are_summed_in_float64(d):
     theta = GaussianMixtureParams(torch.tensor([0.3, 0.7]).double(), means, S.expand(2, d, d))
     origin = torch.full((d,), 0.1)
     with workers(X.device) as pool:
-        found = EM(X, None, origin, 0.0, pool).statistics(theta.moved(-origin))
-    assert_close(found, e_step(theta.moved(-origin), X.double() - origin.double()))
+        found = EM(X, None, origin, 0.0, pool).statistics(theta.translated(-origin))
+    assert_close(found, e_step(theta.translated(-origin), X.double() - origin.double()))
 
 
 def test_covariances_are_factored_once_an_iteration_however_many_blocks(monkeypatch):

@@ -28,8 +28,8 @@ def typed_problem(covariance_type, make_mixture, make_samples):
 def sinkhorn_em(theta, X, a=None, **options):
     with torch.no_grad(), blocks.workers(X.device) as pool:
         em = EM(X, a, blocks.origin(X, a), 1e-3, pool)
-        start = untilted(theta.moved(-em.origin))
-        return iterate(SinkhornEM(em), start, **options).value.mixture().moved(em.origin)
+        start = untilted(theta.translated(-em.origin))
+        return iterate(SinkhornEM(em), start, **options).value.mixture().translated(em.origin)
 
 
 def polished(theta, X, reg_covar):

@@ -177,7 +177,7 @@ def test_statistics_move_to_other_centres(theta, X, a):
     resp = log_responsibilities(theta, X).exp() * (1 if a is None else a)
     expected = moments(theta._replace(means=theta.means - by), X, resp)
     assert_close(
-        e_step(theta, X, a).moved(by, covariance_type_of(theta.covariances))[:3], expected[:3]
+        e_step(theta, X, a).recentred(by, covariance_type_of(theta.covariances))[:3], expected[:3]
     )
 
 

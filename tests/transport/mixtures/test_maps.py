@@ -356,7 +356,9 @@ def test_maps_of_an_exact_plan_are_few_and_shares_sum_to_one(pair):
 
 @pytest.mark.parametrize("d", [2, 100])  # by features, and by the definition
 def test_samples_in_float32_far_away_do_not_round_the_mixture(d, make_mixture, make_samples):
-    mixture = make_mixture("full", 3, d).moved(torch.full((d,), 1e6 + 0.3, dtype=torch.float64))
+    mixture = make_mixture("full", 3, d).translated(
+        torch.full((d,), 1e6 + 0.3, dtype=torch.float64)
+    )
     X = (mixture.means.repeat(20, 1) + make_samples(60, d)).float()
     origin = (mixture.weights @ mixture.means).float()
     resp, _ = Posterior(mixture, origin)(X)
