@@ -100,10 +100,15 @@ def in_forked_process() -> bool:
 
 
 def _after_fork() -> None:
-    """Forget the threads that were not taken along."""
+    """Forget the threads that a forked process is without, and leave torch's own threading off.
+
+    OpenMP's threads are not copied either: with more than one, the next large operation of torch
+    hangs, in a backward pass as much as here.
+    """
     for other in set(_BEFORE) - {threading.get_ident()}:
         del _BEFORE[other]
     _PROCESS["forked"] = True
+    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

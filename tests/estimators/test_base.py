@@ -186,10 +186,19 @@ def in_child(function, limit=10):
     return None
 
 
+def backward_through_a_fit(X):
+    """Differentiate a fit in the samples; the gradient of a mean sums to the identity."""
+    X = X.clone().requires_grad_()
+    DifferentiableGaussianMixture(2, random_state=0).fit(X).means_.sum().backward()
+    assert torch.isfinite(X.grad).all() and X.grad.any()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("work", ["predict", "fit", "sliced", "quantize", "map", "distance"])
+@pytest.mark.parametrize(
+    "work", ["predict", "fit", "sliced", "quantize", "map", "distance", "backward", "torch"]
+)
 def test_a_forked_process_does_not_wait_for_threads_of_its_parent(work):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(40_000, 4)) + 5 * rng.integers(2, size=(40_000, 1))
@@ -204,6 +213,8 @@ def test_a_forked_process_does_not_wait_for_threads_of_its_parent(work):
         "quantize": lambda: WassersteinQuantizer(2, masses="free", max_iter=2).fit(X),
         "map": lambda: OTMap(mixture).fit(mixture).transform(X),
         "distance": lambda: MixtureWasserstein()(mixture, mixture),
+        "backward": lambda: backward_through_a_fit(torch.from_numpy(X)),
+        "torch": lambda: (torch.ones(500, 500) @ torch.ones(500, 500)).exp().sum().item(),
     }
     status = in_child(tasks[work])
     torch.set_num_threads(before)
