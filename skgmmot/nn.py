@@ -18,7 +18,7 @@ from skgmmot.fitting.em.fit import fit_em
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.fixed_point import Solution
-from skgmmot.numerics.linalg import root
+from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.transport.mixtures.distance import transport_plan
 
 #: Parameters of the estimator that are options of `fit_em`.
@@ -407,7 +407,7 @@ of shape (n, d)
         source = mixture.to(dtype=torch.float64)
         target = self.target.to(dtype=torch.float64, device=source.means.device)
         cost = transport_plan(source, target, reg=self.reg, reg_m=self.reg_m).cost
-        return (cost if self.squared else root(cost)).to(mixture.means.dtype)
+        return (cost if self.squared else safe_sqrt(cost)).to(mixture.means.dtype)
 
     def extra_repr(self) -> str:
         """What torch shows inside the brackets."""

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
-from skgmmot.fitting.em.entropic import least_gap
+from skgmmot.fitting.em.entropic import balance_gap_bound
 from skgmmot.fitting.em.fit import E_STEPS, check_gradient, measured
 from skgmmot.fitting.em.iterations import ACCELERATIONS, EMStep
 from skgmmot.fitting.em.rows import EM
@@ -440,7 +440,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         theta = solution.value.detach() if polished else solution.previous
         with torch.no_grad(), blocks.workers(em.X.device) as em.pool:
             share = em.statistics(theta).mass / em.total
-        return least_gap(theta.weights, share)
+        return balance_gap_bound(theta.weights, share)
 
     def _entropic_ot_gap(self, X, sample_weight):
         X, a = (None if t is None else t.detach() for t in (X, sample_weight))

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixtures
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
-from skgmmot.numerics.linalg import root
+from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures.distance import check_dimensions
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
@@ -361,7 +361,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         """Distances of some mixtures to others, or to each other, in the kind to answer in."""
         mixtures = ([m.to(device=kind.device) for m in some] for some in mixtures)
         squared = pairwise_squared(*mixtures, reg=self.reg, reg_m=self.reg_m)
-        return kind.restore(squared if self.squared else root(squared))
+        return kind.restore(squared if self.squared else safe_sqrt(squared))
 
     @property
     def _n_features_out(self):

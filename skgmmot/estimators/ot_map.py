@@ -29,7 +29,7 @@ from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams, join
 from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics import blocks
-from skgmmot.numerics.linalg import oas_share, shrunk
+from skgmmot.numerics.linalg import oas_shrinkage, shrunk
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.mixtures.distance import transport_plan
@@ -687,7 +687,7 @@ def _shrunk_mixture(fitted, n_samples, shrinkage):
         # a tied covariance stands on the samples of all components
         own = params.weights if len(covariances) > 1 else params.weights.sum().unsqueeze(0)
         few = own * n_samples < FEW_SAMPLES * d
-        share = torch.where(few, oas_share(covariances, own * n_samples), 0.0)
+        share = torch.where(few, oas_shrinkage(covariances, own * n_samples), 0.0)
     else:
         share = torch.full_like(covariances.flatten(1)[:, 0], shrinkage)
     if not share.any():

@@ -22,7 +22,7 @@ from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import as_density, check_squares, reshaping
 from skgmmot._inputs.mixtures import looks_like_mixture
 from skgmmot.estimators._base import whole_fit
-from skgmmot.fitting.quantization import Lloyd, Samples, nearest
+from skgmmot.fitting.quantization import Lloyd, Samples, nearest_cell
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics.fixed_point import iterate
@@ -188,7 +188,7 @@ class WassersteinQuantizer(
 
         def show(solution):
             points = scaling.invert(solution.value[0]).to(dtype)
-            plan, label = step.settle(scaling.apply(points.double()))
+            plan, label = step.final_plan(scaling.apply(points.double()))
             self._set_attributes(points, plan, scaling, dtype, kind)
             self.n_iter_, self.converged_ = solution.n_iter, solution.converged
             vars(self).pop("labels_", None)
@@ -343,7 +343,7 @@ class WassersteinQuantizer(
         """
         X, kind, centres = self._beside(X)
         potentials = arrays.as_tensor(self.potentials_).to(centres)
-        return kind.restore(nearest(X.double(), centres, potentials))
+        return kind.restore(nearest_cell(X.double(), centres, potentials))
 
     @single_threaded_torch()
     def transform(self, X):

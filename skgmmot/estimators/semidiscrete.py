@@ -15,7 +15,12 @@ from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import MixtureEstimator, whole_fit
 from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.semidiscrete import fit_to_points, remoteness, spread, widened
+from skgmmot.fitting.semidiscrete import (
+    fit_to_points,
+    outlier_ratio,
+    robust_variance,
+    with_added_variance,
+)
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
 from skgmmot.numerics.linalg import Rescaling
@@ -281,8 +286,8 @@ class SemidiscreteGMM(MixtureEstimator):
                 assignment = _init.assign(self.init_params, em, self.n_components, rng)
                 start = _init.start(assignment, em, kind, self.n_components)
                 starts.append(start._replace(weights=start.weights / start.weights.sum()))
-        variance = WIDENING * spread(X, a)
-        return [widened(start, variance) for start in starts]
+        variance = WIDENING * robust_variance(X, a)
+        return [with_added_variance(start, variance) for start in starts]
 
     def _warm_start(self, scaling):
         expected = (self.n_components, len(scaling.origin))
@@ -325,7 +330,7 @@ class SemidiscreteGMM(MixtureEstimator):
 
     @staticmethod
     def _check_remoteness(points, weights):
-        far = remoteness(points, weights)
+        far = outlier_ratio(points, weights)
         if FARTHEST < far < math.inf:
             raise ValueError(
                 f"X must hold no sample more than {FARTHEST:.0e} times as far out as half of the "

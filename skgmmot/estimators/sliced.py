@@ -16,7 +16,7 @@ from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
 from skgmmot.fitting.em.iterations import climb
 from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.sliced import Frame, SlicedObjective, fit_sliced, settle
+from skgmmot.fitting.sliced import SlicedObjective, Whitening, fit_sliced, refine_sliced
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
@@ -388,7 +388,7 @@ class SlicedWassersteinGMM(MixtureEstimator):
     def _set_attributes(self, problem, solution, dtype, kind, refined=None):
         """Show the fit, in the user's units and kind of array."""
         theta = solution.value if refined is None else refined.value
-        distance = problem.objective.verdict(theta)
+        distance = problem.objective.held_out_distance(theta)
         if self.p > 2 and not 0 < distance < math.inf:
             raise ValueError(
                 f"p must be smaller for these samples, got {self.p}: powers of the distances leave "
@@ -424,10 +424,10 @@ class _Problem:
             second = _whole(like.translated(-self.origin))
             self.scale = math.sqrt(float(self.kind.diagonals(second).mean()))
             second = second / self.scale**2
-        self.frame = Frame(self.kind, second, self.origin, self.scale)
+        self.whitening = Whitening(self.kind, second, self.origin, self.scale)
         self.sample_weight = None if sample_weight is None else sample_weight.double()
         self.objective = SlicedObjective(
-            self.frame.rows(X),
+            self.whitening.rows(X),
             self.kind,
             self.sample_weight,
             p=estimator.p,
@@ -436,12 +436,12 @@ class _Problem:
             batch_size=estimator.batch_size,
             reg_covar=estimator.reg_covar,
             generator=torch.Generator().manual_seed(int(self.rng.randint(2**31)) + n_iter),
-            lines=self.frame.lines,
+            lines=self.whitening.lines,
         )
 
     def in_units(self, theta):
         """A mixture of the coordinates, in the units of the samples."""
-        return self.frame.out_of(theta).translated(self.origin)
+        return self.whitening.unwhiten(theta).translated(self.origin)
 
     def starts(self, warm):
         """Yield the starts."""
@@ -452,7 +452,7 @@ class _Problem:
             # Single samples have no spread to descend from: they get a tenth of the spacing.
             em = self._em(pool, estimator.reg_covar + (0.1 * spacing) ** 2)
             if warm:
-                yield self.frame.into(_init.earlier_fit(estimator, grouped))
+                yield self.whitening.whiten(_init.earlier_fit(estimator, grouped))
                 return
             given = self._given(grouped)
             for run in range(estimator.n_init):
@@ -486,7 +486,7 @@ class _Problem:
             if likely.objective <= (1 + NOISE) * best.objective:
                 best = likely
         start = solution.previous
-        return start if self.objective.verdict(start) < best.objective else best.value
+        return start if self.objective.held_out_distance(start) < best.objective else best.value
 
     def refine(self, theta, alone):
         """EM from the end of the sliced fit; if not alone, no worse than EM's own fit."""
@@ -495,10 +495,10 @@ class _Problem:
             em = self._em(pool, self.estimator.reg_covar)
             climbed = [climb(em, end, tol=REFINE_TOL, max_iter=REFINE_MAX_ITER) for end in ends]
         best = max(climbed, key=lambda s: s.objective)
-        return best._replace(objective=best.objective - self.frame.log_det())
+        return best._replace(objective=best.objective - self.whitening.log_det())
 
     def _settled(self, theta):
-        return settle(self.objective, theta, tol=self.estimator.tol)
+        return refine_sliced(self.objective, theta, tol=self.estimator.tol)
 
     def _likeliest(self):
         """EM's fit from k-means, or from what is given."""
@@ -524,7 +524,7 @@ class _Problem:
         K, d = self.estimator.n_components, self.X.shape[1]
         zero = torch.zeros((), dtype=torch.float64, device=self.X.device)
         shapes = (K,), (K, d), self.kind.shape(K, d)
-        moved = self.frame.into(
+        moved = self.whitening.whiten(
             GaussianMixtureParams(
                 *(
                     zero.expand(shape) if part is None else part

@@ -78,7 +78,7 @@ class Lloyd:
             plan.target_potential, self.masses, barycentres, plan.cost, 0.0, 0, None
         )
 
-    def settle(self, points: Tensor) -> tuple[SemidiscretePlan, Tensor | None]:
+    def final_plan(self, points: Tensor) -> tuple[SemidiscretePlan, Tensor | None]:
         """Find the plan onto points where the steps end, and the cell of each sample.
 
         Parameters
@@ -99,7 +99,7 @@ class Lloyd:
             return self.plan, None
         X, a = self.density
         if self.masses is None:
-            return self.plan, nearest(X, points, self.plan.potentials)
+            return self.plan, nearest_cell(X, points, self.plan.potentials)
         C, psi = squared_distances(X, points), self.plan.potentials
         arrays = (t.cpu().numpy() for t in (self.coupling, a, self.masses, C, psi))
         label, psi = (torch.from_numpy(t).to(X.device) for t in assigned(*arrays))
@@ -108,7 +108,7 @@ class Lloyd:
     def _nearest(self, points: Tensor) -> SemidiscretePlan:
         """Each sample to the nearest point."""
         X, a = self.density
-        label = nearest(X, points, torch.zeros_like(points[:, 0]))
+        label = nearest_cell(X, points, torch.zeros_like(points[:, 0]))
         cost = (X - points[label]).square().sum(1)
         masses = torch.zeros_like(points[:, 0]).index_add_(0, label, a)
         sums = torch.zeros_like(points).index_add_(0, label, a.unsqueeze(1) * X)
@@ -119,7 +119,7 @@ class Lloyd:
         )
 
 
-def nearest(X: Tensor, points: Tensor, potentials: Tensor) -> Tensor:
+def nearest_cell(X: Tensor, points: Tensor, potentials: Tensor) -> Tensor:
     """Find the cell of each sample.
 
     Parameters

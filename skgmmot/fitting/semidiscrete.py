@@ -57,11 +57,11 @@ class Regularised:
 
     def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
         """A mixture, whose variances are above ``reg_covar``, as a vector."""
-        return self.free.to_free(widened(mixture, -(1 - LEAST) * self.reg_covar))
+        return self.free.to_free(with_added_variance(mixture, -(1 - LEAST) * self.reg_covar))
 
     def from_free(self, vector: Tensor) -> GaussianMixtureParams:
         """A vector as a mixture."""
-        return widened(self.free.from_free(vector), self.reg_covar)
+        return with_added_variance(self.free.from_free(vector), self.reg_covar)
 
 
 def fit_to_points(
@@ -126,7 +126,7 @@ def fit_to_points(
     return solution
 
 
-def spread(points: Tensor, weights: Tensor) -> float:
+def robust_variance(points: Tensor, weights: Tensor) -> float:
     """Return the variance of a feature of weighted points, as far as it is not that of outliers.
 
     Parameters
@@ -148,7 +148,7 @@ def spread(points: Tensor, weights: Tensor) -> float:
     return min(mean, OUTLYING * median) if median > 0 else mean
 
 
-def remoteness(points: Tensor, weights: Tensor) -> float:
+def outlier_ratio(points: Tensor, weights: Tensor) -> float:
     """Return how much further out the outermost point is than half of them.
 
     Parameters
@@ -183,7 +183,7 @@ def _median(values: Tensor, share: Tensor) -> Tensor:
     return values[order[torch.searchsorted(share[order].cumsum(0), 0.5).clamp(max=len(order) - 1)]]
 
 
-def widened(mixture: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:
+def with_added_variance(mixture: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:
     """Add a variance to a mixture's components, in every direction.
 
     Parameters
@@ -286,7 +286,9 @@ class _Transport:
         size = math.sqrt(variance * (variance + points.shape[1] * reg_covar))
         self.slack = SLACK / size if size > 0 else 0.0
         # An error of the masses comes back as its square over the slack: beside far points, less.
-        share = spread(points, weights) * points.shape[1] / variance if variance > 0 else 1.0
+        share = (
+            robust_variance(points, weights) * points.shape[1] / variance if variance > 0 else 1.0
+        )
         self.tol = MASS_TOL * math.sqrt(min(1.0, share))
         self._potentials = None
 

@@ -1,6 +1,6 @@
 """Fit a mixture to samples by descent on a sliced Wasserstein distance.
 
-All parameters move, in coordinates in which samples vary alike in every direction (`Frame`) and
+All parameters move, in coordinates in which samples vary alike in every direction (`Whitening`) and
 where every value is a mixture: log-weights, means, and roots
 ``B`` of the covariances ``B B^T + reg_covar I``. Transport between Gaussians is quadratic in a root
 (and not in its logarithm), so that components that have become too thin widen again. The weights
@@ -44,9 +44,9 @@ PER_FEATURE, MANY, PER_FURTHER = 25, 300, 10
 #: in which samples hardly vary.
 CONSTANT, RIDGE = 1e-12, 1e-3
 #: Seed of the directions that fits are compared by, the same for all of them.
-FRESH = 2018
-#: Steps of `settle` at most.
-SETTLING = 100
+HELD_OUT_SEED = 2018
+#: Steps of `refine_sliced` at most.
+MAX_REFINEMENTS = 100
 
 
 def _enough_directions(n_features: int) -> int:
@@ -54,7 +54,7 @@ def _enough_directions(n_features: int) -> int:
     return max(min(PER_FEATURE * n_features, MANY), PER_FURTHER * n_features)
 
 
-class Frame:
+class Whitening:
     """Coordinates ``z`` in which samples vary alike in every direction: ``x = o + s L z``.
 
     Parameters
@@ -93,12 +93,12 @@ class Frame:
         """Directions ``(L, d)`` of the samples' space as directions of ``z``, of other lengths."""
         return self.kind.apply(theta.unsqueeze(0).to(self.factor), self.factor).squeeze(0)
 
-    def into(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
+    def whiten(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
         """A mixture about the origin, in ``z``."""
         return self._carried(theta, self.inverse, 1 / self.scale)
 
-    def out_of(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
-        """The inverse of `into`."""
+    def unwhiten(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
+        """The inverse of `whiten`."""
         return self._carried(theta, self.kind.transpose(self.factor), self.scale)
 
     def log_det(self) -> float:
@@ -136,8 +136,8 @@ class SlicedObjective:
     generator : torch.Generator, default=None
         Source of random numbers, on the CPU.
     lines : callable, default=None
-        What turns unit vectors into directions in the coordinates of ``X``, such as `Frame.lines`;
-        None leaves them.
+        Maps unit vectors to directions in the coordinates of ``X``, such as `Whitening.lines`; None
+        is the identity.
 
     Notes
     -----
@@ -173,7 +173,7 @@ class SlicedObjective:
         self.lines = lines or (lambda theta: theta.to(X))
         # lines to judge by, and others to compare ends by, the same for every run
         self.fixed = self._chosen(generator)
-        self.fresh = self._chosen(torch.Generator().manual_seed(FRESH))
+        self.held_out = self._chosen(torch.Generator().manual_seed(HELD_OUT_SEED))
         self.current, self.age = None, 0
 
     # --- coordinates ---------------------------------------------------------------------------
@@ -210,9 +210,9 @@ class SlicedObjective:
         every = slice(None, None, math.ceil(self.n_projections / self.n_drawn))
         return self._distance(mixture, (theta[every], samples.rows(every)))
 
-    def verdict(self, mixture: GaussianMixtureParams) -> float:
+    def held_out_distance(self, mixture: GaussianMixtureParams) -> float:
         """The same along other directions, that nothing was fitted to."""
-        return self._distance(mixture, self.fresh)
+        return self._distance(mixture, self.held_out)
 
     def fixed_loss(self, mixture: GaussianMixtureParams) -> Tensor:
         """``mean W_p^p`` along the fixed directions."""
@@ -320,7 +320,7 @@ def fit_sliced(
     return decoded(solution)
 
 
-def settle(
+def refine_sliced(
     objective: SlicedObjective, theta0: GaussianMixtureParams, *, tol: float = 1e-2
 ) -> Solution:
     """Descend to the nearest minimum of the sliced distance, by a quasi-Newton method.
@@ -340,21 +340,21 @@ def settle(
     Returns
     -------
     Solution
-        ``value`` is the mixture, ``objective`` its `SlicedObjective.verdict`: no more than that of
-        the start, which is returned where nothing is better.
+        ``value`` is the mixture, ``objective`` its `SlicedObjective.held_out_distance`, never above
+        that of the start, which is returned if no step lowers it.
     """
     solution = minimise(
         lambda point: objective.fixed_loss(objective.to_mixture(point)),
         objective.to_point(theta0),
         tol=tol,
-        max_iter=SETTLING,
+        max_iter=MAX_REFINEMENTS,
         learning_rate=1.0,
         optimizer=lbfgs,
-        objective=lambda point: objective.verdict(objective.to_mixture(point)),
+        objective=lambda point: objective.held_out_distance(objective.to_mixture(point)),
         n_halvings=0,
     )
     found = solution._replace(value=objective.to_mixture(solution.value), previous=theta0)
-    before = objective.verdict(theta0)
+    before = objective.held_out_distance(theta0)
     if found.objective < before:
         return found
     return found._replace(value=theta0, objective=before)

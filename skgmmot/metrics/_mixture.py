@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture, as_mixtures, of_one_precision
-from skgmmot.numerics.linalg import root
+from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.discrete.plan import penalties_of
 from skgmmot.transport.mixtures import distance
@@ -226,7 +226,7 @@ class MixtureWasserstein:
         return kind.restore(self._value(squared))
 
     def _value(self, squared):
-        return squared if self.squared else root(squared)
+        return squared if self.squared else safe_sqrt(squared)
 
     def _any_mass(self) -> bool:
         """Whether weights may have any sums: if a marginal is penalised, and not held."""

@@ -4,7 +4,7 @@ from numbers import Integral
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import as_density, points_and_masses
-from skgmmot.numerics.linalg import root
+from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
@@ -77,7 +77,7 @@ def semidiscrete_distance(
     """
     options = {"method": method, "n_nodes": n_nodes, "seed": seed}
     plan, kind = _semidiscrete(density, points, weights, **options)
-    value = plan.cost if squared else root(plan.cost)
+    value = plan.cost if squared else safe_sqrt(plan.cost)
     return value if kind.is_tensor else float(value)
 
 

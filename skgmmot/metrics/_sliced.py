@@ -12,7 +12,7 @@ from skgmmot._inputs.densities import reshaping
 from skgmmot._inputs.mixtures import as_mixture, in_double, is_mixture, of_one_precision
 from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import least
-from skgmmot.numerics.linalg import Rescaling, compare_bits, power_of_two, root
+from skgmmot.numerics.linalg import Rescaling, compare_bits, power_of_two, safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures.distance import check_dimensions
 from skgmmot.transport.sliced.directions import DIRECTIONS, ascend, directions
@@ -100,7 +100,7 @@ def sliced_mixture_wasserstein(
         angles = angles[shuffled.to(theta.device)]  # no relation between the two directions
         phi = torch.stack([angles.cos(), angles.sin()], dim=1)
         value = double_sliced_squared(source, target, theta, phi)
-    value = _in_units(value, unit, unit) if squared else _in_units(root(value), unit)
+    value = _in_units(value, unit, unit) if squared else _in_units(safe_sqrt(value), unit)
     return value if kind.is_tensor else float(value)
 
 
@@ -209,7 +209,7 @@ def sliced_wasserstein_distance(
 def _rooted(value, p):
     """The p-th root, with a derivative of zero at zero."""
     if p == 2:
-        return root(value)
+        return safe_sqrt(value)
     return torch.where(value > 0, torch.where(value > 0, value, 1.0) ** (1 / p), 0.0)
 
 

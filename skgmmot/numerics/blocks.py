@@ -20,7 +20,7 @@ from skgmmot.numerics.threads import single_threaded_torch, thread_pool
 BLOCK_SIZE = {"cpu": 2**18, "other": 2**24}
 BLOCK_ROWS = {"cpu": 2**14, "other": 2**20}
 #: Blocks are no shorter than this.
-LEAST_ROWS = 16
+MIN_BLOCK_ROWS = 16
 #: Spans a pass is cut into: enough to balance a few threads, few enough to keep partial sums small.
 N_SPANS = 16
 
@@ -55,7 +55,7 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def map(self, function, n_rows: int, row_size: int, min_rows: int = LEAST_ROWS):
+    def map(self, function, n_rows: int, row_size: int, min_rows: int = MIN_BLOCK_ROWS):
         """Yield ``function(list of slices, buffers)`` for each span, in the order of the rows."""
         spans = row_spans(n_rows, block_length(self.device, row_size, min_rows))
 
@@ -90,7 +90,7 @@ def add(parts) -> tuple[Tensor, ...]:
     return total
 
 
-def block_length(device: torch.device, row_size: int, min_rows: int = LEAST_ROWS) -> int:
+def block_length(device: torch.device, row_size: int, min_rows: int = MIN_BLOCK_ROWS) -> int:
     """Rows of a block at most, of which each takes ``row_size`` numbers."""
     where = "cpu" if device.type == "cpu" else "other"
     return max(min_rows, min(BLOCK_SIZE[where] // row_size, BLOCK_ROWS[where]))

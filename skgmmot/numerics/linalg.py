@@ -108,7 +108,7 @@ def symmetrize(matrices: Tensor) -> Tensor:
     return (matrices + matrices.mT).div_(2)  # in place, for a large matrix is not copied
 
 
-def root(values: Tensor) -> Tensor:
+def safe_sqrt(values: Tensor) -> Tensor:
     """Return square roots that have a derivative of zero at zero.
 
     Parameters
@@ -221,7 +221,7 @@ def shrunk(covariances: Tensor, share: Tensor) -> Tensor:
     return (1 - share) * covariances + share * variance * identity
 
 
-def oas_share(covariances: Tensor, n_samples: Tensor) -> Tensor:
+def oas_shrinkage(covariances: Tensor, n_samples: Tensor) -> Tensor:
     """Return how far to shrink sample covariances of normal data: oracle approximating shrinkage.
 
     ``min(1, (tr(S^2) + tr(S)^2) / ((n + 1) (tr(S^2) - tr(S)^2 / d)))``
@@ -299,4 +299,4 @@ def standard_deviations(covariances: Tensor) -> Tensor:
         Square roots of the eigenvalues, descending, or of the variances; differentiable once,
         also at equal eigenvalues. Those that are zero have no derivative.
     """
-    return _Deviations.apply(covariances) if covariances.ndim == 3 else root(covariances)
+    return _Deviations.apply(covariances) if covariances.ndim == 3 else safe_sqrt(covariances)

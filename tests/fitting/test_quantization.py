@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from skgmmot.fitting.quantization import Lloyd, Samples, nearest
+from skgmmot.fitting.quantization import Lloyd, Samples, nearest_cell
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.transport.semidiscrete.grid import GridDensity
 
@@ -59,7 +59,7 @@ def test_equal_masses_are_equal_up_to_samples_on_borders():
     step = Lloyd(samples(), torch.full((8,), 1 / 8, dtype=DOUBLE))
     points = iterate(step, (samples().X[:8],), tol=1e-6, max_iter=100).value
     step(points)
-    label = nearest(samples().X, points[0], step.plan.potentials)
+    label = nearest_cell(samples().X, points[0], step.plan.potentials)
     assert torch.allclose(step.plan.masses, torch.full((8,), 1 / 8, dtype=DOUBLE))
     # the network simplex has up to seven samples on borders, which may be split
     assert (torch.bincount(label) - 25).abs().sum() / 2 <= 7
@@ -82,7 +82,7 @@ def test_a_free_plan_on_an_image_has_the_masses_and_cost_of_the_nearest_points()
     side = (torch.arange(400, dtype=DOUBLE) + 0.5) / 400
     x = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).reshape(-1, 2)
     mass = values.repeat_interleave(40, 0).repeat_interleave(40, 1).flatten()
-    label = nearest(x, points, torch.zeros(6, dtype=DOUBLE))
+    label = nearest_cell(x, points, torch.zeros(6, dtype=DOUBLE))
     cost = (x - points[label]).square().sum(1)
     masses = torch.zeros(6, dtype=DOUBLE).index_add_(0, label, mass / mass.sum())
     assert torch.allclose(step.plan.masses, masses, atol=1e-3)

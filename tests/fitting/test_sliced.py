@@ -142,7 +142,7 @@ def test_samples_on_all_lines_are_thinned_out_where_they_would_take_much_memory(
     monkeypatch.setattr("skgmmot.fitting.sliced.SIZE", 16 * 100)
     problem = objective(make_samples(500, d), FULL, batch_size=batch_size)
     problem.loss(make_mixture("full", 2, d))
-    assert problem.fixed[1].values.shape == problem.fresh[1].values.shape == expected
+    assert problem.fixed[1].values.shape == problem.held_out[1].values.shape == expected
     steps = problem.current[1].values.shape
     assert steps == (expected[0], min(expected[1], batch_size or 500))
 

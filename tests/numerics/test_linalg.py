@@ -12,8 +12,8 @@ from skgmmot.numerics.linalg import (
     compare_bits,
     factor,
     inverse_factor,
-    oas_share,
-    root,
+    oas_shrinkage,
+    safe_sqrt,
     shrunk,
     squared_distances,
     standard_deviations,
@@ -44,7 +44,7 @@ def test_inverse_factor_inverts_triangular_and_symmetric_factors_of_one_batch(ma
 
 def test_root_has_no_derivative_where_there_is_none():
     values = torch.tensor([4.0, 0.0, -1e-20], dtype=torch.float64, requires_grad=True)
-    roots = root(values)
+    roots = safe_sqrt(values)
     assert_close(roots.tolist(), [2.0, 0.0, 0.0])
     assert_close(torch.autograd.grad(roots.sum(), values)[0].tolist(), [0.25, 0.0, 0.0])
 
@@ -140,7 +140,7 @@ def test_the_share_to_shrink_is_that_of_scikit_learn(n, d, rng):
     X -= X.mean(0)
     covariance = torch.from_numpy(X.T @ X / n)[None]
     expected, share = oas(X, assume_centered=True)
-    found = oas_share(covariance, torch.tensor([float(n)]))
+    found = oas_shrinkage(covariance, torch.tensor([float(n)]))
     assert_close(found.item(), share)
     assert_close(shrunk(covariance, found)[0], torch.from_numpy(expected))
 
@@ -151,7 +151,7 @@ def test_shrinking_keeps_the_trace_and_ends_at_a_sphere(make_covariances):
     assert_close(found[0], S[0])
     assert_close(found.diagonal(dim1=1, dim2=2).sum(1), S.diagonal(dim1=1, dim2=2).sum(1))
     assert_close(found[2], eye(4, S[2].trace() / 4))
-    assert oas_share(found[2:], torch.tensor([1e6])).item() == 1  # spheres stay spheres
+    assert oas_shrinkage(found[2:], torch.tensor([1e6])).item() == 1  # spheres stay spheres
     variances = S.diagonal(dim1=1, dim2=2)
     assert_close(
         shrunk(variances, share),
@@ -164,6 +164,6 @@ def test_shrinking_keeps_the_trace_and_ends_at_a_sphere(make_covariances):
 def test_the_share_to_shrink_does_not_depend_on_the_units(scale):
     X = np.random.default_rng(0).normal(size=(12, 4))
     covariance, n = torch.from_numpy(np.cov(X.T))[None], torch.tensor([12.0])
-    share = oas_share(covariance, n)
+    share = oas_shrinkage(covariance, n)
     assert share.item() == pytest.approx(0.8066, abs=1e-4)
-    assert oas_share(scale * covariance, n).item() == pytest.approx(share.item(), rel=1e-12)
+    assert oas_shrinkage(scale * covariance, n).item() == pytest.approx(share.item(), rel=1e-12)

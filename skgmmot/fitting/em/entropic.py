@@ -232,7 +232,7 @@ def imbalance(share: Tensor, weights: Tensor) -> float:
     return float((share - weights).abs().sum())
 
 
-def least_gap(weights: Tensor, share: Tensor) -> float:
+def balance_gap_bound(weights: Tensor, share: Tensor) -> float:
     """Bound from below what balancing costs, given what components receive without it.
 
     ``sum_k w_k log(w_k / share_k)``: what one Sinkhorn update gains.

@@ -18,7 +18,7 @@ from skgmmot.gaussian.products import (
     quadratic_share,
 )
 from skgmmot.gaussian.statistics import Statistics, e_step
-from skgmmot.numerics.blocks import LEAST_ROWS, Workers, workers
+from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, Workers, workers
 
 #: Blocks of fewer rows make matrix products slow, however many numbers a row takes.
 PRODUCT_ROWS = 512
@@ -166,7 +166,7 @@ class EM:
         if self._is_small(mixture):
             return e_step(mixture, *self.rows(slice(None)))
         # A block adds to K matrices: that must not cost more than its products.
-        min_rows = max(LEAST_ROWS, mixture.factors[0].numel() // (4 * len(self.origin)))
+        min_rows = max(MIN_BLOCK_ROWS, mixture.factors[0].numel() // (4 * len(self.origin)))
         sums = self.pool.sum(block, len(self.X), mixture.row_size, min_rows=min_rows)
         return Statistics(*sums)
 
@@ -186,7 +186,7 @@ class EM:
 
         by_definition = dtype is None
         row_size = theta.means.numel() if by_definition else step.row_size
-        min_rows = LEAST_ROWS if by_definition else PRODUCT_ROWS
+        min_rows = MIN_BLOCK_ROWS if by_definition else PRODUCT_ROWS
         return self.pool.sum(block, len(self.X), row_size, min_rows=min_rows)[0]
 
     def total_scatter(self, kind: CovarianceType) -> Tensor | None:
