@@ -1,0 +1,1 @@
+"""Fits: mixtures by likelihood or by transport, and quantisation."""

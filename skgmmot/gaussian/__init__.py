@@ -1,0 +1,1 @@
+"""One Gaussian and many, as values: covariance types, densities, Bures distances, barycentres."""

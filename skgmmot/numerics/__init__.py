@@ -1,0 +1,1 @@
+"""Equations and tensors, no Gaussians: algebra, fixed points, derivatives, blocks of rows."""

@@ -1,0 +1,1 @@
+"""Optimal transport between weights, mixtures, lines, and from densities to points."""

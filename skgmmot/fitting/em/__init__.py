@@ -1,0 +1,1 @@
+"""Expectation-maximisation: one step, all rows, derivatives, whole fits."""

@@ -1,0 +1,1 @@
+"""Covariance types, each an object."""

@@ -1,0 +1,1 @@
+"""Optimal transport from a density to weighted points."""
