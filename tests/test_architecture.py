@@ -18,6 +18,12 @@ ORDER = ("numerics", "gaussian", "transport", "fitting", "_inputs")
 SHARED = "discrete"
 #: Modules that a folder may hold, its ``__init__`` not counted.
 MOST_MODULES = 12
+TESTS = Path(__file__).parent
+#: Modules without a test file of their own, by the one whose tests are theirs.
+TESTED_BY = {
+    ("gaussian", "covariance", name): ("gaussian", "covariance", "registry")
+    for name in ("base", "matrices", "variances")
+}
 
 
 def modules():
@@ -96,14 +102,28 @@ def test_only_faces_and_inputs_know_scikit_learn_and_plots(parts, path):
         assert not {n.split(".")[0] for n in names} & {"sklearn", "matplotlib", "pandas"}
 
 
-def test_every_test_module_mirrors_a_module():
-    tests = Path(__file__).parent
-    known = {tuple(p.lstrip("_") for p in parts) for parts, _ in MODULES}
-    for path in tests.rglob("test_*.py"):
-        parts = path.relative_to(tests).with_suffix("").parts
-        if len(parts) > 1:
-            mirrored = (*parts[:-1], parts[-1].removeprefix("test_"))
-            assert mirrored in known or mirrored[:-1] in known, path
+def mirror_of(parts):
+    """The test file of a module: ``_a.b`` is tested by ``a/test_b.py``."""
+    *folders, name = (part.lstrip("_") for part in parts)
+    return TESTS.joinpath(*folders, f"test_{name}.py")
+
+
+def test_every_module_has_a_test_file_of_its_name():
+    of_their_own = {parts for parts, path in MODULES if path.name != "__init__.py"}
+    for parts in of_their_own - TESTED_BY.keys():
+        assert mirror_of(parts).exists(), parts
+    for parts, other in TESTED_BY.items():
+        assert parts in of_their_own and mirror_of(other).exists(), parts
+        assert not mirror_of(parts).exists(), f"{parts} is tested by a file of its own"
+
+
+def test_every_test_file_is_named_after_a_module():
+    mirrors = {mirror_of(parts) for parts, path in MODULES if path.name != "__init__.py"}
+    for path in TESTS.glob("*/**/test_*.py"):
+        words = path.stem.split("_")
+        # "test_plan_extremes" is a theme of "test_plan"
+        names = {path.with_stem("_".join(words[:n])) for n in range(2, len(words) + 1)}
+        assert names & mirrors, path
 
 
 def test_no_caller_is_checked_by_assert():

@@ -8,9 +8,8 @@ from torch.testing import assert_close
 
 from skgmmot.fitting.em.step import em_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
-from skgmmot.gaussian.log_density import log_density, log_responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, select
-from skgmmot.gaussian.statistics import Statistics, e_step, moments
+from skgmmot.gaussian.statistics import e_step
 from skgmmot.numerics.adjoint import automatic, implicit
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.linalg import symmetrize
@@ -57,19 +56,6 @@ def test_one_component_becomes_the_moments_of_the_weighted_samples(
     assert_close(theta.weights, torch.ones(1, dtype=F64))
     assert_close(theta.means[0], mean)
     assert_close(theta.full_covariances()[0], S + 0.25 * torch.eye(dimension, dtype=F64))
-
-
-def test_statistics_are_their_definitions(theta, X, a):
-    weights = torch.ones(n, dtype=F64) if a is None else a
-    resp = log_responsibilities(theta, X).exp() * weights
-    centred = X - theta.means.unsqueeze(1)
-    statistics = e_step(theta, X, a)
-    assert_close(statistics.mass, resp.sum(1))
-    assert_close(statistics.shift, torch.einsum("kn,kni->ki", resp, centred))
-    kind = covariance_type_of(theta.covariances)
-    assert_close(statistics.scatter, kind.scatter(centred, resp))
-    assert_close(statistics.log_likelihood, weights @ log_density(theta, X))
-    assert_close(moments(theta, X, resp)[:3], statistics[:3])
 
 
 # --- peers -------------------------------------------------------------------------------------
@@ -145,18 +131,6 @@ def test_implicit_gradients_are_the_automatic_ones_at_convergence(name, make_mix
 # --- invariances -------------------------------------------------------------------------------
 
 
-def test_statistics_add_over_blocks(theta, X, a):
-    rows = [slice(0, 7), slice(7, n)]
-    parts = [e_step(theta, X[r], None if a is None else a[r]) for r in rows]
-    assert_close(Statistics(*map(torch.add, *parts)), e_step(theta, X, a))
-
-
-def test_weights_are_repeated_rows(theta, X):
-    counts = torch.arange(n) % 4
-    expected = e_step(theta, X.repeat_interleave(counts, dim=0))
-    assert_close(e_step(theta, X, counts.double()), expected)
-
-
 def test_scaled_weights_give_the_same_mixture(theta, X):
     assert_close(em_step(theta, X, torch.full((n,), 7.0, dtype=F64)), em_step(theta, X))
 
@@ -170,15 +144,6 @@ def test_components_may_be_permuted(theta, X, a):
         return GaussianMixtureParams(theta.weights[order], theta.means[order], S)
 
     assert_close(em_step(permuted(theta), X, a), permuted(em_step(theta, X, a)))
-
-
-def test_statistics_move_to_other_centres(theta, X, a):
-    by = torch.arange(K * d, dtype=F64).view(K, d)
-    resp = log_responsibilities(theta, X).exp() * (1 if a is None else a)
-    expected = moments(theta._replace(means=theta.means - by), X, resp)
-    assert_close(
-        e_step(theta, X, a).recentred(by, covariance_type_of(theta.covariances))[:3], expected[:3]
-    )
 
 
 def test_likelihood_never_decreases(theta, X, a):

@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -10,7 +9,6 @@ from torch.testing import assert_close
 from skgmmot.gaussian.barycenter import gaussian_barycenter
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.transport.discrete.linear_programme import linear_programme
 from skgmmot.transport.mixtures.barycenter import common_type, exact_barycenter, objective
 from skgmmot.transport.mixtures.distance import interpolate, transport_plan
 
@@ -89,19 +87,6 @@ def test_it_is_no_worse_than_any_other_mixture(name, three, make_mixture):
         assert best <= objective(other, mixtures, WEIGHTS) + 1e-9
 
 
-def test_the_linear_programme_of_a_transport_has_its_cost():
-    rng = np.random.default_rng(0)
-    a, b = torch.from_numpy(rng.dirichlet(np.ones(4))), torch.from_numpy(rng.dirichlet(np.ones(5)))
-    C = torch.from_numpy(rng.uniform(size=(4, 5)))
-    rows = np.kron(np.eye(4), np.ones((1, 5)))
-    columns = np.kron(np.ones((1, 4)), np.eye(5))
-    x = linear_programme(C.flatten(), np.vstack([rows, columns]), torch.cat([a, b]))
-    import ot
-
-    assert float(C.flatten() @ x) == pytest.approx(ot.emd2(a.numpy(), b.numpy(), C.numpy()))
-    assert (x > 0).sum() <= 8
-
-
 # --- invariances -------------------------------------------------------------------------------
 
 
@@ -137,11 +122,3 @@ def test_mixed_types_have_a_full_barycentre_unless_all_are_diagonal(one, other, 
     assert covariance_type_of(found.covariances) is COVARIANCE_TYPES[expected]
     full = [m._replace(covariances=m.full_covariances()) for m in mixtures]
     assert distance(found, exact_barycenter(full, WEIGHTS)) < 1e-5
-
-
-# --- edges -------------------------------------------------------------------------------------
-
-
-def test_an_infeasible_programme_is_said_to_be_so():
-    with pytest.raises(RuntimeError, match="linear programme of a barycentre must be solved"):
-        linear_programme(torch.ones(2), np.ones((1, 2)), torch.tensor([-1.0]))

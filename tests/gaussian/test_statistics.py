@@ -1,0 +1,66 @@
+"""Sums over samples: their definitions, and how they add and move."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.log_density import log_density, log_responsibilities
+from skgmmot.gaussian.statistics import Statistics, e_step, moments
+
+F64 = torch.float64
+
+
+K, d, n = 3, 2, 60
+
+
+@pytest.fixture(params=COVARIANCE_TYPES)
+def theta(request, make_mixture):
+    """A mixture of each covariance type."""
+    return make_mixture(request.param, K, d)
+
+
+@pytest.fixture
+def X(make_samples, theta):
+    """Samples near the components, spread wider than they are."""
+    return 1.5 * make_samples(n, d) + theta.means.repeat(n // K, 1)
+
+
+@pytest.fixture(params=["unweighted", "weighted"])
+def a(request, make_samples):
+    """Sample weights, or none."""
+    return None if request.param == "unweighted" else make_samples(n, 1, seed=9).exp().squeeze(1)
+
+
+def test_statistics_are_their_definitions(theta, X, a):
+    weights = torch.ones(n, dtype=F64) if a is None else a
+    resp = log_responsibilities(theta, X).exp() * weights
+    centred = X - theta.means.unsqueeze(1)
+    statistics = e_step(theta, X, a)
+    assert_close(statistics.mass, resp.sum(1))
+    assert_close(statistics.shift, torch.einsum("kn,kni->ki", resp, centred))
+    kind = covariance_type_of(theta.covariances)
+    assert_close(statistics.scatter, kind.scatter(centred, resp))
+    assert_close(statistics.log_likelihood, weights @ log_density(theta, X))
+    assert_close(moments(theta, X, resp)[:3], statistics[:3])
+
+
+def test_statistics_add_over_blocks(theta, X, a):
+    rows = [slice(0, 7), slice(7, n)]
+    parts = [e_step(theta, X[r], None if a is None else a[r]) for r in rows]
+    assert_close(Statistics(*map(torch.add, *parts)), e_step(theta, X, a))
+
+
+def test_weights_are_repeated_rows(theta, X):
+    counts = torch.arange(n) % 4
+    expected = e_step(theta, X.repeat_interleave(counts, dim=0))
+    assert_close(e_step(theta, X, counts.double()), expected)
+
+
+def test_statistics_move_to_other_centres(theta, X, a):
+    by = torch.arange(K * d, dtype=F64).view(K, d)
+    resp = log_responsibilities(theta, X).exp() * (1 if a is None else a)
+    expected = moments(theta._replace(means=theta.means - by), X, resp)
+    assert_close(
+        e_step(theta, X, a).recentred(by, covariance_type_of(theta.covariances))[:3], expected[:3]
+    )
