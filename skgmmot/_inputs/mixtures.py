@@ -1,15 +1,17 @@
 """Mixtures of users as values: fitted estimators, tuples of arrays, several of them."""
 
+import math
+
 import numpy as np
 import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skgmmot._inputs import arrays
-from skgmmot._inputs.arrays import as_tensor, joint_kind, kind_of
+from skgmmot._inputs.arrays import ArrayKind, as_tensor, joint_kind, kind_of, on_device
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.transport.mixtures.distance import check_dimensions
 
 
 def attributes(mixture, covariance_like, name="a mixture") -> tuple:
@@ -175,9 +177,77 @@ def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64, *, any_mas
                 f"{name} must hold mixtures with equal numbers of features, got {dimensions[0]} in "
                 f"{name}[0] and {d} in {name}[{i}]. Describe all by the same features."
             )
-    kind = arrays.joint_kind(*(kind for _, kind in values))
-    first = arrays.on_device(values[0][0].means, device or kind.device)
-    return [params.to(device=first.device) for params, _ in values], kind
+    kind = joint_kind(*(kind for _, kind in values))
+    first = on_device(values[0][0].means, device or kind.device)
+    return together([params for params, _ in values], first.device), kind
+
+
+def as_pair(source, target, *, any_mass=False):
+    """Two mixtures as values that can be compared; see `together`.
+
+    Parameters
+    ----------
+    source, target : fitted mixture estimator or tuple (weights, means, covariances)
+        What the user handed in.
+    any_mass : bool, default=False
+        Whether weights may have any positive sum.
+
+    Returns
+    -------
+    source, target : GaussianMixtureParams
+        The mixtures.
+    kind : ArrayKind
+        The joint kind of their arrays.
+
+    Raises
+    ------
+    NotFittedError
+        If an estimator is not fitted.
+    TypeError
+        If a mixture is neither an estimator nor a tuple.
+    ValueError
+        If they differ in dimension, or one is not a mixture.
+    """
+    source, source_kind = as_mixture(source, "source", None, any_mass=any_mass)
+    target, target_kind = as_mixture(target, "target", None, any_mass=any_mass)
+    check_dimensions(source, target)
+    kind = joint_kind(source_kind, target_kind)
+    return *together([source, target], kind.device), kind
+
+
+def as_two_sequences(
+    mixtures, others, names: tuple[str, str], *, any_mass=False
+) -> tuple[list[GaussianMixtureParams], list[GaussianMixtureParams] | None, ArrayKind]:
+    """Two sequences of mixtures that are compared, the second of which may be None; their kind."""
+    options = {"dtype": None, "any_mass": any_mass}
+    sources, kind = as_mixtures(mixtures, names[0], **options)
+    if others is None:
+        return sources, None, kind
+    targets, other_kind = as_mixtures(others, names[1], **options)
+    check_dimensions(sources[0], targets[0])
+    kind = joint_kind(kind, other_kind)
+    both = together([*sources, *targets], kind.device)
+    return both[: len(sources)], both[len(sources) :], kind
+
+
+def together(
+    mixtures: list[GaussianMixtureParams], device: torch.device
+) -> list[GaussianMixtureParams]:
+    """Put mixtures that are compared on one device, in one precision.
+
+    Means and covariances become float64, as distances between close mixtures are small differences
+    of large numbers. Weights take the coarsest of their dtypes, in which equal ones are equal, and
+    which says how precise they are.
+    """
+    coarsest = max((m.weights.dtype for m in mixtures), key=lambda dtype: torch.finfo(dtype).eps)
+    return [
+        m._replace(
+            weights=m.weights.to(device, coarsest),
+            means=m.means.to(device, torch.float64),
+            covariances=m.covariances.to(device, torch.float64),
+        )
+        for m in mixtures
+    ]
 
 
 def common_feature_names(mixtures, name="X"):
@@ -253,12 +323,6 @@ def rounding(array) -> float:
     return max(found, torch.finfo(torch.float64).eps)
 
 
-def of_one_precision(*mixtures: GaussianMixtureParams) -> list[GaussianMixtureParams]:
-    """Mixtures with all weights in the coarsest of their dtypes, in which equal ones are equal."""
-    coarsest = max((m.weights.dtype for m in mixtures), key=lambda dtype: torch.finfo(dtype).eps)
-    return [m._replace(weights=m.weights.to(coarsest)) for m in mixtures]
-
-
 def in_double(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
     """A mixture in float64; weights of fewer digits are made to sum to one there."""
     weights = mixture.weights.double()
@@ -289,9 +353,9 @@ def check_mixture(
     """
     # numpy: a tenth of the time, for few numbers
     weights, means, covariances = (t.detach().cpu().numpy() for t in params)
-    if not all(np.isfinite(t).all() for t in (weights, means, covariances)):
+    if not _all_finite(weights, means, covariances):
         raise ValueError("a mixture must be finite, got NaN or infinity. Check its parameters.")
-    total, least = weights.sum(dtype=np.float64), weights.min()
+    total, least = np.add.reduce(weights, dtype=np.float64), np.minimum.reduce(weights)
     if any_mass:
         if least < 0 or not 0 < total < np.inf:
             raise ValueError(
@@ -303,18 +367,16 @@ def check_mixture(
             "weights must be non-negative and sum to 1, got sum "
             f"{total:.6g} and minimum {least:.3g}. Normalise them."
         )
-    axes = tuple(range(1, covariances.ndim))
-    scale, smallest = np.abs(covariances).max(axes), covariances.min(axes)
-    if covariances.ndim == 3:
-        asymmetry = np.abs(covariances - covariances.swapaxes(1, 2)).max(axes)
-        if (asymmetry > max(1e-5, 4 * covariances_eps) * scale).any():
-            raise ValueError(
-                "covariances must be symmetric, got one that is not. Average with .mT."
-            )
+    if covariances.ndim == 2:
+        smallest = np.minimum.reduce(covariances, 1)
+    else:
+        if not (covariances == covariances.swapaxes(1, 2)).all():
+            _check_symmetric(covariances, max(1e-5, 4 * covariances_eps))
         matrices = torch.from_numpy(covariances).double()
-        if not torch.linalg.cholesky_ex(matrices).info.any():
+        if not np.count_nonzero(torch.linalg.cholesky_ex(matrices).info.numpy()):
             return  # positive definite
         smallest = torch.linalg.eigvalsh(matrices)[:, 0].numpy()
+    scale = np.abs(covariances).max(tuple(range(1, covariances.ndim)))
     if (smallest < -100 * covariances_eps * scale).any():
         worst = int(smallest.argmin())
         raise ValueError(
@@ -322,3 +384,17 @@ def check_mixture(
             f"{float(smallest[worst]):.3g} in component {worst}. Increase reg_covar, or add to "
             "the diagonal."
         )
+
+
+def _all_finite(*arrays: np.ndarray) -> bool:
+    """Whether all entries are finite: they are where their sum is."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = sum(np.add.reduce(array, None) for array in arrays)
+    return math.isfinite(total) or all(np.isfinite(array).all() for array in arrays)
+
+
+def _check_symmetric(matrices: np.ndarray, tol: float) -> None:
+    """Refuse matrices whose asymmetry is more than a share of their largest entry."""
+    asymmetry = np.abs(matrices - matrices.swapaxes(1, 2)).max((1, 2))
+    if (asymmetry > tol * np.abs(matrices).max((1, 2))).any():
+        raise ValueError("covariances must be symmetric, got one that is not. Average with .mT.")

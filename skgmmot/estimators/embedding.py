@@ -17,11 +17,10 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
-from skgmmot._inputs.mixtures import as_mixtures
+from skgmmot._inputs.mixtures import as_mixtures, as_two_sequences
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
-from skgmmot.transport.mixtures.distance import check_dimensions
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 
@@ -329,9 +328,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         """
         check_is_fitted(self, "mixtures_")
         self._validate_params()
-        (new, kind), (kept, kept_kind) = as_mixtures(X), as_mixtures(self.mixtures_)
-        check_dimensions(new[0], kept[0])
-        return self._distances(arrays.answer_kind(kind, kept_kind), new, kept)
+        return self._distances(X, self.mixtures_)
 
     @single_threaded_torch()
     def fit_transform(self, X, y=None):
@@ -354,14 +351,13 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         ValueError
             As `fit`.
         """
-        mixtures, kind = as_mixtures(self.fit(X).mixtures_)
-        return self._distances(arrays.answer_kind(kind), mixtures)
+        return self._distances(self.fit(X).mixtures_)
 
-    def _distances(self, kind, *mixtures):
+    def _distances(self, mixtures, others=None):
         """Distances of some mixtures to others, or to each other, in the kind to answer in."""
-        mixtures = ([m.to(device=kind.device) for m in some] for some in mixtures)
-        squared = pairwise_squared(*mixtures, reg=self.reg, reg_m=self.reg_m)
-        return kind.restore(squared if self.squared else safe_sqrt(squared))
+        sources, targets, kind = as_two_sequences(mixtures, others, ("X", "mixtures_"))
+        squared = pairwise_squared(sources, targets, reg=self.reg, reg_m=self.reg_m)
+        return arrays.answer_kind(kind).restore(squared if self.squared else safe_sqrt(squared))
 
     @property
     def _n_features_out(self):

@@ -3,7 +3,7 @@
 from numbers import Real
 
 from skgmmot._inputs import arrays
-from skgmmot._inputs.mixtures import as_mixture, shown_type
+from skgmmot._inputs.mixtures import as_pair, shown_type
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures import distance
@@ -72,13 +72,8 @@ def interpolate(source, target, t):
         raise ValueError(
             f"t must be from 0 to 1, got {t}. Beyond its ends a geodesic need not go on."
         )
-    (source, kind), (target, target_kind) = (
-        as_mixture(source, "source"),
-        as_mixture(target, "target"),
-    )
-    kind = arrays.answer_kind(kind, target_kind)
-    source, target = source.to(device=kind.device), target.to(device=kind.device)
-    return known_mixture(distance.interpolate(source, target, float(t)), kind)
+    source, target, kind = as_pair(source, target)
+    return known_mixture(distance.interpolate(source, target, float(t)), arrays.answer_kind(kind))
 
 
 def known_mixture(params, kind):

@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from skgmmot._inputs import arrays
-from skgmmot._inputs.mixtures import as_mixture, as_mixtures, of_one_precision
+from skgmmot._inputs.mixtures import as_pair, as_two_sequences
 from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.discrete.plan import penalties_of
@@ -121,7 +121,7 @@ class MixtureWasserstein:
             If the mixtures differ in dimension, one is not a mixture, a penalty is negative or
             NaN, or the bias is to be taken away and the two penalties differ.
         """
-        *pair, kind = _pair(source, target, self._any_mass())
+        *pair, kind = as_pair(source, target, any_mass=self._any_mass())
         if self.debiased:
             cost = distance.debiased_cost(*pair, reg=self.reg, reg_m=self.reg_m)
         else:
@@ -151,7 +151,8 @@ class MixtureWasserstein:
         ValueError
             As calling it.
         """
-        plan, kind = self._plan(source, target)
+        source, target, kind = as_pair(source, target, any_mass=self._any_mass())
+        plan = distance.transport_plan(source, target, reg=self.reg, reg_m=self.reg_m)
         return kind.restore(plan.coupling)
 
     @single_threaded_torch()
@@ -173,7 +174,7 @@ class MixtureWasserstein:
         ValueError
             As calling it.
         """
-        source, target, kind = _pair(source, target)
+        source, target, kind = as_pair(source, target)
         return kind.restore(distance.cost_matrix(source, target))
 
     @single_threaded_torch()
@@ -204,25 +205,18 @@ class MixtureWasserstein:
             If a sequence is empty, the mixtures differ in dimension, one is not a mixture, or a
             penalty is negative or NaN.
         """
-        sources, kind = as_mixtures(mixtures, "mixtures", dtype=None, any_mass=self._any_mass())
-        targets = []
-        if others is not None:
-            targets, other_kind = as_mixtures(
-                others, "others", dtype=None, any_mass=self._any_mass()
-            )
-            kind = arrays.joint_kind(kind, other_kind)
-            distance.check_dimensions(sources[0], targets[0])
-        both = (m.to(device=kind.device) for m in (*sources, *targets))
-        both = [_in_double(m) for m in of_one_precision(*both)]
+        sources, targets, kind = as_two_sequences(
+            mixtures, others, ("mixtures", "others"), any_mass=self._any_mass()
+        )
         squared = pairwise_squared(
-            both[: len(sources)],
-            None if others is None else both[len(sources) :],
+            sources,
+            targets,
             reg=self.reg,
             reg_m=self.reg_m,
             debiased=self.debiased,
             track=functools.partial(tqdm, disable=not progress, desc="mixtures"),
         )
-        _check_size(squared, both)
+        _check_size(squared, [*sources, *(targets or ())])
         return kind.restore(self._value(squared))
 
     def _value(self, squared):
@@ -231,19 +225,6 @@ class MixtureWasserstein:
     def _any_mass(self) -> bool:
         """Whether weights may have any sums: if a marginal is penalised, and not held."""
         return any(lam < math.inf for lam in penalties_of(self.reg_m))
-
-    def _plan(self, source, target):
-        source, target, kind = _pair(source, target, self._any_mass())
-        return distance.transport_plan(source, target, reg=self.reg, reg_m=self.reg_m), kind
-
-
-def _pair(source, target, any_mass=False):
-    """Two mixtures on one device, and the kind of array to answer in."""
-    source, source_kind = as_mixture(source, "source", dtype=None, any_mass=any_mass)
-    target, target_kind = as_mixture(target, "target", dtype=None, any_mass=any_mass)
-    kind = arrays.joint_kind(source_kind, target_kind)
-    mixtures = of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
-    return *map(_in_double, mixtures), kind
 
 
 def _check_size(squared, mixtures):
@@ -259,14 +240,6 @@ def _check_size(squared, mixtures):
             f"mixtures must have spreads and distances of at least {SMALLEST:.0e}, got {size:.2g}. "
             "Multiply all means by a large number, and all covariances by its square."
         )
-
-
-def _in_double(mixture):
-    """A mixture computed in float64: distances between close ones are differences of large numbers.
-
-    The weights stay as they are, so that their precision is known.
-    """
-    return mixture._replace(means=mixture.means.double(), covariances=mixture.covariances.double())
 
 
 def mixture_wasserstein_distance(

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import reshaping
-from skgmmot._inputs.mixtures import as_mixture, in_double, is_mixture, of_one_precision
+from skgmmot._inputs.mixtures import as_mixture, as_pair, in_double, is_mixture
 from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import least
 from skgmmot.numerics.linalg import Rescaling, compare_bits, power_of_two, safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
-from skgmmot.transport.mixtures.distance import check_dimensions
 from skgmmot.transport.sliced.directions import DIRECTIONS, ascend, directions
 from skgmmot.transport.sliced.distance import (
     double_sliced_squared,
@@ -305,12 +304,8 @@ def _directions(name, n_projections, like, seed):
 
 def _two_mixtures(source, target):
     """Two mixtures on one device, and the kind of array to answer in."""
-    source, source_kind = as_mixture(source, "source", dtype=None)
-    target, target_kind = as_mixture(target, "target", dtype=None)
-    kind = arrays.joint_kind(source_kind, target_kind)
-    mixtures = of_one_precision(*(m.to(device=kind.device) for m in (source, target)))
-    source, target = map(in_double, mixtures)
-    check_dimensions(source, target)
+    *pair, kind = as_pair(source, target)
+    source, target = map(in_double, pair)
     if compare_bits(source, target) > 0:  # distances are symmetric to the last bit
         source, target = target, source
     return source, target, kind

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skgmmot._inputs.mixtures import in_double, mixture_from_tuple, rounding
+from skgmmot._inputs.mixtures import as_pair, in_double, mixture_from_tuple, rounding
 
 
 @pytest.mark.parametrize("mixture_type", ["public", "storage"])
@@ -76,3 +76,31 @@ def test_times_are_no_points_of_a_mixture():
     times = np.ones((1, 1)).astype("datetime64[s]")
     with pytest.raises(TypeError, match="must hold numbers, got datetime64"):
         mixture_from_tuple([1.0], times, np.ones((1, 1, 1)))
+
+
+def test_finite_numbers_whose_sum_is_infinite_are_accepted():
+    means = np.full((2, 1), 1e308)
+    params, _ = mixture_from_tuple([0.5, 0.5], means, np.ones((2, 1)), "diag")
+    assert np.array_equal(params.means, means)
+    means[1] = -np.inf
+    with pytest.raises(ValueError, match="must be finite"):
+        mixture_from_tuple([0.5, 0.5], means, np.ones((2, 1)), "diag")
+
+
+def test_matrices_are_symmetric_up_to_a_share_of_their_size():
+    matrices = np.array([[[1e8, 1.0], [0.0, 1e8]], [[1e-8, 0.0], [0.0, 1e-8]]])
+    mixture_from_tuple([0.5, 0.5], np.zeros((2, 2)), matrices)
+    matrices[1, 0, 1] = 1e-12
+    with pytest.raises(ValueError, match="must be symmetric"):
+        mixture_from_tuple([0.5, 0.5], np.zeros((2, 2)), matrices)
+
+
+def test_mixtures_that_are_compared_have_weights_of_one_dtype_and_the_rest_in_double():
+    weights = np.full(3, 1 / 3)
+    coarse = weights.astype(np.float32), np.zeros((3, 1), np.float32), np.ones(3, np.float32)
+    fine = torch.tensor(weights), torch.zeros(3, 1), torch.ones(3, 1)
+    source, target, kind = as_pair((*coarse, "spherical"), (*fine, "spherical"))
+    assert kind.is_tensor
+    assert torch.equal(source.weights, target.weights)
+    assert source.weights.dtype == torch.float32
+    assert {t.dtype for m in (source, target) for t in (m.means, m.covariances)} == {torch.float64}
