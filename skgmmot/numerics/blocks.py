@@ -1,9 +1,10 @@
-"""Where blocks of samples live and how they are summed.
+"""Sums and maps over blocks of rows, shared among threads, with reproducible results.
 
-Samples are cut into blocks whose length depends on the shape of the problem alone. Consecutive
-blocks make spans, threads take spans, and the spans' sums are added in the order of the rows:
-the same bits for any number of threads. Inside, torch runs on one thread (its own threading gains
-nothing on blocks that fit a cache); the caller's setting is restored.
+Rows are cut into blocks whose length depends only on the shape of the problem. Consecutive blocks
+form spans. Each thread works on one span at a time, and the sums of the spans are added in the
+order of the rows, so that results are equal bit by bit for any number of threads. Meanwhile torch
+runs on one thread (its own threading does not help on blocks that fit a cache); the caller's
+setting is restored.
 """
 
 import itertools
@@ -16,31 +17,32 @@ from torch import Tensor
 
 from skgmmot.numerics.threads import single_threaded_torch, thread_pool
 
-#: Numbers that a block may hold (2 MiB of float64 on a CPU), and its rows at most.
+#: Largest number of entries of a block (2 MiB of float64 on a CPU, to fit its cache), and of rows.
 BLOCK_SIZE = {"cpu": 2**18, "other": 2**24}
 BLOCK_ROWS = {"cpu": 2**14, "other": 2**20}
-#: Blocks are no shorter than this.
+#: Smallest number of rows of a block: below it, the cost of a call outweighs that of its work.
 MIN_BLOCK_ROWS = 16
-#: Spans a pass is cut into: enough to balance a few threads, few enough to keep partial sums small.
+#: Spans of a pass: enough to balance the load of a few threads, few enough to keep the memory of
+#: partial sums small.
 N_SPANS = 16
 
 
 class Buffers:
-    """Memory lent by name, reused from block to block."""
+    """Named scratch tensors, allocated once and reused from block to block."""
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._lent: dict[tuple, Tensor] = {}
+        self._tensors: dict[tuple, Tensor] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         size, key = math.prod(shape), (name, dtype)
-        if key not in self._lent or self._lent[key].numel() < size:
-            self._lent[key] = torch.empty(size, dtype=dtype, device=self._device)
-        return self._lent[key][:size].view(shape)
+        if key not in self._tensors or self._tensors[key].numel() < size:
+            self._tensors[key] = torch.empty(size, dtype=dtype, device=self._device)
+        return self._tensors[key][:size].view(shape)
 
 
 class Workers:
-    """A pool of threads that maps functions over blocks of rows."""
+    """A thread pool that maps functions over blocks of rows and sums their results."""
 
     def __init__(self, device: torch.device, n_threads: int):
         self.device = device
@@ -91,7 +93,7 @@ def add(parts) -> tuple[Tensor, ...]:
 
 
 def block_length(device: torch.device, row_size: int, min_rows: int = MIN_BLOCK_ROWS) -> int:
-    """Rows of a block at most, of which each takes ``row_size`` numbers."""
+    """Largest number of rows of a block, if one row takes ``row_size`` numbers."""
     where = "cpu" if device.type == "cpu" else "other"
     return max(min_rows, min(BLOCK_SIZE[where] // row_size, BLOCK_ROWS[where]))
 
@@ -100,7 +102,9 @@ def row_spans(n_rows: int, length: int) -> list[list[slice]]:
     """Cut rows into blocks of about equal length, at most ``length``, and these into spans."""
     n_blocks = math.ceil(n_rows / length)
     if 1 < n_blocks < N_SPANS:
-        n_blocks = 2 ** math.ceil(math.log2(n_blocks))  # one, two and four threads share evenly
+        n_blocks = 2 ** math.ceil(
+            math.log2(n_blocks)
+        )  # so that two and four threads get equal shares
     edges = [n_rows * i // n_blocks for i in range(n_blocks + 1)]
     blocks = [slice(a, b) for a, b in itertools.pairwise(edges)]
     per_span = math.ceil(n_blocks / N_SPANS)
@@ -109,7 +113,7 @@ def row_spans(n_rows: int, length: int) -> list[list[slice]]:
 
 @contextmanager
 def workers(device: torch.device):
-    """Lend a pool of as many threads as torch is set to use."""
+    """Context manager of a `Workers` pool with as many threads as torch is set to use."""
     with single_threaded_torch() as n_threads:
         pool = Workers(device, n_threads)
         try:
@@ -121,9 +125,9 @@ def workers(device: torch.device):
 def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
     """Apply ``function`` to blocks of rows of ``X (n, d)`` and ``others``, and join the results.
 
-    ``others`` are tensors, or whatever else gives a tensor for a slice of rows. ``row_size`` is the
-    number of numbers that one row takes while it is worked on. Beyond that, the results are all the
-    memory it needs.
+    ``others`` are tensors, or other objects that give a tensor for a slice of rows. ``row_size`` is
+    the number of temporary numbers for one row. The memory needed is that of the results and of one
+    block for each thread.
     """
 
     def of(rows):
@@ -133,7 +137,7 @@ def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
         with single_threaded_torch(), torch.no_grad():
             return of(slice(0, len(X))).contiguous()
     with torch.no_grad():
-        first = of(slice(0, 1))  # tells the shape and the dtype
+        first = of(slice(0, 1))  # for its shape and dtype
     results = first.new_empty(len(X), *first.shape[1:])
 
     def over_span(span, buffers):
@@ -146,7 +150,7 @@ def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
 
 
 def origin(X: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """A point near the samples' mean, in their dtype: differences to it keep their digits."""
+    """The weighted mean of samples in their dtype, at which they are centred."""
     share = X.new_ones(len(X)) if sample_weight is None else sample_weight / sample_weight.max()
     blocks = zip(X.split(2**16), share.split(2**16), strict=True)
     mean = sum(w.double() @ x.double() for x, w in blocks) / share.sum(dtype=torch.float64)

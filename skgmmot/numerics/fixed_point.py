@@ -1,7 +1,6 @@
-"""Fixed points ``theta = F(theta)``: the one loop, and its acceleration.
+"""Fixed point iterations ``theta = F(theta)``, and their acceleration by SQUAREM.
 
-Nothing here knows of Gaussians. A point ``theta`` is a tuple of tensors. A *step* maps
-``theta`` to ``(F(theta), objective)``.
+A point ``theta`` is a tuple of tensors. A *step* maps ``theta`` to ``(F(theta), objective)``.
 """
 
 import math
@@ -13,12 +12,12 @@ from torch import Tensor
 
 Point = tuple[Tensor, ...]
 
-#: A proposal may lower the objective by this much, relatively: it is what rounding does.
+#: Relative decrease of the objective that a proposal may cause: the size of rounding errors.
 ROUNDING = 1e-13
 
 
 class Solution(NamedTuple):
-    """Where a loop ended, and how."""
+    """The result of an iteration: its last point, objectives, and whether it converged."""
 
     value: Point
     """The last point."""
@@ -27,15 +26,15 @@ class Solution(NamedTuple):
     objective: float
     """The objective at `previous`, ``-inf`` before the first step."""
     objectives: tuple[float, ...]
-    """The objective at every step, dropped proposals left out."""
+    """The objective at every step, without rejected proposals."""
     n_iter: int
-    """Number of steps, dropped proposals included."""
+    """Number of steps, those of rejected proposals included."""
     converged: bool
     """Whether the last change of the objective was below the tolerance."""
     change: float
     """The last change of the objective."""
     residual: float = math.nan
-    """Size of the last change ``F(theta) - theta``, where somebody measured it."""
+    """Size of the last change ``F(theta) - theta``; NaN if it was not measured."""
     distance: float = math.nan
     """Estimate of the distance of `value` to the fixed point, if the gradient is taken there."""
     adjoint: object = None
@@ -62,21 +61,22 @@ def iterate(
     theta0 : tuple of Tensor
         Where to start.
     tol : float
-        Bound on the absolute change of the objective by one plain step, strict: 0 never stops.
+        The iteration stops when one plain step changes the objective by less than this; with 0 it
+        never stops.
     max_iter : int
         Largest number of steps; 0 returns the start.
     objective : float, default=-inf
         Objective that the first change is measured against.
     accelerator : Squarem, default=None
-        Proposes points further along the way. A proposal that lowers the objective is dropped,
-        at the price of its step, and the plain iteration goes on; None proposes nothing.
+        Extrapolates from the last points. A proposal that lowers the objective is rejected, at
+        the cost of its step, and the plain iteration goes on; None is the plain iteration.
     callback : callable, default=None
-        Called with the `Solution` so far after each step that counts.
+        Called with the `Solution` so far after each step that is not rejected.
 
     Returns
     -------
     Solution
-        Not having converged is data in it, not an error.
+        Its field ``converged`` tells whether it converged; not to converge is no error.
     """
     solution = Solution(theta0, theta0, objective, (), 0, False, math.inf)
     objectives: list[float] = []
@@ -107,24 +107,28 @@ def iterate(
 
 
 class Squarem:
-    """Squared extrapolation: two plain steps tell where the third may jump.
+    r"""SQUAREM: squared extrapolation from two plain steps of a fixed point iteration.
 
-    From ``x0, x1 = F(x0), x2 = F(x1)`` in free coordinates, with ``r = x1 - x0`` and
-    ``v = (x2 - x1) - r``, the proposal is ``x0 + 2 a r + a^2 v`` of length ``a = |r| / |v|``. A
-    bound on ``a`` grows fourfold when it was reached and the proposal kept, and falls fourfold when
-    one was dropped. The step after a proposal is the first plain step of the next.
+    From :math:`x_0`, :math:`x_1 = F(x_0)` and :math:`x_2 = F(x_1)` in unconstrained coordinates,
+    with :math:`r = x_1 - x_0` and :math:`v = (x_2 - x_1) - r`, the proposal is
+
+    .. math:: x_0 + 2 a r + a^2 v, \qquad a = |r| / |v|.
+
+    A bound on ``a`` grows fourfold when it was reached and the proposal accepted, and falls
+    fourfold when one was rejected. The step after a proposal is the first plain step of the next
+    extrapolation.
 
     Parameters
     ----------
     to_free : callable
-        ``theta -> Tensor (m,)``: coordinates in which every vector is a point.
+        ``theta -> Tensor (m,)``: unconstrained coordinates.
     from_free : callable
         Its inverse.
     radius : float, default=inf
-        Largest distance of a proposal from the last plain point, ``x2``; a longer jump is cut to
-        it. Long jumps may lead to another fixed point than the iterations would.
+        Largest distance of a proposal from the last plain point, ``x2``; longer extrapolations are
+        shortened to it, since they may lead to another fixed point than the iterations would.
     measure : callable, default=torch.linalg.vector_norm
-        The length of a change of free coordinates, ``Tensor (m,) -> float``.
+        The length of a change of coordinates, ``Tensor (m,) -> float``.
 
     References
     ----------
@@ -145,7 +149,7 @@ class Squarem:
         self.length, self.longest = 0.0, 4.0
 
     def propose(self, point: Point, image: Point, was_proposed: bool) -> Point | None:
-        """After the step from ``point`` to ``image``: a point to try next, or None."""
+        """Record the step from ``point`` to ``image``; return an extrapolation, or None."""
         if was_proposed:
             self.visited = []
             if self.length == self.longest:
@@ -166,13 +170,13 @@ class Squarem:
         return self.from_free(self._shortened(x2, proposal))
 
     def _shortened(self, last: Tensor, proposal: Tensor) -> Tensor:
-        """The proposal, or the point towards it that is `radius` away from the last one."""
+        """The proposal, moved towards the last point until their distance is at most `radius`."""
         if self.radius == math.inf:
             return proposal
         jump = proposal - last
         return last + jump / max(1.0, float(self.measure(jump)) / self.radius)
 
     def reject(self) -> None:
-        """Note that the last proposal was dropped."""
+        """Record that the last proposal was rejected."""
         self.visited = []
         self.longest = max(2.0, self.length / 4)

@@ -1,7 +1,4 @@
-"""Fixed points that move a little at a time, as in a flow: the derivative kept between them.
-
-Nothing here knows of Gaussians.
-"""
+"""Fixed points of slowly changing maps: the inverse derivative is kept from one to the next."""
 
 import math
 
@@ -15,16 +12,17 @@ from skgmmot.numerics.polish import NEWTON_RADIUS
 
 
 class Carried:
-    """What is known of ``dF/dtheta``, kept from one fixed point to the next.
+    """The inverse of ``I - dF/dtheta``, kept from one fixed point to the next.
 
-    The inverse of ``I - dF/dtheta`` turns a residual into a step to the fixed point (Newton's
-    method with a kept derivative). A second matrix turns cotangents of the fixed point into those
-    to hand to one step: the same inverse for implicit gradients, another for natural steps. Both
-    are found anew at the first, second, fourth ... use; where that changes the result, the count
-    starts again. The inverse is also found anew where its step is too long.
+    The inverse turns a residual into a step to the fixed point (Newton's method with a kept
+    derivative). A second matrix turns cotangents of the fixed point into cotangents of one
+    iteration: the same inverse for implicit gradients, another one for natural steps. Both are
+    computed again at the first, second, fourth ... use; if that changes the result by more than
+    ``stale``, the count starts again. The inverse is also computed again where its step is too
+    long.
 
-    A kept inverse does not see a fixed point begin to repel. Until it is found anew it leads there
-    as before.
+    A kept inverse does not show that ``F`` has ceased to contract; until it is computed again, its
+    steps still lead to the fixed point.
 
     Parameters
     ----------
@@ -34,13 +32,13 @@ class Carried:
     Attributes
     ----------
     inverse : Tensor of shape (m, m)
-        The inverse; None before the first use, and where the map was seen not to contract.
+        The inverse; None before the first use, and where ``F`` did not contract.
     matrix : Tensor of shape (m, m)
-        What cotangents are multiplied by; None before the first use.
+        The matrix that cotangents are multiplied by; None before the first use.
     age : int
-        Uses since it last changed.
+        Number of uses since the matrix last changed by more than ``stale``.
     ahead : tuple of Tensor
-        Where its owner expects the next fixed point; None if it does not know.
+        Prediction of the next fixed point, set by the caller; None if there is none.
     """
 
     def __init__(self, stale: float):
@@ -48,32 +46,33 @@ class Carried:
         self.inverse, self.matrix, self.age, self.ahead = None, None, 0, None
 
     def renew(self) -> None:
-        """Let the next use find the matrix anew."""
+        """Have the matrix computed again at the next use."""
         self.age = 0
 
     def find(self, linearise, theta: Point, tol: float) -> tuple[Linearisation, Tensor] | None:
-        """Find the fixed point by a step or two from nearby.
+        """Find the fixed point by a few Newton steps from a point nearby.
 
         Parameters
         ----------
         linearise : callable
             ``linearise(theta)`` is the `Linearisation` of the map at a point.
         theta : tuple of Tensor
-            Where to look: `ahead`, or the last fixed point.
+            Where to start: `ahead`, or the last fixed point.
         tol : float
             Largest length of the step that remains.
 
         Returns
         -------
         tuple of Linearisation and Tensor of shape (m,), or None
-            A point, and the step from it that remains; None where the fixed point is not near.
+            A point, and the Newton step that remains from it; None if the fixed point is not
+            near.
         """
         linear, reach = linearise(theta), NEWTON_RADIUS
         while linear.small:
-            delta = self._newton(linear)
+            delta = self._newton_step(linear)
             if not norm(delta) <= tol:
-                self._learn(linear.products(), linear.residual)
-                delta = self._newton(linear)
+                self._compute_inverse(linear.products(), linear.residual)
+                delta = self._newton_step(linear)
             length = norm(delta)
             if length <= tol:
                 return linear, delta
@@ -82,38 +81,38 @@ class Carried:
             linear, reach = linearise(linear.retracted(delta)), length / 2
         return None
 
-    def _newton(self, linear):
-        """The step to the fixed point; endless where nothing is known of it."""
+    def _newton_step(self, linear):
+        """The Newton step to the fixed point; infinite where no inverse is kept."""
         if self.inverse is None:
             return torch.full_like(linear.residual, math.inf)
         return self.inverse @ linear.residual
 
     def solve(self, matvec, b: Tensor) -> Tensor:
-        """Solve ``matvec(x) = b``, as a solver of the adjoint equation."""
+        """Solve the adjoint equation ``matvec(x) = b`` with the kept inverse."""
 
         def find():
-            rows = self._learn(matvec, b)
+            rows = self._compute_inverse(matvec, b)
             self.matrix = self.inverse
             return torch.linalg.solve(rows.mT, b)
 
-        return self._recall(lambda: b @ self.matrix, find)
+        return self._kept_or_found(lambda: b @ self.matrix, find)
 
     def move(self, linear: Linearisation, v: Point) -> Tensor:
-        """Return ``linear.movement(v, linear.natural(v))``, for one that has it and is small."""
+        """Return ``linear.movement(v, linear.natural(v))`` with the kept matrix of ``natural``."""
         vector = linear.encode(v)
 
-        def apply():  # compared are movements: what the matrix adds to them may be little
+        def apply():  # movements are compared, as the matrix may contribute little to them
             return linear.movement(v, vector @ self.matrix)
 
         def find():
-            self._learn(linear.products(), vector)
+            self._compute_inverse(linear.products(), vector)
             self.matrix = linear.natural(torch.eye(len(vector)).to(vector))
             return apply()
 
-        return self._recall(apply, find)
+        return self._kept_or_found(apply, find)
 
-    def _recall(self, apply, find):
-        """What applying the kept matrix gives, if it is young enough; else what is found."""
+    def _kept_or_found(self, apply, find):
+        """The result of ``apply`` with the kept matrix, or of ``find`` when one is due."""
         kept = None if self.matrix is None else apply()
         self.age += 1
         if kept is not None and self.age & (self.age - 1):  # not a power of two
@@ -123,8 +122,8 @@ class Carried:
             self.age = 0
         return found
 
-    def _learn(self, matvec, like):
-        """The rows of an operator, whose inverse is kept if the map contracts."""
+    def _compute_inverse(self, matvec, like):
+        """Compute the matrix of an operator, and keep its inverse if the map contracts."""
         rows = matvec(torch.eye(like.numel(), dtype=like.dtype, device=like.device))
         finite = bool(torch.isfinite(rows).all())
         contracts = finite and float(torch.linalg.eigvals(rows).real.min()) > 0

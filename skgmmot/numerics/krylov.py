@@ -1,4 +1,4 @@
-"""Linear systems, and spectra, from products alone.
+"""Matrix-free linear solvers, and eigenvalue estimates from the products that they compute.
 
 A linear operator is a function ``matvec (..., m) -> (..., m)`` of row vectors. A *solver* is a
 function ``solve(matvec, b) -> x``.
@@ -58,16 +58,16 @@ def gmres(matvec: Operator, b: Tensor, *, tol: float = 1e-10, max_iter: int = 20
 
 
 def neumann(matvec: Operator, b: Tensor, *, tol: float = 1e-10, n_terms: int = 1000) -> Tensor:
-    """Solve ``matvec(x) = b`` by the series ``x = sum_j (I - matvec)^j b``.
+    """Solve ``matvec(x) = b`` by Neumann's series ``x = sum_j (I - matvec)^j b``.
 
     Parameters
     ----------
     matvec : callable
-        The linear operator, at a spectral distance below one from the identity.
+        The linear operator; ``I - matvec`` must have a spectral radius below one.
     b : Tensor of shape (m,)
         The right-hand side.
     tol : float, default=1e-10
-        The series ends with a term of this size, relative to ``b``.
+        The series ends at the first term smaller than this, relative to ``b``.
     n_terms : int, default=1000
         Largest number of terms; 1 is ``b`` itself.
 
@@ -86,7 +86,7 @@ def neumann(matvec: Operator, b: Tensor, *, tol: float = 1e-10, n_terms: int = 1
 
 
 def dense(matvec: Operator, b: Tensor, *, tol: float | None = None) -> Tensor:
-    """Solve ``matvec(x) = b`` by the matrix of the operator.
+    """Solve ``matvec(x) = b`` directly, after building the matrix of the operator.
 
     Parameters
     ----------
@@ -111,14 +111,14 @@ SOLVERS = {"gmres": gmres, "neumann": neumann, "dense": dense}
 
 
 class Products:
-    """An operator that remembers its products, and what they tell of it.
+    """A linear operator that records its products, for eigenvalue and residual estimates.
 
     Parameters
     ----------
     matvec : callable
         The linear operator.
     cheap : bool, default=False
-        Whether a product costs less than to look for it among earlier ones.
+        Whether computing a product costs less than finding it among the recorded ones.
     """
 
     def __init__(self, matvec: Operator, cheap: bool = False):
@@ -127,21 +127,21 @@ class Products:
         self._outputs: list[Tensor] = []
 
     def __call__(self, u: Tensor) -> Tensor:
-        """The product, remembered."""
+        """Compute the product and record it."""
         product = self._matvec(u)
         self._inputs.append(u.reshape(-1, u.shape[-1]))
         self._outputs.append(product.reshape(-1, u.shape[-1]))
         return product
 
     def __getstate__(self):
-        """A copy keeps what was seen, not the operator."""
+        """Copies keep the recorded products, not the operator."""
         return {**vars(self), "_matvec": None}
 
     def __len__(self) -> int:
         return sum(len(u) for u in self._inputs)
 
     def ritz_values(self) -> Tensor:
-        """Eigenvalues of the operator on the space of what it was applied to (Rayleigh-Ritz)."""
+        """Rayleigh-Ritz estimates of eigenvalues, on the span of the recorded inputs."""
         left, sizes, right = torch.linalg.svd(torch.cat(self._inputs).mT, full_matrices=False)
         rank = int((sizes > 1e-10 * sizes[0]).sum())
         basis = left[:, :rank]  # (m, r)
@@ -149,13 +149,14 @@ class Products:
         return torch.linalg.eigvals(basis.mT @ images)
 
     def residual(self, x: Tensor, b: Tensor) -> float:
-        """``|matvec(x) - b| / |b|``, without a product where ``x`` is a sum of earlier inputs."""
+        """Relative residual ``|matvec(x) - b| / |b|``, from the recorded products if possible."""
         image = self._known_image(x)
         if image is None:
             image = self._matvec(x) if self._inputs else self(x)
         return float(torch.linalg.vector_norm(image - b) / torch.linalg.vector_norm(b))
 
     def _known_image(self, x: Tensor) -> Tensor | None:
+        """``matvec(x)`` if ``x`` is a linear combination of recorded inputs, else None."""
         if self._cheap or not self._inputs:
             return None
         inputs, outputs = torch.cat(self._inputs), torch.cat(self._outputs)

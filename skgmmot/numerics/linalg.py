@@ -1,12 +1,16 @@
-"""Symmetric positive definite matrices: factors, deviations and optimal linear maps.
+r"""Symmetric positive definite matrices: factors, square roots and optimal transport maps.
 
-For covariances ``S0, S1`` with factors ``S = L @ L.T``, the singular value decomposition
-``L0.T @ L1 = U diag(s) V.T`` gives everything optimal transport asks of a pair of Gaussians:
+For covariances :math:`S_0, S_1` with factors :math:`S = L L^T`, the singular value decomposition
+:math:`L_0^T L_1 = U \operatorname{diag}(s) V^T` gives both the squared Bures distance and the
+optimal transport map between centred Gaussians:
 
-- the Bures term ``tr(S0 + S1 - 2 (S0^{1/2} S1 S0^{1/2})^{1/2}) = |L0|^2 + |L1|^2 - 2 sum(s)``
-  of `bures`,
-- the optimal linear map ``A = L0^{-T} U diag(s) U.T L0^{-1}``, the only symmetric positive ``A``
-  with ``A S0 A = S1``.
+.. math::
+
+    \operatorname{tr}\bigl(S_0 + S_1 - 2 (S_0^{1/2} S_1 S_0^{1/2})^{1/2}\bigr)
+        = |L_0|^2 + |L_1|^2 - 2 \sum_i s_i,
+    \qquad A = L_0^{-T} U \operatorname{diag}(s) U^T L_0^{-1},
+
+where ``A`` is the only symmetric positive matrix with ``A S0 A = S1``.
 """
 
 import math
@@ -46,7 +50,7 @@ class Rescaling(NamedTuple):
 
 
 def power_of_two(size: float) -> float:
-    """Return the largest power of two that is not above a size: a unit that rounds nothing.
+    """Return the largest power of two that is at most a size: dividing by it does not round.
 
     Parameters
     ----------
@@ -105,11 +109,11 @@ def norm(vector: Tensor) -> float:
 
 def symmetrize(matrices: Tensor) -> Tensor:
     """Return the symmetric part of a batch of matrices."""
-    return (matrices + matrices.mT).div_(2)  # in place, for a large matrix is not copied
+    return (matrices + matrices.mT).div_(2)  # in place, to avoid a copy of a large matrix
 
 
 def safe_sqrt(values: Tensor) -> Tensor:
-    """Return square roots that have a derivative of zero at zero.
+    """Return square roots whose derivative at zero is zero instead of infinite.
 
     Parameters
     ----------
@@ -126,11 +130,11 @@ def safe_sqrt(values: Tensor) -> Tensor:
 
 
 def factor(covariances: Tensor) -> Tensor:
-    """Return ``L`` with ``L @ L.T = covariances``: Cholesky's, or the symmetric square root.
+    """Return factors ``L`` of covariances ``L @ L.T``: Cholesky's, or symmetric square roots.
 
-    Cholesky's factor keeps relative accuracy in ill-conditioned matrices; where it fails, or a
-    pivot is only rounding (rank deficient matrices), the symmetric square root stands in, with
-    eigenvalues that are only rounding set to zero.
+    Cholesky's factor keeps relative accuracy in ill-conditioned matrices. Where it fails, or a
+    pivot is of the size of rounding (rank deficient matrices), the factor is the symmetric square
+    root, with eigenvalues of the size of rounding set to zero.
 
     Parameters
     ----------
@@ -167,9 +171,11 @@ def inverse_factor(factors: Tensor) -> Tensor:
 
 
 def bures_map(source: Tensor, target: Tensor) -> Tensor:
-    """Return the optimal linear maps between centred Gaussians, pair by pair.
+    r"""Return the matrices of the optimal transport maps between centred Gaussians, pair by pair.
 
-    ``A = S0^{-1/2} (S0^{1/2} S1 S0^{1/2})^{1/2} S0^{-1/2}``, symmetric, with ``A S0 A = S1``.
+    .. math:: A = S_0^{-1/2} (S_0^{1/2} S_1 S_0^{1/2})^{1/2} S_0^{-1/2}
+
+    ``A`` is symmetric, with ``A S0 A = S1``.
 
     Parameters
     ----------
@@ -196,21 +202,21 @@ def bures_map(source: Tensor, target: Tensor) -> Tensor:
 
 
 def shrunk(covariances: Tensor, share: Tensor) -> Tensor:
-    """Return covariances drawn towards the multiple of the identity of the same trace.
+    r"""Return covariances shrunk towards the multiple of the identity of the same trace.
 
-    ``(1 - share) S + share tr(S) / d I``
+    .. math:: (1 - s) S + s \frac{\operatorname{tr} S}{d} I
 
     Parameters
     ----------
     covariances : Tensor of shape (K, d, d), (K, d) or (K, 1)
         Matrices, or variances.
     share : Tensor of shape (K,)
-        0 for as they are, 1 for spheres.
+        Shrinkage ``s``: 0 leaves them as they are, 1 makes them multiples of the identity.
 
     Returns
     -------
     Tensor of the shape of ``covariances``
-        The shrunk ones.
+        The shrunk covariances.
     """
     if covariances.ndim == 2:
         share = share[:, None]
@@ -222,16 +228,19 @@ def shrunk(covariances: Tensor, share: Tensor) -> Tensor:
 
 
 def oas_shrinkage(covariances: Tensor, n_samples: Tensor) -> Tensor:
-    """Return how far to shrink sample covariances of normal data: oracle approximating shrinkage.
+    r"""Return the oracle approximating shrinkage (OAS) of sample covariances of normal data.
 
-    ``min(1, (tr(S^2) + tr(S)^2) / ((n + 1) (tr(S^2) - tr(S)^2 / d)))``
+    .. math::
+
+        \min\Bigl(1, \frac{\operatorname{tr}(S^2) + \operatorname{tr}(S)^2}
+            {(n + 1) (\operatorname{tr}(S^2) - \operatorname{tr}(S)^2 / d)}\Bigr)
 
     Parameters
     ----------
     covariances : Tensor of shape (K, d, d)
         Sample covariances.
     n_samples : Tensor of shape (K,)
-        From how many samples each was computed.
+        Number of samples n that each was computed from.
 
     Returns
     -------
@@ -269,7 +278,7 @@ def squared_distances(source: Tensor, target: Tensor) -> Tensor:
 
 
 class _Deviations(torch.autograd.Function):
-    """Square roots of eigenvalues; those of zero have no derivative."""
+    """Square roots of eigenvalues, descending; those of zero have a derivative of zero."""
 
     @staticmethod
     def forward(ctx, covariances: Tensor) -> Tensor:
@@ -286,7 +295,7 @@ class _Deviations(torch.autograd.Function):
 
 
 def standard_deviations(covariances: Tensor) -> Tensor:
-    """Return the standard deviations of covariances along their axes.
+    """Return standard deviations along the principal axes of covariances.
 
     Parameters
     ----------
@@ -297,6 +306,6 @@ def standard_deviations(covariances: Tensor) -> Tensor:
     -------
     Tensor of shape (K, d)
         Square roots of the eigenvalues, descending, or of the variances; differentiable once,
-        also at equal eigenvalues. Those that are zero have no derivative.
+        also at equal eigenvalues. The derivative of those that are zero is zero.
     """
     return _Deviations.apply(covariances) if covariances.ndim == 3 else safe_sqrt(covariances)

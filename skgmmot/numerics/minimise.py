@@ -1,8 +1,8 @@
-"""First-order descent to a `Solution`: optimisers, and a schedule that needs no tuning.
+"""Minimisation by first-order optimisers, with a learning rate that is halved automatically.
 
-Nothing here knows of Gaussians. A point is a tuple of tensors. Descent goes in *epochs* of a few
-steps. After each, a fixed objective tells whether there was progress; where there was none, the
-best point so far is taken up again with half the learning rate, until halving no longer helps.
+A point is a tuple of tensors. The descent runs in *epochs* of ten steps, and a fixed objective is
+evaluated after each. After two epochs without progress it goes back to the best point so far and
+halves the learning rate, until halving no longer helps.
 """
 
 import functools
@@ -16,23 +16,23 @@ from torch import Tensor
 
 from skgmmot.numerics.fixed_point import Point, Solution
 
-#: Steps of an epoch.
+#: Steps of an epoch: few, so that the objective is seen often, but enough for it to change.
 EPOCH = 10
 #: Epochs in a row without progress that end a stage.
 PATIENCE = 2
-#: Halvings: the learning rate ends at 1/32 of what it was.
+#: Halvings of the learning rate, which ends at 1/32 of its start.
 N_HALVINGS = 5
-#: The variable in which torch's compiler says where its cache is.
+#: Environment variable that torch's compiler sets to the path of its cache.
 COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def rmsprop(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
-    """RMSProp with momentum and a centred second moment, as in the sliced fit of Gaussian mixtures.
+    """Make an RMSProp optimiser with momentum and a centred second moment.
 
     Parameters
     ----------
     parameters : list of Tensor
-        What to move.
+        Tensors to optimise, changed in place.
     learning_rate : float
         Step length.
 
@@ -51,12 +51,12 @@ def rmsprop(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optim
 
 
 def adam(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
-    """Adam with torch's own settings.
+    """Make an Adam optimiser with torch's default settings.
 
     Parameters
     ----------
     parameters : list of Tensor
-        What to move.
+        Tensors to optimise, changed in place.
     learning_rate : float
         Step length.
 
@@ -69,14 +69,14 @@ def adam(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimize
 
 
 def lbfgs(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
-    """L-BFGS with a line search, for a function that is the same at every call.
+    """Make an L-BFGS optimiser with a line search, for a deterministic loss.
 
     Parameters
     ----------
     parameters : list of Tensor
-        What to move.
+        Tensors to optimise, changed in place.
     learning_rate : float
-        Length of the first trial of each step, in steps of Newton's; one is usual.
+        First trial length of the line search, relative to the quasi-Newton step; one is usual.
 
     Returns
     -------
@@ -105,12 +105,12 @@ def minimise(
     n_halvings: int = N_HALVINGS,
     callback: Callable[[Solution], None] | None = None,
 ) -> Solution:
-    """Minimise a function by descent along its gradients.
+    """Minimise a differentiable function by a first-order optimiser with learning rate halving.
 
     Parameters
     ----------
     loss : callable
-        ``theta -> scalar``, differentiable; it may be another sample of the objective at each call.
+        ``theta -> scalar``, differentiable; may be a stochastic estimate of the objective.
     theta0 : tuple of Tensor
         Where to start.
     tol : float
@@ -124,9 +124,10 @@ def minimise(
     optimizer : callable, default=rmsprop
         ``(parameters, learning_rate) -> torch.optim.Optimizer``.
     objective : callable, default=None
-        ``theta -> float``, always the same function; None is ``loss``.
+        ``theta -> float``, deterministic; None is ``loss``.
     late : tuple of int, default=()
-        Leaves of ``theta`` that stay where they are until there is no progress without them.
+        Indices of the tensors of ``theta`` that are held fixed in the first stage, until there is
+        no more progress without them.
     n_halvings : int, default=5
         Halvings of the learning rate.
     callback : callable, default=None
@@ -136,12 +137,12 @@ def minimise(
     -------
     Solution
         The best point among the ends of the epochs, whose values are `Solution.objectives`;
-        `Solution.previous` is the start. Not having converged is data in it.
+        `Solution.previous` is the start. `Solution.converged` tells whether it converged.
 
     Notes
     -----
-    A step to where the loss is not finite ends its stage at once: the best point so far is taken up
-    with half the learning rate.
+    A step to a point that is not finite ends its stage at once: the descent goes on from the best
+    point so far with half the learning rate.
     """
     objective = objective or (lambda theta: float(loss(theta)))
     leaves = [t.detach().clone().requires_grad_() for t in theta0]
@@ -165,7 +166,7 @@ def minimise(
         idle, reference = (0, best.objective) if progress else (idle + 1, reference)
         if idle == PATIENCE or not finite:
             if stage or not finite:
-                _slow_down(descent, leaves, best.value, forget=not finite)
+                _restart_slower(descent, leaves, best.value, forget=not finite)
             stage, idle = stage + 1, 0
         best = best._replace(n_iter=n_iter, converged=stage > last, change=change)
         if callback is not None:
@@ -177,9 +178,9 @@ def minimise(
 
 @contextmanager
 def _environment_kept():
-    """Undo what torch does to the environment when it makes its first optimiser.
+    """Restore the environment variable that torch sets when it makes its first optimiser.
 
-    That loads its compiler, which tells processes to come where its cache is.
+    Making it loads torch's compiler, which sets the path of its cache for child processes.
     """
     before = os.environ.get(COMPILER_CACHE)
     try:
@@ -202,7 +203,7 @@ def _value(objective, leaves) -> float:
 
 
 def _backward(loss, leaves, held) -> Tensor:
-    """Evaluate the loss and leave its gradients in the leaves that may move."""
+    """Evaluate the loss and store its gradients in the leaves that are not held fixed."""
     with torch.enable_grad():
         value = loss(tuple(leaves))
         gradients = torch.autograd.grad(value, leaves, allow_unused=True)
@@ -211,8 +212,8 @@ def _backward(loss, leaves, held) -> Tensor:
     return value
 
 
-def _slow_down(descent, leaves, best, forget: bool) -> None:
-    """Take up the best point again, with half the learning rate."""
+def _restart_slower(descent, leaves, best, forget: bool) -> None:
+    """Go back to the best point with half the learning rate, and optionally a fresh optimiser."""
     with torch.no_grad():
         for leaf, value in zip(leaves, best, strict=True):
             leaf.copy_(value)

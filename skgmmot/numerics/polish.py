@@ -1,7 +1,4 @@
-"""Fixed points made exact, by Newton's method where iterations crawl.
-
-Nothing here knows of Gaussians.
-"""
+"""Newton's method for fixed points, where plain iterations converge slowly."""
 
 import math
 from collections.abc import Callable
@@ -11,12 +8,13 @@ from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import Point
 from skgmmot.numerics.linalg import norm
 
-#: Newton's step is trusted up to this length, where one is the spread of a component.
+#: Longest Newton step that is taken. Coordinates are scaled so that one is the standard deviation
+#: of a component; within half of it the linearisation still describes the map.
 NEWTON_RADIUS = 0.5
 
 
 class Polished(NamedTuple):
-    """A fixed point found to a tolerance."""
+    """A fixed point, and how accurate it is."""
 
     theta: Point
     """The point."""
@@ -25,7 +23,7 @@ class Polished(NamedTuple):
     distance: float
     """Estimate of the distance to the fixed point."""
     n_passes: int
-    """Evaluations of ``F`` and of products."""
+    """Number of evaluations of ``F`` and of products with its derivative."""
 
 
 def polish(
@@ -36,12 +34,14 @@ def polish(
     tol: float,
     max_passes: int,
 ) -> Polished:
-    """Find the fixed point near ``theta`` by Newton's method, and by ``F`` where that is no use.
+    r"""Find a fixed point of ``F`` by Newton steps, or by iterations of ``F`` where these fail.
 
-    Newton's step solves ``(I - dF/dtheta) delta = F(theta) - theta``. In coordinates in which the
-    derivative is symmetric near the fixed point, the products of `implicit` serve here too, and
-    their Ritz values tell whether ``F`` contracts: a fixed point that repels, such as a saddle of
-    the objective, is left to ``F`` itself.
+    .. math:: \bigl(I - \partial F / \partial\theta\bigr)\, \delta = F(\theta) - \theta
+
+    In coordinates in which the derivative is symmetric near the fixed point, its products with
+    cotangents, those of implicit gradients, are products with changes of ``theta`` too. Their Ritz
+    values show whether ``F`` contracts. Where it does not, as at a saddle of the objective, Newton
+    steps would converge to a point that iterations of ``F`` leave, so ``F`` is iterated instead.
 
     Parameters
     ----------
@@ -55,16 +55,16 @@ def polish(
     tol : float
         Bound on the distance to the fixed point.
     max_passes : int
-        Where to give up: about so many evaluations of ``F`` and products.
+        Largest number, roughly, of evaluations of ``F`` and products.
 
     Returns
     -------
     Polished
-        The point and what is known of it.
+        The point and its accuracy.
     """
     here, step, n_passes, n_steps = linearise(theta), None, 1, 4
     while True:
-        step = _NewtonStep(here) if step is None else step
+        step = _FixedPointNewtonStep(here) if step is None else step
         n_passes += step.n_passes
         if step.length <= tol or n_passes >= max_passes:
             return Polished(here.theta, step.size, step.length, n_passes)
@@ -74,7 +74,7 @@ def polish(
             expected = step.length * size / step.size
             if expected <= tol:
                 return Polished(ahead.theta, size, expected, n_passes + 1)
-            following = _NewtonStep(ahead, enough=tol / expected)
+            following = _FixedPointNewtonStep(ahead, share_left=tol / expected)
             n_passes += 1
             if following.length < step.length / 2 and following.trusted:
                 here, step = ahead, following
@@ -82,7 +82,7 @@ def polish(
             n_passes += following.n_passes
         n_steps = min(n_steps, max_passes - n_passes)
         ahead = _at(lambda theta, n=n_steps: linearise(advance(theta, n)), here.theta)
-        if ahead is None:  # the iterations themselves lead nowhere
+        if ahead is None:  # iterations of F leave its domain, too
             return Polished(here.theta, step.size, math.inf, n_passes)
         here, step = ahead, None
         n_passes += n_steps + 1
@@ -97,25 +97,25 @@ def _at(linearise, theta: Point) -> Linearisation | None:
         return None
 
 
-class _NewtonStep:
-    """The solution of ``(I - dF/dtheta) delta = F(theta) - theta``.
+class _FixedPointNewtonStep:
+    """The solution ``delta`` of ``(I - dF/dtheta) delta = F(theta) - theta``.
 
-    Solved roughly far from the fixed point, where its equation is rough, and not further than to
-    ``enough``, the share of the distance that may remain.
+    The tolerance of the linear solve is the residual's size, since the linearisation is no more
+    accurate than that, but need not be below ``share_left``, the share of the step that may remain.
     """
 
-    def __init__(self, linear: Linearisation, enough: float = 0.0):
+    def __init__(self, linear: Linearisation, share_left: float = 0.0):
         self.size = norm(linear.residual)
         self.delta, self.n_passes, self._products = linear.residual, 0, ()
         if self.size:
-            tol = min(0.1, max(self.size, 0.3 * enough))
+            tol = min(0.1, max(self.size, 0.3 * share_left))
             self.delta, self._products = linear.solve(linear.residual, tol)
             self.n_passes = 1 if linear.small else len(self._products)
         self.length = norm(self.delta)
 
     @property
     def trusted(self) -> bool:
-        """Whether it is short, and ``F`` contracts where it was seen."""
+        """Whether the step is short and ``F`` contracts on the Krylov space of the solve."""
         if not self.length < NEWTON_RADIUS:
             return False
         return not self._products or float(self._products.ritz_values().real.min()) > 0

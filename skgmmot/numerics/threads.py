@@ -1,7 +1,7 @@
-"""Threads: torch's own threading is off while Python's threads share the work.
+"""Python threads that share the work while torch's own threading is switched off.
 
-Torch's threading gains nothing on matrices that fit a cache, it collapses on a busy machine, and it
-hangs in a process that was forked after it had been used.
+Torch's threading is of no use on matrices that fit a cache, slow on a busy machine, and it hangs in
+a process that was forked after it had been used.
 """
 
 import os
@@ -13,62 +13,62 @@ from contextlib import contextmanager
 import torch
 
 
-class _Here(threading.local):
-    """What the calling thread knows."""
+class _ThreadState(threading.local):
+    """State of one thread."""
 
     n_threads: int | None = None
-    """The number of threads to use, where torch's own threading is off."""
+    """Number of threads to share work among, while torch's own threading is off; else None."""
 
 
-_HERE = _Here()
-#: What the threads that are inside `single_threaded_torch` had set before, by their identity.
-_BEFORE: dict[int, int] = {}
-#: ``_PROCESS["forked"]``: whether this process was forked from another one that had this module.
+_THREAD = _ThreadState()
+#: Torch's setting before `single_threaded_torch`, for each thread inside it, by thread identity.
+_SETTINGS_BEFORE: dict[int, int] = {}
+#: ``_PROCESS["forked"]``: whether this process was forked from one that had imported this module.
 _PROCESS = {"forked": False}
 
 
 @contextmanager
 def single_threaded_torch():
-    """Switch torch's own threading off for the calling thread; yields the number of threads to use.
+    """Switch torch's own threading off for the calling thread.
 
     Torch keeps the setting for each thread, so each thread that enters restores its own. A new
-    thread begins with what any thread has set last: one that finds 1 while others are inside takes
-    it for theirs, and counts with what the first of them had before.
+    thread starts with what any thread has set last. If it finds 1 while other threads are inside,
+    that 1 is their temporary setting, and it uses what the first of them had before.
 
     Yields
     ------
     int
-        The number of threads.
+        The number of threads to share work among.
     """
-    if _HERE.n_threads is not None:
-        yield _HERE.n_threads
+    if _THREAD.n_threads is not None:
+        yield _THREAD.n_threads
         return
     thread, before = threading.get_ident(), torch.get_num_threads()
     if before == 1:
-        before = next(iter(list(_BEFORE.values())), 1)
+        before = next(iter(list(_SETTINGS_BEFORE.values())), 1)
     try:
-        _BEFORE[thread] = _HERE.n_threads = before
+        _SETTINGS_BEFORE[thread] = _THREAD.n_threads = before
         torch.set_num_threads(1)
         yield before
     finally:
         torch.set_num_threads(before)
-        _HERE.n_threads = None
-        _BEFORE.pop(thread, None)
+        _THREAD.n_threads = None
+        _SETTINGS_BEFORE.pop(thread, None)
 
 
 def available_threads() -> int:
-    """Return the number of threads that the calling thread may share its work among.
+    """Return the number of threads that the calling thread may use.
 
     Returns
     -------
     int
-        Torch's setting, or what it was where its own threading is off.
+        Torch's setting, or what it was before `single_threaded_torch`.
     """
-    return _HERE.n_threads or torch.get_num_threads()
+    return _THREAD.n_threads or torch.get_num_threads()
 
 
 def thread_pool(n_threads: int) -> ThreadPoolExecutor:
-    """Make a pool of threads that neither use torch's own threading nor have pools of their own.
+    """Make a pool of threads in which torch is single-threaded and no further pools are made.
 
     Parameters
     ----------
@@ -80,21 +80,21 @@ def thread_pool(n_threads: int) -> ThreadPoolExecutor:
     ThreadPoolExecutor
         The pool.
     """
-    return ThreadPoolExecutor(n_threads, initializer=_work_alone)
+    return ThreadPoolExecutor(n_threads, initializer=_single_thread)
 
 
-def _work_alone() -> None:
+def _single_thread() -> None:
     torch.set_num_threads(1)
-    _HERE.n_threads = 1
+    _THREAD.n_threads = 1
 
 
 def in_forked_process() -> bool:
-    """Tell whether this process was forked: OpenMP, with more than one thread, may hang in it.
+    """Return whether this process was forked, so that OpenMP with several threads may hang in it.
 
     Returns
     -------
     bool
-        True below a process that had imported this module.
+        True in a process forked from one that had imported this module.
     """
     return _PROCESS["forked"]
 
@@ -105,8 +105,8 @@ def _after_fork() -> None:
     OpenMP's threads are not copied either: with more than one, the next large operation of torch
     hangs, in a backward pass as much as here.
     """
-    for other in set(_BEFORE) - {threading.get_ident()}:
-        del _BEFORE[other]
+    for other in set(_SETTINGS_BEFORE) - {threading.get_ident()}:
+        del _SETTINGS_BEFORE[other]
     _PROCESS["forked"] = True
     torch.set_num_threads(1)
 
@@ -116,7 +116,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 
 def map_items(function: Callable, items: Sequence, device: torch.device) -> list:
-    """Return ``[function(item) for item in items]``, by as many threads as torch would use.
+    """Return ``[function(item) for item in items]``, computed by as many threads as torch uses.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def map_items(function: Callable, items: Sequence, device: torch.device) -> list
     items : sequence
         Items of some milliseconds of work each.
     device : torch.device
-        Where the work is; threads share it only on a CPU.
+        Device of the tensors; only on a CPU are several threads used.
 
     Returns
     -------
