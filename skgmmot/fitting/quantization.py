@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.numerics.linalg import power_of_two, squared_distances
-from skgmmot.transport.discrete.assignment import assigned
+from skgmmot.transport.discrete.assignment import assign_cells
 from skgmmot.transport.discrete.plan import exact
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan, exact_plan, nearest_plan
 
@@ -102,7 +102,7 @@ class Lloyd:
             return self.plan, nearest_cell(X, points, self.plan.potentials)
         C, psi = squared_distances(X, points), self.plan.potentials
         arrays = (t.cpu().numpy() for t in (self.coupling, a, self.masses, C, psi))
-        label, psi = (torch.from_numpy(t).to(X.device) for t in assigned(*arrays))
+        label, psi = (torch.from_numpy(t).to(X.device) for t in assign_cells(*arrays))
         return self.plan._replace(potentials=psi), label
 
     def _nearest(self, points: Tensor) -> SemidiscretePlan:

@@ -1,8 +1,8 @@
-"""One cell for each sample of a discrete plan, and potentials that tell these cells apart.
+"""Assignment of each sample to one cell of a discrete plan, with potentials that separate cells.
 
-The network simplex ends at a corner of the dual polytope, where samples lie on borders between
-cells though the plan sends them to one cell only. The middle of the optimal potentials has only
-those samples on borders that every optimal plan may send to either side. Arrays are numpy's.
+The network simplex ends at a vertex of the dual polytope, where samples lie on borders between
+cells though the plan sends them to one cell only. At the centre of the set of optimal potentials,
+a sample lies on a border only if optimal plans may send it to either side. Arrays are numpy's.
 """
 
 import numpy as np
@@ -11,18 +11,18 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 Array = np.ndarray
 
-#: A share of a sample, or of a cell, that is less than this is rounding.
+#: Entries of the plan below this share of the sample's or the cell's mass are rounding.
 LEAST_SHARE = 1e-9
-#: How far potentials are moved towards those of the cells, of the way: ties are then broken, and
-#: they are still right to as many digits.
-NUDGE = 1e-8
-#: Equal shares of a sample are told apart by this times its costs, so that the order of the samples
-#: does not.
-TIES = 1e-3
+#: Share of the way from optimal potentials to those that favour the chosen cells: enough to break
+#: ties in float64, and still optimal to eight digits.
+TIE_BREAKING_STEP = 1e-8
+#: Weight of the costs, beside the shares of a split sample, in the choice of its cell: equal shares
+#: are then decided by the costs and not by the order of the samples.
+COST_WEIGHT = 1e-3
 
 
-def assigned(P: Array, a: Array, b: Array, C: Array, psi: Array) -> tuple[Array, Array]:
-    """Give each sample one cell of an optimal plan.
+def assign_cells(P: Array, a: Array, b: Array, C: Array, psi: Array) -> tuple[Array, Array]:
+    """Assign each sample to one cell of an optimal plan.
 
     Parameters
     ----------
@@ -40,51 +40,53 @@ def assigned(P: Array, a: Array, b: Array, C: Array, psi: Array) -> tuple[Array,
     Returns
     -------
     label : ndarray of shape (n,)
-        The cell of each sample; one that the plan splits goes to one of the cells that it is split
-        between. If masses are equal, cells then hold equal numbers of samples, or as nearly so as
-        their numbers allow; if not, it goes to the cell that gets most of it.
+        The cell of each sample. A sample that the plan splits goes to one of the cells that
+        receive a part of it: with equal masses so that cells hold numbers of samples that differ
+        by one at most, else to the cell that receives the largest part.
     psi : ndarray of shape (m,)
-        Optimal potentials, of mean zero, for which ``C_ij - psi_j`` is smallest at the label,
-        unless samples can be exchanged at no cost.
+        Optimal potentials, of mean zero. ``C_ij - psi_j`` is smallest at the label, except where
+        samples could be exchanged at no cost.
     """
     excess = C - psi
     best = excess.argmin(1)
     excess -= excess[np.arange(len(a)), best][:, None]
-    # What the plan does with masses of the size of rounding need not be optimal.
+    # Entries of the size of rounding need not be optimal.
     held = (LEAST_SHARE * np.minimum(a[:, None], b) < P) & (excess <= LEAST_SHARE * C.max())
     label = np.where(held.any(1), np.where(held, P, 0.0).argmax(1), best)
     split = np.flatnonzero(held.sum(1) > 1)
     if len(split) and np.ptp(a) <= LEAST_SHARE * a[0] and np.ptp(b) <= LEAST_SHARE * b[0]:
-        share = P[split] / a[split, None] - TIES * C[split] / (C[split].max() or 1.0)
-        label[split] = _balanced(held[split], share, label, split)
-    psi = _middle(*held.nonzero(), C, psi)
+        share = P[split] / a[split, None] - COST_WEIGHT * C[split] / (C[split].max() or 1.0)
+        label[split] = _balanced_cells(held[split], share, label, split)
+    psi = _central_potentials(*held.nonzero(), C, psi)
     if len(split):
-        psi = psi + NUDGE * (_middle(np.arange(len(a)), label, C, psi) - psi)
+        psi = psi + TIE_BREAKING_STEP * (
+            _central_potentials(np.arange(len(a)), label, C, psi) - psi
+        )
     return label, psi - psi.mean()
 
 
-def _balanced(held: Array, share: Array, label: Array, split: Array) -> Array:
-    """Cells of the samples that are split, so that no cell lacks a sample or has one too many."""
+def _balanced_cells(held: Array, share: Array, label: Array, split: Array) -> Array:
+    """Assign split samples to cells so that the numbers of samples differ by one at most."""
     m = held.shape[1]
     low, more = divmod(len(label), m)
     whole = np.bincount(np.delete(label, split), minlength=m)
-    # A place for each sample that a cell must have, and a dear one for the one that it may have.
+    # A slot for each sample that a cell must have, and an expensive one for one more.
     must = np.repeat(np.arange(m), np.maximum(low - whole, 0))
     may = np.flatnonzero(whole <= low) if more else must[:0]
     cell = np.concatenate([must, may])
-    row, place = held[:, cell].nonzero()
-    dear = (place >= len(must)) * (len(split) + 1.0)
-    cost = 2 - share[row, cell[place]] + dear
-    graph = csr_array((cost, (row, place)), shape=(len(split), len(cell)))
+    row, slot = held[:, cell].nonzero()
+    extra = (slot >= len(must)) * (len(split) + 1.0)
+    cost = 2 - share[row, cell[slot]] + extra
+    graph = csr_array((cost, (row, slot)), shape=(len(split), len(cell)))
     return cell[min_weight_full_bipartite_matching(graph)[1]]
 
 
-def _middle(row: Array, cell: Array, C: Array, psi: Array) -> Array:
-    """The middle of all potentials for which each row's cost less potential is smallest there.
+def _central_potentials(row: Array, cell: Array, C: Array, psi: Array) -> Array:
+    """The central potentials among those for which ``C_ij - psi_j`` is smallest at each row's cell.
 
-    They are those with ``psi_k - psi_j <= s_jk``, the least slack of a row of cell ``j``. The
-    shortest paths from a cell, and those to it, are such potentials; the mean of them all has a
-    slack wherever any has.
+    These are the potentials with ``psi_k - psi_j <= s_jk``, the least slack of a row of cell ``j``.
+    Lengths of shortest paths from a cell, and to it, are such potentials. Their mean has a positive
+    slack wherever any such potentials have.
     """
     order = np.argsort(cell, kind="stable")
     row, cell = row[order], cell[order]

@@ -1,17 +1,23 @@
-"""An interior-point method for discrete transport with penalties, entropy, or both.
+r"""An interior-point method for discrete transport with penalties, entropy, or both.
 
 The problem, with ``KL(p | q) = sum p log(p / q) - p + q``, and its dual:
 
-``min_{P >= 0} <P, C> + reg KL(P | a b^T) + lam0 KL(P @ 1 | a) + lam1 KL(P.T @ 1 | b)``
+.. math::
 
-``max_{f, g} <a, phi0(f)> + <b, phi1(g)> - reg sum a b^T (exp((f + g - C) / reg) - 1)``
+    \min_{P \ge 0}\; \langle P, C\rangle + \mathrm{reg}\, KL(P \mid a b^T)
+        + \lambda_0 KL(P 1 \mid a) + \lambda_1 KL(P^T 1 \mid b)
 
-where ``phi(f) = lam (1 - exp(-f / lam))``; ``lam = inf`` holds the marginal, and then
-``phi(f) = f``. With ``reg = 0`` the last term is the constraint ``f + g <= C``.
+    \max_{f, g}\; \langle a, \phi_0(f)\rangle + \langle b, \phi_1(g)\rangle
+        - \mathrm{reg} \sum_{kl} a_k b_l \bigl(e^{(f_k + g_l - C_{kl}) / \mathrm{reg}} - 1\bigr)
 
-The method follows ``P * Z = mu p q^T`` to ``mu = 0``, where ``p, q`` are the marginals of ``P`` and
-``Z = C - f - g + reg log(P / a b^T)``, in some twenty Newton steps whatever the penalties. Each
-solves a system whose matrix is a graph Laplacian plus a diagonal, without cancellation.
+where :math:`\phi(f) = \lambda (1 - e^{-f / \lambda})`. With :math:`\lambda = \infty` the
+marginal is prescribed, and :math:`\phi(f) = f`. With ``reg = 0`` the last term is the constraint
+``f + g <= C``.
+
+The method follows the central path ``P * Z = mu p q^T`` to ``mu = 0``, where ``p, q`` are the
+marginals of ``P`` and ``Z = C - f - g + reg log(P / a b^T)``, in about twenty Newton steps for any
+penalties. Each solves a system whose matrix is a graph Laplacian plus a diagonal, without
+cancellation.
 """
 
 import math
@@ -20,16 +26,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: Without entropy, the iteration stops at this gap relative to the value.
+#: The iteration stops at this duality gap relative to the value, without entropy.
 GAP = 1e-11
 #: Newton steps at most; twenty to seventy are needed, more in larger problems.
 MAX_STEPS = 300
-#: Marginals above ``exp`` of this times their weight are not told apart.
+#: Bound of the exponent in marginals: ``exp`` of more would overflow in float32.
 LARGEST_EXPONENT = 80.0
 
 
 class Penalised(NamedTuple):
-    """A transport problem with penalties; in float64, with positive weights."""
+    """A transport problem with penalties, in float64 and with positive weights."""
 
     a: Tensor
     """Source weights ``(K,)``."""
@@ -38,7 +44,7 @@ class Penalised(NamedTuple):
     C: Tensor
     """Costs ``(K, L)``, at most about one; not negative if a penalty is finite."""
     lam0: float
-    """Penalty of the source marginal; infinite if it is held."""
+    """Penalty of the source marginal; infinite if it is prescribed."""
     lam1: float
     """Penalty of the target marginal."""
     reg: float
@@ -49,7 +55,7 @@ class Penalised(NamedTuple):
         return Penalised(self.a, self.b, *(value / unit for value in self[2:]))
 
     def primal(self, P: Tensor) -> float:
-        """The value of a plan; marginals that are held are taken to be right."""
+        """The primal objective of a plan, assuming that prescribed marginals are met."""
         value = (P * self.C).sum()
         for marginal, weights, lam in (
             (P.sum(1), self.a, self.lam0),
@@ -62,7 +68,7 @@ class Penalised(NamedTuple):
         return float(value)
 
     def dual(self, f: Tensor, g: Tensor) -> float:
-        """The value of potentials, never above that of a plan."""
+        """The dual objective of potentials, a lower bound of the primal."""
         value = self.a @ conjugate(f, self.lam0) + self.b @ conjugate(g, self.lam1)
         if self.reg:
             change = torch.expm1(self.exponent(f, g))  # exact where costs are small against reg
@@ -70,58 +76,58 @@ class Penalised(NamedTuple):
         return float(value)
 
     def independent(self) -> Tensor:
-        """``a b^T``."""
+        """The independent plan ``a b^T``."""
         return self.a.unsqueeze(1) * self.b
 
     def coupling(self, f: Tensor, g: Tensor) -> Tensor:
-        """``a b^T exp((f + g - C) / reg)``, the plan that belongs to potentials under entropy."""
+        """The entropic plan of potentials, ``a b^T exp((f + g - C) / reg)``."""
         return self.independent() * self.exponent(f, g).exp()
 
     def exponent(self, f: Tensor, g: Tensor) -> Tensor:
-        """``(f + g - C) / reg``, not so large that its exponential is infinite."""
+        """``(f + g - C) / reg``, bounded so that its exponential is finite."""
         return ((f.unsqueeze(1) + g - self.C) / self.reg).clamp(max=300)
 
 
 def conjugate(f: Tensor, lam: float) -> Tensor:
-    """Return ``phi(f) = lam (1 - exp(-f / lam))``, the derivative of the cost in the weights.
+    """Return ``lam (1 - exp(-f / lam))``, the derivative of a penalised cost in the weights.
 
     Parameters
     ----------
     f : Tensor of shape (K,)
         Potentials.
     lam : float
-        Penalty of the marginal; infinite if it is held.
+        Penalty of the marginal; infinite if it is prescribed.
 
     Returns
     -------
     Tensor of shape (K,)
-        ``phi(f)``, finite in float32, too; ``f`` itself if the marginal is held.
+        The derivative, finite in float32, too; ``f`` itself if the marginal is prescribed.
     """
     return f if math.isinf(lam) else -lam * torch.expm1((-f / lam).clamp(max=LARGEST_EXPONENT))
 
 
 def marginal(f: Tensor, lam: float, weights: Tensor) -> Tensor:
-    """Return ``w exp(-f / lam)``, the marginal that a penalty makes of potentials.
+    """Return ``w exp(-f / lam)``, the marginal of the optimal plan of potentials under a penalty.
 
     Parameters
     ----------
     f : Tensor of shape (K,)
         Potentials.
     lam : float
-        Penalty of the marginal; infinite if it is held.
+        Penalty of the marginal; infinite if it is prescribed.
     weights : Tensor of shape (K,)
         Weights ``w``.
 
     Returns
     -------
     Tensor of shape (K,)
-        The marginal; ``w`` if it is held.
+        The marginal; ``w`` if it is prescribed.
     """
     return weights if math.isinf(lam) else weights * torch.exp(-f / lam)
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Return ``KL(p | q) = sum p log(p / q) - p + q``.
+    """Return the Kullback-Leibler divergence ``KL(p | q) = sum p log(p / q) - p + q``.
 
     Parameters
     ----------
@@ -140,7 +146,7 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 class Iterate(NamedTuple):
-    """Where the method is."""
+    """An iterate of the method: potentials, plan, slacks and marginals."""
 
     f: Tensor
     g: Tensor
@@ -151,7 +157,7 @@ class Iterate(NamedTuple):
 
 
 def solve(problem: Penalised) -> Iterate:
-    """Solve a penalised transport problem.
+    """Solve a transport problem with penalties or entropy by the interior-point method.
 
     Parameters
     ----------
@@ -185,7 +191,7 @@ def solve(problem: Penalised) -> Iterate:
 
 
 def _start(problem: Penalised) -> Iterate:
-    """Potentials below all costs and penalties: a point far from every boundary."""
+    """Start with potentials below all costs and penalties, far from every boundary."""
     f = torch.full_like(problem.a, -min(1.0, problem.lam0))
     g = torch.full_like(problem.b, -min(1.0, problem.lam1))
     p, q = marginal(f, problem.lam0, problem.a), marginal(g, problem.lam1, problem.b)
@@ -198,22 +204,22 @@ def _start(problem: Penalised) -> Iterate:
 
 
 def _solved(problem: Penalised, point: Iterate) -> bool:
-    """Whether the conditions of optimality hold."""
+    """Whether the optimality conditions hold to rounding."""
     f, g, P, Z, p, q = point
     reg = problem.reg
     gap = float((P * Z).sum())
     p, q = marginal(f, problem.lam0, problem.a), marginal(g, problem.lam1, problem.b)
     if reg:
         P = problem.coupling(f, g)
-    # No optimum moves more than all mass, at more than the largest cost.
+    # Bounds of the mass and the value: costs are at most about one, and mass that of the weights.
     bound = max(float(problem.a.sum()), float(problem.b.sum()))
     mass = min(bound, max(float(p.sum()), float(q.sum())))
     value = min(bound, abs(problem.dual(f, g)))
-    # wrong marginals as a share of the mass, or at the prices of their mass as a share of the value
+    # marginal errors relative to the mass, and weighted by the potentials relative to the value
     wrong = (p - P.sum(1)).abs(), (q - P.sum(0)).abs()
     share = float(wrong[0].sum() + wrong[1].sum())
     price = float(wrong[0] @ (f.abs() + reg) + wrong[1] @ (g.abs() + reg))
-    # with entropy, marginals depend on (f + g - C) / reg: on its rounding, or hardly at all
+    # with entropy, marginals depend on (f + g - C) / reg, whose rounding grows as reg falls
     tol = max(1e-12 / max(1.0, reg), 4e-15 / min(1.0, reg)) if reg else 1e-4
     rounding = _rounding(f, p, problem.a, problem.lam0, bound)
     rounding += _rounding(g, q, problem.b, problem.lam1, bound)
@@ -223,16 +229,16 @@ def _solved(problem: Penalised, point: Iterate) -> bool:
 
 
 def _rounding(f: Tensor, p: Tensor, weights: Tensor, lam: float, most: float) -> float:
-    """The precision of the value of potentials near the optimum, whose large terms may cancel.
+    """Rounding error of the dual objective near the optimum, where large terms may cancel.
 
-    Mass that is destroyed counts ``lam`` at most, and no more is made than there is.
+    ``lam`` bounds what destroyed mass contributes, and ``most`` the mass of the marginal.
     """
     terms = weights @ f.clamp(min=0, max=lam) - p.clamp(max=most) @ f.clamp(max=0)
     return 4 * torch.finfo(f.dtype).eps * float(terms)
 
 
 def _advance(problem: Penalised, point: Iterate) -> Iterate:
-    """One Newton step towards a tenth of the present gap, short of every boundary."""
+    """One Newton step towards a tenth of the present gap, stopped short of the boundary."""
     f, g, P, Z, p, q = point
     independent = problem.independent()
     centre = p.unsqueeze(1) * q
@@ -241,7 +247,7 @@ def _advance(problem: Penalised, point: Iterate) -> Iterate:
     if problem.reg:
         rest = rest + problem.reg * torch.log(P / independent)
     W = P / (Z + problem.reg)
-    still = (mu - P * (Z + rest)) / (Z + problem.reg)  # the change of P if f and g stayed
+    still = (mu - P * (Z + rest)) / (Z + problem.reg)  # the change of P at constant f and g
     # lam log(p / a) + f = 0, linearised: dp = -ridge (df + error)
     ridges = p / problem.lam0, q / problem.lam1
     errors = _error(f, p, problem.a, problem.lam0), _error(g, q, problem.b, problem.lam1)
@@ -265,12 +271,12 @@ def _advance(problem: Penalised, point: Iterate) -> Iterate:
 
 
 def _error(f: Tensor, p: Tensor, weights: Tensor, lam: float) -> Tensor:
-    """How far ``p`` is from `marginal`, in the unit of the potentials."""
+    """Error of ``p`` against `marginal`, as a difference of potentials."""
     return torch.zeros_like(f) if math.isinf(lam) else f + lam * torch.log(p / weights)
 
 
 def _marginal_after(f: Tensor, p: Tensor, weights: Tensor, lam: float) -> Tensor:
-    """The marginal after a step: by definition where ``f / lam`` is small, for precision."""
+    """The marginal after a step; in closed form where ``f / lam`` is small, for precision."""
     return torch.where(f.abs() < lam, marginal(f, lam, weights), p)
 
 
@@ -279,8 +285,9 @@ def _laplacian_solve(
 ) -> tuple[Tensor, Tensor]:
     """Solve ``[[D0, W], [W.T, D1]] (x, y) = (right0, right1)``, ``D`` the sums of W plus ridges.
 
-    With the sign of y flipped the matrix is a Laplacian plus the ridges. The Schur complement's
-    diagonal is the sum of its other entries and what remains of the ridges: no cancellation.
+    With the sign of y flipped the matrix is a graph Laplacian plus the ridges. The diagonal of its
+    Schur complement is computed as the sum of the other entries and the ridges' remainder, without
+    cancellation.
     """
     if len(ridge0) > len(ridge1):
         y, x = _laplacian_solve(W.mT, ridge1, ridge0, right1, right0)
@@ -291,7 +298,7 @@ def _laplacian_solve(
     M.fill_diagonal_(0)
     remainder = ridge0 + share @ ridge1
     if not remainder.any():
-        remainder[M.sum(1).argmax()] = 1.0  # only f + g counts: hold a potential that matters
+        remainder[M.sum(1).argmax()] = 1.0  # f + g alone is determined: fix a potential
     M = torch.diag(M.sum(1) + remainder) - M
     factor, failed = torch.linalg.cholesky_ex(M)
     if failed:

@@ -1,16 +1,16 @@
-"""Linear programmes, by SciPy."""
+"""Linear programmes, solved by SciPy."""
 
 import scipy.optimize
 import scipy.sparse
 import torch
 from torch import Tensor
 
-#: Entries below this are the solver's rounding.
+#: Entries below this are rounding of the solver, whose tolerance is 1e-10, and set to zero.
 NO_MASS = 1e-12
 
 
 def linear_programme(cost: Tensor, constraints, bounds: Tensor) -> Tensor:
-    """Return a vertex of ``min <cost, x>`` over ``x >= 0`` with ``constraints @ x = bounds``.
+    """Return a vertex solution of ``min <cost, x>``, ``x >= 0``, ``constraints @ x = bounds``.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def linear_programme(cost: Tensor, constraints, bounds: Tensor) -> Tensor:
     Raises
     ------
     RuntimeError
-        If it is not solved.
+        If the solver does not reach an optimum.
     """
     scale = float(cost.abs().max()) or 1.0
     found = scipy.optimize.linprog(

@@ -1,15 +1,15 @@
-"""Exact transport between weight vectors: POT's network simplex, and a proof of what it returns.
+"""Exact discrete transport by POT's network simplex, with a check that its plan is optimal.
 
-POT's simplex takes reduced costs for zero up to about 1e-15 of the largest cost, and rounds
-potentials to as much: beside one far component, plans between the others would be anything. So
-costs are reduced first (by the minima of rows and columns, which changes no plan) and divided by
-the largest. What comes back must have a gap to the dual problem that is small relative to the cost
-that is left; where it is not, the costs are reduced by the potentials, cut off where no optimal
-plan can reach, and solved again on their new, smaller scale.
+POT's simplex treats reduced costs below about 1e-15 of the largest cost as zero, and rounds
+potentials to as much. With one far component, plans between the others would be arbitrary.
+Therefore costs are first reduced (by the minima of rows and columns, which changes no optimal plan)
+and divided by the largest. The duality gap of the result must be small relative to the remaining
+cost. Where it is not, the costs are reduced by the potentials, cut off at a bound on the costs that
+an optimal plan uses, and solved again on the new, smaller scale.
 
 POT's checks and conversions take ten times as long as its solver on a 10 x 10 problem, and there
-may be thousands of them; so the solver is called directly where POT has it in the usual place, and
-`ot.emd` is called where it has not.
+may be thousands of these. Therefore the compiled solver is called directly if this version of POT
+has it in the usual module, and `ot.emd` otherwise.
 """
 
 import functools
@@ -20,23 +20,25 @@ import numpy as np
 
 #: Relative precision of float64.
 EPS = float(np.finfo(np.float64).eps)
-#: Pivots at most; POT's own default is reached by a thousand components.
+#: Largest number of pivots; POT's default is too small for a thousand components.
 MAX_PIVOTS = 10**7
-#: A plan is optimal if its gap is less than this share of its cost, after reduction.
+#: A plan is accepted as optimal if its duality gap is below this share of its reduced cost.
 GAP = 1e-9
-#: Solutions on a smaller scale at most; each gains ten digits or so.
+#: Largest number of solutions on smaller scales; each gains about ten digits.
 MAX_REFINEMENTS = 12
-#: Mass of the size of rounding may be dropped if it is less than this share of both weights that it
-#: comes from and goes to: small ones take what is lost in rounding large ones.
-NEGLIGIBLE = 1e-3
-#: Mass that may be missing, relative to all.
-MISSING = 1e-12
+#: Mass of the size of rounding may be dropped only below this share of both its weights: it may be
+#: all that a small weight has.
+MAX_DROPPED_SHARE = 1e-3
+#: Largest share of the total mass that a plan may lack.
+MAX_MISSING_MASS = 1e-12
 
 
 def network_simplex(
     a: np.ndarray, b: np.ndarray, C: np.ndarray, eps: float = EPS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Solve ``min_P sum(P * C)`` over ``P >= 0`` with ``P @ 1 = a`` and ``P.T @ 1 = b``.
+    r"""Solve discrete optimal transport exactly, by the network simplex.
+
+    .. math:: \min_{P \ge 0} \langle P, C\rangle, \qquad P 1 = a, \quad P^T 1 = b
 
     Parameters
     ----------
@@ -47,26 +49,26 @@ def network_simplex(
     C : ndarray of shape (K, L)
         Costs, float64 and finite.
     eps : float, default=2.2e-16
-        Relative precision of the weights: what they differ in by rounding goes nowhere.
+        Relative precision of the weights; differences of this size may be left untransported.
 
     Returns
     -------
     P : ndarray of shape (K, L)
-        The plan: at most ``K + L - 1`` entries are positive. Its marginals are right to 1e-12 of
-        the total, and more than that is dropped only where, for weights of fewer digits, it is
-        their rounding that would cost most.
+        The plan, with at most ``K + L - 1`` positive entries. Its marginals are right to 1e-12 of
+        the total. More mass than that is dropped only for weights of fewer digits, if their
+        rounding would make up much of the cost.
     f : ndarray of shape (K,)
-        Potentials with ``f_k + g_l <= C_kl``, also at weights of zero.
+        Source potentials: ``f_k + g_l <= C_kl``, also at weights of zero.
     g : ndarray of shape (L,)
-        Likewise.
+        Target potentials.
 
     Raises
     ------
     ValueError
         If weights have no positive sum, or a cost is NaN or infinite.
     RuntimeError
-        If the network simplex stops early, or no potentials prove its plan optimal to a gap of
-        1e-9, relative to the cost that is left when the minima of rows and columns are taken away.
+        If the network simplex stops early, or the duality gap of its plan stays above 1e-9 of the
+        cost that remains after subtracting the minima of rows and columns.
     """
     total, target, C = a.sum(), b.sum(), np.ascontiguousarray(C)
     if not (total > 0 and target > 0):
@@ -75,18 +77,18 @@ def network_simplex(
         )
     a, b = a / total, b / target
     if a.all() and b.all():
-        P, f, g = _proven(a, b, C, eps)
+        P, f, g = _solve_reduced(a, b, C, eps)
     else:
         k, l = a != 0, b != 0
         P, f, g = np.zeros_like(C), np.zeros_like(a), np.zeros_like(b)
-        P[np.ix_(k, l)], f[k], g[l] = _proven(a[k], b[l], C[np.ix_(k, l)], eps)
+        P[np.ix_(k, l)], f[k], g[l] = _solve_reduced(a[k], b[l], C[np.ix_(k, l)], eps)
         f[~k] = (C[np.ix_(~k, l)] - g[l]).min(1)
-        g[~l] = (C[:, ~l] - f[:, None]).min(0)  # over all: feasible together
+        g[~l] = (C[:, ~l] - f[:, None]).min(0)  # over all rows, so that all constraints hold
     return (P if total == 1 else total * P), f, g
 
 
-def _proven(a, b, C, eps):
-    """Plan and potentials between positive weights of sum one, proven optimal."""
+def _solve_reduced(a, b, C, eps):
+    """Plan and potentials between positive weights of sum one, with a duality gap below `GAP`."""
     u = np.minimum.reduce(C, 1)
     R = C - u[:, None]
     v = np.minimum.reduce(R, 0)
@@ -105,10 +107,10 @@ def _proven(a, b, C, eps):
         S = R - f[:, None]
         S -= g
         gap = mass @ S.ravel()[used] - np.minimum.reduce(S, None)
-        # Where potentials are rounded to more than that, the gap is made of rounding.
+        # The gap is not meaningful below the rounding error of the potentials.
         rounding = EPS * ((f @ f) ** 0.5 + (g @ g) ** 0.5)
         if not gap + rounding <= GAP * value:
-            P, f, g = _refined(a, b, R, eps, P, f, g, used)
+            P, f, g = _refine(a, b, R, eps, P, f, g, used)
     f *= unit
     f += u
     g *= unit
@@ -116,25 +118,25 @@ def _proven(a, b, C, eps):
     return P, f, g
 
 
-def _refined(a, b, R, eps, P, f, g, used):
-    """Solve again on smaller scales, from a plan and potentials of too large a one."""
-    S, source, target = R, [np.zeros_like(f)], [np.zeros_like(g)]  # whose sums are the potentials
+def _refine(a, b, R, eps, P, f, g, used):
+    """Refine a plan and potentials by solving again with reduced costs, on smaller scales."""
+    S, source, target = R, [np.zeros_like(f)], [np.zeros_like(g)]  # the terms of the potentials
     for _ in range(MAX_REFINEMENTS):
         mass = P.ravel()[used]
         value = mass @ R.ravel()[used]
         if value == 0:
             return P, np.zeros_like(f), np.zeros_like(g)
-        reduced, least, rounding = _reduced(S, f, g)
+        reduced, minima, rounding = _reduced(S, f, g)
         gap = mass @ reduced.ravel()[used] + rounding
-        # An optimal plan differs from this one by cycles that take turns between the two: no
-        # cost there is larger than all costs of this plan in the cycle.
-        reach = S.ravel()[used].max(), reduced.ravel()[used].max() + rounding
-        if reach[1] < reach[0] or gap <= GAP * value:
+        # An optimal plan differs from this one by cycles that alternate between the two, in which
+        # its costs are at most the sum of this plan's: a bound on the costs that it can use.
+        largest = S.ravel()[used].max(), reduced.ravel()[used].max() + rounding
+        if largest[1] < largest[0] or gap <= GAP * value:
             middle = np.full_like(f, np.median(f))
-            S, source, target = reduced, [*source, f, least, -middle], [*target, g, middle[:1]]
+            S, source, target = reduced, [*source, f, minima, -middle], [*target, g, middle[:1]]
         if gap <= GAP * value:
-            return P, _total(source), _total(target)
-        unit = min(S.shape) * min(reach)
+            return P, _exact_sum(source), _exact_sum(target)
+        unit = min(S.shape) * min(largest)
         P, f, g, used = _plan(a, b, np.minimum(S / unit, 1.0), R, eps)
         f, g = unit * f, unit * g
     raise RuntimeError(
@@ -144,7 +146,7 @@ def _refined(a, b, R, eps, P, f, g, used):
 
 
 def _reduced(R, f, g):
-    """``R - f - g`` as if rounded once, less the least of each row; that least; the rounding."""
+    """``R - f - g`` in twofold precision, less the minima of its rows; these; a rounding bound."""
     column = f[:, None]
     first = R - column
     back = first - R
@@ -153,27 +155,30 @@ def _reduced(R, f, g):
     back = second - first
     error += (first - (second - back)) - (g + back)
     S = second + error
-    least = S.min(1)
-    return S - least[:, None], least, EPS**2 * (abs(f).max() + abs(g).max())
+    minima = S.min(1)
+    return S - minima[:, None], minima, EPS**2 * (abs(f).max() + abs(g).max())
 
 
-def _total(parts):
-    """The sum of vectors, rounded once: large parts of it may cancel."""
+def _exact_sum(parts):
+    """The sum of vectors, rounded only once, since large terms may cancel."""
     return np.array([math.fsum(entries) for entries in np.stack(np.broadcast_arrays(*parts), 1)])
 
 
 def _plan(a, b, C, R, eps):
-    """Plan for costs C, without rounding that is dear in R; potentials; where it is positive."""
+    """Plan and potentials for costs C, and the flat indices of the plan's positive entries.
+
+    Entries of the size of rounding are dropped where their cost in R would matter.
+    """
     P, f, g = _emd(a, b, C)
     flat = P.ravel()
     used = flat.nonzero()[0]
-    mass, few = flat[used], sum(C.shape) * eps
-    if not abs(mass.sum() - 1) <= MISSING:
+    mass, rounding_mass = flat[used], sum(C.shape) * eps
+    if not abs(mass.sum() - 1) <= MAX_MISSING_MASS:
         raise _stopped(f"a mass of {mass.sum()} instead of 1")
-    if mass.min() <= few:
-        # Weights that differ in their last bits send these elsewhere. It is no transport.
+    if mass.min() <= rounding_mass:
+        # These entries come from differences of the weights in their last bits.
         k, l = np.divmod(used, len(b))
-        rounding = mass <= np.minimum(few, NEGLIGIBLE * np.minimum(a[k], b[l]))
+        rounding = mass <= np.minimum(rounding_mass, MAX_DROPPED_SHARE * np.minimum(a[k], b[l]))
         cost = mass * R.ravel()[used]
         if cost[rounding].sum() >= eps**0.5 * cost[~rounding].sum():
             flat[used[rounding]] = 0
@@ -182,31 +187,32 @@ def _plan(a, b, C, R, eps):
 
 
 def _emd(a, b, C):
-    """Plan and potentials between positive weights."""
+    """Plan and potentials between positive weights, by POT's compiled solver."""
     solver = _solver()
     if solver is None:
-        return _emd_by_its_face(a, b, C)
+        return _public_emd(a, b, C)
     emd_c, check_result = solver
     P, _, f, g, code = emd_c(a, b, C, MAX_PIVOTS, 1)
     if code != 1:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # said in the error
+            warnings.simplefilter("ignore", UserWarning)  # its text is in the error
             raise _stopped(check_result(code))
     return P, f, g
 
 
 @functools.cache
 def _solver():
-    """POT's solver and its reading of exit codes, loaded when they are needed first."""
+    """POT's compiled solver and its translation of exit codes, imported at the first use."""
     try:
         from ot.lp.emd_wrap import check_result, emd_c
-    except ImportError:  # another POT than those that were tried
+    except ImportError:  # a version of POT with other modules
         return None
     return emd_c, check_result
 
 
-def _emd_by_its_face(a, b, C):
-    import ot  # takes longer to load than this package
+def _public_emd(a, b, C):
+    """Plan and potentials between positive weights, by POT's public function."""
+    import ot  # only here, since it takes longer to import than this package
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

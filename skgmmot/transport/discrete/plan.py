@@ -1,7 +1,7 @@
-"""Optimal transport between two weight vectors, with POT inside.
+"""Discrete optimal transport between two weight vectors, differentiable in weights and costs.
 
-A solver takes marginals ``a (K,)``, ``b (L,)`` and costs ``C (K, L)`` and returns a `Plan`; `solve`
-chooses among them by the penalties it is given. ``KL(p | q) = sum p log(p / q) - p + q``.
+A solver takes marginals ``a (K,)``, ``b (L,)`` and costs ``C (K, L)`` and returns a `Plan`. `solve`
+chooses among the solvers by the penalties. ``KL(p | q) = sum p log(p / q) - p + q``.
 """
 
 import math
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from skgmmot.transport.discrete.penalised import TransportSolution, solve_constants
 
-#: Bounds are tightened before more than this share of the costs are computed.
-MANY = 0.25
+#: Largest share of the costs that `solve_bounded` computes before it tightens the bounds: tighter
+#: bounds take about as long as a quarter of the costs.
+MAX_COSTS_SHARE = 0.25
 
 
 class Plan(NamedTuple):
@@ -25,18 +26,18 @@ class Plan(NamedTuple):
     coupling: Tensor
     """``P (K, L)``: the mass moved from each source component to each target component."""
     source_potential: Tensor
-    """``f (K,)``: the derivative of the cost in ``a``; of mean zero if both marginals are held."""
+    """``f (K,)``: the derivative of the cost in ``a``; centred if both marginals are prescribed."""
     target_potential: Tensor
-    """``g (L,)``: the derivative of the cost in ``b``, likewise."""
+    """``g (L,)``: the derivative of the cost in ``b``; centred in the same case."""
     cost: Tensor
-    """What was minimised, penalties included, differentiable in ``a``, ``b`` and ``C``. The part
-    that is transport alone is ``sum(P * C)``."""
+    """The minimum, penalties included, differentiable in ``a``, ``b`` and ``C``. Without the
+    penalties, the cost of transport is ``sum(P * C)``."""
 
 
 def exact(a: Tensor, b: Tensor, C: Tensor) -> Plan:
-    """Solve discrete optimal transport exactly, by the network simplex.
+    r"""Solve discrete optimal transport exactly, by the network simplex.
 
-    ``min_P sum(P * C)`` over ``P >= 0`` with ``P @ 1 = a`` and ``P.T @ 1 = b``.
+    .. math:: \min_{P \ge 0} \langle P, C\rangle, \qquad P 1 = a, \quad P^T 1 = b
 
     Parameters
     ----------
@@ -58,23 +59,25 @@ def exact(a: Tensor, b: Tensor, C: Tensor) -> Plan:
     ValueError
         If a cost or a weight is NaN or infinite.
     RuntimeError
-        If the network simplex stops early, or its plan cannot be proven optimal: the gap to the
-        dual problem must be 1e-9 at most of the cost that is left when the minima of rows and
-        columns are taken away.
+        If the network simplex stops early, or the duality gap of its plan exceeds 1e-9 of the cost
+        that remains after subtracting the minima of rows and columns.
 
     Notes
     -----
-    Solved in float64. The marginals of ``P`` are right to 1e-12 of the total; of weights in
-    float32, mass of the size of their rounding goes nowhere if it would make up the cost. Weights
-    of different dtypes are compared in the coarser one.
+    Solved in float64. The marginals of ``P`` are right to 1e-12 of the total. For weights in
+    float32, mass of the size of their rounding is dropped if it would make up much of the cost.
+    Weights of different dtypes are compared in the coarser one.
     """
     return solve(a, b, C)
 
 
 def entropic(a: Tensor, b: Tensor, C: Tensor, reg: float) -> Plan:
-    """Solve discrete optimal transport with an entropy, which spreads the plan.
+    r"""Solve discrete optimal transport with entropic regularisation.
 
-    ``min_P sum(P * C) + reg KL(P | a b^T)`` over ``P >= 0`` with ``P @ 1 = a`` and ``P.T @ 1 = b``.
+    .. math::
+
+        \min_{P \ge 0} \langle P, C\rangle + \mathrm{reg}\, KL(P \mid a b^T),
+        \qquad P 1 = a, \quad P^T 1 = b
 
     Parameters
     ----------
@@ -90,13 +93,13 @@ def entropic(a: Tensor, b: Tensor, C: Tensor, reg: float) -> Plan:
     Returns
     -------
     Plan
-        Its cost is the minimum, entropy included: zero only if ``C`` is, and not less than that of
-        `exact`. Gradients as there.
+        Its cost is the minimum, entropy included: zero only if ``C`` is zero, and not less than
+        that of `exact`. Gradients as in `exact`.
 
     Raises
     ------
     ValueError
-        If a cost, a weight or ``reg`` is not a number that it can be.
+        If a cost, a weight or ``reg`` is NaN, infinite or of the wrong sign.
     RuntimeError
         If it does not converge.
 
@@ -115,9 +118,12 @@ def entropic(a: Tensor, b: Tensor, C: Tensor, reg: float) -> Plan:
 def unbalanced(
     a: Tensor, b: Tensor, C: Tensor, reg_m: float | tuple[float, float], reg: float = 0.0
 ) -> Plan:
-    """Solve discrete optimal transport whose marginals are penalised instead of held.
+    r"""Solve unbalanced discrete optimal transport, whose marginals are penalised.
 
-    ``min_{P >= 0} sum(P * C) + lam0 KL(P @ 1 | a) + lam1 KL(P.T @ 1 | b) + reg KL(P | a b^T)``
+    .. math::
+
+        \min_{P \ge 0} \langle P, C\rangle + \lambda_0 KL(P 1 \mid a)
+            + \lambda_1 KL(P^T 1 \mid b) + \mathrm{reg}\, KL(P \mid a b^T)
 
     Parameters
     ----------
@@ -129,8 +135,8 @@ def unbalanced(
         Costs, not negative.
     reg_m : float or tuple of two floats
         Penalties ``(lam0, lam1)`` of the source and the target, in the unit of the costs: about the
-        cost above which mass is destroyed and made instead of moved. One number is both;
-        ``math.inf`` holds that marginal (semi-relaxed transport).
+        cost above which mass is destroyed and created instead of transported. One number is used
+        for both; ``math.inf`` prescribes that marginal (semi-relaxed transport).
     reg : float, default=0.0
         Weight of the entropy.
 
@@ -144,16 +150,16 @@ def unbalanced(
     Raises
     ------
     ValueError
-        If a cost, a weight or a penalty is not a number that it can be.
+        If a cost, a weight or a penalty is NaN, infinite or of the wrong sign.
     RuntimeError
-        If the gap to the dual problem stays above 1e-8 of the cost that is left when the minima
-        along a marginal that is held, and what the difference of the totals costs, are taken away.
+        If the duality gap stays above 1e-8 of the cost that remains after subtracting the minima
+        along a prescribed marginal and the cost of the difference of the totals.
 
     Notes
     -----
-    An interior-point method finds the potentials and with them both marginals (Sinkhorn's
-    iteration, where one is held and no cost is above ``reg``); without entropy, the plan is then
-    the exact one between these.
+    The potentials, and with them the marginals, are found by an interior-point method, or by
+    Sinkhorn's iteration if one marginal is prescribed and no cost is above ``reg``. Without
+    entropy, the plan is then the exact one between these marginals.
 
     References
     ----------
@@ -183,7 +189,7 @@ def solve(
     reg : float, default=0.0
         Weight of the entropy; 0 is without.
     reg_m : float, tuple of two floats or None, default=None
-        Penalties of the marginals; None holds both.
+        Penalties of the marginals; None prescribes both.
 
     Returns
     -------
@@ -193,7 +199,7 @@ def solve(
     Raises
     ------
     ValueError
-        If a cost, a weight or a penalty is not a number that it can be.
+        If a cost, a weight or a penalty is NaN, infinite or of the wrong sign.
     RuntimeError
         If it does not converge.
     """
@@ -211,11 +217,12 @@ def solve_bounded(
     tighter: Callable[[], Tensor] | None = None,
     reg_m: float | tuple[float, float] | None = None,
 ) -> Plan:
-    """Solve discrete optimal transport whose costs are dear to compute, by computing few of them.
+    """Solve discrete optimal transport while computing only the costs that the plan may use.
 
     A plan that is optimal for lower bounds of the costs, and uses only pairs whose bounds are the
-    costs themselves, is optimal. So bounds are replaced by costs where the plan uses them, and
-    where it might, until it uses no others; and all by tighter bounds, before many are.
+    costs themselves, is optimal. So bounds are replaced by costs where the plan uses them or might
+    use them, until it uses no others. Before many costs would be computed, all bounds are replaced
+    by tighter ones.
 
     Parameters
     ----------
@@ -228,9 +235,10 @@ def solve_bounded(
     costs : callable
         ``costs(k, l)`` returns the costs ``(n,)`` of the pairs of two index tensors.
     tighter : callable, default=None
-        ``tighter()`` returns other lower bounds ``(K, L)``, closer and dearer; called at most once.
+        ``tighter()`` returns tighter lower bounds ``(K, L)``, which take longer to compute; called
+        at most once.
     reg_m : float, tuple of two floats or None, default=None
-        Penalties of the marginals; None holds both.
+        Penalties of the marginals; None prescribes both.
 
     Returns
     -------
@@ -241,38 +249,38 @@ def solve_bounded(
     Raises
     ------
     ValueError
-        If a bound, a weight or a penalty is not a number that it can be.
+        If a bound, a weight or a penalty is NaN, infinite or of the wrong sign.
     RuntimeError
         If it does not converge.
     """
     penalties = penalties_of(reg_m)
     a_, b_, bounds = _constants(a, b, lower)
-    C = bounds.clone()  # costs that are known, and guesses of the others
-    asked, position = [], torch.full(C.shape, -1)  # where the costs of a pair are among those asked
+    C = bounds.clone()  # known costs, and estimates of the others
+    computed, position = [], torch.full(C.shape, -1)  # index of each pair among computed costs
     while True:
         solution = solve_constants(a_, b_, C, penalties, 0.0, _precision(a, b))
         may_be_used = bounds < solution.f.unsqueeze(1) + solution.g
         wanted = (position < 0) & (may_be_used | (solution.P > 0))
         if not wanted.any():
             break
-        if tighter is not None and wanted.double().mean() > MANY:
+        if tighter is not None and wanted.double().mean() > MAX_COSTS_SHARE:
             bounds, tighter = torch.maximum(bounds, tighter().to(bounds)), None
         else:
             k, l = wanted.nonzero(as_tuple=True)
-            position[k, l] = torch.arange(len(k)) + sum(len(t) for t in asked)
-            asked.append(costs(k.to(lower.device), l.to(lower.device)))
-            C[k, l] = asked[-1].detach().to(C)
+            position[k, l] = torch.arange(len(k)) + sum(len(t) for t in computed)
+            computed.append(costs(k.to(lower.device), l.to(lower.device)))
+            C[k, l] = computed[-1].detach().to(C)
         known = position >= 0
-        # Where bounds are as far below the costs as they were so far.
+        # Unknown costs are estimated as their bounds plus the mean difference so far.
         C = torch.where(known, C, bounds + (C - bounds)[known].mean().nan_to_num().clamp(min=0))
     plan = _as_plan(a, b, lower.detach(), solution)
     k, l = solution.P.nonzero(as_tuple=True)
-    used = torch.cat(asked)[position[k, l].to(lower.device)] if asked else lower.new_zeros(0)
+    used = torch.cat(computed)[position[k, l].to(lower.device)] if computed else lower.new_zeros(0)
     return plan._replace(cost=plan.cost + plan.coupling[k, l] @ (used - used.detach()))
 
 
 def same_precision(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weights in the coarser of their dtypes, in which equal ones are equal.
+    """Return weights rounded to the coarser of their dtypes, in which equal weights compare equal.
 
     Parameters
     ----------
@@ -282,7 +290,7 @@ def same_precision(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     tuple of two Tensors
-        The same; rounded to the other's dtype where that holds fewer digits.
+        The weights, both in the dtype with fewer digits.
     """
     if a.dtype == b.dtype:
         return a, b
@@ -291,17 +299,17 @@ def same_precision(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def penalties_of(reg_m: float | tuple[float, float] | None) -> tuple[float, float]:
-    """Return the penalties of both marginals.
+    """Validate the penalties of the marginals, and return one for each.
 
     Parameters
     ----------
     reg_m : float, tuple of two floats or None
-        What the user gave.
+        The argument of the user.
 
     Returns
     -------
     tuple of two floats
-        ``(lam0, lam1)``, infinite where the marginal is held.
+        ``(lam0, lam1)``, infinite where the marginal is prescribed.
 
     Raises
     ------
@@ -322,17 +330,17 @@ def penalties_of(reg_m: float | tuple[float, float] | None) -> tuple[float, floa
 
 
 def entropy_of(reg: float) -> float:
-    """Return the weight of the entropy.
+    """Validate the weight of the entropy, and return it as a float.
 
     Parameters
     ----------
     reg : float
-        What the user gave.
+        The argument of the user.
 
     Returns
     -------
     float
-        The same.
+        The weight.
 
     Raises
     ------
@@ -355,13 +363,13 @@ def transposed(plan: Plan) -> Plan:
     Returns
     -------
     Plan
-        The same plan the other way round.
+        The transposed plan, with its potentials exchanged.
     """
     return Plan(plan.coupling.mT, plan.target_potential, plan.source_potential, plan.cost)
 
 
 def _penalty(name: str, value, *, zero: bool = False, infinite: bool = False) -> float:
-    """A penalty as a number."""
+    """Validate a penalty, and return it as a float."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(
             f"{name} must be a number, got {value!r}. It is a penalty in the unit of the costs."
@@ -377,7 +385,7 @@ def _penalty(name: str, value, *, zero: bool = False, infinite: bool = False) ->
 
 
 def _constants(a: Tensor, b: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights and costs as the solvers want them: float64, on the CPU, and finite."""
+    """Weights and costs as float64 constants on the CPU, checked to be finite."""
     a, b, C = (t.detach().to("cpu", torch.float64) for t in (*same_precision(a, b), C))
     sizes = [np.maximum.reduce(np.abs(t.numpy()), None) for t in (a, b, C)]
     if not math.isfinite(sum(sizes)):
@@ -388,12 +396,12 @@ def _constants(a: Tensor, b: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _precision(a: Tensor, b: Tensor) -> float:
-    """The relative precision of weights."""
+    """The machine epsilon of the coarser dtype of two weights."""
     return max(torch.finfo(weights.dtype).eps for weights in (a, b))
 
 
 def _as_plan(a: Tensor, b: Tensor, C: Tensor, solution: TransportSolution) -> Plan:
-    """A solution in the dtype and on the device of the costs, with the gradients of its cost."""
+    """Convert a solution to the dtype and device of the costs, and attach the cost's gradients."""
     P, f, g = (t.to(C) for t in (solution.P, *solution.derivatives))
     cost = C.new_tensor(solution.value)
     # Added zeros whose derivatives are the plan and the potentials.

@@ -30,7 +30,7 @@ from scipy.sparse.linalg import splu
 from scipy.spatial import KDTree
 
 from skgmmot.numerics.linalg import bures_map
-from skgmmot.transport.discrete.assignment import assigned
+from skgmmot.transport.discrete.assignment import assign_cells
 from skgmmot.transport.discrete.network_simplex import network_simplex
 from skgmmot.transport.semidiscrete.power_diagram import PowerDiagram, power_diagram
 
@@ -413,7 +413,7 @@ def _discrete_heights(density, sites: Array, masses: Array) -> Array:
     b = (masses + 1 / n) / 2
     C = -2 * nodes @ sites.T
     P, _, psi = network_simplex(a, b, C - C.min())
-    return -assigned(P, a, b, C, psi)[1]
+    return -assign_cells(P, a, b, C, psi)[1]
 
 
 def _coarsened(sites: Array, masses: Array) -> tuple[Array, Array]:

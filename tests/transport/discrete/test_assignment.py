@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skgmmot.transport.discrete.assignment import assigned
+from skgmmot.transport.discrete.assignment import assign_cells
 from skgmmot.transport.discrete.network_simplex import network_simplex
 
 
@@ -20,7 +20,7 @@ def test_the_middle_of_the_potentials_is_half_way_between_the_samples():
     x, y = np.array([0.0, 1.0, 4.0, 7.0]), np.array([0.0, 6.0])
     C = (x[:, None] - y) ** 2
     a, b, P = np.full(4, 0.25), np.full(2, 0.5), np.repeat(np.eye(2), 2, axis=0) / 4
-    label, psi = assigned(P, a, b, C, np.array([0.0, 12.0]))
+    label, psi = assign_cells(P, a, b, C, np.array([0.0, 12.0]))
     assert label.tolist() == [0, 0, 1, 1]
     # at 2.5: (2.5 - 0)^2 - psi_0 = (2.5 - 6)^2 - psi_1
     assert np.allclose(psi, [-3.0, 3.0])
@@ -30,7 +30,7 @@ def test_the_middle_of_the_potentials_is_half_way_between_the_samples():
 def test_cells_are_as_equal_as_numbers_allow_and_are_those_of_the_potentials(n, m):
     for seed in range(5):
         a, b, C, P, psi = problem(n, m, seed)
-        label, psi = assigned(P, a, b, C, psi)
+        label, psi = assign_cells(P, a, b, C, psi)
         counts = np.bincount(label, minlength=m)
         assert counts.max() - counts.min() <= (n % m > 0)
         assert np.array_equal((C - psi).argmin(1), label)
@@ -44,7 +44,7 @@ def test_a_sample_of_two_cells_goes_to_the_one_that_gets_more_of_it():
     a, b = np.array([0.4, 0.3, 0.3]), np.array([0.6, 0.4])
     P, _, psi = network_simplex(a, b, C)
     assert np.allclose(P[1], [0.2, 0.1])
-    label, psi = assigned(P, a, b, C, psi)
+    label, psi = assign_cells(P, a, b, C, psi)
     assert label.tolist() == [0, 0, 1] and (C - psi).argmin(1).tolist() == [0, 0, 1]
 
 
@@ -53,5 +53,5 @@ def test_samples_without_a_share_worth_the_name_go_to_the_best_cell():
     none = np.zeros((1, 4))
     a, P = np.append(a, 1e-200), np.vstack([P, none])
     C = np.vstack([C, C[:1]])
-    label, _ = assigned(P, a, b, C, psi)
+    label, _ = assign_cells(P, a, b, C, psi)
     assert label[-1] == label[0]
