@@ -6,6 +6,7 @@ left alone in evaluation mode.
 """
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from sklearn.base import clone
@@ -15,7 +16,6 @@ from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.fitting.em.fit import fit_em
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.linalg import safe_sqrt
@@ -152,7 +152,8 @@ or tuple (weights, means, covariances), default='kmeans'
         """Where the next fit starts; None if the next batch is to find its own start."""
         if self.means is None:
             return None
-        return GaussianMixtureParams(self.weights, self.means, self.covariances)
+        kind = self.estimator._covariance().reduced(*self.means.shape)
+        return GaussianMixtureParams(self.weights, self.means, self.covariances, kind)
 
     def reset(self) -> None:
         """Forget the kept mixture: the next fit starts as the first did."""
@@ -214,27 +215,25 @@ or tuple (weights, means, covariances), default='kmeans'
         e = self.estimator
         return f"{e.n_components}, covariance_type={e.covariance_type!r}, gradient={e.gradient!r}"
 
-    def _as_start(self, mixture) -> GaussianMixtureParams:
-        """A given start, checked to be of the layer's size and type."""
-        params, _ = as_mixture(mixture, "init_params")
-        if params.means.shape == (1, 1):  # all types are the same there, but for their storage
-            storage = COVARIANCE_TYPES[self.estimator.covariance_type].shape(1, 1)
-            params = params._replace(covariances=params.covariances.reshape(storage))
-        difference = self._difference(params)
+    def _as_start(self, mixture) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights, means and covariances of a start, checked to be of the layer's size and type."""
+        weights, means, covariances = as_mixture(mixture, "init_params")[0].detach()
+        if means.shape == (1, 1):  # all types are the same there, but for their storage
+            covariances = covariances.reshape(self.estimator._covariance().shape(1, 1))
+        difference = self._difference((weights, means, covariances))
         if difference:
             raise ValueError(f"init_params {difference}")
-        return params.detach()
+        return weights, means, covariances
 
-    def _difference(self, params: GaussianMixtureParams) -> str:
-        """In what a mixture is not one of this layer's; empty if it is."""
-        K, name = self.estimator.n_components, self.estimator.covariance_type
-        found = params.means.shape, params.covariances.shape
-        if len(found[0]) == 2 and found[1] == COVARIANCE_TYPES[name].shape(K, found[0][1]):
+    def _difference(self, parameters: Sequence[Tensor]) -> str:
+        """In what weights, means and covariances are not a mixture of this layer's; or nothing."""
+        K, kind = self.estimator.n_components, self.estimator._covariance()
+        means, covariances = (tuple(t.shape) for t in parameters[1:])
+        if len(means) == 2 and covariances == kind.shape(K, means[1]):
             return ""
         return (
-            f"must be a mixture of {K} components with covariances of type {name!r}, got means "
-            f"{tuple(found[0])} and covariances {tuple(found[1])}. Match n_components and "
-            "covariance_type."
+            f"must be a mixture of {K} components with covariances of type {kind.name!r}, got "
+            f"means {means} and covariances {covariances}. Match n_components and covariance_type."
         )
 
     def _checked(self, X, sample_weight) -> tuple[Tensor, Tensor | None]:
@@ -272,12 +271,11 @@ or tuple (weights, means, covariances), default='kmeans'
         if local_metadata and self._given is None and all(t is None for t in saved):
             self.reset()
         if self.mixture is None and all(t is not None for t in saved):
-            params = GaussianMixtureParams(*saved)
-            difference = self._difference(params)
+            difference = self._difference(saved)
             if difference:
                 others[-1].append(f"the saved state {difference}")  # torch raises them together
                 return
-            self.weights, self.means, self.covariances = (torch.empty_like(t) for t in params)
+            self.weights, self.means, self.covariances = (torch.empty_like(t) for t in saved)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
 
@@ -365,12 +363,13 @@ of shape (n, d)
         )  # refuses wrong penalties, here and now
         for name, tensor in zip(params._fields, params.detach(), strict=True):
             self.register_buffer(f"target_{name}", tensor)
+        self._target_type = params.covariance_type
 
     @property
     def target(self) -> GaussianMixtureParams:
         """The target mixture."""
         return GaussianMixtureParams(
-            self.target_weights, self.target_means, self.target_covariances
+            self.target_weights, self.target_means, self.target_covariances, self._target_type
         )
 
     def forward(self, X: Tensor, sample_weight: Tensor | None = None) -> Tensor:

@@ -9,7 +9,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skgmmot._inputs.arrays import ArrayKind, as_tensor, joint_kind, kind_of, on_device
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.base import CovarianceType
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, SPHERICAL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.distance import check_dimensions
 
@@ -90,12 +91,12 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64, *, any_mass=False):
     ValueError
         If the arrays are not a mixture.
     """
-    if hasattr(mixture, "covariance_type"):
+    if isinstance(mixture, GaussianMixtureParams):
+        given = (*mixture, mixture.covariance_type)
+    elif hasattr(mixture, "covariance_type"):
         check_is_fitted(mixture, "means_", msg=_not_fitted(name))
         covariance_type = getattr(mixture, "covariance_type_", mixture.covariance_type)
         given = (*attributes(mixture, "covariances_", name), covariance_type)
-    elif isinstance(mixture, GaussianMixtureParams):
-        given = (*mixture, covariance_type_of(mixture.covariances).name)
     elif isinstance(mixture, tuple) and len(mixture) in (3, 4):
         given = mixture
     else:
@@ -124,7 +125,7 @@ def _not_fitted(name) -> str:
 
 def shown_type(params: GaussianMixtureParams) -> str:
     """The name of a mixture's covariance type: of a single matrix, full rather than tied."""
-    kind = covariance_type_of(params.covariances)
+    kind = params.covariance_type
     return "full" if kind.shared and len(params.weights) == 1 else kind.name
 
 
@@ -282,21 +283,15 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None, *, any
             "a mixture must have at least one component and one feature, got means of shape "
             f"{(K, d)}. Pass one row of means for each component."
         )
-    if covariance_type is not None and covariance_type not in COVARIANCE_TYPES:
-        raise ValueError(
-            f"the covariance type of a mixture must be one of {sorted(COVARIANCE_TYPES)}, got "
-            f"{covariance_type!r}. Name one of them, or leave it out."
-        )
     found = {}
-    for name in COVARIANCE_TYPES if covariance_type is None else [covariance_type]:
-        covariance = COVARIANCE_TYPES[name]
+    for covariance in _possible_types(covariance_type):
         storage = covariance.shape(K, d)
         if covariances.shape == storage:
-            found[storage] = covariances
+            found[covariance.reduced(K, d)] = covariances
         elif covariances.shape == covariance.public_shape(K, d):
-            found[storage] = covariance.from_public(covariances)
+            found[covariance.reduced(K, d)] = covariance.from_public(covariances)
     if K == d == 1 and found:
-        found = {(1, 1): covariances.reshape(1, 1)}  # all types are the same there
+        found = {SPHERICAL: covariances.reshape(1, 1)}  # all types are the same there
     if len(found) != 1:
         requirement = "fit one covariance type" if found else "fit a covariance type"
         raise ValueError(
@@ -304,12 +299,25 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None, *, any
             f"{tuple(covariances.shape)}. Use (K, d, d), (1, d, d) if tied, (K, d) if diagonal, "
             "(K, 1) if spherical, or name the type as a fourth entry."
         )
-    (covariances,) = found.values()
-    params = GaussianMixtureParams(
-        *(t.to(device=kind.device) for t in (weights, means, covariances))
-    )
+    ((covariance, covariances),) = found.items()
+    tensors = (t.to(device=kind.device) for t in (weights, means, covariances))
+    params = GaussianMixtureParams(*tensors, covariance)
     check_mixture(params, *eps, any_mass=any_mass)
     return params, kind
+
+
+def _possible_types(covariance_type) -> list[CovarianceType]:
+    """The types that a mixture may have, given its type, the name of one, or None."""
+    if covariance_type is None:
+        return list(COVARIANCE_TYPES.values())
+    if isinstance(covariance_type, CovarianceType):
+        return [covariance_type]
+    if covariance_type not in COVARIANCE_TYPES:
+        raise ValueError(
+            f"the covariance type of a mixture must be one of {sorted(COVARIANCE_TYPES)}, got "
+            f"{covariance_type!r}. Name one of them, or leave it out."
+        )
+    return [COVARIANCE_TYPES[covariance_type]]
 
 
 def rounding(array) -> float:
@@ -328,7 +336,7 @@ def in_double(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
     weights = mixture.weights.double()
     if mixture.weights.dtype != torch.float64:
         weights = weights / weights.detach().sum()
-    return GaussianMixtureParams(weights, mixture.means.double(), mixture.covariances.double())
+    return mixture.map(Tensor.double)._replace(weights=weights)
 
 
 def check_means(weights: Tensor, means: Tensor) -> None:

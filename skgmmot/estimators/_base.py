@@ -110,7 +110,10 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
     def _params(self, dtype=None, device=None) -> GaussianMixtureParams:
         """The fitted mixture as a value."""
         check_is_fitted(self, "means_")
-        return GaussianMixtureParams(*self._tensors("covariances_")).to(dtype=dtype, device=device)
+        weights, means, covariances = self._tensors("covariances_")
+        kind = self._covariance().reduced(*means.shape)
+        params = GaussianMixtureParams(weights, means, covariances, kind)
+        return params.to(dtype=dtype, device=device)
 
     def _prepared(self, like: torch.Tensor) -> PreparedMixture:
         """The fitted mixture ready for densities, in float64 and on the device of ``like``."""
@@ -125,7 +128,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             )
         to = {"dtype": torch.float64, "device": like.device}
         weights, means, factors = (t.to(**to) for t in (weights, means, factors))
-        return PreparedMixture.of(weights, means, factors)
+        kind = self._covariance().reduced(*means.shape)
+        return PreparedMixture.of(weights, means, factors, kind)
 
     def _factored(self):
         """The fitted weights and means, and factors of the precisions that nobody has set."""

@@ -170,6 +170,7 @@ def start(
         torch.ones(K, **options),
         torch.zeros(K, d, **options),
         torch.zeros(kind.shape(K, d), **options),
+        kind.reduced(K, d),
     )
 
     def blocks():
@@ -199,7 +200,7 @@ def start(
         about_origin = kind.move_scatter(scatter, mass, zero.means, centre.means)
         total = (mass.sum(0, keepdim=True), zero.means[:1], about_origin.sum(0, keepdim=True))
         covariances = kind.where(alive, covariances, kind.estimate(*total, em.reg_covar))
-    return GaussianMixtureParams(mass / em.total, centre.means, covariances)
+    return centre._replace(weights=mass / em.total, covariances=covariances)
 
 
 def balanced(
@@ -221,7 +222,8 @@ def balanced(
     if covariances is None:
         K, d = n_components, em.X.shape[1]
         covariances = SMALL * everything.covariances.expand(kind.shape(K, d))
-    theta0 = untilted(GaussianMixtureParams(weights, means, covariances))
+    kind = kind.reduced(*means.shape)
+    theta0 = untilted(GaussianMixtureParams(weights, means, covariances, kind))
     found = iterate(SinkhornEM(em), theta0, tol=BALANCED_TOL, max_iter=BALANCED_ITER)
     return found.value.mixture()
 
@@ -354,15 +356,15 @@ def one_start(
         given = given if run == 0 else (given[0], None, None)
         return balanced(em, given, estimator._covariance(), estimator.n_components, rng)
     if all(part is not None for part in given):
-        return GaussianMixtureParams(*given)
+        kind = estimator._covariance().reduced(*given[1].shape)
+        return GaussianMixtureParams(*given, kind)
     assignment = assign(estimator.init_params, grouped or em, estimator.n_components, rng)
     found = start(assignment, em, estimator._covariance(), estimator.n_components)
     if estimator.max_iter == 0:
         # Nothing normalises the weights of a start later: do it now.
         found = found._replace(weights=found.weights / found.weights.sum())
-    return GaussianMixtureParams(
-        *(f if g is None else g for f, g in zip(found, given, strict=True))
-    )
+    parts = (f if g is None else g for f, g in zip(found, given, strict=True))
+    return GaussianMixtureParams(*parts, found.covariance_type)
 
 
 # --- starts given by the user (the texts are scikit-learn's: programs match them) -----------------

@@ -124,7 +124,7 @@ class MixtureBarycenter(MixtureEstimator):
         "covariance_type": [StrOptions(set(COVARIANCE_TYPES)), None],
         "method": [StrOptions({"auto", "exact", "fixed_point"})],
         "fixed_weights": ["boolean"],
-        "init": [HasMethods(["score_samples"]), tuple, None],
+        "init": [HasMethods(["score_samples"]), tuple, GaussianMixtureParams, None],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -258,8 +258,9 @@ class MixtureBarycenter(MixtureEstimator):
     def _exact(self, mixtures, weights):
         """The exact barycentre and how it was found."""
         found = barycenter.exact_barycenter(mixtures, weights)
-        covariances = self._kind(mixtures).nearest(found.full_covariances(), found.weights)
-        found = found._replace(covariances=covariances)
+        kind = self._kind(mixtures)
+        covariances = kind.nearest(found.full_covariances(), found.weights)
+        found = found._replace(covariances=covariances, covariance_type=kind)
         value = barycenter.objective(found, mixtures, weights)
         return found, {"method_": "exact", "objective_": value, "converged_": True, "n_iter_": 0}
 

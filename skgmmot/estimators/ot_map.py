@@ -25,7 +25,7 @@ from skgmmot._inputs.mixtures import as_mixture, is_mixture
 from skgmmot.estimators._base import whole_fit
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.geodesic import known_mixture
-from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams, join
 from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics import blocks
@@ -411,6 +411,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if "_ends" in state:
             state = {k: v for k, v in state.items() if k not in ("_mapping", "_reaches")}
             device = state["_ends"][0].means.device
+            state["_types"] = [end.covariance_type.name for end in state["_ends"][:2]]
             state["_ends"] = [[t.cpu().numpy() for t in end] for end in state["_ends"]]
             state["_device"] = str(device)
         return state
@@ -418,13 +419,17 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def __setstate__(self, state):
         """Take over a state and work out the maps."""
         state = dict(state)
-        device = state.pop("_device", None)
+        device, names = state.pop("_device", None), state.pop("_types", ())
         super().__setstate__(state)
         if device is not None:
             source, target, plan = (
                 [torch.from_numpy(np.array(t)).to(device) for t in end] for end in self._ends
             )
-            self._ends = GaussianMixtureParams(*source), GaussianMixtureParams(*target), Plan(*plan)
+            source, target = (
+                GaussianMixtureParams(*end, COVARIANCE_TYPES[name])
+                for end, name in zip((source, target), names, strict=True)
+            )
+            self._ends = source, target, Plan(*plan)
             self._prepare(*self._ends)
 
     @single_threaded_torch()
@@ -706,7 +711,7 @@ class _Reach(NamedTuple):
     @classmethod
     def of(cls, mixture):
         """Five deviations around the means; ten times as far out is far."""
-        spread = 5 * covariance_type_of(mixture.covariances).diagonals(mixture.covariances).sqrt()
+        spread = 5 * mixture.covariance_type.diagonals(mixture.covariances).sqrt()
         counts = mixture.weights > 0
         low, high = (mixture.means - spread)[counts], (mixture.means + spread)[counts]
         low, high = low.amin(0), high.amax(0)

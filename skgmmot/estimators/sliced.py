@@ -17,7 +17,7 @@ from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
 from skgmmot.fitting.em.iterations import climb
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.sliced import SlicedObjective, Whitening, fit_sliced, refine_sliced
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
 from skgmmot.numerics.minimise import EPOCH, N_HALVINGS, OPTIMIZERS
@@ -412,7 +412,8 @@ class _Problem:
     """
 
     def __init__(self, estimator, X, sample_weight, like=None, n_iter=0):
-        self.estimator, self.kind = estimator, estimator._covariance()
+        self.estimator = estimator
+        self.kind = estimator._covariance().reduced(estimator.n_components, X.shape[1])
         self.rng = check_random_state(estimator.random_state)
         self.X, self.origin = X, blocks.origin(X, sample_weight)
         if like is None:
@@ -515,7 +516,8 @@ class _Problem:
             rng = check_random_state(self.estimator.random_state)
             found = _init.start(_init.assign("kmeans", grouped, K, rng), em, self.kind, K)
             given = zip(found, self._given(grouped), strict=True)
-            start = GaussianMixtureParams(*(f if g is None else g for f, g in given))
+            parts = (f if g is None else g for f, g in given)
+            start = GaussianMixtureParams(*parts, found.covariance_type)
             return climb(em, start, tol=EM_TOL, max_iter=EM_MAX_ITER).value
 
     def _given(self, em):
@@ -529,7 +531,8 @@ class _Problem:
                 *(
                     zero.expand(shape) if part is None else part
                     for part, shape in zip((weights, means, covariances), shapes, strict=True)
-                )
+                ),
+                self.kind,
             )
         )
         parts = zip((weights, means, covariances), moved, strict=True)
@@ -594,7 +597,7 @@ def _narrowed(theta: GaussianMixtureParams, variance: float) -> GaussianMixtureP
 
     Wide components all look alike from everywhere, and draw together.
     """
-    kind = covariance_type_of(theta.covariances)
+    kind = theta.covariance_type
     widest = float(kind.diagonals(theta.covariances).mean())
     return theta._replace(covariances=theta.covariances * min(1.0, variance / widest))
 
@@ -630,7 +633,7 @@ def _shares(sample_weight, like):
 
 def _whole(theta: GaussianMixtureParams):
     """The second moment of a mixture about the origin, in storage."""
-    kind, weights = covariance_type_of(theta.covariances), theta.weights
+    kind, weights = theta.covariance_type, theta.weights
     between = kind.scatter(theta.means.unsqueeze(0), weights.unsqueeze(0))
     each = theta.covariances.expand(len(weights), *theta.covariances.shape[1:])
     return between + torch.tensordot(weights, each, dims=1).unsqueeze(0)

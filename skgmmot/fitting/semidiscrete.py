@@ -15,7 +15,6 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from skgmmot.gaussian.coordinates import FreeCoordinates
-from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
@@ -199,7 +198,7 @@ def with_added_variance(mixture: GaussianMixtureParams, variance: float) -> Gaus
         The same with covariances ``Sigma_k + variance I``.
     """
     added = variance
-    if not covariance_type_of(mixture.covariances).diagonal:
+    if not mixture.covariance_type.diagonal:
         added = variance * torch.eye(mixture.means.shape[1]).to(mixture.means)
     return mixture._replace(covariances=mixture.covariances + added)
 

@@ -188,7 +188,8 @@ class SlicedObjective:
         """The inverse of `to_point`, up to ``reg_covar``; differentiable."""
         log_weights, means, roots = point
         covariances = self.kind.from_root(roots, self.reg_covar)
-        return GaussianMixtureParams(torch.softmax(log_weights, dim=0), means, covariances)
+        weights = torch.softmax(log_weights, dim=0)
+        return GaussianMixtureParams(weights, means, covariances, self.kind)
 
     # --- distances -----------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import PreparedMixture
 from skgmmot.gaussian.products import FeatureEStep, WhiteningEStep, accurate_dtype
 
@@ -69,7 +68,7 @@ def for_many(
     dtype = accurate_dtype(centred, origin.dtype)
     if dtype is None:
         return mixture
-    kind = covariance_type_of(mixture.factors)
+    kind = mixture.covariance_type
     whitened = WhiteningEStep.is_faster(kind, *mixture.means.shape)
     found = ProductMixture(*exact)
     found.step = (WhiteningEStep if whitened else FeatureEStep)(centred, origin)

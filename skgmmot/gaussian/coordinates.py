@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import EMPTY, GaussianMixtureParams
 
 
@@ -22,7 +21,7 @@ class FreeCoordinates:
     def __init__(self, like: GaussianMixtureParams):
         variances = like.full_covariances().diagonal(dim1=-2, dim2=-1) + like.means.square()
         self.scale = (like.weights @ variances).sqrt()  # (d,)
-        self.kind = covariance_type_of(like.covariances)
+        self.kind = like.covariance_type
         self.shapes = [t.shape for t in like]
 
     def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
@@ -43,6 +42,7 @@ class FreeCoordinates:
             torch.softmax(weights, dim=0),
             means * self.scale,
             self._covariances_from_free(free),
+            self.kind,
         )
 
     def _covariances_to_free(self, covariances: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class FisherCoordinates:
     """
 
     def __init__(self, mixture: GaussianMixtureParams, share: Tensor):
-        self.mixture, self.kind = mixture, covariance_type_of(mixture.covariances)
+        self.mixture, self.kind = mixture, mixture.covariance_type
         self.factors = self.kind.factor(mixture.covariances)
         self.inverses = self.kind.precision_factor(mixture.covariances)
         self.precisions = self.kind.precisions(self.inverses)
@@ -141,6 +141,7 @@ class FisherCoordinates:
             weights / self.root,
             self._rows(means * self.root.unsqueeze(-1), back),
             self.kind.congruence(covariances * self.spread, back),
+            self.kind,
         )
 
     def retracted(self, vector: Tensor) -> GaussianMixtureParams:
@@ -155,13 +156,15 @@ class FisherCoordinates:
             weights * (w.sum() / weights.sum()),
             means,
             self.kind.squared(covariances / (2 * self.spread), self.factors),
+            self.kind,
         )
 
     def of_velocities(self, shift: Tensor, bend: Tensor) -> Tensor:
         """The change of a mixture whose components move at these velocities, weights held."""
         _, means, covariances = self.mixture
         bent = self.kind.anticommutator(bend, covariances) * (2 / self.kind.pooled(means.shape[1]))
-        return self.of_change(GaussianMixtureParams(torch.zeros_like(shift[..., 0]), shift, bent))
+        nothing = torch.zeros_like(shift[..., 0])
+        return self.of_change(GaussianMixtureParams(nothing, shift, bent, self.kind))
 
     def _rows(self, rows, storage):
         return self.kind.apply(rows.unsqueeze(-2), storage).squeeze(-2)
@@ -202,7 +205,7 @@ def velocities(
         The symmetric part of ``U / w``, in storage.
     """
     w, _, covariances = mixture
-    kind = covariance_type_of(covariances)
+    kind = mixture.covariance_type
     mass = torch.where(w > EMPTY, w, 1.0)  # a component without weight has no say
     total = w.sum(0, keepdim=True) if kind.shared else mass
     total = total.view(-1, *[1] * (covariances.ndim - 1))
@@ -233,8 +236,8 @@ def descended(
     GaussianMixtureParams
         The mixture there.
     """
-    w, means, covariances = mixture
-    kind = covariance_type_of(covariances)
+    _, means, covariances = mixture
+    kind = mixture.covariance_type
     shift, bend = velocities(mixture, of_means, of_covariances)
     bend = bend * (-2 * step / kind.pooled(means.shape[1]))
-    return GaussianMixtureParams(w, means - step * shift, kind.pushed(covariances, bend))
+    return mixture._replace(means=means - step * shift, covariances=kind.pushed(covariances, bend))

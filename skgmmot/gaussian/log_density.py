@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 
 #: Below this log-density, where distances are ``1 / eps`` spreads, squares hide in their rounding
@@ -153,10 +152,10 @@ def _of_zero_weights(mixture: PreparedMixture, X: Tensor, joint: Tensor) -> Tens
 def _zero_shares(mixture: PreparedMixture, X: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
     """Components of weight zero, and ``w_k g_k(x_i) / p(x_i)``: zeros that have derivatives."""
     zero = (mixture.weights == 0).nonzero().squeeze(1)
-    w, factors = mixture.weights[zero], mixture.factors
-    if not covariance_type_of(factors).shared:
+    w, factors, kind = mixture.weights[zero], mixture.factors, mixture.covariance_type
+    if not kind.shared:
         factors = factors[zero]
-    log_g = PreparedMixture(torch.zeros_like(w), mixture.means[zero], factors).log_joint(X)
+    log_g = PreparedMixture(torch.zeros_like(w), mixture.means[zero], factors, kind).log_joint(X)
     # Where such a component has all the density its derivative is huge, but no infinity.
     largest = math.log(torch.finfo(X.dtype).max) / 2
     ratio = (log_g - log_p).nan_to_num(-torch.inf).clamp(max=largest).exp()
@@ -170,7 +169,7 @@ def _nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
     first term decides, and where it is equal (shared covariances) the second.
     """
     mixture = mixture.to()
-    kind = covariance_type_of(mixture.factors)
+    kind = mixture.covariance_type
     X = X.to(mixture.factors.dtype)
     factors = mixture.factors / mixture.factors.abs().max()  # so that no product overflows
     u = (X / X.abs().amax(1, keepdim=True)).expand(len(mixture.means), -1, -1)  # (K, n, d)

@@ -5,51 +5,101 @@ in log space, and samples are centred at each component before anything else is 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.covariance.base import CovarianceType
+from skgmmot.gaussian.covariance.registry import DIAG, FULL, type_of_storage
+from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
 
 #: A component of less weight has no samples, and no scale and no say of its own.
 EMPTY = 1e-12
 
 
-class GaussianMixtureParams(NamedTuple):
-    """A Gaussian mixture ``sum_k w_k N(m_k, Sigma_k)``: three tensors, one value.
+@as_pytree
+@dataclass(frozen=True, slots=True, eq=False)
+class GaussianMixtureParams(TypedTensors):
+    """A Gaussian mixture ``sum_k w_k N(m_k, Sigma_k)``: three tensors and a covariance type.
 
-    The shape of ``covariances`` is their type; see `skgmmot.gaussian.covariance.registry`.
+    It iterates over its three tensors, ``_replace`` and ``map`` change them, and torch walks it as
+    a pytree. Changes and cotangents of mixtures are of this class too; their tensors may have axes
+    before their own.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (K,)
+        ``w``, non-negative, of sum one.
+    means : Tensor of shape (K, d)
+        ``m``.
+    covariances : Tensor
+        ``Sigma``, in the storage of their covariance type: ``(K, d, d)`` if full, ``(1, d, d)`` if
+        tied, ``(K, d)`` if diagonal, ``(K, 1)`` if spherical.
+    covariance_type : CovarianceType, default=None
+        The type, with which nothing is checked. None finds it by the shape of the covariances. Of
+        two types that are one model, it is the one with the smaller storage for more components or
+        features: for K = 1 tied rather than full, for d = 1 spherical rather than diagonal.
+
+    Raises
+    ------
+    ValueError
+        If no type is given and the covariances have the shape of none.
     """
 
     weights: Tensor
-    """``w (K,)``, non-negative, of sum one."""
     means: Tensor
-    """``m (K, d)``."""
     covariances: Tensor
-    """``Sigma``, in the storage of their covariance type."""
+    covariance_type: CovarianceType | None = None
 
-    def to(self, **options) -> "GaussianMixtureParams":
-        """The same mixture with another ``device`` or ``dtype``."""
-        return GaussianMixtureParams(*(t.to(**options) for t in self))
-
-    def detach(self) -> "GaussianMixtureParams":
-        """The same mixture as a constant."""
-        return GaussianMixtureParams(*(t.detach() for t in self))
+    def __post_init__(self):
+        if self.covariance_type is None:
+            found = type_of_storage(self.covariances, self.means)
+            object.__setattr__(self, "covariance_type", found)
 
     def translated(self, by: Tensor) -> "GaussianMixtureParams":
-        """The same mixture with its means translated by ``by (d,)``."""
+        """Return the same mixture with other means.
+
+        Parameters
+        ----------
+        by : Tensor of shape (d,)
+            What is added to its means.
+
+        Returns
+        -------
+        GaussianMixtureParams
+            The translated mixture.
+        """
         return self._replace(means=self.means + by.to(self.means))
 
     def full_covariances(self) -> Tensor:
-        """One covariance matrix a component, ``(K, d, d)``, whatever the storage."""
-        kind = covariance_type_of(self.covariances)
-        return kind.to_full(self.covariances, *self.means.shape)
+        """Return one covariance matrix for each component, whatever the storage.
+
+        Returns
+        -------
+        Tensor of shape (K, d, d)
+            The matrices.
+        """
+        return self.covariance_type.to_full(self.covariances, *self.means.shape)
 
     def prepare(self) -> "PreparedMixture":
-        """Factor the covariances, once, for evaluating densities."""
-        factors = covariance_type_of(self.covariances).precision_factor(self.covariances)
-        return PreparedMixture.of(self.weights, self.means, factors)
+        """Factor the covariances, once, for evaluating densities.
+
+        Returns
+        -------
+        PreparedMixture
+            The mixture with its factors.
+
+        Raises
+        ------
+        ValueError
+            If a covariance is not positive definite.
+        """
+        kind = self.covariance_type
+        return PreparedMixture.of(
+            self.weights, self.means, kind.precision_factor(self.covariances), kind
+        )
 
 
 def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> GaussianMixtureParams:
@@ -68,18 +118,20 @@ def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> Gaussian
         All their components, one mixture after the other. Diagonal if all of them are, spherical
         likewise, else full.
     """
-    kinds = [covariance_type_of(m.covariances) for m in mixtures]
-    if not all(kind.diagonal for kind in kinds):
-        covariances = [m.full_covariances() for m in mixtures]
-    elif len(set(kinds)) > 1:
-        covariances = [m.covariances.expand_as(m.means) for m in mixtures]
-    else:
+    kinds = {m.covariance_type for m in mixtures}
+    if len(kinds) == 1 and not mixtures[0].covariance_type.shared:
+        (kind,) = kinds
         covariances = [m.covariances for m in mixtures]
+    elif all(kind.diagonal for kind in kinds):
+        kind, covariances = DIAG, [m.covariances.expand_as(m.means) for m in mixtures]
+    else:
+        kind, covariances = FULL, [m.full_covariances() for m in mixtures]
     shares = weights.to(mixtures[0].weights)
     return GaussianMixtureParams(
         torch.cat([share * m.weights for share, m in zip(shares, mixtures, strict=True)]),
         torch.cat([m.means for m in mixtures]),
         torch.cat(covariances),
+        kind,
     )
 
 
@@ -117,10 +169,10 @@ def select(mixture: GaussianMixtureParams, index) -> GaussianMixtureParams:
     GaussianMixtureParams
         These components, of the same covariance type.
     """
-    covariances = mixture.covariances
-    if not covariance_type_of(covariances).shared:
+    kind, covariances = mixture.covariance_type, mixture.covariances
+    if not kind.shared:
         covariances = covariances[index]
-    return GaussianMixtureParams(mixture.weights[index], mixture.means[index], covariances)
+    return GaussianMixtureParams(mixture.weights[index], mixture.means[index], covariances, kind)
 
 
 def with_mass(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
@@ -148,19 +200,23 @@ class PreparedMixture(NamedTuple):
     """``m (K, d)``."""
     factors: Tensor
     """Precision factors ``P``, ``P @ P.T = Sigma^{-1}``, in the storage of the covariances."""
+    covariance_type: CovarianceType
+    """The type of the covariances."""
     weights: Tensor | None = None
     """``w (K,)`` if they are on a graph and one is zero: ``log w`` has no derivative there, where
     densities have one."""
 
     @classmethod
-    def of(cls, weights: Tensor, means: Tensor, factors: Tensor) -> "PreparedMixture":
+    def of(
+        cls, weights: Tensor, means: Tensor, factors: Tensor, covariance_type: CovarianceType
+    ) -> "PreparedMixture":
         """The mixture of these weights, means and precision factors."""
         if weights.requires_grad:
             zero = weights.detach() == 0
             if zero.any():
                 log_weights = weights.masked_fill(zero, 1.0).log().masked_fill(zero, -torch.inf)
-                return cls(log_weights, means, factors, weights)
-        return cls(weights.log(), means, factors)
+                return cls(log_weights, means, factors, covariance_type, weights)
+        return cls(weights.log(), means, factors, covariance_type)
 
     @property
     def requires_grad(self) -> bool:
@@ -169,7 +225,8 @@ class PreparedMixture(NamedTuple):
 
     def to(self, **options) -> "PreparedMixture":
         """The same mixture, as a constant, with another ``device`` or ``dtype``."""
-        return PreparedMixture(*(t.detach().to(**options) for t in self[:3]))
+        tensors = (t.detach().to(**options) for t in self[:3])
+        return PreparedMixture(*tensors, self.covariance_type)
 
     @property
     def row_size(self) -> int:
@@ -183,7 +240,5 @@ class PreparedMixture(NamedTuple):
     def log_joint(self, X: Tensor) -> Tensor:
         """`log_joint` by its definition."""
         centred = X - self.means.unsqueeze(1)  # (K, n, d)
-        kind = covariance_type_of(self.factors)
-        return self.log_weights.unsqueeze(1) + kind.log_density(
-            centred, self.factors.to(centred.dtype)
-        )
+        factors = self.factors.to(centred.dtype)
+        return self.log_weights.unsqueeze(1) + self.covariance_type.log_density(centred, factors)

@@ -12,8 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.base import LOG_2PI
-from skgmmot.gaussian.covariance.registry import CovarianceType, covariance_type_of
+from skgmmot.gaussian.covariance.base import LOG_2PI, CovarianceType
 from skgmmot.gaussian.mixture import PreparedMixture
 from skgmmot.gaussian.statistics import Statistics
 
@@ -40,7 +39,7 @@ def cancellation(mixture: PreparedMixture) -> float:
     float
         ``max_k sum_i m_i^2 Lambda_ii``.
     """
-    diagonals = covariance_type_of(mixture.factors).precision_diagonals(mixture.factors)
+    diagonals = mixture.covariance_type.precision_diagonals(mixture.factors)
     return float((mixture.means.square() * diagonals).sum(-1).max())
 
 
@@ -85,7 +84,7 @@ class ProductEStep:
     def __init__(self, theta, origin):
         self.theta, self.origin = theta.prepare(), origin
         log_weights, means, self.factors = self.theta[:3]
-        self.kind = kind = covariance_type_of(self.factors)
+        self.kind = kind = self.theta.covariance_type
         constant = log_weights + kind.log_det(self.factors, means.shape[1])
         self.constant = constant - means.shape[1] * LOG_2PI / 2  # log-joint at the means
 

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.linalg import factor
 
@@ -79,7 +78,7 @@ def rsample(
     without.
     """
     weights, means, covariances = mixture
-    kind = covariance_type_of(covariances)
+    kind = mixture.covariance_type
     counts = _shares(weights.detach(), n_samples)
     normal = torch.randn(
         n_samples, means.shape[1], generator=generator, dtype=means.dtype, device=means.device

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.registry import CovarianceType, covariance_type_of
+from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.log_density import log_density, log_joint, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 
@@ -74,11 +74,10 @@ def e_step(
 
 def moments(theta: GaussianMixtureParams | PreparedMixture, X: Tensor, resp: Tensor) -> Statistics:
     """Sum mass, shift and scatter for given (weighted) responsibilities ``resp (K, n)``."""
-    means, storage = theta[1:3]
-    centred = X - means.unsqueeze(1)  # (K, n, d)
+    centred = X - theta.means.unsqueeze(1)  # (K, n, d)
     return Statistics(
         mass=resp.sum(-1),
         shift=(resp.unsqueeze(-2) @ centred).squeeze(-2),
-        scatter=covariance_type_of(storage).scatter(centred, resp),
+        scatter=theta.covariance_type.scatter(centred, resp),
         log_likelihood=resp.new_zeros(()),
     )

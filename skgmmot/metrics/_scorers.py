@@ -7,6 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs.mixtures import as_mixture, shown_type
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.metrics._mixture import MixtureWasserstein
 from skgmmot.metrics._sliced import sliced_wasserstein_distance
 from skgmmot.numerics.threads import single_threaded_torch
@@ -79,7 +80,7 @@ class _MixtureWassersteinScorer:
         estimator, X = last_step(estimator, X)
         reference = self.reference
         if reference is None:
-            reference = _alike(estimator) if isinstance(estimator, tuple) else estimator
+            reference = _alike(estimator) if _is_value(estimator) else estimator
         reference = clone(reference)
         return -float(self.metric(estimator, reference.fit(X)))
 
@@ -95,13 +96,18 @@ def _alike(mixture):
     )
 
 
+def _is_value(mixture) -> bool:
+    """Whether this is a tuple or `GaussianMixtureParams`, which need not be fitted."""
+    return isinstance(mixture, tuple | GaussianMixtureParams)
+
+
 def last_step(estimator, X):
     """The last step of a fitted pipeline, and samples as its other steps transform them."""
     while isinstance(estimator, Pipeline):
         if len(estimator) > 1:
             X = estimator[:-1].transform(X)
         estimator = estimator[-1]
-    if not isinstance(estimator, tuple):
+    if not _is_value(estimator):
         check_is_fitted(estimator)
     return estimator, X
 

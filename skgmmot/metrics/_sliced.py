@@ -10,7 +10,6 @@ from torch import Tensor
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import reshaping
 from skgmmot._inputs.mixtures import as_mixture, as_pair, in_double, is_mixture
-from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import least
 from skgmmot.numerics.linalg import Rescaling, compare_bits, power_of_two, safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
@@ -259,8 +258,7 @@ def _in_place(source, target):
 
 
 def _variances(mixture):
-    covariances = mixture.covariances.detach()
-    return covariance_type_of(covariances).diagonals(covariances)
+    return mixture.covariance_type.diagonals(mixture.covariances.detach())
 
 
 def _moved(side, by):

@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from skgmmot.numerics.fixed_point import Point, Solution
 from skgmmot.numerics.krylov import Products, dense, gmres
@@ -397,8 +398,8 @@ def _detached(theta: Point) -> Point:
 
 
 def _rebuild(like: Point, leaves) -> Point:
-    """Put leaves into the kind of tuple that ``like`` is."""
-    return type(like)(*leaves) if hasattr(like, "_fields") else tuple(leaves)
+    """A point with the structure of another and leaves of its own."""
+    return tree_unflatten(leaves, tree_flatten(like)[1])
 
 
 def _flatten(theta: Point) -> Tensor:

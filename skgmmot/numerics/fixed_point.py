@@ -1,16 +1,17 @@
 """Fixed point iterations ``theta = F(theta)``, and their acceleration by SQUAREM.
 
-A point ``theta`` is a tuple of tensors. A *step* maps ``theta`` to ``(F(theta), objective)``.
+A point ``theta`` is a sequence of tensors and a pytree of torch: a tuple, a named tuple or a
+registered class. A *step* maps ``theta`` to ``(F(theta), objective)``.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Point = tuple[Tensor, ...]
+Point = Sequence[Tensor]
 
 #: Relative decrease of the objective that a proposal may cause: the size of rounding errors.
 ROUNDING = 1e-13

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.gaussian.coordinates import FisherCoordinates, LogCoordinates, descended, velocities
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.distance import transport_plan
 
@@ -82,7 +82,7 @@ def test_fisher_coordinates_do_not_depend_on_the_units_of_the_features(theta):
 
 def test_half_a_step_down_transport_is_the_target(theta, make_mixture):
     means = 50 * theta.means
-    name = covariance_type_of(theta.covariances).name
+    name = theta.covariance_type.name
     target = make_mixture(name, K, d, seed=8)._replace(weights=theta.weights)
     target = target._replace(means=means + target.means)
     theta = theta._replace(means=means)

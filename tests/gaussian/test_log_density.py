@@ -6,7 +6,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.log_density import (
     log_density,
     log_joint,
@@ -34,14 +34,14 @@ def params(*fields):
 
 
 def permuted(theta, order):
-    shared = covariance_type_of(theta.covariances).shared
+    shared = theta.covariance_type.shared
     S = theta.covariances if shared else theta.covariances[order]
     return GaussianMixtureParams(theta.weights[order], theta.means[order], S)
 
 
 def as_sklearn(theta):
     """The same mixture as a fitted scikit-learn estimator."""
-    kind = covariance_type_of(theta.covariances)
+    kind = theta.covariance_type
     theirs = GaussianMixture(len(theta.means), covariance_type=kind.name)
     factors = kind.precision_factor(theta.covariances)
     theirs.weights_, theirs.means_ = theta.weights.numpy(), theta.means.numpy()

@@ -5,12 +5,12 @@ import scipy.stats
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL
 from skgmmot.gaussian.log_density import (
     log_density,
     log_joint,
 )
-from skgmmot.gaussian.mixture import join, select, with_mass
+from skgmmot.gaussian.mixture import GaussianMixtureParams, join, select, with_mass
 
 K, d = 3, 2
 
@@ -30,10 +30,21 @@ def test_full_covariances_are_one_matrix_a_component(theta):
     assert_close(log_joint(theta.prepare(), X), joint + theta.weights.log().unsqueeze(1))
 
 
-# --- coordinates of changes --------------------------------------------------------------------
+# --- its type --------------------------------------------------------------------------------
 
 
-# --- weighted samples on the graph ---------------------------------------------------------------
+def test_covariances_of_no_type_are_refused():
+    w, m = torch.ones(3) / 3, torch.zeros(3, 4)
+    with pytest.raises(ValueError, match=r"3 components in 4 dimensions .* got \(3, 10, 4\)"):
+        GaussianMixtureParams(w, m, torch.ones(3, 10, 4))
+
+
+def test_a_given_type_is_taken_as_it_is():
+    single = GaussianMixtureParams(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None], FULL)
+    assert single.covariance_type is FULL
+    batch = single.map(lambda t: t.expand(5, *t.shape))
+    assert batch.means.shape == (5, 1, 2)
+    assert batch.covariance_type is FULL
 
 
 # --- joined and selected -------------------------------------------------------------------------
@@ -49,7 +60,7 @@ def test_joined_mixtures_have_the_mean_of_their_densities(name, other, make_mixt
     assert_close(log_density(joined, X).exp(), weights @ densities)
     kinds = {name, other}
     expected = "full" if kinds & {"full", "tied"} else "diag" if len(kinds) == 2 else name
-    assert covariance_type_of(joined.covariances).name == expected
+    assert joined.covariance_type.name == expected
 
 
 @pytest.mark.parametrize("name", COVARIANCE_TYPES)

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.fitting.em.step import m_step
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.products import FeatureEStep, WhiteningEStep, accurate_dtype
 from skgmmot.gaussian.statistics import e_step
 from skgmmot.numerics.blocks import Buffers
@@ -36,7 +36,7 @@ def by_features(theta, blocks, dtype=F64, origin=0.5):
     """The statistics of `FeatureEStep` over blocks of samples and weights."""
     origin = torch.full((theta.means.shape[1],), origin, dtype=F64)
     total = None
-    if covariance_type_of(theta.covariances).shared:
+    if theta.covariance_type.shared:
         rows = [(x.double() - origin, torch.ones(len(x)) if w is None else w) for x, w in blocks]
         total = sum((x * w.unsqueeze(1)).mT @ x for x, w in rows).unsqueeze(0)
     step = FeatureEStep(theta._replace(means=theta.means - origin), origin, total)
@@ -55,7 +55,7 @@ def test_features_give_the_statistics_of_the_definition(theta, X, a):
     found = by_features(theta, [(X, a)])
     tolerances = {"rtol": 1e-10, "atol": 1e-10}
     assert_same_step(theta, found, expected, **tolerances)
-    if not covariance_type_of(theta.covariances).shared:
+    if not theta.covariance_type.shared:
         assert_close(found, expected, **tolerances)
 
 
@@ -68,7 +68,7 @@ def test_features_sum_over_blocks_of_unequal_length(theta, X, a):
 
 @pytest.mark.parametrize("dimension", [1, 5])
 def test_features_work_in_any_dimension_and_on_views(dimension, theta, make_mixture, make_samples):
-    theta = make_mixture(covariance_type_of(theta.covariances).name, K, dimension)
+    theta = make_mixture(theta.covariance_type.name, K, dimension)
     X = make_samples(2 * n, dimension + 1)[::2, 1:]
     expected = e_step(theta, X)
     assert_same_step(theta, by_features(theta, [(X, None)]), expected, rtol=1e-9, atol=1e-9)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.log_density import log_density, log_responsibilities
 from skgmmot.gaussian.statistics import Statistics, e_step, moments
 
@@ -39,7 +39,7 @@ def test_statistics_are_their_definitions(theta, X, a):
     statistics = e_step(theta, X, a)
     assert_close(statistics.mass, resp.sum(1))
     assert_close(statistics.shift, torch.einsum("kn,kni->ki", resp, centred))
-    kind = covariance_type_of(theta.covariances)
+    kind = theta.covariance_type
     assert_close(statistics.scatter, kind.scatter(centred, resp))
     assert_close(statistics.log_likelihood, weights @ log_density(theta, X))
     assert_close(moments(theta, X, resp)[:3], statistics[:3])
@@ -61,6 +61,4 @@ def test_statistics_move_to_other_centres(theta, X, a):
     by = torch.arange(K * d, dtype=F64).view(K, d)
     resp = log_responsibilities(theta, X).exp() * (1 if a is None else a)
     expected = moments(theta._replace(means=theta.means - by), X, resp)
-    assert_close(
-        e_step(theta, X, a).recentred(by, covariance_type_of(theta.covariances))[:3], expected[:3]
-    )
+    assert_close(e_step(theta, X, a).recentred(by, theta.covariance_type)[:3], expected[:3])

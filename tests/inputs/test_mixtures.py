@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
-from skgmmot._inputs.mixtures import as_pair, in_double, mixture_from_tuple, rounding
+from skgmmot._inputs.mixtures import (
+    as_mixture,
+    as_pair,
+    in_double,
+    is_mixture,
+    mixture_from_tuple,
+    rounding,
+)
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, SPHERICAL
 
 
 @pytest.mark.parametrize("mixture_type", ["public", "storage"])
@@ -104,3 +113,16 @@ def test_mixtures_that_are_compared_have_weights_of_one_dtype_and_the_rest_in_do
     assert torch.equal(source.weights, target.weights)
     assert source.weights.dtype == torch.float32
     assert {t.dtype for m in (source, target) for t in (m.means, m.covariances)} == {torch.float64}
+
+
+@pytest.mark.parametrize("name", COVARIANCE_TYPES)
+@pytest.mark.parametrize("K, d", [(3, 2), (1, 2), (3, 1), (1, 1)])
+def test_a_value_is_a_mixture_of_its_own_type(name, K, d, make_mixture):
+    kind, value = COVARIANCE_TYPES[name], make_mixture(name, K, d)
+    value = value._replace(covariance_type=kind)
+    assert is_mixture(value)
+    params, _ = as_mixture(value)
+    assert params.covariance_type == (kind.reduced(K, d) if K * d > 1 else SPHERICAL)
+    assert_close(params.full_covariances(), value.full_covariances())
+    named, _ = as_mixture((*value, name))
+    assert named.covariance_type == params.covariance_type

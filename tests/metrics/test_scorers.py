@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
@@ -13,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.metrics import (
     SCORERS,
     get_scorer,
@@ -42,6 +44,8 @@ def test_scorers_take_tuples(blobs):
     as_tuple = (fitted.weights_, fitted.means_, fitted.covariances_)
     for scorer in SCORERS.values():
         assert scorer(as_tuple, test) == scorer(fitted, test)
+        as_value = GaussianMixtureParams(*map(torch.from_numpy, as_tuple))
+        assert scorer(as_value, test) == scorer(fitted, test)
 
 
 @pytest.mark.parametrize("scoring", [mixture_wasserstein_scorer, get_scorer("mixture_wasserstein")])

@@ -25,7 +25,6 @@ from torch import Tensor
 from skgmmot.fitting.em.gram import FeatureGram, SampleGram
 from skgmmot.fitting.em.step import counted_mass, m_step, shifts
 from skgmmot.gaussian.coordinates import FisherCoordinates, velocities
-from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.products import FeatureEStep
@@ -54,12 +53,13 @@ def score(
         The derivatives. A component of weight zero has none in its weight here, whose moments
         under ``r`` are zero as well; see `ZeroWeightAdjoint`.
     """
-    kind = covariance_type_of(theta.covariances)
+    kind = theta.covariance_type
     share = kind.pooled(theta.means.shape[1]) / 2
     return GaussianMixtureParams(
         weights=torch.where(theta.weights > 0, statistics.mass / theta.weights, 0.0),
         means=kind.apply(statistics.shift.unsqueeze(-2), precisions).squeeze(-2),
         covariances=share * kind.score(precisions, statistics.mass, statistics.scatter),
+        covariance_type=kind,
     )
 
 
@@ -82,7 +82,7 @@ def m_step_pullback(
     Statistics
         ``c0``, ``c1`` and ``C2``; the log-likelihood has none.
     """
-    kind = covariance_type_of(theta.covariances)
+    kind = theta.covariance_type
     mass, alive = counted_mass(statistics.mass)
     shift, of_covariances, each = shifts(mass, statistics.shift, alive), u.covariances, mass
     if alive is not None:  # what has no samples stays as it is: no sum has a say in it
@@ -265,7 +265,7 @@ class CentredAdjoint:
     ):
         self.theta, self.origin, self.cotangents = theta, origin, cotangents
         self.along = along
-        self.kind = covariance_type_of(theta.covariances)
+        self.kind = theta.covariance_type
         self.prepared = theta.prepare()
         self.form = cotangents.scatter / self.kind.pooled(theta.means.shape[1])
         self.row_size = 2 * theta.means.numel()
@@ -441,6 +441,7 @@ class LinearisedEM(Linearisation):
             of_weights,
             torch.where(alive.unsqueeze(1), found.means, u.means),
             kind.where(alive, found.covariances, u.covariances),
+            kind,
         )
 
     def _pull(self, u):
@@ -502,8 +503,7 @@ class LinearisedEM(Linearisation):
         return c @ gram @ c.mT, way @ effect.mT @ c.mT
 
     def _change(self):
-        pairs = zip(self.value, self.theta, strict=True)
-        return GaussianMixtureParams(*(after - before for after, before in pairs))
+        return self.value.map(torch.sub, self.theta)
 
     def _unweighted(self, change):
         """Theta has no say in weights that are fixed, and they do not move."""

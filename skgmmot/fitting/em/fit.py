@@ -230,8 +230,7 @@ def _followed(step, linear, delta, carried, gradient):
     solution = Solution(theta, theta, linear.objective, (), 0, True, 0.0, residual, distance)
     solution, options = _noted(step, solution, gradient)
     value = GRADIENTS[gradient](step, theta, solution, **options, **_kept(carried, gradient))
-    triples = zip(value, moved, theta, strict=True)
-    return solution._replace(value=GaussianMixtureParams(*(t + (m - h) for t, m, h in triples)))
+    return solution._replace(value=value.map(lambda t, m, h: t + (m - h), moved, theta))
 
 
 def check_gradient(
@@ -308,6 +307,13 @@ def check_start(theta0: GaussianMixtureParams) -> None:
         raise TypeError(
             f"theta0 must hold tensors, got {kinds}. Use torch.as_tensor on each of them."
         )
+    shape = theta0.covariance_type.shape(*theta0.means.shape)
+    if theta0.covariances.shape != shape:
+        raise ValueError(
+            f"theta0 must have covariances of shape {shape}, the storage of its type "
+            f"{theta0.covariance_type.name!r}, got {tuple(theta0.covariances.shape)}. Name their "
+            "type, or leave it out."
+        )
     if not all(torch.isfinite(t).all() for t in theta0):
         raise ValueError("theta0 must be finite, got NaN or infinity. Check the start.")
 
@@ -378,11 +384,12 @@ def measured(solution: Solution) -> Solution:
     if not math.isnan(solution.residual) or not solution.n_iter:
         return solution
     after, before = (
-        GaussianMixtureParams(theta.weights, theta.means, theta.covariances).detach()
+        GaussianMixtureParams(
+            theta.weights, theta.means, theta.covariances, theta.covariance_type
+        ).detach()
         for theta in (solution.value, solution.previous)
     )
-    change = GaussianMixtureParams(*(a - b for a, b in zip(after, before, strict=True)))
-    vector = FisherCoordinates(before, after.weights).of_change(change)
+    vector = FisherCoordinates(before, after.weights).of_change(after.map(torch.sub, before))
     return solution._replace(residual=float(torch.linalg.vector_norm(vector)))
 
 

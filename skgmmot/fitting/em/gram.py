@@ -15,7 +15,7 @@ import functools
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.registry import CovarianceType, covariance_type_of
+from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.products import FeatureEStep
@@ -64,7 +64,7 @@ class SampleGram:
 
     def __init__(self, theta: GaussianMixtureParams, origin: Tensor):
         self.theta, self.origin = theta, origin
-        self.kind = covariance_type_of(theta.covariances)
+        self.kind = theta.covariance_type
         self.prepared = theta.prepare()
         self.row_size = 4 * theta.means.shape[1] * sum(t.numel() for t in theta)
 

@@ -133,7 +133,7 @@ class EMStep:
         theta = self._weighted(theta)
         linear = self.linearise(theta.detach())
         theta_next = _Iteration.apply(linear, *theta, self.X, self.sample_weight)
-        return self._weighted(GaussianMixtureParams(*theta_next))
+        return self._weighted(GaussianMixtureParams(*theta_next, theta.covariance_type))
 
     def linearise(self, theta: GaussianMixtureParams) -> "LinearisedEM":
         """The iteration at a mixture; the last one is kept, for it is asked for twice."""
@@ -181,20 +181,20 @@ class _Iteration(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *cotangents):
         linear, needed = ctx.linear, ctx.needs_input_grad[1:]
+        kind = linear.theta.covariance_type
         if torch.is_grad_enabled():
-            return None, *_taped(linear.em, ctx.saved_tensors, cotangents, needed)
-        u = GaussianMixtureParams(*cotangents)
+            return None, *_taped(linear.em, kind, ctx.saved_tensors, cotangents, needed)
+        u = GaussianMixtureParams(*cotangents, kind)
         of_theta = linear.pull(u) if any(needed[:3]) else (None, None, None)
         of_X, of_a = linear.pull_samples(u) if any(needed[3:]) else (None, None)
         return None, *of_theta, of_X, of_a if needed[4] else None
 
 
-def _taped(em, inputs, cotangents, needed):
+def _taped(em, kind, inputs, cotangents, needed):
     """The derivative of an iteration on autograd's own tape, to be differentiated once more."""
     *theta, X, sample_weight = inputs
-    theta_next = em_step(
-        GaussianMixtureParams(*theta), X - em.origin, sample_weight, reg_covar=em.reg_covar
-    )
+    theta = GaussianMixtureParams(*theta, kind)
+    theta_next = em_step(theta, X - em.origin, sample_weight, reg_covar=em.reg_covar)
     wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
     found = iter(torch.autograd.grad(theta_next, wanted, cotangents, create_graph=True))
     return [next(found) if need else None for need in needed]

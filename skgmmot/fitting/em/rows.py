@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.step import m_step
-from skgmmot.gaussian.covariance.registry import CovarianceType, covariance_type_of
+from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.log_density import log_responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.gaussian.products import (
@@ -127,7 +127,7 @@ class EM:
         """The fastest E-step that is accurate, None for the definition, and its sums."""
         if self._is_small(mixture):
             return None, self._by_definition(mixture)
-        if WhiteningEStep.is_faster(covariance_type_of(mixture.factors), *mixture.means.shape):
+        if WhiteningEStep.is_faster(mixture.covariance_type, *mixture.means.shape):
             dtype = accurate_dtype(mixture, self.dtype)
             step = None if dtype is None else WhiteningEStep(mixture, self.origin)
         else:
@@ -142,7 +142,7 @@ class EM:
 
     def _features(self, mixture) -> tuple[FeatureEStep | None, torch.dtype | None]:
         """The E-step by features and the dtype of its products; None where that is no good."""
-        kind = covariance_type_of(mixture.factors)
+        kind = mixture.covariance_type
         if quadratic_share(kind, len(self.origin)) > MAX_QUADRATIC:
             return None, None
         dtype = accurate_dtype(mixture, self.dtype)

@@ -9,7 +9,7 @@ of the prescribed ``w``. They are carried from one iteration to the next, for th
 """
 
 import functools
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from torch import Tensor
 from skgmmot.fitting.em.entropic import Dual, balance, curvature, imbalance, sinkhorn_update
 from skgmmot.fitting.em.step import m_step
 from skgmmot.gaussian.coordinates import FisherCoordinates
-from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.covariance.base import CovarianceType
+from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
 from skgmmot.gaussian.log_density import log_responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.adjoint import Linearisation
@@ -34,31 +35,40 @@ EXACT = 1e-2
 BALANCED = {torch.float64: 1e-11, torch.float32: 1e-4}
 
 
-class TiltedMixture(NamedTuple):
+@as_pytree
+@dataclass(frozen=True, slots=True, eq=False)
+class TiltedMixture(TypedTensors):
     """A mixture of prescribed weights, seen through the weights that balance it.
 
     It stands wherever an E-step takes a mixture: its responsibilities are those of the weights
     ``t``, kept as logarithms, for they may leave the range of numbers on the way.
+
+    Parameters
+    ----------
+    log_weights : Tensor of shape (K,)
+        ``log t``.
+    means : Tensor of shape (K, d)
+        ``m``.
+    covariances : Tensor
+        ``Sigma``, in the storage of their covariance type.
+    prescribed : Tensor of shape (K,)
+        ``w``: what each component shall receive.
+    allowed : Tensor of shape ()
+        Imbalance ``sum_k |share_k - w_k|`` that the next iteration allows.
+    covariance_type : CovarianceType
+        The type of the covariances.
     """
 
     log_weights: Tensor
-    """``log t (K,)``."""
     means: Tensor
-    """``m (K, d)``."""
     covariances: Tensor
-    """``Sigma``, in the storage of their covariance type."""
     prescribed: Tensor
-    """``w (K,)``: what each component shall receive."""
     allowed: Tensor
-    """Imbalance ``sum_k |share_k - w_k|`` that the next iteration allows, a scalar."""
+    covariance_type: CovarianceType
 
     def prepare(self) -> PreparedMixture:
         """Factor the covariances, once, for evaluating densities."""
         return self.mixture().prepare()._replace(log_weights=self.log_weights)
-
-    def to(self, **options) -> "TiltedMixture":
-        """The same mixture with another ``device`` or ``dtype``."""
-        return TiltedMixture(*(t.to(**options) for t in self))
 
     @property
     def weights(self) -> Tensor:
@@ -67,7 +77,9 @@ class TiltedMixture(NamedTuple):
 
     def mixture(self) -> GaussianMixtureParams:
         """The mixture of the prescribed weights."""
-        return GaussianMixtureParams(self.prescribed, self.means, self.covariances)
+        return GaussianMixtureParams(
+            self.prescribed, self.means, self.covariances, self.covariance_type
+        )
 
     def tilted(self) -> GaussianMixtureParams:
         """The mixture of the tilted weights."""
@@ -76,7 +88,7 @@ class TiltedMixture(NamedTuple):
 
     def heated(self, temperature: float) -> "TiltedMixture":
         """The mixture of ``t_k g_k^(1 / temperature)``, up to a common factor."""
-        kind, factors = covariance_type_of(self.covariances), self.mixture().prepare().factors
+        kind, factors = self.covariance_type, self.mixture().prepare().factors
         # a heated Gaussian is a wider one, whose normalisation is another
         excess = kind.log_det(factors, self.means.shape[1]) * (1 - 1 / temperature)
         return self._replace(
@@ -116,7 +128,12 @@ def untilted(theta: GaussianMixtureParams, allowed: float = ANY) -> TiltedMixtur
             f"{smallest:.3g} in component {int(weights.argmin())}. Leave it out."
         )
     return TiltedMixture(
-        weights.log(), theta.means, theta.covariances, weights, weights.new_tensor(allowed)
+        weights.log(),
+        theta.means,
+        theta.covariances,
+        weights,
+        weights.new_tensor(allowed),
+        theta.covariance_type,
     )
 
 
@@ -239,7 +256,7 @@ class SinkhornStep:
     def at_balance(self, theta: TiltedMixture) -> TiltedMixture:
         """The iteration that balances by Newton's method."""
         with self.step.pooled() as em:
-            em, constant = SinkhornEM(em), _detached(theta)
+            em, constant = SinkhornEM(em), theta.detach()
             found = em.balance(constant._replace(prescribed=self.prescribed.detach()))
             matrix = curvature(em.dual(found, found.log_weights))
         share = self.step(theta._replace(log_weights=found.log_weights).tilted()).weights
@@ -249,12 +266,11 @@ class SinkhornStep:
         return self._next(theta, self.step(theta.tilted()))
 
     def _next(self, theta, moved):
-        return TiltedMixture(
-            theta.log_weights,
-            moved.means,
-            moved.covariances,
-            self.prescribed,
-            theta.allowed * TIGHTENING,
+        return theta._replace(
+            means=moved.means,
+            covariances=moved.covariances,
+            prescribed=self.prescribed,
+            allowed=theta.allowed * TIGHTENING,
         )
 
     # --- for `polish` and `implicit` -------------------------------------------------------------
@@ -285,7 +301,7 @@ class LinearisedSinkhorn(Linearisation):
     """
 
     def __init__(self, step: SinkhornStep, theta: TiltedMixture):
-        theta = _detached(theta)
+        theta = theta.detach()
         with torch.enable_grad():
             means, covariances = (
                 t.clone().requires_grad_() for t in (theta.means, theta.covariances)
@@ -317,8 +333,7 @@ class LinearisedSinkhorn(Linearisation):
 
     def decode(self, vector: Tensor) -> TiltedMixture:
         """A vector as a cotangent."""
-        u, zeros = self._coordinates.cotangent(vector), _detached(self.theta)
-        zeros = TiltedMixture(*(torch.zeros_like(t) for t in zeros))
+        u, zeros = self._coordinates.cotangent(vector), self.theta.map(torch.zeros_like)
         return zeros._replace(means=u.means, covariances=u.covariances)
 
     def retracted(self, vector: Tensor) -> TiltedMixture:
@@ -328,9 +343,5 @@ class LinearisedSinkhorn(Linearisation):
 
     def _fixed(self, means, covariances):
         """A change or cotangent that leaves the prescribed weights alone."""
-        return GaussianMixtureParams(torch.zeros_like(self.theta.prescribed), means, covariances)
-
-
-def _detached(theta: TiltedMixture) -> TiltedMixture:
-    """The same mixture as a constant."""
-    return TiltedMixture(*(t.detach() for t in theta))
+        nothing = torch.zeros_like(self.theta.prescribed)
+        return GaussianMixtureParams(nothing, means, covariances, self.theta.covariance_type)

@@ -18,7 +18,6 @@ ways to the same sums.
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics, e_step
 
@@ -49,7 +48,7 @@ def m_step(
         The next mixture. A component without samples keeps its mean and covariance and has weight
         zero.
     """
-    kind = covariance_type_of(theta.covariances)
+    kind = theta.covariance_type
     mass, alive = counted_mass(statistics.mass)
     shift = shifts(mass, statistics.shift, alive)
     each = mass if alive is None or kind.shared else torch.where(alive, mass, 1.0)
@@ -60,6 +59,7 @@ def m_step(
         weights=theta.weights if fixed_weights else mass / mass.sum(),
         means=theta.means + shift,
         covariances=covariances,
+        covariance_type=kind,
     )
 
 

@@ -100,7 +100,7 @@ class WarmStart:
         if unknown:
             raise TypeError(
                 f"options must be those of fit_em, got {', '.join(unknown)}. Leave them out; the "
-                "covariance type is the shape of theta0.covariances."
+                "covariance type is that of theta0."
             )
         carry = gradient == "natural" if carry is None else carry
         if carry and options.get("e_step", "posterior") != "posterior":

@@ -24,6 +24,15 @@ class CovarianceType:
     #: Whether it stores variances, and all its covariances commute.
     diagonal = False
 
+    def __eq__(self, other):
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self):
+        return hash(type(self))  # equal wherever it was copied or loaded from a file
+
+    def __repr__(self):
+        return f"<covariance type {self.name!r}>"
+
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of the storage."""
         raise NotImplementedError
@@ -45,9 +54,13 @@ class CovarianceType:
         """Shape of the storage as scikit-learn shows it."""
         return tuple(self.to_public(torch.empty(self.shape(n_components, n_features))).shape)
 
+    def reduced(self, n_components: int, n_features: int) -> "CovarianceType":
+        """The same model in the same storage, at the least cost: another type in special cases."""
+        return self
+
     def holds(self, other: "CovarianceType") -> bool:
         """Whether every mixture of another type is also one of this type."""
-        return other is self
+        return other == self
 
     def to_full(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         """One matrix a component: ``(K, d, d)``."""

@@ -130,6 +130,9 @@ class _Full(_Matrix):
 
     name = "full"
 
+    def reduced(self, n_components, n_features):
+        return TIED if n_components == 1 else self
+
     def holds(self, other):
         return True
 

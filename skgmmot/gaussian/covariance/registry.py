@@ -1,7 +1,5 @@
 """The four covariance types, each one object.
 
-The shape of the storage is the type, so a mixture of three tensors says everything:
-
 ===========  ===============  ==================================================
 type         storage          covariance of component k
 ===========  ===============  ==================================================
@@ -11,9 +9,10 @@ type         storage          covariance of component k
 `SPHERICAL`  ``(K, 1)``       its own variance, the same for every feature
 ===========  ===============  ==================================================
 
-(For K = 1 the first two, and for d = 1 the last two, are the same model.) A *precision factor*
-``P`` has the storage of the covariances and ``P @ P.T`` is the precision; a diagonal type stores
-the diagonal of ``P`` and never forms a ``d x d`` matrix.
+A mixture carries its covariance type: the shape of the storage alone does not tell it. (For K = 1
+the first two, and for d = 1 the last two, are the same model.) A *precision factor* ``P`` has the
+storage of the covariances and ``P @ P.T`` is the precision; a diagonal type stores the diagonal of
+``P`` and never forms a ``d x d`` matrix.
 
 Each type also describes its densities as a linear function of *features* of a sample,
 ``log w_k g_k(x) = <C_k, (x, 1, quadratic(x))>``: that turns the E-step into two matrix products.
@@ -29,29 +28,47 @@ from skgmmot.gaussian.covariance.variances import DIAG, SPHERICAL
 COVARIANCE_TYPES = {kind.name: kind for kind in (FULL, TIED, DIAG, SPHERICAL)}
 
 
-def covariance_type_of(covariances: Tensor) -> CovarianceType:
-    """Return the covariance type whose storage this is.
+def type_of_storage(covariances: Tensor, means: Tensor) -> CovarianceType:
+    """Return the covariance type in whose storage the covariances of a mixture are.
 
     Parameters
     ----------
     covariances : Tensor
         ``(K, d, d)``, ``(1, d, d)``, ``(K, d)`` or ``(K, 1)``.
+    means : Tensor of shape (K, d)
+        Means of the components.
 
     Returns
     -------
     CovarianceType
-        `FULL`, `TIED`, `DIAG` or `SPHERICAL`.
+        `FULL`, `TIED`, `DIAG` or `SPHERICAL`; for K = 1 tied rather than full, for d = 1 spherical
+        rather than diagonal, which are the same models.
 
     Raises
     ------
+    TypeError
+        If one of them has no shape.
     ValueError
-        If the storage has another number of axes.
+        If means are no matrix, or the covariances have the shape of no type.
     """
-    if covariances.ndim == 3:
-        return TIED if len(covariances) == 1 else FULL
-    if covariances.ndim == 2:
-        return SPHERICAL if covariances.shape[1] == 1 else DIAG
+    shapes = [getattr(t, "shape", None) for t in (means, covariances)]
+    if None in shapes:
+        found = ", ".join(type(t).__name__ for t in (means, covariances))
+        raise TypeError(
+            f"means and covariances must be tensors, got {found}. Use torch.as_tensor on each."
+        )
+    if len(shapes[0]) != 2:
+        raise ValueError(
+            f"means must have shape (K, d), got {tuple(shapes[0])}. Use means[:, None] for one "
+            "feature, means[None, :] for one component."
+        )
+    K, d = shapes[0]
+    for kind in COVARIANCE_TYPES.values():
+        if tuple(shapes[1]) == kind.shape(K, d):
+            return kind.reduced(K, d)
     raise ValueError(
-        "covariances must have shape (K, d, d), (1, d, d), (K, d) or (K, 1), "
-        f"got {tuple(covariances.shape)}. Add the axis of length one that is missing."
+        f"covariances of {K} components in {d} dimensions must have shape ({K}, {d}, {d}) if full, "
+        f"(1, {d}, {d}) if tied, ({K}, {d}) if diagonal or ({K}, 1) if spherical, got "
+        f"{tuple(shapes[1])}. Add the axis of length one that is missing, or name the "
+        "covariance_type."
     )

@@ -107,6 +107,9 @@ class _Diag(_Axis):
 
     name = "diag"
 
+    def reduced(self, n_components, n_features):
+        return SPHERICAL if n_features == 1 else self
+
     def holds(self, other):
         return other.diagonal
 

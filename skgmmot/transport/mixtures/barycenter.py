@@ -22,7 +22,6 @@ from skgmmot.gaussian.covariance.registry import (
     SPHERICAL,
     TIED,
     CovarianceType,
-    covariance_type_of,
 )
 from skgmmot.gaussian.mixture import GaussianMixtureParams, join
 from skgmmot.numerics.linalg import factor
@@ -71,14 +70,14 @@ def pool(
     """
     mixtures = [m._replace(weights=m.weights / m.weights.sum()).detach() for m in mixtures]
     joined = join(mixtures, torch.ones_like(weights))
-    if diagonal and covariance_type_of(joined.covariances).diagonal:
-        covariances = joined.covariances.expand_as(joined.means)
+    if diagonal and joined.covariance_type.diagonal:
+        kind, covariances = DIAG, joined.covariances.expand_as(joined.means)
         factors = covariances.sqrt()
     else:
-        covariances = joined.full_covariances()
+        kind, covariances = FULL, joined.full_covariances()
         factors = factor(covariances)
-    sizes = tuple(len(m.weights) for m in mixtures)
-    return Pool(joined._replace(covariances=covariances), factors, weights, sizes)
+    joined = joined._replace(covariances=covariances, covariance_type=kind)
+    return Pool(joined, factors, weights, tuple(len(m.weights) for m in mixtures))
 
 
 def common_type(mixtures: Sequence[GaussianMixtureParams]) -> CovarianceType:
@@ -94,9 +93,9 @@ def common_type(mixtures: Sequence[GaussianMixtureParams]) -> CovarianceType:
     CovarianceType
         Spherical, diagonal or tied if all mixtures are, else full.
     """
-    kinds = [covariance_type_of(m.covariances) for m in mixtures]
+    kinds = [m.covariance_type for m in mixtures]
     if all(kind.diagonal for kind in kinds):
-        return SPHERICAL if all(kind is SPHERICAL for kind in kinds) else DIAG
+        return SPHERICAL if all(kind == SPHERICAL for kind in kinds) else DIAG
     return TIED if all(kind.shared for kind in kinds) else FULL
 
 
@@ -196,8 +195,9 @@ def exact_barycenter(
     cost = _spread(mean, covariance, means, covariances, weights)
     mass = _multi_marginal(tuples, cost, components.weights)
     kept = mass > 0
-    found = common_type(mixtures).nearest(covariance[kept], mass[kept])
-    return GaussianMixtureParams(mass[kept], mean[kept], found)
+    kind = common_type(mixtures)
+    found = kind.nearest(covariance[kept], mass[kept])
+    return GaussianMixtureParams(mass[kept], mean[kept], found, kind)
 
 
 def _tuples(sizes) -> Tensor:

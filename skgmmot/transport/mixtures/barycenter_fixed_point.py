@@ -191,7 +191,7 @@ def _best_components(theta, plans, problem, kind, *, anew=False) -> GaussianMixt
 
     L = barycenter_factors(L, joined, i, share, project=project, max_iter=INNER_ITERATIONS)
     squares = L.square() if L.ndim == 2 else symmetrize(L @ L.mT)
-    return GaussianMixtureParams(w, means, kind.nearest(squares, w))
+    return GaussianMixtureParams(w, means, kind.nearest(squares, w), kind)
 
 
 def _factors(theta, ndim) -> Tensor:

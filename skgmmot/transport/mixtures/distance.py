@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.barycenter import align
-from skgmmot.gaussian.covariance.registry import covariance_type_of
+from skgmmot.gaussian.covariance.base import CovarianceType
+from skgmmot.gaussian.covariance.registry import DIAG, FULL, SPHERICAL, TIED
 from skgmmot.gaussian.mixture import GaussianMixtureParams, least
 from skgmmot.gaussian.wasserstein import (
     GaussianCosts,
@@ -288,23 +289,22 @@ def interpolate(
     plan = transport_plan(source, target) if plan is None else plan
     k, l = torch.nonzero(plan.coupling, as_tuple=True)
     mass = plan.coupling[k, l]
-    return GaussianMixtureParams(
-        weights=mass / mass.sum(),
-        means=torch.lerp(source.means[k], target.means[l], t),
-        covariances=_between(source, target, k, l, t),
-    )
+    covariances, kind = _between(source, target, k, l, t)
+    means = torch.lerp(source.means[k], target.means[l], t)
+    return GaussianMixtureParams(mass / mass.sum(), means, covariances, kind)
 
 
-def _between(source, target, k, l, t) -> Tensor:
-    """Covariances on the geodesics of pairs, in the simplest storage that holds them."""
-    kinds = [covariance_type_of(m.covariances) for m in (source, target)]
+def _between(source, target, k, l, t) -> tuple[Tensor, CovarianceType]:
+    """Covariances on the geodesics of pairs, and their type: the simplest that holds them."""
+    kinds = [m.covariance_type for m in (source, target)]
     if all(kind.diagonal for kind in kinds):
         deviations = source.covariances[k].sqrt(), target.covariances[l].sqrt()
-        return (deviations[0] * (1 - t) + deviations[1] * t).square()
+        kind = SPHERICAL if all(kind == SPHERICAL for kind in kinds) else DIAG
+        return (deviations[0] * (1 - t) + deviations[1] * t).square(), kind
     if all(kind.shared for kind in kinds):
-        covariances = source.covariances, target.covariances  # one pair for all
+        kind, covariances = TIED, (source.covariances, target.covariances)  # one pair for all
     else:
-        covariances = source.full_covariances()[k], target.full_covariances()[l]
+        kind, covariances = FULL, (source.full_covariances()[k], target.full_covariances()[l])
     factors = [factor(S) for S in covariances]
     F = torch.lerp(factors[0], align(factors[1], factors[0]), t)
-    return symmetrize(F @ F.mT)
+    return symmetrize(F @ F.mT), kind

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.log_density import log_responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.products import (
@@ -52,7 +51,7 @@ class Posterior:
         self.prepared = mixture.translated(-origin.double()).prepare()
         self.empty = torch.isneginf(self.prepared.log_weights)
         self.features, self.dtype = None, None
-        kind = covariance_type_of(mixture.covariances)
+        kind = mixture.covariance_type
         if quadratic_share(kind, len(origin)) <= MAX_QUADRATIC:
             self.features = FeatureEStep(self.prepared, origin)
             self.dtype = accurate_dtype(self.prepared, origin.dtype)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.discrete.plan import exact as exact_transport
@@ -62,7 +61,7 @@ def slices(mixture: GaussianMixtureParams, theta: Tensor) -> Slices:
     """
     weights, means, covariances = mixture.to(dtype=torch.float64)
     theta = theta.to(means)
-    along = covariance_type_of(covariances).apply(theta.unsqueeze(0), covariances)
+    along = mixture.covariance_type.apply(theta.unsqueeze(0), covariances)
     variances = (along * theta).sum(-1).mT  # (L, K or 1)
     projected = theta @ means.mT  # (L, K)
     second = (projected.square() + variances).detach()

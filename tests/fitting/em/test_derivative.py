@@ -13,7 +13,7 @@ from skgmmot.fitting.em.derivative import (
     score,
 )
 from skgmmot.fitting.em.step import m_step
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.products import FeatureEStep
@@ -42,7 +42,8 @@ def symmetric(theta, seed, *batch):
     """Cotangents of a mixture, symmetric where it is."""
     generator = torch.Generator().manual_seed(seed)
     w, m, S = (torch.randn(*batch, *t.shape, dtype=F64, generator=generator) for t in theta)
-    return GaussianMixtureParams(w, m, S + S.mT if theta.covariances.ndim == 3 else S)
+    kind = theta.covariance_type
+    return GaussianMixtureParams(w, m, 2 * kind.symmetric(S), kind)
 
 
 def lend(name, shape, dtype):
@@ -90,7 +91,7 @@ def test_the_score_is_that_of_the_log_joint(theta, X):
     signed = symmetric(theta, 5).weights.unsqueeze(1) * X[:, 0]  # (K, n), of both signs
     leaves = as_leaves(theta)
     expected = torch.autograd.grad((signed * log_joint(leaves.prepare(), X)).sum(), leaves)
-    kind = covariance_type_of(theta.covariances)
+    kind = theta.covariance_type
     centred = X - theta.means.unsqueeze(1)
     moments = Statistics(
         signed.sum(1), (signed.unsqueeze(-1) * centred).sum(1), kind.scatter(centred, signed), None
@@ -103,7 +104,7 @@ def test_the_e_step_is_pulled_back_to_the_mixture(theta, X, a, make_adjoint):
     cotangents = cotangents_of_statistics(theta, 7)
     leaves = as_leaves(theta)
     # the centres of the statistics are constants: move them back to where they were
-    kind = covariance_type_of(theta.covariances)
+    kind = theta.covariance_type
     found = e_step(leaves, X, a).recentred(leaves.means - theta.means, kind)
     expected = torch.autograd.grad(inner(found[:3], cotangents[:3]), leaves)
     adjoint = make_adjoint(theta, cotangents)
@@ -131,7 +132,7 @@ def test_products_of_the_features_covariance_are_passes(theta, X, a):
     adjoint = FeatureAdjoint(step, m_step_pullback(theta, statistics, several))
     found = covariance.product(adjoint.H, *covariance.block(X, a, lend))
     for i, H in enumerate(adjoint.H):
-        one = GaussianMixtureParams(*(t[i] for t in several))
+        one = several.map(lambda t, i=i: t[i])
         single = FeatureAdjoint(step, m_step_pullback(theta, statistics, one))
         assert_close(single.H, H)
         assert_close(found[i], single.block(X, a, lend)[0])
@@ -170,7 +171,7 @@ def test_blocks_add(theta, X, a, make_adjoint):
 
 
 def test_a_component_of_weight_zero_has_no_score_in_its_weight(theta, X):
-    kind = covariance_type_of(theta.covariances)
+    kind = theta.covariance_type
     dead = theta._replace(weights=torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=F64))
     moments = Statistics(*(torch.zeros_like(t) for t in theta), None)
     found = score(dead, kind.precisions(kind.precision_factor(theta.covariances)), moments)

@@ -14,7 +14,6 @@ from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step
 from skgmmot.functional import GaussianMixtureParams, fit_em
-from skgmmot.gaussian.covariance.registry import covariance_type_of
 from skgmmot.gaussian.log_density import log_density
 from skgmmot.gaussian.mixture import select
 from skgmmot.numerics import blocks
@@ -62,7 +61,7 @@ def relative_error(found, expected):
 @pytest.mark.parametrize("fixed_weights", [False, True])
 def test_the_function_fits_what_the_estimator_fits(problem, fixed_weights):
     start, X, a = problem
-    kind = covariance_type_of(start.covariances)
+    kind = start.covariance_type
     model = DifferentiableGaussianMixture(
         2,
         covariance_type=kind.name,

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from skgmmot.fitting.em import rows
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step, m_step
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.products import FeatureEStep, WhiteningEStep
 from skgmmot.gaussian.statistics import e_step
@@ -17,7 +17,7 @@ from skgmmot.numerics.blocks import workers
 
 def by_features(em, theta):
     """Sums by features, in the dtype of the samples."""
-    step = FeatureEStep(theta, em.origin, em.total_scatter(covariance_type_of(theta.covariances)))
+    step = FeatureEStep(theta, em.origin, em.total_scatter(theta.covariance_type))
     return em._by_products(step, em.X.dtype)
 
 

@@ -7,7 +7,7 @@ from sklearn.mixture import GaussianMixture
 from torch.testing import assert_close
 
 from skgmmot.fitting.em.step import em_step
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams, select
 from skgmmot.gaussian.statistics import e_step
 from skgmmot.numerics.adjoint import automatic, implicit
@@ -62,7 +62,7 @@ def test_one_component_becomes_the_moments_of_the_weighted_samples(
 
 
 def test_one_iteration_is_that_of_sklearn(theta, X):
-    kind = covariance_type_of(theta.covariances)
+    kind = theta.covariance_type
     precisions = kind.precisions(kind.precision_factor(theta.covariances))
     theirs = GaussianMixture(
         K,
@@ -139,7 +139,7 @@ def test_components_may_be_permuted(theta, X, a):
     order = torch.tensor([2, 0, 1])
 
     def permuted(theta):
-        shared = covariance_type_of(theta.covariances).shared
+        shared = theta.covariance_type.shared
         S = theta.covariances if shared else theta.covariances[order]
         return GaussianMixtureParams(theta.weights[order], theta.means[order], S)
 
@@ -164,7 +164,7 @@ def test_a_component_without_mass_keeps_its_mean_and_has_no_weight(theta, X):
     assert all(torch.isfinite(t).all() for t in following)
     assert_close(following.means[2], far.means[2])
     assert following.weights[2] == 0
-    if not covariance_type_of(theta.covariances).shared:
+    if not theta.covariance_type.shared:
         assert torch.equal(following.covariances[2], theta.covariances[2])
     # the others are those of a mixture without it
     rest = em_step(select(theta, [0, 1]), X, reg_covar=1e-3)
@@ -173,7 +173,7 @@ def test_a_component_without_mass_keeps_its_mean_and_has_no_weight(theta, X):
 
 def test_an_iteration_has_its_derivatives_in_a_weight_of_zero(theta, X, a):
     theta = theta._replace(weights=torch.tensor([0.0, 0.4, 0.6], dtype=F64))
-    if covariance_type_of(theta.covariances).shared:
+    if theta.covariance_type.shared:
         theta = theta._replace(means=theta.means[1:2].expand(K, -1))
 
     def living(weights):  # the others move; the component itself stays, but for its weight

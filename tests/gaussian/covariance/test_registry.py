@@ -1,5 +1,8 @@
 """The four covariance types."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -13,7 +16,7 @@ from skgmmot.gaussian.covariance.registry import (
     FULL,
     SPHERICAL,
     TIED,
-    covariance_type_of,
+    type_of_storage,
 )
 from skgmmot.numerics.linalg import symmetrize
 
@@ -58,23 +61,44 @@ def weighted(make_samples):
 
 
 @pytest.mark.parametrize(
-    ("shape", "kind"),
+    ("means", "storage", "kind"),
     [
-        ((3, 2, 2), FULL),
-        ((1, 2, 2), TIED),
-        ((3, 2), DIAG),
-        ((3, 1), SPHERICAL),
-        ((1, 1), SPHERICAL),
+        ((3, 2), (3, 2, 2), FULL),
+        ((3, 2), (1, 2, 2), TIED),
+        ((3, 2), (3, 2), DIAG),
+        ((3, 2), (3, 1), SPHERICAL),
+        ((1, 2), (1, 2, 2), TIED),
+        ((1, 2), (1, 2), DIAG),
+        ((3, 1), (3, 1, 1), FULL),
+        ((3, 1), (3, 1), SPHERICAL),
+        ((1, 1), (1, 1), SPHERICAL),
+        ((1, 1), (1, 1, 1), TIED),
     ],
 )
-def test_storage_tells_the_type(shape, kind):
-    assert covariance_type_of(torch.ones(shape)) is kind
+def test_storage_and_means_tell_the_type(means, storage, kind):
+    assert type_of_storage(torch.ones(storage), torch.ones(means)) is kind
 
 
-@pytest.mark.parametrize("shape", [(3,), (1, 3, 2, 2)])
-def test_storage_of_another_number_of_axes_is_refused(shape):
-    with pytest.raises(ValueError, match=rf"covariances must have shape .* got \({shape[0]}, ?"):
-        covariance_type_of(torch.ones(shape))
+@pytest.mark.parametrize("shape", [(3,), (1, 3, 4, 4), (3, 10, 4), (2, 4, 4), (4, 4), (3, 4, 1)])
+def test_storage_that_fits_no_type_is_refused(shape):
+    with pytest.raises(ValueError, match=r"covariances of 3 components in 4 dimensions must have"):
+        type_of_storage(torch.ones(shape), torch.ones(3, 4))
+
+
+def test_means_that_are_no_matrix_have_no_type_of_storage():
+    with pytest.raises(ValueError, match=r"means must have shape \(K, d\), got \(3,\)"):
+        type_of_storage(torch.ones(3, 1), torch.ones(3))
+    with pytest.raises(TypeError, match="means and covariances must be tensors, got Tensor, list"):
+        type_of_storage([1.0], torch.ones(3, 1))
+
+
+def test_types_are_equal_wherever_they_were_copied():
+    for kind in COVARIANCE_TYPES.values():
+        for other in (copy.deepcopy(kind), pickle.loads(pickle.dumps(kind))):
+            assert other == kind
+            assert hash(other) == hash(kind)
+    assert len(set(COVARIANCE_TYPES.values())) == 4
+    assert repr(DIAG) == "<covariance type 'diag'>"
 
 
 def test_types_are_found_by_their_names():

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.gaussian.barycenter import gaussian_barycenter
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.barycenter import common_type, exact_barycenter, objective
 from skgmmot.transport.mixtures.distance import interpolate, transport_plan
@@ -95,7 +95,7 @@ def test_it_has_few_components_of_the_common_type(name, three):
     found = exact_barycenter(mixtures, WEIGHTS)
     assert len(found.weights) <= 3 + 2 + 4 - 2
     assert_close(found.weights.sum().item(), 1.0)
-    assert covariance_type_of(found.covariances) is COVARIANCE_TYPES[name]
+    assert found.covariance_type is COVARIANCE_TYPES[name]
 
 
 def test_the_order_of_the_mixtures_does_not_matter(three):
@@ -119,6 +119,6 @@ def test_mixed_types_have_a_full_barycentre_unless_all_are_diagonal(one, other, 
     expected = "diag" if {one, other} == {"diag", "spherical"} else "full"
     assert common_type(mixtures) is COVARIANCE_TYPES[expected]
     found = exact_barycenter(mixtures, WEIGHTS)
-    assert covariance_type_of(found.covariances) is COVARIANCE_TYPES[expected]
-    full = [m._replace(covariances=m.full_covariances()) for m in mixtures]
+    assert found.covariance_type is COVARIANCE_TYPES[expected]
+    full = [m._replace(covariances=m.full_covariances(), covariance_type=FULL) for m in mixtures]
     assert distance(found, exact_barycenter(full, WEIGHTS)) < 1e-5

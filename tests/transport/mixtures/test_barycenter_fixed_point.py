@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.barycenter import common_type, exact_barycenter, objective
 from skgmmot.transport.mixtures.barycenter_fixed_point import best_of_starts, improve, reduce
@@ -72,7 +72,7 @@ def test_reduction_finds_groups_of_equal_components(name, make_mixture):
     )
     found = reduce(split, 3, generator(), n_init=3)
     assert transport_plan(found, mixture).cost < 1e-12
-    assert covariance_type_of(found.covariances) is COVARIANCE_TYPES[name]
+    assert found.covariance_type is COVARIANCE_TYPES[name]
 
 
 # --- peer --------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_a_narrower_type_is_sought_and_found_at_its_best(narrow, three):
     mixtures, kind = three("full"), COVARIANCE_TYPES[narrow]
     solution, value = best_of_starts(mixtures, WEIGHTS, 3, generator(), kind=kind, n_init=2)
     found = solution.value
-    assert covariance_type_of(found.covariances) is kind
+    assert found.covariance_type is kind
     for scale in (0.99, 1.01):
         other = found._replace(covariances=scale * found.covariances)
         assert objective(other, mixtures, WEIGHTS) > value

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, covariance_type_of
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.wasserstein import wasserstein_squared
 from skgmmot.numerics.linalg import bures_map, symmetrize
@@ -179,7 +179,7 @@ def test_geodesics_have_constant_speed(name, other, make_mixture):
 @pytest.mark.parametrize("other", COVARIANCE_TYPES)
 def test_the_geodesic_keeps_the_covariance_type_that_both_mixtures_have(name, other, make_mixture):
     source, target = make_mixture(name, 3, 4, seed=1), make_mixture(other, 5, 4, seed=2)
-    kind = covariance_type_of(interpolate(source, target, 0.5).covariances)
+    kind = interpolate(source, target, 0.5).covariance_type
     both = {name, other}
     expected = name if len(both) == 1 else "diag" if both == {"diag", "spherical"} else "full"
     assert kind is COVARIANCE_TYPES[expected]
