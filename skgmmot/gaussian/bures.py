@@ -16,11 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.gaussian.bures_plane import NEARLY_EQUAL, bures_squared_in_the_plane
 from skgmmot.numerics.linalg import compare_bits, factor, inverse_factor, symmetrize
 from skgmmot.numerics.threads import map_items
 
-#: Below this share of the traces, the Bures term is evaluated without cancellation.
-NEARLY_EQUAL = 1e-3
 #: Eigenvalues are used up to this relative error of the sum of their roots.
 PRECISE = 1e-13
 #: Between covariances whose traces lie here, no square of a product leaves the range of numbers.
@@ -107,15 +106,11 @@ def bures_squared(
     which = compare_bits([source], [target])
     if which > 0:
         return bures_squared(target, source, prepared and prepared[::-1]).mT
-    if source.shape[-1] == 2:
-        parts = source.detach().split(max(1, BLOCK_SIZE // max(1, len(target))))
-        values = [_in_the_plane(part, target.detach()) for part in parts]
-        values = values[0] if len(values) == 1 else torch.cat(values)
-    else:
+    squared = bures_squared_in_the_plane(source, target) if source.shape[-1] == 2 else None
+    if squared is None:
         values = _all_pairs(source, target, prepared or (factored(source), factored(target)))
-    if which == 0:
-        values = values.triu(1) + values.triu(1).mT
-    return _BuresSquared.apply(source, target, None, None, values)
+        squared = _BuresSquared.apply(source, target, None, None, values)
+    return squared.triu(1) + squared.triu(1).mT if which == 0 else squared
 
 
 def bures_squared_pairs(
@@ -195,22 +190,6 @@ def _without_cancellation(source: Tensor, target: Tensor, L0: Tensor, L1: Tensor
     squared = (L0 - L1 @ (left @ right)).square().sum((-2, -1))
     equal = (source == target).flatten(1).all(1)  # what is left there is rounding
     return squared.masked_fill(equal, 0.0)
-
-
-def _in_the_plane(source: Tensor, target: Tensor) -> Tensor:
-    """All squared Bures distances ``(K, L)`` in two dimensions, in closed form."""
-    covariances, sizes = torch.cat([source, target]), (len(source), len(target))
-    L0, L1 = factor(covariances).split(sizes)
-    traces = covariances.diagonal(dim1=-2, dim2=-1).sum(-1)
-    traces = traces[: sizes[0]].unsqueeze(1) + traces[sizes[0] :]  # (K, L)
-    # all products L0.T @ L1 as one: (2 K, 2) @ (2, 2 L)
-    products = L0.mT.reshape(-1, 2) @ L1.transpose(0, 1).reshape(2, -1)
-    entries = products.view(sizes[0], 2, sizes[1], 2).permute(1, 3, 0, 2).flatten(0, 1).unbind()
-    squared = traces - 2 * _nuclear_norm_in_the_plane(*entries)
-    k, l = (squared < NEARLY_EQUAL * traces).nonzero(as_tuple=True)
-    if len(k):
-        squared[k, l] = _without_cancellation(source[k], target[l], L0[k], L1[l])
-    return squared
 
 
 def _units(traces: Tensor) -> Tensor | None:
