@@ -45,6 +45,12 @@ def test_between_gaussians_it_is_the_affine_map():
     transport = ot_map(([1.0], [[1.0]], [[[4.0]]]), ([1.0], [[-1.0]], [[[9.0]]]))
     assert np.allclose(transport.transform([[1.0], [3.0]]), [[-1.0], [2.0]])  # slope 3 / 2
     assert np.isclose(transport.distance_, np.sqrt(2**2 + (3 - 2) ** 2))
+    # two of them, far apart: each has its own
+    source = ([0.3, 0.7], [[1.0], [901.0]], [[[4.0]], [[1.0]]])
+    target = ([0.3, 0.7], [[-1.0], [990.0]], [[[9.0]], [[16.0]]])
+    transport = ot_map(source, target)
+    assert np.allclose(transport.transform([[3.0], [902.0]]), [[2.0], [994.0]])
+    assert np.allclose(transport.inverse_transform([[2.0], [994.0]]), [[3.0], [902.0]])
 
 
 def test_the_random_map_reproduces_the_target():

@@ -61,6 +61,8 @@ def test_exact_and_nodes_agree(clouds):
     order = [np.argsort(m.means_[:, 0]) for m in (exact, nodes)]
     assert np.allclose(exact.means_[order[0]], nodes.means_[order[1]], atol=0.15)
     assert np.allclose(exact.weights_[order[0]], nodes.weights_[order[1]], atol=0.02)
+    assert np.allclose(exact.covariances_[order[0]], nodes.covariances_[order[1]], atol=0.05)
+    assert np.isclose(exact.distance_, nodes.distance_, rtol=0.02)
 
 
 def test_outliers_move_it_less_than_maximum_likelihood(clouds, rng):
@@ -195,4 +197,9 @@ def test_bad_input_is_refused_and_leaves_the_earlier_fit(clouds, rng):
 def test_equal_samples_and_as_many_components_as_samples_are_no_obstacle():
     X = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
     mixture = SemidiscreteGMM(3, reg_covar=1e-3, random_state=0).fit(X)
-    assert np.isfinite(mixture.means_).all() and mixture.distance_ < 0.1
+    # the two equal samples are one point; each component is as narrow as reg_covar allows
+    order = np.lexsort(mixture.means_.round(2).T)
+    assert np.allclose(mixture.means_[order], X[1:], atol=1e-4)
+    assert np.allclose(mixture.weights_[order], [0.5, 0.25, 0.25], atol=1e-4)
+    assert np.allclose(mixture.covariances_, 1e-3 * np.eye(2), atol=1e-6)
+    assert np.isclose(mixture.distance_, np.sqrt(2e-3), rtol=1e-4)

@@ -82,6 +82,18 @@ def test_a_component_that_is_too_thin_widens_again(make_samples):
     assert_close(solution.value.covariances, torch.ones(1, 1, dtype=F64), atol=0.15, rtol=0)
 
 
+def test_as_many_components_as_samples_shrink_to_them(name, make_samples):
+    X = make_samples(6, 2)
+    storage = COVARIANCE_TYPES[name].shape(6, 2)
+    wide = torch.eye(2, dtype=F64).expand(storage) if len(storage) == 3 else torch.ones(storage)
+    weights = torch.full((6,), 1 / 6, dtype=F64)
+    start = GaussianMixtureParams(weights, X + 0.1, 0.04 * wide.to(F64))
+    solution = fit_sliced(objective(X, COVARIANCE_TYPES[name]), start, tol=1e-3)
+    assert solution.objective < 0.02  # 0.2 at the start, and never zero: of reg_covar
+    assert_close(solution.value.means, X, atol=0.01, rtol=0)
+    assert solution.value.covariances.abs().max() < 0.02**2
+
+
 def test_weights_are_held_at_first_unless_asked_for(make_mixture, make_samples):
     X, start = make_samples(200, 2), make_mixture("diag", 3, 2, spread=4.0)
     problem = objective(X, COVARIANCE_TYPES["diag"])

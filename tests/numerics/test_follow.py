@@ -68,6 +68,16 @@ def test_newtons_step_solves_the_equation_itself_and_not_the_adjoint_one(F, make
     assert (end(Carried(0.05).find(F.linearise, (F.x + 1e-3,), 0.1)) - F.x).norm() < 1e-6
 
 
+@pytest.mark.parametrize(("distance", "is_near"), [(0.45, True), (0.55, False)])
+def test_nothing_is_found_beyond_the_radius(F, carried, distance, is_near):
+    # Newton's method would converge from all of them: the map is nearly linear there
+    start = F.x + distance / 6**0.5
+    for known in (carried, Carried(0.05)):
+        found = known.find(F.linearise, (start,), 0.01)
+        assert (found is not None) == is_near
+        assert found is None or (end(found) - F.x).norm() < 0.01
+
+
 def test_nothing_is_found_far_away(F, carried):
     assert carried.find(F.linearise, (F.x + 3,), 0.1) is None
     assert Carried(0.05).find(F.linearise, (F.x + 3,), 0.1) is None

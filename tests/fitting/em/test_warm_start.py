@@ -360,6 +360,32 @@ def test_a_rough_natural_flow_keeps_its_matrix_and_stays_near_the_exact_one(prob
     assert em.solution.n_iter == 0 and em.solution.distance < 0.03
 
 
+@pytest.mark.parametrize("name", ["diag", "spherical"])
+def test_a_matrix_that_changes_along_a_flow_is_found_more_often(
+    name, make_mixture, make_samples, monkeypatch
+):
+    # the groups approach each other: what is found at the first, second, fourth, eighth use (and
+    # before the first) would be up to 0.43 off
+    means = torch.tensor([[-1.6, -0.8], [1.6, 0.8]], dtype=F64).repeat(15, 1)
+    start = make_mixture(name, 2, 2)._replace(means=means[:2])
+    X, a = make_samples(30, 2), make_samples(30, 1, seed=9).mul(0.3).exp().squeeze(1)
+    options = {"gradient": "natural", "fixed_weights": True}
+    first = fit_em(start, X + means, a, fixed_weights=True).value
+    em, found_anew = WarmStart(first, gradient_tol=0.3, **options), []
+    natural = LinearisedEM.natural
+    for step in range(14):
+        moved = (X + (1 - 0.05 * step) * means).requires_grad_()
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                LinearisedEM, "natural", lambda self, v: found_anew.append(v) or natural(self, v)
+            )
+            (found,) = torch.autograd.grad(loss(em(moved, a)), moved)
+        value = fit_em(start, moved, a, tol=1e-6, max_iter=500, gradient_tol=1e-9, **options).value
+        (expected,) = torch.autograd.grad(loss(value), moved)
+        assert (found - expected).norm() < 0.3 * expected.norm()
+    assert 5 < len(found_anew) < 14
+
+
 @pytest.mark.parametrize(
     ("rate", "tol", "n_steps"), [(0.1, 0.3, 60), (0.5, 0.1, 12), (1.0, 1e-6, 5)]
 )

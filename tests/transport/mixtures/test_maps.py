@@ -74,6 +74,24 @@ def test_maps_between_single_gaussians_are_affine(name, make_mixture, make_sampl
     assert_close(random_map(mapping, X, uniforms(10)), expected)
 
 
+@pytest.mark.parametrize("method", ["mean", "random"])
+def test_components_far_from_each_other_have_affine_maps_of_their_own(name, method, make_mixture):
+    # the origin of the maps is at none of the means
+    source, target = (make_mixture(name, 3, 2, seed=s) for s in (1, 2))
+    far = 1e3 * torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]], dtype=F64)
+    source, target = (
+        source._replace(means=source.means + far),
+        target._replace(weights=source.weights, means=target.means + far),
+    )
+    mapping = mixture_map(source, target)
+    for k in range(3):
+        X = source.means[k] + torch.tensor([[0.5, -1.0], [-0.3, 0.2]], dtype=F64)
+        A = bures_map(source.full_covariances()[k], target.full_covariances()[k])
+        expected = target.means[k] + (X - source.means[k]) @ A
+        found = mean_map(mapping, X) if method == "mean" else random_map(mapping, X, uniforms(2))
+        assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 # --- peers -------------------------------------------------------------------------------------
 
 
