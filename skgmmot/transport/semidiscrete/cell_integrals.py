@@ -1,18 +1,17 @@
-"""Integrals of densities in the plane over the cells of a power diagram, all in closed form.
+"""Integrals of densities in the plane over the cells of a power diagram, in closed form.
 
 Two densities of mass one, both with their mean at the origin:
 
-- `GridIntegrals`, an image: constant on each pixel. The flux of ``f rho`` through an edge is
-  ``int F dy`` with ``F(x, y) = int_{-inf}^x f rho ds``: the edge is cut where it meets lines
-  between pixels, and on a piece ``F`` is a polynomial.
-- `MixtureIntegrals`, a Gaussian mixture: in coordinates in which a component is standard normal, an
-  edge spans a triangle with the origin, whose mass is an angle minus two values of Owen's function
-  or, for a short edge, a smooth integral that a few nodes give to rounding; first moments are line
-  integrals of the density, by parts.
+- `GridIntegrals`, constant on each pixel of an image. The flux of ``f rho`` through an edge is
+  ``int F dy`` with ``F(x, y) = int_{-inf}^x f rho ds``. The edge is cut where it meets lines
+  between pixels, and on each piece ``F`` is a polynomial.
+- `MixtureIntegrals`, a Gaussian mixture. In coordinates in which a component is standard normal, an
+  edge and the origin form a triangle, whose mass is an angle minus two values of Owen's function
+  or, for a short edge, a smooth integral for which a few Gauss nodes suffice. First moments are
+  line integrals of the density, by parts.
 
-Both offer what Newton's method needs (`box`, `covariance`, `blurred`, `measure`, `moments`), and
-what derivatives in the density need: `GridIntegrals.potential`,
-`MixtureIntegrals.component_moments`. Arrays are numpy's, in float64.
+Both are a `PlaneDensity`. For derivatives in the density there are also `GridIntegrals.potential`
+and `MixtureIntegrals.component_moments`. Arrays are numpy's, in float64.
 """
 
 import math
@@ -25,18 +24,18 @@ from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram
 
 Array = np.ndarray
 
-#: Standard deviations beyond which a normal density is left out: less than 1e-18 of its mass.
-REACH = 9.0
-#: Nodes of Gauss's rule with two nodes on [0, 1]: exact for cubic polynomials.
-GAUSS = np.array([0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12)])
-#: Edges up to so many standard deviations long take so many nodes: errors are below 1e-13.
-SHORT_EDGES = tuple(
+#: Standard deviations at which a normal density is cut off: less than 1e-18 of its mass is beyond.
+CUTOFF_DEVIATIONS = 9.0
+#: Nodes of the two-point Gauss rule on [0, 1], exact for cubic polynomials.
+GAUSS_NODES = np.array([0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12)])
+#: Gauss rules for edges up to 0.5 and 1.5 standard deviations long, with errors below 1e-13.
+SHORT_EDGE_RULES = tuple(
     (length, np.polynomial.legendre.leggauss(n)) for length, n in ((0.5, 5), (1.5, 8))
 )
 
 
 class GridIntegrals:
-    """An image as a density: constant on the pixels of a grid.
+    """Integrals over cells of a density that is constant on the pixels of a grid.
 
     Parameters
     ----------
@@ -50,7 +49,7 @@ class GridIntegrals:
         self.values, self.box = values, box
         self.shape = np.array(values.shape[::-1])  # as coordinates: columns first
         self.pixel = (box.high - box.low) / self.shape
-        # mass per height, left of each pixel and in its row
+        # mass per unit of height, left of each pixel in its row
         self._left = self.pixel[0] * (np.cumsum(values, axis=1) - values)
 
     def centred(self) -> tuple["GridIntegrals", Array]:
@@ -60,7 +59,7 @@ class GridIntegrals:
         return GridIntegrals(self.values, Box(self.box.low - mean, self.box.high - mean)), mean
 
     def covariance(self) -> Array:
-        """The covariance of the density, whose mean must be the origin: ``(2, 2)``."""
+        """The covariance ``(2, 2)`` of the density, whose mean must be the origin."""
         x, y = self.centres(0), self.centres(1)
         mass = self.values * self.pixel.prod()
         mixed = y @ mass @ x
@@ -68,12 +67,12 @@ class GridIntegrals:
         return np.array([[squares[0], mixed], [mixed, squares[1]]]) + np.diag(self.pixel**2) / 12
 
     def blurred(self, share: float) -> "GridIntegrals":
-        """This density with a share of it spread evenly over the rectangle."""
+        """The density mixed, with weight ``share``, with the uniform density on the box."""
         even = 1 / np.prod(self.box.high - self.box.low)
         return GridIntegrals((1 - share) * self.values + share * even, self.box)
 
     def nodes(self, n: int) -> tuple[Array, Array]:
-        """Points that stand for the density, at least ``n``, and their masses, all positive."""
+        """At least ``n`` points that approximate the density, and their positive masses."""
         fine = math.ceil(math.sqrt(n / np.count_nonzero(self.values)))
         each = (np.arange(fine) + 0.5) / fine
         row, column = (np.add.outer(k, each) for k in map(np.arange, self.values.shape))
@@ -84,7 +83,7 @@ class GridIntegrals:
         return places[used], mass[used] / mass.sum()
 
     def measure(self, diagram: PowerDiagram) -> tuple[Array, Array]:
-        """Masses of the cells ``(n,)`` and of the edges between them ``(m,)``, per length."""
+        """Masses of the cells ``(n,)``, and line integrals over the edges between them ``(m,)``."""
         pieces = self._cut(diagram)
         middle = pieces.at(0.5)
         value, left = self._look_up(pieces)
@@ -94,13 +93,13 @@ class GridIntegrals:
         return diagram.gather(through, 1.0), along[: diagram.n_interfaces]
 
     def moments(self, diagram: PowerDiagram) -> Array:
-        """First moments of the cells, ``int x rho``: ``(n, 2)``."""
+        """First moments ``int x rho`` of the cells, ``(n, 2)``."""
         pieces = self._cut(diagram)
         value, left = self._look_up(pieces)
         centres = self.centres(0) * self.values * self.pixel[0]
         left_x = (np.cumsum(centres, axis=1) - centres)[tuple(pieces.pixel.T[::-1])]
         flux = np.zeros((len(value), 2))
-        for x, y in (pieces.at(t).T for t in GAUSS):
+        for x, y in (pieces.at(t).T for t in GAUSS_NODES):
             inside = x - pieces.low[:, 0]
             flux[:, 0] += left_x + value * inside * (x + pieces.low[:, 0]) / 2
             flux[:, 1] += (left + value * inside) * y
@@ -121,11 +120,11 @@ class GridIntegrals:
         level = pieces.rise * (jump + slope_y * pieces.at(0.5)[:, 1])
         row, column = pieces.pixel[:, 1], pieces.pixel[:, 0]
         whole = (
-            self._from_the_right(row, column, level),
-            self._from_the_right(row, column, pieces.rise * slope_x),
+            self._sum_right_of_pixels(row, column, level),
+            self._sum_right_of_pixels(row, column, pieces.rise * slope_x),
         )
         own = np.zeros(len(level))
-        for x, y in (pieces.at(t).T for t in GAUSS):
+        for x, y in (pieces.at(t).T for t in GAUSS_NODES):
             inside = x - pieces.low[:, 0]
             own += inside * (jump + slope_y * y + slope_x * (x + pieces.low[:, 0]) / 2)
         own *= pieces.rise / 2
@@ -137,8 +136,8 @@ class GridIntegrals:
         last = (squares - 2 * (base[0] * x + base[1] * y) + height) * self.pixel.prod()
         return last + self.pixel[0] * (whole[0] + whole[1] * x) + partial
 
-    def _from_the_right(self, row: Array, column: Array, amount: Array) -> Array:
-        """Amounts of all pieces further right in the same row, ``(rows, columns)``."""
+    def _sum_right_of_pixels(self, row: Array, column: Array, amount: Array) -> Array:
+        """Sums over all pieces further right in the same row, ``(rows, columns)``."""
         size = self.values.size
         summed = np.bincount(row * self.shape[0] + column, amount, size).reshape(self.values.shape)
         return np.cumsum(summed[:, ::-1], axis=1)[:, ::-1] - summed
@@ -147,12 +146,12 @@ class GridIntegrals:
         """One coordinate of the pixels' centres: x for axis 0, y for axis 1."""
         return self.box.low[axis] + (np.arange(self.shape[axis]) + 0.5) * self.pixel[axis]
 
-    def _look_up(self, pieces: "Pieces") -> tuple[Array, Array]:
-        """The value of each piece's pixel, and the mass per height left of it."""
+    def _look_up(self, pieces: "EdgePieces") -> tuple[Array, Array]:
+        """The value of each piece's pixel, and the mass per unit of height left of it."""
         index = tuple(pieces.pixel.T[::-1])
         return self.values[index], self._left[index]
 
-    def _cut(self, diagram: PowerDiagram) -> "Pieces":
+    def _cut(self, diagram: PowerDiagram) -> "EdgePieces":
         """Cut the edges where they meet the lines between pixels."""
         start = (diagram.start - self.box.low) / self.pixel
         stop = (diagram.stop - self.box.low) / self.pixel
@@ -167,40 +166,43 @@ class GridIntegrals:
         pixel = np.clip(middle.astype(np.intp), 0, self.shape - 1)
         span = (end - begin)[:, None] * step * self.pixel
         first = self.box.low + (start[edge] + begin[:, None] * step) * self.pixel
-        return Pieces(used[edge], first, span, pixel, self.box.low + pixel * self.pixel)
+        return EdgePieces(used[edge], first, span, pixel, self.box.low + pixel * self.pixel)
 
 
-class Pieces(NamedTuple):
-    """Edges cut at the lines between pixels."""
+class EdgePieces(NamedTuple):
+    """Edges cut into pieces at the lines between pixels."""
 
     edge: Array
-    """The edge that each piece is of, ``(p,)``."""
+    """Index of each piece's edge, ``(p,)``."""
     first: Array
-    """Where it starts, ``(p, 2)``."""
+    """Its start, ``(p, 2)``."""
     span: Array
-    """From its start to its end, ``(p, 2)``."""
+    """The vector from its start to its end, ``(p, 2)``."""
     pixel: Array
     """Column and row of its pixel, ``(p, 2)``."""
     low: Array
-    """The lower left corner of its pixel, ``(p, 2)``."""
+    """Lower left corner of its pixel, ``(p, 2)``."""
 
     def at(self, t: float) -> Array:
-        """A point of each piece, from 0 at its start to 1 at its end: ``(p, 2)``."""
+        """The points ``first + t span`` of the pieces, ``(p, 2)``."""
         return self.first + t * self.span
 
     @property
     def rise(self) -> Array:
-        """How much higher each piece ends, ``(p,)``."""
+        """Change of height along each piece, ``(p,)``."""
         return self.span[:, 1]
 
     @property
     def length(self) -> Array:
-        """Lengths, ``(p,)``."""
+        """Lengths of the pieces, ``(p,)``."""
         return np.hypot(*self.span.T)
 
 
 def _crossings(start: Array, stop: Array) -> tuple[Array, Array, Array]:
-    """Edges cut at integer coordinates: the edge of each piece, and its share of that edge."""
+    """Cut edges at integer coordinates.
+
+    Returns the edge of each piece, and the parameters in [0, 1] of its start and end on that edge.
+    """
     low, high = np.minimum(start, stop), np.maximum(start, stop)
     first = np.floor(low) + 1
     counts = np.maximum(np.ceil(high) - first, 0).astype(np.intp)
@@ -220,7 +222,7 @@ def _crossings(start: Array, stop: Array) -> tuple[Array, Array, Array]:
 
 
 class MixtureIntegrals:
-    """A Gaussian mixture in the plane.
+    """Integrals over cells of a Gaussian mixture in the plane.
 
     Parameters
     ----------
@@ -235,9 +237,9 @@ class MixtureIntegrals:
     def __init__(self, weights: Array, means: Array, covariances: Array):
         self.weights, self.means, self.covariances = weights, means, covariances
         self.factors = np.linalg.cholesky(covariances)
-        reach = REACH * np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+        reach = CUTOFF_DEVIATIONS * np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
         self.box = Box((means - reach).min(0), (means + reach).max(0))
-        self._last: tuple[PowerDiagram, WhiteEdges, Array, Array] | None = None
+        self._cached: tuple[PowerDiagram, WhitenedEdges, Array, Array] | None = None
 
     def centred(self) -> tuple["MixtureIntegrals", Array]:
         """The same density with its mean at the origin, and its mean."""
@@ -245,27 +247,27 @@ class MixtureIntegrals:
         return MixtureIntegrals(self.weights, self.means - mean, self.covariances), mean
 
     def covariance(self) -> Array:
-        """The covariance of the density, whose mean must be the origin: ``(2, 2)``."""
+        """The covariance ``(2, 2)`` of the density, whose mean must be the origin."""
         within = np.tensordot(self.weights, self.covariances, axes=1)
         return within + (self.weights * self.means.T) @ self.means
 
     def blurred(self, share: float) -> "MixtureIntegrals":
-        """This density with every component wider, by a share of the whole covariance."""
+        """The mixture with a share of its whole covariance added to every component's."""
         wider = self.covariances + share * self.covariance()
         return MixtureIntegrals(self.weights, self.means, wider)
 
     def nodes(self, n: int) -> tuple[Array, Array]:
-        """Points that stand for the density, at least ``n``, and their masses, all positive."""
+        """At least ``n`` points that approximate the density, and their positive masses."""
         used = self.weights > 0
         each = math.ceil(n / np.count_nonzero(used))
         radius = np.sqrt(-2 * np.log1p(-(np.arange(each) + 0.5) / each))
-        angle = math.pi * (3 - math.sqrt(5)) * np.arange(each)  # a sunflower's
+        angle = math.pi * (3 - math.sqrt(5)) * np.arange(each)  # Vogel's spiral
         z = radius * np.stack([np.cos(angle), np.sin(angle)])  # (2, each)
         places = self.means[used, None] + (self.factors[used] @ z).transpose(0, 2, 1)
         return places.reshape(-1, 2), np.repeat(self.weights[used] / each, each)
 
     def measure(self, diagram: PowerDiagram) -> tuple[Array, Array]:
-        """Masses of the cells ``(n,)`` and of the edges between them ``(m,)``, per length."""
+        """Masses of the cells ``(n,)``, and line integrals over the edges between them ``(m,)``."""
         white, triangles, line = self._whitened(diagram)
         masses = diagram.gather(self.weights @ triangles, 1.0)
         length = np.hypot(*(diagram.stop - diagram.start).T)
@@ -274,7 +276,7 @@ class MixtureIntegrals:
         return masses, along[: diagram.n_interfaces]
 
     def moments(self, diagram: PowerDiagram) -> Array:
-        """First moments of the cells, ``int x rho``: ``(n, 2)``."""
+        """First moments ``int x rho`` of the cells, ``(n, 2)``."""
         return np.tensordot(self.weights, self.component_moments(diagram)[1], axes=1)
 
     def component_moments(self, diagram: PowerDiagram) -> tuple[Array, Array]:
@@ -286,39 +288,39 @@ class MixtureIntegrals:
         first = np.stack([diagram.gather(f, np.zeros(2)) for f in flux])  # of z
         return mass, first @ self.factors.mT + mass[..., None] * self.means[:, None]
 
-    def _whitened(self, diagram: PowerDiagram) -> tuple["WhiteEdges", Array, Array]:
-        """The edges as each component sees them, and the masses of their triangles and of them.
+    def _whitened(self, diagram: PowerDiagram) -> tuple["WhitenedEdges", Array, Array]:
+        """Edges whitened by each component, masses of their triangles, and line integrals.
 
-        The last ones are kept: moments are asked for where masses have just been.
+        Those of the last diagram are cached, since moments are computed right after masses.
         """
-        if self._last is None or self._last[0] is not diagram:
+        if self._cached is None or self._cached[0] is not diagram:
             inverse = np.linalg.inv(self.factors)
-            edges = WhiteEdges.between(
+            edges = WhitenedEdges.between(
                 *((ends - self.means[:, None]).transpose(2, 0, 1) for ends in diagram[1:3]), inverse
             )
-            self._last = diagram, edges, *_white_integrals(edges)
-        return self._last[1:]
+            self._cached = diagram, edges, *_standard_normal_integrals(edges)
+        return self._cached[1:]
 
 
-class WhiteEdges(NamedTuple):
-    """Edges as a standard normal density sees them, each ``(K, m)``."""
+class WhitenedEdges(NamedTuple):
+    """Edges in the coordinates in which a component is standard normal; fields are ``(K, m)``."""
 
     along_x: Array
     """First coordinate of the unit vector along the edge."""
     along_y: Array
-    """The second one; the edge's right is ``(along_y, -along_x)``."""
+    """Second coordinate; the normal ``(along_y, -along_x)`` points to the edge's right."""
     length: Array
     """Lengths."""
     offset: Array
-    """Distance of the line from the origin, positive if the origin is on its left."""
-    near: Array
-    """Coordinate along the line where the edge starts, from the foot of the perpendicular."""
-    far: Array
-    """The same where it ends."""
+    """Signed distance of the line from the origin, positive if the origin is on its left."""
+    begin: Array
+    """Coordinate of the edge's start along its line, from the foot of the perpendicular."""
+    end: Array
+    """Coordinate of its end."""
 
     @classmethod
-    def between(cls, start: Array, stop: Array, inverse: Array) -> "WhiteEdges":
-        """Edges between points ``(2, K, m)`` about the means, by inverse factors ``(K, 2, 2)``."""
+    def between(cls, start: Array, stop: Array, inverse: Array) -> "WhitenedEdges":
+        """Whiten edges between points ``(2, K, m)`` relative to the means, by inverse factors."""
         a, b, c = (inverse[:, i, j, None] for i, j in ((0, 0), (1, 0), (1, 1)))  # triangular
         x, y = a * start[0], b * start[0] + c * start[1]
         to_x, to_y = a * stop[0], b * stop[0] + c * stop[1]
@@ -326,51 +328,51 @@ class WhiteEdges(NamedTuple):
         length = np.maximum(np.hypot(along_x, along_y), np.finfo(float).tiny)
         along_x /= length
         along_y /= length
-        near, far = x * along_x + y * along_y, to_x * along_x + to_y * along_y
-        return cls(along_x, along_y, length, x * along_y - y * along_x, near, far)
+        begin, end = x * along_x + y * along_y, to_x * along_x + to_y * along_y
+        return cls(along_x, along_y, length, x * along_y - y * along_x, begin, end)
 
-    def flat(self) -> "WhiteEdges":
-        """The same for all components in a row, ``(K m,)``."""
-        return WhiteEdges(*(t.ravel() for t in self))
+    def flat(self) -> "WhitenedEdges":
+        """The fields flattened over components, ``(K m,)``."""
+        return WhitenedEdges(*(t.ravel() for t in self))
 
-    def at(self, index: Array) -> "WhiteEdges":
-        """Some of the edges."""
-        return WhiteEdges(*(t[index] for t in self))
+    def take(self, index: Array) -> "WhitenedEdges":
+        """The edges of an index."""
+        return WhitenedEdges(*(t[index] for t in self))
 
 
-def _white_integrals(edges: WhiteEdges) -> tuple[Array, Array]:
-    """Masses of the triangles that edges span with the origin, and of the edges themselves.
+def _standard_normal_integrals(edges: WhitenedEdges) -> tuple[Array, Array]:
+    """Masses of the triangles between edges and the origin, and line integrals over the edges.
 
-    The first are signed as the offsets.
+    Masses of triangles have the sign of the offsets.
     """
     edges, shape = edges.flat(), edges.offset.shape
-    # Of what lies beyond a far edge nothing is missing: an angle is all.
-    angle = np.arctan2(edges.offset * edges.length, edges.offset**2 + edges.near * edges.far)
-    # a triangle of height zero is empty, whatever the angle
+    # Beyond the cut-off the mass of a triangle is that of its angle.
+    angle = np.arctan2(edges.offset * edges.length, edges.offset**2 + edges.begin * edges.end)
+    # a triangle of height zero is empty
     triangles = np.where(edges.offset == 0, 0.0, angle / (2 * math.pi))
     line = np.zeros_like(triangles)
-    distance = np.hypot(edges.offset, np.maximum(0.0, np.maximum(edges.near, -edges.far)))
-    close = np.flatnonzero(distance < REACH)
-    edges = edges.at(close)
-    line[close] = _normal(edges.offset) * (ndtr(edges.far) - ndtr(edges.near))
-    for longest, rule in SHORT_EDGES:
+    distance = np.hypot(edges.offset, np.maximum(0.0, np.maximum(edges.begin, -edges.end)))
+    close = np.flatnonzero(distance < CUTOFF_DEVIATIONS)
+    edges = edges.take(close)
+    line[close] = _normal(edges.offset) * (ndtr(edges.end) - ndtr(edges.begin))
+    for longest, rule in SHORT_EDGE_RULES:
         short = edges.length <= longest
-        triangles[close[short]] = _by_nodes(edges.at(short), *rule)
-        close, edges = close[~short], edges.at(~short)
+        triangles[close[short]] = _triangles_by_quadrature(edges.take(short), *rule)
+        close, edges = close[~short], edges.take(~short)
     off = edges.offset != 0
-    close, (_, _, _, offset, near, far) = close[off], edges.at(off)
-    triangles[close] -= owens_t(offset, far / offset) - owens_t(offset, near / offset)
+    close, (_, _, _, offset, begin, end) = close[off], edges.take(off)
+    triangles[close] -= owens_t(offset, end / offset) - owens_t(offset, begin / offset)
     return triangles.reshape(shape), line.reshape(shape)
 
 
-def _by_nodes(edges: WhiteEdges, nodes: Array, weights: Array) -> Array:
-    """Masses of triangles by Gauss's rule along the edges.
+def _triangles_by_quadrature(edges: WhitenedEdges, nodes: Array, weights: Array) -> Array:
+    """Masses of triangles by Gauss quadrature along the edges.
 
-    Fluxes of ``z (1 - exp(-|z|^2 / 2)) / (2 pi |z|^2)``, whose divergence is the density.
+    They are fluxes of ``z (1 - exp(-|z|^2 / 2)) / (2 pi |z|^2)``, whose divergence is the density.
     """
     total, height = np.zeros_like(edges.offset), edges.offset**2 + np.finfo(float).tiny
     for node, weight in zip(nodes, weights, strict=True):
-        square = height + (edges.near + (1 + node) / 2 * edges.length) ** 2
+        square = height + (edges.begin + (1 + node) / 2 * edges.length) ** 2
         total -= weight * np.expm1(-square / 2) / square
     return edges.offset * edges.length * total / (4 * math.pi)
 

@@ -1,4 +1,4 @@
-"""Densities given by their values on a grid, such as images."""
+"""Densities that are constant on the pixels of a grid, such as images."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class GridDensity(NamedTuple):
-    """An image as a density in the plane: constant on each pixel."""
+    """A density in the plane that is constant on each pixel of a grid."""
 
     values: Tensor
     """``(rows, columns)``, non-negative, of any positive total; row 0 is the lowest."""

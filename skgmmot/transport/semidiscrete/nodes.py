@@ -1,8 +1,8 @@
-"""Semi-discrete transport in any dimension: nodes of a mixture onto weighted points.
+"""Semi-discrete transport in any dimension, with a mixture approximated by quasi-random nodes.
 
-Each component is replaced by quasi-random nodes ``x = m_k + L_k z`` of equal weight. They are
-smooth functions of its parameters, so that the transport between nodes and points, which is
-discrete, carries its gradients through to weights, means and covariances.
+Each component is replaced by quasi-random nodes ``x = m_k + L_k z`` of equal weight. The nodes are
+smooth functions of the parameters, so that gradients of the discrete transport between nodes and
+points reach weights, means and covariances.
 """
 
 import math
@@ -18,19 +18,20 @@ from skgmmot.numerics.linalg import Rescaling, squared_distances
 from skgmmot.transport.discrete.plan import exact
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan
 
-#: Largest number of costs between nodes and points.
+#: Largest number of costs between nodes and points: 512 MiB in float64.
 MAX_COSTS = 2**26
 
 
 def standard_nodes(n_nodes: int, d: int, seed: int = 0) -> np.ndarray:
-    """Make quasi-random nodes of the standard normal distribution.
+    """Return quasi-random nodes of the standard normal distribution.
 
-    Sobol's sequence, scrambled, through the normal quantile; mean and covariance are made exact.
+    A scrambled Sobol sequence is mapped by the normal quantile function. Then mean and covariance
+    are made exact by an affine map.
 
     Parameters
     ----------
     n_nodes : int
-        How many; a power of two is best.
+        Number of nodes; best a power of two.
     d : int
         Dimension.
     seed : int, default=0
@@ -50,7 +51,7 @@ def standard_nodes(n_nodes: int, d: int, seed: int = 0) -> np.ndarray:
 
 
 def mixture_nodes(mixture: GaussianMixtureParams, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return nodes ``m_k + L_k z`` of a mixture and their weights, on its graph.
+    """Return nodes ``m_k + L_k z`` of a mixture and their weights, differentiable in it.
 
     Parameters
     ----------
@@ -91,22 +92,23 @@ def nodes_plan(
     weights : Tensor of shape (n,)
         Their masses, non-negative, of any positive sum.
     n_nodes : int, default=2048
-        Number of nodes in all, shared out evenly: the largest power of two a component, but one.
+        Bound on the number of all nodes: each component gets the same power of two, at least one.
     seed : int, default=0
-        Of the nodes: equal seeds give equal nodes, and a cost that is smooth in the mixture.
+        Seed of the nodes. With equal seeds the cost is a smooth function of the mixture.
     estimate_error : bool, default=True
-        Whether to estimate the error of the cost, with four times as many other nodes.
+        Whether to estimate the error of the cost, from four times as many other nodes.
 
     Returns
     -------
     SemidiscretePlan
-        ``error`` is the distance of the cost to the dual objective of its potentials at other
-        nodes: about the size of the cost's error, which may have either sign. It is no bound.
+        ``error`` is the difference of the cost and the dual objective of its potentials at other
+        nodes. It estimates the size of the cost's error, which may have either sign, and is not a
+        bound.
 
     Raises
     ------
     ValueError
-        If there are too many nodes and points for memory.
+        If nodes times points exceed the memory bound.
 
     Notes
     -----
@@ -143,7 +145,7 @@ def nodes_plan(
 
 
 def _deviation(mixture: GaussianMixtureParams) -> float:
-    """The largest standard deviation of a feature in a component."""
+    """The largest standard deviation of any feature in any component."""
     return float(mixture.full_covariances().detach().diagonal(dim1=1, dim2=2).max()) ** 0.5
 
 

@@ -1,19 +1,18 @@
 """Power diagrams in a rectangle: the cells of semi-discrete transport in the plane.
 
-A site ``y_j`` of height ``h_j`` owns the points ``x`` where its plane ``2 <x, y_j> - h_j`` is the
-highest. With ``h_j = |y_j|^2 - psi_j`` that is where ``|x - y_j|^2 - psi_j`` is smallest, and with
-equal ``psi`` the cells are Voronoi's. The upper envelope of the planes is dual to the lower convex
-hull of the points ``(y_j, h_j)``: a face of the hull is a corner of the diagram, an edge between
-two faces an edge between two cells.
+The cell of a site ``y_j`` of height ``h_j`` is the set of ``x`` where its plane
+``2 <x, y_j> - h_j`` is the highest. With ``h_j = |y_j|^2 - psi_j`` that is where
+``|x - y_j|^2 - psi_j`` is smallest, and with equal ``psi`` the cells are Voronoi's. The upper
+envelope of the planes is dual to the lower convex hull of the points ``(y_j, h_j)``: a face of the
+hull is a corner of the diagram, and an edge between two faces is an edge between two cells.
 
-Four *guards*, sites far outside whose planes stay below the envelope in the rectangle, surround the
-others: all corners are then finite, and one site, two sites or sites on a line are no special
-cases.
+Four *guards* surround the sites, far outside, with planes below the envelope in the rectangle. So
+all corners are finite, and one site, two sites or sites on a line are no special cases.
 
-Cells are given by their edges, since integrals over a cell are fluxes through its boundary (Green).
-Where an edge meets the rectangle the boundary goes on along its walls. Walls are edges too: from
-each meeting point a path runs counterclockwise to the lower right corner, so that whatever a cell
-holds is one signed sum over edges. Nothing here knows of densities.
+Cells are given by their edges, since integrals over a cell are fluxes through its boundary (Green's
+theorem). Where an edge meets the rectangle, the boundary continues along its walls. Walls are edges
+too: from each meeting point a path runs counterclockwise to the lower right corner, so that the
+integral over any cell is one signed sum over edges.
 """
 
 import math
@@ -44,40 +43,40 @@ class Box(NamedTuple):
 
 
 class PowerDiagram(NamedTuple):
-    """Cells of sites in a rectangle, as directed edges between two of them.
+    """The cells of sites in a rectangle, given by directed edges between two cells each.
 
     Edges ``[:n_interfaces]`` lie between two cells, the others on the walls of the rectangle.
     """
 
     sites: Array
-    """The sites on the left and on the right of each edge, ``(m, 2)``."""
+    """Indices of the sites on the left and on the right of each edge, ``(m, 2)``."""
     start: Array
     """Where each edge starts, ``(m, 2)``."""
     stop: Array
     """Where it ends, ``(m, 2)``."""
     n_interfaces: int
-    """How many edges lie between two cells."""
+    """Number of edges between two cells."""
     owners: Array
-    """The sites whose cells hold the rectangle's corners, ``(4,)``, in the order of the box."""
+    """Sites whose cells contain the corners of the rectangle, ``(4,)``, as in `Box.corners`."""
     n_sites: int
     """Number of sites n, those with an empty cell included."""
     box: Box
     """The rectangle."""
 
     def gather(self, flux: Array, whole) -> Array:
-        """Add up what cells hold, from fluxes through the edges.
+        """Sum fluxes through the edges to integrals over the cells.
 
         Parameters
         ----------
         flux : ndarray of shape (m, ...)
             The flux from left to right through each edge.
         whole : ndarray of shape (...)
-            What the whole rectangle holds.
+            The integral over the whole rectangle.
 
         Returns
         -------
         ndarray of shape (n, ...)
-            What each cell holds; the sum is ``whole``.
+            The integral over each cell; their sum is ``whole``.
         """
         left, right = self.sites.T
         columns = [
@@ -124,13 +123,13 @@ def power_diagram(sites: Array, heights: Array, box: Box) -> PowerDiagram:
 
     Notes
     -----
-    Costs ``O(n log n)``, nearly all of it in Qhull. Cells may be empty; of sites that coincide, one
-    has the cell.
+    Costs ``O(n log n)``, nearly all of it in Qhull. Cells may be empty; of sites that coincide,
+    only one has a cell.
     """
     corners, pairs = _dual(*_guarded(sites, heights, box))
     start, stop = corners[:, 0], corners[:, 1]
     direction, between = stop - start, _difference(sites, pairs)
-    # The left site is where a quarter turn counterclockwise of the direction points.
+    # The left site lies a quarter turn counterclockwise from the edge's direction.
     turned = direction[:, 0] * between[:, 1] - direction[:, 1] * between[:, 0] < 0
     pairs[turned] = pairs[turned, ::-1]
     kept, start, stop, entry, exit_ = _clipped(start, stop, box)
@@ -150,9 +149,9 @@ def power_diagram(sites: Array, heights: Array, box: Box) -> PowerDiagram:
 
 
 def _guarded(sites: Array, heights: Array, box: Box) -> tuple[Array, Array]:
-    """The sites and heights with the four guards after them."""
+    """Sites and heights with the four guards appended."""
     extent = np.abs(box.corners).max(0).sum()
-    # The envelope is nowhere lower than this: the best plane by its worst corner.
+    # A lower bound of the envelope: the largest, over planes, of their minima over the corners.
     lowest = (2 * sites @ box.corners.T - heights[:, None]).min(1).max()
     reach = 1.5 * (np.abs(sites).max() or 1.0)
     guards = reach * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
@@ -160,9 +159,9 @@ def _guarded(sites: Array, heights: Array, box: Box) -> tuple[Array, Array]:
 
 
 def _dual(sites: Array, heights: Array) -> tuple[Array, Array]:
-    """Corners ``(m, 2, 2)`` that edges run between, and the pairs of sites ``(m, 2)`` beside them.
+    """Ends ``(m, 2, 2)`` of the edges, and the sites ``(m, 2)`` beside them, from the convex hull.
 
-    Guards are the last four sites; edges between two of them are left out.
+    Guards are the last four sites; edges beside one are left out.
     """
     units = np.abs(sites).max(), np.abs(heights).max() or 1.0
     hull = _hull(np.column_stack([sites / units[0], heights / units[1]]))
@@ -176,15 +175,16 @@ def _dual(sites: Array, heights: Array) -> tuple[Array, Array]:
     others = np.array([[1, 2], [0, 2], [0, 1]])[opposite]
     pairs = np.take_along_axis(hull.simplices[face], others, axis=1).astype(np.intp)
     corners = v[np.column_stack([face, hull.neighbors[face, opposite]])]
-    # what a guard is beside lies outside the rectangle
+    # edges beside a guard lie outside the rectangle
     real = (pairs < len(sites) - 4).all(1) & (corners[:, 0] != corners[:, 1]).any(1)
     return corners[real], pairs[real]
 
 
 def _hull(points: Array) -> ConvexHull:
-    """The convex hull, its faces triangles."""
-    # It need not merge faces that are almost in one plane: edges between them have no length. Where
-    # rounding makes a dent it must, and where all are almost in one plane it moves them a little.
+    """The convex hull, with triangles as faces."""
+    # Nearly coplanar faces need not be merged, since edges between them have nearly no length (Q0).
+    # Where rounding makes the hull concave they must be merged (Qt), and where all points are
+    # nearly coplanar Qhull perturbs them (QJ).
     for options in ("Qt Q0", "Qt", "QJ"):
         try:
             return ConvexHull(points, qhull_options=options)
@@ -197,13 +197,15 @@ def _hull(points: Array) -> ConvexHull:
 
 
 def _difference(sites: Array, pairs: Array) -> Array:
+    """The vectors from the second to the first site of each pair."""
     return sites[pairs[:, 0]] - sites[pairs[:, 1]]
 
 
 def _clipped(start: Array, stop: Array, box: Box):
-    """Cut edges off at the rectangle.
+    """Clip edges to the rectangle.
 
-    Returns which are left, their ends, and the wall at which they enter and leave it (-1: none).
+    Returns the indices of the edges that remain, their ends, and the walls at which they enter and
+    leave the rectangle (-1: none).
     """
     points = np.hstack([start, stop])
     low, high = np.tile(box.low, 2), np.tile(box.high, 2)
@@ -219,9 +221,9 @@ def _clipped(start: Array, stop: Array, box: Box):
 
 
 def _clip(start: Array, stop: Array, box: Box):
-    """Cut edges that meet the rectangle's outside: `_clipped`, for these."""
+    """Clip edges of which a part is outside the rectangle; returns what `_clipped` does."""
     offsets = np.concatenate([box.high, -box.low])
-    # Distances inside each wall, (m, 4). Edges that share a corner see the same numbers there.
+    # Signed distances inside each wall, (m, 4), equal at a corner for all edges that share it.
     before, after = offsets - start @ NORMALS.T, offsets - stop @ NORMALS.T
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = before / (before - after)
@@ -238,7 +240,7 @@ def _clip(start: Array, stop: Array, box: Box):
 
 
 def _on_wall(points: Array, wall: Array, box: Box) -> Array:
-    """Points moved onto their walls, against rounding."""
+    """Snap points to their walls, to undo rounding."""
     points = points.clip(box.low, box.high)
     met = np.flatnonzero(wall >= 0)
     axis = wall[met] % 2
@@ -247,9 +249,9 @@ def _on_wall(points: Array, wall: Array, box: Box) -> Array:
 
 
 def _walls(pairs: Array, entries, exits, box: Box):
-    """Paths along the walls from where edges meet them, and the owner of their common end.
+    """Paths along the walls from where edges meet them, and the cell at their common end.
 
-    At an exit, the cell on the left goes on counterclockwise; at an entry, the cell on the right.
+    At an exit, the cell on the left continues counterclockwise; at an entry, the one on the right.
     """
     (start, entry), (stop, exit_) = entries, exits
     out, into = exit_ >= 0, entry >= 0
@@ -264,7 +266,7 @@ def _walls(pairs: Array, entries, exits, box: Box):
         here, passing = wall == side, wall <= side
         begin = np.where(here[:, None], points, corners[side - 1])[passing]
         paths.append((sites[passing], begin, np.broadcast_to(corners[side], begin.shape)))
-    # Counterclockwise from the last corner, the cell before the first meeting point holds it.
+    # Counterclockwise from the last corner, the cell before the first meeting point contains it.
     along = np.abs(points - corners[wall - 1]).sum(1)
     base = sites[np.lexsort((along, wall))[0], 1]
     return *(np.vstack(part) for part in zip(*paths, strict=True)), base

@@ -154,10 +154,12 @@ def test_short_edges_by_nodes_are_as_accurate_as_by_owen_s_function(rng, monkeyp
     ends[1, ..., :200] = ends[0, ..., :200] + rng.normal(size=(2, 3, 200)) / 10
     ends[:, :, 0, 0] = [[0.0, 0.0], [0.3, 0.4]]  # from the origin
     ends[:, :, 0, 1] = [[-0.2, 0.0], [0.2, 0.0]]  # through it
-    edges = cell_integrals.WhiteEdges.between(*ends, np.stack([np.eye(2)] * 3))
-    assert all((edges.length <= length).sum() > 100 for length, _ in cell_integrals.SHORT_EDGES)
-    short = cell_integrals._white_integrals(edges)
-    monkeypatch.setattr(cell_integrals, "SHORT_EDGES", ())
-    owen = cell_integrals._white_integrals(edges)
+    edges = cell_integrals.WhitenedEdges.between(*ends, np.stack([np.eye(2)] * 3))
+    assert all(
+        (edges.length <= length).sum() > 100 for length, _ in cell_integrals.SHORT_EDGE_RULES
+    )
+    short = cell_integrals._standard_normal_integrals(edges)
+    monkeypatch.setattr(cell_integrals, "SHORT_EDGE_RULES", ())
+    owen = cell_integrals._standard_normal_integrals(edges)
     assert np.abs(short[0] - owen[0]).max() < 1e-13
     assert np.array_equal(short[1], owen[1])

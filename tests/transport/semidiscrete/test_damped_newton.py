@@ -5,8 +5,10 @@ import pytest
 
 from skgmmot.transport.semidiscrete import damped_newton
 from skgmmot.transport.semidiscrete.cell_integrals import GridIntegrals, MixtureIntegrals
-from skgmmot.transport.semidiscrete.damped_newton import Target, cells_of_masses
+from skgmmot.transport.semidiscrete.cells import MIN_START_SHARE, Target, evaluate
+from skgmmot.transport.semidiscrete.damped_newton import cells_of_masses
 from skgmmot.transport.semidiscrete.power_diagram import Box
+from skgmmot.transport.semidiscrete.starting_heights import _gaussian_heights, starting_cells
 
 SIDE = (np.arange(64) + 0.5) / 64
 X, Y = np.meshgrid(SIDE, SIDE)
@@ -107,26 +109,22 @@ def test_the_start_for_many_sites_comes_from_few_and_is_good(rng):
     density, sites = image("bumps"), rng.random((2000, 2))
     sites -= sites.mean(0)
     masses = np.full(2000, 1 / 2000)
-    cells = next(damped_newton._starts(density, Target(sites, masses), None))
-    assert cells.masses.min() > damped_newton.GOOD_START * masses.min()
-    gaussian = damped_newton.evaluate(
-        density, sites, damped_newton._gaussian_heights(density, sites, masses)
-    )
+    cells = next(starting_cells(density, Target(sites, masses), None, cells_of_masses))
+    assert cells.masses.min() > MIN_START_SHARE * masses.min()
+    gaussian = evaluate(density, sites, _gaussian_heights(density, sites, masses))
     assert np.abs(cells.masses - masses).sum() < np.abs(gaussian.masses - masses).sum()
 
 
-@pytest.mark.parametrize("measure", [damped_newton._of_masses, damped_newton._of_roots])
+@pytest.mark.parametrize("measure", [damped_newton._mass_error, damped_newton._root_mass_error])
 @pytest.mark.parametrize("slack", [0.0, 0.3])
 def test_a_step_lowers_the_error_in_proportion(rng, slack, measure):
     density, sites = image("bumps"), rng.random((50, 2))
     sites -= sites.mean(0)
     target = Target(sites, rng.dirichlet(np.full(50, 5.0)), slack, (sites**2).sum(1))
-    cells = damped_newton.evaluate(
-        density, sites, damped_newton._gaussian_heights(density, sites, target.masses)
-    )
+    cells = evaluate(density, sites, _gaussian_heights(density, sites, target.masses))
     error, excess = measure(target, cells)
-    step = damped_newton._solve(damped_newton._jacobian(target, cells), excess)
-    tiny = damped_newton.evaluate(density, sites, cells.heights + 1e-5 * step)
+    step = damped_newton._solve_laplacian(damped_newton._jacobian(target, cells), excess)
+    tiny = evaluate(density, sites, cells.heights + 1e-5 * step)
     assert error - measure(target, tiny)[0] > 0.99e-5 * error
 
 
@@ -155,14 +153,10 @@ def test_the_jacobian_is_that_of_finite_differences(rng, slack):
     density, sites = image("bumps"), rng.random((6, 2))
     sites -= sites.mean(0)
     target = Target(sites, rng.dirichlet(np.full(6, 5.0)), slack, (sites**2).sum(1))
-    heights = damped_newton._gaussian_heights(density, sites, target.masses)
-    jacobian = damped_newton._jacobian(
-        target, damped_newton.evaluate(density, sites, heights)
-    ).toarray()
+    heights = _gaussian_heights(density, sites, target.masses)
+    jacobian = damped_newton._jacobian(target, evaluate(density, sites, heights)).toarray()
     for j, unit in enumerate(1e-6 * np.eye(6)):
-        after, before = (
-            damped_newton.evaluate(density, sites, heights + sign * unit) for sign in (1.0, -1.0)
-        )
+        after, before = (evaluate(density, sites, heights + sign * unit) for sign in (1.0, -1.0))
         slope = -(target.error(after) - target.error(before)) / 2e-6
         # but for a rank of one, which constants have no part in
         slope += slack * target.masses * target.masses[j]
@@ -188,6 +182,6 @@ def test_masses_and_distances_of_many_magnitudes_are_no_obstacle(rng, name, layo
 
 
 def test_a_method_that_gets_nowhere_gives_up_soon(rng, monkeypatch):
-    monkeypatch.setattr(damped_newton, "_solve", lambda jacobian, error: 1e-3 * error)
+    monkeypatch.setattr(damped_newton, "_solve_laplacian", lambda jacobian, error: 1e-3 * error)
     cells, _ = solve(image("even"), rng.random((10, 2)), max_iter=10**6)
     assert not cells.converged and cells.n_iter < 5000
