@@ -5,10 +5,10 @@ import pytest
 
 from skgmmot.transport.semidiscrete import damped_newton
 from skgmmot.transport.semidiscrete.cell_integrals import GridIntegrals, MixtureIntegrals
-from skgmmot.transport.semidiscrete.cells import MIN_START_SHARE, Target, evaluate
+from skgmmot.transport.semidiscrete.cells import Target, evaluate
 from skgmmot.transport.semidiscrete.damped_newton import cells_of_masses
 from skgmmot.transport.semidiscrete.power_diagram import Box
-from skgmmot.transport.semidiscrete.starting_heights import _gaussian_heights, starting_cells
+from skgmmot.transport.semidiscrete.starting_heights import _gaussian_heights
 
 SIDE = (np.arange(64) + 0.5) / 64
 X, Y = np.meshgrid(SIDE, SIDE)
@@ -103,16 +103,6 @@ def test_what_has_not_converged_says_so(rng):
     cells, error = solve(image("bumps"), rng.random((200, 2)), max_iter=2)
     assert not cells.converged
     assert error > 1e-8
-
-
-def test_the_start_for_many_sites_comes_from_few_and_is_good(rng):
-    density, sites = image("bumps"), rng.random((2000, 2))
-    sites -= sites.mean(0)
-    masses = np.full(2000, 1 / 2000)
-    cells = next(starting_cells(density, Target(sites, masses), None, cells_of_masses))
-    assert cells.masses.min() > MIN_START_SHARE * masses.min()
-    gaussian = evaluate(density, sites, _gaussian_heights(density, sites, masses))
-    assert np.abs(cells.masses - masses).sum() < np.abs(gaussian.masses - masses).sum()
 
 
 @pytest.mark.parametrize("measure", [damped_newton._mass_error, damped_newton._root_mass_error])

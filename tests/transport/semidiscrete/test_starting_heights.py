@@ -1,0 +1,37 @@
+"""Starts of Newton's method: heights at which every cell has mass."""
+
+import numpy as np
+
+from skgmmot.transport.semidiscrete.cell_integrals import GridIntegrals
+from skgmmot.transport.semidiscrete.cells import MIN_START_SHARE, Target, evaluate
+from skgmmot.transport.semidiscrete.damped_newton import cells_of_masses
+from skgmmot.transport.semidiscrete.power_diagram import Box
+from skgmmot.transport.semidiscrete.starting_heights import _gaussian_heights, starting_cells
+
+SIDE = (np.arange(64) + 0.5) / 64
+
+
+X, Y = np.meshgrid(SIDE, SIDE)
+
+
+def image(name):
+    """Images of mass one, from easy to awkward."""
+    values = {
+        "even": np.ones((64, 64)),
+        "bumps": np.exp(-50 * ((X - 0.3) ** 2 + (Y - 0.3) ** 2))
+        + np.exp(-50 * ((X - 0.7) ** 2 + (Y - 0.7) ** 2)),
+        "gaps": (np.abs(X - 0.25) < 0.15) | (np.abs(X - 0.8) < 0.1),
+        "noise": np.random.default_rng(1).random((64, 64)),
+    }[name]
+    box = Box(np.zeros(2), np.ones(2))
+    return GridIntegrals(values / values.mean(), box).centred()[0]
+
+
+def test_the_start_for_many_sites_comes_from_few_and_is_good(rng):
+    density, sites = image("bumps"), rng.random((2000, 2))
+    sites -= sites.mean(0)
+    masses = np.full(2000, 1 / 2000)
+    cells = next(starting_cells(density, Target(sites, masses), None, cells_of_masses))
+    assert cells.masses.min() > MIN_START_SHARE * masses.min()
+    gaussian = evaluate(density, sites, _gaussian_heights(density, sites, masses))
+    assert np.abs(cells.masses - masses).sum() < np.abs(gaussian.masses - masses).sum()
