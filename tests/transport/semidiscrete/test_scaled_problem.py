@@ -46,7 +46,12 @@ def test_potentials_are_those_that_heights_were_made_of():
     cells = evaluate(problem.density, problem.sites, problem.heights(psi))
     found = problem.potentials(cells)
     # up to a constant; numbers of size 1e6 (squared offsets) are rounded
-    assert_close(torch.from_numpy(found)[:4] - found[0], torch.from_numpy(psi)[:4] - psi[0], rtol=0, atol=1e-8)
+    assert_close(
+        torch.from_numpy(found)[:4] - found[0],
+        torch.from_numpy(psi)[:4] - psi[0],
+        rtol=0,
+        atol=1e-8,
+    )
 
 
 def test_integrals_are_centred_in_a_unit_of_their_size():
