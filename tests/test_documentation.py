@@ -52,6 +52,11 @@ def documented_modules():
             yield importlib.import_module(info.name)
 
 
+def is_protocol(thing):
+    """Whether a class is a protocol, which has no constructor and so no parameters to document."""
+    return getattr(thing, "_is_protocol", False)
+
+
 def public_objects():
     """Public classes, their methods, and functions, by their full names."""
     for module in documented_modules():
@@ -62,7 +67,7 @@ def public_objects():
                 continue
             if inspect.isfunction(thing):
                 yield f"{thing.__module__}.{thing.__qualname__}"
-            elif inspect.isclass(thing) and not issubclass(thing, tuple):
+            elif inspect.isclass(thing) and not issubclass(thing, tuple) and not is_protocol(thing):
                 yield f"{thing.__module__}.{thing.__qualname__}"
                 if module.__name__ in ("skgmmot", "skgmmot.nn"):
                     for method, function in inspect.getmembers(thing, inspect.isfunction):
