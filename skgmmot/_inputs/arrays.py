@@ -48,6 +48,8 @@ def kind_of(array) -> ArrayKind:
 
 def joint_kind(*kinds: ArrayKind) -> ArrayKind:
     """The kind of arrays used together: tensors if any is one, elsewhere if any is elsewhere."""
+    if all(kind is NUMPY for kind in kinds):
+        return NUMPY
     elsewhere = {kind.device for kind in kinds if kind.device.type != "cpu"}
     if len(elsewhere) > 1:
         raise ValueError(

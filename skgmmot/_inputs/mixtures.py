@@ -1,5 +1,6 @@
 """Mixtures of users as values: fitted estimators, tuples of arrays, several of them."""
 
+import functools
 import math
 
 import numpy as np
@@ -242,10 +243,11 @@ def together(
     """
     coarsest = max((m.weights.dtype for m in mixtures), key=lambda dtype: torch.finfo(dtype).eps)
     return [
-        m._replace(
-            weights=m.weights.to(device, coarsest),
-            means=m.means.to(device, torch.float64),
-            covariances=m.covariances.to(device, torch.float64),
+        GaussianMixtureParams(
+            m.weights.to(device, coarsest),
+            m.means.to(device, torch.float64),
+            m.covariances.to(device, torch.float64),
+            m.covariance_type,
         )
         for m in mixtures
     ]
@@ -285,11 +287,11 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None, *, any
         )
     found = {}
     for covariance in _possible_types(covariance_type):
-        storage = covariance.shape(K, d)
+        storage, public, reduced = _shapes(covariance, K, d)
         if covariances.shape == storage:
-            found[covariance.reduced(K, d)] = covariances
-        elif covariances.shape == covariance.public_shape(K, d):
-            found[covariance.reduced(K, d)] = covariance.from_public(covariances)
+            found[reduced] = covariances
+        elif covariances.shape == public:
+            found[reduced] = covariance.from_public(covariances)
     if K == d == 1 and found:
         found = {SPHERICAL: covariances.reshape(1, 1)}  # all types are the same there
     if len(found) != 1:
@@ -304,6 +306,12 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None, *, any
     params = GaussianMixtureParams(*tensors, covariance)
     check_mixture(params, *eps, any_mass=any_mass)
     return params, kind
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(covariance: CovarianceType, K: int, d: int) -> tuple:
+    """The shapes of a type's storage, here and for users, and the type that is the same model."""
+    return covariance.shape(K, d), covariance.public_shape(K, d), covariance.reduced(K, d)
 
 
 def _possible_types(covariance_type) -> list[CovarianceType]:
@@ -322,7 +330,11 @@ def _possible_types(covariance_type) -> list[CovarianceType]:
 
 def rounding(array) -> float:
     """The relative precision of an array as it was given; that of float64 if it holds no floats."""
-    dtype = getattr(array, "dtype", None)
+    return _precision(getattr(array, "dtype", None))
+
+
+@functools.lru_cache(maxsize=64)
+def _precision(dtype) -> float:
     if isinstance(dtype, torch.dtype):
         found = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
     else:
@@ -360,7 +372,7 @@ def check_mixture(
     The last two are the precisions of the arrays that were given.
     """
     # numpy: a tenth of the time, for few numbers
-    weights, means, covariances = (t.detach().cpu().numpy() for t in params)
+    weights, means, covariances = (t.numpy(force=True) for t in params)
     if not _all_finite(weights, means, covariances):
         raise ValueError("a mixture must be finite, got NaN or infinity. Check its parameters.")
     total, least = np.add.reduce(weights, dtype=np.float64), np.minimum.reduce(weights)

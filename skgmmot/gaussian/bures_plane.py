@@ -59,7 +59,9 @@ def bures_squared_in_the_plane(source: Tensor, target: Tensor) -> Tensor | None:
         factors = [_triangles(S, rounding) for S in matrices]
         if None in factors:
             return None
-        return _InThePlane.apply(source, target, matrices, factors)
+        if torch.is_grad_enabled() and (source.requires_grad or target.requires_grad):
+            return _InThePlane.apply(source, target, matrices, factors)
+        return torch.as_tensor(_joined([squared for squared, _ in _blocks(*matrices, *factors)]))
 
 
 class _InThePlane(torch.autograd.Function):
@@ -69,8 +71,7 @@ class _InThePlane(torch.autograd.Function):
     def forward(ctx, source: Tensor, target: Tensor, matrices, factors):
         parts = _blocks(*matrices, *factors)
         ctx.save_for_backward(source, target)
-        if any(ctx.needs_input_grad):
-            ctx.factors, ctx.norms = factors, _joined([norms for _, norms in parts])
+        ctx.factors, ctx.norms = factors, _joined([norms for _, norms in parts])
         return torch.as_tensor(_joined([squared for squared, _ in parts]))
 
     @staticmethod

@@ -6,6 +6,7 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,9 +89,10 @@ def solve_constants(
     held = [math.isinf(lam) for lam in penalties]
     if all(held) and not reg:
         P, f, g = network_simplex(a.numpy(), b.numpy(), C.numpy(), eps)
-        centred = f - f.sum() / len(f), g - g.sum() / len(g)
+        value = float(np.add.reduce(P * C.numpy(), None))
+        centred = f - np.add.reduce(f) / len(f), g - np.add.reduce(g) / len(g)
         P, f, g, *derivatives = map(torch.from_numpy, (P, f, g, *centred))
-        return TransportSolution(P, f, g, tuple(derivatives), float((P * C).sum()))
+        return TransportSolution(P, f, g, tuple(derivatives), value)
     if all(held):
         return _entropic(a, b * (a.sum() / b.sum()), C, reg, eps)
     if C.min() < 0:

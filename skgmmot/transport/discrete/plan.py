@@ -403,9 +403,22 @@ def _precision(a: Tensor, b: Tensor) -> float:
 def _as_plan(a: Tensor, b: Tensor, C: Tensor, solution: TransportSolution) -> Plan:
     """Convert a solution to the dtype and device of the costs, and attach the cost's gradients."""
     P, f, g = (t.to(C) for t in (solution.P, *solution.derivatives))
-    cost = C.new_tensor(solution.value)
-    # Added zeros whose derivatives are the plan and the potentials.
-    for constant, variable in ((P, C), (f, a), (g, b)):
-        if variable.requires_grad:
-            cost = cost + (constant * (variable - variable.detach())).sum()
+    cost = C.new_full((), solution.value)
+    if a.requires_grad or b.requires_grad or C.requires_grad:
+        cost = _Envelope.apply(a, b, C, f, g, P, cost)
     return Plan(P, f, g, cost)
+
+
+class _Envelope(torch.autograd.Function):
+    """The minimum as a function of weights and costs: its derivatives are potentials and plan."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor, C: Tensor, f: Tensor, g: Tensor, P: Tensor, cost):
+        ctx.save_for_backward(f, g, P)
+        return cost
+
+    @staticmethod
+    def backward(ctx, cotangent: Tensor):
+        gradients = zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
+        slopes = (cotangent * slope if needed else None for slope, needed in gradients)
+        return *slopes, None, None, None, None
