@@ -1,4 +1,4 @@
-"""Directions to slice along: drawn, spread evenly, or turned uphill."""
+"""Directions of slices: random, evenly spread, or optimised for the max-sliced distance."""
 
 import math
 
@@ -7,24 +7,24 @@ from torch import Tensor
 
 
 def _random(n_directions, n_features, generator):
-    """Independent and uniform."""
+    """Independent uniform directions, not normalised."""
     return torch.randn(n_directions, n_features, dtype=torch.float64, generator=generator)
 
 
 def _orthogonal(n_directions, n_features, generator):
-    """Uniform, orthogonal to each other in groups of ``n_features``."""
+    """Uniform directions that are orthonormal in groups of ``n_features``."""
     n_groups = math.ceil(n_directions / n_features)
     frames = _random(n_groups * n_features, n_features, generator)
     Q, R = torch.linalg.qr(frames.view(n_groups, n_features, n_features))
-    signs = R.diagonal(dim1=-2, dim2=-1).sign()  # without them Q is not uniform
+    signs = R.diagonal(dim1=-2, dim2=-1).sign()  # without these signs Q would not be uniform
     return (Q * signs.unsqueeze(-2)).mT.flatten(0, 1)[:n_directions]
 
 
 def _quasi(n_directions, n_features, generator):
-    """Spread evenly: equal angles in the plane, a scrambled Sobol sequence in more dimensions."""
+    """Evenly spread directions: equal angles in the plane, else a scrambled Sobol sequence."""
     if n_features == 2:
         start = torch.rand(1, dtype=torch.float64, generator=generator)
-        # theta and -theta are one line: half a turn holds them all
+        # theta and -theta give the same slice: half a turn is enough
         angles = math.pi * (torch.arange(n_directions) + start) / n_directions
         return torch.stack([angles.cos(), angles.sin()], dim=1)
     seed = int(torch.randint(2**31, (1,), generator=generator))
@@ -41,7 +41,7 @@ DIRECTIONS = {"random": _random, "orthogonal": _orthogonal, "quasi": _quasi}
 def directions(
     name: str, n_directions: int, n_features: int, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Choose directions to slice along.
+    """Generate unit vectors to slice along.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def directions(
         Independent and uniform; orthogonal in groups of ``n_features``; or spread evenly, by equal
         angles in the plane and by a Sobol sequence mapped to the sphere in more dimensions.
     n_directions : int
-        How many, L. On a line all directions are one, and one is returned.
+        Number of directions L. In one dimension there is only one, and one is returned.
     n_features : int
         Number of features d.
     generator : torch.Generator, default=None
@@ -62,8 +62,8 @@ def directions(
 
     Notes
     -----
-    Any of them makes the mean over directions an unbiased estimate of the integral over the sphere;
-    its variance falls from the first to the last.
+    With each of them the mean over directions is an unbiased estimate of the integral over the
+    sphere. The variance is largest for 'random' and smallest for 'quasi'.
     """
     if n_features == 1:
         return torch.ones(1, 1, dtype=torch.float64)
@@ -72,17 +72,17 @@ def directions(
 
 
 def ascend(cost, theta: Tensor, *, n_steps: int = 30) -> tuple[Tensor, Tensor]:
-    """Turn directions to where a cost is larger: the max-sliced distance is at the best of them.
+    """Maximise a cost over directions by gradient ascent on the sphere, for max-sliced distances.
 
-    Gradient steps on the sphere, all directions at once; a step that lowers the cost of its
-    direction is undone and halved, the others grow by half.
+    All directions take steps at once. A step that lowers the cost of its direction is undone and
+    its length halved; the other lengths grow by half.
 
     Parameters
     ----------
     cost : callable
         ``theta (L, d) -> (L,)``, such as `sliced_wasserstein` of two given sides.
     theta : Tensor of shape (L, d)
-        Directions to start from.
+        Initial directions.
     n_steps : int, default=30
         Number of evaluations with gradients.
 
@@ -91,7 +91,7 @@ def ascend(cost, theta: Tensor, *, n_steps: int = 30) -> tuple[Tensor, Tensor]:
     theta : Tensor of shape (L, d)
         Unit directions, constants.
     costs : Tensor of shape (L,)
-        Their costs, none below that of its start; constants.
+        Their costs, each at least that of its initial direction; constants.
     """
 
     def at(point):

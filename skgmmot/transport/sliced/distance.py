@@ -1,10 +1,10 @@
-"""Sliced Wasserstein distances: from a mixture to weighted samples, and between two mixtures.
+r"""Sliced Wasserstein distances from a mixture to weighted samples, and between two mixtures.
 
-Along a direction ``theta`` of unit length the mixture is the mixture
-``sum_k w_k N(<theta, m_k>, theta^T Sigma_k theta)`` on a line, where optimal transport is a matter
-of sorting. The sliced distance is the mean over directions, ``SW_p^p = mean_l W_p^p(theta_l)``;
-the max-sliced one is the largest. Functions return ``W_p^p`` of every direction, so that either is
-a reduction away.
+The projection of a mixture on a unit vector ``theta`` is the one-dimensional mixture
+:math:`\sum_k w_k N(\langle\theta, m_k\rangle, \theta^T \Sigma_k \theta)`, for which optimal
+transport matches quantiles. The sliced distance is the mean over directions,
+:math:`SW_p^p = \operatorname{mean}_l W_p^p(\theta_l)`; the max-sliced distance is the largest. The
+functions return ``W_p^p`` for every direction.
 """
 
 import functools
@@ -28,19 +28,19 @@ from skgmmot.transport.sliced.quadrature import (
     squared,
 )
 
-#: Numbers that one array of a block of directions may hold.
+#: Largest number of entries of an array for a block of directions (8 MiB in float64).
 BLOCK_SIZE = 2**20
-#: Deviations below this share of the mixture's extent are raised to it.
-THINNEST = 1e-9
+#: Smallest standard deviation, relative to the mixture's extent: smaller ones are raised to it.
+MIN_RELATIVE_DEVIATION = 1e-9
 
 
 # --- slices --------------------------------------------------------------------------------------
 
 
 def slices(mixture: GaussianMixtureParams, theta: Tensor) -> Slices:
-    """Return a mixture along directions: L mixtures on lines.
+    r"""Project a mixture on directions, to L one-dimensional mixtures.
 
-    ``sum_k w_k N(<theta, m_k>, theta^T Sigma_k theta)``
+    .. math:: \sum_k w_k N(\langle\theta, m_k\rangle, \theta^T \Sigma_k \theta)
 
     Parameters
     ----------
@@ -52,12 +52,12 @@ def slices(mixture: GaussianMixtureParams, theta: Tensor) -> Slices:
     Returns
     -------
     Slices
-        In float64; on the graph of the mixture and the directions.
+        In float64; differentiable in the mixture and the directions.
 
     Notes
     -----
-    Costs ``O(L K d^2)``, ``O(L K d)`` for diagonal types. Where a deviation is zero to rounding it
-    is raised to 1e-9 times the extent of its line about the origin.
+    Costs ``O(L K d^2)``, or ``O(L K d)`` for diagonal types. Standard deviations are at least 1e-9
+    times the root of the largest second moment of a component about the origin.
     """
     weights, means, covariances = mixture.to(dtype=torch.float64)
     theta = theta.to(means)
@@ -65,7 +65,7 @@ def slices(mixture: GaussianMixtureParams, theta: Tensor) -> Slices:
     variances = (along * theta).sum(-1).mT  # (L, K or 1)
     projected = theta @ means.mT  # (L, K)
     second = (projected.square() + variances).detach()
-    lowest = second.amax(1, keepdim=True) * THINNEST**2
+    lowest = second.amax(1, keepdim=True) * MIN_RELATIVE_DEVIATION**2
     lowest = lowest.clamp(min=torch.finfo(torch.float64).tiny)
     deviations = torch.maximum(variances, lowest).sqrt()
     return Slices(weights / weights.sum(), projected, deviations.expand_as(projected))
@@ -86,7 +86,7 @@ def slice_samples(X: Tensor, theta: Tensor, sample_weight: Tensor | None = None)
     Returns
     -------
     SortedSamples
-        In float64; on the graph of the samples and the directions.
+        In float64; differentiable in the samples and the directions.
 
     Notes
     -----
@@ -109,7 +109,7 @@ def slice_samples(X: Tensor, theta: Tensor, sample_weight: Tensor | None = None)
 
 
 def _argsort(values: Tensor) -> Tensor:
-    """Sort rows; on a CPU by numpy, which is faster there."""
+    """Return indices that sort each row; on a CPU computed by numpy, which is faster."""
     if values.device.type != "cpu":
         return values.argsort(dim=1)
     return torch.from_numpy(np.argsort(values.numpy(), axis=1))
@@ -119,9 +119,9 @@ def _argsort(values: Tensor) -> Tensor:
 
 
 class _Envelope(torch.autograd.Function):
-    """Costs ``(L,)`` whose gradients come with them.
+    """Costs ``(L,)`` from a function that computes their derivatives, too.
 
-    ``function(*inputs)`` returns the costs and one derivative for each input, line by line; inputs
+    ``function(*inputs)`` returns the costs and, for each input, the derivative of each cost; inputs
     with one axis are shared by all lines.
     """
 
@@ -147,7 +147,7 @@ class _Envelope(torch.autograd.Function):
 
 
 def _kernel(p: float, exactly: bool, n_nodes: int):
-    """``(slices, samples, in_values) -> costs, gradient, derivatives in the samples``."""
+    """The function ``(slices, samples, in_values) -> costs, gradient, derivatives in samples``."""
     if exactly:
         if p not in exact.COSTS:
             raise ValueError(
@@ -170,17 +170,17 @@ def wasserstein_on_lines(
     exact: bool = False,
     n_nodes: int = N_NODES,
 ) -> Tensor:
-    """Return ``W_p^p`` between mixtures and sorted samples on the same lines.
+    """Return ``W_p^p`` between one-dimensional mixtures and sorted samples, for each line.
 
-    For `sliced_wasserstein` step after step along the same directions: sort once, with
-    `slice_samples`.
+    This is the part of `sliced_wasserstein` after projecting and sorting, for several steps along
+    the same directions.
 
     Parameters
     ----------
     lines : Slices
-        Mixtures on L lines.
+        L one-dimensional mixtures.
     samples : SortedSamples
-        Samples on them.
+        Samples on the same lines.
     p, exact, n_nodes : float, bool, int
         As in `sliced_wasserstein`.
 
@@ -226,10 +226,11 @@ def sliced_wasserstein(
     exact: bool = False,
     n_nodes: int = N_NODES,
 ) -> Tensor:
-    """Return ``W_p^p`` between a mixture and weighted samples along each direction.
+    r"""Return ``W_p^p`` between the projections of a mixture and of samples, for each direction.
 
-    ``W_p^p(theta) = int_0^1 |q(u) - Q(u)|^p du`` with the quantile functions of the projected
-    mixture and the projected samples.
+    .. math:: W_p^p(\theta) = \int_0^1 |q(u) - Q(u)|^p\, du
+
+    with the quantile functions of the projected mixture and the projected samples.
 
     Parameters
     ----------
@@ -244,14 +245,14 @@ def sliced_wasserstein(
     sample_weight : Tensor of shape (n,), default=None
         Weights of the samples, constants; None is equal ones.
     exact : bool, default=False
-        Whether to solve for the n - 1 quantiles that part the mixture among the samples, for p =
-        1 or 2: a closed form to rounding, at several times the cost.
+        Whether to solve for the n - 1 quantiles that divide the mixture among the samples, for p =
+        1 or 2: exact to rounding, at several times the cost.
     n_nodes : int, default=36
-        Nodes a component where ``exact=False``. For p = 2 the mean over directions and its
-        gradients in the mixture are then within about 1e-5 of the exact ones, relative to the
-        largest entry (of a mixture that fits, whose distance is a small difference, 2e-4); errors
-        fall like ``n_nodes**-4``. For p = 1 gradients are within a few percent on a dozen samples,
-        and 1e-3 on a thousand.
+        Nodes of each component if not ``exact``. For p = 2 the mean over directions and its
+        gradients in the mixture have errors of about 1e-5 relative to the largest entry (2e-4 for
+        a fitted mixture, whose distance is a small difference), which decrease like
+        ``n_nodes**-4``. For p = 1 errors of gradients are a few percent with a dozen samples, and
+        1e-3 with a thousand.
 
     Returns
     -------
@@ -299,7 +300,7 @@ def sliced_wasserstein_between(
     p: float = 2.0,
     n_nodes: int = N_NODES,
 ) -> Tensor:
-    """Return ``W_p^p`` between two mixtures along each direction.
+    """Return ``W_p^p`` between the projections of two mixtures, for each direction.
 
     Parameters
     ----------
@@ -310,7 +311,7 @@ def sliced_wasserstein_between(
     p : float, default=2.0
         Exponent, at least 1.
     n_nodes : int, default=36
-        Nodes a component.
+        Nodes of each component.
 
     Returns
     -------
@@ -322,7 +323,7 @@ def sliced_wasserstein_between(
     Differentiable once in all parameters of both. Exactly zero on equal mixtures. Costs
     ``O(m n_nodes (K^2 + L^2))``.
     """
-    lines = _two_lines(source, target, theta)
+    lines = _project_both(source, target, theta)
     K = max(side.means.shape[1] for side in lines)
     length = max(1, BLOCK_SIZE // (n_nodes * K * K))
 
@@ -345,10 +346,15 @@ def sliced_wasserstein_between(
 def mixture_sliced_plan(
     source: GaussianMixtureParams, target: GaussianMixtureParams, theta: Tensor
 ) -> Plan:
-    """Return the optimal plan where components are compared by sliced distances; its cost is MSW^2.
+    r"""Return the plan of MSW^2: optimal transport of components at costs of sliced distances.
 
-    ``MSW^2 = min_P sum_kl P_kl SW2^2(g_k, g_l)`` over couplings of the weights, with
-    ``SW2^2(g_k, g_l) = mean (<theta, m_k - m_l>^2 + (s_k(theta) - s_l(theta))^2)``.
+    .. math::
+
+        MSW^2 = \min_P \sum_{kl} P_{kl} SW_2^2(g_k, g_l), \qquad
+        SW_2^2(g_k, g_l) = \operatorname{mean}_\theta \bigl(\langle\theta, m_k - m_l\rangle^2
+            + (s_k(\theta) - s_l(\theta))^2\bigr)
+
+    over couplings ``P`` of the weights.
 
     Parameters
     ----------
@@ -364,13 +370,13 @@ def mixture_sliced_plan(
 
     Notes
     -----
-    Costs ``O(m (K + L) d^2 + m K L)``: no square root of a matrix. ``MSW <= MW2``.
+    Costs ``O(m (K + L) d^2 + m K L)``, without matrix square roots. ``MSW <= MW2``.
 
     References
     ----------
     .. [1] Piening and Beinert 2025, mixture sliced Wasserstein (MSW).
     """
-    source_lines, target_lines = _two_lines(source, target, theta)
+    source_lines, target_lines = _project_both(source, target, theta)
     squares = [
         (one.unsqueeze(2) - other.unsqueeze(1)).square()  # (m, K, L)
         for one, other in zip(source_lines[1:], target_lines[1:], strict=True)
@@ -381,11 +387,12 @@ def mixture_sliced_plan(
 def double_sliced_squared(
     source: GaussianMixtureParams, target: GaussianMixtureParams, theta: Tensor, phi: Tensor
 ) -> Tensor:
-    """Return DSMW^2, where components on a line are points and sliced once more.
+    """Return DSMW^2, a distance between mixtures that slices their components twice.
 
-    Along ``theta``, component k is the point ``(<theta, m_k>, s_k(theta))`` of the half plane,
-    where distances are those between Gaussians; along ``phi`` these points are weighted numbers,
-    whose transport is a matter of sorting: ``DSMW^2 = mean W2^2(theta, phi)``.
+    The projection of component k on ``theta`` is the point ``(<theta, m_k>, s_k(theta))`` of the
+    half plane, where the Euclidean distance is the Wasserstein distance between Gaussians. Slicing
+    along ``phi`` turns these points into weighted numbers, for which transport is solved by
+    sorting: ``DSMW^2 = mean W2^2(theta, phi)``.
 
     Parameters
     ----------
@@ -403,22 +410,22 @@ def double_sliced_squared(
 
     Notes
     -----
-    Costs ``O(m (K + L) d^2 + m (K + L) log(K + L))``: no transport problem of K L costs.
+    Costs ``O(m (K + L) d^2 + m (K + L) log(K + L))``, without a discrete transport problem.
 
     References
     ----------
     .. [1] Piening and Beinert 2025, double sliced mixture Wasserstein (DSMW).
     """
-    import ot  # takes longer to load than this package
+    import ot  # only here, since it takes longer to import than this package
 
-    sides = _two_lines(source, target, theta)
+    sides = _project_both(source, target, theta)
     phi = phi.to(sides[0].means)
     points = [(side.means * phi[:, :1] + side.deviations * phi[:, 1:]).mT for side in sides]
     return ot.wasserstein_1d(*points, sides[0].weights, sides[1].weights, p=2).mean()
 
 
-def _two_lines(source, target, theta) -> tuple[Slices, Slices]:
-    """Both mixtures along the same directions, about a common origin."""
+def _project_both(source, target, theta) -> tuple[Slices, Slices]:
+    """Project both mixtures on the same directions, relative to a common origin."""
     origin = source.means.detach().mean(0)
     source, target = (m._replace(means=m.means - origin) for m in (source, target))
     return slices(source, theta), slices(target, theta)

@@ -1,8 +1,9 @@
-"""Wasserstein distances on lines from mixtures to samples, by exact quantile cells.
+"""One-dimensional Wasserstein distances from mixtures to samples, exact to rounding.
 
 The optimal map sends the part of the mixture between the quantiles ``q_{i-1}`` and ``q_i`` of two
-cumulated sample weights to sample ``y_i``. With these quantiles everything is a closed form, for p
-= 1 and p = 2: what `_sliced_quadrature` is measured against, at ``O(n K L)`` a Newton step.
+cumulative sample weights to sample ``y_i``. Given these quantiles, costs and derivatives have
+closed forms for p = 1 and p = 2. This is the reference for `quadrature`, and takes ``O(n K L)`` for
+each Newton step.
 """
 
 import torch
@@ -22,15 +23,16 @@ from skgmmot.transport.sliced.quadrature import (
     intervals,
 )
 
-#: The quantiles are first bracketed by nodes, which reach far into the tails.
-N_NODES, REACH = 64, 9.0
-#: Newton steps at most; halving the bracket as often would do as well.
+#: Nodes of each component that bracket the quantiles, and the standard deviations that they cover:
+#: less than 1e-18 of the mass is outside.
+N_NODES, NODE_RANGE = 64, 9.0
+#: Largest number of Newton steps: as many bisections of a bracket would suffice, too.
 MAX_STEPS = 60
 
 
 def quantiles(slices: Slices, samples: SortedSamples) -> Table:
-    """Solve ``F(t) = c`` for the samples' levels, to rounding."""
-    spline, levels = Spline(slices, N_NODES, REACH), samples.levels
+    """Solve ``F(t) = c`` for the samples' levels, by Newton steps safeguarded by bisection."""
+    spline, levels = Spline(slices, N_NODES, NODE_RANGE), samples.levels
     interval = intervals(first_above(spline.levels, samples))
     points = spline.table.points
     low, high = points.gather(1, interval), points.gather(1, interval + 1)
@@ -49,7 +51,7 @@ def quantiles(slices: Slices, samples: SortedSamples) -> Table:
 
 
 def squared(slices: Slices, samples: SortedSamples, in_values: bool):
-    """W2^2 to samples, its gradient, and that in the samples if asked for."""
+    """W2^2 to samples, its gradient, and the derivative in the samples (None unless requested)."""
     table = quantiles(slices, samples)
     rises = samples.values.diff(dim=1)
     w, m, s = slices
@@ -67,10 +69,10 @@ def squared(slices: Slices, samples: SortedSamples, in_values: bool):
 
 
 def absolute(slices: Slices, samples: SortedSamples, in_values: bool):
-    """W1 to samples, its gradient, and that in the samples if asked for.
+    """W1 to samples, its gradient, and the derivative in the samples (None unless requested).
 
-    ``psi'`` is -1 on the part of a cell below its sample and 1 above: with ``r_i`` the sample, or
-    the end of its cell nearest to it, ``int psi' dV = sum_i V(q_i) - 2 V(r_i) + V(q_{i-1})``.
+    ``psi'`` is -1 on the part of a cell below its sample and 1 above. With ``r_i`` the point of the
+    cell nearest to its sample, ``int psi' dV = sum_i V(q_i) - 2 V(r_i) + V(q_{i-1})``.
     """
     w, m, _ = slices
     y, levels = samples.values, samples.levels
@@ -78,25 +80,25 @@ def absolute(slices: Slices, samples: SortedSamples, in_values: bool):
     infinity = torch.full_like(y[:, :1], torch.inf)
     lower = torch.cat([-infinity, cells.points], dim=1)
     upper = torch.cat([cells.points, infinity], dim=1)
-    turns = evaluate(slices, torch.minimum(torch.maximum(y, lower), upper))  # at r_i
+    sign_changes = evaluate(slices, torch.minimum(torch.maximum(y, lower), upper))  # at r_i
     inner = _sum(slices, cells)
-    outer = _sum(slices, turns)
+    outer = _sum(slices, sign_changes)
     # V at infinity is w_k for a mean, 0 for a deviation, and m_k up to a constant for a weight
     gradient = Gradient(
         weights=centred(m, w) + 2 * (inner.weights - outer.weights),
         means=w + 2 * (inner.means - outer.means),
         deviations=2 * (inner.deviations - outer.deviations),
     )
-    above = pad(levels, (1, 0)) + pad(levels, (0, 1), value=1.0) - 2 * turns.levels
-    moved = m @ w + 2 * (cells.partial.sum(1) - turns.partial.sum(1))
-    return moved - (y * above).sum(1), gradient, -above if in_values else None
+    above = pad(levels, (1, 0)) + pad(levels, (0, 1), value=1.0) - 2 * sign_changes.levels
+    means = m @ w + 2 * (cells.partial.sum(1) - sign_changes.partial.sum(1))
+    return means - (y * above).sum(1), gradient, -above if in_values else None
 
 
 def _sum(slices: Slices, table: Table) -> Gradient:
-    """``sum_j V(t_j)`` for the ``V`` of every parameter."""
+    """``sum_j V(t_j)`` for the function ``V`` of every parameter."""
     once = torch.ones_like(table.points)
     return derivatives(slices, table, once, torch.zeros_like(once))
 
 
-#: Costs by their exponent.
+#: The exact costs, by their exponent.
 COSTS = {1.0: absolute, 2.0: squared}

@@ -293,7 +293,7 @@ def test_blocks_of_directions_change_nothing(make_mixture, make_samples, monkeyp
     expected = sliced_wasserstein(mixture, X, theta)
     between = sliced_wasserstein_between(mixture, make_mixture("diag", 2, 2), theta)
     monkeypatch.setattr("skgmmot.transport.sliced.distance.BLOCK_SIZE", 1)
-    monkeypatch.setattr("skgmmot.transport.sliced.quadrature.CACHED", 1)
+    monkeypatch.setattr("skgmmot.transport.sliced.quadrature.CACHE_SIZE", 1)
     assert_close(sliced_wasserstein(mixture, X, theta), expected)
     assert_close(sliced_wasserstein_between(mixture, make_mixture("diag", 2, 2), theta), between)
 
