@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 import skgmmot
+from skgmmot.fitting.em.e_steps import E_STEPS
+from skgmmot.fitting.em.movement import STRATEGIES
+from skgmmot.numerics.fixed_point import ACCELERATIONS
 
 ROOT = Path(skgmmot.__file__).parent
 
@@ -90,6 +93,27 @@ def test_covariance_types_are_never_branched_on_by_name(parts, path):
         if isinstance(node, ast.Compare):
             text = ast.unparse(node)
             assert "covariance_type ==" not in text and "covariance_type !=" not in text, text
+
+
+#: Names of gradient strategies, E-steps and accelerations, and the modules that are their homes.
+STRATEGY_NAMES = {*STRATEGIES, *E_STEPS, *ACCELERATIONS}
+STRATEGY_HOMES = {
+    ("numerics", "gradients"),
+    ("numerics", "fixed_point"),
+    ("fitting", "em", "movement"),
+    ("fitting", "em", "e_steps"),
+}
+
+
+@each_module
+def test_strategies_are_never_branched_on_by_name(parts, path):
+    if parts in STRATEGY_HOMES:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        kinds = (ast.Compare, ast.MatchValue)
+        held = [n for n in ast.walk(node) if isinstance(n, ast.Constant)]
+        named = STRATEGY_NAMES & {n.value for n in held if isinstance(n.value, str)}
+        assert not (isinstance(node, kinds) and named), ast.unparse(node)
 
 
 @each_module

@@ -33,9 +33,6 @@ Assignment = Callable[[], Iterator[tuple[slice | Tensor, slice, Tensor]]]
 
 BLOCK = 2**14
 
-#: Names of starts.
-STARTS = {"kmeans", "k-means++", "random", "random_from_data", "sinkhorn"}
-
 #: Rounding that is accepted in the mean that k-means subtracts, in epsilons of the largest sample,
 #: and in squared distances, as a share of the samples' variance.
 MEAN_ERROR, DISTANCE_ERROR = 1000, 1e-6
@@ -65,21 +62,39 @@ def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> 
     callable
         The responsibilities, block by block.
     """
-    n, a = len(em.X), None if em.sample_weight is None else em.sample_weight.cpu().numpy()
-    if name == "random":
-        return _random(n, n_components, rng, em.X)
-    if name == "kmeans":
-        X = _near_origin(em, _centred_by_mean(em))
-        return _labelled(_nearest_centre(X, a, n_components, 1, rng), n_components, em.X)
-    if name == "k-means++":
-        X = _near_origin(em, _distances_keep_digits(em))
-        _, chosen = kmeans_plusplus(X, n_components, sample_weight=a, random_state=rng)
-    else:
-        p = None if a is None else a.astype(np.float64) / a.sum(dtype=np.float64)
-        chosen = rng.choice(n, size=n_components, replace=False, p=p)
-    labels = torch.full((n,), -1)
-    labels[torch.as_tensor(chosen)] = torch.arange(n_components)
-    return _labelled(labels, n_components, em.X)
+    return ASSIGNMENTS[name](em, n_components, rng)
+
+
+def _by_kmeans(em: EM, n_components: int, rng) -> Assignment:
+    """The clusters of k-means."""
+    X = _near_origin(em, _centred_by_mean(em))
+    return _labelled(_nearest_centre(X, _weights_of(em), n_components, 1, rng), n_components, em.X)
+
+
+def _by_kmeans_plusplus(em: EM, n_components: int, rng) -> Assignment:
+    """Single samples, far from each other."""
+    X = _near_origin(em, _distances_keep_digits(em))
+    options = {"sample_weight": _weights_of(em), "random_state": rng}
+    return _single(kmeans_plusplus(X, n_components, **options)[1], em)
+
+
+def _by_random_samples(em: EM, n_components: int, rng) -> Assignment:
+    """Single samples, drawn by their weights."""
+    a = _weights_of(em)
+    p = None if a is None else a.astype(np.float64) / a.sum(dtype=np.float64)
+    return _single(rng.choice(len(em.X), size=n_components, replace=False, p=p), em)
+
+
+def _weights_of(em: EM) -> np.ndarray | None:
+    """The samples' weights for scikit-learn."""
+    return None if em.sample_weight is None else em.sample_weight.cpu().numpy()
+
+
+def _single(chosen, em: EM) -> Assignment:
+    """Each component one sample."""
+    labels = torch.full((len(em.X),), -1)
+    labels[torch.as_tensor(chosen)] = torch.arange(len(chosen))
+    return _labelled(labels, len(chosen), em.X)
 
 
 def _near_origin(em: EM, safe: bool) -> np.ndarray:
@@ -141,15 +156,15 @@ def _labelled(labels: Tensor, n_components: int, X: Tensor) -> Assignment:
     return blocks
 
 
-def _random(n: int, n_components: int, rng: np.random.RandomState, X: Tensor) -> Assignment:
+def _by_chance(em: EM, n_components: int, rng) -> Assignment:
     """Uniform responsibilities, normalised; drawn again at every pass instead of stored."""
-    before = rng.get_state()
+    n, before = len(em.X), rng.get_state()
 
     def blocks():
         rng.set_state(before)
         for start in range(0, n, BLOCK):
             drawn = rng.uniform(size=(min(BLOCK, n - start), n_components)).astype(np.float64)
-            resp = torch.from_numpy(drawn.T).to(X)
+            resp = torch.from_numpy(drawn.T).to(em.X)
             yield slice(start, start + BLOCK), slice(None), resp / resp.sum(0)
 
     return blocks
@@ -235,6 +250,17 @@ def _centres(em, everything, kind, n_components, rng) -> Tensor:
     a = None if em.sample_weight is None else em.sample_weight.cpu().numpy()
     labels = _nearest_centre(X, a, n_components, CENTRES_INIT, rng)
     return start(_labelled(labels, n_components, em.X), em, kind, n_components).means
+
+
+#: Assignments by name, and starts that are more than the moments of one.
+ASSIGNMENTS = {
+    "kmeans": _by_kmeans,
+    "k-means++": _by_kmeans_plusplus,
+    "random": _by_chance,
+    "random_from_data": _by_random_samples,
+}
+FITTED = {"sinkhorn": balanced}
+STARTS = {*ASSIGNMENTS, *FITTED}
 
 
 # --- the starts of an estimator ------------------------------------------------------------------
@@ -351,10 +377,11 @@ def one_start(
 
     The assignment may be of the same samples in other coordinates, ``grouped``.
     """
-    if estimator.init_params == "sinkhorn":
+    fitted = FITTED.get(estimator.init_params)
+    if fitted is not None:
         # another run from given means and covariances would be the first one again
         given = given if run == 0 else (given[0], None, None)
-        return balanced(em, given, estimator._covariance(), estimator.n_components, rng)
+        return fitted(em, given, estimator._covariance(), estimator.n_components, rng)
     if all(part is not None for part in given):
         kind = estimator._covariance().reduced(*given[1].shape)
         return GaussianMixtureParams(*given, kind)

@@ -16,14 +16,16 @@ from sklearn.utils.validation import check_is_fitted
 from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
 from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
+from skgmmot.fitting.em.e_steps import E_STEPS, Gradient
 from skgmmot.fitting.em.entropic import balance_gap_bound
-from skgmmot.fitting.em.fit import E_STEPS, check_gradient, measured
-from skgmmot.fitting.em.iterations import ACCELERATIONS, EMStep
+from skgmmot.fitting.em.fit import fit_from_starts, measured
+from skgmmot.fitting.em.movement import STRATEGIES, Request
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
-from skgmmot.numerics.adjoint import GRADIENTS
+from skgmmot.numerics.fixed_point import ACCELERATIONS
+from skgmmot.numerics.runs import Runs
 from skgmmot.numerics.threads import single_threaded_torch
 
 EMPTY = (
@@ -188,7 +190,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "e_step": [StrOptions(set(E_STEPS))],
         "acceleration": [StrOptions(set(ACCELERATIONS)), None],
-        "gradient": [StrOptions(set(GRADIENTS))],
+        "gradient": [StrOptions(set(STRATEGIES))],
         "gradient_tol": [Interval(Real, 0.0, None, closed="neither")],
         "fixed_weights": ["boolean"],
         "device": [str, torch.device, None],
@@ -311,29 +313,38 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         a = arrays.sample_weights(sample_weight, X)
         _init.check_enough(X, a, self.n_components)
         arrays.check_range(X)
-        on_graph = self._check_gradient(X, a)
+        gradient = self._gradient(X, a)
         constants = (X.detach(), None if a is None else a.detach())
         origin = blocks.origin(*constants)
         _init.warn_of_units(self, *constants, origin)
-        runs = _Runs(_Log(self.verbose, self.verbose_interval))
+        em = EM(*constants, origin, self.reg_covar, fixed_weights=self.fixed_weights)
+        log = _Log(self.verbose, self.verbose_interval)
+        runs = Runs(log)
 
         def show(solution):
             self._set_attributes(solution.value, origin, X.dtype, kind, solution)
-            if on_graph:
+            if gradient is not None:
                 self.solution_ = solution._replace(
                     value=solution.value.translated(origin).detach(),
                     previous=solution.previous.translated(origin),
                 )
             self.entropic_ot_gap_ = self._gap_of_fit(em, solution)
 
-        with torch.no_grad(), blocks.workers(X.device) as pool:
-            em = EM(*constants, origin, self.reg_covar, pool, self.fixed_weights)
-            reached.best, reached.show = runs.reached, show
-            self._run(em, warm, runs)
-        solution = self._differentiate(em, X, a, runs) if on_graph else runs.best
+        reached.best, reached.show = lambda: runs.best, show
+        solution, _ = fit_from_starts(
+            em,
+            self._starts(em, warm, log),
+            (X, a),
+            E_STEPS[self.e_step],
+            gradient,
+            runs=runs,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            acceleration=self.acceleration,
+        )
         if not solution.converged and self.max_iter > 0:
             text = NOT_CONVERGED
-            if on_graph:
+            if gradient is not None:
                 moved = measured(solution).residual
                 text += (
                     " The gradient is not that of a fixed point: the last step moved by "
@@ -347,35 +358,20 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             )
         show(solution)
 
-    def _run(self, em, warm, runs):
-        """EM from every start."""
-        for theta0, objective in self._starts(em, warm, runs.log):
-            runs.begin(theta0)
-            solution = E_STEPS[self.e_step].climb(
-                em,
-                theta0,
-                tol=self.tol,
-                max_iter=self.max_iter,
-                acceleration=self.acceleration,
-                objective=objective,
-                callback=runs.reach,
-            )
-            runs.end(solution)
-
     # --- starts --------------------------------------------------------------------------------
 
-    def _check_gradient(self, X, sample_weight) -> bool:
-        """Whether a gradient is asked for, and can be had."""
+    def _gradient(self, X, sample_weight) -> Gradient | None:
+        """How the fit is differentiated; None where no gradient is asked for."""
         if not (X.requires_grad or (sample_weight is not None and sample_weight.requires_grad)):
-            return False
-        check_gradient(
-            self.gradient,
-            acceleration=self.acceleration,
-            fixed_weights=self.fixed_weights,
-            e_step=self.e_step,
-            beside=(sample_weight,),
-        )
-        return self.max_iter > 0 and torch.is_grad_enabled()
+            return None
+        strategy, e_step = STRATEGIES[self.gradient], E_STEPS[self.e_step]
+        K, d = self.n_components, X.shape[1]
+        size = K + K * d + math.prod(self._covariance().shape(K, d))
+        request = Request(self.acceleration, self.fixed_weights, e_step, size, (sample_weight,))
+        strategy.check(request)
+        if self.max_iter == 0 or not torch.is_grad_enabled():
+            return None
+        return Gradient(strategy, self.gradient_tol)
 
     def _starts(self, em, warm, log):
         """Yield the start of each run and the objective that its first change is against."""
@@ -383,7 +379,7 @@ class DifferentiableGaussianMixture(MixtureEstimator):
             log.start(0)
             yield _init.earlier_fit(self, em), float(self.lower_bound_)
             return
-        given = _init.given(self, em, uniform=self.fixed_weights or E_STEPS[self.e_step].prescribes)
+        given = _init.given(self, em, uniform=self.fixed_weights or E_STEPS[self.e_step].balanced)
         rng = check_random_state(self.random_state)
         for run in range(self.n_init):
             log.start(run)
@@ -434,11 +430,11 @@ class DifferentiableGaussianMixture(MixtureEstimator):
 
     def _gap_of_fit(self, em, solution):
         """The gap on the samples of the fit, or a bound from its last E-step, which `em` kept."""
-        if E_STEPS[self.e_step].prescribes:
+        if E_STEPS[self.e_step].balanced:
             return self._entropic_ot_gap(em.X, em.sample_weight)
         polished = solution.adjoint is not None
         theta = solution.value.detach() if polished else solution.previous
-        with torch.no_grad(), blocks.workers(em.X.device) as em.pool:
+        with em.at_work():
             share = em.statistics(theta).mass / em.total
         return balance_gap_bound(theta.weights, share)
 
@@ -448,19 +444,10 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         # the smallest of weights stands for none
         weights = theta.weights.clamp(min=torch.finfo(torch.float64).tiny)
         origin = blocks.origin(X, a)
-        with torch.no_grad(), blocks.workers(X.device) as pool:
-            em = EM(X, a, origin, 0.0, pool).with_pool(pool)
+        with EM(X, a, origin, 0.0).in_float64().at_work() as em:
             return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).translated(-origin)))
 
     # --- results -------------------------------------------------------------------------------
-
-    def _differentiate(self, em, X, sample_weight, runs):
-        """Put the end of the fit on the graph of the samples."""
-
-        step = EMStep(em, X, sample_weight, runs.start.weights if self.fixed_weights else None)
-        return E_STEPS[self.e_step].differentiate(
-            step, runs.start, runs.best, gradient=self.gradient, gradient_tol=self.gradient_tol
-        )
 
     def _set_attributes(self, theta, origin, dtype, kind, solution):
         """Show the fit in the user's kind of array and dtype; what only some fits have goes."""
@@ -471,37 +458,6 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self.n_iter_ = solution.n_iter
         self.lower_bound_ = np.float64(solution.objective)
         self.lower_bounds_ = list(solution.objectives)
-
-
-class _Runs:
-    """The best run so far and its start; before the first one ends, what it has reached."""
-
-    def __init__(self, log):
-        self.log, self.best, self.start = log, None, None
-        self._ended, self._theta0, self._objectives = False, None, []
-
-    def begin(self, theta0):
-        self._theta0 = theta0
-
-    def reach(self, solution):
-        """Note an iteration."""
-        self.log.iteration(solution)
-        if not self._ended:
-            self._objectives.append(solution.objective)
-            self.best = solution
-
-    def reached(self):
-        """The best so far with all its objectives, or None."""
-        if self._ended or self.best is None:
-            return self.best
-        return self.best._replace(objectives=tuple(self._objectives))
-
-    def end(self, solution):
-        """Note the end of a run."""
-        self.log.end(solution)
-        if not self._ended or solution.objective > self.best.objective:
-            self.best, self.start = solution, self._theta0
-        self._ended = True
 
 
 class _Log:
@@ -515,7 +471,7 @@ class _Log:
             print(f"Initialization {run}")
             self.began = self.last = time.time()
 
-    def iteration(self, solution):
+    def step(self, solution):
         if not self.verbose or solution.n_iter % self.interval:
             return
         if self.verbose == 1:

@@ -1,7 +1,7 @@
 """Derivatives of a fixed point ``theta = F(theta)``.
 
-Nothing here knows of Gaussians. A *gradient strategy* is a function
-``(F, theta0, solution) -> theta`` that puts the end of the loop on the autograd graph:
+Nothing here knows of Gaussians. Each is a function ``(F, theta0, solution) -> theta`` that puts the
+end of the loop on the autograd graph; see `skgmmot.numerics.gradients` for their choice by name.
 
 - `automatic` runs all iterations again on the graph;
 - `one_step` puts the last iteration on it, and forgets how the ones before depend on the data;
@@ -17,6 +17,7 @@ Nothing here knows of Gaussians. A *gradient strategy* is a function
 import math
 import warnings
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,27 +34,58 @@ Map = Callable[[Point], Point]
 Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 
 
-class Linearisation:
-    """A map ``F`` and its derivative at a point, in coordinates of its own.
+class Linearisation(Protocol):
+    """A map ``F`` and its derivative at a point, in coordinates of its own."""
+
+    theta: Point
+    """The point, a constant."""
+    residual: Tensor
+    """``F(theta) - theta``, as a vector ``(m,)``."""
+    small: bool
+    """Whether all products at once, a matrix, cost less than those of a Krylov space in turn."""
+
+    def product(self, u: Tensor) -> Tensor:
+        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
+
+    def encode(self, u: Point) -> Tensor:
+        """A cotangent as a vector."""
+
+    def decode(self, vector: Tensor) -> Point:
+        """A vector as a cotangent."""
+
+    def retracted(self, vector: Tensor) -> Point:
+        """The point that a vector of coordinates leads to."""
+
+    def solve(self, b: Tensor, tol: float) -> tuple[Tensor, Products]:
+        """Solve ``(I - dF/dtheta^T) x = b``, and return the products that it took."""
+        products = self.products()
+        return (dense if self.small else gmres)(products, b, tol=tol), products
+
+    def products(self) -> Products:
+        """``I - dF/dtheta^T``, as an operator that remembers."""
+        return Products(lambda u: u - self.product(u), cheap=self.small)
+
+
+class MovableLinearisation(Linearisation, Protocol):
+    """A `Linearisation` of a map that depends on data, which may be moved."""
+
+    def natural(self, v: Tensor) -> Tensor:
+        """The cotangent to hand to one step, for that of the fixed point ``(..., m)``."""
+
+    def movement(self, v: Point, u: Tensor) -> Tensor:
+        """Minus the movement of the data, for the cotangent of the fixed point and that."""
+
+
+class AutogradLinearisation(Linearisation):
+    """A map and its derivative at a point, which autograd finds.
 
     Parameters
     ----------
     F : callable
-        The map, whose derivative autograd finds.
+        The map.
     theta : tuple of Tensor
         The point. Its entries, one after another, are the coordinates.
-
-    Attributes
-    ----------
-    theta : tuple of Tensor
-        The point, a constant.
-    residual : Tensor of shape (m,)
-        ``F(theta) - theta``.
-    small : bool
-        Whether all products at once, a matrix, cost less than those of a Krylov space in turn.
     """
-
-    small = False
 
     def __init__(self, F: Map, theta: Point):
         self.theta = _detached(theta)
@@ -86,15 +118,6 @@ class Linearisation:
     def decode(self, vector: Tensor) -> Point:
         """A vector as a cotangent."""
         return _unflatten(vector, self.theta)
-
-    def solve(self, b: Tensor, tol: float) -> tuple[Tensor, Products]:
-        """Solve ``(I - dF/dtheta^T) x = b``, and return the products that it took."""
-        products = self.products()
-        return (dense if self.small else gmres)(products, b, tol=tol), products
-
-    def products(self) -> Products:
-        """``I - dF/dtheta^T``, as an operator that remembers."""
-        return Products(lambda u: u - self.product(u), cheap=self.small)
 
     def retracted(self, vector: Tensor) -> Point:
         """The point plus a vector of coordinates."""
@@ -258,7 +281,7 @@ def implicit(
     .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, implicit differentiation of EM.
     """
     constant = _detached(solution.value)
-    linear = Linearisation(F, constant) if linearise is None else linearise(constant)
+    linear = AutogradLinearisation(F, constant) if linearise is None else linearise(constant)
     adjoint = Adjoint() if adjoint is None else adjoint
     flat = _flatten(F(constant))
 
@@ -287,9 +310,9 @@ def natural(
     theta0: Point,
     solution: Solution,
     *,
-    linearise: Callable[[Point], Linearisation],
+    linearise: Callable[[Point], MovableLinearisation],
     data: Tensor,
-    move: Callable[[Linearisation, Point], Tensor] | None = None,
+    move: Callable[[MovableLinearisation, Point], Tensor] | None = None,
     asked: "Asked | None" = None,
 ) -> Point:
     """Differentiate ``theta = F(theta)`` the other way round: from a change of theta to the data.
@@ -307,9 +330,7 @@ def natural(
     solution : Solution
         The end of the loop, at a fixed point.
     linearise : callable
-        ``linearise(theta)`` is a `Linearisation` whose ``natural(v)`` is, for the cotangent of the
-        fixed point as a vector, the one to hand to one step, and whose ``movement(v, u)`` is that
-        of the data for the two of them, the former as a point.
+        ``linearise(theta)`` is the `MovableLinearisation` of ``F`` at a point.
     data : Tensor
         What moves.
     move : callable, default=None
@@ -380,13 +401,6 @@ def _check_once(what: str) -> None:
 
 def _move(linear, v):
     return linear.movement(v, linear.natural(linear.encode(v)))
-
-
-#: Gradient strategies by name: derivatives, and all.
-DERIVATIVES = {"implicit": implicit, "automatic": automatic, "one_step": one_step}
-GRADIENTS = DERIVATIVES | {"natural": natural}
-#: Those that are right at a fixed point only.
-AT_FIXED_POINTS = {"implicit", "natural"}
 
 
 # --- points as vectors -------------------------------------------------------------------------

@@ -39,8 +39,8 @@ class Solution(NamedTuple):
     distance: float = math.nan
     """Estimate of the distance of `value` to the fixed point, if the gradient is taken there."""
     adjoint: object = None
-    """The `Adjoint` in which backward takes notes, if the gradient is implicit; the `Asked`, if it
-    is natural."""
+    """What backward takes notes in: the `Adjoint` of an implicit gradient, the `Asked` of a natural
+    one."""
 
 
 def iterate(
@@ -181,3 +181,36 @@ class Squarem:
         """Record that the last proposal was rejected."""
         self.visited = []
         self.longest = max(2.0, self.length / 4)
+
+
+#: What may extrapolate the iterations, by name.
+ACCELERATIONS = {"squarem": Squarem}
+
+
+def named(parameter: str, name: str, registry: dict):
+    """Look something up by the name that a caller gave.
+
+    Parameters
+    ----------
+    parameter : str
+        What the caller calls it.
+    name : str
+        The name.
+    registry : dict
+        What there is.
+
+    Returns
+    -------
+    object
+        What the registry holds by that name.
+
+    Raises
+    ------
+    ValueError
+        If it holds nothing.
+    """
+    if name not in registry:
+        raise ValueError(
+            f"{parameter} must be one of {sorted(registry)}, got {name!r}. Name one of them."
+        )
+    return registry[name]

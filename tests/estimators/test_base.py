@@ -25,6 +25,7 @@ from skgmmot import (
     SlicedWassersteinGMM,
     WassersteinQuantizer,
 )
+from skgmmot.numerics.runs import Runs
 
 PACKAGE = str(Path(skgmmot.__file__).parent)
 #: Points of a fit at which it is interrupted.
@@ -140,14 +141,14 @@ def test_an_interrupted_fit_keeps_all_iterations(monkeypatch, n_iter):
     with warnings.catch_warnings(action="ignore"):
         expected = DifferentiableGaussianMixture(2, max_iter=n_iter, **options).fit(X)
     mixture = DifferentiableGaussianMixture(2, **options)
-    note = skgmmot.estimators.differentiable._Runs.reach
+    note = Runs.reach
 
     def reach(runs, solution):
         note(runs, solution)
         if solution.n_iter == n_iter:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(skgmmot.estimators.differentiable._Runs, "reach", reach)
+    monkeypatch.setattr(Runs, "reach", reach)
     with pytest.raises(KeyboardInterrupt):
         mixture.fit(X)
     assert np.array_equal(mixture.means_, expected.means_)

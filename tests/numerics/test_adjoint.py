@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from skgmmot.numerics.adjoint import (
-    DERIVATIVES,
     Adjoint,
+    AutogradLinearisation,
     InexactGradientWarning,
-    Linearisation,
     automatic,
     implicit,
     one_step,
@@ -22,6 +21,7 @@ from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.krylov import dense, neumann
 
 F64 = torch.float64
+DERIVATIVES = {"implicit": implicit, "automatic": automatic, "one_step": one_step}
 
 
 class Pair(NamedTuple):
@@ -238,5 +238,5 @@ def test_the_spectral_radius_is_estimated_from_a_few_products(make_samples):
     def F(theta):
         return (J @ (theta[0] - x) + x,)
 
-    assert spectral_radius(Linearisation(F, (x,))) == pytest.approx(0.99)
-    assert spectral_radius(Linearisation(F, (x,)), n_products=3) < 0.99 + 1e-12
+    assert spectral_radius(AutogradLinearisation(F, (x,))) == pytest.approx(0.99)
+    assert spectral_radius(AutogradLinearisation(F, (x,)), n_products=3) < 0.99 + 1e-12

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skgmmot.numerics.adjoint import Linearisation
+from skgmmot.numerics.adjoint import AutogradLinearisation
 from skgmmot.numerics.follow import Carried
 
 F64 = torch.float64
@@ -22,7 +22,7 @@ class Moving:
         return (theta[0] - self.H @ z - z**3 / 10,)
 
     def linearise(self, theta):
-        return Linearisation(self, theta)
+        return AutogradLinearisation(self, theta)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from skgmmot.numerics.adjoint import Adjoint, Linearisation, implicit
+from skgmmot.numerics.adjoint import Adjoint, AutogradLinearisation, implicit
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.polish import polish
 
@@ -47,7 +47,9 @@ def slow(make_samples):
 def test_polish_finds_a_fixed_point_that_iterations_crawl_to(slow):
     F, advance, x = slow
     start = (x + 0.1,)
-    found = polish(lambda t: Linearisation(F, t), start, advance=advance, tol=1e-8, max_passes=500)
+    found = polish(
+        lambda t: AutogradLinearisation(F, t), start, advance=advance, tol=1e-8, max_passes=500
+    )
     assert (found.theta[0] - x).norm() < 1e-8
     assert found.distance < 1e-8
     assert found.n_passes < 100 and (advance(start, 100)[0] - x).norm() > 0.005
@@ -56,7 +58,9 @@ def test_polish_finds_a_fixed_point_that_iterations_crawl_to(slow):
 def test_polish_estimates_how_far_it_still_is(slow):
     F, advance, x = slow
     start = (x + 0.001,)
-    found = polish(lambda t: Linearisation(F, t), start, advance=advance, tol=0.0, max_passes=1)
+    found = polish(
+        lambda t: AutogradLinearisation(F, t), start, advance=advance, tol=0.0, max_passes=1
+    )
     assert found.distance == pytest.approx(math.sqrt(6) * 0.001, rel=0.2)
     assert found.theta is start or torch.equal(found.theta[0], start[0])
 
@@ -69,14 +73,18 @@ def test_polish_leaves_points_that_repel():
         return run(F, theta, max_iter=n_steps).value
 
     found = polish(
-        lambda t: Linearisation(F, t), (scalar(0.01),), advance=advance, tol=1e-9, max_passes=900
+        lambda t: AutogradLinearisation(F, t),
+        (scalar(0.01),),
+        advance=advance,
+        tol=1e-9,
+        max_passes=900,
     )
     assert found.theta[0].item() == pytest.approx(1.0)
 
 
 def test_polish_ends_at_once_where_nothing_moves():
     found = polish(
-        lambda t: Linearisation(lambda theta: theta, t),
+        lambda t: AutogradLinearisation(lambda theta: theta, t),
         (scalar(3.0),),
         advance=None,
         tol=0.0,
@@ -88,7 +96,7 @@ def test_polish_ends_at_once_where_nothing_moves():
 def test_polished_points_are_differentiated_without_warning(slow):
     F, advance, x = slow
     found = polish(
-        lambda t: Linearisation(F, t), (x + 0.1,), advance=advance, tol=1e-9, max_passes=500
+        lambda t: AutogradLinearisation(F, t), (x + 0.1,), advance=advance, tol=1e-9, max_passes=500
     )
     b = torch.zeros(6, dtype=F64, requires_grad=True)
     solution = run(F, found.theta, max_iter=0)._replace(value=found.theta)
@@ -112,6 +120,8 @@ def test_polish_gives_up_where_the_iterations_leave_their_domain():
         return run(F, theta, max_iter=n_steps).value
 
     start = (scalar(0.3),)
-    found = polish(lambda t: Linearisation(F, t), start, advance=advance, tol=1e-9, max_passes=900)
+    found = polish(
+        lambda t: AutogradLinearisation(F, t), start, advance=advance, tol=1e-9, max_passes=900
+    )
     assert found.distance == math.inf
     assert found.theta[0].item() < 1

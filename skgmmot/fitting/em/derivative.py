@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.gram import FeatureGram, SampleGram
-from skgmmot.fitting.em.step import counted_mass, m_step, shifts
+from skgmmot.fitting.em.step import SampledEM, counted_mass, m_step, shifts
 from skgmmot.gaussian.coordinates import FisherCoordinates, velocities
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.products import FeatureEStep
 from skgmmot.gaussian.statistics import Statistics, moments
-from skgmmot.numerics.adjoint import Linearisation
+from skgmmot.numerics.adjoint import MovableLinearisation
 
 
 def score(
@@ -344,18 +344,18 @@ class ZeroWeightAdjoint(CentredAdjoint):
         return ((ratio if sample_weight is None else ratio * sample_weight).sum(1),)
 
 
-class LinearisedEM(Linearisation):
+class LinearisedEM(MovableLinearisation):
     """One iteration of EM at a mixture, and its derivative in Fisher's coordinates.
 
     Parameters
     ----------
-    em : EM
+    em : SampledEM
         The iteration.
     theta : GaussianMixtureParams
         Where it starts, a constant.
     """
 
-    def __init__(self, em, theta: GaussianMixtureParams):
+    def __init__(self, em: SampledEM, theta: GaussianMixtureParams):
         self.em, self.theta = em, theta
         with torch.no_grad():
             self._features, self._statistics = em.exactly(theta)

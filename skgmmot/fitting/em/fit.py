@@ -1,42 +1,26 @@
-"""Whole fits as functions: EM from a given start, and its end on the autograd graph.
+"""Whole fits as functions: EM from given starts, and the best end on the autograd graph."""
 
-Stands above the engine, which runs the iterations in blocks.
-"""
-
-import functools
 import math
-import warnings
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from skgmmot.fitting.em.gram import check_size
-from skgmmot.fitting.em.iterations import EMStep, climb, named
+from skgmmot.fitting.em.e_steps import E_STEPS, SENSITIVITY, EStep, Gradient
+from skgmmot.fitting.em.iterations import EMStep
+from skgmmot.fitting.em.movement import STRATEGIES, Request
 from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.em.sinkhorn import ANY, SinkhornEM, SinkhornStep, untilted
 from skgmmot.gaussian.coordinates import FisherCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
-from skgmmot.numerics.adjoint import (
-    AT_FIXED_POINTS,
-    GRADIENTS,
-    Adjoint,
-    Asked,
-    InexactGradientWarning,
-    Solver,
-)
-from skgmmot.numerics.fixed_point import Solution
+from skgmmot.numerics.adjoint import Solver
+from skgmmot.numerics.fixed_point import Solution, named
 from skgmmot.numerics.follow import Carried
-from skgmmot.numerics.krylov import SOLVERS
-from skgmmot.numerics.polish import polish
+from skgmmot.numerics.linalg import norm
+from skgmmot.numerics.runs import Runs
 
 #: Added to the variances unless a caller says otherwise, in squared units of the samples.
 REG_COVAR = 1e-6
-#: Relative error of an implicit gradient for each unit of distance from the fixed point: of this
-#: order, mostly less, whatever the covariance type and the overlap.
-SENSITIVITY = 10
 
 
 def fit_em(
@@ -157,17 +141,17 @@ def fit_em(
     """
     check_start(theta0)
     check_samples(theta0, X, sample_weight)
+    how = Gradient(
+        named("gradient", gradient, STRATEGIES), gradient_tol, max_polish, solve, carried
+    )
+    e_step = named("e_step", e_step, E_STEPS)
+    beside = (*theta0, sample_weight)
     on_graph = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (*theta0, X, sample_weight)
+        t is not None and t.requires_grad for t in (X, *beside)
     )
     if on_graph:
-        check_gradient(
-            gradient,
-            acceleration=acceleration,
-            fixed_weights=fixed_weights,
-            e_step=e_step,
-            beside=(*theta0, sample_weight),
-        )
+        size = sum(t.numel() for t in theta0)
+        how.strategy.check(Request(acceleration, fixed_weights, e_step, size, beside))
     if sample_weight is not None:
         sample_weight = sample_weight.to(X.dtype)
     constants = [None if t is None else t.detach() for t in (X, sample_weight)]
@@ -176,33 +160,14 @@ def fit_em(
         raise ValueError(
             "X must have a finite mean, got NaN or infinity. Drop the samples that are not finite."
         )
+    em = EM(*constants, origin, reg_covar, fixed_weights=fixed_weights)
     start = theta0.to(dtype=torch.float64).translated(-origin)
-    with torch.no_grad(), blocks.workers(X.device) as pool:
-        em = EM(*constants, origin, reg_covar, pool, fixed_weights)
-        climb, differentiate, _ = named("e_step", e_step, E_STEPS)
-        step = EMStep(em, X, sample_weight, start.weights if fixed_weights else None)
-        near = None
-        if gradient not in AT_FIXED_POINTS:
-            carried = None
-        if on_graph and carried is not None:
-            near = _near(step, start.detach(), origin, carried, gradient_tol / SENSITIVITY)
-        if near is None:
-            solution = climb(
-                em, start.detach(), tol=tol, max_iter=max_iter, acceleration=acceleration
-            )
-    if near is not None:
-        solution = _followed(step, *near, carried, gradient)
-    elif on_graph:
-        solution = differentiate(
-            step,
-            start,
-            solution,
-            gradient=gradient,
-            gradient_tol=gradient_tol,
-            max_polish=max_polish,
-            solve=solve,
-            carried=carried,
-        )
+    samples = X, sample_weight
+    solution = _followed(em, start, samples, how) if on_graph else None
+    if solution is None:
+        loop = {"tol": tol, "max_iter": max_iter, "acceleration": acceleration}
+        how = how if on_graph else None
+        solution, _ = fit_from_starts(em, [(start, -math.inf)], samples, e_step, how, **loop)
     solution = measured(solution)
     return solution._replace(
         value=solution.value.translated(origin).to(dtype=X.dtype),
@@ -210,76 +175,84 @@ def fit_em(
     )
 
 
-def _near(step, start, origin, carried, tol):
-    """What `Carried.find` finds, from where the fixed point is expected."""
-    theta = (
-        start
-        if carried.ahead is None
-        else carried.ahead.to(dtype=torch.float64).translated(-origin)
-    )
-    try:
-        return carried.find(step.linearise, theta, tol)
-    except ValueError:  # a step outside the domain of EM
-        return None
-
-
-def _followed(step, linear, delta, carried, gradient):
-    """The fixed point on the graph, a short step from where the map was linearised."""
-    theta, moved = linear.theta, linear.retracted(delta)
-    residual, distance = (float(torch.linalg.vector_norm(t)) for t in (linear.residual, delta))
-    solution = Solution(theta, theta, linear.objective, (), 0, True, 0.0, residual, distance)
-    solution, options = _noted(step, solution, gradient)
-    value = GRADIENTS[gradient](step, theta, solution, **options, **_kept(carried, gradient))
-    return solution._replace(value=value.map(lambda t, m, h: t + (m - h), moved, theta))
-
-
-def check_gradient(
-    gradient: str,
+def fit_from_starts(
+    em: EM,
+    starts: Iterable[tuple[GaussianMixtureParams, float]],
+    samples: tuple[Tensor, Tensor | None],
+    e_step: EStep,
+    gradient: Gradient | None = None,
     *,
-    acceleration: str | None,
-    fixed_weights: bool,
-    e_step: str,
-    beside: Iterable[Tensor | None],
-) -> None:
-    """Refuse gradients that a fit cannot have.
+    runs: Runs | None = None,
+    **options,
+) -> tuple[Solution, GaussianMixtureParams]:
+    """Run EM from every start, and put the end of the best run on the graph.
 
     Parameters
     ----------
-    gradient : {'implicit', 'automatic', 'one_step', 'natural'}
-        The strategy.
-    acceleration : {'squarem'} or None
-        What extrapolates the iterations.
-    fixed_weights : bool
-        Whether the mixture's weights stay.
-    e_step : {'posterior', 'sinkhorn'}
+    em : EM
+        The iteration over the samples.
+    starts : iterable of (GaussianMixtureParams, float)
+        Starts about the origin of the iteration, and the objective that the first change of each
+        run is measured against; the next is asked for when a run has ended.
+    samples : tuple of Tensor of shape (n, d) and Tensor of shape (n,) or None
+        The samples and their weights, perhaps on a graph.
+    e_step : EStep
         The E-step.
-    beside : iterable of Tensor or None
-        What the fit depends on beside the samples.
+    gradient : Gradient, default=None
+        How the end is differentiated; None leaves it a constant.
+    runs : Runs, default=None
+        What holds the best run so far, and shows the iterations.
+    **options
+        Other options of `climb`.
 
-    Raises
-    ------
-    ValueError
-        If the strategy runs iterations again that were accelerated, or is a movement of samples
-        where not only samples move.
+    Returns
+    -------
+    solution : Solution
+        The end of the best run, the first of them if there are several.
+    start : GaussianMixtureParams
+        Where that began.
     """
-    if acceleration is not None and gradient == "automatic":
-        raise ValueError(
-            "gradient must be 'implicit' or 'one_step' when EM is accelerated, got "
-            "'automatic', which runs plain iterations. Set acceleration=None to have it."
-        )
-    if gradient != "natural":
-        return
-    if not fixed_weights or e_step != "posterior":
-        raise ValueError(
-            "gradient='natural' must have fixed_weights=True and e_step='posterior', got "
-            f"fixed_weights={fixed_weights}, e_step={e_step!r}, for samples take no weight along "
-            "from one component to another. Set them, or use gradient='implicit'."
-        )
-    if any(t is not None and t.requires_grad for t in beside):
-        raise ValueError(
-            "gradient='natural' must be asked of samples alone, got a start or a sample_weight "
-            "that requires a gradient. Detach it, or use gradient='implicit'."
-        )
+    runs = Runs() if runs is None else runs
+
+    def run(start, callback):
+        theta0, objective = start
+        return e_step.climb(em, theta0.detach(), objective=objective, callback=callback, **options)
+
+    with em.at_work():
+        solution = runs.best_of(starts, run)
+    theta0, _ = runs.start
+    if gradient is not None:
+        solution = e_step.differentiate(_step(em, samples, theta0), theta0, solution, gradient)
+    return solution, theta0
+
+
+def _step(em, samples, theta0):
+    """The iteration on the graph of the samples, and of the weights if they stay."""
+    return EMStep(em, *samples, theta0.weights if em.fixed_weights else None)
+
+
+def _followed(em, start, samples, gradient):
+    """The fixed point on the graph, where what is kept finds it near; else None."""
+    strategy, carried = gradient.strategy, gradient.carried
+    if carried is None or not strategy.at_fixed_point:
+        return None
+    step, theta = _step(em, samples, start), start.detach()
+    if carried.ahead is not None:
+        theta = carried.ahead.to(dtype=torch.float64).translated(-em.origin)
+    try:
+        with torch.no_grad():
+            near = carried.find(step.linearise, theta, gradient.tol / SENSITIVITY)
+    except ValueError:  # a step outside the domain of EM
+        return None
+    if near is None:
+        return None
+    linear, delta = near
+    theta, ahead = linear.theta, linear.retracted(delta)
+    residual, distance = norm(linear.residual), norm(delta)
+    solution = Solution(theta, theta, linear.objective, (), 0, True, 0.0, residual, distance)
+    solution = strategy.attach(step, theta, solution, carried=carried)
+    value = solution.value.map(lambda t, there, here: t + (there - here), ahead, theta)
+    return solution._replace(value=value)
 
 
 def check_start(theta0: GaussianMixtureParams) -> None:
@@ -391,205 +364,3 @@ def measured(solution: Solution) -> Solution:
     )
     vector = FisherCoordinates(before, after.weights).of_change(after.map(torch.sub, before))
     return solution._replace(residual=float(torch.linalg.vector_norm(vector)))
-
-
-def differentiate(
-    step: EMStep,
-    theta0: GaussianMixtureParams,
-    solution: Solution,
-    *,
-    gradient: str = "implicit",
-    gradient_tol: float = 1e-6,
-    max_polish: int = 1000,
-    solve: str | Solver = "auto",
-    carried: Carried | None = None,
-) -> Solution:
-    """Put the end of a fit on the graph of the samples, their weights and the start.
-
-    Parameters
-    ----------
-    step : EMStep
-        The iteration.
-    theta0 : GaussianMixtureParams
-        The start of the fit, about the origin of the iteration.
-    solution : Solution
-        The end of the fit.
-    gradient : {'implicit', 'automatic', 'one_step', 'natural'}, default='implicit'
-        The strategy.
-    gradient_tol : float, default=1e-6
-        As in `fit_em`, like ``max_polish`` and ``solve``.
-    max_polish : int, default=1000
-        Largest number of passes spent on polishing.
-    solve : str or callable, default='auto'
-        Solver of the adjoint equation.
-    carried : Carried, default=None
-        Takes the place of the solver where the derivative is small.
-
-    Returns
-    -------
-    Solution
-        The same with its value on the graph; polished, if the gradient is implicit.
-
-    Warns
-    -----
-    InexactGradientWarning
-        If polishing did not come near enough to the fixed point. Backward warns likewise if the
-        adjoint equation could not be solved.
-    """
-    options = {}
-    if gradient == "natural":
-        check_size(solution.value)
-    if gradient in AT_FIXED_POINTS:
-        solution = _polished(step, solution, gradient, gradient_tol, max_polish)
-        solution, options = _noted(step, solution, gradient, gradient_tol)
-    if gradient == "implicit":
-        options |= {"tol": gradient_tol / 5, "solve": _solver(solve, gradient_tol / 5)}
-    if carried is not None and step.linearise(solution.value).small:
-        carried.renew()
-        options |= _kept(carried, gradient)
-    strategy = named("gradient", gradient, GRADIENTS)
-    return solution._replace(value=strategy(step, theta0, solution, **options))
-
-
-def _noted(step, solution, gradient, tol=math.inf):
-    """A fixed point with what backward takes notes in, and what its strategy asks for."""
-    options = {"linearise": step.linearise}
-    if gradient == "implicit":
-        notes = options["adjoint"] = Adjoint(tol=tol)
-    else:
-        notes = options["asked"] = Asked()
-        options["data"] = step.X
-    return solution._replace(adjoint=notes), options
-
-
-def _kept(carried, gradient):
-    """The option of a strategy by which it uses what is kept."""
-    return {"solve": carried.solve} if gradient == "implicit" else {"move": carried.move}
-
-
-def _solver(solve, tol):
-    """A solver by its name, or None for the one that is best."""
-    if solve == "auto":
-        return None
-    if isinstance(solve, str):
-        return functools.partial(named("solve", solve, SOLVERS), tol=tol)
-    return solve
-
-
-def _polished(step, solution, gradient, gradient_tol, max_polish):
-    """The end of a fit at the fixed point, as far as ``max_polish`` goes."""
-    found = polish(
-        step.linearise,
-        solution.value,
-        advance=step.advance,
-        tol=gradient_tol / SENSITIVITY,
-        max_passes=max_polish,
-    )
-    error = SENSITIVITY * found.distance
-    if not error <= gradient_tol:
-        warnings.warn(
-            f"EM was left at a residual of {found.residual:.1e}, about {found.distance:.1e} from "
-            f"its fixed point: the {gradient} gradient may be off by {error:.1e} > "
-            f"gradient_tol={gradient_tol:.1e}. Increase max_iter or reg_covar, use fewer "
-            "components, or differentiate with gradient='automatic'.",
-            InexactGradientWarning,
-            stacklevel=4,
-        )
-    return solution._replace(
-        value=found.theta,
-        objective=step.linearise(found.theta).objective,
-        converged=solution.converged or error <= gradient_tol,
-        residual=found.residual,
-        distance=found.distance,
-    )
-
-
-# --- E-steps -----------------------------------------------------------------------------------
-
-
-def climb_balanced(
-    em: EM,
-    theta0: GaussianMixtureParams,
-    *,
-    acceleration: None = None,
-    objective: float = -math.inf,
-    **options,
-) -> Solution:
-    """Iterate Sinkhorn-EM from a start whose weights are prescribed.
-
-    Parameters
-    ----------
-    em : EM
-        The iteration of EM over the samples.
-    theta0 : GaussianMixtureParams
-        The start.
-    acceleration : None
-        There is none.
-    objective : float, default=-inf
-        Objective that the first change is measured against; a start that has one goes on with an
-        earlier fit, and is balanced at once.
-    **options
-        Other options of `climb`.
-
-    Returns
-    -------
-    Solution
-        Where it ended; its points are of the type `TiltedMixture`.
-
-    Raises
-    ------
-    ValueError
-        If an acceleration is asked for, or a weight is not positive.
-    """
-    if acceleration is not None:
-        raise ValueError(
-            f"acceleration must be None with e_step='sinkhorn', got {acceleration!r}, which "
-            "extrapolates plain EM. Set one of the two back."
-        )
-    start = untilted(theta0, ANY if objective == -math.inf else 0.0)
-    return climb(SinkhornEM(em), start, objective=objective, **options)
-
-
-def differentiate_balanced(
-    step: EMStep, theta0: GaussianMixtureParams, solution: Solution, **options
-) -> Solution:
-    """Put the end of Sinkhorn-EM on the graph of the samples, their weights and the start.
-
-    Parameters
-    ----------
-    step : EMStep
-        The iteration of EM.
-    theta0 : GaussianMixtureParams
-        The start of the fit, of the prescribed weights.
-    solution : Solution
-        The end of the fit.
-    **options
-        Options of `differentiate`.
-
-    Returns
-    -------
-    Solution
-        The same with its value on the graph; its points are mixtures of the prescribed weights.
-    """
-    sinkhorn = SinkhornStep(step.with_free_weights(), theta0.weights)
-    found = differentiate(sinkhorn, untilted(theta0), solution, **options)
-    value, previous = found.value.mixture(), found.previous.mixture()
-    return found._replace(value=value._replace(weights=theta0.weights), previous=previous)
-
-
-class EStep(NamedTuple):
-    """What a fit does, by its E-step."""
-
-    climb: Callable[..., Solution]
-    """Runs the iterations from a start."""
-    differentiate: Callable[..., Solution]
-    """Puts their end on the graph."""
-    prescribes: bool
-    """Whether the weights are prescribed, and stay."""
-
-
-#: E-steps by name.
-E_STEPS = {
-    "posterior": EStep(climb, differentiate, prescribes=False),
-    "sinkhorn": EStep(climb_balanced, differentiate_balanced, prescribes=True),
-}

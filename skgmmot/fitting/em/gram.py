@@ -24,27 +24,6 @@ from skgmmot.gaussian.products import FeatureEStep
 MOST_NUMBERS = 512
 
 
-def check_size(theta: GaussianMixtureParams) -> None:
-    """Refuse a mixture whose matrix would be too large.
-
-    Parameters
-    ----------
-    theta : GaussianMixtureParams
-        The mixture.
-
-    Raises
-    ------
-    ValueError
-        If it stores too many numbers.
-    """
-    q = sum(t.numel() for t in theta)
-    if q > MOST_NUMBERS:
-        raise ValueError(
-            f"gradient='natural' must have a mixture of at most {MOST_NUMBERS} numbers, got {q}. "
-            "Use another covariance_type, fewer components, or gradient='one_step'."
-        )
-
-
 class SampleGram:
     """Products of the statistics' derivatives in the samples; they add over blocks.
 

@@ -1,6 +1,7 @@
 """EM over all samples, block by block: where rows live in memory and how their sums are made."""
 
 import copy
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from skgmmot.gaussian.products import (
     quadratic_share,
 )
 from skgmmot.gaussian.statistics import Statistics, e_step
-from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, Workers, workers
+from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, workers
 
 #: Blocks of fewer rows make matrix products slow, however many numbers a row takes.
 PRODUCT_ROWS = 512
@@ -41,13 +42,13 @@ class EM:
         A point near the samples' mean, in the dtype of ``X``; mixtures are relative to it.
     reg_covar : float
         Added to the variances.
-    pool : Workers
-        Who does the work.
+    pool : Workers, default=None
+        Threads that share the passes; None takes `at_work` before the first one.
     fixed_weights : bool, default=False
         Whether the M-step leaves the weights.
     """
 
-    def __init__(self, X, sample_weight, origin, reg_covar, pool, fixed_weights=False):
+    def __init__(self, X, sample_weight, origin, reg_covar, pool=None, fixed_weights=False):
         self.X, self.sample_weight, self.origin = X, sample_weight, origin
         self.reg_covar, self.pool, self.fixed_weights = reg_covar, pool, fixed_weights
         self.dtype = X.dtype  # of the products
@@ -60,18 +61,26 @@ class EM:
         theta_next = m_step(theta, statistics, self.reg_covar, fixed_weights=self.fixed_weights)
         return theta_next, float(statistics.log_likelihood) / self.total
 
-    def with_pool(self, pool: Workers) -> "EM":
-        """The same iteration in double precision whatever the samples, done by others."""
+    @contextmanager
+    def at_work(self):
+        """Have threads share the passes within, which build no graph; yields the iteration."""
+        before = self.pool
+        with torch.no_grad(), workers(self.X.device) as self.pool:
+            try:
+                yield self
+            finally:
+                self.pool = before
+
+    def in_float64(self) -> "EM":
+        """The same iteration with products in float64 whatever the samples; a copy."""
         other = copy.copy(self)
-        other.pool = pool
         if self.dtype != torch.float64:
             other.dtype, other._last = torch.float64, None
         return other
 
     def exactly(self, theta: GaussianMixtureParams) -> tuple[FeatureEStep | None, Statistics]:
         """The E-step by features, or None where they are no good, and its sums, in float64."""
-        with torch.no_grad(), workers(self.X.device) as pool:
-            em = self.with_pool(pool)
+        with self.in_float64().at_work() as em:
             step, statistics = em.e_step(theta)
             if not isinstance(step, FeatureEStep):
                 step, _ = em._features(theta.prepare())

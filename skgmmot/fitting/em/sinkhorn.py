@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.entropic import Dual, balance, curvature, imbalance, sinkhorn_update
-from skgmmot.fitting.em.step import m_step
+from skgmmot.fitting.em.step import SampledEM, m_step
 from skgmmot.gaussian.coordinates import FisherCoordinates
 from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
@@ -148,7 +148,7 @@ class SinkhornEM:
 
     Parameters
     ----------
-    em : object
+    em : SampledEM
         EM over the samples.
 
     Notes
@@ -162,7 +162,7 @@ class SinkhornEM:
     .. [1] Mena, Nejatbakhsh, Varol and Niles-Weed 2020, Sinkhorn-EM.
     """
 
-    def __init__(self, em):
+    def __init__(self, em: SampledEM):
         self.em = em
         self.balanced = BALANCED[em.dtype]
 
@@ -255,7 +255,7 @@ class SinkhornStep:
 
     def at_balance(self, theta: TiltedMixture) -> TiltedMixture:
         """The iteration that balances by Newton's method."""
-        with self.step.pooled() as em:
+        with self.step.at_work() as em:
             em, constant = SinkhornEM(em), theta.detach()
             found = em.balance(constant._replace(prescribed=self.prescribed.detach()))
             matrix = curvature(em.dual(found, found.log_weights))
@@ -284,7 +284,7 @@ class SinkhornStep:
 
     def advance(self, theta: TiltedMixture, n_steps: int) -> TiltedMixture:
         """The mixture after so many balanced iterations."""
-        with self.step.pooled() as em:
+        with self.step.at_work() as em:
             start = theta._replace(allowed=torch.zeros_like(theta.allowed))
             return iterate(SinkhornEM(em), start, tol=0.0, max_iter=n_steps).value
 
@@ -299,6 +299,8 @@ class LinearisedSinkhorn(Linearisation):
     theta : TiltedMixture
         Where it starts, a constant.
     """
+
+    small = False
 
     def __init__(self, step: SinkhornStep, theta: TiltedMixture):
         theta = theta.detach()
@@ -316,7 +318,7 @@ class LinearisedSinkhorn(Linearisation):
         self._coordinates = FisherCoordinates(theta.mixture(), theta.prescribed)
         changes = (o - i for o, i in zip(self._outputs, self._inputs, strict=True))
         self.residual = self._coordinates.of_change(self._fixed(*(c.detach() for c in changes)))
-        with step.step.pooled() as em:
+        with step.step.at_work() as em:
             self.objective = SinkhornEM(em).objective(self.theta)
 
     def product(self, u: Tensor) -> Tensor:

@@ -5,22 +5,20 @@ from inspect import signature
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.fit import REG_COVAR, check_samples, check_start, fit_em
+from skgmmot.fitting.em.movement import STRATEGIES
 from skgmmot.fitting.em.step import m_step
-from skgmmot.gaussian.coordinates import descended
 from skgmmot.gaussian.log_density import log_responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics, moments
 from skgmmot.numerics import blocks
-from skgmmot.numerics.adjoint import AT_FIXED_POINTS, Asked
-from skgmmot.numerics.follow import Carried
+from skgmmot.numerics.fixed_point import named
 
 #: From this ``gradient_tol`` on, a derivative serves for more than one step of a flow,
 ROUGH = 0.1
 #: as long as that changes a gradient by no more than this share of ``gradient_tol``.
 STALE = 0.3
-#: Samples went where they were asked to if they are not further off than this share of the way.
-ASTRAY = 0.1
 
 
 class WarmStart:
@@ -102,10 +100,12 @@ class WarmStart:
                 f"options must be those of fit_em, got {', '.join(unknown)}. Leave them out; the "
                 "covariance type is that of theta0."
             )
-        carry = gradient == "natural" if carry is None else carry
-        if carry and options.get("e_step", "posterior") != "posterior":
+        self.strategy = named("gradient", gradient, STRATEGIES)
+        e_step = named("e_step", options.get("e_step", "posterior"), E_STEPS)
+        carry = self.strategy.follows_data if carry is None else carry
+        if carry and e_step.balanced:
             raise ValueError(
-                f"carry=True must have e_step='posterior', got {options['e_step']!r}, whose plan "
+                f"carry=True must have e_step='posterior', got {e_step.name!r}, whose plan "
                 "is of all samples together. Set one of the two back."
             )
         self.theta = theta0.detach()
@@ -113,9 +113,8 @@ class WarmStart:
         self.carry, self._before = carry, None
         self.options = {"gradient": gradient, "max_iter": max_iter, **options}
         tol = options.get("gradient_tol", 0.0)
-        rough = gradient in AT_FIXED_POINTS and tol >= ROUGH
-        if rough and not options.keys() & {"solve", "max_polish", "e_step"}:
-            self.options["carried"] = Carried(STALE * tol)
+        if tol >= ROUGH and not options.keys() & {"solve", "max_polish", "e_step"}:
+            self.options["carried"] = self.strategy.keep(STALE * tol)
 
     def __call__(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
         """Fit to samples ``X (n, d)``; the mixture is on their graph."""
@@ -124,7 +123,7 @@ class WarmStart:
         before, self.theta = self.theta, self.solution.value.detach()
         if self.carry:
             self._before = X.detach().clone()
-        elif "carried" in self.options:  # the means will move on as they did, more or less
+        elif self.options.get("carried"):  # the means will move on as they did, more or less
             means = 2 * self.theta.means - before.means
             self.options["carried"].ahead = self.theta._replace(means=means)
         return self.solution.value
@@ -138,26 +137,11 @@ class WarmStart:
                 f"{tuple(X.shape)} after {tuple(self._before.shape)}. Make another WarmStart for "
                 "other samples."
             )
-        asked = self._moved_as_asked(X.detach(), sample_weight)
-        return self._moved_along(X, sample_weight) if asked is None else asked
+        went = X.detach() - self._before
+        ahead = self.strategy.ahead(self.theta, self.solution.adjoint, went, sample_weight)
+        return self._assigned_as_before(X, sample_weight) if ahead is None else ahead
 
-    def _moved_as_asked(self, X, sample_weight):
-        """The mixture where a natural gradient asked it to go, if the samples went there too."""
-        asked = self.solution.adjoint
-        if not isinstance(asked, Asked) or asked.movement is None:
-            return None
-        step = _step(X - self._before, -asked.movement, sample_weight)
-        if not step > 0:
-            return None
-        _, of_means, of_covariances = asked.cotangent
-        moved = descended(self.theta.to(dtype=of_means.dtype), of_means, of_covariances, step)
-        try:
-            moved.prepare()
-        except ValueError:  # a component was asked to shrink to a point or a line
-            return None
-        return moved
-
-    def _moved_along(self, X, sample_weight):
+    def _assigned_as_before(self, X, sample_weight):
         """The mixture of the samples where they are now, with the responsibilities they had."""
         theta = self.theta.to(dtype=torch.float64)
         mixture = theta.prepare()
@@ -172,18 +156,6 @@ class WarmStart:
             statistics = Statistics(*pool.sum(block, len(X), 2 * theta.means.numel()))
         reg_covar = self.options.get("reg_covar", REG_COVAR)
         fixed_weights = self.options.get("fixed_weights", False)
-        moved = m_step(theta, statistics, reg_covar, fixed_weights=fixed_weights)
-        finite = all(torch.isfinite(t).all() for t in moved)
-        return moved if finite else self.theta  # of samples that are not, the fit will say so
-
-
-def _step(went: Tensor, asked: Tensor, sample_weight: Tensor | None) -> float:
-    """How far samples went the way that they were asked to; 0 if they went another."""
-    asked = asked * len(asked)
-    if sample_weight is not None:
-        a = sample_weight.detach().to(asked.dtype)
-        asked = asked * torch.where(a > 0, a.mean() / a, 0.0).unsqueeze(1)
-        went = went * (a > 0).unsqueeze(1)  # where samples without weight go is all one
-    step = (went * asked).sum() / asked.square().sum()
-    astray = torch.linalg.vector_norm(went - step * asked)
-    return float(step) if astray <= ASTRAY * torch.linalg.vector_norm(went) else 0.0
+        there = m_step(theta, statistics, reg_covar, fixed_weights=fixed_weights)
+        finite = all(torch.isfinite(t).all() for t in there)
+        return there if finite else self.theta  # of samples that are not, the fit will say so

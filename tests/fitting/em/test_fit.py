@@ -17,7 +17,8 @@ from skgmmot.functional import GaussianMixtureParams, fit_em
 from skgmmot.gaussian.log_density import log_density
 from skgmmot.gaussian.mixture import select
 from skgmmot.numerics import blocks
-from skgmmot.numerics.adjoint import DERIVATIVES, InexactGradientWarning, spectral_radius
+from skgmmot.numerics.adjoint import InexactGradientWarning, spectral_radius
+from skgmmot.numerics.gradients import GRADIENTS
 from skgmmot.numerics.krylov import SOLVERS
 
 F64 = torch.float64
@@ -271,7 +272,7 @@ GRADCHECK = {"fast_mode": True, "eps": 1e-5, "atol": 1e-5, "nondet_tol": 1e-8}
 
 
 @pytest.mark.parametrize("fixed_weights", [False, True])
-@pytest.mark.parametrize("gradient", DERIVATIVES)
+@pytest.mark.parametrize("gradient", GRADIENTS)
 def test_the_fit_passes_gradcheck_in_samples_and_weights(problem, gradient, fixed_weights):
     start, X, a = problem
     # one_step is the derivative of an iteration from a constant; the others, of whole fits
@@ -286,7 +287,7 @@ def test_the_fit_passes_gradcheck_in_samples_and_weights(problem, gradient, fixe
     assert torch.autograd.gradcheck(fit, inputs, check_undefined_grad=False, **GRADCHECK)
 
 
-@pytest.mark.parametrize("gradient", DERIVATIVES)
+@pytest.mark.parametrize("gradient", GRADIENTS)
 def test_fixed_weights_have_a_gradient_too(gradient, problem):
     start, X, a = problem
 
@@ -353,7 +354,7 @@ def test_gradients_are_right_where_covariances_are_equal_and_isotropic(name):
     assert_close(found, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("gradient", DERIVATIVES)
+@pytest.mark.parametrize("gradient", GRADIENTS)
 def test_an_empty_component_has_finite_gradients(gradient, problem):
     start, X, a = problem
     far = start.means.clone()
@@ -399,7 +400,7 @@ def test_threads_change_no_bit_of_a_gradient(make_mixture, make_samples):
     assert all(map(torch.equal, *found))
 
 
-@pytest.mark.parametrize("gradient", DERIVATIVES)
+@pytest.mark.parametrize("gradient", GRADIENTS)
 def test_samples_of_weight_zero_count_for_nothing(gradient, problem):
     start, X, a = problem
     outside = torch.cat([X, 3 * X[:4]]), torch.cat([a, torch.zeros(4, dtype=F64)])

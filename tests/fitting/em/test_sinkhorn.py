@@ -86,78 +86,7 @@ def test_weights_must_be_positive(problem):
         fit_em(dead, X, e_step="sinkhorn")
 
 
-def test_sinkhorn_em_is_not_accelerated(problem):
-    with pytest.raises(ValueError, match="acceleration must be None with e_step='sinkhorn', got"):
-        fit_em(*problem, e_step="sinkhorn", acceleration="squarem")
-
-
 # --- derivatives ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def pair(covariance_type, make_mixture, make_samples):
-    """Two components on two clouds of eight samples, and a loss of a fit to them."""
-    theta = make_mixture(covariance_type, 2, 2, spread=1.0)
-    centres = torch.tensor([[0.0, 3.0], [2.0, -1.0]]).double()
-    X = torch.cat([make_samples(8, 2, seed) + centre for seed, centre in enumerate(centres)])
-    a = torch.linspace(0.5, 1.5, 16, dtype=X.dtype)
-    v = make_samples(*theta.means.shape, seed=5)
-
-    def loss(logits, X, a, **options):
-        start = theta._replace(weights=torch.softmax(logits, 0))
-        fitted = fit_em(start, X, a, e_step="sinkhorn", reg_covar=0.05, **options).value
-        return (v * fitted.means).sum() + fitted.full_covariances()[:, 0].sum()
-
-    return loss, (theta.weights.log(), X, a)
-
-
-def derivatives_and_differences(loss, inputs, **options):
-    """Derivatives along one direction of each input, and finite differences of such fits."""
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    found = torch.autograd.grad(loss(*leaves, **options), leaves)
-    generator, step = torch.Generator().manual_seed(0), 1e-5
-    for i, derivative in enumerate(found):
-        along = torch.randn(derivative.shape, generator=generator, dtype=derivative.dtype)
-        ahead, behind = (
-            loss(
-                *(t + sign * step * along if j == i else t for j, t in enumerate(leaves)), **options
-            )
-            for sign in (1, -1)
-        )
-        yield float((along * derivative).sum()), float((ahead - behind).detach()) / (2 * step)
-
-
-def test_the_implicit_gradient_is_that_of_fixed_points_wherever_the_fit_stops(pair):
-    for found, expected in derivatives_and_differences(*pair, tol=1e-3, gradient_tol=1e-8):
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
-
-
-def test_the_automatic_gradient_is_that_of_all_iterations(pair):
-    options = {"gradient": "automatic", "tol": 0, "max_iter": 30}
-    for found, expected in derivatives_and_differences(*pair, **options):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
-
-
-def test_one_step_from_the_start_is_the_automatic_gradient_of_one_iteration(pair):
-    loss, inputs = pair
-    leaves = [t.clone().requires_grad_() for t in inputs[1:]]
-    one, other = (
-        torch.autograd.grad(loss(inputs[0], *leaves, gradient=g, max_iter=1), leaves)
-        for g in ("one_step", "automatic")
-    )
-    for first, second in zip(one, other, strict=True):
-        assert torch.allclose(first, second, atol=1e-12)
-        assert first.abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("gradient", ["automatic", "one_step"])
-def test_putting_a_fit_on_the_graph_does_not_change_it(problem, gradient):
-    theta, X = problem
-    options = {"e_step": "sinkhorn", "reg_covar": 1e-3, "tol": 0, "max_iter": 30}
-    plain = fit_em(theta, X, **options).value
-    on_graph = fit_em(theta, X.requires_grad_(), gradient=gradient, **options).value
-    for one, other in zip(plain, on_graph, strict=True):
-        assert torch.allclose(one, other, atol=1e-9)
 
 
 def test_the_balanced_iteration_has_a_symmetric_derivative_where_it_rests(problem):
