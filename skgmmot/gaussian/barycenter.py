@@ -1,11 +1,11 @@
-"""Barycentres of Gaussians: between two of them the geodesic, among several a fixed point.
+"""Wasserstein barycentres of Gaussians, by a fixed point iteration on factors of covariances.
 
 Let ``S = L @ L.T``. The Bures distance is a distance of factors up to a rotation,
 ``B(S0, S1) = min_Q |L0 - L1 Q|``, attained at the polar factor ``Q`` of ``L1.T @ L0``. Geodesics
 and barycentres are therefore means of *aligned* factors: ``(1 - t) L0 + t L1 Q`` between two, and
-among several the fixed point of ``L = sum_j lambda_j L_j Q_j(L)``. No inverse is taken, so that
-matrices of deficient rank are as good as any. Deviations ``(..., d)`` are factors of diagonal
-covariances: they are aligned as they are, and one mean is the barycentre.
+among several the fixed point of ``L = sum_j lambda_j L_j Q_j(L)``. No inverse is needed, so that
+rank deficient matrices are allowed. Factors of diagonal covariances are standard deviations
+``(..., d)``, which are aligned already; their mean is the barycentre.
 """
 
 import torch
@@ -15,23 +15,24 @@ from skgmmot.numerics.linalg import factor, symmetrize
 
 
 def align(factors: Tensor, reference: Tensor) -> Tensor:
-    """Return the factors ``L Q`` of the same covariances that are nearest to others.
+    """Rotate factors ``L`` of covariances to the factors ``L Q`` nearest to a reference.
 
     Parameters
     ----------
     factors : Tensor of shape (..., d, d) or (p, d)
         Factors ``L``; with two axes, deviations.
     reference : Tensor of the same shape
-        What they should be near to.
+        The reference factors.
 
     Returns
     -------
     Tensor of the same shape
-        ``L Q`` with ``Q`` the polar factor of ``L.T @ reference``: deviations as they are.
+        ``L Q`` with ``Q`` the polar factor of ``L.T @ reference``; deviations are returned as they
+        are.
 
     Notes
     -----
-    Not differentiable. Costs one singular value decomposition a pair.
+    Not differentiable. Costs one singular value decomposition for each pair.
     """
     if factors.ndim == 2:
         return factors
@@ -42,18 +43,18 @@ def align(factors: Tensor, reference: Tensor) -> Tensor:
 def euclidean_factors(
     factors: Tensor, component: Tensor, share: Tensor, n_components: int
 ) -> Tensor:
-    """Return factors of mean covariances: where to start, for their range holds all others.
+    """Return factors of weighted mean covariances, whose range contains that of each covariance.
 
     Parameters
     ----------
     factors : Tensor of shape (p, d, d) or (p, d)
-        Factors of the Gaussians, one a pair; with two axes, deviations.
+        Factors of the Gaussians; with two axes, deviations.
     component : Tensor of shape (p,)
-        The mean that each pair counts for.
+        Index of the mean that each Gaussian belongs to.
     share : Tensor of shape (p,)
-        The pairs' weights, of sum one over the pairs of a mean.
+        Weights of the Gaussians, of sum one for each mean.
     n_components : int
-        How many means K.
+        Number of means K.
 
     Returns
     -------
@@ -78,23 +79,25 @@ def barycenter_factors(
     tol: float = 1e-8,
     max_iter: int = 500,
 ) -> Tensor:
-    """Return the factors of many barycentres at once, each of its own Gaussians.
+    r"""Return factors of several barycentres at once, each of its own Gaussians.
 
-    ``L_i = sum_p share_p L_p Q_p(L_i)`` over the pairs ``p`` of barycentre ``i``.
+    .. math:: L_i = \sum_p \lambda_p L_p Q_p(L_i)
+
+    over the Gaussians ``p`` of barycentre ``i``.
 
     Parameters
     ----------
     start : Tensor of shape (K, d, d) or (K, d)
         Factors to start from, or deviations.
     factors : Tensor of shape (p, d, d) or (p, d)
-        Factors of the Gaussians, one a pair.
+        Factors of the Gaussians.
     component : Tensor of shape (p,)
-        The barycentre ``i`` that each pair counts for.
+        Index ``i`` of the barycentre that each Gaussian belongs to.
     share : Tensor of shape (p,)
-        The pairs' weights, of sum one over the pairs of a barycentre.
+        Weights of the Gaussians, of sum one for each barycentre.
     project : callable, default=None
-        The nearest factors of a kind, ``(K, d, d) -> (K, d, d)``: restricts the barycentres to
-        a linear set of factors. None restricts nothing.
+        Projection ``(K, d, d) -> (K, d, d)`` of factors on a linear set, to which the barycentres
+        are restricted. None is no restriction.
     tol : float, default=1e-8
         The iteration stops when every factor changes by less than this, relatively.
     max_iter : int, default=500
@@ -103,12 +106,12 @@ def barycenter_factors(
     Returns
     -------
     Tensor of shape (K, d, d) or (K, d)
-        The factors. A barycentre without pairs keeps its start.
+        The factors. A barycentre without Gaussians keeps its start.
 
     Notes
     -----
     Not differentiable. Every iteration lowers the sum of squared distances: first over the
-    rotations, then over the factors. It costs one singular value decomposition a pair.
+    rotations, then over the factors. It costs one singular value decomposition for each Gaussian.
 
     References
     ----------
@@ -123,9 +126,9 @@ def barycenter_factors(
         mean[empty] = L[empty]
         mean = mean if project is None else project(mean)
         change = (mean - L).flatten(1).norm(dim=1)
-        settled = (change <= tol * mean.flatten(1).norm(dim=1)).all()
+        converged = (change <= tol * mean.flatten(1).norm(dim=1)).all()
         L = mean
-        if settled:
+        if converged:
             break
     return L
 
@@ -138,14 +141,16 @@ def gaussian_barycenter(
     tol: float = 1e-8,
     max_iter: int = 500,
 ) -> tuple[Tensor, Tensor]:
-    """Return the Wasserstein barycentre of Gaussians: ``min_g sum_j weights_j W2(g, g_j)^2``.
+    r"""Return the Wasserstein barycentre of Gaussians.
+
+    .. math:: \min_g \sum_j \lambda_j W_2(g, g_j)^2
 
     Parameters
     ----------
     means : Tensor of shape (..., J, d)
         Means of the J Gaussians of each problem.
     covariances : Tensor of shape (..., J, d, d) or (..., J, d)
-        Their covariances, which may be singular, or variances where there is no correlation.
+        Their covariances, which may be singular, or variances of diagonal covariances.
     weights : Tensor of shape (..., J) or (J,)
         Non-negative weights of sum one.
     tol : float, default=1e-8

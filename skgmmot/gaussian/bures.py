@@ -1,14 +1,16 @@
-"""The Bures distance between covariances: all pairs or chosen ones, with closed-form gradients.
+r"""The Bures distance between covariances, for all or chosen pairs, with closed-form gradients.
 
-``B(S0, S1)^2 = tr(S0 + S1 - 2 (S0^{1/2} S1 S0^{1/2})^{1/2})`` is the covariances' part of the
-squared Wasserstein distance between Gaussians. With factors ``S = L @ L.T`` and singular values
-``s`` of ``L0.T @ L1`` it is ``|L0|^2 + |L1|^2 - 2 sum(s)``; its derivative in ``S0`` is ``I - A``
-with the map ``A`` of `linalg.bures_map`, exact also at equal eigenvalues, where differentiating an
+.. math:: B(S_0, S_1)^2 = \operatorname{tr}\bigl(S_0 + S_1 - 2 (S_0^{1/2} S_1 S_0^{1/2})^{1/2}\bigr)
+
+is the covariances' part of the squared Wasserstein distance between Gaussians. With factors
+``S = L @ L.T`` and the singular values ``s`` of ``L0.T @ L1`` it is
+``|L0|^2 + |L1|^2 - 2 sum(s)``. Its derivative in ``S0`` is ``I - A`` with the map ``A`` of
+`linalg.bures_map`. This is exact also at equal eigenvalues, where differentiating an
 eigendecomposition gives NaN.
 
-The squares ``s^2`` are the eigenvalues of ``L0.T @ S1 @ L0``, found in two thirds of the time; they
-take over where their rounding, magnified by ``1 / s``, is harmless. Pairs are taken in blocks that
-fit a cache, and blocks by threads.
+The squares ``s^2`` are the eigenvalues of ``L0.T @ S1 @ L0``, which take two thirds of the time.
+They are used where their rounding errors, magnified by ``1 / s``, are small. Pairs are computed in
+blocks that fit a cache, and blocks are shared among threads.
 """
 
 from typing import NamedTuple
@@ -20,16 +22,16 @@ from skgmmot.gaussian.bures_plane import NEARLY_EQUAL, bures_squared_in_the_plan
 from skgmmot.numerics.linalg import compare_bits, factor, inverse_factor, symmetrize
 from skgmmot.numerics.threads import map_items
 
-#: Eigenvalues are used up to this relative error of the sum of their roots.
-PRECISE = 1e-13
-#: Between covariances whose traces lie here, no square of a product leaves the range of numbers.
-SAFE = 1e-100, 1e100
-#: Numbers in a block of matrices: one MiB of float64.
+#: Largest relative error of the sum of roots of eigenvalues; with more, singular values are used.
+MAX_EIGENVALUE_ERROR = 1e-13
+#: Range of traces in which squares of products neither overflow nor underflow.
+SAFE_TRACES = 1e-100, 1e100
+#: Number of entries of a block of matrices: one MiB in float64, to fit a cache.
 BLOCK_SIZE = 2**17
 
 
 class Factored(NamedTuple):
-    """Covariances with what all pairs of them share."""
+    """Covariances with their traces, factors and condition numbers."""
 
     traces: Tensor
     """``tr S (K,)``."""
@@ -39,12 +41,12 @@ class Factored(NamedTuple):
     """``|L| |L^{-1}| / d (K,)`` in Frobenius norms; infinite where the rank is deficient."""
 
     def take(self, index: Tensor | slice) -> "Factored":
-        """Those of an index."""
+        """The covariances of an index."""
         return Factored(*(t[index] for t in self))
 
 
 def factored(covariances: Tensor) -> Factored:
-    """Return covariances with their factors, as constants.
+    """Compute traces, factors and condition numbers of covariances, as constants.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def factored(covariances: Tensor) -> Factored:
 
 
 def _is_deficient(factors: Tensor) -> Tensor:
-    """Whether the rank is: a symmetric root, which has zeros or is not triangular, stands in."""
+    """Whether each factor is a symmetric root, as `factor` returns for rank deficient matrices."""
     zeros = (factors.diagonal(dim1=-2, dim2=-1) == 0).any(-1)
     return zeros | (factors.triu(1) != 0).any(-1).any(-1)
 
@@ -73,9 +75,11 @@ def _is_deficient(factors: Tensor) -> Tensor:
 def bures_squared(
     source: Tensor, target: Tensor, prepared: tuple[Factored, Factored] | None = None
 ) -> Tensor:
-    """Return all pairwise squared Bures distances between covariances.
+    r"""Return all pairwise squared Bures distances between covariances.
 
-    ``B(S0, S1)^2 = tr(S0 + S1 - 2 (S0^{1/2} S1 S0^{1/2})^{1/2})``
+    .. math::
+
+        B(S_0, S_1)^2 = \operatorname{tr}\bigl(S_0 + S_1 - 2 (S_0^{1/2} S_1 S_0^{1/2})^{1/2}\bigr)
 
     Parameters
     ----------
@@ -89,15 +93,15 @@ def bures_squared(
     Returns
     -------
     Tensor of shape (K, L)
-        Squared distances, never negative; zero between equal matrices. Exchanging the arguments
-        transposes them and changes no bit.
+        Squared distances, non-negative, and zero between equal matrices. Exchanging the arguments
+        gives the transpose, bit by bit.
 
     Notes
     -----
     Differentiable once, in closed form: ``d B^2 / dS0 = I - A`` with ``A`` of `bures_map`. Where
-    ``S0 = L @ L.T`` is rank deficient, ``A`` also has what a change of ``L`` out of the range
-    meets, ``(I - R) A R`` and its transpose with the projection ``R`` on the range: derivatives in
-    ``L`` are right. Costs ``O(K L d^3)``, and a few megabytes beyond the result.
+    ``S0 = L @ L.T`` is rank deficient, ``A`` includes the terms ``(I - R) A R`` and its transpose,
+    with the projection ``R`` on the range, so that derivatives in ``L`` are correct. Costs
+    ``O(K L d^3)``, and a few megabytes of memory beyond the result.
 
     References
     ----------
@@ -120,7 +124,7 @@ def bures_squared_pairs(
     l: Tensor,
     prepared: tuple[Factored, Factored] | None = None,
 ) -> Tensor:
-    """Return the squared Bures distances of chosen pairs of covariances.
+    """Return the squared Bures distances of given pairs of covariances.
 
     Parameters
     ----------
@@ -172,7 +176,7 @@ def _chosen_pairs(
 
 
 def _block_of_pairs(source: Factored, target: Factored) -> tuple[Tensor, Tensor]:
-    """Squared Bures distances, pair by pair, and which of them are too near zero to be trusted."""
+    """Squared Bures distances of pairs, and the indices of those that suffer from cancellation."""
     products = source.factors.mT @ target.factors  # (b, d, d)
     traces = source.traces + target.traces
     unit = _units(traces)
@@ -185,37 +189,37 @@ def _block_of_pairs(source: Factored, target: Factored) -> tuple[Tensor, Tensor]
 
 
 def _without_cancellation(source: Tensor, target: Tensor, L0: Tensor, L1: Tensor) -> Tensor:
-    """``min |L0 - L1 Q|^2`` over rotations ``Q``: the Bures term with each digit significant."""
+    """Squared Bures distances ``min_Q |L0 - L1 Q|^2`` over rotations, without cancellation."""
     left, _, right = torch.linalg.svd(L1.mT @ L0)
     squared = (L0 - L1 @ (left @ right)).square().sum((-2, -1))
-    equal = (source == target).flatten(1).all(1)  # what is left there is rounding
+    equal = (source == target).flatten(1).all(1)  # their distance is zero to rounding
     return squared.masked_fill(equal, 0.0)
 
 
 def _units(traces: Tensor) -> Tensor | None:
-    """Powers of two about the traces, where these are too large or small to be squared."""
+    """Powers of two of the size of the traces if these cannot be squared safely, else None."""
     if not traces.numel():
         return None
     low, high = torch.aminmax(traces)
-    if SAFE[0] <= low and high <= SAFE[1]:
+    if SAFE_TRACES[0] <= low and high <= SAFE_TRACES[1]:
         return None
     return torch.exp2(torch.frexp(traces).exponent.to(traces))
 
 
 def _nuclear_norm_in_the_plane(p: Tensor, q: Tensor, r: Tensor, t: Tensor) -> Tensor:
-    """``s0 + s1`` of matrices ``((p, q), (r, t))``: its square is ``|.|^2 + 2 |det|``."""
+    """Sums of both singular values of matrices ``((p, q), (r, t))``, in closed form."""
     return torch.maximum(torch.hypot(p + t, q - r), torch.hypot(p - t, q + r))
 
 
 def _nuclear_norm(products: Tensor, source: Factored, target: Factored) -> Tensor:
-    """Sums of singular values of ``L0.T @ L1 (b, d, d)``, by the fastest way that is accurate."""
+    """Sums of singular values of ``L0.T @ L1 (b, d, d)``, by the fastest accurate method."""
     if products.shape[-1] == 1:
         return products.abs().flatten()
     if products.shape[-1] == 2:
         return _nuclear_norm_in_the_plane(*products.flatten(-2).unbind(-1))
-    # Eigenvalues err by eps of the largest: their roots, on average, by eps * condition.
+    # Errors of eigenvalues are eps of the largest, and of their roots, on average, eps * condition.
     condition = source.condition * target.condition
-    regular = condition * torch.finfo(products.dtype).eps <= PRECISE
+    regular = condition * torch.finfo(products.dtype).eps <= MAX_EIGENVALUE_ERROR
     if regular.all():
         return _root_trace(products)
     norms = torch.empty_like(condition)
@@ -225,7 +229,7 @@ def _nuclear_norm(products: Tensor, source: Factored, target: Factored) -> Tenso
 
 
 def _root_trace(products: Tensor) -> Tensor:
-    """``tr (A A^T)^{1/2}`` by eigenvalues."""
+    """``tr (A A^T)^{1/2}``, from eigenvalues."""
     return torch.linalg.eigvalsh(products @ products.mT).clamp(min=0).sqrt().sum(-1)
 
 
@@ -241,7 +245,7 @@ class _BuresSquared(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, cotangent: Tensor):
         source, target, *pairs = ctx.saved_tensors
-        active = cotangent.nonzero(as_tuple=True)  # a plan is sparse: few pairs matter
+        active = cotangent.nonzero(as_tuple=True)  # a plan is sparse, so few pairs have a cotangent
         k, l = active if pairs[0] is None else (index[active] for index in pairs)
         share = cotangent[active]
         gradients = [
@@ -266,7 +270,7 @@ class _BuresSquared(torch.autograd.Function):
                     maps = (half * scaled) @ half.mT
                     if not regular[i]:
                         images = factors[1 - i][indices[1 - i]] @ vectors[1 - i]
-                        across = images @ half.mT  # the map out of the range, into all directions
+                        across = images @ half.mT  # the map from the range to all directions
                         across -= factors[i][index] @ (inverses[i][index] @ across)
                         maps += 2 * weight.view(-1, 1, 1) * across
                     _add_slopes(gradient, index, weight, maps)

@@ -1,11 +1,11 @@
-"""Lower bounds of the Bures distance for all pairs of covariances, in a fraction of its time.
+"""Lower bounds of Bures distances between all pairs of covariances, faster than the distances.
 
-The squared distance is ``tr(S0 + S1) - 2 sum_i sqrt(x_i)`` with ``x`` the eigenvalues of ``A =
-L0.T @ S1 @ L0``. Any polynomial that is nowhere below the root bounds the sum by traces of powers
-of ``A``: products of matrices, no decomposition. One that touches the root at ``n`` nodes, and has
-``2 n`` terms, is nowhere below: it and the root, ``2 n + 1`` real powers of ``x``, meet in no more
-than ``2 n`` points (Descartes' rule of signs), and each node counts twice. Gauss's nodes for the
-eigenvalues of a few pairs make the bounds tight.
+The squared distance is ``tr(S0 + S1) - 2 sum_i sqrt(x_i)`` with ``x`` the eigenvalues of
+``A = L0.T @ S1 @ L0``. A polynomial that is nowhere below the square root bounds the sum by traces
+of powers of ``A``, which need matrix products but no decomposition. A polynomial with ``2 n`` terms
+that touches the root at ``n`` nodes is nowhere below it: the difference has ``2 n + 1`` terms, so
+by Descartes' rule of signs at most ``2 n`` positive zeros, and each node is a double zero. With the
+Gauss nodes for the eigenvalues of a sample of pairs the bounds are tight.
 """
 
 import numpy as np
@@ -15,12 +15,14 @@ from torch import Tensor
 from skgmmot.gaussian.bures import BLOCK_SIZE, Factored
 from skgmmot.numerics.threads import map_items
 
-#: The powers whose traces are inner products of ``I, A, A^2, A^4``: one node for each two.
+#: Powers of ``A`` whose traces are inner products of ``I, A, A^2, A^4``; there is a node for every
+#: two powers.
 POWERS = np.array([0, 1, 2, 3, 4, 5, 6, 8])
-#: Pairs whose eigenvalues place the nodes.
+#: Number of pairs from whose eigenvalues the nodes are computed.
 SAMPLE_SIZE = 16
-#: Nodes are at least this, in units of the mean eigenvalue, and this factor apart.
-SMALLEST, APART = 1e-3, 1.5
+#: Smallest node, in units of the mean eigenvalue, and smallest ratio of neighbouring nodes, for
+#: which the linear system of the coefficients is well conditioned.
+MIN_NODE, MIN_NODE_RATIO = 1e-3, 1.5
 
 
 def bures_lower_bounds(source: Factored, target: Factored) -> Tensor:
@@ -36,30 +38,30 @@ def bures_lower_bounds(source: Factored, target: Factored) -> Tensor:
     Returns
     -------
     Tensor of shape (K, L)
-        Bounds, rounding allowed for; constants. They may be negative.
+        Bounds, lowered by a bound on rounding errors; constants. They may be negative.
 
     Notes
     -----
-    Costs four products of matrices a pair, in single precision where that is exact enough to be
-    allowed for: a fifth of the distances, or less.
+    Costs four matrix products for each pair, in single precision where its rounding errors are
+    known: at most a fifth of the time of the distances.
     """
     precision = _precision(source.factors)
     roots = [m.traces.sqrt().clamp(min=torch.finfo(m.traces.dtype).tiny) for m in (source, target)]
-    # Factors of unit size: no power overflows.
+    # Factors are scaled to size one, so that no power overflows.
     L0, L1 = (
         (m.factors / r.view(-1, 1, 1)).to(precision)
         for m, r in zip((source, target), roots, strict=True)
     )
     coefficients = torch.from_numpy(_coefficients(_nodes(L0, L1))).to(L0.device)
     d, eps = L0.shape[-1], torch.finfo(precision).eps
-    coefficients += 16 * d**0.5 * eps * coefficients.abs()  # of the traces' rounding
+    coefficients += 16 * d**0.5 * eps * coefficients.abs()  # bounds rounding of the traces
     columns = L1.split(max(1, BLOCK_SIZE // d**2))
     rows = L0.split(max(1, BLOCK_SIZE // columns[0].numel()))
 
     def row(part):
         return torch.cat([_fidelity_bounds(part, c, coefficients) for c in columns], 1)
 
-    fidelities = torch.cat(map_items(row, rows, L0.device)) + d * eps  # of the factors' rounding
+    fidelities = torch.cat(map_items(row, rows, L0.device)) + d * eps  # and of factors
     return (
         source.traces.unsqueeze(1)
         + target.traces
@@ -68,13 +70,13 @@ def bures_lower_bounds(source: Factored, target: Factored) -> Tensor:
 
 
 def _precision(factors: Tensor) -> torch.dtype:
-    """Single where it is what it says, double where devices or settings may round it further."""
+    """float32 where products are computed in it, float64 where a device may round them further."""
     single = factors.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
     return torch.float32 if single else torch.float64
 
 
 def _nodes(source: Tensor, target: Tensor) -> np.ndarray:
-    """Gauss's nodes for the eigenvalues of some pairs, in units of their means."""
+    """Gauss nodes for the eigenvalues of a sample of pairs, in units of the mean eigenvalue."""
     n_pairs = len(source) * len(target)
     pairs = torch.linspace(0, n_pairs - 1, min(SAMPLE_SIZE, n_pairs), device=source.device).long()
     products = target[pairs % len(target)].mT @ source[pairs // len(target)]
@@ -83,13 +85,13 @@ def _nodes(source: Tensor, target: Tensor) -> np.ndarray:
     x = np.sort(values.flatten().cpu().numpy())
     n = len(POWERS) // 2
     Q = np.linalg.qr(np.vander(x / x[-1], n, increasing=True)).Q
-    nodes = np.linalg.eigvalsh((Q.T * x) @ Q)  # of x times polynomials, projected on polynomials
-    steps = APART ** np.arange(n)
-    return np.maximum.accumulate(np.maximum(nodes, SMALLEST) / steps) * steps
+    nodes = np.linalg.eigvalsh((Q.T * x) @ Q)  # of multiplication by x on polynomials
+    steps = MIN_NODE_RATIO ** np.arange(n)
+    return np.maximum.accumulate(np.maximum(nodes, MIN_NODE) / steps) * steps
 
 
 def _coefficients(nodes: np.ndarray) -> np.ndarray:
-    """The combination of the powers that touches the root at the nodes."""
+    """Coefficients of the polynomial that touches the square root at the nodes."""
     x = nodes[:, None]
     matrix = np.concatenate([x**POWERS, POWERS * x ** (POWERS - 1.0)])
     scale = matrix.max(0)

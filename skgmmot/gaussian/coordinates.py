@@ -1,4 +1,4 @@
-"""Coordinates of mixtures and of changes of them, and velocities in the geometry of transport."""
+"""Coordinates of mixtures and of their changes, and gradients in the geometry of transport."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ from skgmmot.gaussian.mixture import EMPTY, GaussianMixtureParams
 
 
 class FreeCoordinates:
-    """Coordinates of mixtures in which every vector is a mixture: logarithms and factors.
+    """Unconstrained coordinates of mixtures: log-weights, means and factors of covariances.
 
-    Log-weights, means and free covariances, in units of the spread of one mixture, so that they do
-    not depend on the units of the features.
+    They are in units of the second moments of one mixture, so that they do not depend on the units
+    of the features.
 
     Parameters
     ----------
     like : GaussianMixtureParams
-        A mixture of the shape and, roughly, the spread of those to come.
+        A mixture of the same shape, and roughly the same size, as those to convert.
     """
 
     def __init__(self, like: GaussianMixtureParams):
@@ -25,7 +25,7 @@ class FreeCoordinates:
         self.shapes = [t.shape for t in like]
 
     def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
-        """A mixture as a vector."""
+        """The coordinates of a mixture."""
         tiny = torch.finfo(mixture.weights.dtype).tiny
         parts = (
             mixture.weights.clamp(min=tiny).log(),
@@ -35,7 +35,7 @@ class FreeCoordinates:
         return torch.cat([part.flatten() for part in parts])
 
     def from_free(self, vector: Tensor) -> GaussianMixtureParams:
-        """A vector as a mixture."""
+        """The mixture of coordinates."""
         parts = vector.split([shape.numel() for shape in self.shapes])
         weights, means, free = (p.view(s) for p, s in zip(parts, self.shapes, strict=True))
         return GaussianMixtureParams(
@@ -53,17 +53,17 @@ class FreeCoordinates:
 
 
 class LogCoordinates(FreeCoordinates):
-    """Free coordinates that change with the order of the features as these do; not differentiable.
+    """Unconstrained coordinates with matrix logarithms of covariances; not differentiable.
 
-    Covariances are logarithms ``log(L^{-1} Sigma L^{-T})`` relative to those of one mixture,
-    ``L L^T``. Lengths and sums of vectors are then the same in any order of the features, which
-    they are not where covariances are triangular factors.
+    The coordinates of a covariance are ``log(L^{-1} Sigma L^{-T})`` relative to that of one
+    mixture, ``L L^T``. Lengths of vectors do not depend on the order of the features, as they do
+    for triangular factors.
 
     Parameters
     ----------
     like : GaussianMixtureParams
-        A mixture of the shape and, roughly, the spread of those to come, of positive definite
-        covariances.
+        A mixture of the same shape, and roughly the same size, as those to convert, with positive
+        definite covariances.
     """
 
     def __init__(self, like: GaussianMixtureParams):
@@ -72,10 +72,10 @@ class LogCoordinates(FreeCoordinates):
         self.back = self.kind.transpose(self.kind.factor(like.covariances))
 
     def length(self, change: Tensor) -> float:
-        """The length of a change, with means in units of their component's spread.
+        """The length of a change, with means in units of their component's standard deviations.
 
-        The scale of the coordinates is that of the whole mixture, beside which components may be
-        narrow.
+        The coordinates themselves are scaled by the whole mixture, which may be much wider than its
+        components.
         """
         weights, means, covariances = change.split([shape.numel() for shape in self.shapes])
         rows = (means.view(self.shapes[1]) * self.scale).unsqueeze(-2)
@@ -90,19 +90,24 @@ class LogCoordinates(FreeCoordinates):
 
 
 class FisherCoordinates:
-    """Coordinates of small changes of a mixture, one unit long where they matter alike.
+    r"""Coordinates of changes of a mixture in which the complete-data Fisher information is one.
 
-    They turn the Fisher information of a sample and its component into the identity: the squared
-    length of a change is ``sum_k dw_k^2 / w_k + w_k |L_k^{-1} dm_k|^2 + w_k |L_k^{-1} dSigma_k
-    L_k^{-T}|^2 / 2``, whatever the units of the features. In them the derivative of an EM iteration
-    is symmetric at a fixed point (but for ``reg_covar``): the step is a gradient of the likelihood.
+    The squared length of a change, for any units of the features, is
+
+    .. math::
+
+        \sum_k \frac{dw_k^2}{w_k} + w_k |L_k^{-1} dm_k|^2
+            + \frac{w_k}{2} |L_k^{-1} d\Sigma_k L_k^{-T}|^2.
+
+    In these coordinates an EM step is a gradient of the likelihood, so that the derivative of an EM
+    iteration is symmetric at a fixed point (up to ``reg_covar``).
 
     Parameters
     ----------
     mixture : GaussianMixtureParams
-        The mixture that is changed.
+        The mixture at which changes are measured.
     share : Tensor of shape (K,)
-        The components' share of the samples, ``w`` where weights are free.
+        The components' shares of the samples, equal to ``w`` unless weights are fixed.
     """
 
     def __init__(self, mixture: GaussianMixtureParams, share: Tensor):
@@ -110,7 +115,7 @@ class FisherCoordinates:
         self.factors = self.kind.factor(mixture.covariances)
         self.inverses = self.kind.precision_factor(mixture.covariances)
         self.precisions = self.kind.precisions(self.inverses)
-        # a component without samples has no scale of its own
+        # a component without samples has a scale of one
         share = torch.where(share > EMPTY, share, 1.0)
         self.root = share.sqrt()  # (K,)
         total = share.sum(0, keepdim=True) if self.kind.shared else share
@@ -118,7 +123,7 @@ class FisherCoordinates:
         self.spread = total.sqrt().view(-1, *[1] * (mixture.covariances.ndim - 1))
 
     def of_change(self, change: GaussianMixtureParams) -> Tensor:
-        """A change as a vector."""
+        """The coordinates of a change of the parameters."""
         return self._join(
             change.weights / self.root,
             self._rows(change.means, self.inverses) * self.root.unsqueeze(-1),
@@ -126,7 +131,7 @@ class FisherCoordinates:
         )
 
     def of_cotangent(self, u: GaussianMixtureParams) -> Tensor:
-        """Cotangents as vectors ``(..., m)``, so that products with changes stay what they are."""
+        """The dual coordinates ``(..., m)`` of cotangents, with the same products with changes."""
         return self._join(
             u.weights * self.root,
             self._rows(u.means, self.factors) / self.root.unsqueeze(-1),
@@ -134,7 +139,7 @@ class FisherCoordinates:
         )
 
     def cotangent(self, vector: Tensor) -> GaussianMixtureParams:
-        """The inverse of `of_cotangent`."""
+        """The cotangent of dual coordinates, the inverse of `of_cotangent`."""
         weights, means, covariances = self._cut(vector)
         back = self.kind.transpose(self.inverses)
         return GaussianMixtureParams(
@@ -160,7 +165,7 @@ class FisherCoordinates:
         )
 
     def of_velocities(self, shift: Tensor, bend: Tensor) -> Tensor:
-        """The change of a mixture whose components move at these velocities, weights held."""
+        """The coordinates of the change along `velocities`, at constant weights."""
         _, means, covariances = self.mixture
         bent = self.kind.anticommutator(bend, covariances) * (2 / self.kind.pooled(means.shape[1]))
         nothing = torch.zeros_like(shift[..., 0])
@@ -182,11 +187,11 @@ class FisherCoordinates:
 def velocities(
     mixture: GaussianMixtureParams, of_means: Tensor, of_covariances: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return how the components' mass moves up a function, in the geometry of transport.
+    """Return the gradient velocities of the components of a mixture in Wasserstein geometry.
 
-    The gradient of a function of ``m`` and ``Sigma``, in the place x of the mass of a component of
-    weight w, is ``(u + 2 U (x - m)) / w`` per unit of mass. For ``MW2^2`` it is twice the way from
-    the target.
+    The gradient of a function of ``m`` and ``Sigma`` with respect to the position x of the mass of
+    a component of weight w is the affine velocity field ``(u + 2 U (x - m)) / w``. For ``MW2^2`` it
+    is twice the displacement from the target.
 
     Parameters
     ----------
@@ -206,7 +211,7 @@ def velocities(
     """
     w, _, covariances = mixture
     kind = mixture.covariance_type
-    mass = torch.where(w > EMPTY, w, 1.0)  # a component without weight has no say
+    mass = torch.where(w > EMPTY, w, 1.0)  # components without weight do not matter
     total = w.sum(0, keepdim=True) if kind.shared else mass
     total = total.view(-1, *[1] * (covariances.ndim - 1))
     return of_means / mass.unsqueeze(-1), kind.symmetric(of_covariances) / total
@@ -215,10 +220,11 @@ def velocities(
 def descended(
     mixture: GaussianMixtureParams, of_means: Tensor, of_covariances: Tensor, step: float
 ) -> GaussianMixtureParams:
-    """Return a mixture whose components have moved down a function, weights held.
+    """Return a mixture after a gradient descent step in Wasserstein geometry, at constant weights.
 
-    The mass of each goes against its `velocities`, by an affine map. For half a step down ``MW2^2``
-    these maps are those of optimal transport, and the mixture is the target.
+    The mass of each component moves against its `velocities`, by an affine map. For a function
+    ``MW2^2`` and a step of one half, these maps are those of optimal transport, and the result is
+    the target.
 
     Parameters
     ----------
@@ -229,12 +235,12 @@ def descended(
     of_covariances : Tensor
         Cotangents of the covariances, in storage.
     step : float
-        How far.
+        Step length.
 
     Returns
     -------
     GaussianMixtureParams
-        The mixture there.
+        The mixture after the step.
     """
     _, means, covariances = mixture
     kind = mixture.covariance_type

@@ -1,4 +1,4 @@
-"""Samples of Gaussian mixtures: independent ones, and ones with derivatives in the mixture."""
+"""Samples of Gaussian mixtures, independent or differentiable in the mixture."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def sample(
     mixture : GaussianMixtureParams
         K components in d dimensions.
     n_samples : int
-        How many.
+        Number of samples.
     generator : torch.Generator, default=None
         Source of random numbers, on the device of the mixture; None is torch's own.
 
@@ -43,28 +43,28 @@ def sample(
 def rsample(
     mixture: GaussianMixtureParams, n_samples: int, *, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Draw weighted samples that are differentiable in the mixture.
+    """Draw weighted samples that are differentiable in the mixture's parameters.
 
-    Each component gets its share of the samples, ``n_k`` of them (at least one), drawn as
-    ``m_k + L_k z`` and weighted by ``a = w_k / n_k``. So ``sum_i a_i f(x_i)`` has the mean
-    ``sum_k w_k E_k f``, and its derivatives have that mean's: in the means and covariances through
-    the samples, in the weights through ``a``.
+    Each component gets ``n_k`` samples in proportion to its weight (at least one), drawn as
+    ``m_k + L_k z`` and weighted by ``a = w_k / n_k``. So ``sum_i a_i f(x_i)`` is an unbiased
+    estimate of ``sum_k w_k E_k f``, and its derivatives are unbiased, too: in the means and
+    covariances through the samples, in the weights through ``a``.
 
     Parameters
     ----------
     mixture : GaussianMixtureParams
         K components in d dimensions, of positive definite covariances.
     n_samples : int
-        How many; at least the number of components of positive weight.
+        Number of samples, at least the number of components of positive weight.
     generator : torch.Generator, default=None
         Source of random numbers, on the device of the mixture; None is torch's own.
 
     Returns
     -------
     X : Tensor of shape (n_samples, d)
-        Samples, component by component, on the graph of the means and covariances.
+        Samples, component by component, differentiable in the means and covariances.
     sample_weight : Tensor of shape (n_samples,)
-        Their weights ``a``, of sum one, on the graph of the weights.
+        Their weights ``a``, of sum one, differentiable in the weights.
 
     Raises
     ------
@@ -73,13 +73,12 @@ def rsample(
 
     Notes
     -----
-    No gradient passes from the samples' positions to the weights: moving mass between distant
-    components along a path through the samples would have a huge variance, and ``a`` carries it
-    without.
+    The positions of the samples have no derivative in the weights. A gradient by moving mass along
+    paths between distant components would have a large variance; that of ``a`` has none.
     """
     weights, means, covariances = mixture
     kind = mixture.covariance_type
-    counts = _shares(weights.detach(), n_samples)
+    counts = _proportional_counts(weights.detach(), n_samples)
     normal = torch.randn(
         n_samples, means.shape[1], generator=generator, dtype=means.dtype, device=means.device
     )
@@ -90,8 +89,8 @@ def rsample(
     return X, (weights / counts.clamp(min=1)).repeat_interleave(counts)
 
 
-def _shares(weights: Tensor, n_samples: int) -> list[int]:
-    """Counts in proportion to the weights, by largest remainders, at least one each."""
+def _proportional_counts(weights: Tensor, n_samples: int) -> list[int]:
+    """Counts in proportion to the weights, at least one each, by the largest remainder method."""
     positive = weights > 0
     if n_samples < int(positive.sum()):
         raise ValueError(
@@ -101,7 +100,7 @@ def _shares(weights: Tensor, n_samples: int) -> list[int]:
     quotas = (weights / weights.sum() * n_samples).double()
     counts = torch.where(positive, quotas.floor().clamp(min=1), 0.0)
     missing = n_samples - int(counts.sum())
-    for _ in range(abs(missing)):  # at most one a component
+    for _ in range(abs(missing)):  # at most one for each component
         gap = quotas - counts
         if missing > 0:
             counts[gap.argmax()] += 1

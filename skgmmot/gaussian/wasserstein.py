@@ -1,7 +1,11 @@
-"""Optimal transport between Gaussians, all pairs at once.
+r"""Wasserstein distances between Gaussians, for all pairs at once.
 
-``W2(N(m0, S0), N(m1, S1))^2 = |m0 - m1|^2 + tr(S0 + S1 - 2 (S0^{1/2} S1 S0^{1/2})^{1/2})``; the
-optimal map is affine, ``T(x) = m1 + A (x - m0)``, with ``A`` of `linalg.bures_map`.
+.. math::
+
+    W_2(N(m_0, S_0), N(m_1, S_1))^2 = |m_0 - m_1|^2
+        + \operatorname{tr}\bigl(S_0 + S_1 - 2 (S_0^{1/2} S_1 S_0^{1/2})^{1/2}\bigr)
+
+The optimal map is affine, ``T(x) = m1 + A (x - m0)``, with ``A`` of `linalg.bures_map`.
 """
 
 from typing import NamedTuple
@@ -25,9 +29,11 @@ def bures_wasserstein_squared(
     target_means: Tensor,
     target_covariances: Tensor,
 ) -> Tensor:
-    """Return all pairwise squared Wasserstein distances between Gaussians.
+    r"""Return all pairwise squared Wasserstein distances between Gaussians.
 
-    ``|m0 - m1|^2 + tr(S0 + S1 - 2 (S0^{1/2} S1 S0^{1/2})^{1/2})``
+    .. math::
+
+        |m_0 - m_1|^2 + \operatorname{tr}\bigl(S_0 + S_1 - 2 (S_0^{1/2} S_1 S_0^{1/2})^{1/2}\bigr)
 
     Parameters
     ----------
@@ -67,7 +73,7 @@ def bures_wasserstein_squared(
 
 
 def matrix_pairs(source: Tensor, target: Tensor) -> int:
-    """Return how many pairs of covariances need a decomposition each.
+    """Return the number of matrix decompositions that all pairwise Bures distances need.
 
     Parameters
     ----------
@@ -83,7 +89,7 @@ def matrix_pairs(source: Tensor, target: Tensor) -> int:
 
 
 def _commute(source: Tensor, target: Tensor) -> bool:
-    """Whether covariances share their axes: both are variances, or one is spheres."""
+    """Whether covariances commute: both are diagonal, or one is spherical."""
     diagonal = source.ndim == target.ndim == 2
     return diagonal or any(S.ndim == 2 and S.shape[1] == 1 for S in (source, target))
 
@@ -107,20 +113,20 @@ def as_matrices(covariances: Tensor, d: int) -> Tensor:
 
 
 class GaussianCosts(NamedTuple):
-    """Squared Wasserstein distances between Gaussians, bounded all at once, computed as asked."""
+    """Squared Wasserstein distances between Gaussians, with bounds that are faster to compute."""
 
     means: tuple[Tensor, Tensor]
     """Means ``(K, d)`` and ``(L, d)``."""
     covariances: tuple[Tensor, Tensor]
     """Matrices ``(K, d, d)`` and ``(L, d, d)``."""
     prepared: tuple[Factored, Factored]
-    """Their factors."""
+    """Their traces, factors and condition numbers."""
     deviations: tuple[Tensor, Tensor]
-    """Their deviations along their axes, ``(K, d)`` and ``(L, d)``, descending."""
+    """Standard deviations along their axes, ``(K, d)`` and ``(L, d)``, descending."""
 
     @classmethod
     def between(cls, source_means, source_covariances, target_means, target_covariances):
-        """Prepare the distances; the arguments are those of `bures_wasserstein_squared`."""
+        """Factor the covariances; the arguments are those of `bures_wasserstein_squared`."""
         means = source_means, target_means
         covariances = tuple(
             as_matrices(S, m.shape[1]).expand(len(m), -1, -1)
@@ -144,14 +150,14 @@ class GaussianCosts(NamedTuple):
     def lower_bounds(self) -> Tensor:
         """Lower bounds ``(K, L)`` of all distances, as constants.
 
-        ``|m0 - m1|^2 + sum_i (s0_i - s1_i)^2`` over the sorted deviations: the distances if the
-        axes were parallel, the most alike that they can be.
+        ``|m0 - m1|^2 + sum_i (s0_i - s1_i)^2`` over the sorted deviations. These are the distances
+        for parallel axes, the smallest over all rotations.
         """
         between = squared_distances(*(m.detach() for m in self.means))
         return between + squared_distances(*self.deviations)
 
     def tighter_bounds(self) -> Tensor:
-        """Lower bounds ``(K, L)`` again: closer where the axes are not parallel, and dearer."""
+        """Lower bounds ``(K, L)`` that are tighter for axes not parallel, but take longer."""
         between = squared_distances(*(m.detach() for m in self.means))
         return between + bures_lower_bounds(*self.prepared)
 
@@ -161,7 +167,7 @@ class GaussianCosts(NamedTuple):
         return between + bures_squared(*self.covariances, self.prepared)
 
     def __call__(self, k: Tensor, l: Tensor) -> Tensor:
-        """The distances ``(n,)`` of pairs, differentiable once."""
+        """Distances ``(n,)`` of given pairs, differentiable once."""
         between = (self.means[0][k] - self.means[1][l]).square().sum(-1)
         return between + bures_squared_pairs(*self.covariances, k, l, self.prepared)
 
