@@ -13,11 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skgmmot.transport.discrete.bounded import BoundedCosts, solve_in_step
 from skgmmot.transport.discrete.penalised import TransportSolution, solve_constants
-
-#: Largest share of the costs that `solve_bounded` computes before it tightens the bounds: tighter
-#: bounds take about as long as a quarter of the costs.
-MAX_COSTS_SHARE = 0.25
 
 
 class Plan(NamedTuple):
@@ -255,27 +252,25 @@ def solve_bounded(
     """
     penalties = penalties_of(reg_m)
     a_, b_, bounds = _constants(a, b, lower)
-    C = bounds.clone()  # known costs, and estimates of the others
-    computed, position = [], torch.full(C.shape, -1)  # index of each pair among computed costs
-    while True:
-        solution = solve_constants(a_, b_, C, penalties, 0.0, _precision(a, b))
-        may_be_used = bounds < solution.f.unsqueeze(1) + solution.g
-        wanted = (position < 0) & (may_be_used | (solution.P > 0))
-        if not wanted.any():
-            break
-        if tighter is not None and wanted.double().mean() > MAX_COSTS_SHARE:
-            bounds, tighter = torch.maximum(bounds, tighter().to(bounds)), None
-        else:
-            k, l = wanted.nonzero(as_tuple=True)
-            position[k, l] = torch.arange(len(k)) + sum(len(t) for t in computed)
-            computed.append(costs(k.to(lower.device), l.to(lower.device)))
-            C[k, l] = computed[-1].detach().to(C)
-        known = position >= 0
-        # Unknown costs are estimated as their bounds plus the mean difference so far.
-        C = torch.where(known, C, bounds + (C - bounds)[known].mean().nan_to_num().clamp(min=0))
+    computed, position = [], np.full(bounds.shape, -1)  # index of each pair among computed costs
+
+    def compute(k, l):
+        position[k, l] = np.arange(len(k)) + sum(len(t) for t in computed)
+        computed.append(costs(*(torch.from_numpy(index).to(lower.device) for index in (k, l))))
+        return computed[-1].detach().to("cpu", torch.float64).numpy()
+
+    def tightened():
+        return tighter().detach().to("cpu", torch.float64).numpy()
+
+    def solve_with(_, C):
+        return solve_constants(a_, b_, torch.from_numpy(C), penalties, 0.0, _precision(a, b))
+
+    known = BoundedCosts(bounds.numpy(), compute, tighter=tighter and tightened)
+    (solution,) = solve_in_step(known, [slice(None)], solve_with)
     plan = _as_plan(a, b, lower.detach(), solution)
     k, l = solution.P.nonzero(as_tuple=True)
-    used = torch.cat(computed)[position[k, l].to(lower.device)] if computed else lower.new_zeros(0)
+    index = torch.from_numpy(position)[k, l].to(lower.device)
+    used = torch.cat(computed)[index] if computed else lower.new_zeros(0)
     return plan._replace(cost=plan.cost + plan.coupling[k, l] @ (used - used.detach()))
 
 

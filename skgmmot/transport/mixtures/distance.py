@@ -29,8 +29,9 @@ from skgmmot.transport.discrete.plan import (
     transposed,
 )
 
-#: Costs are computed as a plan asks for them if there are more pairs than this over ``d^2``.
-DEAR = 2**15
+#: Only the costs that the plan may use are computed where more than this over ``d^2`` pairs of
+#: components need a decomposition each.
+MIN_BOUNDED_SIZE = 2**15
 
 
 def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) -> Tensor:
@@ -123,7 +124,7 @@ def transport_plan(
         stays = source.weights.detach().to(nothing).diag()
         return Plan(stays, nothing, nothing, least(source, target))
     weights = source.weights, target.weights
-    if reg or not _is_dear(source, target):
+    if reg or not _is_bounded(source, target):
         return solve(*weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)
     costs = GaussianCosts.between(*source[1:], *target[1:])
     return solve_bounded(
@@ -207,10 +208,10 @@ def check_symmetric(reg_m: float | tuple[float, float] | None) -> None:
         )
 
 
-def _is_dear(source: GaussianMixtureParams, target: GaussianMixtureParams) -> bool:
-    """Whether it takes longer to compute all costs than to find out which are needed."""
+def _is_bounded(source: GaussianMixtureParams, target: GaussianMixtureParams) -> bool:
+    """Whether finding the costs that are needed takes less time than computing all of them."""
     d = source.means.shape[1]
-    return d > 2 and matrix_pairs(source.covariances, target.covariances) * d**2 > DEAR
+    return d > 2 and matrix_pairs(source.covariances, target.covariances) * d**2 > MIN_BOUNDED_SIZE
 
 
 def check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParams) -> None:

@@ -16,13 +16,16 @@ from torch import Tensor
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.wasserstein import GaussianCosts, bures_wasserstein_squared
 from skgmmot.numerics.linalg import compare_bits
+from skgmmot.transport.discrete.bounded import BoundedCosts, solve_in_step
 from skgmmot.transport.discrete.network_simplex import network_simplex
 from skgmmot.transport.discrete.plan import penalties_of, same_precision, solve
 from skgmmot.transport.mixtures.distance import check_symmetric, transport_plan
 
-#: Costs are computed as plans ask for them if a pair of mixtures has more pairs of components
-#: than this over ``d^2``, on average, until plans ask for more than this share of them.
-DEAR, MANY = 2**12, 0.5
+#: Only the costs that plans may use are computed where a pair of mixtures has, on average, more
+#: than this over ``d^2`` pairs of components.
+MIN_BOUNDED_SIZE = 2**12
+#: All costs are computed, in this row and the next ones, where plans may use more than this share.
+MAX_COSTS_SHARE = 0.5
 
 
 def pairwise_squared(
@@ -169,7 +172,7 @@ class _Rows:
                 *(t for s in stacks for t in (s.means, s.covariances))
             )
         self.rise = 0.0  # how far costs are above their bounds
-        self.bounded = self.costs is not None and self.exact and n_pairs * d**2 > DEAR
+        self.bounded = self.costs is not None and self.exact and n_pairs * d**2 > MIN_BOUNDED_SIZE
 
     def __call__(self, i: int, first: int) -> Tensor:
         here = slice(*self.sources.edges[i : i + 2])
@@ -208,31 +211,17 @@ class _Rows:
             return float((_exact_plan(a, b, C)[0] * C).sum())
         return float(solve(a, b, torch.from_numpy(C), **self.penalties).cost)
 
-    def _bounded(self, a, weights, columns, costs: GaussianCosts) -> np.ndarray:
-        """The costs of exact plans, as `discrete.solve_bounded` finds them, all plans in step."""
+    def _bounded(self, a, weights, columns, costs: GaussianCosts) -> list[float]:
+        """The costs of exact plans, of whose costs few are computed, for all plans together."""
+
+        def compute(k, l):
+            return _numpy(costs(*(torch.from_numpy(i).to(costs.means[0].device) for i in (k, l))))
+
         bounds = _numpy(costs.lower_bounds())
-        C, known = bounds + self.rise, np.zeros(bounds.shape, dtype=bool)
-        values, unsolved = np.zeros(len(weights)), range(len(weights))
-        while True:
-            wanted, solving = np.zeros(C.shape, dtype=bool), unsolved
-            unsolved = []
-            for j in solving:
-                at = np.s_[:, columns[j]]
-                P, f, g = _exact_plan(a, weights[j], C[at])
-                wanted[at] = ((P > 0) | (bounds[at] < f[:, None] + g)) & ~known[at]
-                if wanted[at].any():
-                    unsolved.append(j)
-                else:
-                    values[j] = (P * C[at]).sum()
-            if not unsolved:
-                return values
-            if wanted.mean() > MANY:
-                self.bounded, wanted = False, ~known
-            k, l = wanted.nonzero()
-            indices = (torch.from_numpy(index).to(costs.means[0].device) for index in (k, l))
-            C[k, l], known[k, l] = _numpy(costs(*indices)), True
-            self.rise = max(0.0, (C - bounds)[known].mean())
-            C = np.where(known, C, bounds + self.rise)
+        known = BoundedCosts(bounds, compute, rise=self.rise, max_share=MAX_COSTS_SHARE)
+        plans = solve_in_step(known, columns, lambda j, C: _exact_plan(a, weights[j], C))
+        self.rise, self.bounded = known.rise, not known.known.all()
+        return [(P * known.C[:, at]).sum() for (P, _, _), at in zip(plans, columns, strict=True)]
 
 
 def _exact_plan(a: Tensor, b: Tensor, C: np.ndarray) -> tuple[np.ndarray, ...]:

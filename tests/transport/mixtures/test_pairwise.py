@@ -55,15 +55,17 @@ def test_costs_on_demand_change_nothing(spread, make_mixture, monkeypatch):
         counted.append(len(k))
         return asked(costs, k, l)
 
-    monkeypatch.setattr(pairwise, "DEAR", 0)
-    monkeypatch.setattr(pairwise, "MANY", 1.0)
+    monkeypatch.setattr(pairwise, "MIN_BOUNDED_SIZE", 0)
+    monkeypatch.setattr(pairwise, "MAX_COSTS_SHARE", 1.0)
     monkeypatch.setattr(pairwise.GaussianCosts, "__call__", counting)
     assert_close(pairwise_squared(mixtures), expected)
     n_pairs = 10 * 36
     assert sum(counted) <= n_pairs
     assert sum(counted) < n_pairs / 2 or spread < 5
     counted.clear()
-    monkeypatch.setattr(pairwise, "MANY", -1.0)  # too many at once: the next rows take all
+    monkeypatch.setattr(
+        pairwise, "MAX_COSTS_SHARE", -1.0
+    )  # too many at once: the next rows take all
     assert_close(pairwise_squared(mixtures), expected)
     assert 0 < sum(counted) <= 4 * 36
 
@@ -74,7 +76,7 @@ def test_one_pair_by_costs_on_demand_is_that_by_all_costs(options, make_mixture,
     leaves = [type(m)(*(t.clone().requires_grad_() for t in m)) for m in (source, target)]
     expected = transport_plan(*leaves, **options)
     gradients = torch.autograd.grad(expected.cost, [t for m in leaves for t in m])
-    monkeypatch.setattr(distance, "DEAR", 0)
+    monkeypatch.setattr(distance, "MIN_BOUNDED_SIZE", 0)
     plan = transport_plan(*leaves, **options)
     assert_close(plan.cost, expected.cost, rtol=1e-9, atol=0)
     assert_close(plan.coupling, expected.coupling, rtol=1e-6, atol=1e-9)
