@@ -1,4 +1,4 @@
-"""Data for examples and tests: small generators, and loaders of files that ship in wheels."""
+"""Data sets for examples and tests: photographs, and generators of samples."""
 
 import math
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import check_random_state
 
-#: Formats that are read: others may run programs.
+#: Image formats that are read; decoders of others may execute code.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
-#: Pixels of a picture at most: 1.2 GB as numbers.
+#: Largest number of pixels of a picture: 1.2 GB in float64.
 MAX_PIXELS = 50_000_000
 
 
 def load_photograph(source):
-    """Load an RGB picture as numbers.
+    """Load an RGB picture as an array.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def load_photograph(source):
 
 
 def make_ring_square_line(n_samples=850, *, random_state=None):
-    """Draw samples uniformly from a ring, a square frame, and the strip that joins them.
+    """Draw samples uniformly from a ring, a square frame and the strip between them.
 
     The ring is centred at (1.5, 1.5), with radii 0.5 and 1; the strip is [2.5, 4] x [1.4, 1.6]; the
     frame is centred at (5.1, 1.5), with half-widths 0.9 and 1.1.
@@ -84,7 +84,7 @@ def make_ring_square_line(n_samples=850, *, random_state=None):
     Parameters
     ----------
     n_samples : int, default=850
-        How many.
+        Number of samples.
     random_state : int, RandomState instance or None, default=None
         Source of random numbers.
 
@@ -117,7 +117,7 @@ def make_ring_square_line(n_samples=850, *, random_state=None):
     areas = np.array([math.pi * (1 - 0.5**2), 1.5 * 0.2, 2.2**2 - 1.8**2])
     shape = rng.choice(3, size=n_samples, p=areas / areas.sum())
     first, second = rng.uniform(size=(2, n_samples))
-    # uniform over an area: squared radii are uniform, on a circle and on squares
+    # for a uniform density, squared radii of circles and squares are uniform
     radius = np.sqrt(0.5**2 + first * (1 - 0.5**2))
     ring = radius * [np.cos(2 * np.pi * second), np.sin(2 * np.pi * second)]
     strip = np.array([1.5 * (first - 0.5), 0.2 * (second - 0.5)])
@@ -128,7 +128,7 @@ def make_ring_square_line(n_samples=850, *, random_state=None):
 
 
 def _around_a_square(turn):
-    """Points on the square of half-width one, ``turn`` sides from a corner: ``(2, n)``."""
+    """Points ``(2, n)`` on the square of half-width one, ``turn`` sides away from a corner."""
     side, along = np.divmod(turn, 1)
     along = 2 * along - 1
     one = np.ones_like(along)

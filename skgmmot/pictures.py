@@ -1,23 +1,23 @@
-"""Recoloured pictures made presentable: without bands, haloes, or colours that are none."""
+"""Smoothing of recoloured pictures, and mapping of their colours into the gamut."""
 
 import numpy as np
 from scipy.ndimage import map_coordinates, uniform_filter
 
-#: The window's radius as a share of the picture's shorter side.
-RADIUS = 1 / 20
-#: Windows are sampled so that their radius is about as many samples.
-SAMPLES = 8
-#: From this share of the way to the edge of the gamut on, colours are drawn in.
-KNEE = 0.9
+#: Default radius of windows, as a share of the picture's shorter side.
+RADIUS_SHARE = 1 / 20
+#: Number of samples along the radius of a window: the cost does then not grow with the radius.
+RADIUS_SAMPLES = 8
+#: Share of the way from grey to the edge of the gamut from which on colours are compressed.
+COMPRESSION_START = 0.9
 
 
 def smooth_recolouring(source, recoloured, *, radius=None, contrast=0.03):
-    """Smooth the change of colour between a picture and its recoloured version.
+    """Smooth the change of colours between a picture and its recoloured version by a guided filter.
 
     The change ``recoloured - source`` is replaced by the local affine function of the source's
-    colours that is nearest to it (a guided filter): edges and details of the source stay, and what
-    the recolouring has of its own, bands, blocks, noise and haloes, goes. Colours that are none
-    are then drawn towards the grey of the same mean, which keeps their hue.
+    colours that is nearest to it. So edges and details of the source are kept, and artefacts of the
+    recolouring (bands, blocks, noise and haloes) are removed. Colours outside the gamut are then
+    moved towards the grey of the same mean, which keeps their hue.
 
     Parameters
     ----------
@@ -26,10 +26,11 @@ def smooth_recolouring(source, recoloured, *, radius=None, contrast=0.03):
     recoloured : array-like of shape (height, width, 3)
         Its recoloured version, such as the images of its pixels under `OTMap`; unclipped.
     radius : int, default=None
-        Of the window in which the change is one affine function, in pixels; None is a twentieth
-        of the shorter side. Changes between larger parts of a picture stay.
+        Radius in pixels of the windows in which the change is one affine function; None is a
+        twentieth of the shorter side. Changes between larger parts of a picture are kept.
     contrast : float, default=0.03
-        What differs by less in the source is seen as one surface, in which the change is constant.
+        Regions of the source whose colours differ by less are treated as one surface, in which the
+        change is constant.
 
     Returns
     -------
@@ -43,8 +44,8 @@ def smooth_recolouring(source, recoloured, *, radius=None, contrast=0.03):
 
     Notes
     -----
-    Costs ``O(height width)``, whatever the radius: windows are sampled at about 17 points a side,
-    and the affine functions are interpolated between them.
+    Costs ``O(height width)`` for any radius: windows are sampled at about 17 points along each
+    side, and the affine functions are interpolated between them.
 
     References
     ----------
@@ -66,15 +67,15 @@ def smooth_recolouring(source, recoloured, *, radius=None, contrast=0.03):
     for name, value in (("radius", radius), ("contrast", contrast)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive, got {value!r}. Leave it out for a default.")
-    radius = max(2, round(min(source.shape[:2]) * RADIUS)) if radius is None else radius
-    step = max(1, int(radius) // SAMPLES)
+    radius = max(2, round(min(source.shape[:2]) * RADIUS_SHARE)) if radius is None else radius
+    step = max(1, int(radius) // RADIUS_SAMPLES)
     guide, change = source[::step, ::step], (recoloured - source)[::step, ::step]
     slopes, offsets = _affine_in_windows(guide, change, max(1, round(radius / step)), contrast)
     return into_gamut(source + _interpolated(slopes, offsets, source, step))
 
 
 def into_gamut(colours):
-    """Draw colours towards the grey of the same mean until they are in [0, 1].
+    """Map colours into [0, 1] by moving them towards the grey of the same mean.
 
     Parameters
     ----------
@@ -84,8 +85,8 @@ def into_gamut(colours):
     Returns
     -------
     ndarray of shape (..., 3)
-        Colours of the same hue. Those further than 0.9 of the way from grey to the edge are
-        compressed into the rest of it, so that different ones stay different.
+        Colours of the same hue. Those beyond 0.9 of the way from grey to the edge are compressed
+        into the last tenth, so that different colours stay different.
 
     Examples
     --------
@@ -100,13 +101,15 @@ def into_gamut(colours):
     room = np.where(away > 0, 1 - grey, grey)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(away == 0, 0, np.abs(away) / room).max(axis=-1, keepdims=True)
-        kept = KNEE + (1 - KNEE) * np.tanh((share - KNEE) / (1 - KNEE))
-        scale = np.where(share > KNEE, kept / share, 1)
+        kept = COMPRESSION_START + (1 - COMPRESSION_START) * np.tanh(
+            (share - COMPRESSION_START) / (1 - COMPRESSION_START)
+        )
+        scale = np.where(share > COMPRESSION_START, kept / share, 1)
     return (grey + scale * away).clip(0, 1)  # the clip is for rounding
 
 
 def _pictures(source, recoloured):
-    """Two pictures as arrays, validated."""
+    """Validate two pictures, and return them as arrays."""
     found = [np.asarray(picture, dtype=np.float64) for picture in (source, recoloured)]
     for name, picture in zip(("source", "recoloured"), found, strict=True):
         if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
@@ -125,7 +128,7 @@ def _pictures(source, recoloured):
 
 
 def _affine_in_windows(guide, change, radius, contrast):
-    """Slopes ``(h, w, 3, 3)`` and offsets ``(h, w, 3)``: least squares, averaged over windows."""
+    """Least-squares affine functions of windows, averaged: slopes ``(h, w, 3, 3)`` and offsets."""
     h, w, _ = guide.shape
 
     def mean(values):
@@ -140,14 +143,14 @@ def _affine_in_windows(guide, change, radius, contrast):
         products = mean(centred[..., :, None] * values[..., None, :])
         return products - centred_mean[..., :, None] * values_mean[..., None, :]
 
-    spread = covariance(centred, centred_mean) + contrast**2 * np.eye(3)
-    slopes = np.linalg.solve(spread, covariance(change, change_mean))
+    regularised = covariance(centred, centred_mean) + contrast**2 * np.eye(3)
+    slopes = np.linalg.solve(regularised, covariance(change, change_mean))
     offsets = change_mean - np.einsum("hwi,hwij->hwj", guide_mean, slopes)
     return mean(slopes), mean(offsets)
 
 
 def _interpolated(slopes, offsets, guide, step):
-    """The affine functions of every ``step``-th pixel, between them, at the guide's colours."""
+    """Evaluate affine functions, given at every ``step``-th pixel, at all pixels of the guide."""
     at = np.indices(guide.shape[:2]) / step
 
     def everywhere(values):

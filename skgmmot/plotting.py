@@ -1,4 +1,4 @@
-"""Pictures of mixtures, with matplotlib."""
+"""Plots of mixtures, with matplotlib."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from skgmmot._inputs.mixtures import as_mixture
 
 
 class GaussianMixtureDisplay:
-    """The components of a mixture as ellipses (two features) or ellipsoids (three).
+    """Plot of the components of a mixture as ellipses (two features) or ellipsoids (three).
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class GaussianMixtureDisplay:
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Where it was drawn.
+        The axes of the plot.
     """
 
     def __init__(self, weights, means, covariances):

@@ -1,9 +1,11 @@
-"""Quantisation: the points that stand best for a density or for samples, by Lloyd's steps.
+r"""Optimal quantisation of a density or of samples by Lloyd's algorithm.
 
-``min_y W2^2(rho, sum_j b_j delta_{y_j})``: with the cells held fixed, the best place for a point is
-the barycentre of its cell; with the points held fixed, the best cells are those of the transport
-plan. One after the other, the cost never rises. With given masses ``b`` the cells are those of a
-power diagram; with free masses they are Voronoi's, and the steps are those of k-means.
+.. math:: \min_y W_2^2\Bigl(\rho, \sum_j b_j \delta_{y_j}\Bigr)
+
+With the cells held fixed, the optimal position of a point is the barycentre of its cell; with the
+points held fixed, the optimal cells are those of the transport plan. Alternating both never raises
+the cost. With given masses ``b`` the cells form a power diagram; with free masses they are
+Voronoi's, and the steps are those of k-means.
 """
 
 import math
@@ -17,36 +19,36 @@ from skgmmot.transport.discrete.assignment import assign_cells
 from skgmmot.transport.discrete.plan import exact
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan, exact_plan, nearest_plan
 
-#: Numbers that a block of distances to points may hold.
+#: Largest number of entries of a block of distances to points (32 MiB in float64).
 BLOCK_SIZE = 2**22
-#: Squared distances below this are zero.
-TINY = 1e-200
+#: Smallest squared distance, so that its logarithm is finite.
+MIN_COST = 1e-200
 
 
 class Samples(NamedTuple):
-    """Weighted samples as a density: masses at places."""
+    """Weighted samples, as a density to quantise."""
 
     X: Tensor
-    """``(n, d)``."""
+    """Samples, ``(n, d)``."""
     a: Tensor
     """Their masses, ``(n,)``, of sum one."""
 
 
 class Lloyd:
-    """One step of Lloyd: every point to the barycentre of its cell.
+    """One step of Lloyd's algorithm: each point moves to the barycentre of its cell.
 
     Parameters
     ----------
     density : GridDensity, GaussianMixtureParams or Samples
-        What the points stand for; a mixture has two dimensions.
+        The density to quantise; a mixture must have two dimensions.
     masses : Tensor of shape (n,) or None
         Masses ``b`` of the points, positive, of sum one; None leaves them free.
 
     Notes
     -----
-    A step for `iterate`: ``(points,) -> ((barycentres,), -log cost)``, so that changes are
-    relative. The last plan is kept as ``plan``, and its potentials are where the next one starts;
-    between samples and points of given masses also as ``coupling (n, m)``.
+    This is a step for `iterate`: ``(points,) -> ((barycentres,), -log cost)``, so that changes of
+    the objective are relative. The last plan is kept as ``plan``, and the next one starts from its
+    potentials; between samples and points of given masses it is also kept as ``coupling (n, m)``.
     """
 
     def __init__(self, density, masses: Tensor | None):
@@ -57,10 +59,10 @@ class Lloyd:
     def __call__(self, theta: tuple[Tensor]) -> tuple[tuple[Tensor], float]:
         (points,) = theta
         self.plan = self._solve(points)
-        return (self.plan.barycentres,), -math.log(max(float(self.plan.cost), TINY))
+        return (self.plan.barycentres,), -math.log(max(float(self.plan.cost), MIN_COST))
 
     def _solve(self, points: Tensor) -> SemidiscretePlan:
-        """The plan onto the points."""
+        """The transport plan to the points."""
         if isinstance(self.density, Samples):
             return self._nearest(points) if self.masses is None else self._balanced(points)
         if self.masses is None:
@@ -69,7 +71,7 @@ class Lloyd:
         return exact_plan(self.density, points, self.masses, potentials=last)
 
     def _balanced(self, points: Tensor) -> SemidiscretePlan:
-        """Discrete transport of the samples onto points of given masses."""
+        """Discrete transport of the samples to points of given masses."""
         X, a = self.density
         plan = exact(a, self.masses, squared_distances(X, points))
         self.coupling = plan.coupling
@@ -79,7 +81,7 @@ class Lloyd:
         )
 
     def final_plan(self, points: Tensor) -> tuple[SemidiscretePlan, Tensor | None]:
-        """Find the plan onto points where the steps end, and the cell of each sample.
+        """Solve for the plan to the final points, and assign each sample to a cell.
 
         Parameters
         ----------
@@ -89,10 +91,10 @@ class Lloyd:
         Returns
         -------
         plan : SemidiscretePlan
-            The plan; of potentials that leave a choice, those in the middle, which tell the cells
-            of the samples apart.
+            The plan. Where potentials are not unique, they are central ones, which separate the
+            cells of the samples.
         label : Tensor of shape (n,) or None
-            The cells; None for a density that is none of samples.
+            Index of the cell of each sample; None for other densities.
         """
         self((points,))
         if not isinstance(self.density, Samples):
@@ -106,7 +108,7 @@ class Lloyd:
         return self.plan._replace(potentials=psi), label
 
     def _nearest(self, points: Tensor) -> SemidiscretePlan:
-        """Each sample to the nearest point."""
+        """The plan that sends each sample to the nearest point."""
         X, a = self.density
         label = nearest_cell(X, points, torch.zeros_like(points[:, 0]))
         cost = (X - points[label]).square().sum(1)
@@ -120,7 +122,7 @@ class Lloyd:
 
 
 def nearest_cell(X: Tensor, points: Tensor, potentials: Tensor) -> Tensor:
-    """Find the cell of each sample.
+    """Return the index of the cell that each sample lies in.
 
     Parameters
     ----------
@@ -134,7 +136,7 @@ def nearest_cell(X: Tensor, points: Tensor, potentials: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (n,)
-        The point with the smallest ``|x - y_j|^2 - psi_j``; of several the first.
+        Index of the smallest ``|x - y_j|^2 - psi_j``; the first of several.
     """
     unit = power_of_two(float(torch.maximum(X.abs().amax(), points.abs().amax())))
     points, potentials = points / unit, potentials / unit / unit

@@ -1,9 +1,11 @@
-"""The mixture nearest to weighted points in the Wasserstein distance.
+r"""Fit a mixture to weighted points by minimising the semi-discrete Wasserstein distance.
 
-``min_theta W2^2(mixture theta, sum_j b_j delta_{y_j})`` by L-BFGS in free coordinates, with the
-gradients of the envelope theorem. In the plane the distance is exact and smooth in the mixture. In
-other dimensions fixed nodes ``x = m_k + L_k z`` stand for it, so that the objective is one function
-all along and its gradient goes through the nodes.
+.. math:: \min_\theta W_2^2\Bigl(\text{mixture } \theta, \sum_j b_j \delta_{y_j}\Bigr)
+
+is minimised by L-BFGS in unconstrained coordinates, with the gradients of the envelope theorem. In
+the plane the distance is exact and smooth in the mixture. In other dimensions the mixture is
+approximated by nodes ``x = m_k + L_k z`` with fixed ``z``, so that the objective is deterministic
+and its gradient is propagated through the nodes.
 """
 
 import math
@@ -20,33 +22,34 @@ from skgmmot.numerics.fixed_point import Solution
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan, component_masses, exact_plan
 
-#: Share of ``reg_covar`` that free covariances have at least, so that their logarithms are finite.
-LEAST = 1e-3
-#: Length of the first step, in free coordinates.
+#: Smallest variances of the coordinates' covariances, relative to ``reg_covar``, so that their
+#: logarithms are finite.
+MIN_FREE_VARIANCE = 1e-3
+#: Length of the first step, in unconstrained coordinates.
 FIRST_STEP = 0.1
-#: Steps over which the distance must have fallen: the first ones of L-BFGS may be short.
-WINDOW = 5
-#: Mass error to which plans are solved: derivatives are as accurate.
+#: Number of steps over which progress is measured, since the first ones of L-BFGS may be short.
+PROGRESS_WINDOW = 5
+#: Mass error to which plans are solved; derivatives are as accurate.
 MASS_TOL = 1e-6
-#: Slack of the masses, over the variance of the points or, if the mixture cannot be so narrow, over
-#: their deviation times its own. Without it the distance has a kink where the weights of separate
-#: clusters are just right, and no descent gets past it.
+#: Slack of the masses, divided by the variance of the points or, if the mixture cannot be so
+#: narrow, by their deviation times its own. Without slack the distance has a kink where the weights
+#: of separate clusters are optimal, at which descent methods stall.
 SLACK = 1e-3
-#: The mean of squared distances is no measure of spread where it exceeds the median so many times:
-#: a few far points make it.
-OUTLYING = 10.0
+#: Largest ratio of the mean of squared distances to their median at which the mean measures the
+#: variance; above it, the mean is due to a few far points.
+MAX_MEAN_TO_MEDIAN = 10.0
+#: Bound of the parameters of a mixture in the line search, in units of the points: beyond it
+#: squared distances would overflow.
+MAX_PARAMETER = 1e30
 
-#: A mixture with numbers beyond this, squared distances in units of the points, is nowhere near.
-FARTHEST = 1e30
 
-
-class Regularised:
-    """Free coordinates of mixtures whose variances are nowhere below ``reg_covar``.
+class RegularisedCoordinates:
+    """Unconstrained coordinates of mixtures whose variances are at least ``reg_covar``.
 
     Parameters
     ----------
     like : GaussianMixtureParams
-        A mixture of the shape and spread of those to come.
+        A mixture of the same shape and size as those to convert.
     reg_covar : float
         Added to the variances.
     """
@@ -55,11 +58,13 @@ class Regularised:
         self.free, self.reg_covar = FreeCoordinates(like), reg_covar
 
     def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
-        """A mixture, whose variances are above ``reg_covar``, as a vector."""
-        return self.free.to_free(with_added_variance(mixture, -(1 - LEAST) * self.reg_covar))
+        """The coordinates of a mixture, whose variances must be at least ``reg_covar``."""
+        return self.free.to_free(
+            with_added_variance(mixture, -(1 - MIN_FREE_VARIANCE) * self.reg_covar)
+        )
 
     def from_free(self, vector: Tensor) -> GaussianMixtureParams:
-        """A vector as a mixture."""
+        """The mixture of coordinates."""
         return with_added_variance(self.free.from_free(vector), self.reg_covar)
 
 
@@ -75,20 +80,20 @@ def fit_to_points(
     max_iter: int = 200,
     callback: Callable[[Solution], None] | None = None,
 ) -> Solution:
-    """Descend to a mixture nearest to weighted points.
+    """Fit a mixture to weighted points by minimising the Wasserstein distance with L-BFGS.
 
     Parameters
     ----------
     theta0 : GaussianMixtureParams
-        Where to start, of the covariance type wanted.
+        Where to start, with the covariance type of the result.
     points : Tensor of shape (n, d)
         Points ``y``.
     weights : Tensor of shape (n,)
         Their masses, non-negative, of positive sum.
     n_nodes : int, default=None
-        Number of nodes that stand for the mixture; None is the exact distance, for d = 2.
+        Number of nodes that approximate the mixture; None is the exact distance, for d = 2.
     seed : int, default=0
-        Of the nodes.
+        Seed of the nodes.
     reg_covar : float, default=1e-6
         Added to the variances.
     tol : float, default=1e-4
@@ -116,17 +121,17 @@ def fit_to_points(
     descent = _Descent(theta0, transport, reg_covar, tol, callback)
     descent.run(max_iter)
     if n_nodes is not None or descent.stalled:
-        # The distance has kinks in the weights, that of nodes or between clusters too far apart for
-        # the slack: go on without moving them.
+        # The distance has kinks in the weights, with nodes or between clusters too far apart for
+        # the slack: continue with fixed weights.
         descent.run(max_iter, held=len(theta0.weights))
     solution = descent.solution._replace(objectives=tuple(descent.objectives))
     if n_nodes is None and solution.n_iter:
-        return solution._replace(value=transport.settled(solution.value))
+        return solution._replace(value=transport.with_corrected_weights(solution.value))
     return solution
 
 
 def robust_variance(points: Tensor, weights: Tensor) -> float:
-    """Return the variance of a feature of weighted points, as far as it is not that of outliers.
+    """Return the mean variance of the features of weighted points, robust to outliers.
 
     Parameters
     ----------
@@ -138,17 +143,17 @@ def robust_variance(points: Tensor, weights: Tensor) -> float:
     Returns
     -------
     float
-        The mean over features, but at most ten times the median of squared distances from the
-        medians, where that is not zero.
+        The mean variance of the features, but at most ten times the median of squared distances
+        from the medians, if that is not zero.
     """
     share = weights / weights.sum()
     mean = float(share @ (points - share @ points).square().mean(1))
     median = float(_median(_squares(points, share), share))
-    return min(mean, OUTLYING * median) if median > 0 else mean
+    return min(mean, MAX_MEAN_TO_MEDIAN * median) if median > 0 else mean
 
 
 def outlier_ratio(points: Tensor, weights: Tensor) -> float:
-    """Return how much further out the outermost point is than half of them.
+    """Return the ratio of the largest to the median distance of points from their medians.
 
     Parameters
     ----------
@@ -160,8 +165,7 @@ def outlier_ratio(points: Tensor, weights: Tensor) -> float:
     Returns
     -------
     float
-        The largest distance from the medians over the median one; infinite if that is zero and
-        the largest is not.
+        The ratio; infinite if the median distance is zero and the largest is not.
     """
     share = weights / weights.sum()
     squares = _squares(points, share)
@@ -171,7 +175,7 @@ def outlier_ratio(points: Tensor, weights: Tensor) -> float:
 
 
 def _squares(points: Tensor, share: Tensor) -> Tensor:
-    """Squared distances from the medians, by feature."""
+    """Squared distances from the medians of the features, divided by their number."""
     middle = torch.stack([_median(feature, share) for feature in points.mT])
     return (points - middle).square().mean(1)
 
@@ -183,19 +187,19 @@ def _median(values: Tensor, share: Tensor) -> Tensor:
 
 
 def with_added_variance(mixture: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:
-    """Add a variance to a mixture's components, in every direction.
+    """Add a multiple of the identity to the covariances of a mixture.
 
     Parameters
     ----------
     mixture : GaussianMixtureParams
         K components in d dimensions.
     variance : float
-        What to add.
+        The variance to add.
 
     Returns
     -------
     GaussianMixtureParams
-        The same with covariances ``Sigma_k + variance I``.
+        The mixture with covariances ``Sigma_k + variance I``.
     """
     added = variance
     if not mixture.covariance_type.diagonal:
@@ -204,19 +208,19 @@ def with_added_variance(mixture: GaussianMixtureParams, variance: float) -> Gaus
 
 
 class _Descent:
-    """L-BFGS from a mixture, and what it has reached."""
+    """L-BFGS from a mixture, in one or two stages, with the best solution so far."""
 
     def __init__(self, theta0, transport: "_Transport", reg_covar, tol, callback):
-        self.coordinates, self.transport = Regularised(theta0, reg_covar), transport
+        self.coordinates, self.transport = RegularisedCoordinates(theta0, reg_covar), transport
         self.tol, self.callback = tol, callback
         self.objectives: list[float] = []  # of all steps, and of those since the last `run`
         self.stage: list[float] = []
-        self.stalled = False  # whether no step lowers the distance any more: rounding, or a kink
+        self.stalled = False  # whether no step lowers the distance, by rounding or at a kink
         cost = float(transport(theta0).detach())
         self.solution = Solution(theta0, theta0, -cost, (), 0, False, math.inf)
 
     def run(self, max_iter: int, held: int = 0) -> None:
-        """Descend until there are so many steps in all, with the first coordinates held fixed."""
+        """Descend until ``max_iter`` steps in all, with the first ``held`` coordinates fixed."""
         max_iter -= self.solution.n_iter
         if max_iter <= 0:
             return
@@ -225,12 +229,12 @@ class _Descent:
         def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
             free = self._free(vector).requires_grad_()
             mixture = self.coordinates.from_free(free)
-            if not all(bool((t.abs() < FARTHEST).all()) for t in mixture):
-                return self._wall(vector - self.reached)
+            if not all(bool((t.abs() < MAX_PARAMETER).all()) for t in mixture):
+                return self._barrier(vector - self.reached)
             try:
                 cost = self.transport(mixture)
             except (RuntimeError, np.linalg.LinAlgError):
-                return self._wall(vector - self.reached)
+                return self._barrier(vector - self.reached)
             (slope,) = torch.autograd.grad(cost, free)
             slope[:held] = 0
             return float(cost.detach()), FIRST_STEP * slope.double().cpu().numpy()
@@ -239,26 +243,28 @@ class _Descent:
         self.reached = start
         options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": 0.0, "gtol": 0.0}
         end = minimize(
-            objective, start, jac=True, method="L-BFGS-B", callback=self._reach, options=options
+            objective, start, jac=True, method="L-BFGS-B", callback=self._record, options=options
         )
         self.stalled = end.status in (0, 2)
         self.solution = self.solution._replace(converged=self.solution.converged or self.stalled)
 
-    def _wall(self, step: np.ndarray) -> tuple[float, np.ndarray]:
-        """Where no plan is found: so high and steep that the line search turns back."""
+    def _barrier(self, step: np.ndarray) -> tuple[float, np.ndarray]:
+        """Value and gradient where no plan is found: so large that the line search goes back."""
         height = -10 * self.solution.objective
         return 1.1 * height, 2 * height * step / (step @ step)
 
     def _free(self, vector: np.ndarray) -> Tensor:
-        """Our coordinates from L-BFGS's, in which its first step is of length one."""
+        """Unconstrained coordinates from those of L-BFGS, scaled by the first step."""
         return torch.as_tensor(FIRST_STEP * vector).to(self.transport.points)
 
-    def _reach(self, intermediate_result) -> None:
-        """Note a step. (SciPy goes by the name of the argument.)"""
+    def _record(self, intermediate_result) -> None:
+        """Record a step, as a callback of SciPy, which requires the name of the argument."""
         objective, self.reached = -float(intermediate_result.fun), intermediate_result.x.copy()
         self.objectives.append(objective)
         self.stage.append(objective)
-        before = self.stage[-1 - WINDOW] if len(self.stage) > WINDOW else -math.inf
+        before = (
+            self.stage[-1 - PROGRESS_WINDOW] if len(self.stage) > PROGRESS_WINDOW else -math.inf
+        )
         self.solution = Solution(
             value=self.coordinates.from_free(self._free(intermediate_result.x)),
             previous=self.solution.value,
@@ -275,16 +281,17 @@ class _Descent:
 
 
 class _Transport:
-    """Squared distances of mixtures to the points, each plan from the potentials of the last."""
+    """Squared distances of mixtures to points, each solved from the potentials of the last plan."""
 
     def __init__(self, points: Tensor, weights: Tensor, reg_covar: float, n_nodes, seed: int):
         self.points, self.weights, self.n_nodes, self.seed = points, weights, n_nodes, seed
         share = weights / weights.sum()
         variance = float(share @ (points - share @ points).square().sum(1))
-        # Potentials are about as large as the points' spread times that of the mixture.
+        # Potentials are about as large as the points' deviation times that of the mixture.
         size = math.sqrt(variance * (variance + points.shape[1] * reg_covar))
         self.slack = SLACK / size if size > 0 else 0.0
-        # An error of the masses comes back as its square over the slack: beside far points, less.
+        # With slack, mass errors change the cost by their square over the slack; outliers, which
+        # make the slack small, need a smaller tolerance.
         share = (
             robust_variance(points, weights) * points.shape[1] / variance if variance > 0 else 1.0
         )
@@ -292,15 +299,15 @@ class _Transport:
         self._potentials = None
 
     def __call__(self, mixture: GaussianMixtureParams) -> Tensor:
-        """The squared distance, smoothed by a little slack, on the graph."""
+        """The squared distance, smoothed by the slack, differentiable in the mixture."""
         if self.n_nodes is not None:
             return self._by_nodes(mixture)
         return self._plan(mixture).cost
 
-    def settled(self, mixture: GaussianMixtureParams) -> GaussianMixtureParams:
-        """The mixture with weights that make up for the slack of the masses.
+    def with_corrected_weights(self, mixture: GaussianMixtureParams) -> GaussianMixtureParams:
+        """The mixture with weights corrected for the slack of the masses.
 
-        Each component gets its share of what its cells should hold, instead of what they hold.
+        Each component gets its share of the prescribed masses of cells, instead of their masses.
         """
         plan = self._plan(mixture)
         psi, b = plan.potentials, self.weights / self.weights.sum()
@@ -309,11 +316,13 @@ class _Transport:
         return mixture._replace(weights=weights / weights.sum())
 
     def _plan(self, mixture: GaussianMixtureParams) -> SemidiscretePlan:
+        """The exact plan, from the potentials of the last one."""
         options = {"potentials": self._potentials, "slack": self.slack, "tol": self.tol}
         plan = exact_plan(mixture, self.points, self.weights, **options)
         self._potentials = plan.potentials
         return plan
 
     def _by_nodes(self, mixture: GaussianMixtureParams) -> Tensor:
+        """The squared distance of the nodes."""
         options = {"n_nodes": self.n_nodes, "seed": self.seed, "estimate_error": False}
         return nodes_plan(mixture, self.points, self.weights, **options).cost

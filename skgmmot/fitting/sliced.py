@@ -1,11 +1,10 @@
-"""Fit a mixture to samples by descent on a sliced Wasserstein distance.
+"""Fit a mixture to samples by minimising a sliced Wasserstein distance.
 
-All parameters move, in coordinates in which samples vary alike in every direction (`Whitening`) and
-where every value is a mixture: log-weights, means, and roots
-``B`` of the covariances ``B B^T + reg_covar I``. Transport between Gaussians is quadratic in a root
-(and not in its logarithm), so that components that have become too thin widen again. The weights
-stay as they are until there is no progress without them: while components still spread over the
-samples, one that is far from its share would lose its weight instead of moving.
+All parameters are optimised in unconstrained coordinates of whitened samples (`Whitening`):
+log-weights, means, and roots ``B`` of the covariances ``B B^T + reg_covar I``. Transport between
+Gaussians is quadratic in a root (and not in its logarithm), so that components that have become too
+thin widen again. The weights are held fixed until there is no progress without them: at the start,
+a component far from its samples would lose its weight instead of moving there.
 """
 
 import math
@@ -27,42 +26,45 @@ from skgmmot.transport.sliced.distance import (
     wasserstein_on_lines,
 )
 
-#: Nodes a component during a fit, whose steps need no exact gradient.
+#: Nodes of each component during a fit, fewer than the default, as steps need no exact gradients.
 N_NODES = 24
-#: Numbers that the samples on the directions of one kind may take: more samples are thinned out.
-SIZE = 2**23
-#: Directions of a step where there are many: those drawn take turns. A fit ends as near as with all
-#: of them in each step, in half the time.
-PER_STEP = 10
-#: Directions drawn at most where their number is not given: steps take turns with as many.
-DRAWN = EPOCH * PER_STEP
-#: Steps uphill of a direction that seeks the largest distance.
+#: Largest number of projected samples that are kept (64 MiB in float64); beyond, samples are drawn.
+MAX_PROJECTED = 2**23
+#: Directions of one step. Steps use the drawn directions in turn, which takes half the time of all
+#: directions in every step and ends as near to the minimum.
+STEP_DIRECTIONS = 10
+#: Largest number of directions that are drawn at once, unless their number is given: as many as the
+#: steps of an epoch use.
+MAX_DRAWN = EPOCH * STEP_DIRECTIONS
+#: Ascent steps of directions for the max-sliced distance.
 N_ASCENT = 10
-#: Directions: 25 for each feature up to 300, then ten. So many lines see a covariance.
-PER_FEATURE, MANY, PER_FURTHER = 25, 300, 10
-#: Shares of the features' variances: where a feature is constant, and what is added for directions
-#: in which samples hardly vary.
-CONSTANT, RIDGE = 1e-12, 1e-3
-#: Seed of the directions that fits are compared by, the same for all of them.
+#: Default number of directions: 25 for each feature up to 300 in all, or ten for each feature if
+#: that is more. So many determine a covariance.
+PER_FEATURE, ENOUGH_DIRECTIONS, MIN_PER_FEATURE = 25, 300, 10
+#: Relative variance below which a feature is constant.
+CONSTANT_VARIANCE = 1e-12
+#: Relative variance that is added in whitening, for directions in which samples hardly vary.
+WHITENING_RIDGE = 1e-3
+#: Seed of the held-out directions, the same for all fits, so that these can be compared.
 HELD_OUT_SEED = 2018
-#: Steps of `refine_sliced` at most.
+#: Largest number of steps of `refine_sliced`.
 MAX_REFINEMENTS = 100
 
 
-def _enough_directions(n_features: int) -> int:
-    """Return a number of directions that is enough for so many features."""
-    return max(min(PER_FEATURE * n_features, MANY), PER_FURTHER * n_features)
+def _default_n_directions(n_features: int) -> int:
+    """The default number of directions for a number of features."""
+    return max(min(PER_FEATURE * n_features, ENOUGH_DIRECTIONS), MIN_PER_FEATURE * n_features)
 
 
 class Whitening:
-    """Coordinates ``z`` in which samples vary alike in every direction: ``x = o + s L z``.
+    """Whitened coordinates ``z`` of samples ``x = o + s L z``.
 
     Parameters
     ----------
     kind : CovarianceType
-        That of the mixtures to fit; ``L L^T`` is of this type.
+        Covariance type of the mixtures to fit, and of ``L L^T``.
     second : Tensor
-        Second moment of the samples about the origin, in its storage, in those units.
+        Second moment of the samples about the origin, in units of the scale, in the type's storage.
     origin : Tensor of shape (d,)
         The origin ``o``.
     scale : float
@@ -70,9 +72,9 @@ class Whitening:
 
     Notes
     -----
-    Transport is measured along lines of the samples' own space, in units of the scale; only steps
-    are taken in ``z``. Where features differ in scale, or are nearly dependent, a step of one
-    length is then neither too long for some directions nor too short for others.
+    Distances are measured in the samples' own space, in units of the scale; only the steps of the
+    optimiser are taken in ``z``, where one step length suits all directions, also if features
+    differ in scale or are nearly dependent.
     """
 
     def __init__(self, kind: CovarianceType, second: Tensor, origin: Tensor, scale: float):
@@ -80,55 +82,55 @@ class Whitening:
         self.d = len(origin)
         second = second.double()
         variances = kind.diagonals(second).expand(1, self.d)
-        ridge = torch.where(variances > CONSTANT, RIDGE * variances, 1.0)
+        ridge = torch.where(variances > CONSTANT_VARIANCE, WHITENING_RIDGE * variances, 1.0)
         second = kind.symmetric(second + kind.nearest(ridge, ridge.new_ones(1)))
         self.factor, self.inverse = kind.factor(second), kind.precision_factor(second)
 
     def rows(self, X: Tensor) -> Tensor:
-        """Samples in ``z``, in float64."""
+        """Whitened samples, in float64."""
         centred = (X - self.origin).double() / self.scale
         return self.kind.apply(centred.unsqueeze(0), self.inverse).squeeze(0)
 
     def lines(self, theta: Tensor) -> Tensor:
-        """Directions ``(L, d)`` of the samples' space as directions of ``z``, of other lengths."""
+        """Directions ``(L, d)`` in ``z`` that give the projections of the samples, in the scale."""
         return self.kind.apply(theta.unsqueeze(0).to(self.factor), self.factor).squeeze(0)
 
     def whiten(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
-        """A mixture about the origin, in ``z``."""
-        return self._carried(theta, self.inverse, 1 / self.scale)
+        """A mixture relative to the origin, in ``z``."""
+        return self._transformed(theta, self.inverse, 1 / self.scale)
 
     def unwhiten(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
         """The inverse of `whiten`."""
-        return self._carried(theta, self.kind.transpose(self.factor), self.scale)
+        return self._transformed(theta, self.kind.transpose(self.factor), self.scale)
 
     def log_det(self) -> float:
-        """The logarithm of the volume of a unit of ``z``."""
+        """The logarithm of the determinant of ``dx / dz``."""
         return float(self.kind.log_det(self.factor, self.d)) + self.d * math.log(self.scale)
 
-    def _carried(self, theta, factors, scale):
+    def _transformed(self, theta, factors, scale):
         means = self.kind.apply(theta.means.unsqueeze(0), factors).squeeze(0) * scale
         covariances = self.kind.congruence(theta.covariances, factors) * scale**2
         return theta._replace(means=means, covariances=self.kind.symmetric(covariances))
 
 
 class SlicedObjective:
-    """The sliced distance of a mixture to samples: one for descent, and a fixed one to judge it by.
+    """Sliced distances of a mixture to samples: stochastic for steps, and fixed for comparisons.
 
     Parameters
     ----------
     X : Tensor of shape (n, d)
         Samples.
     kind : CovarianceType
-        That of the mixtures to fit.
+        Covariance type of the mixtures to fit.
     sample_weight : Tensor of shape (n,), default=None
         Weights of the samples; None is equal ones.
     p : float, default=2.0
         Exponent of the distance.
     n_projections : int, default=None
         Number of fixed directions, and of those drawn at once; None is 25 for each feature up to
-        300, then ten for each, of which no more than 100 are drawn or judged by at once.
+        300 in all, or ten for each if that is more, of which at most 100 are used at once.
     projections : {'quasi', 'random', 'orthogonal', 'max'}, default='quasi'
-        How directions are chosen; 'max' turns quasi ones to where distances are larger.
+        How directions are drawn; 'max' optimises quasi ones to larger distances.
     batch_size : int, default=None
         Samples of a step; None is all of them.
     reg_covar : float, default=1e-6
@@ -141,10 +143,10 @@ class SlicedObjective:
 
     Notes
     -----
-    Directions are drawn anew every ten steps: between, nothing is sorted, and a step takes every
-    fifth of fifty. For batches they are drawn every step, which takes them all. No step sees the
-    fixed directions, nor those by which fits are compared. Where samples on all directions drawn
-    would be more than ``2**23`` numbers (64 MiB), as many as that allows are drawn with them.
+    Directions are drawn every ten steps; in between nothing is sorted, and each step uses a part of
+    them in turn. With batches they are drawn in every step, which uses all of them. No step uses
+    the fixed or the held-out directions. If the projected samples would be more than ``2**23``
+    numbers (64 MiB), a subsample of that size is drawn with the directions.
     """
 
     def __init__(
@@ -163,17 +165,17 @@ class SlicedObjective:
     ):
         self.X, self.sample_weight = X, sample_weight
         self.kind, self.reg_covar = kind, reg_covar
-        enough = _enough_directions(X.shape[1])
+        enough = _default_n_directions(X.shape[1])
         if X.shape[1] == 1:  # all directions are one
             enough = n_projections = 1
         self.n_projections = n_projections or enough
-        self.n_drawn = n_projections or min(enough, DRAWN)
+        self.n_drawn = n_projections or min(enough, MAX_DRAWN)
         self.p, self.projections = p, projections
         self.batch_size, self.generator = batch_size, generator
         self.lines = lines or (lambda theta: theta.to(X))
-        # lines to judge by, and others to compare ends by, the same for every run
-        self.fixed = self._chosen(generator)
-        self.held_out = self._chosen(torch.Generator().manual_seed(HELD_OUT_SEED))
+        # fixed directions, and held-out ones that are the same for every run
+        self.fixed = self._fixed_directions(generator)
+        self.held_out = self._fixed_directions(torch.Generator().manual_seed(HELD_OUT_SEED))
         self.current, self.age = None, 0
 
     # --- coordinates ---------------------------------------------------------------------------
@@ -194,38 +196,38 @@ class SlicedObjective:
     # --- distances -----------------------------------------------------------------------------
 
     def loss(self, mixture: GaussianMixtureParams) -> Tensor:
-        """``mean W_p^p`` along the directions of this step."""
+        """``mean W_p^p`` over the directions of this step."""
         if self.age % (1 if self.batch_size else EPOCH) == 0:
-            self.current = None  # not two of them at once
-            size = min(self.batch_size or SIZE, max(1, SIZE // self.n_drawn))
+            self.current = None  # free the memory before the next ones are computed
+            size = min(self.batch_size or MAX_PROJECTED, max(1, MAX_PROJECTED // self.n_drawn))
             self.current = self._slice(*self._batch(size, self.generator), mixture)
         theta, samples = self.current
-        n_turns = 1 if self.batch_size else min(EPOCH, max(1, len(theta) // PER_STEP))
+        n_turns = 1 if self.batch_size else min(EPOCH, max(1, len(theta) // STEP_DIRECTIONS))
         turn = slice(self.age % n_turns, None, n_turns)
         self.age += 1
         return self._mean(mixture, theta[turn], samples.rows(turn))
 
     def distance(self, mixture: GaussianMixtureParams) -> float:
-        """``(mean W_p^p)^(1 / p)`` along the fixed directions, or some of many."""
+        """``(mean W_p^p)^(1 / p)`` over the fixed directions, or a part of them if many."""
         theta, samples = self.fixed
         every = slice(None, None, math.ceil(self.n_projections / self.n_drawn))
         return self._distance(mixture, (theta[every], samples.rows(every)))
 
     def held_out_distance(self, mixture: GaussianMixtureParams) -> float:
-        """The same along other directions, that nothing was fitted to."""
+        """``(mean W_p^p)^(1 / p)`` over the held-out directions."""
         return self._distance(mixture, self.held_out)
 
     def fixed_loss(self, mixture: GaussianMixtureParams) -> Tensor:
-        """``mean W_p^p`` along the fixed directions."""
+        """``mean W_p^p`` over the fixed directions."""
         return self._mean(mixture, *self.fixed)
 
     def _distance(self, mixture, chosen) -> float:
         return float(self._mean(mixture, *chosen).clamp(min=0)) ** (1 / self.p)
 
-    def _chosen(self, generator) -> tuple[Tensor, SortedSamples]:
-        """Directions that stay, and samples on them."""
+    def _fixed_directions(self, generator) -> tuple[Tensor, SortedSamples]:
+        """Draw fixed directions, and project samples on them."""
         n = self.n_projections
-        X, a = self._batch(max(1, SIZE // n), generator)
+        X, a = self._batch(max(1, MAX_PROJECTED // n), generator)
         theta = self.lines(directions("quasi", n, X.shape[1], generator=generator).to(X))
         return theta, slice_samples(X, theta, a)
 
@@ -235,10 +237,10 @@ class SlicedObjective:
         ).mean()
 
     def _batch(self, size: int, generator) -> tuple[Tensor, Tensor | None]:
-        """Some of the samples, or all with their weights.
+        """A subsample without weights, or all samples with their weights.
 
-        Samples are drawn by weight, one from each of as many equal shares of the total, and then
-        count alike: a heavy one is never left out.
+        Weighted samples are drawn by systematic sampling, one from each of equal shares of the
+        total weight, so that heavy samples are always included.
         """
         if size >= len(self.X):
             return self.X, self.sample_weight
@@ -278,7 +280,7 @@ def fit_sliced(
     n_halvings: int = N_HALVINGS,
     callback: Callable[[Solution], None] | None = None,
 ) -> Solution:
-    """Fit a mixture by descent on the sliced distance.
+    """Fit a mixture by minimising the sliced distance with a first-order optimiser.
 
     Parameters
     ----------
@@ -287,10 +289,10 @@ def fit_sliced(
     theta0 : GaussianMixtureParams
         Where to start.
     hold_weights : bool, default=True
-        Whether the weights stay as they are until there is no progress without them; False is for
-        starts near the end.
+        Whether the weights are held fixed until there is no progress without them; False is for
+        starts near the minimum.
     tol, max_iter : float, int
-        When to stop, as in `skgmmot.numerics.minimise.minimise`.
+        Stopping criteria, as in `skgmmot.numerics.minimise.minimise`.
     learning_rate : float, default=0.05
         Length of the first steps, in units of the samples.
     optimizer, n_halvings, callback : callable, int, callable
@@ -299,8 +301,8 @@ def fit_sliced(
     Returns
     -------
     Solution
-        ``value`` is the mixture of least distance along the fixed directions, ``objectives`` that
-        distance after each epoch.
+        ``value`` is the mixture with the smallest distance over the fixed directions, and
+        ``objectives`` that distance after each epoch.
     """
 
     def decoded(solution: Solution) -> Solution:
@@ -324,10 +326,10 @@ def fit_sliced(
 def refine_sliced(
     objective: SlicedObjective, theta0: GaussianMixtureParams, *, tol: float = 1e-2
 ) -> Solution:
-    """Descend to the nearest minimum of the sliced distance, by a quasi-Newton method.
+    """Refine a mixture to the nearest minimum of the sliced distance by L-BFGS.
 
-    L-BFGS along the fixed directions, all of them in each step and with all parameters, for as long
-    as the distance falls along those that no step sees.
+    All parameters are optimised over all fixed directions, as long as the distance over the
+    held-out directions falls.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skgmmot.fitting.semidiscrete import Regularised, _Transport, fit_to_points
+from skgmmot.fitting.semidiscrete import RegularisedCoordinates, _Transport, fit_to_points
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.transport.semidiscrete.plan import exact_plan
@@ -58,7 +58,7 @@ def test_at_the_end_no_direction_lowers_the_distance(make_mixture):
     X, _ = sample(make_mixture("full", 2, 2), 60)
     end = fit_to_points(make_mixture("full", 2, 2, seed=1), X, ones(60), tol=1e-9, max_iter=300)
     here = float(exact_plan(end.value, X, ones(60)).cost)
-    coordinates = Regularised(end.value, 1e-6)
+    coordinates = RegularisedCoordinates(end.value, 1e-6)
     free = coordinates.to_free(end.value)
     for seed in range(5):
         step = torch.randn(len(free), generator=torch.Generator().manual_seed(seed)).double()
@@ -68,7 +68,7 @@ def test_at_the_end_no_direction_lowers_the_distance(make_mixture):
 
 def test_free_coordinates_lead_back(make_mixture, covariance_type):
     mixture = make_mixture(covariance_type, 3, 2)
-    coordinates = Regularised(mixture, 1e-3)
+    coordinates = RegularisedCoordinates(mixture, 1e-3)
     back = coordinates.from_free(coordinates.to_free(mixture))
     for ours, expected in zip(back, mixture, strict=True):
         assert torch.allclose(ours, expected, atol=2e-6)
@@ -101,9 +101,11 @@ def test_weights_are_settled_to_those_of_the_clusters(rng, weight):
         torch.tensor([[0.0, 0.0], [20.0, 0.0]], dtype=DOUBLE),
         0.8 * torch.ones(2, 2, dtype=DOUBLE),
     )
-    settled = _Transport(points, masses, 1e-6, None, 0).settled(mixture)
+    with_corrected_weights = _Transport(points, masses, 1e-6, None, 0).with_corrected_weights(
+        mixture
+    )
     expected = torch.tensor([0.25, 0.75], dtype=DOUBLE)
-    assert torch.allclose(settled.weights, expected, rtol=0, atol=1e-6)
+    assert torch.allclose(with_corrected_weights.weights, expected, rtol=0, atol=1e-6)
 
 
 def test_mixtures_that_are_no_numbers_are_turned_back_from(rng):

@@ -151,7 +151,7 @@ def test_the_fixed_distance_does_not_change_with_the_steps(make_mixture, make_sa
 def test_samples_on_all_lines_are_thinned_out_where_they_would_take_much_memory(
     d, expected, batch_size, make_mixture, make_samples, monkeypatch
 ):
-    monkeypatch.setattr("skgmmot.fitting.sliced.SIZE", 16 * 100)
+    monkeypatch.setattr("skgmmot.fitting.sliced.MAX_PROJECTED", 16 * 100)
     problem = objective(make_samples(500, d), FULL, batch_size=batch_size)
     problem.loss(make_mixture("full", 2, d))
     assert problem.fixed[1].values.shape == problem.held_out[1].values.shape == expected
@@ -162,7 +162,7 @@ def test_samples_on_all_lines_are_thinned_out_where_they_would_take_much_memory(
 def test_samples_are_drawn_by_their_weights_where_not_all_are_taken(
     make_mixture, make_samples, monkeypatch
 ):
-    monkeypatch.setattr("skgmmot.fitting.sliced.SIZE", 100)
+    monkeypatch.setattr("skgmmot.fitting.sliced.MAX_PROJECTED", 100)
     X, a = make_samples(400, 1), torch.ones(400, dtype=torch.float64)
     X[0], a[0], a[1:50] = 99.0, 350.0, 0.0  # half of all
     X[1:50] = -99.0
@@ -177,7 +177,7 @@ def test_samples_are_drawn_by_their_weights_where_not_all_are_taken(
 
 
 def test_samples_that_are_thinned_out_are_drawn_anew(make_mixture, make_samples, monkeypatch):
-    monkeypatch.setattr("skgmmot.fitting.sliced.SIZE", 50)
+    monkeypatch.setattr("skgmmot.fitting.sliced.MAX_PROJECTED", 50)
     problem, mixture = objective(make_samples(500, 1), FULL), make_mixture("full", 2, 1)
     seen = []
     for _ in range(20):

@@ -1,20 +1,24 @@
-"""Maximum likelihood is entropic optimal transport.
+r"""Maximum likelihood as entropic optimal transport between samples and components.
 
-With costs ``C_ik = -log g_k(x_i)`` between samples of weights ``a`` (of sum one) and components of
-weights ``w``, the negative mean log-likelihood is a transport problem of temperature one that is
-free to choose what each component receives:
+With costs :math:`C_{ik} = -\log g_k(x_i)` between samples of weights ``a`` (of sum one) and
+components of weights ``w``, the negative mean log-likelihood is a semi-relaxed entropic transport
+problem with regularisation one:
 
-``-sum_i a_i log sum_k w_k g_k(x_i) = min_P <P, C> + KL(P | a w^T)``  over  ``P 1 = a``,
+.. math::
 
-attained at the responsibilities, ``P = a gamma``. Asking in addition for ``P^T 1 = w`` gives the
-*balanced* reading; it is no smaller, and equal where the responsibilities already share out the
-samples by ``w``, as at every fixed point of EM. Its optimal plan are the responsibilities of a
-*tilted* mixture, whose weights are ``t`` instead of ``w``, and ``log t`` solves a concave problem:
+    -\sum_i a_i \log \sum_k w_k g_k(x_i)
+        = \min_{P 1 = a}\; \langle P, C\rangle + KL(P \mid a w^T),
 
-``max_t  sum_k w_k log(t_k / w_k) - sum_i a_i log sum_k t_k g_k(x_i)``.
+attained at the responsibilities, ``P = a gamma``. The *balanced* problem has the constraint
+``P^T 1 = w``, too. Its minimum is not smaller, and it is equal where the responsibilities already
+assign the share ``w`` of the samples to each component, as at every fixed point of EM. Its optimal
+plan consists of the responsibilities of a *tilted* mixture, whose weights are ``t`` instead of
+``w``, and ``log t`` solves a concave problem:
 
-EM descends the first reading by turns in plan and parameters; Sinkhorn-EM descends the balanced
-one, see `skgmmot.fitting.em.sinkhorn`.
+.. math:: \max_t\; \sum_k w_k \log(t_k / w_k) - \sum_i a_i \log \sum_k t_k g_k(x_i).
+
+EM minimises the first problem alternately over the plan and the parameters. Sinkhorn-EM minimises
+the balanced one, see `skgmmot.fitting.em.sinkhorn`.
 """
 
 import functools
@@ -29,11 +33,16 @@ from torch import Tensor
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 
-#: Steps in ``log t`` up to this long are not tried at double length.
-SHORT = 0.5
-#: Where Newton's method does not end: factors of heating and of cooling, where to give up with
-#: each, and the imbalance left on the way.
-HEATING, COOLING, HOTTEST, SLOWEST, WARM = 30.0, 4.0, 1e15, 1.1, 0.01
+#: Steps in ``log t`` longer than this are also tried at double length; shorter ones are in the
+#: range of quadratic convergence.
+MIN_DOUBLED_STEP = 0.5
+#: Annealing, where Newton's method fails at temperature one: factors by which the temperature is
+#: raised and lowered,
+HEATING, COOLING = 30.0, 4.0
+#: the largest temperature and the smallest factor of lowering it, beyond which annealing fails,
+MAX_TEMPERATURE, MIN_COOLING = 1e15, 1.1
+#: and the imbalance to which problems at other temperatures are solved.
+ANNEALING_TOL = 0.01
 
 
 def entropic_ot_objective(
@@ -43,10 +52,11 @@ def entropic_ot_objective(
     *,
     balanced: bool = False,
 ) -> Tensor:
-    """Return the entropic transport cost between samples and components.
+    r"""Return the entropic transport cost between samples and components.
 
-    ``min_P <P, C> + KL(P | a w^T)`` with ``C_ik = -log g_k(x_i)``, over ``P 1 = a`` and, if
-    balanced, ``P^T 1 = w``.
+    .. math:: \min_P\; \langle P, C\rangle + KL(P \mid a w^T), \qquad C_{ik} = -\log g_k(x_i)
+
+    over plans with ``P 1 = a`` and, if balanced, ``P^T 1 = w``.
 
     Parameters
     ----------
@@ -57,24 +67,24 @@ def entropic_ot_objective(
     sample_weight : Tensor of shape (n,), default=None
         Their weights, scaled to sum one; None is uniform.
     balanced : bool, default=False
-        Whether each component must receive its weight.
+        Whether the second marginal must be the weights.
 
     Returns
     -------
     Tensor of shape ()
-        The cost; not balanced, it is the negative mean log-likelihood.
+        The cost. If not balanced, it is the negative mean log-likelihood.
 
     Raises
     ------
     ValueError
         If a covariance is not positive definite.
     RuntimeError
-        If the balancing potentials are not found, for components too far from all samples.
+        If the balanced problem is not solved, as for components too far from all samples.
 
     Notes
     -----
-    Differentiable in everything; balanced once, in the weights up to a constant (they live on the
-    simplex). Costs ``O(n K d^2)`` once and ``O(n K^2)`` for each of a few Newton steps; holds
+    Differentiable in all arguments; if balanced, once, and in the weights up to a constant (their
+    sum is one). Costs ``O(n K d^2)``, and ``O(n K^2)`` for each of a few Newton steps; allocates
     ``(K, n, d)``.
 
     References
@@ -83,7 +93,7 @@ def entropic_ot_objective(
     """
     a = torch.full_like(X[:, 0], 1 / len(X)) if sample_weight is None else sample_weight
     a = a / a.sum()
-    X = torch.where((a > 0).unsqueeze(1), X, 0.0)  # a sample of weight zero is absent, wherever
+    X = torch.where((a > 0).unsqueeze(1), X, 0.0)  # samples of weight zero do not count
     log_g = log_joint(theta.prepare()._replace(log_weights=torch.zeros_like(theta.weights)), X)
     if not balanced:
         return -_mean_log_density(theta.weights.log(), log_g, a)
@@ -99,18 +109,18 @@ def _mean_log_density(log_weights: Tensor, log_g: Tensor, a: Tensor) -> Tensor:
 
 
 class Dual(NamedTuple):
-    """The concave problem of balance at a tilt ``log t``."""
+    """The concave dual problem of balancing, evaluated at ``log t``."""
 
     value: Tensor
     """``sum_i a_i log sum_k t_k g_k(x_i)``."""
     share: Tensor
-    """What each component receives, ``(K,)``."""
+    """Share of the samples of each component, ``sum_i a_i gamma_ik (K,)``."""
     overlap: Callable[[], Tensor]
-    """``sum_i a_i gamma_ik gamma_il (K, K)``, when it is asked for."""
+    """Computes ``sum_i a_i gamma_ik gamma_il (K, K)``."""
 
 
 def _dense_dual(log_tilt: Tensor, temperature: float = 1.0, *, log_g: Tensor, a: Tensor) -> Dual:
-    """The problem on log-densities ``(K, n)`` in memory."""
+    """Evaluate the dual problem from log-densities ``(K, n)`` in memory."""
     log_g = log_g / temperature
     log_resp = torch.log_softmax(log_tilt.unsqueeze(1) + log_g, dim=0)
     share = torch.logsumexp(log_resp + a.log(), dim=1).exp()
@@ -126,11 +136,13 @@ def balance(
     tol: float = 1e-13,
     max_iter: int = 30,
 ) -> Tensor:
-    """Find the tilted weights whose responsibilities share out the samples as prescribed.
+    r"""Find the tilted weights whose responsibilities assign prescribed shares of the samples.
 
-    ``max_t sum_k w_k log t_k - sum_i a_i log sum_k t_k g_k(x_i)``, by damped Newton steps in
-    ``log t``, and Sinkhorn updates where these fail. Where samples are so far from components that
-    this is nearly a linear programme, it is heated until it is easy, and cooled by degrees.
+    .. math:: \max_t\; \sum_k w_k \log t_k - \sum_i a_i \log \sum_k t_k g_k(x_i)
+
+    is maximised by damped Newton steps in ``log t``, and Sinkhorn updates where these fail. Where
+    samples are so far from components that this is nearly a linear programme, it is solved by
+    annealing: at a higher temperature first, which is then lowered.
 
     Parameters
     ----------
@@ -141,9 +153,9 @@ def balance(
     start : Tensor of shape (K,), default=None
         ``log t`` to start from; None is ``log w``.
     tol : float, default=1e-13
-        Bound on ``sum_k |share_k - w_k|``, raised to what the dtype can tell.
+        Bound on ``sum_k |share_k - w_k|``, raised to rounding errors of the dtype.
     max_iter : int, default=30
-        Largest number of steps at one temperature.
+        Largest number of steps at each temperature.
 
     Returns
     -------
@@ -153,12 +165,12 @@ def balance(
     Raises
     ------
     RuntimeError
-        If that is not found.
+        If the shares do not meet the tolerance.
     """
     weights = weights / weights.sum()  # in this dtype
     tol = max(tol, 16 * len(weights) * torch.finfo(weights.dtype).eps)
     log_tilt = weights.log() if start is None else start
-    found, missed = _newton(weights, dual, log_tilt, tol, max_iter)
+    found, missed = _newton_on_tilt(weights, dual, log_tilt, tol, max_iter)
     if not missed < tol:
         found, missed = _annealed(weights, dual, log_tilt, tol, max_iter)
     if not missed < tol:
@@ -170,17 +182,17 @@ def balance(
 
 
 def _annealed(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
-    """Heat until the problem is easy, then cool, by smaller degrees where a larger one fails."""
+    """Raise the temperature until the problem is solved, then lower it in steps that succeed."""
     temperature, cooling = 1.0, COOLING
 
     def solve(log_tilt, tol):
-        return _newton(weights, lambda t: dual(t, temperature), log_tilt, tol, max_iter)
+        return _newton_on_tilt(weights, lambda t: dual(t, temperature), log_tilt, tol, max_iter)
 
-    missed, warm = math.inf, min(tol, WARM)
-    while not missed < warm and temperature < HOTTEST:
+    missed, warm = math.inf, min(tol, ANNEALING_TOL)
+    while not missed < warm and temperature < MAX_TEMPERATURE:
         temperature *= HEATING
         found, missed = solve(log_tilt / temperature, warm)
-    while temperature > 1 and cooling > SLOWEST:
+    while temperature > 1 and cooling > MIN_COOLING:
         before, degree = temperature, min(cooling, temperature)
         temperature = before / degree
         goal = warm if temperature > 1 else tol
@@ -192,8 +204,8 @@ def _annealed(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
     return found, missed if temperature == 1 else math.inf
 
 
-def _newton(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
-    """Climb the concave problem; where that ended, and the imbalance left beyond rounding."""
+def _newton_on_tilt(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
+    """Maximise by damped Newton steps; returns ``log t`` and the imbalance beyond rounding."""
     here, before = dual(log_tilt), math.inf
     for _ in range(max_iter):
         missed = imbalance(here.share, weights)
@@ -201,7 +213,7 @@ def _newton(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
         if missed < tol or stalled:
             break
         before = missed
-        step, here = _climbing(log_tilt, here, weights, dual)
+        step, here = _ascent_step(log_tilt, here, weights, dual)
         log_tilt = log_tilt + step
         shift = torch.logsumexp(log_tilt, dim=0)
         log_tilt, here = log_tilt - shift, here._replace(value=here.value - shift)
@@ -209,20 +221,20 @@ def _newton(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
 
 
 def _rounding(here, log_tilt) -> float:
-    """What rounding of log-densities makes of shares, at most."""
+    """A bound on the errors of shares from rounding of log-densities."""
     largest = torch.maximum(log_tilt.abs().max(), here.value.abs())
     return 8 * torch.finfo(log_tilt.dtype).eps * float(largest)
 
 
 def imbalance(share: Tensor, weights: Tensor) -> float:
-    """Measure how far shares are from weights, ``sum_k |share_k - w_k|``.
+    """Return the total difference of shares and weights, ``sum_k |share_k - w_k|``.
 
     Parameters
     ----------
     share : Tensor of shape (K,)
-        What each component receives, of sum one.
+        Shares of the samples of each component, of sum one.
     weights : Tensor of shape (K,)
-        What it shall receive.
+        Prescribed shares.
 
     Returns
     -------
@@ -233,26 +245,29 @@ def imbalance(share: Tensor, weights: Tensor) -> float:
 
 
 def balance_gap_bound(weights: Tensor, share: Tensor) -> float:
-    """Bound from below what balancing costs, given what components receive without it.
+    r"""Return a lower bound of the difference of the balanced and the semi-relaxed cost.
 
-    ``sum_k w_k log(w_k / share_k)``: what one Sinkhorn update gains.
+    .. math:: \sum_k w_k \log(w_k / \text{share}_k)
+
+    This is the increase of the dual by one Sinkhorn update.
 
     Parameters
     ----------
     weights : Tensor of shape (K,)
         The weights ``w``, of sum one.
     share : Tensor of shape (K,)
-        What each component receives by the responsibilities, of sum one.
+        Shares of the samples of each component by the responsibilities, of sum one.
 
     Returns
     -------
     float
-        Not negative, and zero only where the shares are the weights: where there is no gap.
+        The bound: not negative, and zero only if the shares are the weights, so that there is no
+        gap.
 
     Notes
     -----
     Equal to the gap if all samples have the same responsibilities; the more these differ, the
-    further below.
+    smaller.
     """
     w, share = (t.detach().cpu().numpy() for t in (weights, share))  # K numbers: torch is slower
     kept = w > 0
@@ -260,23 +275,24 @@ def balance_gap_bound(weights: Tensor, share: Tensor) -> float:
     excess = ratio - 1
     near_one = ratio > 0.5
     logarithm = np.log1p(excess, out=np.log(ratio), where=near_one)  # exact near 1 and 0
-    absent = share[~kept].sum()  # of weight zero they receive nothing, but for rounding
+    absent = share[~kept].sum()  # components of weight zero have no share, up to rounding
     return float((w[kept] * (excess - logarithm)).sum() + absent)
 
 
 def curvature(here: Dual) -> Tensor:
-    """Return minus the second derivative of the problem in ``log t``, made regular.
+    """Return minus the Hessian of the dual problem in ``log t``, regularised.
 
     Parameters
     ----------
     here : Dual
-        The problem at a tilt.
+        The dual problem at ``log t``.
 
     Returns
     -------
     Tensor of shape (K, K)
-        ``diag(share) - overlap + 1 / K``: without the last term it would be singular along
-        constants, and without a ridge of rounding size where components are far apart.
+        ``diag(share) - overlap + 1 / K``, and a ridge of the size of rounding. Without the last
+        term it would be singular along constants, and without the ridge where components are far
+        apart.
     """
     overlap = here.overlap()
     return (
@@ -284,10 +300,11 @@ def curvature(here: Dual) -> Tensor:
     )
 
 
-def _climbing(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
-    """Halvings of the Newton step until it climbs, or Sinkhorn's update; doubled while that climbs.
+def _ascent_step(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
+    """A Newton step halved until it increases the dual, or else a Sinkhorn update.
 
-    Where densities hardly overlap, the value is nearly piecewise linear, and any step too short.
+    The step is then doubled while that increases the dual: where densities hardly overlap, the dual
+    is nearly piecewise linear, and Newton steps are too short.
     """
     missing = weights - here.share
     newton = torch.linalg.solve_ex(curvature(here), missing).result
@@ -304,7 +321,7 @@ def _climbing(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
     else:
         step = sinkhorn_update(torch.zeros_like(log_tilt), weights, here.share)
         there = dual(log_tilt + step)
-    while float(step.abs().max()) > SHORT:
+    while float(step.abs().max()) > MIN_DOUBLED_STEP:
         further = dual(log_tilt + 2 * step)
         if not gain(2 * step, further) > gain(step, there) + rounding:
             break
@@ -322,11 +339,11 @@ def sinkhorn_update(
     log_weights : Tensor of shape (K,)
         ``log t``.
     prescribed : Tensor of shape (K,)
-        What each component shall receive.
+        Prescribed shares of the samples of each component.
     share : Tensor of shape (K,)
-        What it receives.
+        Its present shares.
     relaxation : float, default=1.0
-        Length of the update: below 2, or it diverges.
+        Over-relaxation; the iteration diverges from 2 on.
 
     Returns
     -------

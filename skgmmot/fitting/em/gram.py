@@ -1,13 +1,15 @@
-"""How moving samples moves a mixture: the Gram matrix of one iteration of EM in its samples.
+"""The Gram matrix of the derivatives of EM statistics in the positions of the samples.
 
-What a sample adds to the statistics is ``t(x) = gamma_k(x) (1, y, y y^T)`` with ``y = x - m_k``.
-With ``s_k = -Lambda_k y``, the gradient of ``log g_k``, moving the sample along the axis e changes
-``gamma_k`` by ``gamma_k (s_k - sum_l gamma_l s_l)_e`` and ``y`` by the unit vector. Of these
-derivatives ``J_i (d, q)`` the Gram matrix ``sum_i a_i J_i^T J_i`` tells which changes of the
-statistics, and of the mixture, a small movement of the samples can bring about, and at what price.
+The contribution of a sample to the statistics is ``t(x) = gamma_k(x) (1, y, y y^T)`` with
+``y = x - m_k``. With ``s_k = -Lambda_k y``, the gradient of ``log g_k``, the derivative in the
+coordinate e of the sample is ``gamma_k (s_k - sum_l gamma_l s_l)_e`` for ``gamma_k``, and the unit
+vector for ``y``.
+The Gram matrix ``sum_i a_i J_i^T J_i`` of these derivatives ``J_i (d, q)`` determines which changes
+of the statistics, and of the mixture, small displacements of the samples can cause, and their
+squared lengths.
 
-As for the E-step there are two ways: `FeatureGram` works on quadratic features, `SampleGram` on
-samples centred at each component.
+As for the E-step there are two implementations: `FeatureGram` works on quadratic features, and
+`SampleGram` on samples centred at each component.
 """
 
 import functools
@@ -20,19 +22,20 @@ from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.products import FeatureEStep
 
-#: Numbers of a mixture for which the matrix is still built. A few of them are held at once.
-MOST_NUMBERS = 512
+#: Largest number of entries of a mixture for which the matrix is built: a few matrices of this size
+#: are in memory at once, 2 MiB each.
+MAX_GRAM_SIZE = 512
 
 
 class SampleGram:
-    """Products of the statistics' derivatives in the samples; they add over blocks.
+    """Gram matrices of the statistics' derivatives in the samples, summed over blocks.
 
     Parameters
     ----------
     theta : GaussianMixtureParams
-        The mixture, about the origin.
+        The mixture, relative to the origin.
     origin : Tensor of shape (d,)
-        What the mixture is relative to.
+        The origin.
 
     Notes
     -----
@@ -55,7 +58,7 @@ class SampleGram:
         pull = self.kind.apply(y, self.kind.precisions(self.prepared.factors))
         weighted = resp.unsqueeze(-1) * pull
         slope = resp.unsqueeze(-1) * weighted.sum(0) - weighted  # of gamma: (K, b, d)
-        # From here on axes are (b, e, K, ...), e the one along which the sample moves.
+        # From here on axes are (b, e, K, ...) with the coordinate e of the derivative.
         slope, y = slope.permute(1, 2, 0).unsqueeze(-1), y.transpose(0, 1).unsqueeze(1)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         unit = resp.mT[:, None, :, None] * identity[:, None, :]  # (b, e, K, d)
@@ -75,7 +78,7 @@ class SampleGram:
 
 
 class FeatureGram:
-    """The same products for the sums of features; few operations, where features are few.
+    """Gram matrices of the derivatives of feature sums, with fewer operations for few features.
 
     The derivatives of features are linear in them, ``d phi / d x_e = N_e phi``, so that of
     ``gamma_k phi`` is ``gamma_k (<C_k - sum_l gamma_l C_l, N_e phi> phi + N_e phi)``.
@@ -83,8 +86,7 @@ class FeatureGram:
     Parameters
     ----------
     step : FeatureEStep
-        The E-step at the mixture, of a type whose components share nothing: what they share is no
-        feature.
+        The E-step at the mixture, of a covariance type that components do not share.
     """
 
     min_rows = 512
@@ -93,7 +95,7 @@ class FeatureGram:
         self.step = step
         d = step.theta.means.shape[1]
         self.slopes = _feature_slopes(step.kind, d, step.coefficients.device)
-        # the constants, infinite for a weight of zero, have no slope
+        # the derivative of constants is zero, also of the infinite ones for weights of zero
         self.sloping = step.coefficients.index_fill(
             1, torch.tensor([d]).to(self.slopes.device), 0.0
         )
@@ -103,12 +105,12 @@ class FeatureGram:
         """Sum ``a_i J_i^T J_i`` and ``a_i J_i^T D_i (K width, K width)`` over one block."""
         phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
         resp.div_(total)
-        moved = self.slopes @ phi  # (d, width, b)
-        slope = self.sloping @ moved  # (d, K, b)
+        features = self.slopes @ phi  # their derivatives, (d, width, b)
+        slope = self.sloping @ features  # (d, K, b)
         slope = slope - (resp * slope).sum(1, keepdim=True)
         if sample_weight is not None:
             resp.mul_(sample_weight.double().sqrt())
-        D = resp.unsqueeze(1) * moved.unsqueeze(1)  # (d, K, width, b)
+        D = resp.unsqueeze(1) * features.unsqueeze(1)  # (d, K, width, b)
         J = slope.mul_(resp).unsqueeze(2) * phi + D
         J, D = J.flatten(1, 2), D.flatten(1, 2).mT
         return (J @ J.mT).sum(0), (J @ D).sum(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.e_steps import EStep
-from skgmmot.fitting.em.gram import MOST_NUMBERS
+from skgmmot.fitting.em.gram import MAX_GRAM_SIZE
 from skgmmot.gaussian.coordinates import descended
 from skgmmot.numerics.adjoint import Asked, natural
 from skgmmot.numerics.follow import Carried
@@ -57,9 +57,9 @@ class Natural(Strategy):
                 "gradient='natural' must be asked of samples alone, got a start or a sample_weight "
                 "that requires a gradient. Detach it, or use gradient='implicit'."
             )
-        if loop.size > MOST_NUMBERS:
+        if loop.size > MAX_GRAM_SIZE:
             raise ValueError(
-                f"gradient='natural' must have a mixture of at most {MOST_NUMBERS} numbers, got "
+                f"gradient='natural' must have a mixture of at most {MAX_GRAM_SIZE} numbers, got "
                 f"{loop.size}. Use another covariance_type, fewer components, or "
                 "gradient='one_step'."
             )

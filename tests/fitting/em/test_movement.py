@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.fitting.em import derivative
-from skgmmot.fitting.em.gram import MOST_NUMBERS
+from skgmmot.fitting.em.gram import MAX_GRAM_SIZE
 from skgmmot.functional import fit_em
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.sampling import rsample
@@ -219,5 +219,7 @@ def test_a_natural_step_is_no_function_to_differentiate(make_mixture, make_sampl
 def test_a_mixture_that_is_too_large_is_refused_before_backward(make_mixture, make_samples):
     theta, X = make_mixture("full", 4, 12), make_samples(200, 12).requires_grad_()
     theta = theta._replace(weights=torch.full((4,), 0.25, dtype=F64))
-    with pytest.raises(ValueError, match=rf"at most {MOST_NUMBERS} numbers, got 628\. Use another"):
+    with pytest.raises(
+        ValueError, match=rf"at most {MAX_GRAM_SIZE} numbers, got 628\. Use another"
+    ):
         fit_em(theta, X, gradient="natural", fixed_weights=True)
