@@ -152,8 +152,8 @@ or tuple (weights, means, covariances), default='kmeans'
         """Where the next fit starts; None if the next batch is to find its own start."""
         if self.means is None:
             return None
-        kind = self.estimator._covariance().reduced(*self.means.shape)
-        return GaussianMixtureParams(self.weights, self.means, self.covariances, kind)
+        covariance_type = self.estimator._covariance().reduced(*self.means.shape)
+        return GaussianMixtureParams(self.weights, self.means, self.covariances, covariance_type)
 
     def reset(self) -> None:
         """Forget the kept mixture: the next fit starts as the first did."""
@@ -227,13 +227,14 @@ or tuple (weights, means, covariances), default='kmeans'
 
     def _difference(self, parameters: Sequence[Tensor]) -> str:
         """In what weights, means and covariances are not a mixture of this layer's; or nothing."""
-        K, kind = self.estimator.n_components, self.estimator._covariance()
+        K, covariance_type = self.estimator.n_components, self.estimator._covariance()
         means, covariances = (tuple(t.shape) for t in parameters[1:])
-        if len(means) == 2 and covariances == kind.shape(K, means[1]):
+        if len(means) == 2 and covariances == covariance_type.shape(K, means[1]):
             return ""
         return (
-            f"must be a mixture of {K} components with covariances of type {kind.name!r}, got "
-            f"means {means} and covariances {covariances}. Match n_components and covariance_type."
+            f"must be a mixture of {K} components with covariances of type "
+            f"{covariance_type.name!r}, got means {means} and covariances "
+            f"{covariances}. Match n_components and covariance_type."
         )
 
     def _checked(self, X, sample_weight) -> tuple[Tensor, Tensor | None]:

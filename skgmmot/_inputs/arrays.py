@@ -163,8 +163,8 @@ def samples(
     return tensor, kind
 
 
-def _check_kind(X) -> None:
-    """Refuse what is no array of numbers, and would be taken for one."""
+def _refuse_other_objects(X) -> None:
+    """Refuse generators, data loaders and times, which are no arrays of numbers."""
     if hasattr(X, "__iter__") and not hasattr(X, "__len__") and not hasattr(X, "__array__"):
         raise TypeError(
             f"X must be an array, got {type(X).__name__}. Put its parts together first, as by "
@@ -212,7 +212,7 @@ def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
     """Finite samples ``(n, d)``, on the device that the estimator names or on their own."""
     if isinstance(X, list | tuple):
         X = np.asarray(X)
-    _check_kind(X)
+    _refuse_other_objects(X)
     shape = getattr(X, "shape", None)
     if shape is not None and len(shape) == 1:
         raise ValueError(

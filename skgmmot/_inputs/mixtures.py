@@ -125,9 +125,10 @@ def _not_fitted(name) -> str:
 
 
 def shown_type(params: GaussianMixtureParams) -> str:
-    """The name of a mixture's covariance type: of a single matrix, full rather than tied."""
-    kind = params.covariance_type
-    return "full" if kind.shared and len(params.weights) == 1 else kind.name
+    """The name of a mixture's covariance type; that of one component with a matrix is full."""
+    covariance_type = params.covariance_type
+    single = covariance_type.shared and len(params.weights) == 1
+    return "full" if single else covariance_type.name
 
 
 def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64, *, any_mass=False):

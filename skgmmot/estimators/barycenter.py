@@ -240,7 +240,7 @@ class MixtureBarycenter(MixtureEstimator):
             return f"n_components=None, got {self.n_components}: it has as many as it needs"
         if self.fixed_weights or self.init is not None:
             return "no fixed weights and no start, got one of them: it is unique"
-        if not self._kind(mixtures).holds(barycenter.common_type(mixtures)):
+        if not self._wanted_type(mixtures).holds(barycenter.common_type(mixtures)):
             return (
                 "a covariance_type that holds the barycentre of these mixtures, such as 'full', "
                 f"got {self.covariance_type!r}"
@@ -249,7 +249,7 @@ class MixtureBarycenter(MixtureEstimator):
             return f"at most {MOST_TUPLES} tuples of components, got {n_tuples}"
         return ""
 
-    def _kind(self, mixtures):
+    def _wanted_type(self, mixtures):
         """The covariance type of the barycentre."""
         if self.covariance_type is None:
             return barycenter.common_type(mixtures)
@@ -258,16 +258,16 @@ class MixtureBarycenter(MixtureEstimator):
     def _exact(self, mixtures, weights):
         """The exact barycentre and how it was found."""
         found = barycenter.exact_barycenter(mixtures, weights)
-        kind = self._kind(mixtures)
-        covariances = kind.nearest(found.full_covariances(), found.weights)
-        found = found._replace(covariances=covariances, covariance_type=kind)
+        wanted = self._wanted_type(mixtures)
+        covariances = wanted.nearest(found.full_covariances(), found.weights)
+        found = found._replace(covariances=covariances, covariance_type=wanted)
         value = barycenter.objective(found, mixtures, weights)
         return found, {"method_": "exact", "objective_": value, "converged_": True, "n_iter_": 0}
 
     def _fixed_point(self, mixtures, weights, callback):
         """The best fixed point; its objective is minus that of the barycentre."""
-        options = {"kind": self._kind(mixtures), "fixed_weights": self.fixed_weights}
-        options |= {"tol": self.tol, "max_iter": self.max_iter}
+        options = {"covariance_type": self._wanted_type(mixtures)}
+        options |= {name: getattr(self, name) for name in ("fixed_weights", "tol", "max_iter")}
         start = self._start(mixtures)
         if start is None:
             K = self.n_components or max(len(m.weights) for m in mixtures)

@@ -1,8 +1,11 @@
-"""Barycentres of Gaussian mixtures: what they minimise, and the exact one.
+r"""Barycentres of Gaussian mixtures in MW2: their objective, and the exact solution.
 
-The barycentre of mixtures ``mu_j`` with weights ``lambda_j`` minimises
-``sum_j lambda_j MW2(nu, mu_j)^2`` over mixtures ``nu``. Over all of them, it is a linear programme
-over tuples of components, one from each mixture; for a given number of components see
+The barycentre of mixtures :math:`\mu_j` with weights :math:`\lambda_j` minimises
+
+.. math:: \sum_j \lambda_j \operatorname{MW}_2^2(\nu, \mu_j)
+
+over mixtures :math:`\nu`. If the number of components is free, it is the solution of a linear
+programme over tuples of components, one from each mixture; for a given number of components see
 `skgmmot.transport.mixtures.barycenter_fixed_point`.
 """
 
@@ -31,7 +34,7 @@ from skgmmot.transport.mixtures.distance import cost_matrix, interpolate
 
 
 class Pool(NamedTuple):
-    """The components of J mixtures side by side: what a barycentre is sought among."""
+    """The components of J mixtures, one mixture after the other, with factored covariances."""
 
     mixture: GaussianMixtureParams
     """All M components; weights sum to one over each of the mixtures."""
@@ -52,7 +55,7 @@ class Pool(NamedTuple):
 def pool(
     mixtures: Sequence[GaussianMixtureParams], weights: Tensor, *, diagonal: bool = True
 ) -> Pool:
-    """Put mixtures side by side.
+    """Join the components of several mixtures into one pool.
 
     Parameters
     ----------
@@ -71,12 +74,12 @@ def pool(
     mixtures = [m._replace(weights=m.weights / m.weights.sum()).detach() for m in mixtures]
     joined = join(mixtures, torch.ones_like(weights))
     if diagonal and joined.covariance_type.diagonal:
-        kind, covariances = DIAG, joined.covariances.expand_as(joined.means)
+        covariance_type, covariances = DIAG, joined.covariances.expand_as(joined.means)
         factors = covariances.sqrt()
     else:
-        kind, covariances = FULL, joined.full_covariances()
+        covariance_type, covariances = FULL, joined.full_covariances()
         factors = factor(covariances)
-    joined = joined._replace(covariances=covariances, covariance_type=kind)
+    joined = joined._replace(covariances=covariances, covariance_type=covariance_type)
     return Pool(joined, factors, weights, tuple(len(m.weights) for m in mixtures))
 
 
@@ -93,16 +96,16 @@ def common_type(mixtures: Sequence[GaussianMixtureParams]) -> CovarianceType:
     CovarianceType
         Spherical, diagonal or tied if all mixtures are, else full.
     """
-    kinds = [m.covariance_type for m in mixtures]
-    if all(kind.diagonal for kind in kinds):
-        return SPHERICAL if all(kind == SPHERICAL for kind in kinds) else DIAG
-    return TIED if all(kind.shared for kind in kinds) else FULL
+    types = [m.covariance_type for m in mixtures]
+    if all(each.diagonal for each in types):
+        return SPHERICAL if all(each == SPHERICAL for each in types) else DIAG
+    return TIED if all(each.shared for each in types) else FULL
 
 
 def objective(
     mixture: GaussianMixtureParams, mixtures: Sequence[GaussianMixtureParams], weights: Tensor
 ) -> float:
-    """Return ``sum_j weights_j MW2(mixture, mixtures_j)^2``.
+    """Return the objective of barycentres, ``sum_j weights_j MW2(mixture, mixtures_j)^2``.
 
     Parameters
     ----------
@@ -151,11 +154,12 @@ def fixed_plans(theta: GaussianMixtureParams, problem: Pool) -> tuple[Tensor, fl
 def exact_barycenter(
     mixtures: Sequence[GaussianMixtureParams], weights: Tensor
 ) -> GaussianMixtureParams:
-    """Return the barycentre over all mixtures, as a multi-marginal problem.
+    """Return the exact barycentre over all mixtures, by the multi-marginal problem.
 
-    A linear programme over tuples ``(k_1, ..., k_J)`` of components, one from each mixture: the
-    cost of a tuple is the objective of the barycentre of its Gaussians, and the mass of tuples
-    that contain a component is its weight. Each tuple that has mass is a component.
+    This is a linear programme over tuples ``(k_1, ..., k_J)`` of components, one from each mixture:
+    the cost of a tuple is the objective of the barycentre of its Gaussians, and the masses of the
+    tuples that contain a component sum to its weight. Each tuple of positive mass gives a component
+    of the barycentre.
 
     Parameters
     ----------
@@ -195,9 +199,9 @@ def exact_barycenter(
     cost = _spread(mean, covariance, means, covariances, weights)
     mass = _multi_marginal(tuples, cost, components.weights)
     kept = mass > 0
-    kind = common_type(mixtures)
-    found = kind.nearest(covariance[kept], mass[kept])
-    return GaussianMixtureParams(mass[kept], mean[kept], found, kind)
+    covariance_type = common_type(mixtures)
+    found = covariance_type.nearest(covariance[kept], mass[kept])
+    return GaussianMixtureParams(mass[kept], mean[kept], found, covariance_type)
 
 
 def _tuples(sizes) -> Tensor:
@@ -208,7 +212,7 @@ def _tuples(sizes) -> Tensor:
 
 
 def _multi_marginal(tuples: Tensor, cost: Tensor, weights: Tensor) -> Tensor:
-    """The masses of tuples ``(T,)`` of least cost whose marginals are the mixtures' weights."""
+    """The optimal masses ``(T,)`` of tuples whose marginals are the weights of the mixtures."""
     T, J = tuples.shape
     constraints = scipy.sparse.csr_array(
         (np.ones(T * J), (tuples.flatten().cpu(), np.arange(T).repeat(J))),
@@ -219,7 +223,7 @@ def _multi_marginal(tuples: Tensor, cost: Tensor, weights: Tensor) -> Tensor:
 
 
 def _spread(mean, covariance, means, covariances, weights) -> Tensor:
-    """The objective of each barycentre ``(T,)`` in its own Gaussians ``(T, J)``."""
+    """The objective ``(T,)`` of the barycentre of each tuple of Gaussians ``(T, J)``."""
     between = (means - mean.unsqueeze(1)).square().sum(-1) @ weights
     if covariances.ndim == 3:
         return (

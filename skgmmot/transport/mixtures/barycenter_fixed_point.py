@@ -1,9 +1,10 @@
-"""Barycentres with a given number of components, and the reduction of a mixture.
+r"""Barycentres with a given number of components, and the reduction of a mixture.
 
-A fixed point: alternately the plans (and weights) that are best for the components, and components
-that are better for the plans. Neither step raises the objective ``sum_j lambda_j MW2(nu, mu_j)^2``.
-It ends in a local minimum, so several starts are made. The reduction of one mixture to fewer
-components is the case J = 1, where the best plan sends each component to the nearest.
+The objective :math:`\sum_j \lambda_j \operatorname{MW}_2^2(\nu, \mu_j)` is minimised alternately
+over the plans (and the weights of :math:`\nu`) for given components, and over the components for
+given plans. No step raises it. The limit is a local minimum, so several starts are made. The
+reduction of one mixture to fewer components is the case J = 1, where the best plan sends each
+component to the nearest.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from skgmmot.transport.mixtures.barycenter import Pool, common_type, fixed_plans
 from skgmmot.transport.mixtures.barycenter_starts import chained_start
 from skgmmot.transport.mixtures.distance import cost_matrix
 
-#: Iterations over the components between two plans: the plans move them further anyway.
+#: Fixed-point iterations of the component covariances for each update of the plans.
 INNER_ITERATIONS = 5
 
 
@@ -33,14 +34,14 @@ def best_of_starts(
     n_components: int,
     generator: torch.Generator,
     *,
-    kind: CovarianceType,
+    covariance_type: CovarianceType,
     fixed_weights: bool = False,
     n_init: int = 1,
     tol: float = 1e-7,
     max_iter: int = 100,
     callback: Callable[[Solution, float], None] | None = None,
 ) -> tuple[Solution, float]:
-    """Return the best barycentre of a number of components that several starts lead to.
+    """Return the best of the local barycentres with K components found from several starts.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ def best_of_starts(
         Number of components K.
     generator : torch.Generator
         Source of random numbers, on the CPU.
-    kind : CovarianceType
+    covariance_type : CovarianceType
         The covariance type of the barycentre.
     fixed_weights : bool, default=False
         Whether the components' weights stay ``1 / K``; otherwise they are optimised.
@@ -83,7 +84,7 @@ def best_of_starts(
             mixtures,
             weights,
             start,
-            kind=kind,
+            covariance_type=covariance_type,
             fixed_weights=fixed_weights,
             tol=tol,
             max_iter=max_iter,
@@ -100,12 +101,12 @@ def improve(
     weights: Tensor,
     start: GaussianMixtureParams,
     *,
-    kind: CovarianceType,
+    covariance_type: CovarianceType,
     fixed_weights: bool = False,
     tol: float = 1e-7,
     max_iter: int = 100,
 ) -> tuple[Solution, float]:
-    """Improve a mixture until it is a (local) barycentre of its number of components.
+    """Return the local barycentre with K components that the fixed point reaches from a start.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def improve(
         Positive weights ``lambda`` of sum one.
     start : GaussianMixtureParams
         K components to start from.
-    kind : CovarianceType
+    covariance_type : CovarianceType
         The covariance type of the barycentre.
     fixed_weights : bool, default=False
         Whether the weights of ``start`` stay; otherwise they do in a first fixed point, and are
@@ -148,11 +149,13 @@ def improve(
     ----------
     .. [1] Tanguy, Delon and Gozlan 2024, fixed point of barycentres with generic costs.
     """
-    problem, start = pool(mixtures, weights, diagonal=kind.diagonal), start.detach()
-    options = {"kind": kind, "tol": tol * _variance(problem), "max_iter": max_iter}
+    problem, start = pool(mixtures, weights, diagonal=covariance_type.diagonal), start.detach()
+    options = {"covariance_type": covariance_type, "max_iter": max_iter}
+    options["tol"] = tol * _variance(problem)
     make_plans = _free_plans if len(mixtures) == 1 and not fixed_weights else fixed_plans
     # Covariances start from means, whose ranges hold all others, whatever those of the start.
-    theta0 = _best_components(start, make_plans(start, problem)[0], problem, kind, anew=True)
+    plans, _ = make_plans(start, problem)
+    theta0 = _best_components(start, plans, problem, covariance_type, anew=True)
     held, value = _fixed_point(problem, theta0, make_plans, **options)
     if fixed_weights or len(mixtures) == 1:
         return held, value
@@ -162,20 +165,24 @@ def improve(
     return freed._replace(**both), value
 
 
-def _fixed_point(problem, start, make_plans, *, kind, tol, max_iter) -> tuple[Solution, float]:
-    """Alternate between one way to make plans and the components."""
+def _fixed_point(
+    problem, start, make_plans, *, covariance_type, tol, max_iter
+) -> tuple[Solution, float]:
+    """Alternate between plans and components; return the limit and its objective."""
 
     def step(theta):
         plans, value = make_plans(theta, problem)
-        return _best_components(theta, plans, problem, kind), -value
+        return _best_components(theta, plans, problem, covariance_type), -value
 
     solution = iterate(step, start, tol=tol, max_iter=max_iter)
     plans, value = make_plans(solution.value, problem)
     return solution._replace(value=solution.value._replace(weights=_masses(plans))), value
 
 
-def _best_components(theta, plans, problem, kind, *, anew=False) -> GaussianMixtureParams:
-    """Components that are better for the plans: each goes to the barycentre of what it joins."""
+def _best_components(
+    theta, plans, problem, covariance_type, *, anew=False
+) -> GaussianMixtureParams:
+    """Components at the barycentres of the Gaussians that the plans assign to them."""
     w = _masses(plans)
     i, pair = torch.nonzero(plans, as_tuple=True)
     share = (problem.coefficients * plans)[i, pair] / w[i]
@@ -186,35 +193,37 @@ def _best_components(theta, plans, problem, kind, *, anew=False) -> GaussianMixt
     L = euclidean_factors(joined, i, share, len(w)) if anew else _factors(theta, joined.ndim)
 
     def project(factors):
-        near = kind.nearest(factors, w)
-        return near.expand_as(factors) if factors.ndim == 2 else kind.to_full(near, *means.shape)
+        near = covariance_type.nearest(factors, w)
+        if factors.ndim == 2:
+            return near.expand_as(factors)
+        return covariance_type.to_full(near, *means.shape)
 
     L = barycenter_factors(L, joined, i, share, project=project, max_iter=INNER_ITERATIONS)
     squares = L.square() if L.ndim == 2 else symmetrize(L @ L.mT)
-    return GaussianMixtureParams(w, means, kind.nearest(squares, w), kind)
+    return GaussianMixtureParams(w, means, covariance_type.nearest(squares, w), covariance_type)
 
 
 def _factors(theta, ndim) -> Tensor:
-    """Factors of a mixture's components, or deviations where the others are such."""
+    """Factors of covariances ``(K, d, d)``; standard deviations ``(K, d)`` if ``ndim`` is 2."""
     if ndim == 2:
         return theta.covariances.expand_as(theta.means).sqrt()
     return factor(theta.full_covariances())
 
 
 def _masses(plans: Tensor) -> Tensor:
-    """The weights ``(K,)`` that plans from a barycentre to all mixtures belong to."""
+    """The normalised first marginal ``(K,)`` of plans from a barycentre to all mixtures."""
     return plans.sum(1) / plans.sum()
 
 
 def _variance(problem: Pool) -> float:
-    """The squared spread of all components, the unit of objectives."""
+    """The total variance of all mixtures together, the unit of objectives."""
     w, means = problem.coefficients * problem.mixture.weights, problem.mixture.means
     centred = (means - w @ means).square().sum(1)
     return float(w @ (centred + problem.factors.square().flatten(1).sum(1)))
 
 
 def _free_plans(theta: GaussianMixtureParams, problem: Pool) -> tuple[Tensor, float]:
-    """The plans ``(K, M)`` of least total cost from whatever weights are best, and that cost."""
+    """The plans ``(K, M)`` of least cost over all weights of the barycentre, and that cost."""
     C = cost_matrix(theta, problem.mixture)
     if len(problem.sizes) == 1:
         weights = problem.mixture.weights.unsqueeze(0)
@@ -226,7 +235,7 @@ def _free_plans(theta: GaussianMixtureParams, problem: Pool) -> tuple[Tensor, fl
 
 
 def _equal_weights(K: int, problem: Pool) -> tuple:
-    """The equations of plans whose first marginals, whatever they are, agree."""
+    """Linear constraints on plans: equal first marginals, and given second ones."""
     owner = np.repeat(np.arange(len(problem.sizes)), problem.sizes)
     columns = scipy.sparse.kron(np.ones((1, K)), scipy.sparse.eye_array(len(owner)))
     # The mass of component i in the plan to mixture j is that in the plan to the first mixture.
@@ -249,10 +258,12 @@ def reduce(
     tol: float = 1e-7,
     max_iter: int = 100,
 ) -> GaussianMixtureParams:
-    """Return a near mixture of fewer components, by composite transport.
+    r"""Return a mixture with fewer components that is close to a given one in MW2.
 
-    ``min_nu MW2(mu, nu)^2`` over mixtures ``nu`` of ``n_components`` components: alternately each
-    component goes to the nearest, and each group is replaced by its barycentre.
+    .. math:: \min_\nu \operatorname{MW}_2^2(\mu, \nu)
+
+    over mixtures :math:`\nu` with ``n_components`` components, by composite transport: alternately
+    each component is assigned to the nearest, and each group is replaced by its barycentre.
 
     Parameters
     ----------
@@ -287,7 +298,7 @@ def reduce(
         one,
         n_components,
         generator,
-        kind=common_type([mixture]),
+        covariance_type=common_type([mixture]),
         n_init=n_init,
         tol=tol,
         max_iter=max_iter,

@@ -1,4 +1,4 @@
-"""Where barycentres start: on geodesics between the mixtures, at components that are far apart."""
+"""Starts of the barycentre fixed point: components spread over geodesics between the mixtures."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from skgmmot.gaussian.mixture import GaussianMixtureParams, select
 from skgmmot.transport.mixtures.distance import cost_matrix, interpolate
 
-#: A chain of more components than this many times those asked for is thinned on its way.
-CROWDED = 8
+#: A mixture on the way is thinned to this many times ``n_components``, if it has more components.
+MAX_CHAIN_FACTOR = 8
 
 
 def chained_start(
@@ -18,10 +18,10 @@ def chained_start(
     n_components: int,
     generator: torch.Generator,
 ) -> GaussianMixtureParams:
-    """Go along geodesics from mixture to mixture, in random order, and choose components there.
+    """Choose components of an approximate barycentre, made by interpolating mixture by mixture.
 
-    After j mixtures the chain is at a barycentre of the first two, then of that and the third, ...:
-    the exact one for two mixtures, near it for more.
+    In random order: the barycentre of the first two mixtures, then that of the result and the
+    third, and so on. For two mixtures this is the exact barycentre.
 
     Parameters
     ----------
@@ -44,19 +44,19 @@ def chained_start(
     for j in order[1:]:
         reached += float(weights[j])
         chain = interpolate(chain, mixtures[j], float(weights[j]) / reached)
-        if len(chain.weights) > CROWDED * n_components:
-            chain = spread_start(chain, CROWDED * n_components, generator)
+        if len(chain.weights) > MAX_CHAIN_FACTOR * n_components:
+            chain = spread_start(chain, MAX_CHAIN_FACTOR * n_components, generator)
     return spread_start(chain, n_components, generator)
 
 
 def spread_start(
     mixture: GaussianMixtureParams, n_components: int, generator: torch.Generator
 ) -> GaussianMixtureParams:
-    """Choose components of a mixture that are far apart, as k-means++ does.
+    """Choose components of a mixture by k-means++ in the Wasserstein distance.
 
     Each is drawn with probability proportional to its weight and its squared distance from those
-    chosen; it then takes the weights of those that it is nearest to. Where more are asked for than
-    there are, the heaviest are halved.
+    chosen, and takes the weights of the components that it is nearest to. If ``n_components`` is
+    larger than M, the heaviest components are split into equal copies.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def spread_start(
 
 
 def _halved(mixture, n_components) -> GaussianMixtureParams:
-    """As many components, the heaviest as two or more equal ones."""
+    """The mixture with ``n_components`` components, the heaviest split into equal copies."""
     copies = torch.ones(len(mixture.weights), dtype=torch.long)
     w = mixture.weights.cpu()
     for _ in range(n_components - len(w)):

@@ -1,8 +1,12 @@
-"""Optimal transport between Gaussian mixtures: the distance MW2, its plan and its geodesics.
+r"""Optimal transport between Gaussian mixtures: the distance MW2, its plan and its geodesics.
 
-``MW2(mu0, mu1)^2 = min_P sum_kl P_kl W2(g_k, g_l)^2`` over couplings ``P`` of the weights: optimal
-transport that stays among mixtures. It is a discrete problem of K x L costs, each of them a
-closed form.
+.. math::
+
+    \operatorname{MW}_2^2(\mu_0, \mu_1)
+    = \min_{P \in \Pi(w_0, w_1)} \sum_{kl} P_{kl} \, W_2^2(g_k, g_l)
+
+over couplings :math:`P` of the weights: optimal transport whose plans are themselves Gaussian
+mixtures. It is a discrete problem with K x L costs, each given by a closed form.
 """
 
 import math
@@ -35,7 +39,7 @@ MIN_BOUNDED_SIZE = 2**15
 
 
 def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) -> Tensor:
-    """Return the squared Wasserstein distances between the components of two mixtures.
+    """Return all squared Wasserstein distances between the components of two mixtures.
 
     Parameters
     ----------
@@ -52,7 +56,7 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
     Raises
     ------
     TypeError
-        If a mixture is of another kind.
+        If a mixture is of another class.
     ValueError
         If the dimensions differ.
 
@@ -71,10 +75,14 @@ def transport_plan(
     reg: float = 0.0,
     reg_m: float | tuple[float, float] | None = None,
 ) -> Plan:
-    """Return the optimal plan between two mixtures; its cost is MW2 squared.
+    r"""Return the optimal plan between the components of two mixtures; its cost is MW2 squared.
 
-    ``min_P sum_kl P_kl W2(g_k, g_l)^2`` over couplings of the weights, with an entropy or with
-    penalties in place of the marginals if asked for.
+    .. math::
+
+        \min_P \sum_{kl} P_{kl} \, W_2^2(g_k, g_l) + \text{reg} \operatorname{KL}(P | a b^T)
+        + \lambda_0 \operatorname{KL}(P 1 | a) + \lambda_1 \operatorname{KL}(P^T 1 | b)
+
+    By default there is no entropy, and the weights :math:`a` and :math:`b` are the marginals.
 
     Parameters
     ----------
@@ -92,23 +100,23 @@ def transport_plan(
     -------
     Plan
         ``coupling (K, L)``, potentials, and ``cost``: what was minimised, penalties included,
-        differentiable in both mixtures. Exchanging mixtures and penalties changes no bit of it, and
-        without entropy it is zero between equal mixtures, where nothing moves.
+        differentiable in both mixtures. It is bitwise the same if mixtures and penalties are
+        exchanged. Without entropy, the cost between equal mixtures is exactly zero.
 
     Raises
     ------
     TypeError
-        If a mixture is of another kind.
+        If a mixture is of another class.
     ValueError
-        If the dimensions differ, or a penalty is not a number that it can be.
+        If the dimensions differ, or a penalty is NaN, infinite or of the wrong sign.
     RuntimeError
         If the plan is not found to a relative gap of 1e-8.
 
     Notes
     -----
-    Between many components with matrices, and without entropy, only the costs that can matter are
-    computed; see `discrete.solve_bounded`. Where components are apart, these are a few for each;
-    where all means are equal, 5 to 35 percent of all were seen.
+    Between many components with matrices, and without entropy, only the costs that the plan may
+    use are computed; see `skgmmot.transport.discrete.plan.solve_bounded`. If components are well
+    separated, these are a few for each; if all means are equal, 5 to 35 percent of all.
 
     References
     ----------
@@ -139,12 +147,15 @@ def debiased_cost(
     reg: float,
     reg_m: float | tuple[float, float] | None = None,
 ) -> Tensor:
-    """Return the Sinkhorn divergence between two mixtures: the entropic cost without its bias.
+    r"""Return the Sinkhorn divergence between two mixtures: the entropic cost without its bias.
 
-    ``S(mu, nu) = T(mu, nu) - (T(mu, mu) + T(nu, nu)) / 2 + reg (m(mu) - m(nu))^2 / 2``
+    .. math::
 
-    with ``T`` the cost of the entropic plan and ``m`` the mass. It is zero between equal mixtures,
-    where the entropic cost itself is not, and not least.
+        S(\mu, \nu) = T(\mu, \nu) - \tfrac12 T(\mu, \mu) - \tfrac12 T(\nu, \nu)
+        + \tfrac12 \text{reg} \, (m(\mu) - m(\nu))^2
+
+    with :math:`T` the cost of the entropic plan and :math:`m` the total mass. It is zero between
+    equal mixtures, where :math:`T` is positive and not minimal.
 
     Parameters
     ----------
@@ -188,7 +199,7 @@ def debiased_cost(
 
 
 def check_symmetric(reg_m: float | tuple[float, float] | None) -> None:
-    """Refuse penalties that differ between the two marginals.
+    """Raise if the penalties of the two marginals differ.
 
     Parameters
     ----------
@@ -215,7 +226,7 @@ def _is_bounded(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
 
 
 def check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParams) -> None:
-    """Refuse what is no mixture, and mixtures of different dimensions.
+    """Raise if an argument is not a mixture, or if two mixtures differ in dimension.
 
     Parameters
     ----------
@@ -225,7 +236,7 @@ def check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParam
     Raises
     ------
     TypeError
-        If one is of another kind.
+        If one is of another class.
     ValueError
         If the dimensions differ.
     """
@@ -233,7 +244,7 @@ def check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParam
         if not isinstance(mixture, GaussianMixtureParams):
             raise TypeError(
                 f"{name} must be a GaussianMixtureParams, got {type(mixture).__name__}. Make one "
-                "of tensors, or use skgmmot.MixtureWasserstein, which takes other kinds."
+                "of tensors, or use skgmmot.MixtureWasserstein, which takes other forms."
             )
     dimensions = source.means.shape[1], target.means.shape[1]
     if dimensions[0] != dimensions[1]:
@@ -249,10 +260,15 @@ def interpolate(
     t: float,
     plan: Plan | None = None,
 ) -> GaussianMixtureParams:
-    """Return the mixture at time ``t`` on the geodesic between two mixtures.
+    r"""Return the mixture at time ``t`` on the MW2 geodesic between two mixtures.
 
-    ``sum_kl P_kl N((1 - t) m_k + t m_l, A_t S_k A_t)`` with ``A_t = (1 - t) I + t A_kl`` over the
-    pairs ``(k, l)`` that the plan joins: each moves along the geodesic between its two Gaussians.
+    .. math::
+
+        \mu_t = \sum_{kl} P_{kl} \, N\bigl((1 - t) m_k + t m_l, \; A_t S_k A_t\bigr),
+        \qquad A_t = (1 - t) I + t A_{kl}
+
+    with the plan :math:`P` and the optimal linear map :math:`A_{kl}` from component k to l: a
+    component for each pair of positive mass, on the geodesic between its two Gaussians.
 
     Parameters
     ----------
@@ -279,8 +295,8 @@ def interpolate(
 
     Notes
     -----
-    For an optimal plan the speed is constant: ``MW2(mu_s, mu_t) = |t - s| MW2(mu_0, mu_1)``. Not
-    differentiable. Costs one plan and ``O((K + L) d^3)``.
+    For an optimal plan ``MW2(mu_s, mu_t) = |t - s| MW2(mu_0, mu_1)``. Not differentiable. Costs
+    one plan and ``O((K + L) d^3)``.
 
     References
     ----------
@@ -290,22 +306,24 @@ def interpolate(
     plan = transport_plan(source, target) if plan is None else plan
     k, l = torch.nonzero(plan.coupling, as_tuple=True)
     mass = plan.coupling[k, l]
-    covariances, kind = _between(source, target, k, l, t)
+    covariances, covariance_type = _between(source, target, k, l, t)
     means = torch.lerp(source.means[k], target.means[l], t)
-    return GaussianMixtureParams(mass / mass.sum(), means, covariances, kind)
+    return GaussianMixtureParams(mass / mass.sum(), means, covariances, covariance_type)
 
 
 def _between(source, target, k, l, t) -> tuple[Tensor, CovarianceType]:
     """Covariances on the geodesics of pairs, and their type: the simplest that holds them."""
-    kinds = [m.covariance_type for m in (source, target)]
-    if all(kind.diagonal for kind in kinds):
+    types = [m.covariance_type for m in (source, target)]
+    if all(each.diagonal for each in types):
         deviations = source.covariances[k].sqrt(), target.covariances[l].sqrt()
-        kind = SPHERICAL if all(kind == SPHERICAL for kind in kinds) else DIAG
-        return (deviations[0] * (1 - t) + deviations[1] * t).square(), kind
-    if all(kind.shared for kind in kinds):
-        kind, covariances = TIED, (source.covariances, target.covariances)  # one pair for all
+        covariance_type = SPHERICAL if all(each == SPHERICAL for each in types) else DIAG
+        return (deviations[0] * (1 - t) + deviations[1] * t).square(), covariance_type
+    if all(each.shared for each in types):
+        covariance_type = TIED
+        covariances = source.covariances, target.covariances  # one pair for all
     else:
-        kind, covariances = FULL, (source.full_covariances()[k], target.full_covariances()[l])
+        covariance_type = FULL
+        covariances = source.full_covariances()[k], target.full_covariances()[l]
     factors = [factor(S) for S in covariances]
     F = torch.lerp(factors[0], align(factors[1], factors[0]), t)
-    return symmetrize(F @ F.mT), kind
+    return symmetrize(F @ F.mT), covariance_type

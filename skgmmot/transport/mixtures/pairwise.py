@@ -1,7 +1,8 @@
-"""MW2 between many mixtures: the costs of one mixture to all others at once, then small plans.
+"""MW2 between all pairs of many mixtures.
 
-The components of all mixtures are stacked. A row of the result takes the costs of one mixture's
-components to those of all others, computed together, and one discrete problem for each pair.
+The components of all mixtures are stacked. For each row of the result, the costs between the
+components of one mixture and those of all others are computed together; then one discrete transport
+problem is solved for each pair.
 """
 
 import functools
@@ -37,7 +38,7 @@ def pairwise_squared(
     debiased: bool = False,
     track: Callable[[Iterable], Iterable] = iter,
 ) -> Tensor:
-    """Return MW2 squared between all pairs of mixtures.
+    """Return the matrix of squared MW2 distances between all pairs of mixtures.
 
     Parameters
     ----------
@@ -47,24 +48,24 @@ def pairwise_squared(
         Mixtures likewise; None compares the sources with each other, each pair once where both
         orders are the same problem.
     reg : float, default=0.0
-        Weight of the entropy of the plans; see `mixture_ot.transport_plan`.
+        Weight of the entropy of the plans, as in `transport_plan`.
     reg_m : float, tuple of two floats or None, default=None
         Penalties in place of the marginals.
     debiased : bool, default=False
-        Whether to return `mixture_ot.debiased_cost` instead.
+        Whether to return Sinkhorn divergences instead.
     track : callable, default=iter
         Wraps the loop over the sources, for a progress bar.
 
     Returns
     -------
     Tensor of shape (M, N)
-        What `mixture_ot.transport_plan` calls the cost, for each pair. Exchanging sources and
-        targets transposes it and changes no bit.
+        The cost of the optimal plan for each pair. Bitwise the transpose of the result with sources
+        and targets exchanged.
 
     Raises
     ------
     ValueError
-        If a penalty is not a number that it can be.
+        If a penalty is NaN, infinite or of the wrong sign.
     RuntimeError
         If a plan is not found.
 
@@ -72,7 +73,7 @@ def pairwise_squared(
     -----
     Differentiable where a mixture requires a gradient; the pairs are then taken one by one.
     Holds the costs of one source at a time. Between matrices and without penalties, costs that no
-    plan can use are not computed; see `discrete.solve_bounded`.
+    plan can use are not computed; see `skgmmot.transport.discrete.bounded`.
     """
     if debiased:
         return _debiased(sources, targets, {"reg": reg, "reg_m": reg_m}, track)
@@ -102,7 +103,7 @@ def pairwise_squared(
 
 
 def _debiased(sources, targets, options, track) -> Tensor:
-    """The Sinkhorn divergences of all pairs, which share what mixtures cost from themselves."""
+    """The Sinkhorn divergences of all pairs; each mixture's cost to itself is computed once."""
     check_symmetric(options["reg_m"])
     costs = pairwise_squared(sources, targets, track=track, **options)
     if targets is None:
@@ -125,20 +126,20 @@ def _debiased(sources, targets, options, track) -> Tensor:
 
 
 def _compare(sources, targets) -> int:
-    """Order two sequences of mixtures as `linalg.compare_bits` does; 0 if they are equal."""
+    """Compare two sequences of mixtures by length, then bitwise: -1, 0 if equal, or 1."""
     if len(sources) != len(targets):
         return -1 if len(sources) < len(targets) else 1
     return compare_bits(*((t for mixture in side for t in mixture) for side in (sources, targets)))
 
 
 def _differentiable_row(sources, targets, i, first, **options) -> Tensor:
-    """The costs from source i to the targets, on the graph."""
+    """The differentiable costs from source i to the targets."""
     costs = [transport_plan(sources[i], target, **options).cost for target in targets[first:]]
     return torch.stack(costs) if costs else sources[i].means.new_zeros(0)
 
 
 class _Stack:
-    """The components of several mixtures, one after the other, as constants."""
+    """The components of several mixtures, one mixture after the other, without gradients."""
 
     def __init__(self, mixtures: Sequence[GaussianMixtureParams], diagonal: bool):
         mixtures = [m.detach() for m in mixtures]
@@ -155,7 +156,7 @@ class _Stack:
 
 
 class _Rows:
-    """The costs from one of the sources to all targets from some first one on."""
+    """Computes rows of the matrix: the costs from source i to all targets from a given one on."""
 
     def __init__(self, sources, targets, reg, reg_m):
         diagonal = all(m.covariances.ndim == 2 for m in (*sources, *targets))
@@ -206,13 +207,13 @@ class _Rows:
         )
 
     def _value(self, a: Tensor, b: Tensor, C: np.ndarray) -> float:
-        """The cost of one plan."""
+        """The optimal cost of one transport problem."""
         if self.exact:
             return float((_exact_plan(a, b, C)[0] * C).sum())
         return float(solve(a, b, torch.from_numpy(C), **self.penalties).cost)
 
     def _bounded(self, a, weights, columns, costs: GaussianCosts) -> list[float]:
-        """The costs of exact plans, of whose costs few are computed, for all plans together."""
+        """The costs of exact plans to all targets, computing only component costs they may use."""
 
         def compute(k, l):
             return _numpy(costs(*(torch.from_numpy(i).to(costs.means[0].device) for i in (k, l))))
@@ -225,11 +226,11 @@ class _Rows:
 
 
 def _exact_plan(a: Tensor, b: Tensor, C: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Plan and potentials."""
+    """The exact plan and its potentials."""
     a, b = same_precision(a, b)
     return network_simplex(a.double().numpy(), b.double().numpy(), C, torch.finfo(a.dtype).eps)
 
 
 def _numpy(costs: Tensor) -> np.ndarray:
-    """Costs as the network simplex wants them."""
+    """Costs as a float64 array on the CPU."""
     return costs.cpu().double().numpy()

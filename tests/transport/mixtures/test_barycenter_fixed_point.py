@@ -45,7 +45,9 @@ def uniform(mixture):
 def test_one_component_for_each_of_single_gaussians_is_exact(name, make_mixture):
     mixtures = [make_mixture(name, 1, 3, seed=s) for s in range(3)]
     start = make_mixture(name, 1, 3, seed=9)
-    solution, value = improve(mixtures, WEIGHTS, start, kind=common_type(mixtures), tol=1e-12)
+    solution, value = improve(
+        mixtures, WEIGHTS, start, covariance_type=common_type(mixtures), tol=1e-12
+    )
     expected = exact_barycenter(mixtures, WEIGHTS)
     assert_close(solution.value.means, expected.means)
     assert_close(solution.value.covariances, expected.covariances, rtol=1e-5, atol=1e-6)
@@ -97,11 +99,11 @@ def test_the_objective_is_at_most_that_of_pot_from_the_same_start(projection, se
         barycentric_proj_method=projection,
     )
     theirs = GaussianMixtureParams(start.weights, *map(torch.from_numpy, (means, covariances)))
-    solution, value = improve(mixtures, WEIGHTS, start, kind=FULL, fixed_weights=True)
+    solution, value = improve(mixtures, WEIGHTS, start, covariance_type=FULL, fixed_weights=True)
     assert value <= objective(theirs, mixtures, WEIGHTS) + 1e-9
     assert_close(solution.value.weights, start.weights)
     # and with free weights, from that fixed point, lower still
-    _, freed = improve(mixtures, WEIGHTS, solution.value, kind=FULL)
+    _, freed = improve(mixtures, WEIGHTS, solution.value, covariance_type=FULL)
     assert freed < value
 
 
@@ -111,7 +113,7 @@ def test_it_comes_near_the_exact_barycentre_and_never_below(name, three):
     best = objective(exact, mixtures, WEIGHTS)
     K = len(exact.weights)
     _, value = best_of_starts(
-        mixtures, WEIGHTS, K, generator(), kind=common_type(mixtures), n_init=4
+        mixtures, WEIGHTS, K, generator(), covariance_type=common_type(mixtures), n_init=4
     )
     assert best - 1e-9 <= value <= 1.05 * best
 
@@ -121,9 +123,9 @@ def test_it_comes_near_the_exact_barycentre_and_never_below(name, three):
 
 @pytest.mark.parametrize("fixed_weights", [True, False])
 def test_no_iteration_raises_the_objective(name, fixed_weights, three, make_mixture):
-    mixtures, kind = three(name, d=3), COVARIANCE_TYPES[name]
+    mixtures, covariance_type = three(name, d=3), COVARIANCE_TYPES[name]
     start = make_mixture(name, 4, 3, seed=77)
-    options = {"kind": kind, "fixed_weights": fixed_weights}
+    options = {"covariance_type": covariance_type, "fixed_weights": fixed_weights}
     solution, value = improve(mixtures, WEIGHTS, start, tol=1e-9, **options)
     assert solution.converged
     values = [-v for v in solution.objectives] + [value]
@@ -133,22 +135,24 @@ def test_no_iteration_raises_the_objective(name, fixed_weights, three, make_mixt
 
 @pytest.mark.parametrize("narrow", ["tied", "diag", "spherical"])
 def test_a_narrower_type_is_sought_and_found_at_its_best(narrow, three):
-    mixtures, kind = three("full"), COVARIANCE_TYPES[narrow]
-    solution, value = best_of_starts(mixtures, WEIGHTS, 3, generator(), kind=kind, n_init=2)
+    mixtures, covariance_type = three("full"), COVARIANCE_TYPES[narrow]
+    solution, value = best_of_starts(
+        mixtures, WEIGHTS, 3, generator(), covariance_type=covariance_type, n_init=2
+    )
     found = solution.value
-    assert found.covariance_type is kind
+    assert found.covariance_type is covariance_type
     for scale in (0.99, 1.01):
         other = found._replace(covariances=scale * found.covariances)
         assert objective(other, mixtures, WEIGHTS) > value
     turned = torch.linspace(0.99, 1.01, found.covariances.numel(), dtype=F64)
-    if kind.diagonal:
+    if covariance_type.diagonal:
         other = found._replace(covariances=found.covariances * turned.view_as(found.covariances))
         assert objective(other, mixtures, WEIGHTS) > value
 
 
 def test_fixed_weights_stay(three):
     solution, _ = best_of_starts(
-        three("full"), WEIGHTS, 5, generator(), kind=FULL, fixed_weights=True
+        three("full"), WEIGHTS, 5, generator(), covariance_type=FULL, fixed_weights=True
     )
     assert_close(solution.value.weights, torch.full((5,), 0.2, dtype=F64))
 
@@ -156,7 +160,8 @@ def test_fixed_weights_stay(three):
 def test_more_starts_are_no_worse(three):
     mixtures = three("full")
     values = [
-        best_of_starts(mixtures, WEIGHTS, 3, generator(), kind=FULL, n_init=n)[1] for n in (1, 4)
+        best_of_starts(mixtures, WEIGHTS, 3, generator(), covariance_type=FULL, n_init=n)[1]
+        for n in (1, 4)
     ]
     assert values[0] >= values[1]
 
