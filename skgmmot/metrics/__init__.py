@@ -1,9 +1,8 @@
-"""Distances between mixtures, samples and densities: what users hand in, numbers out."""
+"""Transport distances between mixtures, samples and densities, and scorers for model selection."""
 
+from skgmmot.metrics._gaussian import bures_wasserstein_distance, frechet_distance
 from skgmmot.metrics._mixture import (
     MixtureWasserstein,
-    bures_wasserstein_distance,
-    frechet_distance,
     mixture_wasserstein_distance,
     pairwise_mixture_wasserstein,
 )

@@ -1,12 +1,10 @@
-"""MW2 between mixtures: one distance, a plan, many at once."""
+"""The mixture Wasserstein distance MW2: between two mixtures, and between many."""
 
 import functools
 import math
 
-import torch
 from tqdm import tqdm
 
-from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_pair, as_two_sequences
 from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
@@ -14,38 +12,47 @@ from skgmmot.transport.discrete.plan import penalties_of
 from skgmmot.transport.mixtures import distance
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
-#: Squares of smaller numbers lose digits.
-SMALLEST = 1e-150
+#: Smallest size of mixtures: squares of smaller numbers lose digits.
+MIN_SIZE = 1e-150
 
 
 class MixtureWasserstein:
-    """The mixture Wasserstein distance MW2, as a callable.
+    r"""The mixture Wasserstein distance MW2, as a callable.
 
-    ``MW2(mu0, mu1)^2 = min_P sum_kl P_kl W2(N(m_k, S_k), N(m_l, S_l))^2`` over the couplings ``P``
-    of the weights ``a`` and ``b``. It is a distance: symmetric, zero only between equal mixtures,
-    with the triangle inequality. With penalties, ``P`` minimises
+    .. math::
 
-    ``sum_kl P_kl C_kl + reg KL(P | a b^T) + lam0 KL(P @ 1 | a) + lam1 KL(P.T @ 1 | b)``
+        \operatorname{MW}_2^2(\mu_0, \mu_1)
+        = \min_{P \in \Pi(a, b)} \sum_{kl} P_{kl} C_{kl},
+        \qquad C_{kl} = W_2^2\bigl(N(m_k, S_k), N(m_l, S_l)\bigr)
 
-    instead, with ``C`` the squared distances and ``KL(p | q) = sum p log(p / q) - p + q``, and the
-    value is the root of this minimum: no distance any more.
+    over the couplings :math:`P` of the weights :math:`a` and :math:`b`. It is a distance:
+    symmetric, zero only between equal mixtures, and it satisfies the triangle inequality. With an
+    entropy or penalties it is the root of
+
+    .. math::
+
+        \min_{P \ge 0} \sum_{kl} P_{kl} C_{kl} + \text{reg} \operatorname{KL}(P | a b^T)
+        + \lambda_0 \operatorname{KL}(P 1 | a) + \lambda_1 \operatorname{KL}(P^T 1 | b)
+
+    with :math:`\operatorname{KL}(p | q) = \sum p \log(p / q) - p + q`, which is not a distance.
 
     Parameters
     ----------
     reg : float, default=0.0
-        Weight of the entropy, in squared units of the data: it spreads the plan, and makes it a
-        smooth function of the mixtures. 0 is without.
+        Weight of the entropy, in squared units of the data. It spreads the plan and makes it a
+        smooth function of the mixtures. 0 means no entropy.
     reg_m : float, tuple of two floats or None, default=None
-        Penalties ``(lam0, lam1)`` in squared units of the data: mass that would have to move
-        further than about their root is destroyed and made instead. One number is both;
-        ``math.inf`` holds that marginal (semi-relaxed); None holds both.
+        Penalties :math:`(\lambda_0, \lambda_1)` of the marginals, in squared units of the data:
+        mass that would have to move further than about their root is destroyed and created
+        instead. One number applies to both; ``math.inf`` prescribes that marginal (semi-relaxed
+        transport); None prescribes both.
     squared : bool, default=False
         Whether to return the square.
     debiased : bool, default=False
-        Whether to take away the bias of the entropy: the Sinkhorn divergence ``T(mu0, mu1) -
-        (T(mu0, mu0) + T(mu1, mu1)) / 2``, with ``T`` the minimum above, is zero between equal
-        mixtures. The entropic minimum is least for a mixture that is narrower than the other: as a
-        loss, this is the form to use. Needs equal penalties; costs two more plans.
+        Whether to return the Sinkhorn divergence ``T(mu0, mu1) - (T(mu0, mu0) + T(mu1, mu1)) / 2``,
+        with ``T`` the minimum above, which is zero between equal mixtures. ``T`` itself is smallest
+        for a mixture that is narrower than the other, so use the divergence as a loss. It needs
+        equal penalties, and two more plans.
 
     See Also
     --------
@@ -57,14 +64,15 @@ class MixtureWasserstein:
     A mixture is a fitted estimator of this package or of scikit-learn, or a tuple ``(weights,
     means, covariances)`` of arrays or tensors in scikit-learn's shapes. Two mixtures may have
     different numbers of components and covariance types. Distances between tensors are tensors,
-    differentiable once in all parameters of both mixtures. Without entropy, equal mixtures are at
-    distance zero exactly, with gradients of zero; exchanging two changes no bit. Costs
-    ``O(K L d^3)`` at most, and less where components are apart (only pairs that a plan could join
-    are computed); ``O(K L d)`` if the covariances are diagonal, or one of them is spherical. Plans
-    are solved to a relative duality gap of 1e-8, and exact ones to 1e-9 of the cost that is left
-    when what each component costs anyway is taken away: far components do not blur the others.
-    Weights count as equal if they differ by the rounding of their dtype. With a finite penalty,
-    weights of tuples may have any positive sums, and those of the two mixtures different ones.
+    differentiable once in all parameters of both mixtures. Without entropy, the distance between
+    equal mixtures is exactly zero, with zero gradients, and distances are bitwise symmetric. Costs
+    ``O(K L d^3)`` at most, and less if components are well separated (only pairs that a plan could
+    use are computed); ``O(K L d)`` if the covariances are diagonal, or one of them is spherical.
+    Plans are solved to a relative duality gap of 1e-8, and exact ones to 1e-9 of the cost that is
+    left after subtracting the minima of rows and columns, so that distant components do not reduce
+    the accuracy for the others. Weights count as equal if they differ by the rounding of their
+    dtype. With a finite penalty, weights of tuples may have any positive sums, and those of the two
+    mixtures different ones.
 
     References
     ----------
@@ -80,7 +88,7 @@ class MixtureWasserstein:
     >>> MixtureWasserstein(squared=True)(source, target)
     5.0
 
-    Moving all mass costs 5; a penalty of 1 a unit rather destroys most of it:
+    Moving all mass costs 5; with a penalty of 1, most of it is destroyed instead:
 
     >>> round(MixtureWasserstein(reg_m=1.0, squared=True)(source, target), 3)
     1.836
@@ -119,7 +127,7 @@ class MixtureWasserstein:
             If a mixture is neither an estimator nor a tuple, or a penalty is no number.
         ValueError
             If the mixtures differ in dimension, one is not a mixture, a penalty is negative or
-            NaN, or the bias is to be taken away and the two penalties differ.
+            NaN, or ``debiased`` is set and the two penalties differ.
         """
         *pair, kind = as_pair(source, target, any_mass=self._any_mass())
         if self.debiased:
@@ -143,8 +151,8 @@ class MixtureWasserstein:
         -------
         array or Tensor of shape (K, L)
             The mass moved between components: rows sum to the source's weights, columns to the
-            target's, unless penalties stand in their place. ``(plan * cost).sum()`` is the part
-            of the squared distance that is not penalties.
+            target's, unless the marginals are penalised. ``(plan * cost).sum()`` is the transport
+            part of the squared distance, without entropy and penalties.
 
         Raises
         ------
@@ -186,7 +194,7 @@ class MixtureWasserstein:
         mixtures : sequence of M fitted mixture estimators or tuples (weights, means, covariances)
             The mixtures; they may differ in covariance type and number of components.
         others : sequence of N mixtures, default=None
-            What to compare them with; None is each other.
+            Mixtures to compare them with; None compares the first ones with each other.
         progress : bool, default=False
             Whether to show a progress bar over ``mixtures``.
 
@@ -223,21 +231,21 @@ class MixtureWasserstein:
         return squared if self.squared else safe_sqrt(squared)
 
     def _any_mass(self) -> bool:
-        """Whether weights may have any sums: if a marginal is penalised, and not held."""
+        """Whether weights may have any sum: if a marginal is penalised instead of prescribed."""
         return any(lam < math.inf for lam in penalties_of(self.reg_m))
 
 
 def _check_size(squared, mixtures):
-    """Refuse mixtures so small that squares leave the range of numbers, rather than answer zero."""
-    if squared.detach().min() > SMALLEST**2:
+    """Raise if mixtures are so small that their squared distances underflow to zero."""
+    if squared.detach().min() > MIN_SIZE**2:
         return
     mixtures = [m.detach() for m in mixtures]
     origin = mixtures[0].means[0]
     variances = (m.full_covariances().diagonal(dim1=-2, dim2=-1) for m in mixtures)
     sizes = [(m.means - origin).abs().max() for m in mixtures] + [v.max().sqrt() for v in variances]
-    if 0 < (size := float(max(sizes))) < SMALLEST:
+    if 0 < (size := float(max(sizes))) < MIN_SIZE:
         raise ValueError(
-            f"mixtures must have spreads and distances of at least {SMALLEST:.0e}, got {size:.2g}. "
+            f"mixtures must have spreads and distances of at least {MIN_SIZE:.0e}, got {size:.2g}. "
             "Multiply all means by a large number, and all covariances by its square."
         )
 
@@ -245,9 +253,12 @@ def _check_size(squared, mixtures):
 def mixture_wasserstein_distance(
     source, target, *, reg=0.0, reg_m=None, squared=False, debiased=False
 ):
-    """Compute the distance MW2 between two mixtures.
+    r"""Compute the mixture Wasserstein distance MW2 between two mixtures.
 
-    ``MW2(mu0, mu1)^2 = min_P sum_kl P_kl W2(N(m_k, S_k), N(m_l, S_l))^2``
+    .. math::
+
+        \operatorname{MW}_2^2(\mu_0, \mu_1) = \min_{P \in \Pi(a, b)} \sum_{kl} P_{kl} \,
+        W_2^2\bigl(N(m_k, S_k), N(m_l, S_l)\bigr)
 
     Parameters
     ----------
@@ -256,11 +267,11 @@ def mixture_wasserstein_distance(
     reg : float, default=0.0
         Weight of the entropy.
     reg_m : float, tuple of two floats or None, default=None
-        Penalties in place of the marginals.
+        Penalties of the marginals; None prescribes them.
     squared : bool, default=False
         Whether to return the square.
     debiased : bool, default=False
-        Whether to take away the bias of the entropy; see `MixtureWasserstein`.
+        Whether to return the Sinkhorn divergence; see `MixtureWasserstein`.
 
     Returns
     -------
@@ -290,24 +301,24 @@ def mixture_wasserstein_distance(
 def pairwise_mixture_wasserstein(
     mixtures, others=None, *, reg=0.0, reg_m=None, squared=False, debiased=False, progress=False
 ):
-    """Compute the distances MW2 between many mixtures.
+    r"""Compute the mixture Wasserstein distances MW2 between all pairs of many mixtures.
 
-    ``D_ij = MW2(mu_i, mu_j)``
+    .. math:: D_{ij} = \operatorname{MW}_2(\mu_i, \mu_j)
 
     Parameters
     ----------
     mixtures : sequence of M fitted mixture estimators or tuples (weights, means, covariances)
         The mixtures.
     others : sequence of N mixtures, default=None
-        What to compare them with; None is each other.
+        Mixtures to compare them with; None compares the first ones with each other.
     reg : float, default=0.0
         Weight of the entropy; see `MixtureWasserstein`.
     reg_m : float, tuple of two floats or None, default=None
-        Penalties in place of the marginals.
+        Penalties of the marginals; None prescribes them.
     squared : bool, default=False
         Whether to return squares.
     debiased : bool, default=False
-        Whether to take away the bias of the entropy; see `MixtureWasserstein`.
+        Whether to return the Sinkhorn divergence; see `MixtureWasserstein`.
     progress : bool, default=False
         Whether to show a progress bar.
 
@@ -332,137 +343,3 @@ def pairwise_mixture_wasserstein(
     """
     metric = MixtureWasserstein(reg, reg_m, squared=squared, debiased=debiased)
     return metric.pairwise(mixtures, others, progress=progress)
-
-
-@single_threaded_torch()
-def bures_wasserstein_distance(source, target, *, squared=False):
-    """Compute the Wasserstein distance between two Gaussians.
-
-    ``W2^2 = |m0 - m1|^2 + tr(S0 + S1 - 2 (S0^{1/2} S1 S0^{1/2})^{1/2})``
-
-    Parameters
-    ----------
-    source, target : tuple (mean, covariance)
-        Arrays or tensors: the mean ``(d,)`` and the covariance ``(d, d)``, the variances ``(d,)``
-        or one variance.
-    squared : bool, default=False
-        Whether to return the square.
-
-    Returns
-    -------
-    float or Tensor of shape ()
-        The distance in units of the data, or its square; a tensor if a Gaussian holds tensors.
-
-    Raises
-    ------
-    TypeError
-        If one is not a pair.
-    ValueError
-        If the Gaussians differ in dimension, or a covariance is not one.
-
-    Notes
-    -----
-    Differentiable once in means and covariances, in closed form, also at equal eigenvalues. MW2
-    between mixtures of one component is this distance; covariances may be singular.
-
-    References
-    ----------
-    .. [1] Delon and Desolneux 2020, optimal transport between Gaussian distributions.
-
-    Examples
-    --------
-    >>> from skgmmot.metrics import bures_wasserstein_distance
-    >>> bures_wasserstein_distance(([0.0, 0.0], [1.0, 4.0]), ([0.0, 3.0], [[1.0, 0.0], [0.0, 4.0]]))
-    3.0
-    """
-    mixtures = (_single(g, name) for g, name in ((source, "source"), (target, "target")))
-    return MixtureWasserstein(squared=squared)(*mixtures)
-
-
-@single_threaded_torch()
-def frechet_distance(source, target, *, ddof=1, squared=False):
-    """Compute the Wasserstein distance between Gaussians of the moments of two sets of samples.
-
-    ``W2^2(N(m0, S0), N(m1, S1))`` with ``S = sum_i (x_i - m)(x_i - m)^T / (n - ddof)``. Of the
-    features of a network and squared, it is the Frechet inception distance (FID).
-
-    Parameters
-    ----------
-    source, target : array-like or Tensor of shape (n_samples, n_features)
-        Samples, perhaps fewer than features: singular covariances have distances too.
-    ddof : {0, 1}, default=1
-        What is taken from the number of samples: 1 gives unbiased covariances, as numpy.cov and
-        FID, 0 those of a fitted mixture of one component.
-    squared : bool, default=False
-        Whether to return the square.
-
-    Returns
-    -------
-    float or Tensor of shape ()
-        The distance in units of the data, or its square; a tensor if one was handed in.
-
-    Raises
-    ------
-    ValueError
-        If samples are not two-dimensional, not finite, too few, or differ in dimension.
-
-    See Also
-    --------
-    bures_wasserstein_distance : The same between given moments.
-
-    Notes
-    -----
-    Computed in float64, and differentiable once in the samples. Costs ``O(n d^2 + d^3)``.
-
-    References
-    ----------
-    .. [1] Delon and Desolneux 2020, optimal transport between Gaussian distributions.
-
-    Examples
-    --------
-    >>> from skgmmot.metrics import frechet_distance
-    >>> frechet_distance([[0.0], [2.0]], [[3.0], [7.0]], squared=True)  # 4^2 + (8^.5 - 2^.5)^2
-    18.0
-    """
-    if ddof not in (0, 1):
-        raise ValueError(f"ddof must be 0 or 1, got {ddof!r}. 1 gives unbiased covariances.")
-    kind = arrays.joint_kind(arrays.kind_of(source), arrays.kind_of(target))
-    pairs = ((source, "source"), (target, "target"))
-    gaussians = (_moments(X, name, ddof, kind.device) for X, name in pairs)
-    value = bures_wasserstein_distance(*gaussians, squared=squared)
-    return value if kind.is_tensor else float(value)
-
-
-def _moments(X, name, ddof, device):
-    """The mean and the covariance of samples."""
-    X = arrays.as_tensor(X, dtype=torch.float64, device=device)
-    if X.ndim != 2 or len(X) <= ddof or not X.shape[1]:
-        raise ValueError(
-            f"{name} must have shape (n_samples, n_features) with more than {ddof} samples, got "
-            f"{tuple(X.shape)}. Pass one sample a row."
-        )
-    if not torch.isfinite(X.detach()).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity. Drop those samples.")
-    mean = X.mean(0)
-    centred = X - mean
-    return mean, centred.mT @ centred / (len(X) - ddof)
-
-
-def _single(gaussian, name):
-    """A Gaussian as a mixture of one component."""
-    if not isinstance(gaussian, tuple | list) or len(gaussian) != 2:
-        raise TypeError(
-            f"{name} must be a pair (mean, covariance), got {type(gaussian).__name__}. "
-            "Put them into a tuple."
-        )
-    mean, covariance = (arrays.as_tensor(t) for t in gaussian)
-    if mean.ndim != 1 or covariance.ndim > 2:
-        raise ValueError(
-            f"{name} must have a mean (d,) and a covariance (d, d), (d,) or (), got shapes "
-            f"{tuple(mean.shape)} and {tuple(covariance.shape)}. Pass one Gaussian."
-        )
-    covariance_type = ("spherical", "diag", "full")[covariance.ndim]
-    parts = mean.new_ones(1), mean.unsqueeze(0), covariance.unsqueeze(0)
-    if not any(arrays.kind_of(t).is_tensor for t in gaussian):
-        parts = (t.numpy() for t in parts)
-    return (*parts, covariance_type)

@@ -1,4 +1,4 @@
-"""Scores of mixtures on held-out samples, by transport."""
+"""Scorers that compare fitted mixtures with held-out samples by transport distances."""
 
 import sklearn.metrics
 from sklearn.base import clone
@@ -14,21 +14,22 @@ from skgmmot.numerics.threads import single_threaded_torch
 
 
 def make_mixture_wasserstein_scorer(reference=None, *, reg=0.0, reg_m=None, squared=False):
-    """Make a scorer that compares a fitted mixture with held-out samples by MW2.
+    r"""Make a scorer that compares a fitted mixture with held-out samples by MW2.
 
-    The score is minus the distance MW2 between the fitted mixture and a *reference*, a mixture
-    that is fitted to the held-out samples. Larger is better, 0 is best.
+    .. math:: \text{score} = -\operatorname{MW}_2(\text{estimator}, \text{reference})
+
+    where the *reference* is a mixture fitted to the held-out samples. Larger is better, 0 is best.
 
     Parameters
     ----------
     reference : mixture estimator, default=None
-        What is cloned and fitted to the held-out samples; None is the estimator that is scored, or,
-        for a tuple ``(weights, means, covariances)``, an estimator of as many components and its
-        type.
+        Mixture that is cloned and fitted to the held-out samples; None is the estimator that is
+        scored or, for a tuple ``(weights, means, covariances)``, an estimator with as many
+        components of its covariance type.
     reg : float, default=0.0
         Weight of the entropy; see `MixtureWasserstein`.
     reg_m : float, tuple of two floats or None, default=None
-        Penalties in place of the marginals: outliers then count little.
+        Penalties of the marginals, which limit the influence of outliers.
     squared : bool, default=False
         Whether to score by the square.
 
@@ -40,11 +41,11 @@ def make_mixture_wasserstein_scorer(reference=None, *, reg=0.0, reg_m=None, squa
 
     Notes
     -----
-    With ``reference=None`` the score says how far a fit depends on its samples. It compares
+    With ``reference=None`` the score measures how much a fit depends on its samples. It compares
     settings with equal ``n_components``, such as covariance types, regularisations and starts. It
     does not choose ``n_components``: fewer components always depend less on the samples. With
-    one ``reference`` for all candidates, of more components than any of them, the score rises
-    steeply up to the number of clusters and little after it: look for the bend.
+    one ``reference`` for all candidates, with more components than any of them, the score rises
+    steeply up to the number of clusters and slowly after it: choose the number at the bend.
 
     A pipeline's last step is scored, on samples transformed by its other steps. There must be as
     many held-out samples as the reference needs.
@@ -71,7 +72,7 @@ def make_mixture_wasserstein_scorer(reference=None, *, reg=0.0, reg_m=None, squa
 
 
 class _MixtureWassersteinScorer:
-    """What `make_mixture_wasserstein_scorer` makes."""
+    """Scorer by minus MW2 to a reference fitted to the held-out samples."""
 
     def __init__(self, reference, metric):
         self.reference, self.metric = reference, metric
@@ -89,7 +90,7 @@ class _MixtureWassersteinScorer:
 
 
 def _alike(mixture):
-    """An estimator of mixtures like this tuple: as many components, of its type."""
+    """An estimator with the number of components and the covariance type of a tuple."""
     params, _ = as_mixture(mixture, "estimator")
     return DifferentiableGaussianMixture(
         len(params.weights), covariance_type=shown_type(params), random_state=0
@@ -118,7 +119,7 @@ mixture_wasserstein_scorer = make_mixture_wasserstein_scorer()
 
 @single_threaded_torch()
 def sliced_wasserstein_scorer(estimator, X, y=None):
-    """Score a fitted mixture by minus its sliced distance to held-out samples.
+    """Score a fitted mixture by minus its sliced Wasserstein distance to held-out samples.
 
     Parameters
     ----------
@@ -133,8 +134,8 @@ def sliced_wasserstein_scorer(estimator, X, y=None):
     Returns
     -------
     float
-        ``-SW_2`` over 100 directions, in units of the data: larger is better. Two draws of one
-        distribution do not reach 0 but about minus its spread over ``sqrt(n)``.
+        ``-SW_2`` over 100 directions, in units of the data: larger is better. Between a
+        distribution and n samples of it, about minus its standard deviation over ``sqrt(n)``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Semi-discrete distances: a density to weighted points."""
+"""Semi-discrete transport from a density to weighted points: distance and plan."""
 
 from numbers import Integral
 
@@ -15,10 +15,13 @@ from skgmmot.transport.semidiscrete.plan import exact_plan
 def semidiscrete_distance(
     density, points, weights=None, *, squared=False, method="auto", n_nodes=2048, seed=0
 ):
-    """Compute the Wasserstein distance W2 of a density to weighted points.
+    r"""Compute the 2-Wasserstein distance between a density and weighted points.
 
-    ``W2(rho, sum_j b_j delta_{y_j})^2 = min_T int |x - T(x)|^2 rho(x) dx`` over the maps ``T`` to
-    the points that send mass ``b_j`` to ``y_j``.
+    .. math::
+
+        W_2^2\Bigl(\rho, \sum_j b_j \delta_{y_j}\Bigr) = \min_T \int |x - T(x)|^2 \rho(x) \, dx
+
+    over the maps :math:`T` to the points that send mass :math:`b_j` to :math:`y_j`.
 
     Parameters
     ----------
@@ -31,14 +34,14 @@ def semidiscrete_distance(
     squared : bool, default=False
         Whether to return ``W2^2``.
     method : {'auto', 'exact', 'nodes'}, default='auto'
-        ``'exact'``, for two features: cells are cut out of the plane, and integrals over them are
-        closed forms, for images and mixtures. ``'nodes'``, for mixtures: quasi-random nodes stand
-        for the mixture, with an error that `semidiscrete_plan` estimates. ``'auto'`` is the first
-        for two features and the second otherwise.
+        ``'exact'``, for two features: integrals over the cells in the plane are evaluated in closed
+        form, for images and mixtures. ``'nodes'``, for mixtures: the mixture is replaced by
+        quasi-random nodes, with an error that `semidiscrete_plan` estimates. ``'auto'`` is the
+        first for two features and the second otherwise.
     n_nodes : int, default=2048
-        Number of nodes, where there are nodes.
+        Number of nodes, for ``method='nodes'``.
     seed : int, default=0
-        Of the nodes.
+        Seed of the nodes.
 
     Returns
     -------
@@ -96,9 +99,9 @@ def semidiscrete_plan(density, points, weights=None, *, method="auto", n_nodes=2
     method : {'auto', 'exact', 'nodes'}, default='auto'
         As for `semidiscrete_distance`.
     n_nodes : int, default=2048
-        Number of nodes, where there are nodes.
+        Number of nodes, for ``method='nodes'``.
     seed : int, default=0
-        Of the nodes.
+        Seed of the nodes.
 
     Returns
     -------
@@ -131,7 +134,7 @@ def semidiscrete_plan(density, points, weights=None, *, method="auto", n_nodes=2
 
 
 def _semidiscrete(density, points, weights, *, method, n_nodes, seed):
-    """The plan, and the kind of array to answer in."""
+    """The plan, and the kind of array in which results are returned."""
     density, n_features, kind = as_density(density)
     points, weights, kinds = points_and_masses(points, weights, n_features)
     kind = arrays.joint_kind(kind, *kinds)

@@ -1,4 +1,4 @@
-"""Sliced distances: from a mixture to samples, and between mixtures."""
+"""Sliced Wasserstein distances from a mixture to samples or to another mixture."""
 
 import functools
 import math
@@ -21,19 +21,25 @@ from skgmmot.transport.sliced.distance import (
     sliced_wasserstein_between,
 )
 
-#: Directions and exponent of the distance in whose unit higher powers are taken.
-N_PROBES, PROBE = 10, 8
+#: Number of directions and exponent of the distance that sets the unit of powers above 2.
+UNIT_DIRECTIONS, UNIT_EXPONENT = 10, 8
 
 
 @single_threaded_torch()
 def sliced_mixture_wasserstein(
     source, target, *, method="msw", n_projections=100, squared=False, seed=0
 ):
-    """Compute a sliced distance between two mixtures, without roots of matrices.
+    r"""Compute the sliced mixture Wasserstein distance MSW or DSMW between two mixtures.
 
-    ``MSW^2 = min_P sum_kl P_kl mean_theta W2^2(g_k, g_l; theta)`` over couplings of the weights:
-    components are compared by their sliced distance instead of W2. ``DSMW`` slices once more: along
-    each direction, components are points (mean, deviation) of a half plane, and these are sliced.
+    .. math::
+
+        \operatorname{MSW}^2 = \min_{P \in \Pi(a, b)} \sum_{kl} P_{kl} \;
+        \operatorname{mean}_\theta W_2^2(g_k, g_l; \theta)
+
+    Components are compared by their sliced Wasserstein distance instead of :math:`W_2`, which needs
+    no matrix decompositions. For DSMW, the doubly sliced distance, each direction makes every
+    component a point (mean, standard deviation) of the plane, and the sliced distance between these
+    two weighted sets of points is averaged over the directions.
 
     Parameters
     ----------
@@ -42,11 +48,11 @@ def sliced_mixture_wasserstein(
     method : {'msw', 'dsmw'}, default='msw'
         The distance.
     n_projections : int, default=100
-        Number of directions, spread evenly.
+        Number of quasi-random directions.
     squared : bool, default=False
         Whether to return the square.
     seed : int, default=0
-        Of the directions; distances are comparable if they share it.
+        Seed of the directions; compare only distances with equal seeds.
 
     Returns
     -------
@@ -66,12 +72,12 @@ def sliced_mixture_wasserstein(
 
     Notes
     -----
-    Costs ``O(m (K + L) d^2 + m K L)`` for m directions; DSMW no K L costs. Mixtures that are all
-    scaled by a power of two are at exactly the scaled distance.
+    Costs ``O(m (K + L) d^2 + m K L)`` for m directions; DSMW has no term in ``K L``. Scaling both
+    mixtures by a power of two scales the distance exactly.
 
     References
     ----------
-    .. [1] Piening and Beinert 2025, MSW and DSMW.
+    .. [1] Piening and Beinert 2025, the distances MSW and DSMW.
 
     Examples
     --------
@@ -114,10 +120,12 @@ def sliced_wasserstein_distance(
     exact=False,
     seed=0,
 ):
-    """Compute the sliced Wasserstein distance of a mixture to samples or to another mixture.
+    r"""Compute the sliced Wasserstein distance of a mixture to samples or to another mixture.
 
-    ``SW_p^p = mean_theta W_p^p(theta)`` between the two projected on a line; with
-    ``projections='max'`` the largest takes the place of the mean.
+    .. math:: \operatorname{SW}_p^p = \operatorname{mean}_\theta W_p^p(\theta)
+
+    with :math:`W_p(\theta)` the distance between the two distributions projected on direction
+    :math:`\theta`; with ``projections='max'`` the maximum over :math:`\theta` replaces the mean.
 
     Parameters
     ----------
@@ -132,13 +140,13 @@ def sliced_wasserstein_distance(
     n_projections : int, default=100
         Number of directions.
     projections : {'quasi', 'random', 'orthogonal', 'max'}, default='quasi'
-        Directions spread evenly; independent and uniform; orthogonal in groups of ``n_features``;
-        or turned to where the distance is largest.
+        Quasi-random directions; independent and uniform ones; orthogonal ones in groups of
+        ``n_features``; or the one that maximises the distance, found by gradient ascent.
     exact : bool, default=False
         Whether to compute distances to samples to rounding, for p = 1 or 2, instead of to about
         1e-5 (for p = 2).
     seed : int, default=0
-        Of the directions.
+        Seed of the directions.
 
     Returns
     -------
@@ -161,8 +169,9 @@ def sliced_wasserstein_distance(
 
     Notes
     -----
-    Computed about an origin and in a unit that the two sides give, so that any scale will do: two
-    sides that are both scaled by a power of two are at exactly the scaled distance.
+    Both distributions are translated and rescaled to a common origin and size first, so that the
+    accuracy does not depend on the scale. Scaling both by a power of two scales the distance
+    exactly.
 
     References
     ----------
@@ -212,7 +221,7 @@ def _rooted(value, p):
 
 
 def _sides(source, target, sample_weight, exact):
-    """A mixture and another or samples, what else `_costs` needs, and the kind of the answer."""
+    """Validate both distributions; also the options of `_costs` and the kind of the result."""
     if is_mixture(target):
         source, target, kind = _two_mixtures(source, target)
         return (source, target), {}, kind
@@ -225,24 +234,24 @@ def _sides(source, target, sample_weight, exact):
 
 
 def _costs(sides, options, p):
-    """``W_p^p`` between two sides as a function of directions."""
+    """``W_p^p`` between two distributions as a function of directions."""
     onto_samples = isinstance(sides[1], Tensor)
     distance = sliced_wasserstein if onto_samples else sliced_wasserstein_between
     return functools.partial(distance, *sides, p=p, **options)
 
 
 def _power_unit(sides, options, theta) -> float:
-    """The size of distances along a few directions, whose high powers stay near one."""
+    """The unit, a power of two, in which distances along a few directions are about one."""
     with torch.no_grad():
-        costs = _costs(sides, options | ({"exact": False} if options else {}), PROBE)
-        return power_of_two(float(costs(theta[:N_PROBES]).mean()) ** (1 / PROBE))
+        costs = _costs(sides, options | ({"exact": False} if options else {}), UNIT_EXPONENT)
+        return power_of_two(float(costs(theta[:UNIT_DIRECTIONS]).mean()) ** (1 / UNIT_EXPONENT))
 
 
 # --- units ---------------------------------------------------------------------------------------
 
 
 def _in_place(source, target):
-    """A mixture and another or samples, about an origin and in a unit of their size; the unit."""
+    """Translate and rescale both distributions to a common origin and size; also the unit."""
     sides = source, target
     points = [side if isinstance(side, Tensor) else side.means for side in sides]
     points = torch.cat(points).detach()
@@ -254,27 +263,29 @@ def _in_place(source, target):
     mixtures = [side for side in sides if not isinstance(side, Tensor)]
     variances = [float(_variances(mixture).max()) for mixture in mixtures]
     scaling = Rescaling.of(points, math.sqrt(max(variances)))
-    return *(_divided(_moved(side, -scaling.origin), scaling.unit) for side in sides), scaling.unit
+    return *(
+        _divided(_translated(side, -scaling.origin), scaling.unit) for side in sides
+    ), scaling.unit
 
 
 def _variances(mixture):
     return mixture.covariance_type.diagonals(mixture.covariances.detach())
 
 
-def _moved(side, by):
-    """A mixture or samples, elsewhere."""
+def _translated(side, by):
+    """A mixture or samples, translated."""
     return side + by if isinstance(side, Tensor) else side.translated(by)
 
 
 def _divided(side, unit):
-    """A mixture or samples, in a unit."""
+    """A mixture or samples, divided by a unit."""
     if isinstance(side, Tensor):
         return side / unit
     return side._replace(means=side.means / unit, covariances=side.covariances / unit / unit)
 
 
 def _in_units(value, *units):
-    """A distance in the units of the data; refused where that is no number."""
+    """A distance in the units of the data; raises if that over- or underflows."""
     answer = value
     for unit in units:
         answer = answer * unit
