@@ -27,11 +27,6 @@ from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.threads import single_threaded_torch
 
-NOT_CONVERGED = (
-    "Best performing initialization did not converge. Try different init parameters, or increase "
-    "max_iter, tol, or check for degenerate data."
-)
-
 
 class Reached:
     """Where a fit says what it has reached, should it be interrupted."""
@@ -142,38 +137,34 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
                 "covariances_ are singular. Add to their diagonals."
             ) from error
 
-    def _set_parameters(self, theta: GaussianMixtureParams, dtype, kind) -> None:
-        """Show a fit in the user's kind of array and dtype."""
+    def _public(self, theta: GaussianMixtureParams, factors) -> dict[str, torch.Tensor]:
+        """A mixture, and factors of its precisions unless they are None, as attributes."""
         covariance = self._covariance()
-        factors = covariance.precision_factor(theta.covariances)
         shown = {
             "weights_": theta.weights,
             "means_": theta.means,
             "covariances_": covariance.to_public(theta.covariances),
-            "precisions_cholesky_": covariance.to_public(factors),
-            "precisions_": covariance.to_public(covariance.precisions(factors)),
         }
-        for name, tensor in shown.items():
+        if factors is not None:
+            shown["precisions_cholesky_"] = covariance.to_public(factors)
+            shown["precisions_"] = covariance.to_public(covariance.precisions(factors))
+        return shown
+
+    def _set_parameters(self, theta: GaussianMixtureParams, dtype, kind) -> None:
+        """Show a fit in the user's kind of array and dtype."""
+        factors = self._covariance().precision_factor(theta.covariances)
+        for name, tensor in self._public(theta, factors).items():
             setattr(self, name, kind.restore(tensor.to(dtype)))
 
     def _set_mixture(self, params: GaussianMixtureParams, kind) -> None:
         """Show a mixture that no samples were fitted to; singular ones have no precisions."""
-        covariance = self._covariance()
-        shown = {
-            "weights_": params.weights,
-            "means_": params.means,
-            "covariances_": covariance.to_public(params.covariances),
-        }
         for name in ("precisions_", "precisions_cholesky_"):
             vars(self).pop(name, None)
         try:
-            factors = covariance.precision_factor(params.covariances)
+            factors = self._covariance().precision_factor(params.covariances)
         except ValueError:
             factors = None  # a singular mixture can be sampled and compared, and has no density
-        if factors is not None:
-            shown["precisions_"] = covariance.to_public(covariance.precisions(factors))
-            shown["precisions_cholesky_"] = covariance.to_public(factors)
-        for name, tensor in shown.items():
+        for name, tensor in self._public(params, factors).items():
             setattr(self, name, kind.restore(tensor.clone()))
         self.n_features_in_ = params.means.shape[1]
 

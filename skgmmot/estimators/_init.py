@@ -266,17 +266,6 @@ STARTS = {*ASSIGNMENTS, *FITTED}
 # --- the starts of an estimator ------------------------------------------------------------------
 
 
-def check_enough(X: Tensor, sample_weight: Tensor | None, n_components: int) -> None:
-    """Refuse fewer samples (of positive weight) than components."""
-    n_samples = len(X) if sample_weight is None else int((sample_weight > 0).sum())
-    if n_samples < n_components:
-        raise ValueError(
-            "Expected n_samples >= n_components but got n_components = "
-            f"{n_components}, n_samples = {n_samples}. Pass more samples or ask for "
-            "fewer components."
-        )
-
-
 def warn_of_units(estimator, X: Tensor, sample_weight: Tensor | None, about: Tensor) -> None:
     """Warn where ``reg_covar`` drowns a feature of samples, whose mean is ``about``.
 
@@ -295,7 +284,7 @@ def warn_of_units(estimator, X: Tensor, sample_weight: Tensor | None, about: Ten
             "reg_covar must be small against the variances of the features, got "
             f"{estimator.reg_covar:.2g} for a variance of {smallest:.2g}, which it drowns. Rescale "
             f"X, for example with StandardScaler, or set reg_covar={1e-6 * smallest:.0e}.",
-            stacklevel=6,
+            stacklevel=8,
         )
 
 
@@ -308,15 +297,15 @@ def _variances(X: Tensor, sample_weight: Tensor | None, about: Tensor) -> Tensor
     return squares / sample_weight.sum(dtype=torch.float64)
 
 
-def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:
-    """The estimator's own last fit, about the samples' origin."""
-    expected = (estimator.n_components, em.X.shape[1])
+def earlier_mixture(estimator, d: int, device) -> GaussianMixtureParams:
+    """The mixture of the estimator's own last fit, in float64."""
+    expected = (estimator.n_components, d)
     if np.shape(estimator.means_) != expected:
         raise ValueError(
             f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
             f"of shape {np.shape(estimator.means_)}. Set warm_start=False to start anew."
         )
-    options = {"dtype": torch.float64, "device": em.X.device}
+    options = {"dtype": torch.float64, "device": device}
     params, kind = estimator._params(**options).detach(), estimator._covariance()
     try:
         kind.precision_factor(params.covariances)
@@ -324,6 +313,12 @@ def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:
         # thin covariances may be singular once they are rounded to float32; their factors are not
         factors = estimator._tensors("precisions_cholesky_")[2].to(**options).detach()
         params = params._replace(covariances=kind.from_precisions(kind.precisions(factors)))
+    return params
+
+
+def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:
+    """The same about the samples' origin, where EM can go on from it."""
+    params = earlier_mixture(estimator, em.X.shape[1], em.X.device)
     return _revived(params.translated(-em.origin.double()), em)
 
 

@@ -2,20 +2,17 @@
 
 import math
 import time
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
-from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
+from skgmmot.estimators._fit import Fit, FittedMixture
 from skgmmot.fitting.em.e_steps import E_STEPS, Gradient
 from skgmmot.fitting.em.entropic import balance_gap_bound
 from skgmmot.fitting.em.fit import fit_from_starts, measured
@@ -35,7 +32,7 @@ EMPTY = (
 )
 
 
-class DifferentiableGaussianMixture(MixtureEstimator):
+class DifferentiableGaussianMixture(FittedMixture):
     """Gaussian mixture fitted by EM in torch, differentiable with respect to the data.
 
     A drop-in replacement for `sklearn.mixture.GaussianMixture`: the same parameters, attributes and
@@ -276,114 +273,8 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         self._fit(X, sample_weight)
         return self
 
-    def fit_predict(self, X, y=None, sample_weight=None):
-        """Fit the mixture and predict the component of each sample.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Samples.
-        y : None
-            Ignored.
-        sample_weight : array-like or Tensor of shape (n_samples,), default=None
-            Non-negative weights.
-
-        Returns
-        -------
-        array or Tensor of shape (n_samples,)
-            What ``fit(X).predict(X)`` gives.
-
-        Raises
-        ------
-        ValueError
-            As `fit`.
-        """
-        return self._fit(X, sample_weight).predict(X)
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def _fit(self, X, sample_weight):
-        with whole_fit(self) as (fitted, reached):
-            fitted._fit_validated(X, sample_weight, reached)
-        return self
-
-    def _fit_validated(self, X, sample_weight, reached):
-        """`fit`, on a copy."""
-        warm = self.warm_start and hasattr(self, "converged_")
-        X, kind = arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
-        a = arrays.sample_weights(sample_weight, X)
-        _init.check_enough(X, a, self.n_components)
-        arrays.check_range(X)
-        gradient = self._gradient(X, a)
-        constants = (X.detach(), None if a is None else a.detach())
-        origin = blocks.origin(*constants)
-        _init.warn_of_units(self, *constants, origin)
-        em = EM(*constants, origin, self.reg_covar, fixed_weights=self.fixed_weights)
-        log = _Log(self.verbose, self.verbose_interval)
-        runs = Runs(log)
-
-        def show(solution):
-            self._set_attributes(solution.value, origin, X.dtype, kind, solution)
-            if gradient is not None:
-                self.solution_ = solution._replace(
-                    value=solution.value.translated(origin).detach(),
-                    previous=solution.previous.translated(origin),
-                )
-            self.entropic_ot_gap_ = self._gap_of_fit(em, solution)
-
-        reached.best, reached.show = lambda: runs.best, show
-        solution, _ = fit_from_starts(
-            em,
-            self._starts(em, warm, log),
-            (X, a),
-            E_STEPS[self.e_step],
-            gradient,
-            runs=runs,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            acceleration=self.acceleration,
-        )
-        if not solution.converged and self.max_iter > 0:
-            text = NOT_CONVERGED
-            if gradient is not None:
-                moved = measured(solution).residual
-                text += (
-                    " The gradient is not that of a fixed point: the last step moved by "
-                    f"{moved:.1e} in units of the spread."
-                )
-            warnings.warn(text, ConvergenceWarning, stacklevel=5)
-        n_empty = int((solution.value.weights == 0).sum())
-        if n_empty:
-            warnings.warn(
-                EMPTY.format(n_empty, self.n_components), ConvergenceWarning, stacklevel=5
-            )
-        show(solution)
-
-    # --- starts --------------------------------------------------------------------------------
-
-    def _gradient(self, X, sample_weight) -> Gradient | None:
-        """How the fit is differentiated; None where no gradient is asked for."""
-        if not (X.requires_grad or (sample_weight is not None and sample_weight.requires_grad)):
-            return None
-        strategy, e_step = STRATEGIES[self.gradient], E_STEPS[self.e_step]
-        K, d = self.n_components, X.shape[1]
-        size = K + K * d + math.prod(self._covariance().shape(K, d))
-        request = Request(self.acceleration, self.fixed_weights, e_step, size, (sample_weight,))
-        strategy.check(request)
-        if self.max_iter == 0 or not torch.is_grad_enabled():
-            return None
-        return Gradient(strategy, self.gradient_tol)
-
-    def _starts(self, em, warm, log):
-        """Yield the start of each run and the objective that its first change is against."""
-        if warm:
-            log.start(0)
-            yield _init.earlier_fit(self, em), float(self.lower_bound_)
-            return
-        given = _init.given(self, em, uniform=self.fixed_weights or E_STEPS[self.e_step].balanced)
-        rng = check_random_state(self.random_state)
-        for run in range(self.n_init):
-            log.start(run)
-            yield _init.one_start(self, em, given, rng, run), -math.inf
+    def _fit_to(self, X, sample_weight, kind):
+        return _Fit(self, X, sample_weight, kind)
 
     # --- the entropic reading ------------------------------------------------------------------
 
@@ -428,16 +319,6 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         arrays.check_range(X)
         return self._entropic_ot_gap(X, arrays.sample_weights(sample_weight, X))
 
-    def _gap_of_fit(self, em, solution):
-        """The gap on the samples of the fit, or a bound from its last E-step, which `em` kept."""
-        if E_STEPS[self.e_step].balanced:
-            return self._entropic_ot_gap(em.X, em.sample_weight)
-        polished = solution.adjoint is not None
-        theta = solution.value.detach() if polished else solution.previous
-        with em.at_work():
-            share = em.statistics(theta).mass / em.total
-        return balance_gap_bound(theta.weights, share)
-
     def _entropic_ot_gap(self, X, sample_weight):
         X, a = (None if t is None else t.detach() for t in (X, sample_weight))
         theta = self._params(dtype=torch.float64, device=X.device).detach()
@@ -447,17 +328,102 @@ class DifferentiableGaussianMixture(MixtureEstimator):
         with EM(X, a, origin, 0.0).in_float64().at_work() as em:
             return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).translated(-origin)))
 
-    # --- results -------------------------------------------------------------------------------
 
-    def _set_attributes(self, theta, origin, dtype, kind, solution):
-        """Show the fit in the user's kind of array and dtype; what only some fits have goes."""
+class _Fit(Fit):
+    """EM on given samples, and the best run's end on their graph."""
+
+    def __init__(self, estimator, X, sample_weight, kind):
+        self.estimator, self.samples, self.kind = estimator, (X, sample_weight), kind
+        self.e_step = E_STEPS[estimator.e_step]
+        self.gradient = self._gradient(X, sample_weight)
+        constants = (X.detach(), None if sample_weight is None else sample_weight.detach())
+        self.origin = blocks.origin(*constants)
+        _init.warn_of_units(estimator, *constants, self.origin)
+        self.em = EM(*constants, self.origin, estimator.reg_covar, None, estimator.fixed_weights)
+        self.log = _Log(estimator.verbose, estimator.verbose_interval)
+        self.runs = Runs(self.log)
+
+    def _gradient(self, X, sample_weight) -> Gradient | None:
+        """How the fit is differentiated; None where no gradient is asked for."""
+        if not (X.requires_grad or (sample_weight is not None and sample_weight.requires_grad)):
+            return None
+        e, strategy = self.estimator, STRATEGIES[self.estimator.gradient]
+        K, d = e.n_components, X.shape[1]
+        size = K + K * d + math.prod(e._covariance().shape(K, d))
+        request = Request(e.acceleration, e.fixed_weights, self.e_step, size, (sample_weight,))
+        strategy.check(request)
+        if e.max_iter == 0 or not torch.is_grad_enabled():
+            return None
+        return Gradient(strategy, e.gradient_tol)
+
+    def solve(self, warm):
+        """EM from every start."""
+        e = self.estimator
+        options = {"tol": e.tol, "max_iter": e.max_iter, "acceleration": e.acceleration}
+        solution, _ = fit_from_starts(
+            self.em,
+            self._starts(warm),
+            self.samples,
+            self.e_step,
+            self.gradient,
+            runs=self.runs,
+            **options,
+        )
+        return solution
+
+    def _starts(self, warm):
+        """Yield the start of each run and the objective that its first change is against."""
+        e, em = self.estimator, self.em
+        if warm:
+            self.log.start(0)
+            yield _init.earlier_fit(e, em), float(e.lower_bound_)
+            return
+        given = _init.given(e, em, uniform=e.fixed_weights or self.e_step.balanced)
+        rng = check_random_state(e.random_state)
+        for run in range(e.n_init):
+            self.log.start(run)
+            yield _init.one_start(e, em, given, rng, run), -math.inf
+
+    def not_converged(self, solution):
+        """The warning, and what it means for the gradient."""
+        text = super().not_converged(solution)
+        if self.gradient is None:
+            return text
+        return (
+            f"{text} The gradient is not that of a fixed point: the last step moved by "
+            f"{measured(solution).residual:.1e} in units of the spread."
+        )
+
+    def remarks(self, solution):
+        """That components have no samples."""
+        n_empty = int((solution.value.weights == 0).sum())
+        return [EMPTY.format(n_empty, self.estimator.n_components)] if n_empty else []
+
+    def show(self, solution):
+        """Set the estimator's attributes; those that only some fits have go."""
+        e, X = self.estimator, self.samples[0]
         for name in ("solution_", "entropic_ot_gap_"):
-            vars(self).pop(name, None)
-        self._set_parameters(theta.translated(origin), dtype, kind)
-        self.converged_ = solution.converged
-        self.n_iter_ = solution.n_iter
-        self.lower_bound_ = np.float64(solution.objective)
-        self.lower_bounds_ = list(solution.objectives)
+            vars(e).pop(name, None)
+        value = solution.value.translated(self.origin)
+        e._set_parameters(value, X.dtype, self.kind)
+        e.converged_, e.n_iter_ = solution.converged, solution.n_iter
+        e.lower_bound_ = np.float64(solution.objective)
+        e.lower_bounds_ = list(solution.objectives)
+        if self.gradient is not None:
+            previous = solution.previous.translated(self.origin)
+            e.solution_ = solution._replace(value=value.detach(), previous=previous)
+        e.entropic_ot_gap_ = self._gap(solution)
+
+    def _gap(self, solution):
+        """The gap on the samples of the fit, or a bound from its last E-step, which `em` kept."""
+        em = self.em
+        if self.e_step.balanced:
+            return self.estimator._entropic_ot_gap(em.X, em.sample_weight)
+        polished = solution.adjoint is not None
+        theta = solution.value.detach() if polished else solution.previous
+        with em.at_work():
+            share = em.statistics(theta).mass / em.total
+        return balance_gap_bound(theta.weights, share)
 
 
 class _Log:

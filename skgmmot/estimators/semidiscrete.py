@@ -1,19 +1,14 @@
 """`SemidiscreteGMM`: the mixture nearest to samples in the Wasserstein distance."""
 
 import math
-import warnings
 from numbers import Integral, Real
 
-import numpy as np
 import torch
-from sklearn.base import _fit_context
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
-from skgmmot.estimators._base import MixtureEstimator, whole_fit
+from skgmmot.estimators._fit import Fit, FittedMixture
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.semidiscrete import (
     fit_to_points,
@@ -24,6 +19,7 @@ from skgmmot.fitting.semidiscrete import (
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
 from skgmmot.numerics.linalg import Rescaling
+from skgmmot.numerics.runs import Runs
 
 #: Share of the samples' variance added to that of a start's components: needles are far from all.
 WIDENING = 0.01
@@ -31,7 +27,7 @@ WIDENING = 0.01
 FARTHEST = 1e4
 
 
-class SemidiscreteGMM(MixtureEstimator):
+class SemidiscreteGMM(FittedMixture):
     """Gaussian mixture fitted by the Wasserstein distance to the samples.
 
     ``min_theta W2(sum_k w_k N(m_k, Sigma_k), sum_i a_i delta_{x_i})``: the mixture that takes the
@@ -205,155 +201,99 @@ class SemidiscreteGMM(MixtureEstimator):
         self._fit(X, sample_weight)
         return self
 
-    def fit_predict(self, X, y=None, sample_weight=None):
-        """Fit the mixture and predict the component of each sample.
+    def _fit_to(self, X, sample_weight, kind):
+        return _Fit(self, X, sample_weight, kind)
 
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Samples.
-        y : None
-            Ignored.
-        sample_weight : array-like or Tensor of shape (n_samples,), default=None
-            Non-negative weights.
 
-        Returns
-        -------
-        array or Tensor of shape (n_samples,)
-            What ``fit(X).predict(X)`` gives.
+class _Fit(Fit):
+    """A descent of the distance to given samples, in a unit in which they are near one."""
 
-        Raises
-        ------
-        ValueError
-            As `fit`.
-        """
-        return self._fit(X, sample_weight).predict(X)
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def _fit(self, X, sample_weight):
-        with whole_fit(self) as (fitted, reached):
-            fitted._fit_validated(X, sample_weight, reached)
-        return self
-
-    def _fit_validated(self, X, sample_weight, reached):
-        """`fit`, on a copy."""
-        warm = self.warm_start and hasattr(self, "converged_")
-        X, kind = arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
-        a = arrays.sample_weights(sample_weight, X)
-        arrays.check_range(X)
-        self._check(X, a)
-        X, dtype = X.detach().double(), X.dtype
-        a = X.new_ones(len(X)) if a is None else a.detach().double()
-        X, a = X[a > 0], a[a > 0]
-        _init.warn_of_units(self, X, a, blocks.origin(X, a))
-        scaling = Rescaling.of(X, math.sqrt(self.reg_covar))
-        X = scaling.apply(X)
-        rng = check_random_state(self.random_state)
-        starts = [self._warm_start(scaling)] if warm else self._starts(X, a, scaling, rng)
-        seed = int(rng.randint(2**31 - 1))
-        runs = _Runs(self.verbose, scaling.unit)
-
-        def show(solution):
-            self._set_attributes(solution, scaling, dtype, kind)
-
-        reached.best, reached.show = lambda: runs.best, show
-        show(self._best(X, a, scaling, starts, seed, runs))
-
-    def _check(self, X, sample_weight):
-        n_samples = len(X) if sample_weight is None else int((sample_weight > 0).sum())
-        if n_samples < self.n_components:
-            raise ValueError(
-                "Expected n_samples >= n_components but got n_components = "
-                f"{self.n_components}, n_samples = {n_samples}. Pass more samples or ask for "
-                "fewer components."
-            )
-        if self.method == "exact" and X.shape[1] != 2:
+    def __init__(self, estimator, X, sample_weight, kind):
+        self.estimator, self.dtype, self.kind = estimator, X.dtype, kind
+        if estimator.method == "exact" and X.shape[1] != 2:
             raise ValueError(
                 f"method must be 'nodes' for {X.shape[1]} features, got 'exact', which is for the "
                 "plane. Leave it at 'auto'."
             )
+        self.exact = estimator.method != "nodes" and X.shape[1] == 2
+        X = X.detach().double()
+        a = X.new_ones(len(X)) if sample_weight is None else sample_weight.detach().double()
+        X, self.weights = X[a > 0], a[a > 0]
+        _init.warn_of_units(estimator, X, self.weights, blocks.origin(X, self.weights))
+        self.scaling = Rescaling.of(X, math.sqrt(estimator.reg_covar))
+        self.points, unit = self.scaling.apply(X), self.scaling.unit
+        self.reg_covar = estimator.reg_covar / unit / unit
+        self.runs = Runs(_Log(estimator.verbose, unit))
 
-    def _reg_covar(self, scaling) -> float:
-        """What is added to the variances, in the unit of the rescaled samples."""
-        return self.reg_covar / scaling.unit / scaling.unit
+    def solve(self, warm):
+        """The fit of least distance."""
+        e = self.estimator
+        rng = check_random_state(e.random_state)
+        starts = [self._earlier()] if warm else self._starts(rng)
+        options = {
+            "n_nodes": None if self.exact else e.n_nodes,
+            "seed": int(rng.randint(2**31 - 1)),
+            "reg_covar": self.reg_covar,
+            "tol": e.tol,
+            "max_iter": e.max_iter,
+        }
+        if self.exact:
+            _check_remoteness(self.points, self.weights)
 
-    def _starts(self, X, a, scaling, rng) -> list:
+        def run(start, callback):
+            return fit_to_points(start, self.points, self.weights, callback=callback, **options)
+
+        return self.runs.best_of(starts, run)
+
+    def _starts(self, rng) -> list:
         """The mixtures to start from."""
-        starts, kind, origin = [], self._covariance(), torch.zeros_like(X[0])
-        with torch.no_grad(), blocks.workers(X.device) as pool:
-            em = EM(X, a, origin, self._reg_covar(scaling), pool)
-            for _ in range(self.n_init):
-                assignment = _init.assign(self.init_params, em, self.n_components, rng)
-                start = _init.start(assignment, em, kind, self.n_components)
+        e, starts, origin = self.estimator, [], torch.zeros_like(self.points[0])
+        with EM(self.points, self.weights, origin, self.reg_covar).at_work() as em:
+            for _ in range(e.n_init):
+                assignment = _init.assign(e.init_params, em, e.n_components, rng)
+                start = _init.start(assignment, em, e._covariance(), e.n_components)
                 starts.append(start._replace(weights=start.weights / start.weights.sum()))
-        variance = WIDENING * robust_variance(X, a)
+        variance = WIDENING * robust_variance(self.points, self.weights)
         return [with_added_variance(start, variance) for start in starts]
 
-    def _warm_start(self, scaling):
-        expected = (self.n_components, len(scaling.origin))
-        if np.shape(self.means_) != expected:
-            raise ValueError(
-                f"warm_start needs a fit of shape (n_components, n_features) = {expected}, got one "
-                f"of shape {np.shape(self.means_)}. Set warm_start=False to start anew."
-            )
-        params = self._params(dtype=torch.float64, device=scaling.origin.device).detach()
-        return params._replace(
-            means=scaling.apply(params.means),
-            covariances=params.covariances / scaling.unit / scaling.unit,
+    def _earlier(self):
+        """The estimator's own last fit."""
+        origin, unit = self.scaling.origin, self.scaling.unit
+        params = _init.earlier_mixture(self.estimator, len(origin), origin.device)
+        means, covariances = self.scaling.apply(params.means), params.covariances / unit / unit
+        return params._replace(means=means, covariances=covariances)
+
+    def not_converged(self, solution):
+        """The warning, by how much the last step lowered the distance."""
+        e, share = self.estimator, solution.change / -solution.objective
+        return (
+            f"The best fit stopped at max_iter={e.max_iter}; its last step lowered the "
+            f"squared distance by {share:.1e} of it, tol={e.tol:.1e}"
+            ". Increase max_iter or tol."
         )
 
-    def _best(self, points, weights, scaling, starts, seed, runs):
-        """The fit of least distance."""
-        exact = self.method == "exact" or (self.method == "auto" and points.shape[1] == 2)
-        options = {
-            "n_nodes": None if exact else self.n_nodes,
-            "seed": seed,
-            "reg_covar": self._reg_covar(scaling),
-            "tol": self.tol,
-            "max_iter": self.max_iter,
-            "callback": runs.reach,
-        }
-        if exact:
-            self._check_remoteness(points, weights)
-        for start in starts:
-            runs.end(fit_to_points(start, points, weights, **options))
-        best = runs.best
-        if not best.converged and self.max_iter > 0:
-            warnings.warn(
-                f"The best fit stopped at max_iter={self.max_iter}; its last step lowered the "
-                f"squared distance by {best.change / -best.objective:.1e} of it, tol={self.tol:.1e}"
-                ". Increase max_iter or tol.",
-                ConvergenceWarning,
-                stacklevel=6,
-            )
-        return best
+    def show(self, solution):
+        """Set the estimator's attributes, in the user's units, kind of array and dtype."""
+        e, theta, unit = self.estimator, solution.value, self.scaling.unit
+        factors = e._covariance().precision_factor(theta.covariances) / unit
+        means, covariances = self.scaling.invert(theta.means), theta.covariances * unit * unit
+        theta = theta._replace(means=means, covariances=covariances)
+        for name, tensor in e._public(theta, factors).items():
+            setattr(e, name, self.kind.restore(_fitting(tensor.detach(), self.dtype, name)))
+        e.distance_ = unit * math.sqrt(max(-solution.objective, 0.0))
+        e.distances_ = [unit * math.sqrt(max(-cost, 0.0)) for cost in solution.objectives]
+        e.converged_, e.n_iter_ = solution.converged, solution.n_iter
 
-    @staticmethod
-    def _check_remoteness(points, weights):
-        far = outlier_ratio(points, weights)
-        if FARTHEST < far < math.inf:
-            raise ValueError(
-                f"X must hold no sample more than {FARTHEST:.0e} times as far out as half of the "
-                f"samples for exact transport, got one {far:.1e} times as far out. Leave it out, "
-                "or set method='nodes'."
-            )
 
-    def _set_attributes(self, solution, scaling, dtype, kind):
-        """Show the fit in the user's kind of array and dtype."""
-        covariance, theta, unit = self._covariance(), solution.value, scaling.unit
-        factors = covariance.precision_factor(theta.covariances) / unit
-        shown = {
-            "weights_": theta.weights,
-            "means_": scaling.invert(theta.means),
-            "covariances_": covariance.to_public(theta.covariances * unit * unit),
-            "precisions_cholesky_": covariance.to_public(factors),
-            "precisions_": covariance.to_public(covariance.precisions(factors)),
-        }
-        for name, tensor in shown.items():
-            setattr(self, name, kind.restore(_fitting(tensor.detach(), dtype, name)))
-        self.distance_ = unit * math.sqrt(max(-solution.objective, 0.0))
-        self.distances_ = [unit * math.sqrt(max(-cost, 0.0)) for cost in solution.objectives]
-        self.converged_, self.n_iter_ = solution.converged, solution.n_iter
+def _check_remoteness(points, weights):
+    """Refuse samples too far from the rest."""
+    far = outlier_ratio(points, weights)
+    if FARTHEST < far < math.inf:
+        raise ValueError(
+            f"X must hold no sample more than {FARTHEST:.0e} times as far out as half of the "
+            f"samples for exact transport, got one {far:.1e} times as far out. Leave it out, "
+            "or set method='nodes'."
+        )
 
 
 def _fitting(tensor, dtype, name):
@@ -367,24 +307,17 @@ def _fitting(tensor, dtype, name):
     return shown
 
 
-class _Runs:
-    """The best run so far; before the first one ends, what it has reached."""
+class _Log:
+    """Prints the distance after every tenth step."""
 
     def __init__(self, verbose, unit):
-        self.verbose, self.unit, self.best = verbose, unit, None
-        self._ended, self._objectives = False, []
+        self.verbose, self.unit = verbose, unit
 
-    def reach(self, solution):
-        """Note a step."""
+    def step(self, solution):
+        """Print it, if it is the tenth."""
         if self.verbose and solution.n_iter % 10 == 0:
             distance = self.unit * math.sqrt(-solution.objective)
             print(f"  Iteration {solution.n_iter}\t distance {distance:.5g}")
-        if not self._ended:
-            self._objectives.append(solution.objective)
-            self.best = solution._replace(objectives=tuple(self._objectives))
 
     def end(self, solution):
-        """Note the end of a run."""
-        if not self._ended or solution.objective > self.best.objective:
-            self.best = solution
-        self._ended = True
+        """Print nothing."""

@@ -11,9 +11,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm import tqdm
 
-from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
-from skgmmot.estimators._base import NOT_CONVERGED, MixtureEstimator, whole_fit
+from skgmmot.estimators._base import whole_fit
+from skgmmot.estimators._fit import Fit, FittedMixture
 from skgmmot.fitting.em.iterations import climb
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.sliced import SlicedObjective, Whitening, fit_sliced, refine_sliced
@@ -21,6 +21,7 @@ from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
 from skgmmot.numerics.minimise import EPOCH, N_HALVINGS, OPTIMIZERS
+from skgmmot.numerics.runs import Runs
 from skgmmot.transport.sliced.directions import DIRECTIONS
 
 #: EM after the sliced fit stops at this change of the mean log-likelihood, or after so many steps.
@@ -33,7 +34,7 @@ NOISE = 0.1
 N_STEADY = 100
 
 
-class SlicedWassersteinGMM(MixtureEstimator):
+class SlicedWassersteinGMM(FittedMixture):
     """Gaussian mixture fitted by the sliced Wasserstein distance to the samples.
 
     Minimises ``SW_p(mixture, samples)``, the mean over directions of the transport distance between
@@ -270,30 +271,6 @@ class SlicedWassersteinGMM(MixtureEstimator):
         self._fit(X, sample_weight)
         return self
 
-    def fit_predict(self, X, y=None, sample_weight=None):
-        """Fit the mixture and predict the component of each sample.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Samples.
-        y : None
-            Ignored.
-        sample_weight : array-like or Tensor of shape (n_samples,), default=None
-            Non-negative weights.
-
-        Returns
-        -------
-        array or Tensor of shape (n_samples,)
-            What ``fit(X).predict(X)`` gives.
-
-        Raises
-        ------
-        ValueError
-            As `fit`.
-        """
-        return self._fit(X, sample_weight).predict(X)
-
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
         """Take one epoch of ten steps towards a batch of samples.
@@ -325,94 +302,42 @@ class SlicedWassersteinGMM(MixtureEstimator):
     def _take_epoch(self, X, sample_weight):
         """`partial_fit`, on a copy."""
         first = not hasattr(self, "converged_")
-        X, a, kind = self._validated(X, sample_weight, reset=first)
         n_iter = 0 if first else self.n_iter_
-        problem = _Problem(self, X, a, None if first else self._params(torch.float64), n_iter)
-        (start, *_) = problem.starts(warm=not first)
-        solution = problem.descend(
+        X, a, kind = self._validated(X, sample_weight, first=first)
+        fit = _Fit(self, X, a, kind, None if first else self._params(torch.float64), n_iter)
+        (start, *_) = fit.starts(warm=not first)
+        solution = fit.descend(
             start,
             hold_weights=first,
             max_iter=EPOCH,
             # steps that grow shorter like one over a root settle, and still get anywhere
             learning_rate=self.learning_rate / math.sqrt(1 + n_iter / N_STEADY),
         )
-        solution = solution._replace(n_iter=n_iter + EPOCH, converged=False)
-        self._set_attributes(problem, solution, X.dtype, kind)
+        fit.show(solution._replace(n_iter=n_iter + EPOCH, converged=False))
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def _fit(self, X, sample_weight):
-        with whole_fit(self) as (fitted, reached):
-            fitted._fit_validated(X, sample_weight, reached)
-        return self
+    def _fit_to(self, X, sample_weight, kind):
+        return _Fit(self, X, sample_weight, kind)
 
-    def _fit_validated(self, X, sample_weight, reached):
-        """`fit`, on a copy."""
-        warm = self.warm_start and hasattr(self, "converged_")
-        X, a, kind = self._validated(X, sample_weight, reset=True)
-        problem, runs = _Problem(self, X, a), _Runs(self.verbose, self.max_iter)
-
-        def show(solution, refined=None):
-            self._set_attributes(problem, solution, X.dtype, kind, refined)
-
-        reached.best, reached.show = lambda: runs.best, show
-        try:
-            for theta0 in problem.starts(warm):
-                runs.begin()
-                runs.end(problem.descend(theta0, hold_weights=not warm, callback=runs.reach))
-            if not runs.best.converged and self.max_iter > 0:
-                warnings.warn(NOT_CONVERGED, ConvergenceWarning, stacklevel=5)
-            alone, refined = warm or self.max_iter == 0, None
-            if self.refine is not None:
-                refined = problem.refine(runs.best.value, alone)
-            elif self.max_iter > 0:
-                runs.settle(problem.finish(runs.best, alone))
-        finally:
-            runs.close()
-        show(runs.best, refined)
-
-    def _validated(self, X, sample_weight, reset):
-        """Samples of positive weight, their weights, and the kind of array they came in."""
-        least = 2 if reset else 1
-        X, kind = arrays.samples(
-            self, X, reset=reset, min_samples=least, sample_weight=sample_weight
-        )
-        a = arrays.sample_weights(sample_weight, X)
-        if reset:
-            _init.check_enough(X, a, self.n_components)
-        arrays.check_range(X)
-        if reset:
+    def _validated(self, X, sample_weight, *, first=True):
+        """Samples of positive weight, their weights or None, and the kind of array they came in."""
+        X, a, kind = super()._validated(X, sample_weight, first=first)
+        if first:
             _check_width(X)
         X, a = X.detach(), None if a is None else a.detach()
         return (X, a, kind) if a is None else (X[a > 0], a[a > 0], kind)
 
-    def _set_attributes(self, problem, solution, dtype, kind, refined=None):
-        """Show the fit, in the user's units and kind of array."""
-        theta = solution.value if refined is None else refined.value
-        distance = problem.objective.held_out_distance(theta)
-        if self.p > 2 and not 0 < distance < math.inf:
-            raise ValueError(
-                f"p must be smaller for these samples, got {self.p}: powers of the distances leave "
-                "the range of float64. Decrease p."
-            )
-        vars(self).pop("lower_bound_", None)
-        if refined is not None:
-            self.lower_bound_ = refined.objective
-        self._set_parameters(problem.in_units(theta), dtype, kind)
-        self.converged_ = solution.converged
-        self.n_iter_ = solution.n_iter
-        self.sliced_wasserstein_ = problem.scale * distance
-        self.sliced_wassersteins_ = [problem.scale * value for value in solution.objectives]
 
-
-class _Problem:
+class _Fit(Fit):
     """A fit in coordinates in which the samples have variance one in every direction.
 
     Origin and moments may be those of a mixture instead, ``like``, and random numbers may depend on
     the steps taken, ``n_iter``.
     """
 
-    def __init__(self, estimator, X, sample_weight, like=None, n_iter=0):
-        self.estimator = estimator
+    def __init__(self, estimator, X, sample_weight, array_kind, like=None, n_iter=0):
+        self.estimator, self.array_kind = estimator, array_kind
+        self.bar = _Bar(estimator.verbose, estimator.max_iter)
+        self.runs, self.refined = Runs(self.bar, lowest=True), None
         self.kind = estimator._covariance().reduced(estimator.n_components, X.shape[1])
         self.rng = check_random_state(estimator.random_state)
         self.X, self.origin = X, blocks.origin(X, sample_weight)
@@ -439,6 +364,42 @@ class _Problem:
             generator=torch.Generator().manual_seed(int(self.rng.randint(2**31)) + n_iter),
             lines=self.whitening.lines,
         )
+
+    def solve(self, warm):
+        """The run of least distance and, unless there is none to take, a better end of it."""
+        e, alone = self.estimator, warm or self.estimator.max_iter == 0
+
+        def run(theta0, callback):
+            self.bar.begin()
+            return self.descend(theta0, hold_weights=not warm, callback=callback)
+
+        try:
+            best = self.runs.best_of(self.starts(warm), run)
+            if e.refine is not None:
+                self.refined = self.refine(best.value, alone)
+            elif e.max_iter > 0:
+                best = best._replace(value=self.finish(best, alone))
+        finally:
+            self.bar.close()
+        return best
+
+    def show(self, solution):
+        """Set the estimator's attributes, in the user's units and kind of array."""
+        e = self.estimator
+        theta = solution.value if self.refined is None else self.refined.value
+        distance = self.objective.held_out_distance(theta)
+        if e.p > 2 and not 0 < distance < math.inf:
+            raise ValueError(
+                f"p must be smaller for these samples, got {e.p}: powers of the distances leave "
+                "the range of float64. Decrease p."
+            )
+        vars(e).pop("lower_bound_", None)
+        if self.refined is not None:
+            e.lower_bound_ = self.refined.objective
+        e._set_parameters(self.in_units(theta), self.X.dtype, self.array_kind)
+        e.converged_, e.n_iter_ = solution.converged, solution.n_iter
+        e.sliced_wasserstein_ = self.scale * distance
+        e.sliced_wassersteins_ = [self.scale * value for value in solution.objectives]
 
     def in_units(self, theta):
         """A mixture of the coordinates, in the units of the samples."""
@@ -543,36 +504,26 @@ class _Problem:
         return EM(rows, self.sample_weight, torch.zeros_like(rows[0]), reg_covar, pool)
 
 
-class _Runs:
-    """The best run so far, and a bar that shows the present one."""
+class _Bar:
+    """A bar that shows the present run."""
 
     def __init__(self, verbose, max_iter):
-        self.best, self._ended = None, False
         self._bar = tqdm(total=max_iter, desc="sliced fit", unit="step", disable=not verbose)
 
     def begin(self):
         """Start counting anew."""
         self._bar.reset()
 
-    def reach(self, solution):
-        """Note an epoch."""
+    def step(self, solution):
+        """Show an epoch."""
         self._bar.update(solution.n_iter - self._bar.n)
         self._bar.set_postfix(distance=f"{solution.objective:.3g}", refresh=False)
-        if not self._ended:
-            self.best = solution
 
     def end(self, solution):
-        """Note the end of a run."""
-        if not self._ended or solution.objective < self.best.objective:
-            self.best = solution
-        self._ended = True
-
-    def settle(self, theta):
-        """Put a better mixture in the place of the best run's."""
-        self.best = self.best._replace(value=theta)
+        """Leave it as it is."""
 
     def close(self):
-        """Leave the bar as it is."""
+        """Show no more."""
         self._bar.close()
 
 
