@@ -1,8 +1,8 @@
-"""Mixtures in torch models: a layer that fits one to each batch, and MW2 as a loss.
+"""Torch modules: a layer that fits a Gaussian mixture to each batch by EM, and MW2 as a loss.
 
-The modules keep the last fit and start the next one there, so that a training loop pays for a few
-iterations a step. What they keep is in buffers: saved by ``state_dict``, moved by ``to``, and
-left alone in evaluation mode.
+The modules keep the last fit and start the next one there, so that a training step needs few EM
+iterations. The kept mixture is in buffers: saved by ``state_dict``, moved by ``to``, and unchanged
+in evaluation mode.
 """
 
 import warnings
@@ -23,51 +23,52 @@ from skgmmot.transport.mixtures.distance import transport_plan
 
 #: Parameters of the estimator that are options of `fit_em`.
 FIT_OPTIONS = ("gradient", "gradient_tol", "tol", "max_iter", "reg_covar", "fixed_weights")
-#: How samples given as a target are fitted, however few iterations a batch gets.
-TO_THE_END = {"tol": 1e-6, "max_iter": 1000}
-#: A component of smaller weight has no samples, and two that are nearer are one: for ever, by EM.
-NO_WEIGHT, NO_DISTANCE = 1e-10, 1e-5
+#: Options by which a mixture is fitted to a target's samples, whatever those for batches are.
+TARGET_OPTIONS = {"tol": 1e-6, "max_iter": 1000}
+#: Components of smaller weight count as empty, and components whose parameters differ by less, in
+#: units of the mixture's size, as equal: EM leaves neither state.
+MIN_WEIGHT, MIN_DIFFERENCE = 1e-10, 1e-5
 
 
 class EMLayer(torch.nn.Module):
-    """A Gaussian mixture fitted to each batch by EM, differentiable in the batch.
+    """Layer that fits a Gaussian mixture to each batch by EM, differentiably.
 
-    In training, a fit starts from the mixture of the last batch and its end is kept for the next;
-    in evaluation, it starts there too and is forgotten. The first batch finds its own start.
+    Each fit starts from the kept mixture. In training mode its result is kept for the next batch;
+    in evaluation mode it is not. The start for the first batch is made by ``init_params``.
 
     Parameters
     ----------
     n_components : int, default=1
         Number of components K.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        What the components' covariances may be.
+        Type of the covariances.
     gradient : {'implicit', 'automatic', 'one_step', 'natural'}, default='implicit'
         How a fit is differentiated: by the implicit function theorem, through all its iterations,
-        or through the last one; 'natural' is no derivative, but the movement of a batch for a flow
-        with ``fixed_weights``.
+        or through the last one. 'natural' is not a derivative, but a descent direction for the
+        samples of a flow with ``fixed_weights``.
     gradient_tol : float, default=1e-6
-        For ``gradient='implicit'`` and 'natural', where a gradient is asked for: how near the fit
-        is brought to the fixed point, in units of the components' spread, before it is
-        differentiated.
+        For ``gradient='implicit'`` and 'natural', if a gradient is required: bound on the distance
+        of the fit to the fixed point before it is differentiated, in units of the components'
+        spread.
     tol : float, default=1e-6
         EM stops when the mean log-likelihood changes by less than this in one iteration.
     max_iter : int, default=100
-        Largest number of iterations a batch. With 1 and ``gradient='one_step'``, a training loop
-        is the warm-start flow: one iteration a step, its start a constant.
+        Largest number of iterations for each batch. With 1 and ``gradient='one_step'``, a training
+        loop is the warm-start flow: one EM iteration for each step.
     reg_covar : float, default=1e-6
         Added to the variances, in squared units of the batch.
     fixed_weights : bool, default=False
-        Whether the weights stay those of the start: uniform, or given by ``init_params``.
+        Whether the weights are fixed: uniform, or those given by ``init_params``.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, fitted mixture estimator \
 or tuple (weights, means, covariances), default='kmeans'
-        How the first batch starts: by samples of its own, or from a mixture.
+        Start of the first fit: made from the samples of the batch, or a given mixture.
     random_state : int, RandomState instance or None, default=None
         Controls the first start.
 
     Attributes
     ----------
     weights : Tensor of shape (n_components,)
-        Buffer: weights of the mixture that the next fit starts from; None before the first.
+        Buffer: weights of the kept mixture; None before the first fit.
     means : Tensor of shape (n_components, d)
         Buffer: its means.
     covariances : Tensor
@@ -75,20 +76,20 @@ or tuple (weights, means, covariances), default='kmeans'
     n_batches : int
         Batches seen since the layer was made or reset.
     solution : Solution
-        How the last fit went, as constants: ``converged``, ``n_iter`` and more; None before.
+        Result of the last fit without gradients: ``converged``, ``n_iter`` and more; None before.
 
     See Also
     --------
     MixtureWassersteinLoss : The distance of the fit to a target.
-    skgmmot.functional.WarmStart : The same, outside torch's modules, for samples that move.
+    skgmmot.functional.WarmStart : The same for gradient flows of samples, without a module.
 
     Notes
     -----
-    From a component without samples, as a batch far from the last one or a small one can leave it,
-    EM does not come back; nor from two that have become equal, as happens where samples have fewer
-    groups than there are components. A fit that starts at the kept mixture and ends like that is
-    thrown away, and the batch finds its own start. With ``fixed_weights`` the first case does not
-    show: call `reset` where samples jump.
+    EM cannot recover a component without samples, which may occur if a batch is small or far from
+    the last one, nor separate two components that have become equal, which may occur if the samples
+    have fewer groups than there are components. A fit from the kept mixture that ends in such a
+    state is discarded, and the batch is fitted again from a new start. With ``fixed_weights`` the
+    first case is not detected: call `reset` if the samples change abruptly.
 
     References
     ----------
@@ -149,14 +150,14 @@ or tuple (weights, means, covariances), default='kmeans'
 
     @property
     def mixture(self) -> GaussianMixtureParams | None:
-        """Where the next fit starts; None if the next batch is to find its own start."""
+        """The kept mixture, from which the next fit starts; None if there is none."""
         if self.means is None:
             return None
         covariance_type = self.estimator._covariance().reduced(*self.means.shape)
         return GaussianMixtureParams(self.weights, self.means, self.covariances, covariance_type)
 
     def reset(self) -> None:
-        """Forget the kept mixture: the next fit starts as the first did."""
+        """Discard the kept mixture: the next fit starts as the first did."""
         self.solution, self.n_batches = None, 0
         given = self._given or (None, None, None)
         self.weights, self.means, self.covariances = (t if t is None else t.clone() for t in given)
@@ -175,15 +176,16 @@ or tuple (weights, means, covariances), default='kmeans'
         Returns
         -------
         GaussianMixtureParams
-            The fit, in the dtype of ``X``, on the graph of ``X`` and ``sample_weight``.
+            The fit, in the dtype of ``X``, differentiable in ``X`` and ``sample_weight``.
 
         Raises
         ------
         TypeError
             If ``X`` is not a tensor of real numbers.
         ValueError
-            If ``X`` or ``sample_weight`` is invalid, or a covariance collapses; the kept mixture is
-            then left as it was. The message says at which batch, and how large the samples were.
+            If ``X`` or ``sample_weight`` is invalid, or a covariance becomes singular; the kept
+            mixture is then unchanged. The message gives the number of the batch and the size of
+            its samples.
         """
         self.n_batches += 1
         try:
@@ -201,7 +203,7 @@ or tuple (weights, means, covariances), default='kmeans'
         return solution.value
 
     def _circumstances(self, X) -> str:
-        """Which batch it was, and how large its samples were beside what came before."""
+        """For error messages: the number of the batch, its size and that of the kept mixture."""
         said = f"This was batch {self.n_batches} since the layer was reset"
         if isinstance(X, Tensor) and X.numel():
             said += f", of samples up to {float(X.detach().abs().max()):.3g} in size"
@@ -211,7 +213,7 @@ or tuple (weights, means, covariances), default='kmeans'
         return f"{said}. If samples grow or collapse in training, lower the learning rate."
 
     def extra_repr(self) -> str:
-        """What torch shows inside the brackets."""
+        """The parameters that torch shows in the representation of the module."""
         e = self.estimator
         return f"{e.n_components}, covariance_type={e.covariance_type!r}, gradient={e.gradient!r}"
 
@@ -226,7 +228,7 @@ or tuple (weights, means, covariances), default='kmeans'
         return weights, means, covariances
 
     def _difference(self, parameters: Sequence[Tensor]) -> str:
-        """In what weights, means and covariances are not a mixture of this layer's; or nothing."""
+        """How the shapes of a mixture differ from those of this layer's; empty if they do not."""
         K, covariance_type = self.estimator.n_components, self.estimator._covariance()
         means, covariances = (tuple(t.shape) for t in parameters[1:])
         if len(means) == 2 and covariances == covariance_type.shape(K, means[1]):
@@ -238,7 +240,7 @@ or tuple (weights, means, covariances), default='kmeans'
         )
 
     def _checked(self, X, sample_weight) -> tuple[Tensor, Tensor | None]:
-        """A batch that the layer can fit."""
+        """Validate a batch and its weights."""
         if not isinstance(X, Tensor):
             raise TypeError(f"X must be a tensor, got {type(X).__name__}. Use torch.as_tensor(X).")
         least = max(2, self.estimator.n_components)
@@ -251,22 +253,22 @@ or tuple (weights, means, covariances), default='kmeans'
         return X, arrays.sample_weights(sample_weight, X)
 
     def _first(self, X, sample_weight) -> GaussianMixtureParams:
-        """The start that the first batch finds."""
+        """A start made from a batch by ``init_params``."""
         a = None if sample_weight is None else sample_weight.detach()
         start = clone(self.estimator).set_params(max_iter=0)
         with warnings.catch_warnings():
-            # what a model gives before it has learned says nothing of the units to come
+            # the scale of an untrained model's outputs is not that of later batches
             warnings.filterwarnings("ignore", "reg_covar must be small", UserWarning)
             start.fit(X.detach(), sample_weight=a)
         return start._params(dtype=torch.float64)
 
     def _fit(self, theta0, X, sample_weight) -> Solution:
-        """EM from a start, by the layer's options."""
+        """Run EM from a start with the layer's options."""
         options = {name: getattr(self.estimator, name) for name in FIT_OPTIONS}
         return fit_em(theta0.to(device=X.device), X, sample_weight, **options)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *others):
-        """Make room for a saved mixture, which torch then copies in; forget one if none was."""
+        """Allocate buffers for a saved mixture; discard the kept one if none was saved."""
         saved = [state_dict.get(prefix + name) for name in GaussianMixtureParams._fields]
         # metadata tells a module that was saved without a mixture from one that was not saved
         if local_metadata and self._given is None and all(t is None for t in saved):
@@ -281,25 +283,26 @@ or tuple (weights, means, covariances), default='kmeans'
 
 
 class MixtureWassersteinLoss(torch.nn.Module):
-    """The mixture Wasserstein distance of batches to a target: EM, then MW2.
+    r"""Mixture Wasserstein distance MW2 between batches and a target, as a loss.
 
-    ``min_P sum_kl P_kl W2(N(m_k, S_k), N(m_l, S_l))^2`` between the mixture that `EMLayer` fits to
-    the batch and the target's.
+    .. math:: \min_{P \in \Pi(a, b)} \sum_{kl} P_{kl} \, W_2^2\bigl(N(m_k, S_k), N(m_l, S_l)\bigr)
+
+    between the mixture that `EMLayer` fits to the batch and that of the target.
 
     Parameters
     ----------
     target : fitted mixture estimator, tuple (weights, means, covariances), or array-like \
 of shape (n, d)
-        The target, a constant: a mixture of any size and covariance type, or samples, to which a
-        mixture of the same kind as the batches' is fitted once, to convergence.
+        The constant target: a mixture of any size and covariance type, or samples, to which a
+        mixture with the options of the layer is fitted once, to convergence.
     n_components : int, default=None
-        Number of components fitted to the batches; None is that of the target mixture.
+        Number of components fitted to the batches; None takes that of the target mixture.
     reg : float, default=0.0
-        Weight of the entropy of the plan; 0 is without.
+        Weight of the entropy of the plan; 0 means no entropy.
     reg_m : float, tuple of two floats or None, default=None
-        Penalties ``(lam0, lam1)`` of the plan's marginals, the batch's and the target's, in squared
-        units of the samples: about the cost above which mass is not moved. One number is both;
-        ``math.inf`` holds a marginal, None holds both.
+        Penalties of the plan's marginals, the batch's and the target's, in squared units of the
+        samples: about the cost above which mass is not moved. One number applies to both;
+        ``math.inf`` prescribes a marginal, None prescribes both.
     squared : bool, default=True
         Whether to return ``MW2^2``, penalties included, or its root.
     **options : dict
@@ -309,7 +312,7 @@ of shape (n, d)
     Attributes
     ----------
     em : EMLayer
-        What fits the batches, and keeps its mixture from call to call.
+        The layer that fits the batches and keeps the last fit.
     target_weights : Tensor of shape (L,)
         Buffer: the target's weights.
     target_means : Tensor of shape (L, d)
@@ -357,11 +360,9 @@ of shape (n, d)
             n_components = _n_components_of(target)
         self.em = EMLayer(n_components, **options)
         if not is_mixture(target):
-            target = clone(self.em.estimator).set_params(**TO_THE_END).fit(target)
+            target = clone(self.em.estimator).set_params(**TARGET_OPTIONS).fit(target)
         params, _ = as_mixture(target, "target")
-        transport_plan(
-            params, params, reg=reg, reg_m=reg_m
-        )  # refuses wrong penalties, here and now
+        transport_plan(params, params, reg=reg, reg_m=reg_m)  # raises if a penalty is invalid
         for name, tensor in zip(params._fields, params.detach(), strict=True):
             self.register_buffer(f"target_{name}", tensor)
         self._target_type = params.covariance_type
@@ -386,15 +387,15 @@ of shape (n, d)
         Returns
         -------
         Tensor of shape ()
-            The loss, on the graph of ``X`` and ``sample_weight``.
+            The loss, differentiable in ``X`` and ``sample_weight``.
 
         Raises
         ------
         TypeError
             As `EMLayer`.
         ValueError
-            As `EMLayer`; or if the batch has other features than the target, or a penalty is not a
-            number that it can be.
+            As `EMLayer`; or if the batch and the target differ in the number of features, or a
+            penalty is NaN, infinite or of the wrong sign.
         """
         shape, d = getattr(X, "shape", ()), self.target_means.shape[1]
         if len(shape) == 2 and shape[1] != d:  # before the layer keeps a mixture of such samples
@@ -410,19 +411,19 @@ of shape (n, d)
         return (cost if self.squared else safe_sqrt(cost)).to(mixture.means.dtype)
 
     def extra_repr(self) -> str:
-        """What torch shows inside the brackets."""
+        """The parameters that torch shows in the representation of the module."""
         return f"reg={self.reg}, reg_m={self.reg_m}, squared={self.squared}"
 
 
 def _is_stuck(theta: GaussianMixtureParams) -> bool:
-    """Whether EM cannot use all components: one has no samples, or two are equal."""
+    """Whether a component has no samples or two components are equal, which EM does not change."""
     K = len(theta.weights)
-    if K == 1 or (theta.weights < NO_WEIGHT).any():
+    if K == 1 or (theta.weights < MIN_WEIGHT).any():
         return K > 1
     scale = theta.covariances.abs().mean().sqrt() + theta.means.std()
     covariances = theta.covariances.flatten(1).expand(K, -1)
     numbers = torch.cat([theta.means / scale, covariances / scale**2], dim=1)
-    return bool(torch.pdist(numbers).min() < NO_DISTANCE)
+    return bool(torch.pdist(numbers).min() < MIN_DIFFERENCE)
 
 
 def _n_components_of(target) -> int:

@@ -1,9 +1,9 @@
-"""The border: what users hand in becomes tensors, and results go back in kind.
+"""Conversion of users' arrays to tensors, and of results to the users' kind of array.
 
-numpy arrays, lists and data frames come in by scikit-learn's validation; torch tensors by the same
-rules, on their own device. float32 and float64 are kept, everything else becomes float64. Outside
-this module no code asks what kind of array it was given: metrics answer in `joint_kind`, tensors
-for tensors, and estimators in `answer_kind`, tensors where torch is in play.
+numpy arrays, lists and data frames are validated by scikit-learn, torch tensors by the same rules
+on their own device. float32 and float64 are kept, everything else becomes float64. Only this module
+distinguishes kinds of arrays: metrics return results in `joint_kind`, which is tensors for tensors,
+and estimators in `answer_kind`, which is tensors only if torch is needed.
 """
 
 import math
@@ -19,14 +19,14 @@ FLOATS = (torch.float64, torch.float32)
 
 
 class ArrayKind(NamedTuple):
-    """What a user handed in, so that results can be given back alike."""
+    """The kind of array that a user passed, in which results are returned."""
 
     is_tensor: bool
     device: torch.device
     on_graph: bool = False
 
     def restore(self, tensor: Tensor, *, copy: bool = True):
-        """A result in the user's kind of array: a tensor on their device, or a numpy array.
+        """Convert a result to the user's kind: a tensor on their device, or a numpy array.
 
         ``copy=False`` saves the memory of a large result that nothing else holds.
         """
@@ -47,7 +47,7 @@ def kind_of(array) -> ArrayKind:
 
 
 def joint_kind(*kinds: ArrayKind) -> ArrayKind:
-    """The kind of arrays used together: tensors if any is one, elsewhere if any is elsewhere."""
+    """The common kind of several arrays: tensors if any is, on the accelerator of any."""
     if all(kind is NUMPY for kind in kinds):
         return NUMPY
     elsewhere = {kind.device for kind in kinds if kind.device.type != "cpu"}
@@ -64,11 +64,11 @@ def joint_kind(*kinds: ArrayKind) -> ArrayKind:
 
 
 def answer_kind(*given: ArrayKind, fitted: ArrayKind = NUMPY) -> ArrayKind:
-    """The kind in which an estimator answers: tensors where torch is in play, else numpy arrays.
+    """The kind in which an estimator returns results: numpy arrays unless torch is needed.
 
-    Torch is in play if what was given requires a gradient or is not on the CPU, if the estimator's
-    fitted attributes are tensors, or if scikit-learn's option ``array_api_dispatch`` asks for
-    tensors in return for tensors. Any other tensor is an array-like, as for scikit-learn.
+    Torch is needed if an argument requires a gradient or is not on the CPU, if the estimator's
+    fitted attributes are tensors, or if scikit-learn's option ``array_api_dispatch`` is on and an
+    argument is a tensor. Any other tensor is an array-like, as for scikit-learn.
     """
     if not any(kind.is_tensor for kind in (*given, fitted)):
         return NUMPY
@@ -110,7 +110,7 @@ def _floats(array) -> np.ndarray:
 
 
 class _Shared:
-    """A read-only array as torch can share it: torch has no such tensors, and nobody writes."""
+    """A read-only array as an object whose memory torch shares; the tensor is never written to."""
 
     def __init__(self, array):
         self.array = array  # holds the memory
@@ -118,7 +118,7 @@ class _Shared:
 
 
 def _is_plain(array) -> bool:
-    """Whether this is nothing but a numpy array of float32 or float64."""
+    """Whether this is a plain numpy array of float32 or float64, not of a subclass."""
     return type(array) is np.ndarray and array.dtype in (np.float64, np.float32)
 
 
@@ -130,22 +130,22 @@ def samples(
     Parameters
     ----------
     estimator : BaseEstimator
-        Whose ``n_features_in_`` is set (``reset``) or compared, and whose ``device`` counts.
+        Its ``n_features_in_`` is set (``reset``) or compared, and its ``device`` is used.
     X : array-like or Tensor of shape (n, d)
-        What the user handed in.
+        The user's samples.
     reset : bool
         Whether this is a fit.
     min_samples : int, default=1
-        Fewer are refused.
+        Least number of samples.
     sample_weight : array-like or Tensor, default=None
-        Weights that stand beside the samples of a fit: their kind counts too.
+        Weights of the samples of a fit; they count for the kind too.
 
     Returns
     -------
     tensor : Tensor of shape (n, d)
         float32 or float64; without a ``device``, it is where the answer will be.
     kind : ArrayKind
-        For giving results back; see `answer_kind`.
+        The kind in which to return results; see `answer_kind`.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def samples(
 
 
 def _refuse_other_objects(X) -> None:
-    """Refuse generators, data loaders and times, which are no arrays of numbers."""
+    """Raise for generators, data loaders and times, which are not arrays of numbers."""
     if hasattr(X, "__iter__") and not hasattr(X, "__len__") and not hasattr(X, "__array__"):
         raise TypeError(
             f"X must be an array, got {type(X).__name__}. Put its parts together first, as by "
@@ -179,7 +179,7 @@ def _refuse_other_objects(X) -> None:
 
 
 def _refuse_times(name: str, *dtypes) -> None:
-    """Refuse dates and durations, which numpy would turn into counts of any unit."""
+    """Raise for dates and durations, which numpy would convert to counts of an unknown unit."""
     times = [dtype for dtype in dtypes if getattr(dtype, "kind", "") in ("m", "M")]
     if times:
         raise TypeError(
@@ -189,7 +189,7 @@ def _refuse_times(name: str, *dtypes) -> None:
 
 
 def _numbers(estimator, X, reset: bool, min_samples: int) -> np.ndarray:
-    """`validate_data` of scikit-learn, which says what to do of objects that are no numbers."""
+    """Call scikit-learn's `validate_data`; explain errors about entries that are not numbers."""
     try:
         return validate_data(
             estimator,
@@ -209,7 +209,7 @@ def _numbers(estimator, X, reset: bool, min_samples: int) -> np.ndarray:
 
 
 def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
-    """Finite samples ``(n, d)``, on the device that the estimator names or on their own."""
+    """Validate samples ``(n, d)``; return them on the estimator's device, or their own."""
     if isinstance(X, list | tuple):
         X = np.asarray(X)
     _refuse_other_objects(X)
@@ -236,7 +236,7 @@ def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
 
 
 def _is_ready(estimator, X, reset: bool, min_samples: int) -> bool:
-    """Whether scikit-learn's validation, which takes longer than small predictions, would pass."""
+    """Whether scikit-learn's validation, slower than a small prediction, is known to pass."""
     if not _is_plain(X) or X.ndim != 2 or len(X) < min_samples or X.shape[1] < 1:
         return False
     same = X.shape[1] == getattr(estimator, "n_features_in_", X.shape[1])
@@ -244,7 +244,7 @@ def _is_ready(estimator, X, reset: bool, min_samples: int) -> bool:
 
 
 def on_device(tensor: Tensor, device) -> Tensor:
-    """The tensor on a device that the user named."""
+    """Move samples to the device given by the user, if any."""
     if device is None:
         return tensor
     if tensor.device.type != "cpu" and torch.device(device).type != tensor.device.type:
@@ -262,7 +262,7 @@ def on_device(tensor: Tensor, device) -> Tensor:
 
 
 def _checked_tensor(estimator, X: Tensor, reset: bool, min_samples: int) -> Tensor:
-    """What `validate_data` does, for a tensor on any device."""
+    """The checks of scikit-learn's `validate_data` for a tensor on any device."""
     if X.is_complex():
         raise TypeError(f"X must be real, got {X.dtype}. Complex data not supported.")
     if X.layout != torch.strided:
@@ -290,9 +290,9 @@ def _checked_tensor(estimator, X: Tensor, reset: bool, min_samples: int) -> Tens
 
 
 def companion(estimator, X, name: str):
-    """Validate samples that stand beside those of the fit: the same features, by number and name.
+    """Validate a second set of samples, which must have the features of those of the fit.
 
-    Returns what a fit takes to answer in the kind that ``X`` asks for.
+    Returns them in the kind in which the fit returns results for ``X``.
     """
     try:
         tensor = _validated(estimator, X, reset=False, min_samples=2)
@@ -302,7 +302,7 @@ def companion(estimator, X, name: str):
 
 
 def _check_finite(X: Tensor) -> None:
-    """Refuse NaN and infinity, saying where."""
+    """Raise if an entry is NaN or infinite, naming the rows."""
     extremes = torch.aminmax(X.detach())  # NaN if any entry is; takes no memory
     if all(math.isfinite(float(x)) for x in extremes):
         return
@@ -316,7 +316,7 @@ def _check_finite(X: Tensor) -> None:
 
 
 def check_range(X: Tensor) -> None:
-    """Refuse samples whose second moments would overflow their dtype."""
+    """Raise if the second moments of samples would overflow their dtype."""
     low, high = (float(x) for x in torch.aminmax(X.detach()))
     largest, limit = max(-low, high), torch.finfo(X.dtype).max ** 0.5 / 1e3
     if largest > limit:

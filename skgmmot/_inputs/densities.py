@@ -1,4 +1,4 @@
-"""Densities and weighted points of users as values."""
+"""Validation of densities and weighted points given by users."""
 
 import math
 
@@ -11,12 +11,12 @@ from skgmmot.transport.semidiscrete.grid import GridDensity
 
 
 def as_density(density, name="density"):
-    """A mixture or an image, as a value.
+    """Validate a mixture or an image density; return it as a value.
 
     Parameters
     ----------
     density : GridDensity, fitted mixture estimator or tuple (weights, means, covariances)
-        What the user handed in; covariances must be positive definite.
+        The user's density; covariances must be positive definite.
     name : str, default='density'
         What error messages call it.
 
@@ -58,26 +58,26 @@ def as_density(density, name="density"):
     return params, params.means.shape[1], kind
 
 
-#: Numbers below this have squares, and sums of squares, in float64; and so have their inverses.
-LARGEST = 1e150
+#: Largest size whose squares and sums of squares float64 can hold; so for the inverse size.
+MAX_SIZE = 1e150
 
 
 def check_squares(name: str, largest: float, width: float = 1.0) -> None:
-    """Refuse a size, or a width that is not zero, whose square float64 cannot hold."""
-    if not largest < LARGEST:
+    """Raise if the square of a size, or of a nonzero width, over- or underflows float64."""
+    if not largest < MAX_SIZE:
         raise ValueError(
-            f"{name} must be smaller than {LARGEST:.0e} for squared distances, got a size of "
+            f"{name} must be smaller than {MAX_SIZE:.0e} for squared distances, got a size of "
             f"{largest:.1e}. Rescale it."
         )
-    if 0 < width < 1 / LARGEST:
+    if 0 < width < 1 / MAX_SIZE:
         raise ValueError(
-            f"{name} must be wider than {1 / LARGEST:.0e} for squared distances, got a width of "
+            f"{name} must be wider than {1 / MAX_SIZE:.0e} for squared distances, got a width of "
             f"{width:.1e}. Rescale it."
         )
 
 
 def reshaping(name: str, array, remedy: str) -> str:
-    """The remedy for an array that has not two axes: of one axis, a second one."""
+    """The remedy in the error message for an array that must have two axes."""
     if np.ndim(array) != 1:
         return remedy
     return f"Use {name}[:, None] if it holds one feature, {name}[None, :] if it holds one sample."

@@ -1,4 +1,4 @@
-"""Mixtures of users as values: fitted estimators, tuples of arrays, several of them."""
+"""Validation of mixtures given by users: fitted estimators and tuples of arrays."""
 
 import functools
 import math
@@ -17,7 +17,7 @@ from skgmmot.transport.mixtures.distance import check_dimensions
 
 
 def attributes(mixture, covariance_like, name="a mixture") -> tuple:
-    """The weights, the means and another attribute of a fitted mixture, ours or scikit-learn's."""
+    """The weights, means and another attribute of a fitted estimator, ours or scikit-learn's."""
     names = ("weights_", "means_", covariance_like)
     missing = [n for n in names if not hasattr(mixture, n)]
     if missing:
@@ -29,14 +29,14 @@ def attributes(mixture, covariance_like, name="a mixture") -> tuple:
 
 
 def is_mixture(given, name="target") -> bool:
-    """Whether what was given is a mixture rather than samples.
+    """Whether an argument is a mixture; False if it may be samples.
 
     Parameters
     ----------
     given : fitted mixture estimator, tuple (weights, means, covariances), or array-like
-        What the user handed in.
+        The user's argument.
     name : str, default='target'
-        What error messages call it.
+        Its name in error messages.
 
     Returns
     -------
@@ -63,14 +63,14 @@ def looks_like_mixture(given) -> bool:
 
 
 def as_mixture(mixture, name="mixture", dtype=torch.float64, *, any_mass=False):
-    """A fitted estimator (ours or scikit-learn's) or a tuple of arrays, as a value.
+    """Validate a fitted estimator (ours or scikit-learn's) or a tuple; return it as a value.
 
     Parameters
     ----------
     mixture : fitted mixture estimator or tuple (weights, means, covariances)
-        What the user handed in; a fourth entry of a tuple is its covariance type.
+        The user's mixture; a fourth entry of a tuple is its covariance type.
     name : str, default='mixture'
-        What error messages call it.
+        Its name in error messages.
     dtype : torch.dtype, default=torch.float64
         That of the value; None keeps that of each array.
     any_mass : bool, default=False
@@ -132,14 +132,14 @@ def shown_type(params: GaussianMixtureParams) -> str:
 
 
 def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64, *, any_mass=False):
-    """Several mixtures as values, on one device.
+    """Validate several mixtures; return them as values on one device, see `together`.
 
     Parameters
     ----------
     mixtures : sequence of fitted mixture estimators or tuples (weights, means, covariances)
-        What the user handed in.
+        The user's argument.
     name : str, default='X'
-        What error messages call it.
+        Its name in error messages.
     device : str or torch.device, default=None
         Where they are put; None is where the first one is.
     dtype : torch.dtype, default=torch.float64
@@ -186,12 +186,12 @@ def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64, *, any_mas
 
 
 def as_pair(source, target, *, any_mass=False):
-    """Two mixtures as values that can be compared; see `together`.
+    """Validate two mixtures; return them as values that can be compared, see `together`.
 
     Parameters
     ----------
     source, target : fitted mixture estimator or tuple (weights, means, covariances)
-        What the user handed in.
+        The user's argument.
     any_mass : bool, default=False
         Whether weights may have any positive sum.
 
@@ -221,7 +221,7 @@ def as_pair(source, target, *, any_mass=False):
 def as_two_sequences(
     mixtures, others, names: tuple[str, str], *, any_mass=False
 ) -> tuple[list[GaussianMixtureParams], list[GaussianMixtureParams] | None, ArrayKind]:
-    """Two sequences of mixtures that are compared, the second of which may be None; their kind."""
+    """Validate two sequences of mixtures, the second perhaps None; return also their kind."""
     options = {"dtype": None, "any_mass": any_mass}
     sources, kind = as_mixtures(mixtures, names[0], **options)
     if others is None:
@@ -236,11 +236,11 @@ def as_two_sequences(
 def together(
     mixtures: list[GaussianMixtureParams], device: torch.device
 ) -> list[GaussianMixtureParams]:
-    """Put mixtures that are compared on one device, in one precision.
+    """Bring mixtures to one device, one dtype of weights, and float64 otherwise.
 
-    Means and covariances become float64, as distances between close mixtures are small differences
-    of large numbers. Weights take the coarsest of their dtypes, in which equal ones are equal, and
-    which says how precise they are.
+    Distances between close mixtures are small differences of large numbers, hence float64. Weights
+    are rounded to the coarsest of their dtypes, in which equal weights compare equal; from this
+    dtype, transport plans take how precise the weights are.
     """
     coarsest = max((m.weights.dtype for m in mixtures), key=lambda dtype: torch.finfo(dtype).eps)
     return [
@@ -255,7 +255,7 @@ def together(
 
 
 def common_feature_names(mixtures, name="X"):
-    """The feature names that fitted mixtures agree on, or None if none has any."""
+    """The common feature names of fitted mixtures, or None if none has any."""
     known = [
         (i, m.feature_names_in_) for i, m in enumerate(mixtures) if hasattr(m, "feature_names_in_")
     ]
@@ -330,7 +330,7 @@ def _possible_types(covariance_type) -> list[CovarianceType]:
 
 
 def rounding(array) -> float:
-    """The relative precision of an array as it was given; that of float64 if it holds no floats."""
+    """The machine epsilon of an array's dtype; that of float64 if it holds no floats."""
     return _precision(getattr(array, "dtype", None))
 
 
@@ -345,7 +345,7 @@ def _precision(dtype) -> float:
 
 
 def in_double(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
-    """A mixture in float64; weights of fewer digits are made to sum to one there."""
+    """Convert a mixture to float64; weights of another dtype are normalised there."""
     weights = mixture.weights.double()
     if mixture.weights.dtype != torch.float64:
         weights = weights / weights.detach().sum()
@@ -353,7 +353,7 @@ def in_double(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
 
 
 def check_means(weights: Tensor, means: Tensor) -> None:
-    """Refuse weights and means that do not belong together."""
+    """Raise if the shapes of weights and means do not agree."""
     if means.ndim == 2 and weights.shape == means.shape[:1]:
         return
     remedy = "Give one row of means a weight."
@@ -368,9 +368,9 @@ def check_means(weights: Tensor, means: Tensor) -> None:
 def check_mixture(
     params, weights_eps: float, covariances_eps: float, *, any_mass: bool = False
 ) -> None:
-    """Refuse a mixture with weights off the simplex or covariances that are not positive.
+    """Raise if weights are not on the simplex, or covariances not positive semi-definite.
 
-    The last two are the precisions of the arrays that were given.
+    ``weights_eps`` and ``covariances_eps`` are the machine epsilons of the user's arrays.
     """
     # numpy: a tenth of the time, for few numbers
     weights, means, covariances = (t.numpy(force=True) for t in params)
@@ -415,7 +415,7 @@ def _all_finite(*arrays: np.ndarray) -> bool:
 
 
 def _check_symmetric(matrices: np.ndarray, tol: float) -> None:
-    """Refuse matrices whose asymmetry is more than a share of their largest entry."""
+    """Raise if the asymmetry of a matrix exceeds ``tol`` times its largest entry."""
     asymmetry = np.abs(matrices - matrices.swapaxes(1, 2)).max((1, 2))
     if (asymmetry > tol * np.abs(matrices).max((1, 2))).any():
         raise ValueError("covariances must be symmetric, got one that is not. Average with .mT.")

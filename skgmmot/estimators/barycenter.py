@@ -1,4 +1,4 @@
-"""`MixtureBarycenter` averages mixtures; `reduce` gives a mixture fewer components."""
+"""Barycentres of Gaussian mixtures in MW2, and the reduction of a mixture."""
 
 import math
 import warnings
@@ -19,32 +19,34 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures import barycenter, barycenter_fixed_point
 
-#: Tuples of components up to which ``method='auto'`` is exact, and up to which it can be at all.
-EXACT_TUPLES, MOST_TUPLES = 10_000, 1_000_000
+#: Largest numbers of tuples of components for which ``method='auto'`` is exact, and for which
+#: ``method='exact'`` is allowed.
+MAX_AUTO_TUPLES, MAX_EXACT_TUPLES = 10_000, 1_000_000
 
 
 class MixtureBarycenter(MixtureEstimator):
-    """Average of Gaussian mixtures in the mixture Wasserstein distance.
+    r"""Barycentre of Gaussian mixtures in the mixture Wasserstein distance MW2.
 
-    ``min_nu sum_j lambda_j MW2(nu, mu_j)^2`` over Gaussian mixtures ``nu``: all of them, or those
-    with a given number of components.
+    .. math:: \min_\nu \sum_j \lambda_j \operatorname{MW}_2^2(\nu, \mu_j)
+
+    over all Gaussian mixtures :math:`\nu`, or over those with a given number of components.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of components of the barycentre, at most: one that gets no weight is dropped. None
-        lets the exact barycentre have as many as it needs, at most ``K_1 + ... + K_J - J + 1``, and
-        means that of the largest mixture where the fixed point is used.
+        Largest number of components of the barycentre; those of weight zero are dropped. None does
+        not limit the exact barycentre, which has at most ``K_1 + ... + K_J - J + 1``; for the fixed
+        point, None is the number of components of the largest mixture.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default=None
-        What the covariances may be; None is the type that all the mixtures share, else full. With
-        another type than this or full, the best barycentre of that type is sought.
+        Type of the covariances; None is the type that all mixtures share, else full. For any
+        other type, the fixed point minimises over mixtures of that type.
     method : {'auto', 'exact', 'fixed_point'}, default='auto'
-        ``'exact'`` is a linear programme over all tuples of components, one from each mixture.
+        ``'exact'`` solves a linear programme over all tuples of components, one from each mixture.
         ``'fixed_point'`` alternates between plans and components, from several starts, and
-        ends in a local minimum. ``'auto'`` is exact where that is possible: no number of
-        components is asked for and there are two mixtures, or at most 10,000 tuples.
+        ends in a local minimum. ``'auto'`` is exact if ``n_components`` is None and there are two
+        mixtures or at most 10,000 tuples.
     fixed_weights : bool, default=False
-        Whether the components have equal weights, or those of ``init``, instead of the best.
+        Whether the weights are fixed to be equal, or to those of ``init``, instead of optimised.
     init : mixture estimator or tuple, default=None
         The mixture to start the fixed point from; None makes ``n_init`` starts along geodesics
         between the mixtures.
@@ -67,8 +69,8 @@ class MixtureBarycenter(MixtureEstimator):
     means_ : array or Tensor of shape (K, n_features)
         Means.
     covariances_ : array or Tensor
-        Covariances, in the shape of ``covariance_type_``. Singular if the mixtures' are; there are
-        then no precisions, and no densities.
+        Covariances, in the shape of ``covariance_type_``. Those of singular mixtures are singular;
+        then there are no precisions and no densities.
     precisions_ : array or Tensor
         Inverse covariances, in the same shape.
     precisions_cholesky_ : array or Tensor
@@ -224,18 +226,18 @@ class MixtureBarycenter(MixtureEstimator):
         show(*_described(self._fixed_point(mixtures, weights, runs.append)))
 
     def _is_exact(self, mixtures) -> bool:
-        """Whether the multi-marginal problem is solved; refuses it where it cannot be."""
+        """Whether the exact barycentre is computed; raises if it is requested but impossible."""
         n_tuples = math.prod(len(m.weights) for m in mixtures)
         hindrance = self._hindrance(mixtures, n_tuples)
         if self.method == "exact" and hindrance:
             raise ValueError(
                 f"method='exact' must have {hindrance}. Use method='fixed_point' instead."
             )
-        small = len(mixtures) <= 2 or n_tuples <= EXACT_TUPLES
+        small = len(mixtures) <= 2 or n_tuples <= MAX_AUTO_TUPLES
         return self.method == "exact" or (self.method == "auto" and small and not hindrance)
 
     def _hindrance(self, mixtures, n_tuples) -> str:
-        """What forbids the exact barycentre, or nothing."""
+        """The condition of the exact barycentre that is not met; empty if all are."""
         if self.n_components is not None:
             return f"n_components=None, got {self.n_components}: it has as many as it needs"
         if self.fixed_weights or self.init is not None:
@@ -245,8 +247,8 @@ class MixtureBarycenter(MixtureEstimator):
                 "a covariance_type that holds the barycentre of these mixtures, such as 'full', "
                 f"got {self.covariance_type!r}"
             )
-        if len(mixtures) > 2 and n_tuples > MOST_TUPLES:
-            return f"at most {MOST_TUPLES} tuples of components, got {n_tuples}"
+        if len(mixtures) > 2 and n_tuples > MAX_EXACT_TUPLES:
+            return f"at most {MAX_EXACT_TUPLES} tuples of components, got {n_tuples}"
         return ""
 
     def _wanted_type(self, mixtures):
@@ -256,7 +258,7 @@ class MixtureBarycenter(MixtureEstimator):
         return COVARIANCE_TYPES[self.covariance_type]
 
     def _exact(self, mixtures, weights):
-        """The exact barycentre and how it was found."""
+        """The exact barycentre, and the fitted attributes that describe the solution."""
         found = barycenter.exact_barycenter(mixtures, weights)
         wanted = self._wanted_type(mixtures)
         covariances = wanted.nearest(found.full_covariances(), found.weights)
@@ -265,7 +267,7 @@ class MixtureBarycenter(MixtureEstimator):
         return found, {"method_": "exact", "objective_": value, "converged_": True, "n_iter_": 0}
 
     def _fixed_point(self, mixtures, weights, callback):
-        """The best fixed point; its objective is minus that of the barycentre."""
+        """The best fixed point, as a maximiser of minus the objective of the barycentre."""
         options = {"covariance_type": self._wanted_type(mixtures)}
         options |= {name: getattr(self, name) for name in ("fixed_weights", "tol", "max_iter")}
         start = self._start(mixtures)
@@ -308,7 +310,7 @@ class MixtureBarycenter(MixtureEstimator):
         return start.to(device=mixtures[0].means.device)
 
     def _show(self, params, how, kind):
-        """Set the attributes of a barycentre and of how it was found."""
+        """Set the fitted attributes."""
         for name, value in how.items():
             setattr(self, name, value)
         self.covariance_type_ = self.covariance_type or shown_type(params)
@@ -316,7 +318,7 @@ class MixtureBarycenter(MixtureEstimator):
 
 
 def _described(solution):
-    """A fixed point as a barycentre, and how it was found."""
+    """The barycentre of a fixed point, and the attributes that describe the solution."""
     how = {"method_": "fixed_point", "objective_": -solution.objective}
     how |= {"converged_": solution.converged, "n_iter_": solution.n_iter}
     return with_mass(solution.value), how
@@ -324,11 +326,12 @@ def _described(solution):
 
 @single_threaded_torch()
 def reduce(mixture, n_components, *, n_init=5, random_state=None):
-    """Return a near mixture of fewer components.
+    r"""Return a mixture with fewer components that is close to a given one in MW2.
 
-    ``min_nu MW2(mu, nu)^2`` over mixtures ``nu`` of ``n_components`` components, by composite
-    transport: alternately each component goes to the nearest, and each group of components is
-    replaced by its barycentre.
+    .. math:: \min_\nu \operatorname{MW}_2^2(\mu, \nu)
+
+    over mixtures :math:`\nu` with ``n_components`` components, by composite transport: alternately
+    each component is assigned to the nearest, and each group is replaced by its barycentre.
 
     Parameters
     ----------
@@ -337,15 +340,14 @@ def reduce(mixture, n_components, *, n_init=5, random_state=None):
     n_components : int
         Number of components to keep; a mixture that has no more is returned as it is.
     n_init : int, default=5
-        Number of starts; the nearest result is kept.
+        Number of starts; the result of smallest distance is kept.
     random_state : int, RandomState instance or None, default=None
         Controls the starts.
 
     Returns
     -------
     DifferentiableGaussianMixture
-        The reduced mixture as an estimator that was never fitted to samples, of the same covariance
-        type.
+        The reduced mixture, of the same covariance type, as an estimator with its parameters set.
 
     Raises
     ------
@@ -362,8 +364,8 @@ def reduce(mixture, n_components, *, n_init=5, random_state=None):
 
     Notes
     -----
-    No samples are needed. The result is near in transport, not in likelihood: a group of components
-    becomes one of their average shape, not one that covers them all.
+    No samples are needed. The result is close in MW2, not in likelihood: a group of components is
+    replaced by one of their average covariance, not by one that covers them all.
 
     References
     ----------

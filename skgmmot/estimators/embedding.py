@@ -1,4 +1,4 @@
-"""Samples as objects: `MixtureEmbedding` and `PairwiseMW2` make clouds of points comparable."""
+"""Transformers of point clouds into mixtures, and of mixtures into MW2 distances."""
 
 import warnings
 from numbers import Integral, Real
@@ -25,7 +25,7 @@ from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 
 class _OfObjects(TransformerMixin, BaseEstimator):
-    """A transformer whose samples are objects, not rows of numbers."""
+    """Base of transformers whose samples are point clouds or mixtures, not rows of numbers."""
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -35,14 +35,14 @@ class _OfObjects(TransformerMixin, BaseEstimator):
 
 
 class MixtureEmbedding(_OfObjects):
-    """Fit a Gaussian mixture to each of many clouds of points.
+    """Transformer that fits a Gaussian mixture to each of many point clouds.
 
     Parameters
     ----------
     n_components : int, default=5
         Number of components of each mixture, if ``mixture`` is None.
     mixture : mixture estimator, default=None
-        What is fitted to each cloud, cloned each time; None is
+        Estimator that is cloned and fitted to each cloud; None is
         ``DifferentiableGaussianMixture(n_components)`` with this ``random_state``.
     n_jobs : int, default=None
         Number of processes that fit; None is one.
@@ -96,7 +96,7 @@ class MixtureEmbedding(_OfObjects):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None):
-        """Learn the number of features; mixtures are fitted by `transform`.
+        """Record the number of features; mixtures are fitted by `transform`.
 
         Parameters
         ----------
@@ -167,7 +167,7 @@ class MixtureEmbedding(_OfObjects):
         return fitted
 
     def _new_mixture(self):
-        """The mixture to clone for each cloud."""
+        """The mixture estimator to clone for each cloud."""
         if self.mixture is None:
             return DifferentiableGaussianMixture(self.n_components, random_state=self.random_state)
         if not hasattr(self.mixture, "covariance_type"):
@@ -179,7 +179,7 @@ class MixtureEmbedding(_OfObjects):
 
 
 def _fitted(mixture, cloud, i):
-    """A mixture fitted to cloud number i."""
+    """Fit a mixture to cloud number i."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said once for all clouds
         try:
@@ -191,7 +191,7 @@ def _fitted(mixture, cloud, i):
 
 
 def _n_features(X, expected):
-    """The number of features that all clouds have, which is as expected if that is known."""
+    """Validate the clouds; return their number of features, which must be as expected."""
     if hasattr(X, "fit") or isinstance(X, str) or not hasattr(X, "__len__"):
         raise TypeError(
             f"X must be a sequence of clouds, got {type(X).__name__}. Put arrays in a list."
@@ -224,21 +224,21 @@ def _shape(cloud) -> tuple[int, ...]:
 
 
 class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
-    """Describe mixtures by their MW2 distances to those of the fit.
+    """Transformer that computes the MW2 distances of mixtures to those it was fitted to.
 
     Parameters
     ----------
     reg : float, default=0.0
-        Weight of the plans' entropy; see `skgmmot.MixtureWasserstein`.
+        Weight of the entropy of the plans; see `skgmmot.MixtureWasserstein`.
     reg_m : float, tuple of two floats or None, default=None
-        Penalties of mass that is not moved; see `skgmmot.MixtureWasserstein`.
+        Penalties of the marginals; see `skgmmot.MixtureWasserstein`.
     squared : bool, default=False
         Whether to return squared distances.
 
     Attributes
     ----------
     mixtures_ : list of mixtures
-        Those of the fit.
+        The mixtures of the fit.
 
     See Also
     --------
@@ -275,7 +275,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None):
-        """Keep the mixtures that distances are taken to.
+        """Store the mixtures to which distances are computed.
 
         Parameters
         ----------
@@ -354,7 +354,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         return self._distances(self.fit(X).mixtures_)
 
     def _distances(self, mixtures, others=None):
-        """Distances of some mixtures to others, or to each other, in the kind to answer in."""
+        """Distances of mixtures to others, or to each other, in the kind of array to return."""
         sources, targets, kind = as_two_sequences(mixtures, others, ("X", "mixtures_"))
         squared = pairwise_squared(sources, targets, reg=self.reg, reg_m=self.reg_m)
         return arrays.answer_kind(kind).restore(squared if self.squared else safe_sqrt(squared))

@@ -1,4 +1,4 @@
-"""`interpolate`: the mixture on the way from one to another."""
+"""Interpolation between two mixtures along the MW2 geodesic."""
 
 from numbers import Real
 
@@ -11,10 +11,15 @@ from skgmmot.transport.mixtures import distance
 
 @single_threaded_torch()
 def interpolate(source, target, t):
-    """Return the mixture at time ``t`` on the geodesic between two mixtures.
+    r"""Return the mixture at time ``t`` on the MW2 geodesic between two mixtures.
 
-    The plan of MW2 joins pairs of components; each pair moves along the geodesic between its two
-    Gaussians, with the mass of the plan: ``MW2(mu_s, mu_t) = |t - s| MW2(mu_0, mu_1)``.
+    .. math::
+
+        \mu_t = \sum_{kl} P_{kl} \, N\bigl((1 - t) m_k + t m_l, \; A_t S_k A_t\bigr),
+        \qquad A_t = (1 - t) I + t A_{kl}
+
+    with the optimal plan :math:`P` and the optimal linear maps :math:`A_{kl}` from component k to
+    l, so that ``MW2(mu_s, mu_t) = |t - s| MW2(mu_0, mu_1)``.
 
     Parameters
     ----------
@@ -77,7 +82,7 @@ def interpolate(source, target, t):
 
 
 def known_mixture(params, kind):
-    """A mixture that is known, not fitted, as an estimator."""
+    """An estimator whose parameters are set to those of a given mixture."""
     mixture = DifferentiableGaussianMixture(len(params.weights), covariance_type=shown_type(params))
     mixture._set_mixture(params, kind)
     return mixture

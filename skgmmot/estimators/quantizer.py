@@ -1,4 +1,4 @@
-"""`WassersteinQuantizer`: the points that stand best for samples or a density."""
+"""Quantisation of samples or a density in the Wasserstein distance."""
 
 import warnings
 from numbers import Integral, Real
@@ -35,49 +35,51 @@ from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
 class WassersteinQuantizer(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
 ):
-    """The points that stand best for samples or a density, in the Wasserstein distance.
+    r"""Points that approximate samples or a density best in the 2-Wasserstein distance.
 
-    ``min_y W2(rho, sum_j b_j delta_{y_j})``, by Lloyd's steps: each point moves to the barycentre
-    of its cell in the optimal plan. With masses all equal, cells hold equal shares of ``rho``
-    (balanced k-means, stippling); with free masses, each sample goes to the nearest point
-    (k-means).
+    .. math:: \min_y W_2\Bigl(\rho, \sum_j b_j \delta_{y_j}\Bigr)
+
+    by Lloyd's algorithm: each point moves to the barycentre of its cell in the optimal plan. With
+    equal masses :math:`b_j`, all cells have the same mass (balanced k-means, stippling); with free
+    masses, each sample is assigned to the nearest point (k-means).
 
     Parameters
     ----------
     n_clusters : int, default=8
         Number of points.
     masses : {'uniform', 'free'}, default='uniform'
-        Masses of the points: all equal, or whatever is nearest to each.
+        Masses of the points: all equal, or those of the samples nearest to each.
     init : {'random', 'k-means++'} or array-like of shape (n_clusters, n_features), default='random'
-        Where to start: samples (or draws from the density), chosen at random or, for samples, far
-        from one another; or points given.
+        Starting points: samples (or draws from the density) chosen at random or, for samples, by
+        k-means++; or given points.
     max_iter : int, default=100
         Largest number of steps.
     tol : float, default=1e-4
-        Steps end when one lowers the squared distance by less than this share of it.
+        Stops when one step lowers the squared distance by less than this share of it.
     n_nodes : int, default=4096
-        Number of quasi-random nodes that stand for a mixture unless it has two features.
+        Number of quasi-random nodes that replace a mixture unless it has two features.
     random_state : int, RandomState instance or None, default=None
         Controls the start.
     device : str or torch.device, default=None
-        Where to compute with samples; None is where they are. The plane is the CPU's.
+        Where to compute with samples; None is where they are. Cells in the plane are computed on
+        the CPU.
 
     Attributes
     ----------
     cluster_centers_ : array or Tensor of shape (n_clusters, n_features)
         The points.
     masses_ : array or Tensor of shape (n_clusters,)
-        What their cells hold, of sum one.
+        Masses of their cells, of sum one.
     potentials_ : array or Tensor of shape (n_clusters,)
-        Potentials: the cell of a point is where ``|x - y_j|^2 - psi_j`` is smallest.
+        Potentials: the cell of point j is the set where ``|x - y_j|^2 - psi_j`` is smallest.
     labels_ : array or Tensor of shape (n_samples,)
-        The cells of the samples, if it was fitted to samples.
+        Indices of the cells of the samples, if it was fitted to samples.
     distance_ : float
         The distance W2 reached, in units of the features.
     n_iter_ : int
         Number of steps.
     converged_ : bool
-        Whether they ended by ``tol``.
+        Whether ``tol`` was reached within ``max_iter`` steps.
     n_features_in_ : int
         Number of features d.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -86,18 +88,18 @@ class WassersteinQuantizer(
     See Also
     --------
     skgmmot.semidiscrete_plan : The cells of given points.
-    skgmmot.SemidiscreteGMM : The mixture that stands best for samples.
+    skgmmot.SemidiscreteGMM : The mixture nearest to samples in the same distance.
 
     Notes
     -----
-    A step costs one transport plan: onto an image or a mixture in the plane a few Newton steps,
-    from the last potentials; onto samples with equal masses the network simplex, which holds
-    ``n_samples * n_clusters`` costs; with free masses one pass over the samples. A local optimum is
-    reached, as by k-means.
+    Each step solves one transport problem: for an image or a mixture in the plane by a few Newton
+    steps from the last potentials; for samples and equal masses by the network simplex, with
+    ``n_samples * n_clusters`` costs in memory; for free masses by one pass over the samples. The
+    result is a local optimum, as for k-means.
 
     References
     ----------
-    .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm.
+    .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm for the cells.
 
     Examples
     --------
@@ -145,12 +147,12 @@ class WassersteinQuantizer(
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
-        """Find the points.
+        """Compute the points.
 
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features), GridDensity or mixture
-            What to stand for: samples, an image, or a mixture (a fitted estimator or a tuple
+            What to quantise: samples, an image, or a mixture (a fitted estimator or a tuple
             ``(weights, means, covariances)``).
         y : None
             Ignored.
@@ -251,7 +253,7 @@ class WassersteinQuantizer(
         return Samples(scaling.apply(X), a / a.sum()), scaling, dtype, kind
 
     def _start(self, density, scaling, rng) -> torch.Tensor:
-        """The points to start from."""
+        """The starting points, rescaled."""
         if not isinstance(self.init, str):
             return scaling.apply(self._given_start().to(_like(density)))
         if not isinstance(density, Samples):
@@ -286,7 +288,7 @@ class WassersteinQuantizer(
         return start
 
     def _quantize(self, step, start, reached):
-        """Lloyd's steps to their end."""
+        """Iterate Lloyd's steps until convergence."""
         tol = max(self.tol, np.finfo(float).tiny)  # no change at all is below it
         last = []
 
@@ -305,14 +307,14 @@ class WassersteinQuantizer(
         return solution
 
     def _set_attributes(self, points, plan, scaling, dtype, kind):
-        """Show the fit in the user's kind of array and dtype."""
+        """Set the fitted attributes in the user's kind of array and dtype."""
         self.cluster_centers_ = kind.restore(points)
         self.masses_ = kind.restore(plan.masses.to(dtype))
         self.potentials_ = kind.restore(plan.potentials * scaling.unit * scaling.unit)
         self.distance_ = float(plan.cost.clamp(min=0).sqrt()) * scaling.unit
 
     def _labels(self, X, sample_weight, label, kind):
-        """The cells of all samples: those of no weight, which the fit left out, are predicted."""
+        """The cells of all samples; those of samples of weight zero are predicted."""
         X, _ = arrays.samples(self, X, reset=False)
         if len(label) < len(X):
             kept = arrays.sample_weights(sample_weight, X) > 0
@@ -347,7 +349,7 @@ class WassersteinQuantizer(
 
     @single_threaded_torch()
     def transform(self, X):
-        """Compute the distances of samples to all points.
+        """Compute the Euclidean distances of samples to all points.
 
         Parameters
         ----------

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from skgmmot import GridDensity
 from skgmmot._inputs.densities import (
-    LARGEST,
+    MAX_SIZE,
     as_density,
     check_squares,
     grid_density,
@@ -45,8 +45,8 @@ def test_masses_are_measured_against_the_largest():
     assert len(kinds) == 1
 
 
-@pytest.mark.parametrize("size", [0.0, 1.0, LARGEST / 2])
-@pytest.mark.parametrize("width", [0.0, 1 / LARGEST, LARGEST])
+@pytest.mark.parametrize("size", [0.0, 1.0, MAX_SIZE / 2])
+@pytest.mark.parametrize("width", [0.0, 1 / MAX_SIZE, MAX_SIZE])
 def test_sizes_and_widths_with_squares_are_let_by(size, width):
     check_squares("it", size, width)
 
@@ -54,9 +54,12 @@ def test_sizes_and_widths_with_squares_are_let_by(size, width):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((LARGEST,), r"it must be smaller than 1e\+150 for squared distances, got a size of 1\.0e"),
+        (
+            (MAX_SIZE,),
+            r"it must be smaller than 1e\+150 for squared distances, got a size of 1\.0e",
+        ),
         ((np.nan,), r"it must be smaller than 1e\+150"),
-        ((1.0, 0.9 / LARGEST), "it must be wider than 1e-150 for squared distances, got a width"),
+        ((1.0, 0.9 / MAX_SIZE), "it must be wider than 1e-150 for squared distances, got a width"),
     ],
 )
 def test_sizes_and_widths_without_squares_are_refused(sizes, message):
