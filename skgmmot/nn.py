@@ -283,9 +283,9 @@ or tuple (weights, means, covariances), default='kmeans'
 
 
 class MixtureWassersteinLoss(torch.nn.Module):
-    r"""Mixture Wasserstein distance MW2 between batches and a target, as a loss.
+    """Mixture Wasserstein distance MW2 between batches and a target, as a loss.
 
-    .. math:: \min_{P \in \Pi(a, b)} \sum_{kl} P_{kl} \, W_2^2\bigl(N(m_k, S_k), N(m_l, S_l)\bigr)
+    .. math:: \\min_{P \\in \\Pi(a, b)} \\sum_{kl} P_{kl} W_2^2(N(m_k, S_k), N(m_l, S_l))
 
     between the mixture that `EMLayer` fits to the batch and that of the target.
 
