@@ -8,10 +8,10 @@ components (:term:`Vayer and Lasalle 2025`): with costs :math:`C_{ik} = -\\log g
 .. math:: -\\sum_i a_i \\log \\sum_k w_k g_k(x_i) = \\min_{P 1 = a}
           \\langle P, C \\rangle + \\mathrm{KL}(P \\,|\\, a w^T).
 
-EM descends the right-hand side by turns: the E-step finds the best plan :math:`P` for the mixture,
-the M-step the best mixture for the plan. The plan may send what it likes to each component.
-Sinkhorn-EM (:term:`Mena, Nejatbakhsh, Varol and Niles-Weed 2020`) also asks for :math:`P^T 1 = w`:
-each component must take its share, wherever it starts.
+EM minimises the right-hand side alternately: the E-step finds the optimal plan :math:`P` for the
+mixture, the M-step the optimal mixture for the plan. The mass that each component receives is
+free. Sinkhorn-EM (:term:`Mena, Nejatbakhsh, Varol and Niles-Weed 2020`) has the constraint
+:math:`P^T 1 = w`, too: each component must receive its share, from any start.
 """
 
 import matplotlib.pyplot as plt

@@ -4,7 +4,7 @@ Colours that flow to another picture's
 
 The pixels of a picture are points in the RGB cube. Gradient descent on ``MW2^2`` moves them until
 the mixture fitted to them is that of a target picture. If the target has a stain, an unbalanced
-distance leaves it out: it may leave a component without mass where moving mass there costs more.
+distance ignores it: no mass is moved to a component if that costs more than the penalty.
 """
 
 import matplotlib.pyplot as plt

@@ -3,8 +3,8 @@ A generator of digits trained with MW2
 ======================================
 
 A small network turns normal noise into pictures of digits. Its loss is ``MW2^2`` between the
-mixture fitted to a minibatch of its pictures and the mixture of the real ones: no second network
-judges them, and training is plain minimisation.
+mixture fitted to a minibatch of its pictures and the mixture of the real ones. There is no second
+network as in adversarial training, and the loss is simply minimised.
 """
 
 import matplotlib.pyplot as plt

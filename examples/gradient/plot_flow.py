@@ -10,14 +10,13 @@ the four ways of the paper:
   which is enough for a flow;
 - *automatic*: through 10 iterations of EM;
 - *one step*: 10 iterations, but only the last one is differentiated;
-- *warm start*: a single iteration, which goes on where that of the last step ended.
+- *warm start*: a single iteration, which starts from the result of the last step.
 
-Each fit starts from the mixture of the step before, and weights are fixed to be uniform. If the
-points also *carry* their responsibilities to the next fit, steps may be long. And then there is one
-way more:
+Each fit starts from the mixture of the step before, and weights are fixed to be uniform. If fits
+start from the last responsibilities instead (``carry``), steps may be long. A fifth strategy is
 
-- *natural*: no gradient. Points go along with their components, corrected as little as takes the
-  mixture straight towards the target.
+- *natural*: not a gradient. Points move with their components, plus the smallest correction with
+  which the mixture moves straight towards the target.
 """
 
 import time

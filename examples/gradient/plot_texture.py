@@ -2,9 +2,9 @@
 A texture from the patches of another
 =====================================
 
-A texture is known by its patches. Here a random picture is changed until mixtures fitted to its
-patches, at three scales at once, are those fitted to the patches of a texture: gradient descent on
-the sum of ``MW2^2`` over the scales. No neural network is involved.
+A texture is characterised by its patches. Here a random picture is changed until mixtures fitted
+to its patches, at three scales at once, are those fitted to the patches of a texture: gradient
+descent on the sum of ``MW2^2`` over the scales. No neural network is involved.
 """
 
 import matplotlib.pyplot as plt

@@ -3,9 +3,9 @@ A photograph in dots
 ====================
 
 Stippling draws a picture with equal dots, here white ones on black, close together where it is
-bright. That is quantisation with equal masses: take the light of the photograph as a density in the
-plane, and look for the points that stand best for it in the Wasserstein distance. Each dot then
-stands for the same amount of light, that of its cell.
+bright. This is quantisation with equal masses: the brightness of the photograph is a density in
+the plane, and the dots are the points nearest to it in the Wasserstein distance. Each dot then
+represents the same amount of light, that of its cell.
 
 Run it on a photograph of your own::
 

@@ -1,14 +1,14 @@
 """
-An image carried to 200 points
-==============================
+Transport of an image to 200 points
+===================================
 
-Semi-discrete transport carries a density to weighted points: each point takes the mass of its cell.
-Here the density is an image of two bumps, and the points are 200 uniform draws. Voronoi's cells,
-where each pixel goes to the nearest point, hold very different masses. The optimal plan changes the
-cells, by one potential a point, until all hold the same.
+Semi-discrete transport maps a density to weighted points: each point receives the mass of its
+cell. Here the density is an image of two bumps, and the points are 200 uniform draws. Voronoi's
+cells, where each pixel goes to the nearest point, hold very different masses. The optimal plan
+changes the cells, by one potential for each point, until all have the same mass.
 
-Then the points may move too: each to the barycentre of its cell, again and again. That is
-quantisation, the 200 points that stand best for the image.
+Then the points are moved, too, repeatedly to the barycentres of their cells. This is
+quantisation: it finds the 200 points that are nearest to the image in the Wasserstein distance.
 """
 
 import matplotlib.pyplot as plt

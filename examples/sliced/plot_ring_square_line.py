@@ -1,10 +1,10 @@
 """
-A fit that does not care where it starts
-========================================
+Sliced fits from bad starts
+===========================
 
-EM climbs the likelihood from where it starts, and stops at the first summit. A component far from
-any sample gets no responsibility and no direction to go. The sliced Wasserstein distance sees how
-far mass must move, and draws every component to where mass is missing.
+EM converges to a local maximum of the likelihood near its start. A component far from all samples
+has no responsibilities, and does not move. The gradient of the sliced Wasserstein distance moves
+every component to where mass is missing, at any distance.
 
 Here are samples from a ring, a square frame and the strip between them, and ten small components
 that all start in the middle (:term:`Kolouri, Rohde and Hoffmann 2018`). From eight such starts we

@@ -2,11 +2,11 @@
 Pictures as clouds of ink
 =========================
 
-A sample need not be a row of numbers. Here it is a cloud of points, the ink of a handwritten digit
-at an unknown place of a sheet, and each cloud has its own number of points. `MixtureEmbedding` fits
-a mixture to each cloud, `PairwiseMW2` computes the distances between mixtures, and any classifier
-that takes precomputed distances goes after it, in an ordinary pipeline under ordinary
-cross-validation.
+A sample need not be a row of numbers. Here it is a cloud of points, the ink of a handwritten
+digit at an unknown place of a sheet, and each cloud has its own number of points.
+`MixtureEmbedding` fits a mixture to each cloud, `PairwiseMW2` computes the distances between
+mixtures, and any classifier that takes precomputed distances can follow, in an ordinary pipeline
+with ordinary cross-validation.
 """
 
 import matplotlib.pyplot as plt

@@ -1,10 +1,10 @@
 """
-A palette with a red card that should not count
-===============================================
+Colour transfer that ignores a red card in the target
+=====================================================
 
-Somebody held a red card into the photograph whose palette is wanted. A balanced plan must give the
-card's mass to somebody, and paints the lake red. A plan with a penalty in place of the target's
-marginal leaves mass that would have to move too far.
+The photograph whose palette is wanted contains a red card. A balanced plan must transport mass to
+the card's colour, and paints the lake red. A plan with a penalty in place of the target's
+marginal ignores colours to which transport would be too long.
 """
 
 import matplotlib.pyplot as plt

@@ -1,10 +1,10 @@
 """
-A classifier for tilted digits, without a label of them
-=======================================================
+A classifier for tilted digits, trained without their labels
+============================================================
 
-A classifier was trained on upright digits; the pictures to read now are tilted by 30 degrees, and
-nobody has labelled them. `OTMap` moves the labelled digits to where the tilted ones are, and the
-classifier is trained on their images. Which class goes where is up to the plan between mixtures.
+A classifier was trained on upright digits; the pictures to classify are tilted by 30 degrees and
+have no labels. `OTMap` maps the labelled digits to the distribution of the tilted ones, and the
+classifier is trained on their images. The plan between mixtures matches the classes.
 """
 
 import matplotlib.pyplot as plt

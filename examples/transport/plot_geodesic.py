@@ -2,9 +2,9 @@
 The way from one mixture to another
 ===================================
 
-The plan of MW2 joins components of two mixtures; each pair moves along the geodesic between its two
-Gaussians. In between lies, at every time, a Gaussian mixture, and the distance travelled grows with
-time.
+The plan of MW2 joins components of two mixtures; each pair moves along the geodesic between its
+two Gaussians. At every time this gives a Gaussian mixture, and the distance to the start is
+proportional to time.
 """
 
 import matplotlib.pyplot as plt
