@@ -13,15 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import attributes, check_means
-from skgmmot.gaussian.choice import for_many
+from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
-from skgmmot.gaussian.log_density import (
-    is_far,
-    log_density,
-    log_joint,
-    log_responsibilities,
-    responsibilities,
-)
+from skgmmot.gaussian.evaluators import DefinitionEStep, EStep
+from skgmmot.gaussian.log_density import is_far
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import Solution
@@ -170,7 +165,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     @single_threaded_torch()
     def _evaluate(self, function, X):
-        """Apply ``function(prepared mixture, block)`` to blocks of validated samples."""
+        """Apply ``function(E-step, block)`` to blocks of validated samples."""
         check_is_fitted(self)
         X, kind = arrays.samples(self, X, reset=False)
         return self._blockwise(function, X), kind
@@ -179,15 +174,17 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         """Numbers in the dtype of the samples; the mixture is not rounded to it."""
         mixture = self._prepared(X)
 
-        def values(mixture, block):
-            found = function(mixture, block)
+        def values(step, block):
+            found = function(step, block)
             return found.to(X.dtype) if found.is_floating_point() else found
 
         if X.requires_grad or mixture.requires_grad:
-            return values(mixture, X)
+            return values(DefinitionEStep(mixture), X)
         own = arrays.as_tensor(self.means_).dtype
-        mixture = for_many(mixture, len(X), torch.promote_types(own, X.dtype))
-        return blocks.map_rows(lambda block: values(mixture, block), mixture.row_size, X)
+        step = fastest_e_step(mixture, len(X), torch.promote_types(own, X.dtype))
+        return blocks.map_rows(
+            lambda block: values(step, block), step.row_size, X, min_rows=step.min_rows
+        )
 
     def score_samples(self, X):
         """Compute the log-density of each sample.
@@ -210,7 +207,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         ValueError
             If ``X`` is not a finite matrix with the features of the fit.
         """
-        values, kind = self._evaluate(log_density, X)
+        values, kind = self._evaluate(_log_density, X)
         return kind.restore(values)
 
     @single_threaded_torch()
@@ -241,7 +238,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         X, _ = arrays.samples(self, X, reset=False)
         weights = arrays.sample_weights(sample_weight, X)
-        values = self._blockwise(log_density, X).detach().cpu().numpy()
+        values = self._blockwise(_log_density, X).detach().cpu().numpy()
         if weights is None:
             return float(np.mean(values))
         weights = weights.detach().cpu().numpy().astype(np.float64)
@@ -418,12 +415,16 @@ def _draw(rng, mean, covariance, size, diagonal):
     return rng.multivariate_normal(mean, covariance, size)
 
 
-def _labels(mixture: PreparedMixture, X):
-    joint = log_joint(mixture, X)
+def _log_density(step: EStep, X):
+    return step.log_density(X)
+
+
+def _labels(step: EStep, X):
+    joint = step.log_joint(X)
     if is_far(joint).any():
-        joint = log_responsibilities(mixture, X)
+        joint = step.log_responsibilities(X)
     return joint.max(0).indices  # many times faster than argmax, and equal
 
 
-def _responsibilities(mixture: PreparedMixture, X):
-    return responsibilities(mixture, X).mT
+def _responsibilities(step: EStep, X):
+    return step.responsibilities(X)[0].mT

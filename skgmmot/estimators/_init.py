@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from skgmmot._inputs.arrays import as_tensor
-from skgmmot.fitting.em.rows import EM, FEW
+from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.fitting.em.step import counted_mass, shifts
 from skgmmot.gaussian.covariance.registry import CovarianceType
@@ -32,6 +32,8 @@ from skgmmot.numerics.threads import in_forked_process
 Assignment = Callable[[], Iterator[tuple[slice | Tensor, slice, Tensor]]]
 
 BLOCK = 2**14
+#: Assignments of up to so many responsibilities are one block: cutting them would take longer.
+HELD_AT_ONCE = 2**12
 
 #: Rounding that is accepted in the mean that k-means subtracts, in epsilons of the largest sample,
 #: and in squared distances, as a share of the samples' variance.
@@ -138,7 +140,7 @@ def _nearest_centre(X, sample_weight, n_clusters: int, n_init: int, rng) -> Tens
 
 def _labelled(labels: Tensor, n_components: int, X: Tensor) -> Assignment:
     """Each component its samples; those of label -1 belong to nobody."""
-    if len(labels) * n_components < FEW:  # all at once, where cutting would take longer
+    if len(labels) * n_components < HELD_AT_ONCE:
         resp = (labels == torch.arange(n_components).unsqueeze(1)).to(X)
         nobody = (labels < 0).nonzero().squeeze(1).to(X.device)
         return lambda: iter(

@@ -2,7 +2,10 @@
 
 import contextlib
 import warnings
+from collections.abc import Callable
+from functools import cached_property
 from numbers import Real
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -31,26 +34,38 @@ from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics import blocks
 from skgmmot.numerics.linalg import oas_shrinkage, shrunk
 from skgmmot.numerics.threads import single_threaded_torch
-from skgmmot.transport.discrete.plan import Plan
+from skgmmot.transport.discrete.plan import Plan, transposed
 from skgmmot.transport.mixtures.distance import transport_plan
-from skgmmot.transport.mixtures.maps import (
-    carried_labels,
-    mean_map,
-    mixture_map,
-    random_map,
-    reversed_plan,
-)
+from skgmmot.transport.mixtures.maps import carried_labels, mean_map, mixture_map, random_map
+from skgmmot.transport.sliced.directions import directions
+from skgmmot.transport.sliced.distance import sliced_wasserstein_of_samples
 
-METHODS = {"mean": mean_map, "random": random_map}
+
+class _Method(NamedTuple):
+    """A way to move samples."""
+
+    move: Callable
+    """``(maps, X, uniforms) -> images``."""
+    row_size: Callable
+    """Numbers that a sample takes in a block, of the maps."""
+    n_uniforms: int
+    """How many uniform random numbers a sample takes; for none there is no argument."""
+
+
+METHODS = {
+    "mean": _Method(mean_map, attrgetter("mean_row_size"), 0),
+    "random": _Method(random_map, attrgetter("row_size"), 2),
+}
 
 #: Components of the mixtures that `OTMap` fits unless told otherwise.
 DEFAULT_COMPONENTS = 10
 #: Directions along which `OTMap.score` compares clouds, and the samples it takes of each at most.
 SCORE_PROJECTIONS, SCORE_SAMPLES = 100, 10_000
 #: Components of fewer samples a feature have their covariances shrunk by ``shrinkage='auto'``.
-FEW_SAMPLES = 5
-#: Images so many times further out than the target reaches are warned of.
-FAR = 10
+MIN_SAMPLES_PER_FEATURE = 5
+#: A mixture reaches so many deviations around its means; images so many times further out than the
+#: target reaches are warned of.
+REACH_DEVIATIONS, WARNED_REACHES = 5, 10
 #: The label of samples whose class is not known, as in scikit-learn and POT.
 UNLABELLED = -1
 
@@ -394,26 +409,20 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         kind = arrays.answer_kind(kind_a, kind_b, *given)
         a, b = (m.detach().to(device=kind.device) for m in (a, b))
         plan = transport_plan(a, b, reg=self.reg, reg_m=self.reg_m)
-        self._ends = a, b, plan
-        self._prepare(a, b, plan)
+        self._maps = _Maps(a, b, plan)
         self.source_mixture_, self.target_mixture_ = source, target
         self.plan_ = kind.restore(plan.coupling)
         self.distance_ = float(plan.cost.clamp(min=0).sqrt())
 
-    def _prepare(self, source, target, plan):
-        """Work out the maps of a plan, and how far both mixtures reach."""
-        self._mapping = mixture_map(source, target, plan)
-        self._reaches = _Reach.of(source), _Reach.of(target)
-
     def __getstate__(self):
         """State of arrays alone, for every way to save it: maps are worked out again from it."""
         state = super().__getstate__()
-        if "_ends" in state:
-            state = {k: v for k, v in state.items() if k not in ("_mapping", "_reaches")}
-            device = state["_ends"][0].means.device
-            state["_types"] = [end.covariance_type.name for end in state["_ends"][:2]]
-            state["_ends"] = [[t.cpu().numpy() for t in end] for end in state["_ends"]]
-            state["_device"] = str(device)
+        if "_maps" in state:
+            state = dict(state)
+            ends = state.pop("_maps").ends
+            state["_ends"] = [[t.cpu().numpy() for t in end] for end in ends]
+            state["_types"] = [end.covariance_type.name for end in ends[:2]]
+            state["_device"] = str(ends[0].means.device)
         return state
 
     def __setstate__(self, state):
@@ -423,14 +432,14 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         super().__setstate__(state)
         if device is not None:
             source, target, plan = (
-                [torch.from_numpy(np.array(t)).to(device) for t in end] for end in self._ends
+                [torch.from_numpy(np.array(t)).to(device) for t in end]
+                for end in vars(self).pop("_ends")
             )
             source, target = (
                 GaussianMixtureParams(*end, COVARIANCE_TYPES[name])
                 for end, name in zip((source, target), names, strict=True)
             )
-            self._ends = source, target, Plan(*plan)
-            self._prepare(*self._ends)
+            self._maps = _Maps(source, target, Plan(*plan))
 
     @single_threaded_torch()
     def transform(self, X):
@@ -461,7 +470,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             target's, the map stretches whatever is off it.
         """
         check_is_fitted(self, "plan_")
-        return self._move(self._mapping, X, self._reaches[1])
+        return self._move(self._maps.there, X, self._maps.target_reach)
 
     @single_threaded_torch()
     def inverse_transform(self, X):
@@ -487,29 +496,24 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If ``X`` is invalid, or a covariance of the target is singular.
         """
         check_is_fitted(self, "plan_")
-        return self._move(self._inverse_mapping(), X, self._reaches[0])
-
-    def _inverse_mapping(self):
-        """The maps of the transposed plan."""
-        source, target, plan = self._ends
-        try:
-            return mixture_map(target, source, reversed_plan(plan))
-        except ValueError as error:
-            raise ValueError(
-                f"target_mixture_ must be one to start from for the way back. There, {error}"
-            ) from error
+        return self._move(self._maps.back, X, self._maps.source_reach)
 
     def _move(self, mapping, X, reach):
         """Samples moved by a map with the present method, to about where a mixture reaches."""
         self._validate_params()
         X, kind = arrays.samples(self, X, reset=False)
         X = X.detach()
-        mapping, rows = mapping.to(X), [X]
-        if self.method == "random":
-            rows.append(_Uniforms(check_random_state(self.random_state), X.device))
-        move = METHODS[self.method]
-        row_size = mapping.posterior.row_size
-        images = blocks.map_rows(lambda *block: move(mapping, *block), row_size, *rows)
+        method, mapping, others = METHODS[self.method], mapping.for_samples(X), []
+        if method.n_uniforms:
+            rng = check_random_state(self.random_state)
+            others.append(_Uniforms(rng, method.n_uniforms, X.device))
+        images = blocks.map_rows(
+            lambda *block: method.move(mapping, *block),
+            method.row_size(mapping),
+            X,
+            *others,
+            min_rows=mapping.e_step.min_rows,
+        )
         _warn_of_far_images(images, reach)
         return kind.restore(images, copy=False)
 
@@ -566,12 +570,14 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self, "component_labels_")
         X, kind = arrays.samples(self, X, reset=False)
         X, codes = X.detach(), np.searchsorted(self.classes_, self.component_labels_)
-        mapping, labels = self._inverse_mapping().to(X), torch.from_numpy(codes).to(X.device)
-        return kind.restore(
-            blocks.map_rows(
-                lambda block: carried_labels(mapping, labels, block), mapping.posterior.row_size, X
-            )
+        labels, mapping = torch.from_numpy(codes).to(X.device), self._maps.back.for_samples(X)
+        carried = blocks.map_rows(
+            lambda block: carried_labels(mapping, labels, block),
+            mapping.row_size,
+            X,
+            min_rows=mapping.e_step.min_rows,
         )
+        return kind.restore(carried)
 
     @single_threaded_torch()
     def score(self, X, y=None):
@@ -607,12 +613,14 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         else:
             target = arrays.as_tensor(arrays.companion(self, self.target, "target"))
             target = _thinned(target)
-        import ot  # takes longer to load than this package
-
-        distance = ot.sliced_wasserstein_distance(
-            mapped, target.to(mapped), n_projections=SCORE_PROJECTIONS, seed=0
+        along = directions(
+            "quasi",
+            SCORE_PROJECTIONS,
+            mapped.shape[1],
+            generator=torch.Generator().manual_seed(0),
         )
-        return -float(distance)
+        squared = sliced_wasserstein_of_samples(mapped, target.to(mapped), along).mean()
+        return -float(squared.sqrt())
 
 
 def _refuse_target(X, y, target):
@@ -691,13 +699,33 @@ def _shrunk_mixture(fitted, n_samples, shrinkage):
             return fitted
         # a tied covariance stands on the samples of all components
         own = params.weights if len(covariances) > 1 else params.weights.sum().unsqueeze(0)
-        few = own * n_samples < FEW_SAMPLES * d
+        few = own * n_samples < MIN_SAMPLES_PER_FEATURE * d
         share = torch.where(few, oas_shrinkage(covariances, own * n_samples), 0.0)
     else:
         share = torch.full_like(covariances.flatten(1)[:, 0], shrinkage)
     if not share.any():
         return fitted
     return known_mixture(params._replace(covariances=shrunk(covariances, share)), kind)
+
+
+class _Maps:
+    """The maps of a plan between two mixtures, there and back, and how far both reach."""
+
+    def __init__(self, source, target, plan):
+        self.ends = source, target, plan
+        self.there = mixture_map(source, target, plan)
+        self.source_reach, self.target_reach = _Reach.of(source), _Reach.of(target)
+
+    @cached_property
+    def back(self):
+        """The maps of the transposed plan."""
+        source, target, plan = self.ends
+        try:
+            return mixture_map(target, source, transposed(plan))
+        except ValueError as error:
+            raise ValueError(
+                f"target_mixture_ must be one to start from for the way back. There, {error}"
+            ) from error
 
 
 class _Reach(NamedTuple):
@@ -710,15 +738,16 @@ class _Reach(NamedTuple):
 
     @classmethod
     def of(cls, mixture):
-        """Five deviations around the means; ten times as far out is far."""
-        spread = 5 * mixture.covariance_type.diagonals(mixture.covariances).sqrt()
+        """Where components end on each side, and what is far beyond."""
+        deviations = mixture.covariance_type.diagonals(mixture.covariances).sqrt()
+        spread = REACH_DEVIATIONS * deviations
         counts = mixture.weights > 0
         low, high = (mixture.means - spread)[counts], (mixture.means + spread)[counts]
         low, high = low.amin(0), high.amax(0)
         # A feature in which the mixture is all but constant is seen in units of the others.
         width = (high - low).maximum((high - low).square().mean().sqrt())
-        middle = (low + high) / 2
-        return cls(low, high, middle - FAR * width / 2, middle + FAR * width / 2)
+        middle, half = (low + high) / 2, WARNED_REACHES * width / 2
+        return cls(low, high, middle - half, middle + half)
 
 
 def _warn_of_far_images(images, reach):
@@ -744,15 +773,15 @@ def _warn_of_far_images(images, reach):
 
 
 class _Uniforms:
-    """Uniform random numbers, two a row, drawn where they are needed: row i is always the same."""
+    """Uniform random numbers for each row, drawn where they are needed: row i is the same."""
 
-    def __init__(self, rng, device):
-        self.seed, self.device = rng.randint(2**31 - 1), device
+    def __init__(self, rng, per_row, device):
+        self.seed, self.per_row, self.device = rng.randint(2**31 - 1), per_row, device
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
         start = rows.start or 0
-        stream = np.random.PCG64(self.seed).advance(2 * start)
-        drawn = np.random.Generator(stream).random((rows.stop - start, 2))
+        stream = np.random.PCG64(self.seed).advance(self.per_row * start)
+        drawn = np.random.Generator(stream).random((rows.stop - start, self.per_row))
         return torch.from_numpy(drawn).to(self.device)
 
 

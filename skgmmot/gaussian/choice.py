@@ -1,76 +1,223 @@
-"""Densities of many samples, by matrix products where these are accurate; without gradients."""
+"""Which E-step is fastest and accurate: for fits, for predictions and for maps.
+
+The definition is best for few samples and always accurate. Matrix products are faster for many, but
+lose digits where components are much narrower than their distance from the origin.
+"""
 
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.mixture import PreparedMixture
-from skgmmot.gaussian.products import FeatureEStep, WhiteningEStep, accurate_dtype
+from skgmmot.gaussian.covariance.base import CovarianceType
+from skgmmot.gaussian.evaluators import DefinitionEStep, EStep, FeatureEStep, WhiteningEStep
+from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 
-#: Blocks for samples that take more numbers than this would be too short for matrix products.
-MOST_NUMBERS = 512
-#: For fewer log-joint densities, samples times components, the definition is as fast.
-MANY = 4096
+#: For fewer log-joint densities, samples times components, the definition is as fast: setting up
+#: products takes longer. In so many features it is as fast for half as many only: its work grows
+#: with the features more than that of products, most where all components share a matrix.
+MIN_PRODUCT_DENSITIES = 2**12
+HALVING_FEATURES, HALVING_FEATURES_SHARED = 64, 8
+#: Quadratic features are used up to this many for each feature: d = 80 for full covariances, any d
+#: for the other types.
+MAX_QUADRATIC = 40
+#: Whitening is faster than quadratic features above this many for each feature (d = 32), with up to
+#: so many components.
+MIN_WHITENING_QUADRATIC, MAX_WHITENING_COMPONENTS = 16, 16
+#: Largest rounding error of log-densities accepted, by the dtype of the products.
+MAX_ROUNDING_ERROR = {torch.float64: 1e-11, torch.float32: 2e-5}
 
 
-class ProductMixture(PreparedMixture):
-    """A prepared mixture whose log-joint is a few matrix products for a whole block of samples.
+def fastest_e_step(
+    mixture: GaussianMixtureParams | PreparedMixture,
+    n_samples: float,
+    dtype: torch.dtype,
+    origin: Tensor | None = None,
+) -> EStep:
+    """Choose the fastest E-step that is accurate for a mixture and so many samples.
 
-    It stands in for the `PreparedMixture` it is made of, and falls back to its definition where
-    squares overflow.
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams or PreparedMixture
+        K components in d dimensions, about the origin.
+    n_samples : int or inf
+        How many samples there are, in all blocks.
+    dtype : torch.dtype
+        That of the samples; float64 asks for results in float64.
+    origin : Tensor of shape (d,), default=None
+        What the mixture is relative to, on the device and in the dtype of the samples. None is
+        zero; products then take an origin of their own, in the middle of the mixture.
+
+    Returns
+    -------
+    EStep
+        By its definition, by quadratic features, or whitened by columns.
+
+    Raises
+    ------
+    ValueError
+        If a covariance is not positive definite.
+
+    Notes
+    -----
+    Not differentiable but for the definition.
     """
-
-    step: FeatureEStep | WhiteningEStep
-    dtype: torch.dtype
-
-    @property
-    def row_size(self) -> int:
-        """Numbers that a sample takes in a block."""
-        return min(self.step.row_size, MOST_NUMBERS)
-
-    def log_joint(self, X: Tensor) -> Tensor:
-        """The log-joint ``(K, b)`` of a block ``X (b, d)``, in the dtype of the products."""
-        joint = self.step.log_joint(
-            X, self.dtype, lambda _, shape, dtype: X.new_empty(shape, dtype=dtype)
-        )
-        return joint if torch.isfinite(joint.amax(0)).all() else super().log_joint(X)
+    mixture = mixture.prepare()
+    if is_small(mixture, n_samples):
+        return DefinitionEStep(mixture, origin)
+    about, centre = (mixture, origin) if origin is not None else about_middle(mixture, dtype)
+    accurate = accurate_dtype(about, dtype)
+    if accurate is None:
+        return DefinitionEStep(mixture, origin)
+    kind = mixture.covariance_type
+    whitened = whitening_is_faster(kind, *mixture.means.shape)
+    return (WhiteningEStep if whitened else FeatureEStep)(about, centre, accurate)
 
 
-def for_many(
-    mixture: PreparedMixture, n_samples: int, dtype: torch.dtype | None = None
-) -> PreparedMixture:
-    """Prepare a mixture for many samples.
+def feature_e_step(
+    mixture: GaussianMixtureParams | PreparedMixture, dtype: torch.dtype, origin: Tensor
+) -> FeatureEStep | None:
+    """Return the E-step by quadratic features, on which derivatives are fastest.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams or PreparedMixture
+        K components in d dimensions, about the origin.
+    dtype : torch.dtype
+        As in `fastest_e_step`.
+    origin : Tensor of shape (d,)
+        What the mixture is relative to.
+
+    Returns
+    -------
+    FeatureEStep or None
+        None where features are too many, or not accurate.
+    """
+    mixture = mixture.prepare()
+    if quadratic_share(mixture.covariance_type, len(origin)) > MAX_QUADRATIC:
+        return None
+    accurate = accurate_dtype(mixture, dtype)
+    return None if accurate is None else FeatureEStep(mixture, origin, accurate)
+
+
+def is_small(mixture: PreparedMixture, n_samples: float) -> bool:
+    """Return whether so few samples make the definition the fastest E-step.
 
     Parameters
     ----------
     mixture : PreparedMixture
         K components in d dimensions.
-    n_samples : int
-        How many there are.
-    dtype : torch.dtype, default=None
-        That of the samples; None is that of the mixture.
+    n_samples : int or inf
+        How many samples there are.
 
     Returns
     -------
-    PreparedMixture
-        The same mixture; by products, if they are many and that keeps their digits.
-
-    Notes
-    -----
-    Not differentiable.
+    bool
+        True where products would take longer to set up than they save.
     """
-    if n_samples * len(mixture.means) < MANY:
-        return mixture
-    weights = mixture.log_weights.double().softmax(0)
-    exact = mixture.to(dtype=torch.float64)
-    # a number that samples can be subtracted from in their own dtype; the mixture is not rounded
-    origin = (weights @ exact.means).to(mixture.means.dtype if dtype is None else dtype)
-    centred = exact._replace(means=exact.means - origin.double())
-    dtype = accurate_dtype(centred, origin.dtype)
-    if dtype is None:
-        return mixture
-    kind = mixture.covariance_type
-    whitened = WhiteningEStep.is_faster(kind, *mixture.means.shape)
-    found = ProductMixture(*exact)
-    found.step = (WhiteningEStep if whitened else FeatureEStep)(centred, origin)
-    found.dtype = dtype
-    return found
+    K, d = mixture.means.shape
+    shared = mixture.covariance_type.shared
+    halving = HALVING_FEATURES_SHARED if shared else HALVING_FEATURES
+    return n_samples * K * (1 + d / halving) < MIN_PRODUCT_DENSITIES
+
+
+def about_middle(mixture: PreparedMixture, dtype: torch.dtype) -> tuple[PreparedMixture, Tensor]:
+    """Return a mixture about a point in its middle, and that point.
+
+    Parameters
+    ----------
+    mixture : PreparedMixture
+        K components in d dimensions.
+    dtype : torch.dtype
+        That of the samples.
+
+    Returns
+    -------
+    about : PreparedMixture
+        The mixture about the point, a constant in float64.
+    origin : Tensor of shape (d,)
+        The point, rounded to the dtype of the samples so that the mixture is not.
+    """
+    mixture = mixture.to(dtype=torch.float64)
+    weights = mixture.log_weights.softmax(0)
+    origin = (weights @ mixture.means).to(dtype)
+    return mixture._replace(means=mixture.means - origin.double()), origin
+
+
+def cancellation(mixture: PreparedMixture) -> float:
+    r"""Return how much larger than log-densities are the terms that cancel in products.
+
+    Near the centre of component k these are ``m_i Lambda_ij m_j`` of its precision. Their rounding
+    errors have random signs: together they are about eps times
+
+    .. math:: \max_k \sum_i m_{ki}^2 \Lambda_{k,ii}.
+
+    Parameters
+    ----------
+    mixture : PreparedMixture
+        A mixture about the origin.
+
+    Returns
+    -------
+    float
+        The ratio.
+    """
+    diagonals = mixture.covariance_type.precision_diagonals(mixture.factors)
+    return float((mixture.means.square() * diagonals).sum(-1).max())
+
+
+def accurate_dtype(mixture: PreparedMixture, dtype: torch.dtype) -> torch.dtype | None:
+    """Return the fastest dtype in which products keep enough digits.
+
+    Parameters
+    ----------
+    mixture : PreparedMixture
+        A mixture about the origin, in float64.
+    dtype : torch.dtype
+        That of the samples.
+
+    Returns
+    -------
+    torch.dtype or None
+        That of the samples, float64, or None: only the definition is accurate enough.
+    """
+    largest = cancellation(mixture)
+    for candidate in (dtype, torch.float64):
+        if largest * torch.finfo(candidate).eps < MAX_ROUNDING_ERROR[candidate]:
+            return candidate
+    return None
+
+
+def quadratic_share(kind: CovarianceType, n_features: int) -> float:
+    """Return the number of quadratic features for each linear one.
+
+    Parameters
+    ----------
+    kind : CovarianceType
+        Type of the covariances.
+    n_features : int
+        Their dimension d.
+
+    Returns
+    -------
+    float
+        Their number over ``d + 1``.
+    """
+    return kind.n_quadratic(n_features) / (n_features + 1)
+
+
+def whitening_is_faster(kind: CovarianceType, n_components: int, n_features: int) -> bool:
+    """Return whether whitening by columns is faster than quadratic features.
+
+    Parameters
+    ----------
+    kind : CovarianceType
+        Type of the covariances.
+    n_components, n_features : int
+        Their number K and dimension d.
+
+    Returns
+    -------
+    bool
+        True only for full covariances, in many dimensions.
+    """
+    share, few = quadratic_share(kind, n_features), n_components <= MAX_WHITENING_COMPONENTS
+    return share > MAX_QUADRATIC or (share > MIN_WHITENING_QUADRATIC and few)

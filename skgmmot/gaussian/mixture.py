@@ -239,6 +239,9 @@ class PreparedMixture(NamedTuple):
 
     def log_joint(self, X: Tensor) -> Tensor:
         """`log_joint` by its definition."""
-        centred = X - self.means.unsqueeze(1)  # (K, n, d)
+        return self.log_joint_of_centred(X - self.means.unsqueeze(1))  # (K, n, d)
+
+    def log_joint_of_centred(self, centred: Tensor) -> Tensor:
+        """The same of samples centred at each component ``(K, n, d)``."""
         factors = self.factors.to(centred.dtype)
         return self.log_weights.unsqueeze(1) + self.covariance_type.log_density(centred, factors)

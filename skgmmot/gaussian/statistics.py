@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.base import CovarianceType
-from skgmmot.gaussian.log_density import log_density, log_joint, responsibilities
+from skgmmot.gaussian.log_density import log_density, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 
 
@@ -62,22 +62,27 @@ def e_step(
     ``(K, n, d)``.
     """
     theta = theta.prepare()
-    joint = log_joint(theta, X)  # (K, n)
+    centred = X - theta.means.unsqueeze(1)  # (K, n, d)
+    joint = theta.log_joint_of_centred(centred)  # (K, n)
     log_p = torch.logsumexp(joint, dim=0)
     resp = (joint - log_p).exp()
     if theta.weights is not None:  # derivatives in weights of zero are asked for
         resp, log_p = responsibilities(theta, X), log_density(theta, X)
     if sample_weight is not None:
         resp, log_p = resp * sample_weight, log_p * sample_weight
-    return moments(theta, X, resp)._replace(log_likelihood=log_p.sum())
+    return _moments(theta, centred, resp, log_p.sum())
 
 
 def moments(theta: GaussianMixtureParams | PreparedMixture, X: Tensor, resp: Tensor) -> Statistics:
     """Sum mass, shift and scatter for given (weighted) responsibilities ``resp (K, n)``."""
-    centred = X - theta.means.unsqueeze(1)  # (K, n, d)
+    return _moments(theta, X - theta.means.unsqueeze(1), resp, resp.new_zeros(()))
+
+
+def _moments(theta, centred: Tensor, resp: Tensor, log_likelihood: Tensor) -> Statistics:
+    """The same for samples centred at each component ``(K, n, d)``."""
     return Statistics(
         mass=resp.sum(-1),
         shift=(resp.unsqueeze(-2) @ centred).squeeze(-2),
         scatter=theta.covariance_type.scatter(centred, resp),
-        log_likelihood=resp.new_zeros(()),
+        log_likelihood=log_likelihood,
     )

@@ -7,6 +7,7 @@ runs on one thread (its own threading does not help on blocks that fit a cache);
 setting is restored.
 """
 
+import functools
 import itertools
 import math
 from contextlib import contextmanager
@@ -60,26 +61,31 @@ class Workers:
     def map(self, function, n_rows: int, row_size: int, min_rows: int = MIN_BLOCK_ROWS):
         """Yield ``function(list of slices, buffers)`` for each span, in the order of the rows."""
         spans = row_spans(n_rows, block_length(self.device, row_size, min_rows))
-
-        def run(span):
-            buffers = self._free.get()
-            try:
-                with torch.no_grad():
-                    return function(span, buffers)
-            finally:
-                self._free.put(buffers)
-
+        run = functools.partial(self._run, function)
         if self._pool is None or len(spans) == 1:
             return map(run, spans)
         return self._pool.map(run, spans)
 
-    def sum(self, function, n_rows: int, row_size: int, **options) -> tuple[Tensor, ...]:
+    def _run(self, function, rows):
+        """``function(rows, buffers)``, with buffers that no other thread has."""
+        buffers = self._free.get()
+        try:
+            with torch.no_grad():
+                return function(rows, buffers)
+        finally:
+            self._free.put(buffers)
+
+    def sum(
+        self, function, n_rows: int, row_size: int, min_rows: int = MIN_BLOCK_ROWS
+    ) -> tuple[Tensor, ...]:
         """Add ``function(rows, buffers) -> tuple of tensors`` over all blocks of rows."""
+        if n_rows <= block_length(self.device, row_size, min_rows):
+            return self._run(function, slice(0, n_rows))
 
         def over_span(span, buffers):
             return add(function(rows, buffers) for rows in span)
 
-        return add(self.map(over_span, n_rows, row_size, **options))
+        return add(self.map(over_span, n_rows, row_size, min_rows))
 
 
 def add(parts) -> tuple[Tensor, ...]:
@@ -122,18 +128,20 @@ def workers(device: torch.device):
             pool.close()
 
 
-def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
+def map_rows(
+    function, row_size: int, X: Tensor, *others: Tensor, min_rows: int = MIN_BLOCK_ROWS
+) -> Tensor:
     """Apply ``function`` to blocks of rows of ``X (n, d)`` and ``others``, and join the results.
 
     ``others`` are tensors, or other objects that give a tensor for a slice of rows. ``row_size`` is
-    the number of temporary numbers for one row. The memory needed is that of the results and of one
-    block for each thread.
+    the number of temporary numbers for one row; blocks have at least ``min_rows``. The memory
+    needed is that of the results and of one block for each thread.
     """
 
     def of(rows):
         return function(*(t[rows] for t in (X, *others)))
 
-    if len(X) <= block_length(X.device, row_size):
+    if len(X) <= block_length(X.device, row_size, min_rows):
         with single_threaded_torch(), torch.no_grad():
             return of(slice(0, len(X))).contiguous()
     with torch.no_grad():
@@ -145,7 +153,7 @@ def map_rows(function, row_size: int, X: Tensor, *others: Tensor) -> Tensor:
             results[rows] = of(rows)
 
     with workers(X.device) as pool:
-        list(pool.map(over_span, len(X), row_size))
+        list(pool.map(over_span, len(X), row_size, min_rows))
     return results
 
 

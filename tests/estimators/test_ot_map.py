@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein, OTMap, ot_map
+from skgmmot.transport.mixtures import maps
 
 SOURCE = (
     [0.6, 0.4],
@@ -120,6 +121,25 @@ def test_it_adapts_a_classifier_in_a_pipeline_under_a_search():
     assert classifier.score(adapted, y[900:]) > before + 0.05
     pipeline = make_pipeline(clone(transport), LogisticRegression(max_iter=2000))
     assert pipeline.fit(shifted, y[900:]).score(shifted, y[900:]) > 0.6
+
+
+@pytest.mark.parametrize("way", ["transform", "inverse_transform"])
+def test_a_map_is_prepared_once(way, mixture, monkeypatch):
+    transport = OTMap(draw(TARGET, 300, 1), mixture=mixture).fit(draw(SOURCE, 300))
+    prepared = []
+    for name in ("fastest_e_step", "bures_map"):
+        of = getattr(maps, name)
+        monkeypatch.setattr(
+            maps, name, lambda *a, of=of, name=name: prepared.append(name) or of(*a)
+        )
+    X, move = draw(SOURCE, 5000), getattr(transport, way)
+    first = move(X)
+    found = prepared.copy()
+    assert found.count("fastest_e_step") == 1
+    np.testing.assert_array_equal(move(X), first)
+    np.testing.assert_allclose(move(X[:10]), first[:10])
+    np.testing.assert_allclose(move(X[:1]), first[:1])
+    assert prepared == [*found, "fastest_e_step"]  # another one for few samples
 
 
 def test_a_closer_map_scores_higher(mixture):

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from skgmmot.fitting.em.gram import FeatureGram, SampleGram
 from skgmmot.fitting.em.step import SampledEM, counted_mass, m_step, shifts
+from skgmmot.gaussian.choice import cancellation
 from skgmmot.gaussian.coordinates import FisherCoordinates, velocities
+from skgmmot.gaussian.evaluators import FeatureEStep
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.gaussian.products import FeatureEStep
 from skgmmot.gaussian.statistics import Statistics, moments
 from skgmmot.numerics.adjoint import MovableLinearisation
 
@@ -125,7 +126,7 @@ def is_small(step: FeatureEStep) -> bool:
     """
     n_numbers = sum(t.numel() for t in step.theta[:3])
     few = step.coefficients.numel() <= SMALL and n_numbers <= SMALL_MATRIX
-    return few and step.cancellation <= SMALL_CANCELLATION
+    return few and cancellation(step.theta) <= SMALL_CANCELLATION
 
 
 class FeatureCovariance:
@@ -149,7 +150,7 @@ class FeatureCovariance:
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
         """Sum ``gamma_k phi phi^T (K, width, width)`` and ``gamma gamma^T x phi phi^T``."""
-        phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
+        phi, resp, total, _ = self.step.posterior(X, buffers)
         lent = buffers("products", (len(resp), *phi.shape), torch.float64)
         products = torch.mul(resp.div_(total).unsqueeze(1), phi, out=lent)  # (K, width, b)
         weighted = products if sample_weight is None else products * sample_weight
@@ -197,7 +198,7 @@ class FeatureAdjoint:
 
     def _responsibilities(self, X, sample_weight, buffers):
         """``phi``, ``gamma``, ``r`` and ``sum_k gamma_ik h_ik`` of a block."""
-        phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
+        phi, resp, total, _ = self.step.posterior(X, buffers)
         resp.div_(total)
         signed = torch.mm(self.H, phi, out=buffers("signed", resp.shape, torch.float64))
         expected = (resp * signed).sum(0)

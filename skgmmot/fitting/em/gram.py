@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.base import CovarianceType
+from skgmmot.gaussian.evaluators import FeatureEStep
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.gaussian.products import FeatureEStep
 
 #: Largest number of entries of a mixture for which the matrix is built: a few matrices of this size
 #: are in memory at once, 2 MiB each.
@@ -103,7 +103,7 @@ class FeatureGram:
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
         """Sum ``a_i J_i^T J_i`` and ``a_i J_i^T D_i (K width, K width)`` over one block."""
-        phi, resp, total, _ = self.step.posterior(X, torch.float64, buffers)
+        phi, resp, total, _ = self.step.posterior(X, buffers)
         resp.div_(total)
         features = self.slopes @ phi  # their derivatives, (d, width, b)
         slope = self.sloping @ features  # (d, K, b)

@@ -7,26 +7,11 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.step import m_step
-from skgmmot.gaussian.covariance.base import CovarianceType
-from skgmmot.gaussian.log_density import log_responsibilities
-from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
-from skgmmot.gaussian.products import (
-    MAX_QUADRATIC,
-    FeatureEStep,
-    ProductEStep,
-    WhiteningEStep,
-    accurate_dtype,
-    quadratic_share,
-)
-from skgmmot.gaussian.statistics import Statistics, e_step
-from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, workers
-
-#: Blocks of fewer rows make matrix products slow, however many numbers a row takes.
-PRODUCT_ROWS = 512
-
-
-#: Up to so many numbers, samples times components times features, the definition is fastest.
-FEW = 2**12
+from skgmmot.gaussian.choice import fastest_e_step, feature_e_step
+from skgmmot.gaussian.evaluators import EStep, FeatureEStep
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.statistics import Statistics
+from skgmmot.numerics.blocks import workers
 
 
 class EM:
@@ -83,7 +68,7 @@ class EM:
         with self.in_float64().at_work() as em:
             step, statistics = em.e_step(theta)
             if not isinstance(step, FeatureEStep):
-                step, _ = em._features(theta.prepare())
+                step = feature_e_step(theta, em.dtype, self.origin)
             return step, statistics
 
     def sum(self, blocks) -> tuple[Tensor, ...]:
@@ -122,86 +107,42 @@ class EM:
         """The E-step's sums over all samples, by the fastest way that is accurate."""
         return self.e_step(theta)[1]
 
-    def e_step(self, theta: GaussianMixtureParams) -> tuple[ProductEStep | None, Statistics]:
-        """The E-step by products, or None where they are no good, and its sums.
+    def e_step(self, theta: GaussianMixtureParams) -> tuple[EStep, Statistics]:
+        """The E-step and its sums.
 
         The last one is kept: a derivative is often taken where an iteration has just been.
         """
         if self._last is None or not all(map(torch.equal, self._last[0], theta)):
-            mixture = theta.prepare()  # once an iteration: no block factors anything again
-            self._last = theta, *self._sums(mixture)
+            step = self._fastest(theta)
+            self._last = theta, step, self._sums(step)
         return self._last[1:]
 
-    def _sums(self, mixture: PreparedMixture) -> tuple[ProductEStep | None, Statistics]:
-        """The fastest E-step that is accurate, None for the definition, and its sums."""
-        if self._is_small(mixture):
-            return None, self._by_definition(mixture)
-        if WhiteningEStep.is_faster(mixture.covariance_type, *mixture.means.shape):
-            dtype = accurate_dtype(mixture, self.dtype)
-            step = None if dtype is None else WhiteningEStep(mixture, self.origin)
-        else:
-            step, dtype = self._features(mixture)
-        if step is None:
-            return None, self._by_definition(mixture)
-        return step, self._by_products(step, dtype)
+    def _fastest(self, theta: GaussianMixtureParams) -> EStep:
+        """The fastest E-step that is accurate; no block factors a covariance again."""
+        return fastest_e_step(theta, len(self.X), self.dtype, self.origin)
 
-    def _is_small(self, mixture: PreparedMixture) -> bool:
-        """Whether neither products nor blocks are worth their trouble."""
-        return len(self.X) * mixture.row_size < FEW
-
-    def _features(self, mixture) -> tuple[FeatureEStep | None, torch.dtype | None]:
-        """The E-step by features and the dtype of its products; None where that is no good."""
-        kind = mixture.covariance_type
-        if quadratic_share(kind, len(self.origin)) > MAX_QUADRATIC:
-            return None, None
-        dtype = accurate_dtype(mixture, self.dtype)
-        if dtype is None:
-            return None, None
-        return FeatureEStep(mixture, self.origin, self.total_scatter(kind)), dtype
-
-    def _by_products(self, step, dtype) -> Statistics:
-        def block(rows, buffers):
-            return step.block(*self._raw(rows), dtype, buffers)
-
-        sums = self.pool.sum(block, len(self.X), step.row_size, min_rows=PRODUCT_ROWS)
-        return step.statistics(*sums)
-
-    def _by_definition(self, mixture: PreparedMixture) -> Statistics:
-        """The sums in float64 whatever the samples: components are as thin as their rounding."""
+    def _sums(self, step: EStep) -> Statistics:
+        """The sums of an E-step over all samples."""
 
         def block(rows, buffers):
-            return e_step(mixture, *self.rows(rows))
+            return step.block(*self._raw(rows), buffers)
 
-        if self._is_small(mixture):
-            return e_step(mixture, *self.rows(slice(None)))
-        # A block adds to K matrices: that must not cost more than its products.
-        min_rows = max(MIN_BLOCK_ROWS, mixture.factors[0].numel() // (4 * len(self.origin)))
-        sums = self.pool.sum(block, len(self.X), mixture.row_size, min_rows=min_rows)
-        return Statistics(*sums)
+        sums = self.pool.sum(block, len(self.X), step.row_size, min_rows=step.min_rows)
+        return step.statistics(*sums, total_scatter=self.total_scatter)
 
     def overlap(self, theta) -> Tensor:
         """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""
-        mixture = theta.prepare()
-        step, dtype = self._features(mixture)
+        step = self._fastest(theta)
 
         def block(rows, buffers):
-            x, a = self.rows(rows)
-            if dtype is None:
-                resp = log_responsibilities(mixture, x).exp()
-            else:
-                _, resp, total, _ = step.posterior(self.X[rows], dtype, buffers)
-                resp.div_(total)
+            X, a = self._raw(rows)
+            resp, _ = step.responsibilities(X, buffers)
             return (((resp if a is None else resp * a) @ resp.mT).double(),)
 
-        by_definition = dtype is None
-        row_size = theta.means.numel() if by_definition else step.row_size
-        min_rows = MIN_BLOCK_ROWS if by_definition else PRODUCT_ROWS
-        return self.pool.sum(block, len(self.X), row_size, min_rows=min_rows)[0]
+        return self.pool.sum(block, len(self.X), step.row_size, min_rows=step.min_rows)[0]
 
-    def total_scatter(self, kind: CovarianceType) -> Tensor | None:
-        """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, if the type has a use for it."""
-        if not kind.shared:
-            return None
+    def total_scatter(self) -> Tensor:
+        """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, summed once."""
         if self._total_scatter is None:
 
             def block(rows, buffers):

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from skgmmot.fitting.em.entropic import Dual, balance, curvature, imbalance, sinkhorn_update
 from skgmmot.fitting.em.step import SampledEM, m_step
+from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.coordinates import FisherCoordinates
 from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
-from skgmmot.gaussian.log_density import log_responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import iterate
@@ -208,17 +208,18 @@ class SinkhornEM:
 
     def gap(self, theta: TiltedMixture) -> float:
         """What balancing a mixture costs: the balanced cost less the negative log-likelihood."""
-        em, w, mixture = self.em, theta.prescribed, theta.mixture().prepare()
+        em, w = self.em, theta.prescribed
+        step = fastest_e_step(theta.mixture(), len(em.X), em.dtype, em.origin)
         tilt = self.balance(theta).log_weights - w.log()
 
         def block(rows, buffers):
-            x, a = em.rows(rows)
+            a = None if em.sample_weight is None else em.sample_weight[rows]
             # sample by sample, for far samples cost much in either reading
-            log_resp = log_responsibilities(mixture, x)
+            log_resp = step.log_responsibilities(em.X[rows])
             gained = torch.logsumexp(log_resp + tilt.unsqueeze(1), dim=0)
             return ((gained if a is None else gained * a).sum(),)
 
-        (gained,) = em.pool.sum(block, len(em.X), row_size=mixture.means.numel())
+        (gained,) = em.pool.sum(block, len(em.X), step.row_size, min_rows=step.min_rows)
         return max(float(w @ tilt - gained / em.total), 0.0)
 
 

@@ -9,7 +9,7 @@ from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.fit import REG_COVAR, check_samples, check_start, fit_em
 from skgmmot.fitting.em.movement import STRATEGIES
 from skgmmot.fitting.em.step import m_step
-from skgmmot.gaussian.log_density import log_responsibilities
+from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics, moments
 from skgmmot.numerics import blocks
@@ -144,10 +144,10 @@ class WarmStart:
     def _assigned_as_before(self, X, sample_weight):
         """The mixture of the samples where they are now, with the responsibilities they had."""
         theta = self.theta.to(dtype=torch.float64)
-        mixture = theta.prepare()
+        step = fastest_e_step(theta, len(X), torch.float64)
 
         def block(rows, buffers):
-            resp = log_responsibilities(mixture, self._before[rows].double()).exp()  # (K, b)
+            resp, _ = step.responsibilities(self._before[rows], buffers)  # (K, b)
             if sample_weight is not None:
                 resp = resp * sample_weight[rows]
             return moments(theta, X[rows].double(), resp)

@@ -6,136 +6,114 @@ with these weights, `random_map` draws one. Blocks of samples are worked on as c
 every elementwise operation runs along contiguous rows.
 """
 
-from typing import NamedTuple
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.log_density import log_responsibilities
-from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.gaussian.products import (
-    MAX_QUADRATIC,
-    FeatureEStep,
-    accurate_dtype,
-    quadratic_share,
-)
+from skgmmot.gaussian.choice import fastest_e_step, is_small
+from skgmmot.gaussian.evaluators import EStep
+from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.linalg import bures_map
 from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.mixtures.distance import cost_matrix, transport_plan
 
-#: Maps of up to so many numbers are copied for each sample.
-SMALL_MAP = 32
-#: Blocks for samples that take more numbers than this would be too short for matrix products.
-MOST_NUMBERS = 512
+#: Maps of up to so many numbers are copied for each sample; samples are sorted by larger ones.
+MAX_COPIED_NUMBERS = 32
 
 
-class Posterior:
-    """Responsibilities of a block of samples, by quadratic features where these are accurate.
-
-    Parameters
-    ----------
-    mixture : GaussianMixtureParams
-        K components in d dimensions, float64, with positive definite covariances.
-    origin : Tensor of shape (d,)
-        A point in the middle of them, in the dtype and on the device of the samples.
-
-    Raises
-    ------
-    ValueError
-        If a covariance is not positive definite.
-    """
-
-    def __init__(self, mixture: GaussianMixtureParams, origin: Tensor):
-        self.origin = origin
-        # about the origin, so that the mixture is not rounded to the dtype of the samples
-        self.prepared = mixture.translated(-origin.double()).prepare()
-        self.empty = torch.isneginf(self.prepared.log_weights)
-        self.features, self.dtype = None, None
-        kind = mixture.covariance_type
-        if quadratic_share(kind, len(origin)) <= MAX_QUADRATIC:
-            self.features = FeatureEStep(self.prepared, origin)
-            self.dtype = accurate_dtype(self.prepared, origin.dtype)
-
-    @property
-    def row_size(self) -> int:
-        """Numbers that one sample takes while it is worked on, for choosing the size of blocks."""
-        K, d = self.prepared.means.shape
-        if self.dtype is None:
-            return K * d
-        return min(K + self.features.coefficients.shape[1], MOST_NUMBERS)
-
-    def __call__(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the responsibilities of samples, and the samples about the origin.
-
-        Parameters
-        ----------
-        X : Tensor of shape (b, d)
-            Samples.
-
-        Returns
-        -------
-        resp : Tensor of shape (K, b)
-            Responsibilities.
-        lifted : Tensor of shape (d + 1, b)
-            ``(x - origin, 1)``, in their dtype.
-        """
-        if self.dtype is not None:
-            resp, lifted = self._by_features(X)
-            if resp is not None:
-                return resp, lifted
-        x = X.double() - self.origin.double()
-        resp = log_responsibilities(self.prepared, x).exp()
-        return resp, torch.cat([x.mT, x.new_ones(1, len(x))])
-
-    def _by_features(self, X):
-        """The same from two matrix products; None where a square overflows."""
-        phi, resp, total, top = self.features.posterior(
-            X, self.dtype, lambda _, shape, dtype: X.new_empty(shape, dtype=dtype)
-        )
-        if not torch.isfinite(top).all():
-            return None, None
-        resp[self.empty] = 0  # what has no weight has no responsibility, not even a subnormal one
-        return resp.div_(total), phi[: len(self.origin) + 1]
-
-
-class MixtureMap(NamedTuple):
+@dataclass(eq=False)
+class MixtureMap:
     """A plan between mixtures as affine maps, one for each pair of components that it joins.
 
     A sample of source component ``k`` goes with pair ``p = (k, l)`` with probability
     ``share_p = P_kl / w_k``, by ``T_kl(x) = A_kl (x - origin) + offset_kl``.
+
+    Parameters
+    ----------
+    source : PreparedMixture
+        The source mixture, K components in d dimensions, in float64.
+    component, partner : Tensor of shape (p,)
+        ``k`` and ``l`` of each pair, the former ascending.
+    share : Tensor of shape (p,)
+        ``P_kl / w_k``: sums to one over the pairs of a component.
+    origin : Tensor of shape (d,)
+        A point in the middle of the source, in the dtype of the samples.
+    affine : Tensor of shape (p, d, d + 1)
+        ``(A_kl, T_kl(origin))``, in float64.
+    n_samples : int, default=inf
+        How many samples it is made for.
     """
 
-    source: GaussianMixtureParams
-    """The source mixture, K components in d dimensions, in float64."""
-    posterior: Posterior
-    """Their responsibilities of samples."""
+    source: PreparedMixture
     component: Tensor
-    """``k`` of each pair, ``(p,)``, ascending."""
     partner: Tensor
-    """``l`` of each pair, ``(p,)``."""
     share: Tensor
-    """``P_kl / w_k (p,)``: sums to one over the pairs of a component."""
     origin: Tensor
-    """A point in the middle of the source, ``(d,)``."""
     affine: Tensor
-    """``(A_kl, T_kl(origin)) (p, d, d + 1)``."""
+    n_samples: float = math.inf
+    _kept: dict = field(default_factory=dict, init=False)
 
-    def to(self, like: Tensor) -> "MixtureMap":
-        """The same maps for samples of the dtype and on the device of ``like``."""
-        origin = self.origin.to(like)
-        source = self.source.to(device=like.device)
-        moved = origin.to(self.affine) - self.origin  # the origin is rounded to their dtype
-        offsets = self.affine[..., -1:] + self.affine[..., :-1] @ moved.unsqueeze(1)
-        affine = torch.cat([self.affine[..., :-1], offsets], dim=-1)
-        return MixtureMap(
-            source,
-            Posterior(source, origin),
-            self.component.to(like.device),
-            self.partner.to(like.device),
-            self.share.to(like.device),
-            origin,
-            affine.to(like.device),
+    def for_samples(self, X: Tensor) -> "MixtureMap":
+        """The same maps for so many samples, in their dtype and on their device; kept."""
+        key = X.dtype, X.device, is_small(self.source, len(X))
+        if key not in self._kept:
+            self._kept[key] = self._made_for(X)
+        return self._kept[key]
+
+    def _made_for(self, X):
+        to = {"device": X.device}
+        origin = self.origin.to(X)
+        shift = origin.to(self.affine) - self.origin  # the origin is rounded to their dtype
+        offsets = self.affine[..., -1:] + self.affine[..., :-1] @ shift.unsqueeze(1)
+        return replace(
+            self,
+            source=self.source.to(**to),
+            component=self.component.to(**to),
+            partner=self.partner.to(**to),
+            share=self.share.to(**to),
+            origin=origin,
+            affine=torch.cat([self.affine[..., :-1], offsets], dim=-1).to(**to),
+            n_samples=len(X),
         )
+
+    @cached_property
+    def e_step(self) -> EStep:
+        """The E-step of the source, about the origin, so that it is not rounded to their dtype."""
+        about = self.source._replace(means=self.source.means - self.origin.double())
+        return fastest_e_step(about, self.n_samples, self.origin.dtype, self.origin)
+
+    @property
+    def row_size(self) -> int:
+        """Numbers that a sample takes in a block."""
+        return self.e_step.row_size
+
+    @property
+    def mean_row_size(self) -> int:
+        """Numbers that a sample takes in a block of `mean_map`: its mean map, or many copies."""
+        K, d = self.source.means.shape
+        return self.e_step.row_size + d * min(K, d)
+
+    def responsibilities(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """The source components' responsibilities ``(K, b)``, and ``x - origin (d, b)``."""
+        resp, x = self.e_step.responsibilities(X)
+        return resp, x.contiguous()
+
+    @cached_property
+    def mean_maps(self) -> tuple[Tensor, Tensor]:
+        """``sum_l (P_kl / w_k) T_kl`` of each component: matrices, and images of the origin.
+
+        Matrices have the axes ``(in, out, K)``, and ``(out, K, in)`` where there are fewer
+        components than features; images are ``(d, K)``.
+        """
+        K, d = self.source.means.shape
+        shared = self.affine * self.share[:, None, None]
+        maps = shared.new_zeros(K, d, d + 1).index_add_(0, self.component, shared)
+        maps = maps.to(self.e_step.dtype)
+        matrices = maps[..., :d].permute((2, 1, 0) if d <= K else (1, 0, 2))
+        return matrices.contiguous(), maps[..., d].mT.contiguous()
 
 
 def mixture_map(
@@ -178,37 +156,23 @@ def mixture_map(
     A = bures_map(source.full_covariances()[k], target.full_covariances()[l])
     offsets = target.means[l] + ((origin - source.means[k]).unsqueeze(1) @ A).squeeze(1)
     try:
-        posterior = Posterior(source, origin)
+        prepared = source.prepare()
     except ValueError:
         raise ValueError(
             "source covariances must be positive definite to tell samples apart, got one that is "
             "singular. Add to its diagonal, or increase reg_covar."
         ) from None
     affine = torch.cat([A, offsets.unsqueeze(2)], dim=2)
-    return MixtureMap(source, posterior, k, l, mass / total[k], origin, affine)
-
-
-def reversed_plan(plan: Plan) -> Plan:
-    """Return the plan from the target to the source.
-
-    Parameters
-    ----------
-    plan : Plan
-        A plan from a source to a target.
-
-    Returns
-    -------
-    Plan
-        Its transpose.
-    """
-    return Plan(plan.coupling.mT, plan.target_potential, plan.source_potential, plan.cost)
+    return MixtureMap(prepared, k, l, mass / total[k], origin, affine)
 
 
 def mean_map(mapping: MixtureMap, X: Tensor) -> Tensor:
-    """Map samples by the conditional mean of the plan.
+    r"""Map samples by the conditional mean of the plan.
 
-    ``T_mean(x) = sum_kl gamma_k(x) (P_kl / w_k) T_kl(x)``: a mean of affine maps, so that the
-    result is smooth, and narrower than the target where one component is split among several.
+    .. math:: T_{\mathrm{mean}}(x) = \sum_{kl} \gamma_k(x) \frac{P_{kl}}{w_k} T_{kl}(x)
+
+    It is a mean of affine maps, so that the result is smooth, and narrower than the target where
+    one component is split among several.
 
     Parameters
     ----------
@@ -230,25 +194,26 @@ def mean_map(mapping: MixtureMap, X: Tensor) -> Tensor:
     ----------
     .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
     """
-    resp, lifted = mapping.posterior(X)  # (K, n), (d + 1, n)
-    shared = mapping.affine * mapping.share[:, None, None]
-    K, (d, width) = len(resp), shared.shape[1:]
-    average = shared.new_zeros(K, d, width).index_add_(0, mapping.component, shared).to(resp)
-    if d <= K:
-        # The mean of the affine maps first, as (d + 1, d) rows of numbers, then its image.
-        maps = average.permute(2, 1, 0).reshape(width * d, K) @ resp
-        images = (maps.view(width, d, -1) * lifted.unsqueeze(1)).sum(0)
+    resp, x = mapping.responsibilities(X)  # (K, n), (d, n)
+    matrices, at_origin = (t.to(resp) for t in mapping.mean_maps)
+    if len(x) <= len(resp):
+        # The mean of the affine maps first, as (d, d) rows of numbers, then its image.
+        means = (matrices.flatten(0, 1) @ resp).view(*matrices.shape[:2], -1)
+        images = (means * x.unsqueeze(1)).sum(0)
     else:
-        weighted = resp.unsqueeze(1) * lifted  # (K, d + 1, n)
-        images = average.permute(1, 0, 2).reshape(d, K * width) @ weighted.flatten(0, 1)
+        weighted = resp.unsqueeze(1) * x  # (K, d, n)
+        images = matrices.flatten(1) @ weighted.flatten(0, 1)
+    images.addmm_(at_origin, resp)
     return images.mT.to(X.dtype)
 
 
 def random_map(mapping: MixtureMap, X: Tensor, uniforms: Tensor) -> Tensor:
-    """Map each sample by one affine map, drawn from the plan.
+    r"""Map each sample by one affine map, drawn from the plan.
 
-    ``T_rand(x) = T_kl(x)`` with probability ``gamma_k(x) P_kl / w_k``: samples of the source
-    mixture become samples of the target mixture.
+    .. math:: T_{\mathrm{rand}}(x) = T_{kl}(x)
+        \quad \text{with probability} \quad \gamma_k(x) \frac{P_{kl}}{w_k}
+
+    Samples of the source mixture become samples of the target mixture.
 
     Parameters
     ----------
@@ -272,19 +237,19 @@ def random_map(mapping: MixtureMap, X: Tensor, uniforms: Tensor) -> Tensor:
     ----------
     .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
     """
-    resp, lifted = mapping.posterior(X)  # (K, n), (d + 1, n)
+    resp, x = mapping.responsibilities(X)  # (K, n), (d, n)
     cumulated = _cumulated_rows(resp)
     below_one = 1 - torch.finfo(resp.dtype).eps  # or a level at the sum would be beyond them all
     level = uniforms[:, 0].to(resp).clamp(max=below_one) * cumulated[-1]
     component = (cumulated <= level).sum(0)
     pair = _draw_pairs(mapping, component, uniforms[:, 1])
-    return _each_by_its_own(mapping.affine.to(lifted), pair, lifted).mT.to(X.dtype)
+    return _each_by_its_own(mapping.affine.to(x), pair, x).mT.to(X.dtype)
 
 
 def carried_labels(mapping: MixtureMap, labels: Tensor, X: Tensor) -> Tensor:
-    """Return the probabilities of labels that a plan carries from target components to samples.
+    r"""Return the probabilities of labels that a plan carries from target components to samples.
 
-    ``sum_k gamma_k(x) sum_l (P_kl / w_k) [labels_l = c]``
+    .. math:: \sum_k \gamma_k(x) \sum_{l : \text{labels}_l = c} \frac{P_{kl}}{w_k}
 
     Parameters
     ----------
@@ -300,7 +265,7 @@ def carried_labels(mapping: MixtureMap, labels: Tensor, X: Tensor) -> Tensor:
     Tensor of shape (n, C)
         Probabilities, C one more than the largest label.
     """
-    resp, _ = mapping.posterior(X)
+    resp, _ = mapping.responsibilities(X)
     table = mapping.share.new_zeros(int(labels.max()) + 1, len(resp))  # (C, K)
     table.index_put_((labels[mapping.partner], mapping.component), mapping.share, accumulate=True)
     return (table.to(resp) @ resp).mT.to(X.dtype)
@@ -313,18 +278,19 @@ def _cumulated_rows(rows: Tensor) -> Tensor:
     return rows
 
 
-def _each_by_its_own(affine: Tensor, pair: Tensor, lifted: Tensor) -> Tensor:
-    """Images ``(d, b)`` of samples, each by the map of its pair."""
+def _each_by_its_own(affine: Tensor, pair: Tensor, x: Tensor) -> Tensor:
+    """Images ``(d, b)`` of samples about the origin, each by the map of its pair."""
     P, d, width = affine.shape
-    if d * width <= SMALL_MAP:
+    if d * width <= MAX_COPIED_NUMBERS:
         maps = affine.permute(2, 1, 0).reshape(width * d, P).index_select(1, pair)
-        return (maps.view(width, d, -1) * lifted.unsqueeze(1)).sum(0)
-    # Large maps are not repeated for each sample: samples are sorted by their maps.
+        maps = maps.view(width, d, -1)
+        return (maps[:d] * x.unsqueeze(1)).sum(0) + maps[d]
     order = pair.argsort()
-    parts = lifted[:, order].split(torch.bincount(pair, minlength=P).tolist(), dim=1)
-    images = lifted.new_empty(d, len(pair))
-    images[:, order] = torch.cat([A @ part for A, part in zip(affine, parts, strict=True)], dim=1)
-    return images
+    parts = x[:, order].split(torch.bincount(pair, minlength=P).tolist(), dim=1)
+    images = [torch.addmm(A[:, d:], A[:, :d], part) for A, part in zip(affine, parts, strict=True)]
+    unsorted = x.new_empty(d, len(pair))
+    unsorted[:, order] = torch.cat(images, dim=1)
+    return unsorted
 
 
 def _draw_pairs(mapping: MixtureMap, component: Tensor, uniforms: Tensor) -> Tensor:

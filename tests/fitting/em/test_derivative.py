@@ -14,9 +14,9 @@ from skgmmot.fitting.em.derivative import (
 )
 from skgmmot.fitting.em.step import m_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.evaluators import FeatureEStep
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.gaussian.products import FeatureEStep
 from skgmmot.gaussian.statistics import Statistics, e_step
 
 F64 = torch.float64
@@ -73,8 +73,7 @@ def make_adjoint(request):
         about = theta.translated(-origin)
         if request.param == "centred":
             return CentredAdjoint(about, origin, cotangents)
-        total = torch.zeros(1, 3, 3, dtype=F64)
-        return FeatureAdjoint(FeatureEStep(about, origin, total), cotangents)
+        return FeatureAdjoint(FeatureEStep(about, origin), cotangents)
 
     return make
 
@@ -125,7 +124,7 @@ def test_the_e_step_is_pulled_back_to_samples_and_their_weights(theta, X, a, mak
 
 def test_products_of_the_features_covariance_are_passes(theta, X, a):
     about = theta.translated(torch.full((3,), -0.1, dtype=F64))
-    step = FeatureEStep(about, torch.full((3,), 0.1, dtype=F64), torch.zeros(1, 3, 3, dtype=F64))
+    step = FeatureEStep(about, torch.full((3,), 0.1, dtype=F64))
     statistics = e_step(theta, X, a)
     several = symmetric(theta, 11, 5)  # five cotangents at once
     covariance = FeatureCovariance(step)
@@ -155,7 +154,7 @@ def test_the_features_covariance_is_for_small_mixtures_near_the_origin(make_mixt
 def test_a_tied_covariance_of_many_numbers_and_no_features_is_not_small(make_mixture):
     def step(d):
         theta = make_mixture("tied", 2, d)
-        return FeatureEStep(theta, torch.zeros(d), torch.zeros(1, d, d, dtype=F64))
+        return FeatureEStep(theta, torch.zeros(d))
 
     assert is_small(step(10))  # 122 numbers
     assert not is_small(step(20))  # 442 numbers, 42 features

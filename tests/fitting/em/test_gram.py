@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from skgmmot.fitting.em import derivative
 from skgmmot.fitting.em.gram import FeatureGram, SampleGram
 from skgmmot.fitting.em.rows import EM
-from skgmmot.gaussian.products import FeatureEStep
+from skgmmot.gaussian.evaluators import FeatureEStep
 from skgmmot.gaussian.sampling import rsample
 from skgmmot.gaussian.statistics import e_step
 from skgmmot.numerics.blocks import Buffers, add

@@ -4,12 +4,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.fitting.em import rows
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step, m_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.evaluators import (
+    DefinitionEStep,
+    FeatureEStep,
+    ProductEStep,
+    WhiteningEStep,
+)
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.gaussian.products import FeatureEStep, WhiteningEStep
 from skgmmot.gaussian.statistics import e_step
 from skgmmot.numerics import blocks
 from skgmmot.numerics.blocks import workers
@@ -17,20 +21,19 @@ from skgmmot.numerics.blocks import workers
 
 def by_features(em, theta):
     """Sums by features, in the dtype of the samples."""
-    step = FeatureEStep(theta, em.origin, em.total_scatter(theta.covariance_type))
-    return em._by_products(step, em.X.dtype)
+    return em._sums(FeatureEStep(theta, em.origin, em.X.dtype))
 
 
 def by_whitening(em, theta):
     """Sums by triangular products; by features where there is none of them."""
     if theta.covariances.ndim < 3 or len(theta.covariances) == 1:
         return by_features(em, theta)
-    return em._by_products(WhiteningEStep(theta, em.origin), em.X.dtype)
+    return em._sums(WhiteningEStep(theta, em.origin, em.X.dtype))
 
 
 def by_definition(em, theta):
     """Sums by the definition."""
-    return em._by_definition(theta.prepare())
+    return em._sums(DefinitionEStep(theta, em.origin))
 
 
 WAYS = {"features": by_features, "whitening": by_whitening, "definition": by_definition}
@@ -69,7 +72,7 @@ def test_the_length_of_blocks_changes_nothing_to_rounding(covariance_type, way, 
     results = []
     for length in (32, 300, 5000):
         monkeypatch.setitem(blocks.BLOCK_ROWS, "cpu", length)
-        monkeypatch.setattr(rows, "PRODUCT_ROWS", 16)
+        monkeypatch.setattr(ProductEStep, "min_rows", 16)
         with workers(X.device) as pool:
             results.append(WAYS[way](EM(X, a, X.mean(0), 0.0, pool), theta))
     for other in results[1:]:
@@ -78,46 +81,37 @@ def test_the_length_of_blocks_changes_nothing_to_rounding(covariance_type, way, 
 
 
 @pytest.mark.parametrize(
-    ("dtype", "variance", "expected"),
+    ("dtype", "variance", "expected", "products"),
     [
-        (torch.float64, 1.0, torch.float64),
-        (torch.float32, 1.0, torch.float32),
+        (torch.float64, 1.0, FeatureEStep, torch.float64),
+        (torch.float32, 1.0, FeatureEStep, torch.float32),
         # narrow against the distance from the origin: features in float64, then the definition
-        (torch.float32, 1e-3, torch.float64),
-        (torch.float32, 1e-12, "definition"),
-        (torch.float64, 1e-12, "definition"),
+        (torch.float32, 1e-3, FeatureEStep, torch.float64),
+        (torch.float32, 1e-12, DefinitionEStep, torch.float64),
+        (torch.float64, 1e-12, DefinitionEStep, torch.float64),
     ],
 )
-def test_sums_are_made_by_the_fastest_way_that_is_accurate(monkeypatch, dtype, variance, expected):
+def test_sums_are_made_by_the_fastest_way_that_is_accurate(dtype, variance, expected, products):
     X, _, theta = problem("full", dtype)
     theta = theta._replace(covariances=variance * theta.covariances)
-    chosen = []
-    monkeypatch.setattr(EM, "_by_products", lambda self, step, dtype: chosen.append(dtype))
-    monkeypatch.setattr(EM, "_by_definition", lambda self, theta: chosen.append("definition"))
     with workers(X.device) as pool:
-        EM(X, None, torch.zeros(3, dtype=dtype), 0.0, pool).statistics(theta)
-    assert chosen == [expected]
+        step, _ = EM(X, None, torch.zeros(3, dtype=dtype), 0.0, pool).e_step(theta)
+    assert type(step) is expected
+    assert step.dtype is products
 
 
 @pytest.mark.parametrize(("d", "K", "products"), [(5, 4, FeatureEStep), (40, 4, WhiteningEStep)])
-def test_many_dimensions_are_whitened_by_columns(monkeypatch, d, K, products):
-    X = torch.randn(300, d, dtype=torch.float64)
+def test_many_dimensions_are_whitened_by_columns(d, K, products):
+    X = torch.randn(1000, d, dtype=torch.float64)
     A = torch.randn(K, d, d, dtype=torch.float64)
     theta = GaussianMixtureParams(
         torch.full((K,), 1 / K).double(), X[:K], A @ A.mT / d + torch.eye(d)
     )
     expected = em_step(theta, X)
-    chosen = []
-    by_products = EM._by_products
-
-    def noted(self, step, dtype):
-        chosen.append(type(step))
-        return by_products(self, step, dtype)
-
-    monkeypatch.setattr(EM, "_by_products", noted)
     with workers(X.device) as pool:
-        found, _ = EM(X, None, X.mean(0), 0.0, pool)(theta.translated(-X.mean(0)))
-    assert chosen == [products]
+        em = EM(X, None, X.mean(0), 0.0, pool)
+        found, _ = em(theta.translated(-X.mean(0)))
+        assert type(em.e_step(theta.translated(-X.mean(0)))[0]) is products
     for ours, reference in zip(found.translated(X.mean(0)), expected, strict=True):
         assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-10)
 

@@ -7,19 +7,21 @@ import scipy.stats
 import torch
 from torch.testing import assert_close
 
+from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.evaluators import DefinitionEStep, WhiteningEStep
 from skgmmot.gaussian.log_density import log_responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics.linalg import bures_map
+from skgmmot.transport.discrete.plan import transposed
+from skgmmot.transport.mixtures import maps
 from skgmmot.transport.mixtures.distance import transport_plan
 from skgmmot.transport.mixtures.maps import (
-    Posterior,
     carried_labels,
     mean_map,
     mixture_map,
     random_map,
-    reversed_plan,
 )
 
 F64 = torch.float64
@@ -143,7 +145,7 @@ def test_a_target_that_receives_nothing_has_a_way_back_to_the_nearest_source():
     plan = transport_plan(source, target, reg_m=(torch.inf, 1.0))
     coupling = plan.coupling.clone()
     coupling[:, 0] = 0
-    back = mixture_map(target, source, reversed_plan(plan._replace(coupling=coupling)))
+    back = mixture_map(target, source, transposed(plan._replace(coupling=coupling)))
     assert back.partner[back.component == 0].tolist() == [1]
     assert_close(mean_map(back, target.means[:1]), source.means[1:])
 
@@ -152,52 +154,73 @@ def test_a_target_that_receives_nothing_has_a_way_back_to_the_nearest_source():
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_features_give_the_responsibilities_of_the_definition(
-    name, offset, make_mixture, make_samples
+@pytest.mark.parametrize("n", [100, 10_000])  # by the definition, and by products
+def test_maps_take_the_responsibilities_of_the_source(
+    name, n, offset, make_mixture, make_samples, pair
 ):
     mixture = make_mixture(name, 4, 3)
     mixture = mixture._replace(means=mixture.means + offset)
-    X = 2 * make_samples(100, 3) + offset
-    posterior = Posterior(mixture, mixture.weights @ mixture.means)
-    assert posterior.dtype is F64
-    resp, lifted = posterior(X)
+    X = 2 * make_samples(n, 3) + offset
+    mapping = mixture_map(mixture, make_mixture("full", 2, 3)).for_samples(X)
+    assert isinstance(mapping.e_step, DefinitionEStep) is (n == 100)
+    resp, x = mapping.responsibilities(X)
     assert_close(resp, log_responsibilities(mixture, X).exp(), rtol=1e-9, atol=1e-12)
-    assert_close(lifted[:3], (X - posterior.origin).mT)
+    assert_close(x, (X - mapping.origin).mT)
 
 
-def test_narrow_components_far_apart_take_the_definition(make_mixture, make_samples):
+def test_narrow_components_far_apart_take_the_definition(make_mixture):
     mixture = make_mixture("full", 3, 2)
     narrow = mixture._replace(means=1e4 * mixture.means, covariances=1e-6 * mixture.covariances)
-    posterior = Posterior(narrow, narrow.weights @ narrow.means)
-    assert posterior.dtype is None
-    X = narrow.means + 1e-4
-    assert_close(posterior(X)[0], log_responsibilities(narrow, X).exp())
+    X = (narrow.means + 1e-4).repeat(3000, 1)
+    mapping = mixture_map(narrow, mixture).for_samples(X)
+    assert isinstance(mapping.e_step, DefinitionEStep)
+    assert_close(mapping.responsibilities(X)[0], log_responsibilities(narrow, X).exp())
 
 
-def test_many_features_take_the_definition():
-    d = 90  # more quadratic features for each feature than is worth it
-    mixture = GaussianMixtureParams(
-        torch.full((2,), 0.5, dtype=F64),
-        torch.zeros(2, d, dtype=F64),
-        torch.stack([torch.eye(d, dtype=F64), 2 * torch.eye(d, dtype=F64)]),
-    )
-    posterior = Posterior(mixture, mixture.means[0])
-    assert posterior.features is None and posterior.row_size == 2 * d
-    resp, _ = posterior(torch.zeros(1, d, dtype=F64))
-    assert resp[0, 0] > 0.99
+@pytest.mark.parametrize("dtype, tolerance", [(F64, 1e-8), (torch.float32, 2e-2)])
+def test_full_covariances_of_many_features_are_whitened(
+    dtype, tolerance, make_mixture, make_samples
+):
+    d = 100  # more quadratic features for each feature than is worth it
+    source, target = make_mixture("full", 3, d, spread=0.1), make_mixture("full", 2, d, seed=2)
+    X = (source.means.repeat(200, 1) + make_samples(600, d)).to(dtype)
+    mapping = mixture_map(source, target)
+    fast = mapping.for_samples(X)
+    assert type(fast.e_step) is WhiteningEStep
+    assert fast.e_step.dtype is dtype
+    by_definition = mapping.for_samples(X[:1].double())
+    assert type(by_definition.e_step) is DefinitionEStep
+    for move in (mean_map, lambda *a: random_map(*a, uniforms(600))):
+        found, expected = move(fast, X), move(by_definition, X.double())
+        assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_float32_samples_have_responsibilities_in_float32_or_better(make_mixture, make_samples):
-    mixture, X = make_mixture("full", 3, 2), make_samples(50, 2)
+    mixture, X = make_mixture("full", 3, 2), make_samples(3000, 2)
     expected = log_responsibilities(mixture, X).exp()
-    for scale, dtype in [(1.0, torch.float32), (30.0, F64)]:
-        moved = mixture._replace(means=mixture.means * scale)
-        posterior = Posterior(moved, torch.zeros(2))
-        assert posterior.dtype is dtype
-        resp, _ = posterior((X + mixture.means[0] * (scale - 1)).float())
+    for scale, dtype in [(1.0, torch.float32), (300.0, F64)]:
+        spread = mixture._replace(means=mixture.means * scale)
+        samples = (X + mixture.means[0] * (scale - 1)).float()
+        mapping = mixture_map(spread, mixture).for_samples(samples)
+        assert mapping.e_step.dtype is dtype
+        resp, _ = mapping.responsibilities(samples)
         if scale == 1.0:
             assert_close(resp, expected.float(), rtol=1e-3, atol=1e-4)
         assert_close(resp.sum(0), torch.ones_like(resp[0]))
+
+
+def test_maps_for_the_same_kind_of_samples_are_made_once(pair, make_samples, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        maps, "fastest_e_step", lambda *args: made.append(1) or fastest_e_step(*args)
+    )
+    mapping, X = mixture_map(*pair), make_samples(20_000, 2)
+    for samples in (X, X[:10_000], X):
+        mean_map(mapping.for_samples(samples), samples)
+    assert len(made) == 1
+    for samples in (X[:10], X[:1], X.float(), X.float()):  # few, and another dtype
+        mean_map(mapping.for_samples(samples), samples)
+    assert len(made) == 3
 
 
 # --- labels ------------------------------------------------------------------------------------
@@ -213,11 +236,6 @@ def test_labels_are_carried_by_the_shares_of_the_plan(pair, make_samples):
     expected = resp.mT @ (plan.coupling / source.weights.unsqueeze(1)) @ one_hot
     assert_close(found, expected)
     assert_close(found.sum(1), torch.ones(20, dtype=F64))
-
-
-def test_a_reversed_plan_is_that_of_the_reversed_problem(pair):
-    there, back = transport_plan(*pair), transport_plan(*pair[::-1])
-    assert_close(tuple(reversed_plan(there)), tuple(back))
 
 
 # --- invariances -------------------------------------------------------------------------------
@@ -358,7 +376,7 @@ def test_source_covariances_that_are_not_positive_are_refused(pair):
 
 def test_maps_are_prepared_in_float64_and_applied_in_float32(pair, make_samples):
     mapping, X = mixture_map(*pair), make_samples(50, 2)
-    single = mapping.to(X.float())
+    single = mapping.for_samples(X.float())
     found = mean_map(single, X.float())
     assert found.dtype == torch.float32
     assert_close(found.double(), mean_map(mapping, X), rtol=1e-4, atol=1e-4)
@@ -372,13 +390,11 @@ def test_maps_of_an_exact_plan_are_few_and_shares_sum_to_one(pair):
     assert_close(sums, torch.ones(3, dtype=F64))
 
 
-@pytest.mark.parametrize("d", [2, 100])  # by features, and by the definition
+@pytest.mark.parametrize("d", [2, 100])  # by features, and whitened
 def test_samples_in_float32_far_away_do_not_round_the_mixture(d, make_mixture, make_samples):
-    mixture = make_mixture("full", 3, d).translated(
-        torch.full((d,), 1e6 + 0.3, dtype=torch.float64)
-    )
-    X = (mixture.means.repeat(20, 1) + make_samples(60, d)).float()
-    origin = (mixture.weights @ mixture.means).float()
-    resp, _ = Posterior(mixture, origin)(X)
+    offset = torch.full((d,), 1e6 + 0.3, dtype=F64)
+    mixture = make_mixture("full", 3, d).translated(offset)
+    X = (mixture.means.repeat(500, 1) + make_samples(1500, d)).float()
+    resp, _ = mixture_map(mixture, mixture).for_samples(X).responsibilities(X)
     expected = log_responsibilities(mixture, X.double()).exp()
     assert_close(resp.double(), expected, rtol=1e-4, atol=1e-5)
