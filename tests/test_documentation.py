@@ -3,11 +3,14 @@
 import doctest
 import importlib
 import inspect
+import math
 import pkgutil
+import pydoc
 import tomllib
 from pathlib import Path
 
 import pytest
+from numpydoc.docscrape import get_doc_object
 from numpydoc.validate import validate
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -85,6 +88,20 @@ def test_public_docstrings_are_complete(name):
         # steps inside the library: a sentence and, where it helps, what goes in and out
         faults = [(code, text) for code, text in faults if code not in {"PR01", "RT01"}]
     assert not faults, faults
+
+
+@pytest.mark.parametrize("name", sorted(set(public_objects())))
+def test_documented_defaults_are_those_of_the_signature(name):
+    thing = pydoc.locate(name)
+    for parameter in get_doc_object(thing)["Parameters"]:
+        _, _, written = parameter.type.partition("default=")
+        for one in parameter.name.split(", ") if written else []:
+            value = inspect.signature(thing).parameters[one].default
+            if value in (math.inf, (math.inf, math.inf)) or callable(value):
+                continue
+            # a constant with many digits is rounded
+            close = isinstance(value, float) and math.isclose(float(written), value, rel_tol=0.05)
+            assert written in (repr(value), str(value)) or close, (one, written, value)
 
 
 def reference_pages():

@@ -164,6 +164,17 @@ def test_the_average_of_clouds_of_points_has_no_density():
         average.score_samples(np.zeros((1, 2)))
 
 
+@pytest.mark.parametrize(("most", "is_refused"), [(8, False), (7, True)])
+def test_the_exact_barycentre_is_of_so_many_tuples_at_most(most, is_refused, monkeypatch):
+    monkeypatch.setattr("skgmmot.estimators.barycenter.MAX_EXACT_TUPLES", most)
+    average, mixtures = MixtureBarycenter(method="exact"), [random_mixture(2) for _ in range(3)]
+    if is_refused:
+        with pytest.raises(ValueError, match="at most 7 tuples of components, got 8"):
+            average.fit(mixtures)
+    else:
+        average.fit(mixtures)
+
+
 # --- what goes wrong -----------------------------------------------------------------------------
 
 

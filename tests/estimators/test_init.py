@@ -160,3 +160,30 @@ def test_weighted_starts_choose_no_sample_of_weight_zero(blobs):
             rng = np.random.RandomState(0)
             resp = responsibilities(_init.assign(name, em, 5, rng), 5)
             assert resp[:, :10].sum() == 5
+
+
+def test_the_start_of_sinkhorn_em_is_small_copies_of_the_data(em, covariance_type, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        _init, "iterate", lambda step, theta0, **options: started.append(theta0) or _Ended(theta0)
+    )
+    kind = COVARIANCE_TYPES[covariance_type]
+    _init.balanced(em, (None, None, None), kind, 4, np.random.RandomState(0))
+    (theta,) = (theta0.mixture() for theta0 in started)
+    assert np.allclose(theta.weights, 0.25)
+    S = np.cov(em.X.numpy().T, bias=True)
+    diagonal = np.diag(S)
+    expected = {
+        "full": np.stack([S] * 4),
+        "tied": S[None],
+        "diag": np.stack([diagonal] * 4),
+        "spherical": np.full((4, 1), diagonal.mean()),
+    }[covariance_type]
+    assert np.allclose(theta.covariances, 0.01 * expected, atol=1e-7)
+
+
+class _Ended:
+    """A solution that is its start."""
+
+    def __init__(self, value):
+        self.value = value

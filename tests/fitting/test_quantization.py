@@ -100,3 +100,10 @@ def test_unequal_masses_take_unequal_shares_of_the_samples():
     assert torch.equal(step.plan.masses, masses)
     cost = 0 + 1 + 4 / 2 + 1 / 2 + 9 / 2 + 4 / 2 + 1
     assert math.isclose(step.plan.cost, 0.2 * cost)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200])
+def test_the_nearest_cell_is_found_where_squares_leave_the_range_of_numbers(size):
+    X = size * torch.tensor([[0.0, 0.0], [2.0, 1.0], [5.0, 5.0]], dtype=DOUBLE)
+    points = size * torch.tensor([[2.0, 2.0], [4.0, 4.0], [1.0, 1e9]], dtype=DOUBLE)
+    assert nearest_cell(X, points, torch.zeros(3, dtype=DOUBLE)).tolist() == [0, 0, 1]

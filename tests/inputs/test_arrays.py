@@ -123,3 +123,19 @@ def test_read_only_arrays_are_shared_and_not_copied():
     X = np.ones((4, 2))
     X.flags.writeable = False
     assert arrays.as_tensor(X).data_ptr() == X.ctypes.data
+
+
+@pytest.mark.parametrize("given", [[0.0, 2.0, 4.0], torch.tensor([0.0, 2.0, 4.0])])
+def test_weights_are_measured_against_the_largest_and_may_be_zero(given):
+    X = torch.ones(3, 2)
+    found = arrays.sample_weights(given, X)
+    assert found.dtype == X.dtype
+    assert found.tolist() == [0.0, 0.5, 1.0]
+    assert arrays.sample_weights(None, X) is None
+
+
+@pytest.mark.parametrize("bad", [[-1e-9, 1.0], [np.inf, 1.0], [np.nan, 1.0]])
+def test_weights_that_are_none_are_refused(bad):
+    for given in (bad, torch.tensor(bad, dtype=torch.float64)):
+        with pytest.raises(ValueError, match=r"sample_weight must be finite|Input sample_weight"):
+            arrays.sample_weights(given, torch.ones(2, 2))

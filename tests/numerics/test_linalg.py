@@ -8,11 +8,13 @@ from sklearn.covariance import oas
 from torch.testing import assert_close
 
 from skgmmot.numerics.linalg import (
+    Rescaling,
     bures_map,
     compare_bits,
     factor,
     inverse_factor,
     oas_shrinkage,
+    power_of_two,
     safe_sqrt,
     shrunk,
     squared_distances,
@@ -167,3 +169,23 @@ def test_the_share_to_shrink_does_not_depend_on_the_units(scale):
     share = oas_shrinkage(covariance, n)
     assert share.item() == pytest.approx(0.8066, abs=1e-4)
     assert oas_shrinkage(scale * covariance, n).item() == pytest.approx(share.item(), rel=1e-12)
+
+
+def test_points_are_rescaled_by_a_power_of_two_about_their_median_and_back():
+    X = torch.tensor([[1.0, 5.0], [2.0, 5.5], [9.0, 4.0]], dtype=F64)
+    scaling = Rescaling.of(X)
+    assert_close(scaling.origin, torch.tensor([2.0, 5.0], dtype=F64))
+    assert scaling.unit == 4.0  # the largest difference is 7
+    assert_close(scaling.apply(X), (X - scaling.origin) / 4, rtol=0, atol=0)
+    assert_close(scaling.invert(scaling.apply(X)), X, rtol=0, atol=0)
+    assert Rescaling.of(X, 100.0).unit == 64.0
+    assert Rescaling.of(X, 1e-3).unit == 4.0
+    assert Rescaling.of(X[:1]).unit == 1.0
+
+
+@pytest.mark.parametrize(
+    ("size", "power"),
+    [(0.0, 1.0), (1.0, 1.0), (1.99, 1.0), (2.0, 2.0), (0.3, 0.25), (1e-300, 2.0**-997)],
+)
+def test_the_power_of_two_is_the_largest_below_a_size(size, power):
+    assert power_of_two(size) == power

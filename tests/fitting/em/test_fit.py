@@ -463,6 +463,16 @@ def test_what_does_not_fit_together_is_refused(problem, change, error, message):
         fit_em(*change(*problem))
 
 
+@pytest.mark.parametrize("field", ["weights", "means", "covariances"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_one_number_of_the_start_that_is_none_is_refused(problem, field, bad):
+    start, X, a = problem
+    values = getattr(start, field).clone()
+    values.view(-1)[-1] = bad
+    with pytest.raises(ValueError, match="theta0 must be finite, got NaN or infinity"):
+        fit_em(start._replace(**{field: values}), X, a)
+
+
 @pytest.mark.parametrize("parameter", ["gradient", "acceleration", "solve", "e_step"])
 def test_names_that_are_not_there_are_refused(problem, parameter):
     start, X, a = problem

@@ -350,13 +350,29 @@ def test_far_samples_are_mapped_by_the_component_that_owns_them(size, pair):
         assert (found.abs() < 1e2 * size).all()
 
 
+def test_maps_for_float32_are_right_where_their_origin_is_rounded(pair):
+    # to 5e-4, at ten thousand; the samples themselves are told exactly, and so are images near zero
+    source = pair[0]._replace(means=pair[0].means + 1e4 + 0.1)
+    mapping, X = mixture_map(source, pair[1]), (source.means + 0.5).float()
+    assert (mapping.origin.float().double() - mapping.origin).abs().max() > 1e-5
+    single = mapping.to(X)
+    assert single.origin.dtype == torch.float32
+    for move in (mean_map, lambda *a: random_map(*a, uniforms(len(X)))):
+        assert_close(move(single, X).double(), move(mapping, X.double()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
 @pytest.mark.parametrize("level", [0.0, 1 - 2**-53])
-def test_random_map_takes_uniforms_at_their_ends(level, pair, make_samples):
-    X, mapping = make_samples(20, 2), mixture_map(*pair)
-    images = random_map(mapping, X, torch.full((20, 2), level, dtype=F64))
+def test_random_map_takes_uniforms_at_their_ends(level, pair, dtype, make_samples):
+    # in float32 the largest uniform number is one, and so is the sum of the responsibilities
+    X = make_samples(20, 2).to(dtype)
+    mapping = mixture_map(*pair).to(X)
+    images = random_map(mapping, X, torch.full((20, 2), level, dtype=F64)).double()
+    X = X.double()
     A, offsets = mapping.affine[..., :-1], mapping.affine[..., -1]
     affine = (X - mapping.origin) @ A + offsets.unsqueeze(1)
-    assert (images - affine).norm(dim=2).amin(0).max() < 1e-12
+    tolerance = 1e-12 if dtype == F64 else 1e-5
+    assert (images - affine).norm(dim=2).amin(0).max() < tolerance
 
 
 def test_target_components_of_deficient_rank_receive_samples_on_their_line(pair):

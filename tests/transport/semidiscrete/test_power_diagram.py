@@ -33,6 +33,7 @@ def layouts(rng):
         "random": rng.uniform(-0.5, 0.5, (60, 2)),
         "line": np.outer(rng.uniform(-1, 1, 20), [1.0, 1.0]),
         "outside": rng.uniform([2.5, 0.5], [3.5, 1.5], (30, 2)),
+        "below": rng.uniform([-2.3, -2.5], [-0.3, -0.5], (26, 2)),
         "lattice": lattice,
         "one": np.array([[0.0, 0.0]]),
         "two": np.array([[-1.0, 1.0], [1.0, -1.0]]),
@@ -56,7 +57,7 @@ def test_a_potential_moves_the_border_as_computed_by_hand():
     assert np.allclose(areas(diagram), [0.7 * 1.4, 0.3 * 1.4])
 
 
-@pytest.mark.parametrize("name", ["random", "line", "outside", "lattice", "one", "two"])
+@pytest.mark.parametrize("name", ["random", "line", "outside", "below", "lattice", "one", "two"])
 @pytest.mark.parametrize("spread", [0.0, 0.05])
 def test_cells_are_where_their_plane_is_highest(rng, name, spread):
     sites = layouts(rng)[name]
