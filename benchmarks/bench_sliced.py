@@ -42,12 +42,8 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.metrics import sliced_wasserstein_distance
 from skgmmot.numerics.minimise import rmsprop
 from skgmmot.transport.sliced.directions import directions
-from skgmmot.transport.sliced.distance import (
-    slice_samples,
-    sliced_wasserstein,
-    slices,
-    wasserstein_on_lines,
-)
+from skgmmot.transport.sliced.distance import sliced_wasserstein, wasserstein_on_lines
+from skgmmot.transport.sliced.slices import slice_samples, slices
 
 K = 10
 #: EM runs to its end everywhere, so that only the optimum it ends in counts.

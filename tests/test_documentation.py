@@ -42,6 +42,7 @@ STEPS = (
     "skgmmot.numerics.blocks",
     "skgmmot.transport.sliced.exact",
     "skgmmot.transport.sliced.quadrature",
+    "skgmmot.transport.sliced.slices",
 )
 
 

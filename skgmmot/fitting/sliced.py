@@ -20,11 +20,10 @@ from skgmmot.numerics.minimise import EPOCH, N_HALVINGS, lbfgs, minimise, rmspro
 from skgmmot.transport.sliced.directions import ascend, directions
 from skgmmot.transport.sliced.distance import (
     SortedSamples,
-    slice_samples,
     sliced_wasserstein,
-    slices,
     wasserstein_on_lines,
 )
+from skgmmot.transport.sliced.slices import slice_samples, slices
 
 #: Nodes of each component during a fit, fewer than the default, as steps need no exact gradients.
 N_NODES = 24

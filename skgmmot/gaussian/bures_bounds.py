@@ -70,7 +70,7 @@ def bures_lower_bounds(source: Factored, target: Factored) -> Tensor:
 
 
 def _precision(factors: Tensor) -> torch.dtype:
-    """float32 where products are computed in it, float64 where a device may round them further."""
+    """The dtype of products: float32 on a CPU, float64 where a device may round float32 further."""
     single = factors.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
     return torch.float32 if single else torch.float64
 

@@ -9,7 +9,6 @@ functions return ``W_p^p`` for every direction.
 
 import functools
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,102 +16,11 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.discrete.plan import exact as exact_transport
 from skgmmot.transport.sliced import exact
-from skgmmot.transport.sliced.quadrature import (
-    N_NODES,
-    MixtureSide,
-    SampleSide,
-    Slices,
-    SortedSamples,
-    power,
-    sort,
-    squared,
-)
+from skgmmot.transport.sliced.quadrature import N_NODES, MixtureSide, SampleSide, power, squared
+from skgmmot.transport.sliced.slices import Slices, SortedSamples, slice_samples, slices
 
 #: Largest number of entries of an array for a block of directions (8 MiB in float64).
 BLOCK_SIZE = 2**20
-#: Smallest standard deviation, relative to the mixture's extent: smaller ones are raised to it.
-MIN_RELATIVE_DEVIATION = 1e-9
-
-
-# --- slices --------------------------------------------------------------------------------------
-
-
-def slices(mixture: GaussianMixtureParams, theta: Tensor) -> Slices:
-    r"""Project a mixture on directions, to L one-dimensional mixtures.
-
-    .. math:: \sum_k w_k N(\langle\theta, m_k\rangle, \theta^T \Sigma_k \theta)
-
-    Parameters
-    ----------
-    mixture : GaussianMixtureParams
-        K components in d dimensions; the weights are normalised.
-    theta : Tensor of shape (L, d)
-        Directions.
-
-    Returns
-    -------
-    Slices
-        In float64; differentiable in the mixture and the directions.
-
-    Notes
-    -----
-    Costs ``O(L K d^2)``, or ``O(L K d)`` for diagonal types. Standard deviations are at least 1e-9
-    times the root of the largest second moment of a component about the origin.
-    """
-    weights, means, covariances = mixture.to(dtype=torch.float64)
-    theta = theta.to(means)
-    along = mixture.covariance_type.apply(theta.unsqueeze(0), covariances)
-    variances = (along * theta).sum(-1).mT  # (L, K or 1)
-    projected = theta @ means.mT  # (L, K)
-    second = (projected.square() + variances).detach()
-    lowest = second.amax(1, keepdim=True) * MIN_RELATIVE_DEVIATION**2
-    lowest = lowest.clamp(min=torch.finfo(torch.float64).tiny)
-    deviations = torch.maximum(variances, lowest).sqrt()
-    return Slices(weights / weights.sum(), projected, deviations.expand_as(projected))
-
-
-def slice_samples(X: Tensor, theta: Tensor, sample_weight: Tensor | None = None) -> SortedSamples:
-    """Project samples on directions and sort them.
-
-    Parameters
-    ----------
-    X : Tensor of shape (n, d)
-        Samples.
-    theta : Tensor of shape (L, d)
-        Directions.
-    sample_weight : Tensor of shape (n,), default=None
-        Weights of the samples, constants; None is equal ones.
-
-    Returns
-    -------
-    SortedSamples
-        In float64; differentiable in the samples and the directions.
-
-    Notes
-    -----
-    Costs ``O(L n (d + log n))`` and holds ``L n`` numbers.
-    """
-    projected = (theta.to(X) @ X.mT).double()  # (L, n)
-    n = len(X)
-    if sample_weight is None and not projected.requires_grad:
-        values = sort(projected)
-    else:
-        order = _argsort(projected.detach())
-        values = projected.gather(1, order)
-    if sample_weight is None:
-        masses = projected.new_full((1, 1), 1 / n)
-        levels = (torch.arange(1, n, device=X.device).double() / n).unsqueeze(0)
-        return SortedSamples(values, masses, levels)
-    masses = sample_weight.detach().double()
-    masses = (masses / masses.sum())[order]
-    return SortedSamples(values, masses, masses.cumsum(1)[:, :-1].clamp_(max=1))
-
-
-def _argsort(values: Tensor) -> Tensor:
-    """Return indices that sort each row; on a CPU computed by numpy, which is faster."""
-    if values.device.type != "cpu":
-        return values.argsort(dim=1)
-    return torch.from_numpy(np.argsort(values.numpy(), axis=1))
 
 
 # --- distances -----------------------------------------------------------------------------------

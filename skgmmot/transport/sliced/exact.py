@@ -9,18 +9,15 @@ each Newton step.
 import torch
 from torch.nn.functional import pad
 
-from skgmmot.transport.sliced.quadrature import (
+from skgmmot.transport.sliced.quadrature import Spline, assemble_squared, first_above, intervals
+from skgmmot.transport.sliced.slices import (
     Gradient,
     Slices,
     SortedSamples,
-    Spline,
     Table,
-    assemble_squared,
     centred,
     derivatives,
     evaluate,
-    first_above,
-    intervals,
 )
 
 #: Nodes of each component that bracket the quantiles, and the standard deviations that they cover:

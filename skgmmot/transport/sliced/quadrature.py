@@ -25,22 +25,26 @@ each component. Samples then enter through two weights for each node, and no qua
 solved for. The cost is ``O(n L)`` for the samples and ``O(nodes K L)`` for the mixture.
 """
 
-import math
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
 
-SQRT_2PI = math.sqrt(2 * math.pi)
-SQRT_HALF = math.sqrt(0.5)
+from skgmmot.transport.sliced.slices import (
+    Gradient,
+    Slices,
+    SortedSamples,
+    centred,
+    derivatives,
+    evaluate,
+    nodes,
+    sort,
+)
+
 #: Standard deviations that nodes cover on both sides of a component's mean: 4e-8 of the mass is
 #: outside, less than the error of the splines.
 NODE_RANGE = 5.5
 #: Nodes of each component. Errors fall like the fourth power of their number.
 N_NODES = 36
-#: Lower bound of exponents: exp is several times slower where it underflows.
-MIN_EXPONENT = -700.0
 #: Largest number of entries of an array of samples: 1 MiB in float64, to stay in the cache.
 CACHE_SIZE = 2**17
 #: Nodes of the two-point Gauss rule on [0, 1], whose weights are equal, for exponents other than 2.
@@ -53,127 +57,6 @@ GAP_MASS = 1e-6
 #: Relative difference below which a difference quotient is replaced by the derivative in between:
 #: the errors of both are then about 1e-10.
 MIN_RELATIVE_RISE = 1e-5
-
-
-class Slices(NamedTuple):
-    """One-dimensional mixtures on L lines, with common weights, in float64."""
-
-    weights: Tensor
-    """``w (K,)``, of sum one."""
-    means: Tensor
-    """``m (L, K)``."""
-    deviations: Tensor
-    """``s (L, K)``, positive."""
-
-    def rows(self, rows: slice) -> "Slices":
-        """The same for a slice of the lines."""
-        return Slices(self.weights, self.means[rows], self.deviations[rows])
-
-
-class SortedSamples(NamedTuple):
-    """Sorted weighted samples on L lines, in float64."""
-
-    values: Tensor
-    """``y (L, n)``."""
-    masses: Tensor
-    """Their weights, ``(1, 1)`` if all are equal, else ``(L, n)``; each row has sum one."""
-    levels: Tensor
-    """Cumulative weights, without the last, ``(1, n - 1)`` or ``(L, n - 1)``."""
-
-    @property
-    def equal(self) -> bool:
-        """Whether all weights are equal."""
-        return self.masses.numel() == 1
-
-    def second_moment(self) -> Tensor:
-        """Second moments ``sum a_i y_i^2``, ``(L,)``."""
-        if self.equal:  # without allocating an array of the size of the samples
-            return torch.linalg.vecdot(self.values, self.values) * self.masses.squeeze()
-        return torch.linalg.vecdot(self.values, self.masses * self.values)
-
-    def rows(self, rows: slice) -> "SortedSamples":
-        """The same for a slice of the lines."""
-        masses, levels = (t if len(t) == 1 else t[rows] for t in self[1:])
-        return SortedSamples(self.values[rows], masses, levels)
-
-
-class Gradient(NamedTuple):
-    """Derivatives of a cost of each line in the parameters of slices, ``(L, K)`` each."""
-
-    weights: Tensor
-    """With weighted sum zero, as for weights that are normalised."""
-    means: Tensor
-    deviations: Tensor
-
-
-class Table(NamedTuple):
-    """Distribution functions, densities and partial moments of slices, at J points of each line."""
-
-    points: Tensor
-    """``t (L, J)``."""
-    levels: Tensor
-    """``u = F(t) (L, J)``."""
-    density: Tensor
-    """``F'(t) (L, J)``."""
-    partial: Tensor
-    """``H(u) = int_{-inf}^t tau dF (L, J)``."""
-    second: Tensor
-    """``int_{-inf}^t tau^2 dF (L, J)``."""
-    basis: Tensor
-    """``2 Phi(z) - 1`` and ``exp(-z^2 / 2)``, stacked to ``(L, 2 K, J)``."""
-
-
-def sort(values: Tensor) -> Tensor:
-    """Sort rows; on a CPU in place and by numpy, which is faster."""
-    if values.device.type != "cpu":
-        return values.sort(dim=1).values
-    values.numpy().sort(axis=1)
-    return values
-
-
-def nodes(slices: Slices, n_nodes: int, node_range: float) -> Tensor:
-    """Sorted equidistant points around the means of all components, ``(L, K n_nodes)``."""
-    z = torch.linspace(
-        -node_range, node_range, n_nodes, dtype=torch.float64, device=slices.means.device
-    )
-    return sort((slices.means.unsqueeze(-1) + slices.deviations.unsqueeze(-1) * z).flatten(1))
-
-
-def evaluate(slices: Slices, points: Tensor) -> Table:
-    """Tabulate distribution function, density and partial moments at points ``(L, J)``."""
-    w, m, s = slices
-    K = m.shape[1]
-    z = (points.unsqueeze(1) - m.unsqueeze(-1)).mul_(SQRT_HALF / s.unsqueeze(-1))
-    basis = z.new_empty(len(z), 2 * K, z.shape[2])
-    torch.erf(z, out=basis[:, :K])
-    torch.exp(z.square_().neg_().clamp_(min=MIN_EXPONENT), out=basis[:, K:])
-    half, wide, none = (w / 2).expand_as(m), w * s / SQRT_2PI, torch.zeros_like(m)
-    of_erf = torch.stack([half, none, half * m, none, half * (m.square() + s.square())], dim=1)
-    of_density = torch.stack([none, wide / s.square(), -wide, wide, -wide * m], dim=1)
-    sums = torch.cat([of_erf, of_density], dim=2) @ basis  # (L, 5, J)
-    sums += of_erf.sum(2, keepdim=True)  # Phi = (1 + erf) / 2
-    levels, density, partial, spread, second = sums.unbind(1)
-    return Table(points, levels, density, partial, second - points * spread, basis)
-
-
-def derivatives(slices: Slices, table: Table, values: Tensor, slopes: Tensor) -> Gradient:
-    """``sum_j values_j V(t_j) + slopes_j V'(t_j)`` for the function ``V`` of every parameter."""
-    w, m, s = slices
-    t = table.points
-    rows = torch.stack([values, values * t + slopes, slopes, slopes * t], dim=1)  # (L, 4, J)
-    above, bell = (rows @ table.basis.mT).split(m.shape[1], dim=2)  # (L, 4, K)
-    cdf, cdf_t, *_ = ((above + rows.sum(2, keepdim=True)) / 2).unbind(1)
-    bell, _, bell_slope, bell_slope_t = (bell / SQRT_2PI).unbind(1)
-    return Gradient(
-        weights=centred(m * cdf - cdf_t - s * bell, w),
-        means=w * (cdf + bell_slope / s),
-        deviations=w * ((bell_slope_t - m * bell_slope) / s.square() - bell),
-    )
-
-
-def centred(potential: Tensor, weights: Tensor) -> Tensor:
-    """Subtract from each row its weighted mean."""
-    return potential - (potential @ weights).unsqueeze(1)
 
 
 # --- splines over the levels of the nodes --------------------------------------------------------

@@ -9,10 +9,7 @@ from torch.testing import assert_close
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.sliced.directions import DIRECTIONS, ascend, directions
-from skgmmot.transport.sliced.distance import (
-    sliced_wasserstein,
-    sliced_wasserstein_between,
-)
+from skgmmot.transport.sliced.distance import sliced_wasserstein, sliced_wasserstein_between
 
 F64 = torch.float64
 

@@ -17,13 +17,12 @@ from skgmmot.transport.sliced.directions import directions
 from skgmmot.transport.sliced.distance import (
     double_sliced_squared,
     mixture_sliced_plan,
-    slice_samples,
     sliced_wasserstein,
     sliced_wasserstein_between,
     sliced_wasserstein_of_samples,
-    slices,
     wasserstein_on_lines,
 )
+from skgmmot.transport.sliced.slices import slice_samples, slices
 
 F64 = torch.float64
 

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.transport.sliced.exact import COSTS, absolute, quantiles, squared
-from skgmmot.transport.sliced.quadrature import Slices, SortedSamples
+from skgmmot.transport.sliced.slices import Slices, SortedSamples
 
 F64 = torch.float64
 
