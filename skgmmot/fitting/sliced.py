@@ -91,11 +91,11 @@ class Whitening:
         return self.kind.apply(centred.unsqueeze(0), self.inverse).squeeze(0)
 
     def lines(self, theta: Tensor) -> Tensor:
-        """Directions ``(L, d)`` in ``z`` that give the projections of the samples, in the scale."""
+        """Map directions ``(L, d)`` to directions of ``z`` with the same scaled projections."""
         return self.kind.apply(theta.unsqueeze(0).to(self.factor), self.factor).squeeze(0)
 
     def whiten(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
-        """A mixture relative to the origin, in ``z``."""
+        """Transform a mixture relative to the origin to ``z``."""
         return self._transformed(theta, self.inverse, 1 / self.scale)
 
     def unwhiten(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
@@ -180,7 +180,7 @@ class SlicedObjective:
     # --- coordinates ---------------------------------------------------------------------------
 
     def to_point(self, mixture: GaussianMixtureParams) -> tuple[Tensor, ...]:
-        """A mixture in free coordinates."""
+        """The unconstrained coordinates of a mixture."""
         tiny = torch.finfo(mixture.weights.dtype).tiny
         log_weights = mixture.weights.clamp(min=tiny).log()
         return log_weights, mixture.means, self.kind.root(mixture.covariances)

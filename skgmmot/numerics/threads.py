@@ -1,7 +1,7 @@
 """Python threads that share the work while torch's own threading is switched off.
 
-Torch's threading is of no use on matrices that fit a cache, slow on a busy machine, and it hangs in
-a process that was forked after it had been used.
+Torch's threading does not speed up work on matrices that fit a cache, it is slow on a busy machine,
+and it hangs in a process that was forked after it had been used.
 """
 
 import os

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 Array = np.ndarray
 
 #: Entries of the plan below this share of the sample's or the cell's mass are rounding.
-LEAST_SHARE = 1e-9
+MIN_SHARE = 1e-9
 #: Share of the way from optimal potentials to those that favour the chosen cells: enough to break
 #: ties in float64, and still optimal to eight digits.
 TIE_BREAKING_STEP = 1e-8
@@ -51,10 +51,10 @@ def assign_cells(P: Array, a: Array, b: Array, C: Array, psi: Array) -> tuple[Ar
     best = excess.argmin(1)
     excess -= excess[np.arange(len(a)), best][:, None]
     # Entries of the size of rounding need not be optimal.
-    held = (LEAST_SHARE * np.minimum(a[:, None], b) < P) & (excess <= LEAST_SHARE * C.max())
+    held = (MIN_SHARE * np.minimum(a[:, None], b) < P) & (excess <= MIN_SHARE * C.max())
     label = np.where(held.any(1), np.where(held, P, 0.0).argmax(1), best)
     split = np.flatnonzero(held.sum(1) > 1)
-    if len(split) and np.ptp(a) <= LEAST_SHARE * a[0] and np.ptp(b) <= LEAST_SHARE * b[0]:
+    if len(split) and np.ptp(a) <= MIN_SHARE * a[0] and np.ptp(b) <= MIN_SHARE * b[0]:
         share = P[split] / a[split, None] - COST_WEIGHT * C[split] / (C[split].max() or 1.0)
         label[split] = _balanced_cells(held[split], share, label, split)
     psi = _central_potentials(*held.nonzero(), C, psi)

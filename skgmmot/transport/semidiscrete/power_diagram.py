@@ -209,9 +209,7 @@ def _clipped(start: Array, stop: Array, box: Box):
     """
     points = np.hstack([start, stop])
     low, high = np.tile(box.low, 2), np.tile(box.high, 2)
-    crossing = np.flatnonzero(
-        ((points < low) | (points > high)).any(1)
-    )  # few, but for the outermost
+    crossing = np.flatnonzero(((points < low) | (points > high)).any(1))
     inside = np.delete(np.arange(len(start)), crossing)
     some, *cut = _clip(start[crossing], stop[crossing], box)
     none = np.full(len(inside), -1)

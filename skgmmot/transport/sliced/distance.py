@@ -178,7 +178,7 @@ def sliced_wasserstein(
     samples and in the directions. Costs ``O(L n (d + log n))`` to project and sort, ``O(L n)`` and
     ``O(L n_nodes K^2)`` for the rest (``O(L n K)`` a Newton step where ``exact``). Works in blocks
     of directions, so that memory does not grow with L unless a gradient in the samples or the
-    directions is asked for.
+    directions is required.
 
     References
     ----------
