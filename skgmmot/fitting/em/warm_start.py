@@ -100,9 +100,9 @@ class WarmStart:
                 f"options must be those of fit_em, got {', '.join(unknown)}. Leave them out; the "
                 "covariance type is that of theta0."
             )
-        self.strategy = named("gradient", gradient, STRATEGIES)
+        self._strategy = named("gradient", gradient, STRATEGIES)
         e_step = named("e_step", options.get("e_step", "posterior"), E_STEPS)
-        carry = self.strategy.follows_data if carry is None else carry
+        carry = self._strategy.follows_data if carry is None else carry
         if carry and e_step.balanced:
             raise ValueError(
                 f"carry=True must have e_step='posterior', got {e_step.name!r}, whose plan "
@@ -114,7 +114,7 @@ class WarmStart:
         self.options = {"gradient": gradient, "max_iter": max_iter, **options}
         tol = options.get("gradient_tol", 0.0)
         if tol >= ROUGH and not options.keys() & {"solve", "max_polish", "e_step"}:
-            self.options["carried"] = self.strategy.keep(STALE * tol)
+            self.options["carried"] = self._strategy.keep(STALE * tol)
 
     def __call__(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
         """Fit to samples ``X (n, d)``; the mixture is on their graph."""
@@ -138,7 +138,7 @@ class WarmStart:
                 "other samples."
             )
         went = X.detach() - self._before
-        ahead = self.strategy.ahead(self.theta, self.solution.adjoint, went, sample_weight)
+        ahead = self._strategy.ahead(self.theta, self.solution.adjoint, went, sample_weight)
         return self._assigned_as_before(X, sample_weight) if ahead is None else ahead
 
     def _assigned_as_before(self, X, sample_weight):
