@@ -71,7 +71,7 @@ def load_photograph(source):
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{source} must be a whole image of at most {MAX_PIXELS} pixels, got one that cannot "
-            f"be read: {error}. Save it anew, or make it smaller."
+            f"be read: {error}. Save it again, or make it smaller."
         ) from error
 
 
@@ -112,7 +112,7 @@ def make_ring_square_line(n_samples=850, *, random_state=None):
     (850, 2)
     """
     if n_samples < 1:
-        raise ValueError(f"n_samples must be positive, got {n_samples}. Ask for at least one.")
+        raise ValueError(f"n_samples must be positive, got {n_samples}. Draw at least one.")
     rng = check_random_state(random_state)
     areas = np.array([math.pi * (1 - 0.5**2), 1.5 * 0.2, 2.2**2 - 1.8**2])
     shape = rng.choice(3, size=n_samples, p=areas / areas.sum())

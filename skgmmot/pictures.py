@@ -66,7 +66,7 @@ def smooth_recolouring(source, recoloured, *, radius=None, contrast=0.03):
     source, recoloured = _pictures(source, recoloured)
     for name, value in (("radius", radius), ("contrast", contrast)):
         if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value!r}. Leave it out for a default.")
+            raise ValueError(f"{name} must be positive, got {value!r}. Omit it to use the default.")
     radius = max(2, round(min(source.shape[:2]) * RADIUS_SHARE)) if radius is None else radius
     step = max(1, int(radius) // RADIUS_SAMPLES)
     guide, change = source[::step, ::step], (recoloured - source)[::step, ::step]
@@ -118,7 +118,7 @@ def _pictures(source, recoloured):
                 "Reshape the pixels to the picture."
             )
         if not np.isfinite(picture).all():
-            raise ValueError(f"{name} must be finite, got NaN or infinity. Mend those pixels.")
+            raise ValueError(f"{name} must be finite, got NaN or infinity. Replace those pixels.")
     if found[0].shape != found[1].shape:
         raise ValueError(
             f"recoloured must have the shape of source, {found[0].shape}, got {found[1].shape}. "

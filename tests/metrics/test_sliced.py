@@ -211,7 +211,7 @@ def test_other_directions_estimate_the_same_distance(projections):
 def test_unknown_directions_and_exact_cells_of_other_exponents_are_refused():
     with pytest.raises(ValueError, match=r"projections must be one of .* got 'spiral'"):
         sliced_wasserstein_distance(SOURCE, TARGET, projections="spiral")
-    with pytest.raises(ValueError, match="p must be 1 or 2 where cells are exact, got 3"):
+    with pytest.raises(ValueError, match="p must be 1 or 2 with exact=True, got 3"):
         sliced_wasserstein_distance(SOURCE, np.zeros((3, 2)), p=3, exact=True)
 
 

@@ -175,8 +175,8 @@ def balance(
         found, missed = _annealed(weights, dual, log_tilt, tol, max_iter)
     if not missed < tol:
         raise RuntimeError(
-            f"balancing must end within {max_iter} steps, got shares that miss the weights by "
-            f"{missed:.1e} in all. Start from components wider or nearer to the samples."
+            f"balancing must converge in {max_iter} steps, got shares that differ from the weights "
+            f"by {missed:.1e} in all. Start from wider components, or means nearer to the samples."
         )
     return found
 

@@ -41,8 +41,8 @@ def linear_programme(cost: Tensor, constraints, bounds: Tensor) -> Tensor:
     )
     if found.status != 0:
         raise RuntimeError(
-            f"the linear programme of a barycentre must be solved, got {found.message!r}. Ask for "
-            "fixed weights, or for fewer components."
+            f"the linear programme of a barycentre must be solved, got {found.message!r}. Use "
+            "fixed weights, or fewer components."
         )
     x = torch.from_numpy(found.x).to(cost)
     return torch.where(x > NO_MASS, x, 0.0)

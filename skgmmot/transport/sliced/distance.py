@@ -59,8 +59,7 @@ def _kernel(p: float, exactly: bool, n_nodes: int):
     if exactly:
         if p not in exact.COSTS:
             raise ValueError(
-                f"p must be 1 or 2 where cells are exact, got {p}. Use exact=False for other "
-                "exponents."
+                f"p must be 1 or 2 with exact=True, got {p}. Use exact=False for other exponents."
             )
         return exact.COSTS[p]
     if p == 2:

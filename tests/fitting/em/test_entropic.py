@@ -169,7 +169,7 @@ def test_balance_splits_samples_that_are_much_like_each_other_and_far_from_all_c
 
 def test_balance_that_does_not_end_says_so():
     log_g = -0.5 * (torch.linspace(0, 50, 40).double() - torch.tensor([[0.0], [1.0]])) ** 2
-    with pytest.raises(RuntimeError, match="balancing must end within 0 steps, got shares that"):
+    with pytest.raises(RuntimeError, match="balancing must converge in 0 steps, got shares that"):
         balance(torch.tensor([0.1, 0.9]).double(), dual_of(log_g), max_iter=0)
 
 

@@ -354,7 +354,7 @@ def test_gradients_of_mixture_sliced_distances_are_finite_differences(make_mixtu
 
 
 def test_exact_cells_of_other_exponents_are_refused(make_mixture, make_samples):
-    with pytest.raises(ValueError, match=r"p must be 1 or 2 where cells are exact, got 1\.5"):
+    with pytest.raises(ValueError, match=r"p must be 1 or 2 with exact=True, got 1\.5"):
         sliced_wasserstein(
             make_mixture("full", 2, 2), make_samples(5, 2), chosen(3, 2), p=1.5, exact=True
         )
