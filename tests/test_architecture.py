@@ -95,6 +95,19 @@ def test_covariance_types_are_never_branched_on_by_name(parts, path):
             assert "covariance_type ==" not in text and "covariance_type !=" not in text, text
 
 
+#: What is stored as covariances are, by the names it goes by.
+STORAGES = {"covariances", "factors", "matrices", "scatter", "storage", "roots"}
+
+
+@each_module
+def test_covariance_types_are_never_told_by_the_axes_of_their_storage(parts, path):
+    if parts[:2] == ("gaussian", "covariance"):
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr == "ndim":
+            assert STORAGES.isdisjoint(ast.unparse(node.value).split(".")), ast.unparse(node)
+
+
 #: Names of gradient strategies, E-steps and accelerations, and the modules that are their homes.
 STRATEGY_NAMES = {*STRATEGIES, *E_STEPS, *ACCELERATIONS}
 STRATEGY_HOMES = {

@@ -126,9 +126,7 @@ def _not_fitted(name) -> str:
 
 def shown_type(params: GaussianMixtureParams) -> str:
     """The name of a mixture's covariance type; that of one component with a matrix is full."""
-    covariance_type = params.covariance_type
-    single = covariance_type.shared and len(params.weights) == 1
-    return "full" if single else covariance_type.name
+    return params.covariance_type.public_name(len(params.weights))
 
 
 def as_mixtures(mixtures, name="X", device=None, dtype=torch.float64, *, any_mass=False):
@@ -373,7 +371,7 @@ def check_mixture(
     ``weights_eps`` and ``covariances_eps`` are the machine epsilons of the user's arrays.
     """
     # numpy: a tenth of the time, for few numbers
-    weights, means, covariances = (t.numpy(force=True) for t in params)
+    weights, means, covariances = (t.numpy(force=True) for t in params.in_base())
     if not _all_finite(weights, means, covariances):
         raise ValueError("a mixture must be finite, got NaN or infinity. Check its parameters.")
     total, least = np.add.reduce(weights, dtype=np.float64), np.minimum.reduce(weights)
@@ -388,7 +386,7 @@ def check_mixture(
             "weights must be non-negative and sum to 1, got sum "
             f"{total:.6g} and minimum {least:.3g}. Normalise them."
         )
-    if covariances.ndim == 2:
+    if params.covariance_type.diagonal:
         smallest = np.minimum.reduce(covariances, 1)
     else:
         if not (covariances == covariances.swapaxes(1, 2)).all():
@@ -397,7 +395,7 @@ def check_mixture(
         if not np.count_nonzero(torch.linalg.cholesky_ex(matrices).info.numpy()):
             return  # positive definite
         smallest = torch.linalg.eigvalsh(matrices)[:, 0].numpy()
-    scale = np.abs(covariances).max(tuple(range(1, covariances.ndim)))
+    scale = np.abs(covariances).reshape(len(covariances), -1).max(1)
     if (smallest < -100 * covariances_eps * scale).any():
         worst = int(smallest.argmin())
         raise ValueError(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
@@ -21,6 +22,27 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.threads import single_threaded_torch
+
+
+class CovarianceTypeName(StrOptions):
+    """The name of a covariance type that is registered when it is validated.
+
+    ``elementary`` says whether it must have an arithmetic of its own.
+    """
+
+    def __init__(self, elementary=False):
+        self.elementary = elementary
+        super().__init__(set())
+
+    @property
+    def options(self):
+        """The names of such types."""
+        types = COVARIANCE_TYPES.items()
+        return {name for name, kind in types if kind.base == kind or not self.elementary}
+
+    @options.setter
+    def options(self, _):
+        """Nothing is kept: types may be registered later."""
 
 
 class Reached:
@@ -74,14 +96,14 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         """The covariance type: that of the fit where the mixture has its type from elsewhere."""
         return COVARIANCE_TYPES[getattr(self, "covariance_type_", self.covariance_type)]
 
-    def _tensors(self, name) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The fitted weights, means and a covariance-like attribute, in storage.
+    def _tensors(self, name, covariance) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The fitted weights, means and a covariance-like attribute, in the storage of a type.
 
         They may have been set by hand: one may be missing, or have other components.
         """
         weights, means, array = map(arrays.as_tensor, attributes(self, name))
         check_means(weights, means)
-        covariance, shape = self._covariance(), tuple(array.shape)
+        shape = tuple(array.shape)
         expected = covariance.public_shape(*means.shape)
         if shape == expected:
             return weights, means, covariance.from_public(array)
@@ -100,15 +122,17 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
     def _params(self, dtype=None, device=None) -> GaussianMixtureParams:
         """The fitted mixture as a value."""
         check_is_fitted(self, "means_")
-        weights, means, covariances = self._tensors("covariances_")
-        kind = self._covariance().reduced(*means.shape)
+        kind = self._covariance()
+        weights, means, covariances = self._tensors("covariances_", kind)
+        kind = kind.reduced(*means.shape)
         params = GaussianMixtureParams(weights, means, covariances, kind)
         return params.to(dtype=dtype, device=device)
 
     def _prepared(self, like: torch.Tensor) -> PreparedMixture:
         """The fitted mixture ready for densities, in float64 and on the device of ``like``."""
+        base = self._covariance().base
         if hasattr(self, "precisions_cholesky_"):
-            weights, means, factors = self._tensors("precisions_cholesky_")
+            weights, means, factors = self._tensors("precisions_cholesky_", base)
         else:
             weights, means, factors = self._factored()
         if like.shape[1] != means.shape[1]:
@@ -118,14 +142,14 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             )
         to = {"dtype": torch.float64, "device": like.device}
         weights, means, factors = (t.to(**to) for t in (weights, means, factors))
-        kind = self._covariance().reduced(*means.shape)
-        return PreparedMixture.of(weights, means, factors, kind)
+        return PreparedMixture.of(weights, means, factors, base.reduced(*means.shape))
 
     def _factored(self):
         """The fitted weights and means, and factors of the precisions that nobody has set."""
-        weights, means, covariances = self._tensors("covariances_")
+        params = self._params()
         try:
-            return weights, means, self._covariance().precision_factor(covariances.double())
+            factors = params._replace(covariances=params.covariances.double()).prepare().factors
+            return params.weights, params.means, factors
         except ValueError as error:
             raise ValueError(
                 "a mixture must have precisions_cholesky_ for densities and predictions, got none: "
@@ -141,14 +165,14 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             "covariances_": covariance.to_public(theta.covariances),
         }
         if factors is not None:
-            shown["precisions_cholesky_"] = covariance.to_public(factors)
-            shown["precisions_"] = covariance.to_public(covariance.precisions(factors))
+            base = covariance.base
+            shown["precisions_cholesky_"] = base.to_public(factors)
+            shown["precisions_"] = base.to_public(base.precisions(factors))
         return shown
 
     def _set_parameters(self, theta: GaussianMixtureParams, dtype, kind) -> None:
         """Show a fit in the user's kind of array and dtype."""
-        factors = self._covariance().precision_factor(theta.covariances)
-        for name, tensor in self._public(theta, factors).items():
+        for name, tensor in self._public(theta, theta.prepare().factors).items():
             setattr(self, name, kind.restore(tensor.to(dtype)))
 
     def _set_mixture(self, params: GaussianMixtureParams, kind) -> None:
@@ -156,7 +180,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         for name in ("precisions_", "precisions_cholesky_"):
             vars(self).pop(name, None)
         try:
-            factors = self._covariance().precision_factor(params.covariances)
+            factors = params.prepare().factors
         except ValueError:
             factors = None  # a singular mixture can be sampled and compared, and has no density
         for name, tensor in self._public(params, factors).items():
@@ -321,14 +345,14 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
                 "The sampling requires at least one sample."
             )
         rng = check_random_state(self.random_state)
-        kind, covariance = arrays.fitted_kind(self), self._covariance()
-        params = self._params(dtype=torch.float64, device="cpu").detach()
+        kind = arrays.fitted_kind(self)
+        params = self._params(dtype=torch.float64, device="cpu").detach().in_base()
         weights = params.weights.numpy()
         counts = rng.multinomial(n_samples, weights / weights.sum())
         # A shared covariance is stored once; every component reads that one.
         each = params.covariances.expand(len(weights), *params.covariances.shape[1:]).numpy()
         drawn = [
-            _draw(rng, mean, cov, int(count), covariance.diagonal)
+            _draw(rng, mean, cov, int(count), params.covariance_type.diagonal)
             for mean, cov, count in zip(params.means.numpy(), each, counts, strict=True)
             if count
         ]

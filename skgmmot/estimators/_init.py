@@ -193,7 +193,7 @@ def start(
     def blocks():
         """Samples, their weights, their components and weighted responsibilities."""
         for rows, components, resp in assignment():
-            if not (len(resp) or kind.shared):
+            if not (len(resp) or kind.base.shared):
                 continue  # only a shared covariance counts what belongs to nobody
             x, a = em.rows(rows)
             a = torch.ones(len(x), **options) if a is None else a.double()
@@ -205,16 +205,17 @@ def start(
         shift[components] += resp @ x
     mass, alive = counted_mass(mass)
     centre = zero._replace(means=shifts(mass, shift, alive))
-    scatter, unassigned = torch.zeros_like(zero.covariances), zero.means.new_zeros(d, d)
+    base = kind.base
+    scatter, unassigned = torch.zeros(base.shape(K, d), **options), zero.means.new_zeros(d, d)
     for x, a, components, resp in blocks():
         part = moments(select(centre, components), x, resp).scatter
-        scatter[slice(None) if kind.shared else components] += part
-        if kind.shared and not len(resp):
+        scatter[slice(None) if base.shared else components] += part
+        if base.shared and not len(resp):
             unassigned += (x * a.unsqueeze(1)).mT @ x
     each = mass if alive is None or kind.shared else torch.where(alive, mass, 1.0)
     covariances = kind.start(each, scatter, unassigned, em.reg_covar)
     if alive is not None:  # what is assigned nothing is wide: so it can come back
-        about_origin = kind.move_scatter(scatter, mass, zero.means, centre.means)
+        about_origin = base.move_scatter(scatter, mass, zero.means, centre.means)
         total = (mass.sum(0, keepdim=True), zero.means[:1], about_origin.sum(0, keepdim=True))
         covariances = kind.where(alive, covariances, kind.estimate(*total, em.reg_covar))
     return centre._replace(weights=mass / em.total, covariances=covariances)
@@ -247,8 +248,9 @@ def balanced(
 
 def _centres(em, everything, kind, n_components, rng) -> Tensor:
     """Centres of k-means, where distances are those of the Gaussian of all samples."""
-    factors = everything.prepare().factors
-    X = kind.apply((em.X - em.origin).double().unsqueeze(0), factors).squeeze(0).cpu().numpy()
+    whitening = everything.prepare()
+    X = (em.X - em.origin).double().unsqueeze(0)
+    X = whitening.covariance_type.apply(X, whitening.factors).squeeze(0).cpu().numpy()
     a = None if em.sample_weight is None else em.sample_weight.cpu().numpy()
     labels = _nearest_centre(X, a, n_components, CENTRES_INIT, rng)
     return start(_labelled(labels, n_components, em.X), em, kind, n_components).means
@@ -279,7 +281,7 @@ def warn_of_units(estimator, X: Tensor, sample_weight: Tensor | None, about: Ten
     variances = variances[variances > rounding**2]
     if not len(variances):
         return
-    pooled = estimator._covariance().pooled(X.shape[1]) > 1
+    pooled = estimator._covariance().base.pooled(X.shape[1]) > 1
     smallest = float(variances.mean() if pooled else variances.min())
     if estimator.reg_covar > NOTICED * smallest:
         warnings.warn(
@@ -310,11 +312,13 @@ def earlier_mixture(estimator, d: int, device) -> GaussianMixtureParams:
     options = {"dtype": torch.float64, "device": device}
     params, kind = estimator._params(**options).detach(), estimator._covariance()
     try:
-        kind.precision_factor(params.covariances)
+        params.prepare()
     except ValueError:
         # thin covariances may be singular once they are rounded to float32; their factors are not
-        factors = estimator._tensors("precisions_cholesky_")[2].to(**options).detach()
-        params = params._replace(covariances=kind.from_precisions(kind.precisions(factors)))
+        factors = estimator._tensors("precisions_cholesky_", kind.base)[2].to(**options).detach()
+        covariances = kind.base.from_precisions(kind.base.precisions(factors))
+        covariances = kind.from_base(covariances, params.weights, params.means.shape[1])
+        params = params._replace(covariances=covariances)
     return params
 
 
@@ -429,9 +433,11 @@ def check_weights(weights, n_components: int) -> Tensor:
 
 def check_precisions(precisions, kind: CovarianceType, *shape: int) -> Tensor:
     """Validate ``precisions_init`` and return the covariances, in storage."""
-    precisions = check_shape(precisions, kind.public_shape(*shape), f"{kind.name} precision")
-    precisions = kind.from_public(precisions)
-    requirement = kind.not_precisions(precisions)
+    base = kind.base
+    precisions = check_shape(precisions, base.public_shape(*shape), f"{base.name} precision")
+    precisions = base.from_public(precisions)
+    requirement = base.not_precisions(precisions)
     if requirement:
-        raise ValueError(f"'{kind.name} precision' should be {requirement}")
-    return kind.from_precisions(precisions.double())
+        raise ValueError(f"'{base.name} precision' should be {requirement}")
+    covariances, (K, d) = base.from_precisions(precisions.double()), shape
+    return kind.from_base(covariances, covariances.new_full((K,), 1 / K), d)

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture, as_mixtures, common_feature_names, shown_type
-from skgmmot.estimators._base import MixtureEstimator, whole_fit
+from skgmmot.estimators._base import CovarianceTypeName, MixtureEstimator, whole_fit
 from skgmmot.estimators.geodesic import known_mixture
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
@@ -123,7 +123,7 @@ class MixtureBarycenter(MixtureEstimator):
 
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "covariance_type": [StrOptions(set(COVARIANCE_TYPES)), None],
+        "covariance_type": [CovarianceTypeName(elementary=True), None],
         "method": [StrOptions({"auto", "exact", "fixed_point"})],
         "fixed_weights": ["boolean"],
         "init": [HasMethods(["score_samples"]), tuple, GaussianMixtureParams, None],

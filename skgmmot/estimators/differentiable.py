@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
 from skgmmot.estimators import _init
+from skgmmot.estimators._base import CovarianceTypeName
 from skgmmot.estimators._fit import Fit, FittedMixture
 from skgmmot.fitting.em.e_steps import E_STEPS, Gradient
 from skgmmot.fitting.em.entropic import balance_gap_bound
@@ -19,7 +20,6 @@ from skgmmot.fitting.em.fit import fit_from_starts, measured
 from skgmmot.fitting.em.movement import STRATEGIES, Request
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import ACCELERATIONS
 from skgmmot.numerics.runs import Runs
@@ -172,7 +172,7 @@ class DifferentiableGaussianMixture(FittedMixture):
 
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(set(COVARIANCE_TYPES))],
+        "covariance_type": [CovarianceTypeName()],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],

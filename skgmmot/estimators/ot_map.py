@@ -32,7 +32,7 @@ from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams, join
 from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics import blocks
-from skgmmot.numerics.linalg import oas_shrinkage, shrunk
+from skgmmot.numerics.linalg import oas_shrinkage
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.discrete.plan import Plan, transposed
 from skgmmot.transport.mixtures.distance import transport_plan
@@ -693,19 +693,19 @@ def _shrunk_mixture(fitted, n_samples, shrinkage):
     if not shrinkage:
         return fitted
     params, kind = as_mixture(fitted)
-    covariances, d = params.covariances, params.means.shape[1]
+    params = params.in_base()
+    covariances, d, base = params.covariances, params.means.shape[1], params.covariance_type
     if shrinkage == "auto":
-        if covariances.ndim == 2:
+        if base.diagonal:
             return fitted
-        # a tied covariance stands on the samples of all components
-        own = params.weights if len(covariances) > 1 else params.weights.sum().unsqueeze(0)
+        own = base.total(params.weights)  # the share of the samples that each matrix stands on
         few = own * n_samples < MIN_SAMPLES_PER_FEATURE * d
         share = torch.where(few, oas_shrinkage(covariances, own * n_samples), 0.0)
     else:
-        share = torch.full_like(covariances.flatten(1)[:, 0], shrinkage)
+        share = torch.full_like(base.total(params.weights), shrinkage)
     if not share.any():
         return fitted
-    return known_mixture(params._replace(covariances=shrunk(covariances, share)), kind)
+    return known_mixture(params._replace(covariances=base.shrunk(covariances, share)), kind)
 
 
 class _Maps:
@@ -739,6 +739,7 @@ class _Reach(NamedTuple):
     @classmethod
     def of(cls, mixture):
         """Where components end on each side, and what is far beyond."""
+        mixture = mixture.in_base()
         deviations = mixture.covariance_type.diagonals(mixture.covariances).sqrt()
         spread = REACH_DEVIATIONS * deviations
         counts = mixture.weights > 0

@@ -8,6 +8,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skgmmot.estimators import _init
+from skgmmot.estimators._base import CovarianceTypeName
 from skgmmot.estimators._fit import Fit, FittedMixture
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.semidiscrete import (
@@ -16,7 +17,6 @@ from skgmmot.fitting.semidiscrete import (
     robust_variance,
     with_added_variance,
 )
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
 from skgmmot.numerics.linalg import Rescaling
 from skgmmot.numerics.runs import Runs
@@ -121,7 +121,7 @@ class SemidiscreteGMM(FittedMixture):
 
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(set(COVARIANCE_TYPES))],
+        "covariance_type": [CovarianceTypeName()],
         "method": [StrOptions({"auto", "exact", "nodes"})],
         "n_nodes": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0.0, None, closed="left")],
@@ -275,7 +275,7 @@ class _Fit(Fit):
     def show(self, solution):
         """Set the estimator's attributes, in the user's units, kind of array and dtype."""
         e, theta, unit = self.estimator, solution.value, self.scaling.unit
-        factors = e._covariance().precision_factor(theta.covariances) / unit
+        factors = theta.prepare().factors / unit
         means, covariances = self.scaling.invert(theta.means), theta.covariances * unit * unit
         theta = theta._replace(means=means, covariances=covariances)
         for name, tensor in e._public(theta, factors).items():

@@ -12,12 +12,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm import tqdm
 
 from skgmmot.estimators import _init
-from skgmmot.estimators._base import whole_fit
+from skgmmot.estimators._base import CovarianceTypeName, whole_fit
 from skgmmot.estimators._fit import Fit, FittedMixture
 from skgmmot.fitting.em.iterations import climb
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.sliced import SlicedObjective, Whitening, fit_sliced, refine_sliced
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
 from skgmmot.numerics.minimise import EPOCH, N_HALVINGS, OPTIMIZERS
@@ -171,7 +170,7 @@ class SlicedWassersteinGMM(FittedMixture):
 
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(set(COVARIANCE_TYPES))],
+        "covariance_type": [CovarianceTypeName(elementary=True)],
         "n_projections": [Interval(Integral, 1, None, closed="left"), None],
         "projections": [StrOptions({*DIRECTIONS, "max"})],
         "p": [Interval(Real, 1.0, None, closed="left")],

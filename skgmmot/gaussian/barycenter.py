@@ -11,7 +11,8 @@ rank deficient matrices are allowed. Factors of diagonal covariances are standar
 import torch
 from torch import Tensor
 
-from skgmmot.numerics.linalg import factor, symmetrize
+from skgmmot.gaussian.covariance.base import ElementaryType
+from skgmmot.gaussian.covariance.registry import FULL, type_of_gaussians
 
 
 def align(factors: Tensor, reference: Tensor) -> Tensor:
@@ -19,54 +20,54 @@ def align(factors: Tensor, reference: Tensor) -> Tensor:
 
     Parameters
     ----------
-    factors : Tensor of shape (..., d, d) or (p, d)
-        Factors ``L``; with two axes, deviations.
+    factors : Tensor of shape (..., d, d)
+        Factors ``L``.
     reference : Tensor of the same shape
         The reference factors.
 
     Returns
     -------
     Tensor of the same shape
-        ``L Q`` with ``Q`` the polar factor of ``L.T @ reference``; deviations are returned as they
-        are.
+        ``L Q`` with ``Q`` the polar factor of ``L.T @ reference``.
 
     Notes
     -----
     Not differentiable. Costs one singular value decomposition for each pair.
     """
-    if factors.ndim == 2:
-        return factors
-    left, _, right = torch.linalg.svd(factors.mT @ reference)
-    return factors @ (left @ right)
+    return FULL.align(factors, reference)
 
 
 def euclidean_factors(
-    factors: Tensor, component: Tensor, share: Tensor, n_components: int
+    factors: Tensor,
+    component: Tensor,
+    share: Tensor,
+    n_components: int,
+    covariance_type: ElementaryType,
 ) -> Tensor:
     """Return factors of weighted mean covariances, whose range contains that of each covariance.
 
     Parameters
     ----------
     factors : Tensor of shape (p, d, d) or (p, d)
-        Factors of the Gaussians; with two axes, deviations.
+        Factors of the Gaussians, matrices or deviations.
     component : Tensor of shape (p,)
         Index of the mean that each Gaussian belongs to.
     share : Tensor of shape (p,)
         Weights of the Gaussians, of sum one for each mean.
     n_components : int
         Number of means K.
+    covariance_type : ElementaryType
+        Full for matrices, diagonal for deviations.
 
     Returns
     -------
     Tensor of shape (K, d, d) or (K, d)
         Factors of ``sum_p share_p L_p L_p^T``. Not differentiable.
     """
-    matrices = factors.ndim == 3
-    share = share.view(-1, *[1] * (factors.ndim - 1))
-    covariances = factors @ factors.mT if matrices else factors.square()
+    covariances = covariance_type.from_root(factors, 0.0)
     mean = covariances.new_zeros(n_components, *covariances.shape[1:])
-    mean.index_add_(0, component, share * covariances)
-    return factor(mean) if matrices else mean.sqrt()
+    mean.index_add_(0, component, covariance_type.each(share) * covariances)
+    return covariance_type.root(mean)
 
 
 def barycenter_factors(
@@ -75,6 +76,7 @@ def barycenter_factors(
     component: Tensor,
     share: Tensor,
     *,
+    covariance_type: ElementaryType,
     project=None,
     tol: float = 1e-8,
     max_iter: int = 500,
@@ -95,6 +97,8 @@ def barycenter_factors(
         Index ``i`` of the barycentre that each Gaussian belongs to.
     share : Tensor of shape (p,)
         Weights of the Gaussians, of sum one for each barycentre.
+    covariance_type : ElementaryType
+        Full for matrices, diagonal for deviations.
     project : callable, default=None
         Projection ``(K, d, d) -> (K, d, d)`` of factors on a linear set, to which the barycentres
         are restricted. None is no restriction.
@@ -117,12 +121,13 @@ def barycenter_factors(
     ----------
     .. [1] Alvarez-Esteban, del Barrio, Cuesta-Albertos and Matran 2016, the fixed point.
     """
-    share = share.view(-1, *[1] * (factors.ndim - 1))
+    share = covariance_type.each(share)
     empty = torch.ones(len(start), dtype=torch.bool, device=start.device)
     empty[component] = False
     L = start
     for _ in range(max_iter):
-        mean = torch.zeros_like(L).index_add_(0, component, share * align(factors, L[component]))
+        aligned = share * covariance_type.align(factors, L[component])
+        mean = torch.zeros_like(L).index_add_(0, component, aligned)
         mean[empty] = L[empty]
         mean = mean if project is None else project(mean)
         change = (mean - L).flatten(1).norm(dim=1)
@@ -178,14 +183,23 @@ def gaussian_barycenter(
     weights = weights.expand(means.shape[:-1])
     mean = (weights.unsqueeze(-1) * means).sum(-2)
     *batch, J, _ = means.shape
-    matrices = covariances.ndim > means.ndim
+    covariance_type = type_of_gaussians(covariances, means)
     storage = covariances.shape[len(batch) + 1 :]
-    factors = (factor(covariances) if matrices else covariances.sqrt()).reshape(-1, *storage)
+    factors = covariance_type.root(covariances).reshape(-1, *storage)
     component = torch.arange(len(factors), device=means.device) // J
     shares = weights.reshape(-1)
     n_problems = len(factors) // J
     # From any point of the geodesic between two Gaussians one iteration is exact.
-    start = factors[::2] if J == 2 else euclidean_factors(factors, component, shares, n_problems)
-    L = barycenter_factors(start, factors, component, shares, tol=tol, max_iter=max_iter)
-    covariance = symmetrize(L @ L.mT) if matrices else L.square()
-    return mean, covariance.reshape(*batch, *storage)
+    start = factors[::2]
+    if J != 2:
+        start = euclidean_factors(factors, component, shares, n_problems, covariance_type)
+    L = barycenter_factors(
+        start,
+        factors,
+        component,
+        shares,
+        covariance_type=covariance_type,
+        tol=tol,
+        max_iter=max_iter,
+    )
+    return mean, covariance_type.from_root(L, 0.0).reshape(*batch, *storage)

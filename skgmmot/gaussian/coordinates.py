@@ -21,6 +21,7 @@ class FreeCoordinates:
     def __init__(self, like: GaussianMixtureParams):
         variances = like.full_covariances().diagonal(dim1=-2, dim2=-1) + like.means.square()
         self.scale = (like.weights @ variances).sqrt()  # (d,)
+        self.covariance_type, like = like.covariance_type, like.in_base()
         self.kind = like.covariance_type
         self.shapes = [t.shape for t in like]
 
@@ -30,7 +31,7 @@ class FreeCoordinates:
         parts = (
             mixture.weights.clamp(min=tiny).log(),
             mixture.means / self.scale,
-            self._covariances_to_free(mixture.covariances),
+            self._covariances_to_free(mixture.in_base().covariances),
         )
         return torch.cat([part.flatten() for part in parts])
 
@@ -43,7 +44,7 @@ class FreeCoordinates:
             means * self.scale,
             self._covariances_from_free(free),
             self.kind,
-        )
+        ).out_of_base(self.covariance_type)
 
     def _covariances_to_free(self, covariances: Tensor) -> Tensor:
         return self.kind.to_free(covariances, self.scale)
@@ -68,6 +69,7 @@ class LogCoordinates(FreeCoordinates):
 
     def __init__(self, like: GaussianMixtureParams):
         super().__init__(like)
+        like = like.in_base()
         self.inverses = self.kind.precision_factor(like.covariances)
         self.back = self.kind.transpose(self.kind.factor(like.covariances))
 
@@ -111,23 +113,24 @@ class FisherCoordinates:
     """
 
     def __init__(self, mixture: GaussianMixtureParams, share: Tensor):
-        self.mixture, self.kind = mixture, mixture.covariance_type
-        self.factors = self.kind.factor(mixture.covariances)
-        self.inverses = self.kind.precision_factor(mixture.covariances)
+        base, self.mixture = mixture.in_base(), mixture
+        self.kind = base.covariance_type
+        self.factors = self.kind.factor(base.covariances)
+        self.inverses = self.kind.precision_factor(base.covariances)
         self.precisions = self.kind.precisions(self.inverses)
         # a component without samples has a scale of one
         share = torch.where(share > EMPTY, share, 1.0)
         self.root = share.sqrt()  # (K,)
-        total = share.sum(0, keepdim=True) if self.kind.shared else share
-        total = total * self.kind.pooled(mixture.means.shape[1]) / 2
-        self.spread = total.sqrt().view(-1, *[1] * (mixture.covariances.ndim - 1))
+        total = self.kind.total(share) * self.kind.pooled(mixture.means.shape[1]) / 2
+        self.spread = self.kind.each(total.sqrt())
+        self._chart = self if base is mixture else _Chart(mixture, self)
 
     def of_change(self, change: GaussianMixtureParams) -> Tensor:
         """The coordinates of a change of the parameters."""
         return self._join(
             change.weights / self.root,
             self._rows(change.means, self.inverses) * self.root.unsqueeze(-1),
-            self.kind.congruence(change.covariances, self.inverses) * self.spread,
+            self._chart.covariances_of_change(change.covariances),
         )
 
     def of_cotangent(self, u: GaussianMixtureParams) -> Tensor:
@@ -135,7 +138,7 @@ class FisherCoordinates:
         return self._join(
             u.weights * self.root,
             self._rows(u.means, self.factors) / self.root.unsqueeze(-1),
-            self.kind.congruence(u.covariances, self.factors) / self.spread,
+            self._chart.covariances_of_cotangent(u.covariances),
         )
 
     def cotangent(self, vector: Tensor) -> GaussianMixtureParams:
@@ -145,8 +148,8 @@ class FisherCoordinates:
         return GaussianMixtureParams(
             weights / self.root,
             self._rows(means * self.root.unsqueeze(-1), back),
-            self.kind.congruence(covariances * self.spread, back),
-            self.kind,
+            self._chart.cotangent_covariances(covariances),
+            self.mixture.covariance_type,
         )
 
     def retracted(self, vector: Tensor) -> GaussianMixtureParams:
@@ -156,12 +159,11 @@ class FisherCoordinates:
         relative = weights * self.root / w.clamp(min=torch.finfo(w.dtype).tiny)
         weights = w * (1 + relative / 2).square()
         means = m + self._rows(means / self.root.unsqueeze(-1), self.kind.transpose(self.factors))
-        # Sigma + dSigma ~ L (I + D / 2)^2 L^T with D = L^{-1} dSigma L^{-T}
         return GaussianMixtureParams(
             weights * (w.sum() / weights.sum()),
             means,
-            self.kind.squared(covariances / (2 * self.spread), self.factors),
-            self.kind,
+            self._chart.changed_covariances(covariances),
+            self.mixture.covariance_type,
         )
 
     def of_velocities(self, shift: Tensor, bend: Tensor) -> Tensor:
@@ -170,6 +172,24 @@ class FisherCoordinates:
         bent = self.kind.anticommutator(bend, covariances) * (2 / self.kind.pooled(means.shape[1]))
         nothing = torch.zeros_like(shift[..., 0])
         return self.of_change(GaussianMixtureParams(nothing, shift, bent, self.kind))
+
+    def covariances_of_change(self, change: Tensor) -> Tensor:
+        """The coordinates of a change of the covariances, in storage."""
+        return self.kind.congruence(change, self.inverses) * self.spread
+
+    def covariances_of_cotangent(self, u: Tensor) -> Tensor:
+        """The coordinates of cotangents of the covariances, in storage."""
+        return self.kind.congruence(u, self.factors) / self.spread
+
+    def cotangent_covariances(self, coordinates: Tensor) -> Tensor:
+        """The inverse of `covariances_of_cotangent`."""
+        back = self.kind.transpose(self.inverses)
+        return self.kind.congruence(coordinates * self.spread, back)
+
+    def changed_covariances(self, coordinates: Tensor) -> Tensor:
+        """The covariances after a change: positive definite, however large."""
+        # Sigma + dSigma ~ L (I + D / 2)^2 L^T with D = L^{-1} dSigma L^{-T}
+        return self.kind.squared(coordinates / (2 * self.spread), self.factors)
 
     def _rows(self, rows, storage):
         return self.kind.apply(rows.unsqueeze(-2), storage).squeeze(-2)
@@ -182,6 +202,43 @@ class FisherCoordinates:
         parts = vector.split([t.numel() for t in self.mixture], dim=-1)
         pairs = zip(parts, self.mixture, strict=True)
         return [p.reshape(*p.shape[:-1], *t.shape) for p, t in pairs]
+
+
+class _Chart:
+    """Coordinates of changes of covariances of any type, by the metric of its base.
+
+    A change of the storage, as a vector s, changes the base's coordinates by ``J s``. With R the
+    root of ``J^T J``, the coordinates ``R s`` have the same length.
+    """
+
+    def __init__(self, mixture: GaussianMixtureParams, base: FisherCoordinates):
+        self.covariances, kind = mixture.covariances, mixture.covariance_type
+        J = torch.autograd.functional.jacobian(
+            lambda storage: kind.to_base(storage, *mixture.means.shape), self.covariances
+        )
+        rows = J.reshape(*base.factors.shape, -1).movedim(-1, 0)
+        rows = base.covariances_of_change(rows).flatten(1)  # J^T
+        values, vectors = torch.linalg.eigh(rows @ rows.mT)
+        # a storage may hold numbers, or sums of them, that the covariances do not depend on
+        roots = values.clamp(min=float(values[-1]) * torch.finfo(values.dtype).eps).sqrt()
+        self.root = vectors * roots @ vectors.mT
+        self.inverse = vectors / roots @ vectors.mT
+
+    def _times(self, storage, matrix):
+        shape = self.covariances.shape
+        return (storage.flatten(-len(shape)) @ matrix).unflatten(-1, shape)
+
+    def covariances_of_change(self, change):
+        return self._times(change, self.root)
+
+    def covariances_of_cotangent(self, u):
+        return self._times(u, self.inverse)
+
+    def cotangent_covariances(self, coordinates):
+        return self._times(coordinates, self.root)
+
+    def changed_covariances(self, coordinates):
+        return self.covariances + self._times(coordinates, self.inverse)
 
 
 def velocities(
@@ -208,12 +265,20 @@ def velocities(
         ``u / w``.
     bend : Tensor
         The symmetric part of ``U / w``, in storage.
+
+    Raises
+    ------
+    ValueError
+        If the covariance type is not elementary.
     """
-    w, _, covariances = mixture
-    kind = mixture.covariance_type
+    w, kind = mixture.weights, mixture.covariance_type
+    if kind.base != kind:
+        raise ValueError(
+            f"covariance_type must be elementary for velocities of components, got {kind.name!r}. "
+            "Use gradient='implicit'."
+        )
     mass = torch.where(w > EMPTY, w, 1.0)  # components without weight do not matter
-    total = w.sum(0, keepdim=True) if kind.shared else mass
-    total = total.view(-1, *[1] * (covariances.ndim - 1))
+    total = kind.each(w.sum(0, keepdim=True) if kind.shared else mass)
     return of_means / mass.unsqueeze(-1), kind.symmetric(of_covariances) / total
 
 

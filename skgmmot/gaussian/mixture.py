@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.base import CovarianceType
+from skgmmot.gaussian.covariance.base import CovarianceType, ElementaryType
 from skgmmot.gaussian.covariance.registry import DIAG, FULL, type_of_storage
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
 
@@ -73,6 +73,38 @@ class GaussianMixtureParams(TypedTensors):
         """
         return self._replace(means=self.means + by.to(self.means))
 
+    def in_base(self) -> "GaussianMixtureParams":
+        """Return the same mixture in the storage of the base of its covariance type.
+
+        Returns
+        -------
+        GaussianMixtureParams
+            The mixture, whose covariance type is an elementary one.
+        """
+        kind = self.covariance_type
+        if kind.base is kind:
+            return self
+        covariances = kind.to_base(self.covariances, *self.means.shape)
+        return GaussianMixtureParams(self.weights, self.means, covariances, kind.base)
+
+    def out_of_base(self, kind: CovarianceType) -> "GaussianMixtureParams":
+        """Return the nearest mixture of a covariance type whose base is that of this mixture.
+
+        Parameters
+        ----------
+        kind : CovarianceType
+            The type.
+
+        Returns
+        -------
+        GaussianMixtureParams
+            The mixture of that type.
+        """
+        if kind.base is kind:
+            return self
+        covariances = kind.from_base(self.covariances, self.weights, self.means.shape[1])
+        return GaussianMixtureParams(self.weights, self.means, covariances, kind)
+
     def full_covariances(self) -> Tensor:
         """Return one covariance matrix for each component, whatever the storage.
 
@@ -96,10 +128,9 @@ class GaussianMixtureParams(TypedTensors):
         ValueError
             If a covariance is not positive definite.
         """
-        kind = self.covariance_type
-        return PreparedMixture.of(
-            self.weights, self.means, kind.precision_factor(self.covariances), kind
-        )
+        weights, means, covariances = base = self.in_base()
+        kind = base.covariance_type
+        return PreparedMixture.of(weights, means, kind.precision_factor(covariances), kind)
 
 
 def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> GaussianMixtureParams:
@@ -123,7 +154,7 @@ def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> Gaussian
         (kind,) = kinds
         covariances = [m.covariances for m in mixtures]
     elif all(kind.diagonal for kind in kinds):
-        kind, covariances = DIAG, [m.covariances.expand_as(m.means) for m in mixtures]
+        kind, covariances = DIAG, [m.in_base().covariances.expand_as(m.means) for m in mixtures]
     else:
         kind, covariances = FULL, [m.full_covariances() for m in mixtures]
     shares = weights.to(mixtures[0].weights)
@@ -199,16 +230,16 @@ class PreparedMixture(NamedTuple):
     means: Tensor
     """``m (K, d)``."""
     factors: Tensor
-    """Precision factors ``P``, ``P @ P.T = Sigma^{-1}``, in the storage of the covariances."""
-    covariance_type: CovarianceType
-    """The type of the covariances."""
+    """Precision factors ``P``, ``P @ P.T = Sigma^{-1}``, in the storage of their type."""
+    covariance_type: ElementaryType
+    """The elementary type of the factors."""
     weights: Tensor | None = None
     """``w (K,)`` if they are on a graph and one is zero: ``log w`` has no derivative there, where
     densities have one."""
 
     @classmethod
     def of(
-        cls, weights: Tensor, means: Tensor, factors: Tensor, covariance_type: CovarianceType
+        cls, weights: Tensor, means: Tensor, factors: Tensor, covariance_type: ElementaryType
     ) -> "PreparedMixture":
         """The mixture of these weights, means and precision factors."""
         if weights.requires_grad:

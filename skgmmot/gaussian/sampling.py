@@ -76,7 +76,7 @@ def rsample(
     The positions of the samples have no derivative in the weights. A gradient by moving mass along
     paths between distant components would have a large variance; that of ``a`` has none.
     """
-    weights, means, covariances = mixture
+    weights, means, covariances = mixture = mixture.in_base()
     kind = mixture.covariance_type
     counts = _proportional_counts(weights.detach(), n_samples)
     normal = torch.randn(

@@ -20,7 +20,9 @@ from skgmmot.gaussian.bures import (
     factored,
 )
 from skgmmot.gaussian.bures_bounds import bures_lower_bounds
-from skgmmot.numerics.linalg import squared_distances, standard_deviations
+from skgmmot.gaussian.covariance.base import ElementaryType
+from skgmmot.gaussian.covariance.registry import type_of_storage
+from skgmmot.numerics.linalg import squared_distances
 
 
 def bures_wasserstein_squared(
@@ -28,6 +30,8 @@ def bures_wasserstein_squared(
     source_covariances: Tensor,
     target_means: Tensor,
     target_covariances: Tensor,
+    *,
+    covariance_types: tuple[ElementaryType, ElementaryType] | None = None,
 ) -> Tensor:
     r"""Return all pairwise squared Wasserstein distances between Gaussians.
 
@@ -45,6 +49,8 @@ def bures_wasserstein_squared(
         Means of the target Gaussians.
     target_covariances : Tensor of shape (L, d, d), (1, d, d), (L, d) or (L, 1)
         Their covariances, of the same or another type.
+    covariance_types : tuple of two ElementaryType, default=None
+        The types of both; None finds them by the shapes of means and covariances.
 
     Returns
     -------
@@ -63,53 +69,32 @@ def bures_wasserstein_squared(
     """
     between = squared_distances(source_means, target_means)  # (K, L)
     d = source_means.shape[1]
-    if _commute(source_covariances, target_covariances):
-        deviations = [
-            standard_deviations(S).expand(-1, d) for S in (source_covariances, target_covariances)
-        ]
+    covariances = source_covariances, target_covariances
+    if covariance_types is None:
+        pairs = zip(covariances, (source_means, target_means), strict=True)
+        covariance_types = [type_of_storage(S, m) for S, m in pairs]
+    typed = list(zip(covariance_types, covariances, strict=True))
+    if commute(*covariance_types):
+        deviations = [kind.deviations(S).expand(-1, d) for kind, S in typed]
         return between + squared_distances(*deviations)
-    matrices = [as_matrices(S, d) for S in (source_covariances, target_covariances)]
+    matrices = [kind.to_full(S, len(S), d) for kind, S in typed]
     return between + bures_squared(*matrices)
 
 
-def matrix_pairs(source: Tensor, target: Tensor) -> int:
-    """Return the number of matrix decompositions that all pairwise Bures distances need.
+def commute(one: ElementaryType, other: ElementaryType) -> bool:
+    """Return whether all covariances of one type commute with all of another.
 
     Parameters
     ----------
-    source, target : Tensor
-        Covariances in the storage of a type.
+    one, other : ElementaryType
+        The types.
 
     Returns
     -------
-    int
-        Zero where all axes are shared; one between two tied types.
+    bool
+        True if both are diagonal or one is spherical.
     """
-    return 0 if _commute(source, target) else len(source) * len(target)
-
-
-def _commute(source: Tensor, target: Tensor) -> bool:
-    """Whether covariances commute: both are diagonal, or one is spherical."""
-    diagonal = source.ndim == target.ndim == 2
-    return diagonal or any(S.ndim == 2 and S.shape[1] == 1 for S in (source, target))
-
-
-def as_matrices(covariances: Tensor, d: int) -> Tensor:
-    """Return covariances as matrices.
-
-    Parameters
-    ----------
-    covariances : Tensor of shape (K, d, d), (1, d, d), (K, d) or (K, 1)
-        Covariances in the storage of a type.
-    d : int
-        Number of features.
-
-    Returns
-    -------
-    Tensor of shape (K, d, d) or (1, d, d)
-        The matrices.
-    """
-    return covariances if covariances.ndim == 3 else torch.diag_embed(covariances.expand(-1, d))
+    return one.commutes_with(other) or other.commutes_with(one)
 
 
 class GaussianCosts(NamedTuple):
@@ -125,13 +110,9 @@ class GaussianCosts(NamedTuple):
     """Standard deviations along their axes, ``(K, d)`` and ``(L, d)``, descending."""
 
     @classmethod
-    def between(cls, source_means, source_covariances, target_means, target_covariances):
-        """Factor the covariances; the arguments are those of `bures_wasserstein_squared`."""
-        means = source_means, target_means
-        covariances = tuple(
-            as_matrices(S, m.shape[1]).expand(len(m), -1, -1)
-            for S, m in zip((source_covariances, target_covariances), means, strict=True)
-        )
+    def between(cls, source_means, source_matrices, target_means, target_matrices):
+        """Factor the covariances of Gaussians with matrices ``(K, d, d)`` and ``(L, d, d)``."""
+        means, covariances = (source_means, target_means), (source_matrices, target_matrices)
         prepared = tuple(factored(S) for S in covariances)
         return cls(
             means, covariances, prepared, tuple(torch.linalg.svdvals(m.factors) for m in prepared)

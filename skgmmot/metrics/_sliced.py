@@ -269,7 +269,8 @@ def _in_place(source, target):
 
 
 def _variances(mixture):
-    return mixture.covariance_type.diagonals(mixture.covariances.detach())
+    mixture = mixture.detach().in_base()
+    return mixture.covariance_type.diagonals(mixture.covariances)
 
 
 def _translated(side, by):

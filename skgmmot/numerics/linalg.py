@@ -208,8 +208,8 @@ def shrunk(covariances: Tensor, share: Tensor) -> Tensor:
 
     Parameters
     ----------
-    covariances : Tensor of shape (K, d, d), (K, d) or (K, 1)
-        Matrices, or variances.
+    covariances : Tensor of shape (K, d, d)
+        The covariances.
     share : Tensor of shape (K,)
         Shrinkage ``s``: 0 leaves them as they are, 1 makes them multiples of the identity.
 
@@ -218,9 +218,6 @@ def shrunk(covariances: Tensor, share: Tensor) -> Tensor:
     Tensor of the shape of ``covariances``
         The shrunk covariances.
     """
-    if covariances.ndim == 2:
-        share = share[:, None]
-        return (1 - share) * covariances + share * covariances.mean(1, keepdim=True)
     share = share[:, None, None]
     variance = covariances.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     identity = torch.eye(covariances.shape[1]).to(covariances)
@@ -299,13 +296,13 @@ def standard_deviations(covariances: Tensor) -> Tensor:
 
     Parameters
     ----------
-    covariances : Tensor of shape (K, d, d) or (K, d)
-        Symmetric positive semi-definite matrices, or variances.
+    covariances : Tensor of shape (K, d, d)
+        Symmetric positive semi-definite matrices.
 
     Returns
     -------
     Tensor of shape (K, d)
-        Square roots of the eigenvalues, descending, or of the variances; differentiable once,
-        also at equal eigenvalues. The derivative of those that are zero is zero.
+        Square roots of the eigenvalues, descending; differentiable once, also at equal
+        eigenvalues. The derivative of those that are zero is zero.
     """
-    return _Deviations.apply(covariances) if covariances.ndim == 3 else safe_sqrt(covariances)
+    return _Deviations.apply(covariances)

@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.gaussian.barycenter import align, barycenter_factors, gaussian_barycenter
+from skgmmot.gaussian.covariance.registry import FULL
 from skgmmot.gaussian.wasserstein import bures_wasserstein_squared
 from skgmmot.numerics.linalg import bures_map, factor
 
@@ -149,6 +150,6 @@ def test_float32_stays_float32(make_samples, make_covariances):
 def test_a_barycentre_without_gaussians_keeps_its_start(make_covariances):
     L = factor(make_covariances(3, 2))
     component, share = torch.tensor([2, 0]), torch.ones(2, dtype=F64)
-    found = barycenter_factors(L, L[[1, 1]], component, share)
+    found = barycenter_factors(L, L[[1, 1]], component, share, covariance_type=FULL)
     assert_close(found[1], L[1])
     assert_close(found[0] @ found[0].mT, L[1] @ L[1].mT)

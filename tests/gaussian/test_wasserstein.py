@@ -6,11 +6,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from skgmmot.gaussian.covariance.registry import (
+    COVARIANCE_TYPES,
+    DIAG,
+    FULL,
+    SPHERICAL,
+    TIED,
+    type_of_storage,
+)
 from skgmmot.gaussian.wasserstein import (
     GaussianCosts,
-    as_matrices,
     bures_wasserstein_squared,
-    matrix_pairs,
+    commute,
     wasserstein_squared,
 )
 from skgmmot.numerics.linalg import bures_map, symmetrize
@@ -136,7 +143,8 @@ def test_every_pair_of_storages_gives_what_their_matrices_give(name, other, stor
     means = make_samples(3, 4, seed=1), make_samples(3, 4, seed=2)
     leaves = [t.clone().requires_grad_() for t in (means[0], S0, means[1], S1)]
     found = bures_wasserstein_squared(*leaves)
-    full = [as_matrices(S, 4).expand(3, -1, -1) for S in (leaves[1], leaves[3])]
+    pairs = zip(leaves[::2], leaves[1::2], strict=True)
+    full = [type_of_storage(S, m).to_full(S, 3, 4) for m, S in pairs]
     expected = bures_wasserstein_squared(leaves[0], full[0], leaves[2], full[1])
     assert_close(found, expected)
     weights = make_samples(3, 3, seed=3)
@@ -151,16 +159,16 @@ def test_every_pair_of_storages_gives_what_their_matrices_give(name, other, stor
 def test_spheres_told_as_spheres_and_as_matrices_are_equal():
     v = torch.tensor([[0.3], [1.7]], dtype=F64)
     m = torch.zeros(2, 5, dtype=F64)
-    squared = bures_wasserstein_squared(m, v, m, as_matrices(v, 5))
+    squared = bures_wasserstein_squared(m, v, m, SPHERICAL.to_full(v, 2, 5))
     assert (squared.diagonal() < 1e-28).all()
     assert_close(squared[0, 1], 5 * (v[0, 0].sqrt() - v[1, 0].sqrt()) ** 2)
 
 
-def test_pairs_are_counted_where_each_takes_a_decomposition(storages):
-    full, tied, diag, spherical = storages.values()
-    assert matrix_pairs(full, full) == matrix_pairs(full, diag) == 9
-    assert matrix_pairs(tied, full) == 3 and matrix_pairs(tied, tied) == 1
-    assert matrix_pairs(diag, diag) == matrix_pairs(full, spherical) == 0
+def test_diagonal_types_commute_and_spheres_with_all():
+    assert not any(commute(FULL, other) for other in (FULL, TIED, DIAG))
+    assert not any(commute(TIED, other) for other in (FULL, TIED, DIAG))
+    assert commute(DIAG, DIAG)
+    assert all(commute(SPHERICAL, t) and commute(t, SPHERICAL) for t in COVARIANCE_TYPES.values())
 
 
 def test_costs_as_asked_are_entries_of_the_matrix_above_their_bounds(gaussians):

@@ -43,7 +43,7 @@ def score(
     theta : GaussianMixtureParams
         K components in d dimensions.
     precisions : Tensor
-        The inverses of its covariances, in storage.
+        The inverses of its covariances, in the storage of the base of their type.
     statistics : Statistics
         Moments centred at the means, with weights ``r`` of any sign; they may have axes before
         their own.
@@ -54,12 +54,13 @@ def score(
         The derivatives. A component of weight zero has none in its weight here, whose moments
         under ``r`` are zero as well; see `ZeroWeightAdjoint`.
     """
-    kind = theta.covariance_type
-    share = kind.pooled(theta.means.shape[1]) / 2
+    kind, size = theta.covariance_type, theta.means.shape
+    base, share = kind.base, kind.base.pooled(size[1]) / 2
+    of_base = share * base.score(precisions, statistics.mass, statistics.scatter)
     return GaussianMixtureParams(
         weights=torch.where(theta.weights > 0, statistics.mass / theta.weights, 0.0),
-        means=kind.apply(statistics.shift.unsqueeze(-2), precisions).squeeze(-2),
-        covariances=share * kind.score(precisions, statistics.mass, statistics.scatter),
+        means=base.apply(statistics.shift.unsqueeze(-2), precisions).squeeze(-2),
+        covariances=kind.base_pullback(theta.covariances, *size, of_base),
         covariance_type=kind,
     )
 
@@ -266,8 +267,8 @@ class CentredAdjoint:
     ):
         self.theta, self.origin, self.cotangents = theta, origin, cotangents
         self.along = along
-        self.kind = theta.covariance_type
         self.prepared = theta.prepare()
+        self.kind = self.prepared.covariance_type
         self.form = cotangents.scatter / self.kind.pooled(theta.means.shape[1])
         self.row_size = 2 * theta.means.numel()
         self.sample_size = theta.means.numel()
@@ -432,7 +433,7 @@ class LinearisedEM(MovableLinearisation):
         if alive is None:
             return found
         # A component without samples stays, and its weight grows from zero where it is let.
-        zero, kind = self.theta.weights == 0, self._coordinates.kind
+        zero, kind = self.theta.weights == 0, self.theta.covariance_type
         of_weights = found.weights
         if zero.any():
             cotangents = m_step_pullback(self.theta, self._statistics, u)

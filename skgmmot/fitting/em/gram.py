@@ -46,8 +46,8 @@ class SampleGram:
 
     def __init__(self, theta: GaussianMixtureParams, origin: Tensor):
         self.theta, self.origin = theta, origin
-        self.kind = theta.covariance_type
         self.prepared = theta.prepare()
+        self.kind = self.prepared.covariance_type
         self.row_size = 4 * theta.means.shape[1] * sum(t.numel() for t in theta)
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,7 @@ class TiltedMixture(TypedTensors):
 
     def heated(self, temperature: float) -> "TiltedMixture":
         """The mixture of ``t_k g_k^(1 / temperature)``, up to a common factor."""
-        kind, factors = self.covariance_type, self.mixture().prepare().factors
+        kind, factors = self.covariance_type.base, self.mixture().prepare().factors
         # a heated Gaussian is a wider one, whose normalisation is another
         excess = kind.log_det(factors, self.means.shape[1]) * (1 - 1 / temperature)
         return self._replace(

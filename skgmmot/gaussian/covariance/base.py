@@ -1,4 +1,4 @@
-"""What a covariance type knows; its objects are in `skgmmot.gaussian.covariance.registry`."""
+"""What a covariance type is: a small core, and what follows from it."""
 
 import functools
 import math
@@ -16,22 +16,25 @@ ILL_DEFINED = (
 
 
 class CovarianceType:
-    """What a covariance type knows; `skgmmot.gaussian.covariance.registry` has the four objects."""
+    """A set of covariances that the components of a mixture may have, and its storage.
 
+    A type must have the *core*: ``name``, ``base``, ``shape``, ``n_parameters``, ``to_base``,
+    ``nearest`` and ``estimate``. Densities and statistics are computed in the storage of its base,
+    an `ElementaryType` that holds it; the rest follows, some of it by autograd. A type may replace
+    any of it by something faster.
+
+    The storage has one entry along its first axis for each component, or a single one if the
+    covariance is ``shared``.
+    """
+
+    # --- the core --------------------------------------------------------------------------------
+
+    #: What users call it.
     name: str
+    #: The elementary type in whose storage densities and statistics are computed.
+    base: "ElementaryType"
     #: Whether all components share one covariance.
     shared = False
-    #: Whether it stores variances, and all its covariances commute.
-    diagonal = False
-
-    def __eq__(self, other):
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self):
-        return hash(type(self))  # equal wherever it was copied or loaded from a file
-
-    def __repr__(self):
-        return f"<covariance type {self.name!r}>"
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of the storage."""
@@ -39,6 +42,21 @@ class CovarianceType:
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Number of free parameters."""
+        raise NotImplementedError
+
+    def to_base(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
+        """The same covariances in the storage of the base; differentiable."""
+        raise NotImplementedError
+
+    def nearest(self, matrices: Tensor, weights: Tensor) -> Tensor:
+        """The nearest matrices of this type, in storage, to ``(K, d, d)`` or diagonals ``(K, d)``.
+
+        ``weights (K,)`` say how much each counts where they become one.
+        """
+        raise NotImplementedError
+
+    def estimate(self, mass: Tensor, shift: Tensor, scatter: Tensor, reg_covar: float) -> Tensor:
+        """The M-step: covariances from centred statistics, whose scatter the base stores."""
         raise NotImplementedError
 
     def to_public(self, storage: Tensor) -> Tensor:
@@ -49,10 +67,30 @@ class CovarianceType:
         """The inverse of `to_public`."""
         return array
 
+    # --- what follows from it --------------------------------------------------------------------
+
+    def __eq__(self, other):
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self):
+        return hash(type(self))  # equal wherever it was copied or loaded from a file
+
+    def __repr__(self):
+        return f"<covariance type {self.name!r}>"
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether all covariances are diagonal: they commute, and variances are stored."""
+        return self.base.diagonal
+
     @functools.lru_cache(maxsize=256)  # noqa: B019 - the types are there for ever
     def public_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of the storage as scikit-learn shows it."""
         return tuple(self.to_public(torch.empty(self.shape(n_components, n_features))).shape)
+
+    def public_name(self, n_components: int) -> str:
+        """What the type of a mixture of so many components is called."""
+        return self.name
 
     def reduced(self, n_components: int, n_features: int) -> "CovarianceType":
         """The same model in the same storage, at the least cost: another type in special cases."""
@@ -64,13 +102,98 @@ class CovarianceType:
 
     def to_full(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         """One matrix a component: ``(K, d, d)``."""
-        raise NotImplementedError
+        size = n_components, n_features
+        return self.base.to_full(self.to_base(covariances, *size), *size)
 
-    def nearest(self, matrices: Tensor, weights: Tensor) -> Tensor:
-        """The nearest matrices of this type, in storage, to ``(K, d, d)`` or diagonals ``(K, d)``.
+    def from_base(self, covariances: Tensor, weights: Tensor, n_features: int) -> Tensor:
+        """The nearest of this type to covariances in the storage of the base."""
+        if self.diagonal:
+            return self.nearest(covariances.expand(len(weights), n_features), weights)
+        return self.nearest(self.base.to_full(covariances, len(weights), n_features), weights)
 
-        ``weights (K,)`` say how much each counts where they become one.
+    def where(self, alive: Tensor, covariances: Tensor, others: Tensor) -> Tensor:
+        """Covariances of the components that are ``alive (K,)``, and others for the rest.
+
+        One that all components share is that of the living.
         """
+        return covariances if self.shared else torch.where(self.each(alive), covariances, others)
+
+    def each(self, values: Tensor) -> Tensor:
+        """Numbers ``(K,)``, one a component, to broadcast against the storage."""
+        return values.view(-1, *[1] * (len(self.shape(1, 1)) - 1))
+
+    def total(self, mass: Tensor) -> Tensor:
+        """The mass ``(K or 1,)`` that each covariance in the storage describes."""
+        return mass.sum(0, keepdim=True) if self.shared else mass
+
+    def start(self, mass: Tensor, scatter: Tensor, unassigned: Tensor, reg_covar: float) -> Tensor:
+        """Covariances of a start: scatter about the start's own means.
+
+        ``unassigned (d, d)`` is the scatter of samples that belong to no component (starts from
+        single samples): only the tied type, which describes all samples at once, counts it.
+        """
+        shift = mass.new_zeros(len(mass), len(unassigned))
+        return self.estimate(mass, shift, scatter, reg_covar)
+
+    def estimate_pullback(
+        self, mass: Tensor, shift: Tensor, scatter: Tensor, cotangents: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cotangents of mass, shift and scatter from those of `estimate`.
+
+        They may have axes before their own.
+        """
+        with torch.enable_grad():
+            inputs = [t.detach().clone().requires_grad_() for t in (mass, shift, scatter)]
+            outputs = self.estimate(*inputs, 0.0)
+        of_mass, of_shift, of_scatter = _pulled_back(outputs, inputs, cotangents)
+        return of_mass, of_shift, self.base.symmetric(of_scatter)
+
+    def base_pullback(
+        self, covariances: Tensor, n_components: int, n_features: int, cotangents: Tensor
+    ) -> Tensor:
+        """Cotangents of covariances from those of `to_base`, with axes before their own or not."""
+        with torch.enable_grad():
+            inputs = [covariances.detach().clone().requires_grad_()]
+            outputs = self.to_base(*inputs, n_components, n_features)
+        return _pulled_back(outputs, inputs, cotangents)[0]
+
+
+def _pulled_back(outputs: Tensor, inputs: list[Tensor], cotangents: Tensor) -> list[Tensor]:
+    """Vector-Jacobian products by autograd, for one cotangent or several."""
+    axes = cotangents.ndim - outputs.ndim
+    products = [
+        torch.autograd.grad(outputs, inputs, row, retain_graph=True, materialize_grads=True)
+        for row in cotangents.reshape(-1, *outputs.shape)
+    ]
+    stacked = (torch.stack(parts) for parts in zip(*products, strict=True))
+    return [t.reshape(*cotangents.shape[:axes], *t.shape[1:]) for t in stacked]
+
+
+class ElementaryType(CovarianceType):
+    """A covariance type with an arithmetic of its own: matrices or variances as they are.
+
+    What is called a *storage* here holds covariances, or other matrices of the same shape.
+    """
+
+    #: Whether it stores variances, and all its covariances commute.
+    diagonal = False
+
+    @property
+    def base(self) -> "ElementaryType":
+        """Itself."""
+        return self
+
+    def to_base(self, covariances, n_components, n_features):
+        return covariances
+
+    def from_base(self, covariances, weights, n_features):
+        return covariances
+
+    def base_pullback(self, covariances, n_components, n_features, cotangents):
+        return cotangents
+
+    def to_full(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
+        """One matrix a component: ``(K, d, d)``."""
         raise NotImplementedError
 
     def precision_factor(self, covariances: Tensor) -> Tensor:
@@ -95,6 +218,22 @@ class CovarianceType:
 
     def diagonals(self, storage: Tensor) -> Tensor:
         """The diagonals of the matrices in storage, to broadcast against ``(K, d)``."""
+        raise NotImplementedError
+
+    def deviations(self, covariances: Tensor) -> Tensor:
+        """Standard deviations along the axes, in the order of the features or descending."""
+        raise NotImplementedError
+
+    def commutes_with(self, other: "ElementaryType") -> bool:
+        """Whether all covariances of this type are known to commute with all of another."""
+        return self.diagonal and other.diagonal
+
+    def align(self, factors: Tensor, reference: Tensor) -> Tensor:
+        """Factors ``F`` of matrices ``F @ F.T`` turned to be nearest to others; constants."""
+        raise NotImplementedError
+
+    def shrunk(self, covariances: Tensor, share: Tensor) -> Tensor:
+        """Covariances, each moved a share ``(K or 1,)`` of the way to the sphere of its trace."""
         raise NotImplementedError
 
     def precision_diagonals(self, factors: Tensor) -> Tensor:
@@ -126,37 +265,11 @@ class CovarianceType:
         """``left_k right_k^T`` of ``(K, d)`` rows, in storage (summed over k if tied)."""
         raise NotImplementedError
 
-    def estimate(self, mass: Tensor, shift: Tensor, scatter: Tensor, reg_covar: float) -> Tensor:
-        """The M-step: covariances from centred statistics."""
-        raise NotImplementedError
-
-    def where(self, alive: Tensor, covariances: Tensor, others: Tensor) -> Tensor:
-        """Covariances of the components that are ``alive (K,)``, and others for the rest.
-
-        One that all components share is that of the living.
-        """
-        return torch.where(alive.view(-1, *[1] * (len(self.shape(1, 1)) - 1)), covariances, others)
-
-    def start(self, mass: Tensor, scatter: Tensor, unassigned: Tensor, reg_covar: float) -> Tensor:
-        """Covariances of a start: scatter about the start's own means.
-
-        ``unassigned (d, d)`` is the scatter of samples that belong to no component (starts from
-        single samples): only the tied type, which describes all samples at once, counts it.
-        """
-        shift = mass.new_zeros(len(mass), scatter.shape[-1])
-        return self.estimate(mass, shift, scatter, reg_covar)
-
     # --- the derivative of EM (cotangents may have axes before their own) ------------------------
 
     def pooled(self, n_features: int) -> int:
         """Number of features that one stored number stands for."""
         return 1
-
-    def estimate_pullback(
-        self, mass: Tensor, shift: Tensor, scatter: Tensor, cotangents: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cotangents of mass, shift and scatter from those of `estimate`."""
-        raise NotImplementedError
 
     def score(self, precisions: Tensor, mass: Tensor, scatter: Tensor) -> Tensor:
         """The derivative in ``Sigma`` of ``sum_k mass_k log det Lambda_k - tr(Lambda_k S2_k)``."""

@@ -5,14 +5,16 @@ import functools
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.base import ILL_DEFINED, CovarianceType
-from skgmmot.numerics.linalg import factor, symmetrize
+from skgmmot.gaussian.covariance.base import ILL_DEFINED, ElementaryType
+from skgmmot.numerics.linalg import factor, shrunk, standard_deviations, symmetrize
 
 
-class _Matrix(CovarianceType):
+class _Matrix(ElementaryType):
     """What types with ``d x d`` matrices share."""
 
     def to_full(self, covariances, n_components, n_features):
+        if len(covariances) == n_components:
+            return covariances
         return covariances.expand(n_components, -1, -1)
 
     def nearest(self, matrices, weights):
@@ -42,6 +44,16 @@ class _Matrix(CovarianceType):
 
     def diagonals(self, storage):
         return storage.diagonal(dim1=-2, dim2=-1)
+
+    def deviations(self, covariances):
+        return standard_deviations(covariances)
+
+    def align(self, factors, reference):
+        left, _, right = torch.linalg.svd(factors.mT @ reference)
+        return factors @ (left @ right)
+
+    def shrunk(self, covariances, share):
+        return shrunk(covariances, share)
 
     def precision_diagonals(self, factors):
         return factors.square().sum(-1)
@@ -189,6 +201,9 @@ class _Tied(_Matrix):
     name = "tied"
     shared = True
 
+    def public_name(self, n_components):
+        return FULL.name if n_components == 1 else self.name
+
     def shape(self, n_components, n_features):
         return (1, n_features, n_features)
 
@@ -200,9 +215,6 @@ class _Tied(_Matrix):
 
     def from_public(self, array):
         return array.unsqueeze(0)
-
-    def where(self, alive, covariances, others):
-        return covariances
 
     def nearest(self, matrices, weights):
         matrices = super().nearest(matrices, weights)

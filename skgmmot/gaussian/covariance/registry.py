@@ -28,6 +28,24 @@ from skgmmot.gaussian.covariance.variances import DIAG, SPHERICAL
 COVARIANCE_TYPES = {kind.name: kind for kind in (FULL, TIED, DIAG, SPHERICAL)}
 
 
+def type_of_gaussians(covariances: Tensor, means: Tensor) -> CovarianceType:
+    """Return the covariance type of batches of Gaussians: full for matrices, else diagonal.
+
+    Parameters
+    ----------
+    covariances : Tensor of shape (..., d, d) or (..., d)
+        Matrices or variances.
+    means : Tensor of shape (..., d)
+        Means of the Gaussians.
+
+    Returns
+    -------
+    CovarianceType
+        The type.
+    """
+    return FULL if covariances.ndim > means.ndim else DIAG
+
+
 def type_of_storage(covariances: Tensor, means: Tensor) -> CovarianceType:
     """Return the covariance type in whose storage the covariances of a mixture are.
 

@@ -2,10 +2,11 @@
 
 import torch
 
-from skgmmot.gaussian.covariance.base import ILL_DEFINED, CovarianceType
+from skgmmot.gaussian.covariance.base import ILL_DEFINED, ElementaryType
+from skgmmot.numerics.linalg import safe_sqrt
 
 
-class _Axis(CovarianceType):
+class _Axis(ElementaryType):
     """What types without correlations share: variances, ``(K, d)`` or ``(K, 1)``."""
 
     diagonal = True
@@ -35,6 +36,16 @@ class _Axis(CovarianceType):
 
     def diagonals(self, storage):
         return storage
+
+    def deviations(self, covariances):
+        return safe_sqrt(covariances)
+
+    def align(self, factors, reference):
+        return factors
+
+    def shrunk(self, covariances, share):
+        share = self.each(share)
+        return (1 - share) * covariances + share * covariances.mean(1, keepdim=True)
 
     def precision_diagonals(self, factors):
         return factors.square()
@@ -136,6 +147,9 @@ class _Spherical(_Axis):
     """Each component one variance, ``(K, 1)``: the mean of the diagonal."""
 
     name = "spherical"
+
+    def commutes_with(self, other):
+        return True
 
     def shape(self, n_components, n_features):
         return (n_components, 1)

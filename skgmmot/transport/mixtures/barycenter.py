@@ -18,7 +18,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.barycenter import align, gaussian_barycenter
+from skgmmot.gaussian.barycenter import gaussian_barycenter
 from skgmmot.gaussian.covariance.registry import (
     DIAG,
     FULL,
@@ -27,7 +27,6 @@ from skgmmot.gaussian.covariance.registry import (
     CovarianceType,
 )
 from skgmmot.gaussian.mixture import GaussianMixtureParams, join
-from skgmmot.numerics.linalg import factor
 from skgmmot.transport.discrete.linear_programme import linear_programme
 from skgmmot.transport.discrete.plan import exact
 from skgmmot.transport.mixtures.distance import cost_matrix, interpolate
@@ -71,16 +70,17 @@ def pool(
     Pool
         The components; a constant.
     """
-    mixtures = [m._replace(weights=m.weights / m.weights.sum()).detach() for m in mixtures]
+    mixtures = [
+        m._replace(weights=m.weights / m.weights.sum()).detach().in_base() for m in mixtures
+    ]
     joined = join(mixtures, torch.ones_like(weights))
     if diagonal and joined.covariance_type.diagonal:
         covariance_type, covariances = DIAG, joined.covariances.expand_as(joined.means)
-        factors = covariances.sqrt()
     else:
         covariance_type, covariances = FULL, joined.full_covariances()
-        factors = factor(covariances)
     joined = joined._replace(covariances=covariances, covariance_type=covariance_type)
-    return Pool(joined, factors, weights, tuple(len(m.weights) for m in mixtures))
+    sizes = tuple(len(m.weights) for m in mixtures)
+    return Pool(joined, covariance_type.root(covariances), weights, sizes)
 
 
 def common_type(mixtures: Sequence[GaussianMixtureParams]) -> CovarianceType:
@@ -96,7 +96,7 @@ def common_type(mixtures: Sequence[GaussianMixtureParams]) -> CovarianceType:
     CovarianceType
         Spherical, diagonal or tied if all mixtures are, else full.
     """
-    types = [m.covariance_type for m in mixtures]
+    types = [m.covariance_type.base for m in mixtures]
     if all(each.diagonal for each in types):
         return SPHERICAL if all(each == SPHERICAL for each in types) else DIAG
     return TIED if all(each.shared for each in types) else FULL
@@ -196,7 +196,7 @@ def exact_barycenter(
     components = side_by_side.mixture
     means, covariances = components.means[tuples], components.covariances[tuples]
     mean, covariance = gaussian_barycenter(means, covariances, weights)
-    cost = _spread(mean, covariance, means, covariances, weights)
+    cost = _spread(mean, covariance, means, covariances, weights, components.covariance_type)
     mass = _multi_marginal(tuples, cost, components.weights)
     kept = mass > 0
     covariance_type = common_type(mixtures)
@@ -222,14 +222,10 @@ def _multi_marginal(tuples: Tensor, cost: Tensor, weights: Tensor) -> Tensor:
     return mass / mass.sum()
 
 
-def _spread(mean, covariance, means, covariances, weights) -> Tensor:
+def _spread(mean, covariance, means, covariances, weights, covariance_type) -> Tensor:
     """The objective ``(T,)`` of the barycentre of each tuple of Gaussians ``(T, J)``."""
     between = (means - mean.unsqueeze(1)).square().sum(-1) @ weights
-    if covariances.ndim == 3:
-        return (
-            between
-            + (covariances.sqrt() - covariance.sqrt().unsqueeze(1)).square().sum(-1) @ weights
-        )
-    L = factor(covariance).unsqueeze(1)
-    apart = align(factor(covariances), L.expand_as(covariances)) - L
-    return between + apart.square().sum((-2, -1)) @ weights
+    L = covariance_type.root(covariance).unsqueeze(1)
+    factors = covariance_type.root(covariances)  # (T, J, ...)
+    apart = covariance_type.align(factors, L.expand_as(covariances)) - L
+    return between + apart.square().flatten(2).sum(-1) @ weights

@@ -18,7 +18,6 @@ from skgmmot.gaussian.barycenter import barycenter_factors, euclidean_factors
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
 from skgmmot.numerics.fixed_point import Solution, iterate
-from skgmmot.numerics.linalg import factor, symmetrize
 from skgmmot.transport.discrete.linear_programme import linear_programme
 from skgmmot.transport.mixtures.barycenter import Pool, common_type, fixed_plans, pool
 from skgmmot.transport.mixtures.barycenter_starts import chained_start
@@ -189,25 +188,29 @@ def _best_components(
     means = torch.zeros_like(theta.means)
     means.index_add_(0, i, share.unsqueeze(1) * problem.mixture.means[pair])
     means[w == 0] = theta.means[w == 0]
-    joined = problem.factors[pair]
-    L = euclidean_factors(joined, i, share, len(w)) if anew else _factors(theta, joined.ndim)
+    joined, of_factors = problem.factors[pair], problem.mixture.covariance_type
 
-    def project(factors):
-        near = covariance_type.nearest(factors, w)
-        if factors.ndim == 2:
-            return near.expand_as(factors)
-        return covariance_type.to_full(near, *means.shape)
+    def stored(matrices):
+        """Matrices of the type of the barycentre, as full or diagonal ones as the factors are."""
+        if of_factors.diagonal:
+            return matrices.expand_as(means)
+        return covariance_type.to_full(matrices, *means.shape)
 
-    L = barycenter_factors(L, joined, i, share, project=project, max_iter=INNER_ITERATIONS)
-    squares = L.square() if L.ndim == 2 else symmetrize(L @ L.mT)
-    return GaussianMixtureParams(w, means, covariance_type.nearest(squares, w), covariance_type)
-
-
-def _factors(theta, ndim) -> Tensor:
-    """Factors of covariances ``(K, d, d)``; standard deviations ``(K, d)`` if ``ndim`` is 2."""
-    if ndim == 2:
-        return theta.covariances.expand_as(theta.means).sqrt()
-    return factor(theta.full_covariances())
+    if anew:
+        L = euclidean_factors(joined, i, share, len(w), of_factors)
+    else:
+        L = of_factors.root(stored(theta.covariances))
+    L = barycenter_factors(
+        L,
+        joined,
+        i,
+        share,
+        covariance_type=of_factors,
+        project=lambda factors: stored(covariance_type.nearest(factors, w)),
+        max_iter=INNER_ITERATIONS,
+    )
+    covariances = covariance_type.nearest(of_factors.from_root(L, 0.0), w)
+    return GaussianMixtureParams(w, means, covariances, covariance_type)
 
 
 def _masses(plans: Tensor) -> Tensor:

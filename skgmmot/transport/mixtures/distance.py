@@ -21,7 +21,7 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams, least
 from skgmmot.gaussian.wasserstein import (
     GaussianCosts,
     bures_wasserstein_squared,
-    matrix_pairs,
+    commute,
 )
 from skgmmot.numerics.linalg import compare_bits, factor, symmetrize
 from skgmmot.transport.discrete.plan import (
@@ -65,7 +65,9 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
     Differentiable once. Costs ``O(K L d^3)``; ``O(K L d)`` if both covariances are diagonal.
     """
     check_dimensions(source, target)
-    return bures_wasserstein_squared(*source[1:], *target[1:])
+    source, target = source.in_base(), target.in_base()
+    types = source.covariance_type, target.covariance_type
+    return bures_wasserstein_squared(*source[1:], *target[1:], covariance_types=types)
 
 
 def transport_plan(
@@ -134,7 +136,8 @@ def transport_plan(
     weights = source.weights, target.weights
     if reg or not _is_bounded(source, target):
         return solve(*weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)
-    costs = GaussianCosts.between(*source[1:], *target[1:])
+    matrices = source.full_covariances(), target.full_covariances()
+    costs = GaussianCosts.between(source.means, matrices[0], target.means, matrices[1])
     return solve_bounded(
         *weights, costs.lower_bounds(), costs, tighter=costs.tighter_bounds, reg_m=reg_m
     )
@@ -222,7 +225,10 @@ def check_symmetric(reg_m: float | tuple[float, float] | None) -> None:
 def _is_bounded(source: GaussianMixtureParams, target: GaussianMixtureParams) -> bool:
     """Whether finding the costs that are needed takes less time than computing all of them."""
     d = source.means.shape[1]
-    return d > 2 and matrix_pairs(source.covariances, target.covariances) * d**2 > MIN_BOUNDED_SIZE
+    if d < 3 or commute(source.covariance_type.base, target.covariance_type.base):
+        return False
+    source, target = source.in_base(), target.in_base()
+    return len(source.covariances) * len(target.covariances) * d**2 > MIN_BOUNDED_SIZE
 
 
 def check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParams) -> None:
@@ -313,6 +319,7 @@ def interpolate(
 
 def _between(source, target, k, l, t) -> tuple[Tensor, CovarianceType]:
     """Covariances on the geodesics of pairs, and their type: the simplest that holds them."""
+    source, target = source.in_base(), target.in_base()
     types = [m.covariance_type for m in (source, target)]
     if all(each.diagonal for each in types):
         deviations = source.covariances[k].sqrt(), target.covariances[l].sqrt()

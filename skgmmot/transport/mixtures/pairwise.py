@@ -149,7 +149,7 @@ class _Stack:
         self.means = torch.cat([m.means for m in mixtures])
         self.covariances = torch.cat(
             [
-                m.covariances.expand_as(m.means) if diagonal else m.full_covariances()
+                m.in_base().covariances.expand_as(m.means) if diagonal else m.full_covariances()
                 for m in mixtures
             ]
         )
@@ -159,7 +159,7 @@ class _Rows:
     """Computes rows of the matrix: the costs from source i to all targets from a given one on."""
 
     def __init__(self, sources, targets, reg, reg_m):
-        diagonal = all(m.covariances.ndim == 2 for m in (*sources, *targets))
+        diagonal = all(m.covariance_type.diagonal for m in (*sources, *targets))
         self.sources = _Stack(sources, diagonal)
         self.targets = self.sources if targets is sources else _Stack(targets, diagonal)
         self.penalties = {"reg": reg, "reg_m": reg_m}

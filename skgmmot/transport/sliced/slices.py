@@ -160,6 +160,7 @@ def slices(mixture: GaussianMixtureParams, theta: Tensor) -> Slices:
     Costs ``O(L K d^2)``, or ``O(L K d)`` for diagonal types. Standard deviations are at least 1e-9
     times the root of the largest second moment of a component about the origin.
     """
+    mixture = mixture.in_base()
     weights, means, covariances = mixture.to(dtype=torch.float64)
     theta = theta.to(means)
     along = mixture.covariance_type.apply(theta.unsqueeze(0), covariances)

@@ -10,6 +10,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch.testing import assert_close
 
+from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.covariance.registry import (
     COVARIANCE_TYPES,
     DIAG,
@@ -55,6 +56,37 @@ def weighted(make_samples):
     """Samples, and weighted responsibilities of three components."""
     X = make_samples(30, d, seed=7)
     return X, make_samples(K, 30, seed=8).exp()
+
+
+# --- against matrices --------------------------------------------------------------------------
+
+
+def test_deviations_are_roots_of_eigenvalues(name, mixture):
+    kind, S = COVARIANCE_TYPES[name], mixture.covariances
+    found = kind.deviations(S).expand(-1, d).sort(dim=-1).values
+    expected = torch.linalg.eigvalsh(kind.to_full(S, len(S), d)).sqrt()
+    assert_close(found, expected)
+
+
+def test_covariances_are_shrunk_as_their_matrices(name, mixture):
+    kind, S = COVARIANCE_TYPES[name], mixture.covariances
+    share = torch.tensor([0.0, 0.3, 1.0], dtype=F64)[-len(S) :]
+    full = kind.to_full(S, len(S), d)
+    variance = full.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(d, dtype=F64)
+    expected = torch.lerp(full, variance, share[:, None, None])
+    assert_close(kind.to_full(kind.shrunk(S, share), len(S), d), expected)
+
+
+def test_the_derivative_of_the_m_step_is_that_of_autograd(name, mixture, weighted):
+    kind, (X, resp) = COVARIANCE_TYPES[name], weighted
+    mass = resp.sum(1)
+    shift = (resp @ X) / mass[:, None] - mixture.means
+    scatter = kind.scatter(X - mixture.means.unsqueeze(1), resp)
+    cotangents = torch.stack([mixture.covariances, 2 * mixture.covariances])
+    found = kind.estimate_pullback(mass, shift, scatter, cotangents)
+    assert_close(
+        found, tuple(CovarianceType.estimate_pullback(kind, *(mass, shift, scatter, cotangents)))
+    )
 
 
 # --- closed forms ------------------------------------------------------------------------------
