@@ -1,6 +1,6 @@
 """Change the package in one place at a time and see whether the tests of that module notice.
 
-    python tools/mutants.py --number 60 --seed 0
+    nice python tools/mutants.py --number 60 --seed 0
 
 Each *mutant* is one change in the syntax tree: an operator, a sign, a comparison, a number, a
 boolean, min for max, a term or a transpose left out. As many are drawn from each package, at random
@@ -41,6 +41,9 @@ EQUIVALENT = {
     ),
     ("metrics/_sliced.py", "if p > 2:"): "for these powers both units hold all differences",
     ("plotting.py", "ax.plot_surface("): "the width of the lines of a mesh is a matter of looks",
+    ("transport/discrete/network_simplex.py", "if not gap + rounding <= GAP * value"): (
+        "a gap that is exactly the bound"
+    ),
     ("transport/discrete/network_simplex.py", "if mass.min() <= rounding_mass"): (
         "a mass that is exactly the bound; what follows decides for each entry"
     ),
@@ -217,11 +220,11 @@ def drawn(number: int, seed: int, only: str = "") -> list[Mutant]:
 # --- running -------------------------------------------------------------------------------------
 
 
-def tests_of(module: str) -> list[str]:
+def tests_of(module: str, root: Path = ROOT) -> list[str]:
     """The test files of a module: those named after it, or all in its folder."""
     *folders, name = (part.lstrip("_") for part in Path(module).with_suffix("").parts)
-    folder = ROOT.joinpath("tests", *folders)
-    others = {p.stem.lstrip("_") for p in (ROOT / PACKAGE / module).parent.glob("*.py")} - {name}
+    folder = root.joinpath("tests", *folders)
+    others = {p.stem.lstrip("_") for p in (root / PACKAGE / module).parent.glob("*.py")} - {name}
     files = [
         file
         for file in sorted(folder.glob("test_*.py"))
@@ -232,7 +235,7 @@ def tests_of(module: str) -> list[str]:
         )
     ]
     files = files or sorted(folder.glob("test_*.py"))
-    return [file.relative_to(ROOT).as_posix() for file in files]
+    return [file.relative_to(root).as_posix() for file in files]
 
 
 def passed(checkout: Path, files: list[str], seconds: float) -> bool | None:
@@ -276,7 +279,7 @@ def run(mutants: list[Mutant], time_limit: float) -> list[Mutant]:
         for name in ("setup.cfg", "pyproject.toml"):
             shutil.copy(ROOT / name, checkout)
         for i, mutant in enumerate(mutants, 1):
-            files = tests_of(mutant.module)
+            files = tests_of(mutant.module, checkout)
             if mutant.module not in sound:
                 sound[mutant.module] = passed(checkout, files, 10 * time_limit)
             target = checkout / PACKAGE / mutant.module
@@ -311,7 +314,6 @@ def main() -> None:
             print(f"{mutant.module}:{mutant.line} {' '.join(tests_of(mutant.module))}")
             print(difference(mutant))
         return
-    os.nice(10)
     survivors = run(mutants, given.time_limit)
     print(f"\n{len(mutants) - len(survivors)} of {len(mutants)} mutants killed; seed {given.seed}")
     for mutant in survivors:

@@ -107,3 +107,13 @@ def test_the_nearest_cell_is_found_where_squares_leave_the_range_of_numbers(size
     X = size * torch.tensor([[0.0, 0.0], [2.0, 1.0], [5.0, 5.0]], dtype=DOUBLE)
     points = size * torch.tensor([[2.0, 2.0], [4.0, 4.0], [1.0, 1e9]], dtype=DOUBLE)
     assert nearest_cell(X, points, torch.zeros(3, dtype=DOUBLE)).tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("masses", [None, torch.tensor([0.5, 0.25, 0.25], dtype=DOUBLE)])
+def test_samples_have_cells_and_images_have_none(masses):
+    density, points = samples(40), samples(3, seed=1).X
+    plan, label = Lloyd(density, masses).final_plan(points)
+    assert label.shape == (40,)
+    shares = torch.bincount(label, minlength=3) / 40
+    assert torch.allclose(shares.double(), plan.masses, atol=2 / 40)  # two samples on borders
+    assert Lloyd(square(), masses).final_plan(points)[1] is None

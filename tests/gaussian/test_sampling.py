@@ -89,6 +89,7 @@ def test_the_gradient_of_weighted_samples_is_that_of_the_mean_they_estimate(thet
         ([0.34, 0.33, 0.33], 10, [4, 3, 3]),
         ([0.999, 5e-4, 5e-4], 10, [8, 1, 1]),
         ([0.5, 0.5, 0.0], 7, [4, 3, 0]),
+        ([0.61, 0.24, 0.15], 10, [6, 2, 2]),  # the largest remainder, not the largest share
     ],
 )
 def test_each_component_gets_its_share_of_samples(weights, n_samples, counts):

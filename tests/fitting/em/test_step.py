@@ -6,7 +6,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch.testing import assert_close
 
-from skgmmot.fitting.em.step import em_step
+from skgmmot.fitting.em.step import counted_mass, em_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams, select
 from skgmmot.gaussian.statistics import e_step
@@ -126,6 +126,20 @@ def test_implicit_gradients_are_the_automatic_ones_at_convergence(name, make_mix
     for ours, expected in zip(*gradients, strict=True):
         assert expected.abs().max() > 1e-3
         assert_close(ours, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_masses_are_counted_as_by_sklearn_and_none_where_there_is_none():
+    # ten epsilons are more than it, and a trillionth of a sample counts
+    mass = torch.tensor([1e-12, 50.0, 0.0, 1e-17], dtype=F64, requires_grad=True)
+    eps = torch.finfo(F64).eps
+    counted, alive = counted_mass(mass)
+    assert alive.tolist() == [True, True, False, False]
+    assert_close(counted[0], mass[0] + 10 * eps, rtol=1e-9, atol=0)
+    assert counted[2:].tolist() == [0.0, 0.0]
+    assert torch.autograd.grad(counted.sum(), mass)[0].tolist() == [1.0] * 4
+    counted, alive = counted_mass(mass[:2])
+    assert alive is None
+    assert_close(counted[0], mass[0] + 10 * eps, rtol=1e-9, atol=0)
 
 
 # --- invariances -------------------------------------------------------------------------------

@@ -355,7 +355,7 @@ def test_maps_for_float32_are_right_where_their_origin_is_rounded(pair):
     source = pair[0]._replace(means=pair[0].means + 1e4 + 0.1)
     mapping, X = mixture_map(source, pair[1]), (source.means + 0.5).float()
     assert (mapping.origin.float().double() - mapping.origin).abs().max() > 1e-5
-    single = mapping.to(X)
+    single = mapping.for_samples(X)
     assert single.origin.dtype == torch.float32
     for move in (mean_map, lambda *a: random_map(*a, uniforms(len(X)))):
         assert_close(move(single, X).double(), move(mapping, X.double()), rtol=1e-5, atol=1e-5)
@@ -366,7 +366,7 @@ def test_maps_for_float32_are_right_where_their_origin_is_rounded(pair):
 def test_random_map_takes_uniforms_at_their_ends(level, pair, dtype, make_samples):
     # in float32 the largest uniform number is one, and so is the sum of the responsibilities
     X = make_samples(20, 2).to(dtype)
-    mapping = mixture_map(*pair).to(X)
+    mapping = mixture_map(*pair).for_samples(X)
     images = random_map(mapping, X, torch.full((20, 2), level, dtype=F64)).double()
     X = X.double()
     A, offsets = mapping.affine[..., :-1], mapping.affine[..., -1]
