@@ -76,7 +76,7 @@ def _precision(factors: Tensor) -> torch.dtype:
 
 
 def _nodes(source: Tensor, target: Tensor) -> np.ndarray:
-    """Gauss nodes for the eigenvalues of a sample of pairs, in units of the mean eigenvalue."""
+    """Nodes of Gauss quadrature over the eigenvalues of some pairs, in units of their mean."""
     n_pairs = len(source) * len(target)
     pairs = torch.linspace(0, n_pairs - 1, min(SAMPLE_SIZE, n_pairs), device=source.device).long()
     products = target[pairs % len(target)].mT @ source[pairs // len(target)]

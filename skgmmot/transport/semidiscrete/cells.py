@@ -31,7 +31,7 @@ class PlaneDensity(Protocol):
         """The covariance ``(2, 2)`` of the density, whose mean must be the origin."""
 
     def blurred(self, share: float) -> "PlaneDensity":
-        """A smoother density with the same mean, by a share in [0, 1]."""
+        """A density smoothed by an amount ``share`` in [0, 1], with more mass in gaps."""
 
     def nodes(self, n: int) -> tuple[Array, Array]:
         """At least ``n`` points that approximate the density, and their positive masses."""

@@ -159,7 +159,7 @@ def _guarded(sites: Array, heights: Array, box: Box) -> tuple[Array, Array]:
 
 
 def _dual(sites: Array, heights: Array) -> tuple[Array, Array]:
-    """Ends ``(m, 2, 2)`` of the edges, and the sites ``(m, 2)`` beside them, from the convex hull.
+    """Compute the edges of the diagram from the convex hull: ends ``(m, 2, 2)``, sites ``(m, 2)``.
 
     Guards are the last four sites; edges beside one are left out.
     """
