@@ -1,9 +1,7 @@
 """`OTMap` moves samples of one distribution to another; `ot_map` does it between mixtures."""
 
 import contextlib
-import warnings
 from collections.abc import Callable
-from functools import cached_property
 from numbers import Real
 from operator import attrgetter
 from typing import NamedTuple
@@ -17,15 +15,16 @@ from sklearn.base import (
     _fit_context,
     clone,
 )
-from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from skgmmot._inputs import arrays
+from skgmmot._inputs.labels import class_labels, refuse_target
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
 from skgmmot.estimators._base import whole_fit
+from skgmmot.estimators._reach import Maps, warn_of_far_images
 from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.geodesic import known_mixture
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
@@ -34,9 +33,9 @@ from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics import blocks
 from skgmmot.numerics.linalg import oas_shrinkage
 from skgmmot.numerics.threads import single_threaded_torch
-from skgmmot.transport.discrete.plan import Plan, transposed
+from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.mixtures.distance import transport_plan
-from skgmmot.transport.mixtures.maps import carried_labels, mean_map, mixture_map, random_map
+from skgmmot.transport.mixtures.maps import carried_labels, mean_map, random_map
 from skgmmot.transport.sliced.directions import directions
 from skgmmot.transport.sliced.distance import sliced_wasserstein_of_samples
 
@@ -63,11 +62,6 @@ DEFAULT_COMPONENTS = 10
 SCORE_PROJECTIONS, SCORE_SAMPLES = 100, 10_000
 #: Components of fewer samples a feature have their covariances shrunk by ``shrinkage='auto'``.
 MIN_SAMPLES_PER_FEATURE = 5
-#: A mixture reaches so many deviations around its means; images so many times further out than the
-#: target reaches are warned of.
-REACH_DEVIATIONS, WARNED_REACHES = 5, 10
-#: The label of samples whose class is not known, as in scikit-learn and POT.
-UNLABELLED = -1
 
 
 def _counts_classes(transport) -> bool:
@@ -299,7 +293,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If a parameter, ``X``, ``y`` or ``sample_weight`` is invalid, or source and target
             differ in features.
         """
-        _refuse_target(X, y, self.target)
+        refuse_target(X, y, self.target)
         with whole_fit(self) as (fitted, _):
             for name in ("classes_", "component_labels_"):
                 vars(fitted).pop(name, None)
@@ -342,7 +336,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _fit_classes(self, samples, weights, y):
         """A mixture of each class, joined with the classes' shares of the samples."""
-        y, known = _labels(y, samples)
+        y, known = class_labels(y, samples)
         self.classes_, codes = np.unique(y[known], return_inverse=True)
         fitted, masses = [], []
         for code, label in enumerate(self.classes_):
@@ -409,7 +403,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         kind = arrays.answer_kind(kind_a, kind_b, *given)
         a, b = (m.detach().to(device=kind.device) for m in (a, b))
         plan = transport_plan(a, b, reg=self.reg, reg_m=self.reg_m)
-        self._maps = _Maps(a, b, plan)
+        self._maps = Maps(a, b, plan)
         self.source_mixture_, self.target_mixture_ = source, target
         self.plan_ = kind.restore(plan.coupling)
         self.distance_ = float(plan.cost.clamp(min=0).sqrt())
@@ -439,7 +433,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 GaussianMixtureParams(*end, COVARIANCE_TYPES[name])
                 for end, name in zip((source, target), names, strict=True)
             )
-            self._maps = _Maps(source, target, Plan(*plan))
+            self._maps = Maps(source, target, Plan(*plan))
 
     @single_threaded_torch()
     def transform(self, X):
@@ -514,7 +508,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             *others,
             min_rows=mapping.e_step.min_rows,
         )
-        _warn_of_far_images(images, reach)
+        warn_of_far_images(images, reach)
         return kind.restore(images, copy=False)
 
     @available_if(_counts_classes)
@@ -623,60 +617,6 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return -float(squared.sqrt())
 
 
-def _refuse_target(X, y, target):
-    """Refuse a target in place of labels: a mixture, or rows with the columns of the source."""
-    shape = _shape(y)
-    if isinstance(y, tuple) and len(y) in (3, 4) and len(_shape(y[1])) == 2:
-        what = "a tuple of weights, means and covariances"
-    elif hasattr(y, "covariance_type"):
-        what = type(y).__name__
-    elif len(shape) == 2 and _shape(X)[1:] in ((), shape[1:]):
-        if target is not None and _shape(X)[:1] == shape[:1]:
-            return  # beside a target: the outputs of a regression later in a pipeline
-        what = f"an array of shape {shape}"
-    else:
-        return
-    raise ValueError(
-        f"y must be labels of the source samples, got {what}, which looks like a target. Pass that "
-        "as OTMap(target=...), then call fit(X)."
-    )
-
-
-def _shape(array):
-    """The shape of an array; () of what is none, or has none."""
-    if hasattr(array, "shape"):
-        return tuple(array.shape)
-    try:
-        return np.asarray(array).shape
-    except ValueError:  # rows of different lengths
-        return ()
-
-
-def _labels(y, samples):
-    """The labels of samples, validated, and the rows of those that are known."""
-    if y is None:
-        raise ValueError(
-            "class_wise=True requires y to be passed, but the target y is None. Pass "
-            "the labels of the source samples."
-        )
-    y = column_or_1d(y)
-    check_consistent_length(samples, y)
-    known = np.flatnonzero(y != UNLABELLED)
-    check_classification_targets(y[known])
-    found = np.unique(y[known]).tolist()
-    if len(known) < len(y) and len(found) < 2:
-        raise ValueError(
-            f"y must have two classes or more beside {UNLABELLED}, which marks samples of "
-            f"unknown class, got {found}. If it is a class, name it otherwise."
-        )
-    if str(UNLABELLED) in found:
-        raise ValueError(
-            f"y must mark samples of unknown class by the number {UNLABELLED}, got it as a string. "
-            "Make y an array of dtype object."
-        )
-    return y, known
-
-
 @contextlib.contextmanager
 def _class_named(label):
     """Say of which class the mixture is that cannot be fitted inside."""
@@ -706,71 +646,6 @@ def _shrunk_mixture(fitted, n_samples, shrinkage):
     if not share.any():
         return fitted
     return known_mixture(params._replace(covariances=base.shrunk(covariances, share)), kind)
-
-
-class _Maps:
-    """The maps of a plan between two mixtures, there and back, and how far both reach."""
-
-    def __init__(self, source, target, plan):
-        self.ends = source, target, plan
-        self.there = mixture_map(source, target, plan)
-        self.source_reach, self.target_reach = _Reach.of(source), _Reach.of(target)
-
-    @cached_property
-    def back(self):
-        """The maps of the transposed plan."""
-        source, target, plan = self.ends
-        try:
-            return mixture_map(target, source, transposed(plan))
-        except ValueError as error:
-            raise ValueError(
-                f"target_mixture_ must be one to start from for the way back. There, {error}"
-            ) from error
-
-
-class _Reach(NamedTuple):
-    """How far the components of a mixture reach in each feature, and what is far beyond."""
-
-    low: torch.Tensor
-    high: torch.Tensor
-    far_below: torch.Tensor
-    far_above: torch.Tensor
-
-    @classmethod
-    def of(cls, mixture):
-        """Where components end on each side, and what is far beyond."""
-        mixture = mixture.in_base()
-        deviations = mixture.covariance_type.diagonals(mixture.covariances).sqrt()
-        spread = REACH_DEVIATIONS * deviations
-        counts = mixture.weights > 0
-        low, high = (mixture.means - spread)[counts], (mixture.means + spread)[counts]
-        low, high = low.amin(0), high.amax(0)
-        # A feature in which the mixture is all but constant is seen in units of the others.
-        width = (high - low).maximum((high - low).square().mean().sqrt())
-        middle, half = (low + high) / 2, WARNED_REACHES * width / 2
-        return cls(low, high, middle - half, middle + half)
-
-
-def _warn_of_far_images(images, reach):
-    """Warn if an image is far beyond a reach."""
-    low, high, far_below, far_above = (t.to(images) for t in reach)
-    least, most = torch.aminmax(images)  # a tenth of the time of one a feature
-    if least >= far_below.max() and most <= far_above.min():
-        return
-    extremes = torch.stack(torch.aminmax(images, dim=0))
-    beyond = (far_below - extremes).maximum(extremes - far_above)
-    if not (beyond > 0).any():
-        return
-    distances = beyond / (far_above - far_below)
-    i, j = divmod(int(distances.argmax()), len(low))
-    warnings.warn(
-        f"images should lie about where the target does, got one at {extremes[i, j]:.3g} in "
-        f"feature {j}, where the target reaches from {low[j]:.3g} to {high[j]:.3g}. A map "
-        "stretches what lies off a component that is thin: increase shrinkage or the mixture's "
-        "reg_covar, or use fewer components.",
-        UserWarning,
-        stacklevel=4,
-    )
 
 
 class _Uniforms:

@@ -31,15 +31,3 @@ def unit_precisions(covariance_type):
         "diag": np.ones((4, 3)),
         "spherical": np.ones(4),
     }[covariance_type]
-
-
-@pytest.fixture
-def labelled():
-    """Two classes, of two clouds each, and the same moved and stretched."""
-    rng = np.random.default_rng(0)
-    centres = 6 * np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
-    X = np.repeat(centres, 100, axis=0) + rng.normal(size=(400, 2))
-    y = np.array(["even", "odd", "odd", "even"]).repeat(100)
-    order = rng.permutation(400)
-    X, y = X[order], y[order]
-    return X, y, X @ np.diag([1.5, 0.7]) + [3.0, -2.0]

@@ -3,10 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
 from skgmmot import DifferentiableGaussianMixture, OTMap, ot_map
@@ -114,58 +112,6 @@ def test_samples_of_another_dimension_are_refused(mixture):
     transport = ot_map(SOURCE, TARGET)
     with pytest.raises(ValueError, match="X has 3 features, but OTMap is expecting 2"):
         transport.transform(np.ones((5, 3)))
-
-
-@pytest.mark.parametrize(
-    "y, message",
-    [
-        (None, "requires y to be passed, but the target y is None"),
-        (np.zeros(3), "inconsistent numbers of samples"),
-        (np.linspace(0, 1, 400), "Unknown label type: continuous"),
-        (np.r_[np.zeros(399), 1], r"the mixture of class 1.0 must be one that can be fitted. .*"),
-    ],
-)
-def test_labels_that_make_no_classes_are_refused(y, message, labelled):
-    X, good, Y = labelled
-    transport = OTMap(Y, class_wise=True, random_state=0).fit(X, good)
-    plan = transport.plan_
-    with pytest.raises(ValueError, match=message):
-        transport.fit(X, y)
-    assert transport.plan_ is plan and len(transport.classes_) == 2
-
-
-@pytest.mark.parametrize("options", [{}, {"class_wise": True}, {"target": TARGET}])
-@pytest.mark.parametrize(
-    "given, what",
-    [
-        (draw(TARGET, 40), r"an array of shape \(40, 2\)"),
-        (torch.tensor(draw(TARGET, 40)), r"an array of shape \(40, 2\)"),
-        (pd.DataFrame(draw(TARGET, 40)), r"an array of shape \(40, 2\)"),
-        (draw(TARGET, 40).tolist(), r"an array of shape \(40, 2\)"),
-        (TARGET, "a tuple of weights, means and covariances"),
-        (GaussianMixture().fit(draw(TARGET, 40)), "GaussianMixture"),
-    ],
-    ids=["array", "tensor", "frame", "lists", "tuple", "mixture"],
-)
-def test_a_target_in_the_place_of_labels_is_refused(options, given, what):
-    message = rf"y must be labels of the source samples, got {what}, .*OTMap\(target=\.\.\.\)"
-    with pytest.raises(ValueError, match=message):
-        OTMap(**options).fit(draw(SOURCE, 50), given)
-    with pytest.raises(ValueError, match=message):
-        OTMap(**options).fit_transform(draw(SOURCE, 50), given)
-    if "target" not in options:  # then also with as many rows as the source, or a source mixture
-        for X in (draw(SOURCE, 40), SOURCE):
-            with pytest.raises(ValueError, match=message):
-                OTMap(**options).fit(X, given)
-
-
-@pytest.mark.parametrize(
-    "y", [tuple([0, 1] * 25), np.arange(100.0).reshape(50, 2), np.ones((50, 3)), ["a"] * 50]
-)
-def test_what_a_later_step_of_a_pipeline_predicts_is_let_by(y, mixture):
-    X = draw(SOURCE, 50)
-    transport = OTMap(TARGET, mixture=mixture)
-    assert np.array_equal(transport.fit_transform(X, y), transport.fit_transform(X))
 
 
 def test_classes_need_samples():
