@@ -47,6 +47,9 @@ EQUIVALENT = {
     ("transport/discrete/network_simplex.py", "if mass.min() <= rounding_mass"): (
         "a mass that is exactly the bound; what follows decides for each entry"
     ),
+    ("transport/discrete/penalised.py", "large = any("): (
+        "where totals are equal to rounding, making them exactly so costs nothing"
+    ),
     ("transport/semidiscrete/damped_newton.py", "goal = tol if share == 0 else"): (
         "how far the steps on the way are solved: only the last one is seen"
     ),

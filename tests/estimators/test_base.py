@@ -269,3 +269,20 @@ def test_estimators_go_through_skops():
         again = io.loads(saved, trusted=types)
         method = "transform" if name == "map" else "predict"
         assert np.array_equal(getattr(again, method)(X), getattr(estimator, method)(X)), name
+
+
+@pytest.mark.parametrize(
+    ("covariances", "message"),
+    [
+        (np.ones((3, 2)), r"covariances_ must have the 2 component\(s\) of means_, got 3"),
+        (np.ones(2), "covariance_type must be that of the fit, got 'diag'"),
+        (np.ones((2, 5)), "covariance_type must be that of the fit, got 'diag'"),
+        (np.ones((5, 5, 5)), "covariance_type must be that of the fit, got 'diag'"),
+    ],
+)
+def test_covariances_set_by_hand_that_do_not_fit_are_told_what_to_be(covariances, message):
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    model = DifferentiableGaussianMixture(2, covariance_type="diag", random_state=0).fit(X)
+    model.covariances_ = covariances
+    with pytest.raises(ValueError, match=message):
+        model.sample(3)

@@ -185,3 +185,12 @@ def test_samples_that_are_thinned_out_are_drawn_anew(make_mixture, make_samples,
         seen.append(problem.current[1].values)
     assert seen[0] is seen[9]
     assert not torch.equal(seen[9], seen[10])
+
+
+@pytest.mark.parametrize(
+    ("n_features", "expected"), [(2, 50), (11, 275), (12, 300), (30, 300), (31, 310)]
+)
+def test_more_features_are_seen_by_more_directions(n_features, expected, make_samples):
+    found = SlicedObjective(make_samples(20, n_features), SPHERICAL, generator=generator())
+    assert found.n_projections == expected
+    assert found.n_drawn == min(expected, 100)

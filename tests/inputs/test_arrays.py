@@ -139,3 +139,15 @@ def test_weights_that_are_none_are_refused(bad):
     for given in (bad, torch.tensor(bad, dtype=torch.float64)):
         with pytest.raises(ValueError, match=r"sample_weight must be finite|Input sample_weight"):
             arrays.sample_weights(given, torch.ones(2, 2))
+
+
+def test_samples_go_from_the_cpu_to_the_device_named_and_from_no_other():
+    X, elsewhere = torch.ones(2, 2), torch.ones(2, 2, device="meta")
+    assert arrays.on_device(X, None) is X
+    assert arrays.on_device(X, "cpu").device.type == "cpu"
+    assert arrays.on_device(X, "meta").device.type == "meta"
+    assert arrays.on_device(elsewhere, "meta").device.type == "meta"
+    with pytest.raises(ValueError, match="X must be on the device named, or on the CPU, got meta"):
+        arrays.on_device(elsewhere, "cpu")
+    with pytest.raises(ValueError, match="device must be one that torch has here, got 'nowhere'"):
+        arrays.on_device(X, "nowhere")

@@ -67,3 +67,13 @@ def test_a_zero_has_the_derivative_it_is_given():
     zero.backward()
     assert zero == 0
     assert_close(x.grad, torch.tensor([1.0, -2.0, 3.0], dtype=F64))
+
+
+def test_the_unit_is_that_of_the_widest_component():
+    one, wide = torch.eye(2, dtype=F64), 1e200 * torch.eye(2, dtype=F64)
+    density = GaussianMixtureParams(
+        torch.full((2,), 0.5, dtype=F64), torch.zeros(2, 2, dtype=F64), torch.stack([one, wide])
+    )
+    integrals, _, unit = centred_integrals(density)
+    assert 0.5e100 < unit <= 1e100
+    assert 1 <= np.abs(integrals.covariances).max() < 4
