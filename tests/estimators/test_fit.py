@@ -115,3 +115,8 @@ def test_an_interrupted_fit_shows_what_it_has_reached(make, X, monkeypatch):
     assert not estimator.converged_
     assert 1 <= estimator.n_iter_ <= 3
     assert torch.as_tensor(estimator.predict(X)).shape == (len(X),)
+
+
+def test_one_iteration_that_is_not_enough_is_warned_of(make, X):
+    with pytest.warns(ConvergenceWarning):
+        make(max_iter=1).fit(X)

@@ -45,6 +45,16 @@ def test_the_conjugate_is_the_integral_of_the_marginal():
     assert torch.isfinite(conjugate(torch.tensor([-1e9]), 1e-3)).all()
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4)])
+def test_the_system_is_solved_where_one_ridge_alone_is_not_zero(shape):
+    W = torch.rand(*shape, dtype=F64)
+    ridges = [torch.zeros(n, dtype=F64) for n in shape]
+    ridges[shape.index(4)][2] = 0.7
+    x, y = (torch.rand(n, dtype=F64) for n in shape)
+    right = W.sum(1) * x + W @ y + ridges[0] * x, W.sum(0) * y + W.mT @ x + ridges[1] * y
+    assert_close(_laplacian_solve(W, *ridges, *right), (x, y))
+
+
 @pytest.mark.parametrize("ridge", [1.0, 1e-14, 0.0])
 @pytest.mark.parametrize("shape", [(4, 6), (6, 4)])
 def test_the_system_is_solved_without_cancellation(ridge, shape):

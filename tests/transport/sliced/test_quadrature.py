@@ -7,7 +7,13 @@ from torch.testing import assert_close
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.transport.sliced.directions import directions
-from skgmmot.transport.sliced.distance import sliced_wasserstein, sliced_wasserstein_between
+from skgmmot.transport.sliced.distance import (
+    slice_samples,
+    sliced_wasserstein,
+    sliced_wasserstein_between,
+    slices,
+)
+from skgmmot.transport.sliced.quadrature import squared
 
 F64 = torch.float64
 
@@ -186,3 +192,18 @@ def test_the_gradient_between_equal_mixtures_with_a_gap_is_zero():
     cost = sliced_wasserstein_between(mixture._replace(weights=weights), mixture, ONE)
     (gradient,) = torch.autograd.grad(cost.sum(), weights)
     assert gradient.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_derivatives_in_the_samples_are_finite_differences(weighted, make_mixture, make_samples):
+    lines, X = slices(make_mixture("full", 3, 2), chosen(2, 2)), 2 * make_samples(7, 2)
+    a = make_samples(7, 1, seed=1).flatten().exp() if weighted else None
+    samples = slice_samples(X, chosen(2, 2), a)
+    _, _, found = squared(lines, samples, True, n_nodes=200)
+    for i in range(7):
+        step = 1e-5 * torch.eye(7, dtype=F64)[i]
+        up, down = (
+            squared(lines, samples._replace(values=samples.values + sign * step), False, 200)[0]
+            for sign in (1, -1)
+        )
+        assert_close(found[:, i], (up - down) / 2e-5, rtol=1e-4, atol=1e-4)
