@@ -326,7 +326,7 @@ def _described(solution):
 
 @single_threaded_torch()
 def reduce(mixture, n_components, *, n_init=5, random_state=None):
-    r"""Return a mixture with fewer components that is close to a given one in MW2.
+    r"""Return a mixture with fewer components, close to a given one in MW2, as an estimator.
 
     .. math:: \min_\nu \operatorname{MW}_2^2(\mu, \nu)
 

@@ -11,7 +11,7 @@ from skgmmot.transport.mixtures import distance
 
 @single_threaded_torch()
 def interpolate(source, target, t):
-    r"""Return the mixture at time ``t`` on the MW2 geodesic between two mixtures.
+    r"""Return the mixture at time ``t`` on the MW2 geodesic between two, as a fitted estimator.
 
     .. math::
 

@@ -11,9 +11,10 @@ from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.evaluators import DefinitionEStep, EStep, FeatureEStep, WhiteningEStep
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 
-#: For fewer log-joint densities, samples times components, the definition is as fast: setting up
-#: products takes longer. In so many features it is as fast for half as many only: its work grows
-#: with the features more than that of products, most where all components share a matrix.
+#: The definition is as fast as matrix products for fewer log-joint densities (samples times
+#: components) than this, since products take time to set up. With ``HALVING_FEATURES`` features the
+#: limit is half of that, since its work grows faster with the features; where all components share
+#: a matrix, with ``HALVING_FEATURES_SHARED``.
 MIN_PRODUCT_DENSITIES = 2**12
 HALVING_FEATURES, HALVING_FEATURES_SHARED = 64, 8
 #: Quadratic features are used up to this many for each feature: d = 80 for full covariances, any d
@@ -143,7 +144,7 @@ def about_middle(mixture: PreparedMixture, dtype: torch.dtype) -> tuple[Prepared
 
 
 def cancellation(mixture: PreparedMixture) -> float:
-    r"""Return how much larger than log-densities are the terms that cancel in products.
+    r"""Return the size of the terms that cancel where matrix products give log-densities.
 
     Near the centre of component k these are ``m_i Lambda_ij m_j`` of its precision. Their rounding
     errors have random signs: together they are about eps times
@@ -158,7 +159,7 @@ def cancellation(mixture: PreparedMixture) -> float:
     Returns
     -------
     float
-        The ratio.
+        The size, which times eps is about the rounding error of a log-density.
     """
     diagonals = mixture.covariance_type.precision_diagonals(mixture.factors)
     return float((mixture.means.square() * diagonals).sum(-1).max())

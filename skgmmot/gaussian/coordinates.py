@@ -244,7 +244,7 @@ class _Chart:
 def velocities(
     mixture: GaussianMixtureParams, of_means: Tensor, of_covariances: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradient velocities of the components of a mixture in Wasserstein geometry.
+    """Return the Wasserstein gradient of a function of a mixture, a velocity field per component.
 
     The gradient of a function of ``m`` and ``Sigma`` with respect to the position x of the mass of
     a component of weight w is the affine velocity field ``(u + 2 U (x - m)) / w``. For ``MW2^2`` it

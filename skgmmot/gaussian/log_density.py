@@ -97,7 +97,7 @@ def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Te
 
 
 def is_far(joint: Tensor) -> Tensor:
-    """Return which samples are so far away that rounding hides whose they are.
+    """Return which samples are too far away for their responsibilities to survive rounding.
 
     Parameters
     ----------

@@ -38,9 +38,9 @@ class GaussianMixtureParams(TypedTensors):
         ``Sigma``, in the storage of their covariance type: ``(K, d, d)`` if full, ``(1, d, d)`` if
         tied, ``(K, d)`` if diagonal, ``(K, 1)`` if spherical.
     covariance_type : CovarianceType, default=None
-        The type, with which nothing is checked. None finds it by the shape of the covariances. Of
-        two types that are one model, it is the one with the smaller storage for more components or
-        features: for K = 1 tied rather than full, for d = 1 spherical rather than diagonal.
+        The type; if it is given, shapes are not checked. None finds it by the shape of the
+        covariances; where two types are the same model, it is tied rather than full (for K = 1) and
+        spherical rather than diagonal (for d = 1).
 
     Raises
     ------
@@ -167,7 +167,7 @@ def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> Gaussian
 
 
 def least(*mixtures: GaussianMixtureParams) -> Tensor:
-    """Return zero as a function of mixtures that is least there: its derivatives are zero too.
+    """Return zero with zero derivatives in mixtures, as at a minimum.
 
     Parameters
     ----------

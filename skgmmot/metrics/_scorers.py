@@ -45,7 +45,8 @@ def make_mixture_wasserstein_scorer(reference=None, *, reg=0.0, reg_m=None, squa
     settings with equal ``n_components``, such as covariance types, regularisations and starts. It
     does not choose ``n_components``: fewer components always depend less on the samples. With
     one ``reference`` for all candidates, with more components than any of them, the score rises
-    steeply up to the number of clusters and slowly after it: choose the number at the bend.
+    steeply up to the number of clusters and slowly after it: choose the number at the bend. That
+    needs well separated clusters and many held-out samples for each component of the reference.
 
     A pipeline's last step is scored, on samples transformed by its other steps. There must be as
     many held-out samples as the reference needs.

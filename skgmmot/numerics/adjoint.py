@@ -129,7 +129,7 @@ class InexactGradientWarning(UserWarning):
 
 
 class Adjoint:
-    """What backward through `implicit` found out; not a number before.
+    """Diagnostics of an implicit gradient, which backward fills in; NaN before.
 
     Parameters
     ----------
@@ -315,11 +315,11 @@ def natural(
     move: Callable[[MovableLinearisation, Point], Tensor] | None = None,
     asked: "Asked | None" = None,
 ) -> Point:
-    """Differentiate ``theta = F(theta)`` the other way round: from a change of theta to the data.
+    """Have backward return a movement of the data with which the fixed point descends its loss.
 
-    Not the gradient of a loss: backward returns a movement of the data that moves the fixed point,
-    to first order, where its loss asks it to go. It points down if the data can move theta that way
-    at all, and it takes theta its own step, however slowly ``F`` converges.
+    It is used like a gradient but is none: to first order it moves the fixed point by a given step,
+    the descent of the loss as a function of the fixed point, however slowly ``F`` converges. If the
+    data can move the fixed point that way at all, the loss decreases along it.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ def natural(
 
 
 class Asked:
-    """What backward through `natural` asked for; None before.
+    """The movement that backward through `natural` asked for, and from what; None before.
 
     Attributes
     ----------

@@ -188,26 +188,26 @@ ACCELERATIONS = {"squarem": Squarem}
 
 
 def named(parameter: str, name: str, registry: dict):
-    """Look something up by the name that a caller gave.
+    """Return the entry of a registry by its name, or raise an error that lists the names.
 
     Parameters
     ----------
     parameter : str
-        What the caller calls it.
+        The parameter's name, for the error.
     name : str
         The name.
     registry : dict
-        What there is.
+        What may be named.
 
     Returns
     -------
     object
-        What the registry holds by that name.
+        The entry.
 
     Raises
     ------
     ValueError
-        If it holds nothing.
+        If there is no such name.
     """
     if name not in registry:
         raise ValueError(

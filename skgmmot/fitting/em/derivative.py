@@ -113,7 +113,7 @@ SMALL_MATRIX = 200
 
 
 def is_small(step: FeatureEStep) -> bool:
-    """Whether `FeatureCovariance` is the way to products.
+    """Whether products with the derivative are best computed by `FeatureCovariance`.
 
     Parameters
     ----------

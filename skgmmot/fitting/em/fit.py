@@ -117,10 +117,10 @@ def fit_em(
     differentiable more than once. 'natural' builds a matrix of ``q x q`` numbers for a mixture of
     ``q``, in ``2 n d q^2`` multiplications: 10 to 30 iterations for small mixtures, hundreds for
     those of some hundred numbers. Backward gives
-    ``-(a_i / sum a) dx_i``, where ``dx_i`` moves sample i along with its components, corrected as
-    little as takes the mixture where its own gradient, in the geometry of transport, asks it to go;
-    for mixtures of more than 128 features or 200 numbers, as exactly as ``reg_covar`` is small
-    beside their variances.
+    ``-(a_i / sum a) dx_i``, where ``dx_i`` moves sample i along with its components, plus the
+    smallest correction with which the fitted mixture takes its own steepest descent step in
+    Wasserstein geometry (exactly; for mixtures of more than 128 features or 200 numbers with an
+    error of the order of ``reg_covar`` relative to their variances).
 
     References
     ----------
@@ -256,7 +256,7 @@ def _followed(em, start, samples, gradient):
 
 
 def check_start(theta0: GaussianMixtureParams) -> None:
-    """Refuse a start that is no value.
+    """Refuse a start that is not a mixture of finite numbers.
 
     Parameters
     ----------
@@ -341,7 +341,7 @@ def check_samples(theta0: GaussianMixtureParams, X: Tensor, sample_weight: Tenso
 
 
 def measured(solution: Solution) -> Solution:
-    """Say how far a fit is from its fixed point, where nobody has measured it.
+    """Fill in the residual of a fit where it has not been measured yet.
 
     Parameters
     ----------
@@ -351,8 +351,8 @@ def measured(solution: Solution) -> Solution:
     Returns
     -------
     Solution
-        The same; where its residual was not a number, with ``|F(previous) - previous|`` in Fisher's
-        coordinates, if there was a step.
+        The same fit. If its residual was NaN and there was a step, the residual is now
+        ``|F(previous) - previous|`` in Fisher's coordinates.
     """
     if not math.isnan(solution.residual) or not solution.n_iter:
         return solution

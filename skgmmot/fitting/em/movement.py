@@ -1,7 +1,7 @@
-"""Natural movements: samples moved such that their mixture goes where its loss asks it to go.
+"""Natural movements: samples moved such that their mixture descends its own loss.
 
-No derivative, and the place of everything about EM that is particular to them. What is not stands
-in `skgmmot.numerics.adjoint.natural`.
+A movement is used in place of a gradient, but is not a derivative. This module has what is
+particular to EM; `skgmmot.numerics.adjoint.natural` has the rest.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from skgmmot.numerics.adjoint import Asked, natural
 from skgmmot.numerics.follow import Carried
 from skgmmot.numerics.gradients import GRADIENTS, Strategy
 
-#: Samples went where they were asked to if they are not further off than this share of the way.
+#: Samples count as moved as proposed if the rest of their movement is at most this share of it.
 ASTRAY = 0.1
 
 

@@ -1,4 +1,4 @@
-"""EM over all samples, block by block: where rows live in memory and how their sums are made."""
+"""EM over all samples, block by block: the samples in memory, and their sums by threads."""
 
 import copy
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ class EM:
     reg_covar : float
         Added to the variances.
     pool : Workers, default=None
-        Threads that share the passes; None takes `at_work` before the first one.
+        Threads that share the passes. None needs `at_work` before the first pass, which makes them.
     fixed_weights : bool, default=False
         Whether the M-step leaves the weights.
     """

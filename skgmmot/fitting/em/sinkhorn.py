@@ -1,11 +1,11 @@
 """Sinkhorn-EM: EM whose E-step gives each component its prescribed share of the samples.
 
-It descends the balanced reading of `skgmmot.fitting.em.entropic` as EM descends the likelihood: by
-turns in the plan and in means and covariances. As no component can take what belongs to another,
-nor be left with nothing, far fewer starts go astray.
+It minimises the balanced cost of `skgmmot.fitting.em.entropic` as EM minimises the negative
+log-likelihood: alternately over the plan, and over means and covariances. No component can take
+the share of another or lose its own, so that far fewer starts end in a poor maximum.
 
-The balanced plan are the responsibilities of a *tilted* mixture, whose weights ``t`` stand instead
-of the prescribed ``w``. They are carried from one iteration to the next, for they change little.
+The balanced plan consists of the responsibilities of a *tilted* mixture, with weights ``t`` instead
+of the prescribed ``w``. They change little, so each iteration starts from the last one's.
 """
 
 import functools
@@ -38,7 +38,7 @@ BALANCED = {torch.float64: 1e-11, torch.float32: 1e-4}
 @as_pytree
 @dataclass(frozen=True, slots=True, eq=False)
 class TiltedMixture(TypedTensors):
-    """A mixture of prescribed weights, seen through the weights that balance it.
+    """A mixture of prescribed weights, and the tilted weights that balance it.
 
     It stands wherever an E-step takes a mixture: its responsibilities are those of the weights
     ``t``, kept as logarithms, for they may leave the range of numbers on the way.
@@ -101,7 +101,7 @@ class TiltedMixture(TypedTensors):
 
 
 def untilted(theta: GaussianMixtureParams, allowed: float = ANY) -> TiltedMixture:
-    """See a mixture, whose weights are prescribed, as it is.
+    """Return a mixture as a tilted mixture without tilt, from which Sinkhorn-EM starts.
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ def m_step(
 
 
 def counted_mass(mass: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the components' mass as the M-step counts it, and which of them have any.
+    """Return the masses that the M-step divides by, and which components have samples.
 
     Parameters
     ----------

@@ -27,10 +27,10 @@ class WarmStart:
     In a gradient flow the samples move a little at a time, and one iteration a step keeps up with
     them: ``max_iter=1`` and ``gradient='one_step'``, the defaults, differentiate that one iteration
     and carry its start as a constant. With ``gradient='implicit'`` or 'natural' and a
-    ``gradient_tol`` of 0.1 or more, the derivative of EM is kept from call to call, and the fit is
-    looked for where the samples carry it, or where the means will be if they move on as they did.
-    A step is then one pass over the samples as well, and a Newton step, while the fixed point is
-    found within tolerance; else it takes several, and a new derivative.
+    ``gradient_tol`` of 0.1 or more, the derivative of EM is kept from call to call. A fit then
+    starts from a prediction: the mixture that moves with the samples, or means that move on as they
+    last did. While one Newton step from there finds the fixed point within tolerance, a call is one
+    pass over the samples; else it takes several, and a new derivative.
 
     Parameters
     ----------

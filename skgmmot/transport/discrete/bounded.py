@@ -48,7 +48,7 @@ class BoundedCosts:
         self.C = bounds + rise
 
     def missing(self, at, P: np.ndarray, f: np.ndarray, g: np.ndarray) -> np.ndarray:
-        """Which unknown costs, of an index, a plan with these potentials uses or might use."""
+        """Which unknown costs among ``at`` a plan with these potentials uses or might use."""
         return ((P > 0) | (self.bounds[at] < f[:, None] + g)) & ~self.known[at]
 
     def learn(self, wanted: np.ndarray) -> None:
@@ -65,7 +65,7 @@ class BoundedCosts:
 
 
 def solve_in_step(costs: BoundedCosts, columns: Sequence[slice], solve: Callable) -> list:
-    """Solve transport problems whose costs are column blocks of one matrix, learning for all.
+    """Solve transport problems, whose costs are column blocks of one matrix, all together.
 
     Parameters
     ----------

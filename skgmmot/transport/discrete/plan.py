@@ -18,7 +18,7 @@ from skgmmot.transport.discrete.penalised import TransportSolution, solve_consta
 
 
 class Plan(NamedTuple):
-    """A transport plan, its potentials and its cost."""
+    """A transport plan between weights ``a``, ``b`` at costs ``C``, its potentials and its cost."""
 
     coupling: Tensor
     """``P (K, L)``: the mass moved from each source component to each target component."""

@@ -20,7 +20,8 @@ from skgmmot.numerics.linalg import bures_map
 from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.mixtures.distance import cost_matrix, transport_plan
 
-#: Maps of up to so many numbers are copied for each sample; samples are sorted by larger ones.
+#: Maps of up to so many numbers are copied for each sample; with larger ones, samples are sorted by
+#: their map instead.
 MAX_COPIED_NUMBERS = 32
 
 

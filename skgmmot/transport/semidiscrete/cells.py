@@ -147,7 +147,7 @@ def has_mass(cells: Cells, target: Target, share: float = MIN_START_SHARE) -> bo
 
 
 def stiffness(target: Target, cells: Cells) -> tuple[Array, Array, Array]:
-    """Return the derivatives of the masses in the heights.
+    """Return the derivatives of the masses of the cells with respect to the heights.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def stiffness(target: Target, cells: Cells) -> tuple[Array, Array, Array]:
 
 
 def lowest_empty_heights(cells: Cells, sites: Array, others: Array) -> Array:
-    """Return the lowest heights at which the cells of further sites are empty.
+    """Return, for sites to be added to a power diagram, the lowest heights that leave them no cell.
 
     Parameters
     ----------
@@ -181,12 +181,12 @@ def lowest_empty_heights(cells: Cells, sites: Array, others: Array) -> Array:
     sites : ndarray of shape (n, 2)
         Their sites.
     others : ndarray of shape (m, 2)
-        Further sites.
+        The sites to be added, each alone.
 
     Returns
     -------
     ndarray of shape (m,)
-        Their heights, at which their planes touch the envelope; with lower ones they have a cell.
+        The heights at which their planes touch the envelope; at any lower one a site has a cell.
     """
     d = cells.diagram
     inner = slice(d.n_interfaces)

@@ -192,7 +192,7 @@ def _merged(points: np.ndarray, nearest: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def centred_integrals(density) -> tuple[GridIntegrals | MixtureIntegrals, np.ndarray, float]:
-    """Return the cell integrals of a density, centred and in a unit of its size.
+    """Return what integrates a density over cells; the density is centred and scaled.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def centred_integrals(density) -> tuple[GridIntegrals | MixtureIntegrals, np.nda
     Returns
     -------
     integrals : GridIntegrals or MixtureIntegrals
-        The density relative to its mean, in the unit.
+        The density relative to its mean, in the unit, in which its size is near one.
     mean : ndarray of shape (2,)
         Its mean.
     unit : float
@@ -228,7 +228,7 @@ def centred_integrals(density) -> tuple[GridIntegrals | MixtureIntegrals, np.nda
 
 
 def zero_with_derivative(tensor: Tensor, derivative: np.ndarray) -> Tensor:
-    """Return a zero that has a given derivative in a tensor.
+    """Return a scalar that is zero and whose gradient with respect to a tensor is given.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def zero_with_derivative(tensor: Tensor, derivative: np.ndarray) -> Tensor:
     Returns
     -------
     Tensor of shape ()
-        The zero, on the graph of the tensor.
+        Zero, on the graph of the tensor.
     """
     return (torch.as_tensor(derivative).to(tensor) * (tensor - tensor.detach())).sum()
 

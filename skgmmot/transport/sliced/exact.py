@@ -28,7 +28,7 @@ MAX_STEPS = 60
 
 
 def quantiles(slices: Slices, samples: SortedSamples) -> Table:
-    """Solve ``F(t) = c`` for the samples' levels, by Newton steps safeguarded by bisection."""
+    """The mixture's quantiles at the samples' levels, by Newton steps safeguarded by bisection."""
     spline, levels = Spline(slices, N_NODES, NODE_RANGE), samples.levels
     interval = intervals(first_above(spline.levels, samples))
     points = spline.table.points
@@ -48,7 +48,10 @@ def quantiles(slices: Slices, samples: SortedSamples) -> Table:
 
 
 def squared(slices: Slices, samples: SortedSamples, in_values: bool):
-    """W2^2 to samples, its gradient, and the derivative in the samples (None unless requested)."""
+    """W2^2 between mixture and samples on each line, with its derivatives in either.
+
+    That in the samples is None unless ``in_values``.
+    """
     table = quantiles(slices, samples)
     rises = samples.values.diff(dim=1)
     w, m, s = slices
@@ -66,7 +69,9 @@ def squared(slices: Slices, samples: SortedSamples, in_values: bool):
 
 
 def absolute(slices: Slices, samples: SortedSamples, in_values: bool):
-    """W1 to samples, its gradient, and the derivative in the samples (None unless requested).
+    """W1 between mixture and samples on each line, with its derivatives in either.
+
+    That in the samples is None unless ``in_values``.
 
     ``psi'`` is -1 on the part of a cell below its sample and 1 above. With ``r_i`` the point of the
     cell nearest to its sample, ``int psi' dV = sum_i V(q_i) - 2 V(r_i) + V(q_{i-1})``.
@@ -92,7 +97,7 @@ def absolute(slices: Slices, samples: SortedSamples, in_values: bool):
 
 
 def _sum(slices: Slices, table: Table) -> Gradient:
-    """``sum_j V(t_j)`` for the function ``V`` of every parameter."""
+    """``sum_j V(t_j)`` for each parameter; see `derivatives`."""
     once = torch.ones_like(table.points)
     return derivatives(slices, table, once, torch.zeros_like(once))
 

@@ -150,7 +150,9 @@ def to_nodes(left: Tensor, right: Tensor) -> Tensor:
 
 
 def squared(slices: Slices, samples: SortedSamples, in_values: bool, n_nodes: int):
-    """W2^2 to samples, its gradient, and the derivative in the samples (None unless requested).
+    """W2^2 between mixture and samples on each line, with its derivatives in either.
+
+    That in the samples is None unless ``in_values``.
 
     ``W2^2 = E t^2 + sum_i a_i y_i^2 - 2 S`` with the correlation ``S = int q Q``, summed by parts:
     ``S = y_n H(1) - sum_i (y_{i+1} - y_i) H(c_i)``.
@@ -184,7 +186,7 @@ def squared(slices: Slices, samples: SortedSamples, in_values: bool, n_nodes: in
 
 
 def assemble_squared(slices, samples, without_squares, half, partial):
-    """Complete W2^2 by the samples' second moment, and compute the gradients.
+    """Add the samples' second moment, which completes W2^2, and compute the derivatives.
 
     The derivative in a sample is ``2 a_i (y_i - mean of the mixture in its cell)``, and that mean
     is ``(H(c_i) - H(c_{i-1})) / a_i``.
@@ -200,7 +202,7 @@ def assemble_squared(slices, samples, without_squares, half, partial):
 
 
 def first_above(node_levels: Tensor, samples: SortedSamples) -> Tensor:
-    """The number of the samples' levels below the level of each node, ``(L, J)``.
+    """How many of the samples' levels are below the level of each node, ``(L, J)``.
 
     It is 0 for the first node and ``n - 1`` for the last. The interval from node j to the next
     contains levels ``first[j]`` to ``first[j + 1] - 1``.
@@ -228,7 +230,7 @@ def repeat(values: Tensor, first: Tensor) -> Tensor:
 
 
 def intervals(first: Tensor) -> Tensor:
-    """The index of the interval of each level, ``(L, n - 1)``."""
+    """For each level of the samples, which interval between nodes it lies in, ``(L, n - 1)``."""
     indices = torch.arange(first.shape[1] - 1, device=first.device)
     return repeat(indices.expand(len(first), -1), first)
 
@@ -330,7 +332,7 @@ class SampleSide:
 
 
 def mean_slope(start: Tensor, end: Tensor, p: float) -> Tensor:
-    """The mean of the derivative of ``|g|^p`` over ``g`` from start to end."""
+    """Mean of ``p |g|^(p-1) sign(g)``, the derivative of ``|g|^p``, for g from start to end."""
     rise, middle = end - start, (start + end) / 2
     slope = p * middle.abs() ** (p - 1) * middle.sign()
     # The quotient cancels where the ends are close; there the derivative in the middle is as good.
@@ -340,7 +342,7 @@ def mean_slope(start: Tensor, end: Tensor, p: float) -> Tensor:
 
 
 def power(source, target, p: float):
-    """W_p^p between two sides, and the derivatives in both.
+    """W_p^p between two distributions on each line (two *sides*), and the derivatives in both.
 
     Computed by Gauss quadrature between neighbours among the levels of both sides and those where
     the two quantile functions cross, since ``|.|^p`` has a kink there.

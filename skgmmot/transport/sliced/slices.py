@@ -102,7 +102,7 @@ def nodes(slices: Slices, n_nodes: int, node_range: float) -> Tensor:
 
 
 def evaluate(slices: Slices, points: Tensor) -> Table:
-    """Tabulate distribution function, density and partial moments at points ``(L, J)``."""
+    """Tabulate distribution functions, densities and partial moments at points ``(L, J)``."""
     w, m, s = slices
     K = m.shape[1]
     z = (points.unsqueeze(1) - m.unsqueeze(-1)).mul_(SQRT_HALF / s.unsqueeze(-1))
@@ -119,7 +119,10 @@ def evaluate(slices: Slices, points: Tensor) -> Table:
 
 
 def derivatives(slices: Slices, table: Table, values: Tensor, slopes: Tensor) -> Gradient:
-    """``sum_j values_j V(t_j) + slopes_j V'(t_j)`` for the function ``V`` of every parameter."""
+    """Derivatives of a cost in the parameters of each line's mixture, as sums over points.
+
+    They are ``sum_j values_j V(t_j) + slopes_j V'(t_j)``; `quadrature` has a table of ``V``.
+    """
     w, m, s = slices
     t = table.points
     rows = torch.stack([values, values * t + slopes, slopes, slopes * t], dim=1)  # (L, 4, J)
