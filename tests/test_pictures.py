@@ -5,7 +5,7 @@ import pytest
 
 from skgmmot import DifferentiableGaussianMixture, OTMap
 from skgmmot.datasets import load_photograph
-from skgmmot.pictures import into_gamut, smooth_recolouring
+from skgmmot.pictures import _interpolated, into_gamut, smooth_recolouring
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +117,10 @@ GOOD = np.full((4, 5, 3), 0.5)
 def test_what_is_no_pair_of_pictures_is_refused(pictures, options, message):
     with pytest.raises(ValueError, match=message):
         smooth_recolouring(*pictures, **options)
+
+
+def test_between_the_pixels_of_a_coarse_picture_it_is_linear(rng):
+    offsets = rng.normal(size=(4, 5, 3))
+    change = _interpolated(np.zeros((4, 5, 3, 3)), offsets, np.zeros((7, 9, 3)), 2)
+    assert np.allclose(change[::2, ::2], offsets)
+    assert np.allclose(change[1::2, ::2], (offsets[1:] + offsets[:-1]) / 2)

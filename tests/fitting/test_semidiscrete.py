@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skgmmot.fitting.semidiscrete import RegularisedCoordinates, _Transport, fit_to_points
+from skgmmot.fitting.semidiscrete import RegularisedCoordinates, _median, _Transport, fit_to_points
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.transport.semidiscrete.plan import exact_plan
@@ -118,3 +118,17 @@ def test_mixtures_that_are_no_numbers_are_turned_back_from(rng):
     )
     end = fit_to_points(start, points, ones(80), n_nodes=64, max_iter=5)
     assert all(torch.isfinite(t).all() for t in end.value)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        ([0.2, 0.5, 0.3], 1.0),
+        ([0.6, 0.1, 0.3], 3.0),
+        ([0.3, 0.3, 0.4], 2.0),
+        ([0.1, 0.1, 0.1], 3.0),
+    ],
+)
+def test_the_median_is_weighted_and_never_beyond_the_last(share, expected):
+    values = torch.tensor([3.0, 1.0, 2.0], dtype=DOUBLE)
+    assert _median(values, torch.tensor(share, dtype=DOUBLE)) == expected

@@ -257,3 +257,11 @@ def test_equal_mixtures_keep_their_entropy_and_wrong_penalties_are_refused(make_
     for penalties in ({"reg": -1.0}, {"reg_m": 0.0}):
         with pytest.raises(ValueError, match="must"):
             transport_plan(mixture, mixture, **penalties)
+
+
+def test_between_equal_mixtures_all_stays_at_no_cost_to_the_last_bit(name, make_mixture):
+    mixture = make_mixture(name, 4, 3)
+    plan = transport_plan(mixture, mixture._replace(means=mixture.means.clone()))
+    assert plan.cost == 0
+    assert torch.equal(plan.coupling, mixture.weights.diag())
+    assert not plan.source_potential.any() and not plan.target_potential.any()
