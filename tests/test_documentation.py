@@ -6,6 +6,7 @@ import inspect
 import math
 import pkgutil
 import pydoc
+import re
 import tomllib
 from pathlib import Path
 
@@ -128,6 +129,14 @@ def test_every_public_object_has_a_page_and_every_page_an_object():
         for name in importlib.import_module(module).__all__:
             thing = getattr(importlib.import_module(module), name)
             assert name == "SCORERS" or any(thing is page for page in pages), name
+
+
+def test_the_files_that_the_architecture_names_exist():
+    text = (REPOSITORY / "doc" / "architecture.md").read_text()
+    named = set(re.findall(r"`([\w/.]+/[\w.]+\.(?:py|rst|md))`", text))
+    assert len(named) > 10
+    places = (REPOSITORY, REPOSITORY / "skgmmot", REPOSITORY / "skgmmot" / "transport")
+    assert not [name for name in named if not any((p / name).exists() for p in places)]
 
 
 def test_the_readme_is_true():

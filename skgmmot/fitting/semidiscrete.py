@@ -202,10 +202,10 @@ def with_added_variance(mixture: GaussianMixtureParams, variance: float) -> Gaus
         The mixture with covariances ``Sigma_k + variance I``.
     """
     added = variance
-    kind, mixture = mixture.covariance_type, mixture.in_base()
-    if not kind.diagonal:
+    covariance_type, mixture = mixture.covariance_type, mixture.in_base()
+    if not covariance_type.diagonal:
         added = variance * torch.eye(mixture.means.shape[1]).to(mixture.means)
-    return mixture._replace(covariances=mixture.covariances + added).out_of_base(kind)
+    return mixture._replace(covariances=mixture.covariances + added).out_of_base(covariance_type)
 
 
 class _Descent:

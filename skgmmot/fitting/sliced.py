@@ -60,7 +60,7 @@ class Whitening:
 
     Parameters
     ----------
-    kind : CovarianceType
+    covariance_type : CovarianceType
         Covariance type of the mixtures to fit, and of ``L L^T``.
     second : Tensor
         Second moment of the samples about the origin, in units of the scale, in the type's storage.
@@ -76,23 +76,32 @@ class Whitening:
     differ in scale or are nearly dependent.
     """
 
-    def __init__(self, kind: CovarianceType, second: Tensor, origin: Tensor, scale: float):
-        self.kind, self.origin, self.scale = kind, origin, scale
+    def __init__(
+        self, covariance_type: CovarianceType, second: Tensor, origin: Tensor, scale: float
+    ):
+        self.covariance_type, self.origin, self.scale = covariance_type, origin, scale
         self.d = len(origin)
         second = second.double()
-        variances = kind.diagonals(second).expand(1, self.d)
+        variances = covariance_type.diagonals(second).expand(1, self.d)
         ridge = torch.where(variances > CONSTANT_VARIANCE, WHITENING_RIDGE * variances, 1.0)
-        second = kind.symmetric(second + kind.nearest(ridge, ridge.new_ones(1)))
-        self.factor, self.inverse = kind.factor(second), kind.precision_factor(second)
+        second = covariance_type.symmetric(
+            second + covariance_type.nearest(ridge, ridge.new_ones(1))
+        )
+        self.factor, self.inverse = (
+            covariance_type.factor(second),
+            covariance_type.precision_factor(second),
+        )
 
     def rows(self, X: Tensor) -> Tensor:
         """Whitened samples, in float64."""
         centred = (X - self.origin).double() / self.scale
-        return self.kind.apply(centred.unsqueeze(0), self.inverse).squeeze(0)
+        return self.covariance_type.apply(centred.unsqueeze(0), self.inverse).squeeze(0)
 
     def lines(self, theta: Tensor) -> Tensor:
         """Map directions ``(L, d)`` to directions of ``z`` with the same scaled projections."""
-        return self.kind.apply(theta.unsqueeze(0).to(self.factor), self.factor).squeeze(0)
+        return self.covariance_type.apply(theta.unsqueeze(0).to(self.factor), self.factor).squeeze(
+            0
+        )
 
     def whiten(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
         """Transform a mixture relative to the origin to ``z``."""
@@ -100,16 +109,18 @@ class Whitening:
 
     def unwhiten(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
         """The inverse of `whiten`."""
-        return self._transformed(theta, self.kind.transpose(self.factor), self.scale)
+        return self._transformed(theta, self.covariance_type.transpose(self.factor), self.scale)
 
     def log_det(self) -> float:
         """The logarithm of the determinant of ``dx / dz``."""
-        return float(self.kind.log_det(self.factor, self.d)) + self.d * math.log(self.scale)
+        return float(self.covariance_type.log_det(self.factor, self.d)) + self.d * math.log(
+            self.scale
+        )
 
     def _transformed(self, theta, factors, scale):
-        means = self.kind.apply(theta.means.unsqueeze(0), factors).squeeze(0) * scale
-        covariances = self.kind.congruence(theta.covariances, factors) * scale**2
-        return theta._replace(means=means, covariances=self.kind.symmetric(covariances))
+        means = self.covariance_type.apply(theta.means.unsqueeze(0), factors).squeeze(0) * scale
+        covariances = self.covariance_type.congruence(theta.covariances, factors) * scale**2
+        return theta._replace(means=means, covariances=self.covariance_type.symmetric(covariances))
 
 
 class SlicedObjective:
@@ -119,7 +130,7 @@ class SlicedObjective:
     ----------
     X : Tensor of shape (n, d)
         Samples.
-    kind : CovarianceType
+    covariance_type : CovarianceType
         Covariance type of the mixtures to fit.
     sample_weight : Tensor of shape (n,), default=None
         Weights of the samples; None is equal ones.
@@ -151,7 +162,7 @@ class SlicedObjective:
     def __init__(
         self,
         X: Tensor,
-        kind: CovarianceType,
+        covariance_type: CovarianceType,
         sample_weight: Tensor | None = None,
         *,
         p: float = 2.0,
@@ -163,7 +174,7 @@ class SlicedObjective:
         lines: Callable[[Tensor], Tensor] | None = None,
     ):
         self.X, self.sample_weight = X, sample_weight
-        self.kind, self.reg_covar = kind, reg_covar
+        self.covariance_type, self.reg_covar = covariance_type, reg_covar
         enough = _default_n_directions(X.shape[1])
         if X.shape[1] == 1:  # all directions are one
             enough = n_projections = 1
@@ -183,14 +194,14 @@ class SlicedObjective:
         """The unconstrained coordinates of a mixture."""
         tiny = torch.finfo(mixture.weights.dtype).tiny
         log_weights = mixture.weights.clamp(min=tiny).log()
-        return log_weights, mixture.means, self.kind.root(mixture.covariances)
+        return log_weights, mixture.means, self.covariance_type.root(mixture.covariances)
 
     def to_mixture(self, point: tuple[Tensor, ...]) -> GaussianMixtureParams:
         """The inverse of `to_point`, up to ``reg_covar``; differentiable."""
         log_weights, means, roots = point
-        covariances = self.kind.from_root(roots, self.reg_covar)
+        covariances = self.covariance_type.from_root(roots, self.reg_covar)
         weights = torch.softmax(log_weights, dim=0)
-        return GaussianMixtureParams(weights, means, covariances, self.kind)
+        return GaussianMixtureParams(weights, means, covariances, self.covariance_type)
 
     # --- distances -----------------------------------------------------------------------------
 

@@ -68,8 +68,8 @@ def fastest_e_step(
     accurate = accurate_dtype(about, dtype)
     if accurate is None:
         return DefinitionEStep(mixture, origin)
-    kind = mixture.covariance_type
-    whitened = whitening_is_faster(kind, *mixture.means.shape)
+    covariance_type = mixture.covariance_type
+    whitened = whitening_is_faster(covariance_type, *mixture.means.shape)
     return (WhiteningEStep if whitened else FeatureEStep)(about, centre, accurate)
 
 
@@ -187,12 +187,12 @@ def accurate_dtype(mixture: PreparedMixture, dtype: torch.dtype) -> torch.dtype 
     return None
 
 
-def quadratic_share(kind: CovarianceType, n_features: int) -> float:
+def quadratic_share(covariance_type: CovarianceType, n_features: int) -> float:
     """Return the number of quadratic features for each linear one.
 
     Parameters
     ----------
-    kind : CovarianceType
+    covariance_type : CovarianceType
         Type of the covariances.
     n_features : int
         Their dimension d.
@@ -202,15 +202,17 @@ def quadratic_share(kind: CovarianceType, n_features: int) -> float:
     float
         Their number over ``d + 1``.
     """
-    return kind.n_quadratic(n_features) / (n_features + 1)
+    return covariance_type.n_quadratic(n_features) / (n_features + 1)
 
 
-def whitening_is_faster(kind: CovarianceType, n_components: int, n_features: int) -> bool:
+def whitening_is_faster(
+    covariance_type: CovarianceType, n_components: int, n_features: int
+) -> bool:
     """Return whether whitening by columns is faster than quadratic features.
 
     Parameters
     ----------
-    kind : CovarianceType
+    covariance_type : CovarianceType
         Type of the covariances.
     n_components, n_features : int
         Their number K and dimension d.
@@ -220,5 +222,8 @@ def whitening_is_faster(kind: CovarianceType, n_components: int, n_features: int
     bool
         True only for full covariances, in many dimensions.
     """
-    share, few = quadratic_share(kind, n_features), n_components <= MAX_WHITENING_COMPONENTS
+    share, few = (
+        quadratic_share(covariance_type, n_features),
+        n_components <= MAX_WHITENING_COMPONENTS,
+    )
     return share > MAX_QUADRATIC or (share > MIN_WHITENING_QUADRATIC and few)

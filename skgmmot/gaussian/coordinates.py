@@ -22,7 +22,7 @@ class FreeCoordinates:
         variances = like.full_covariances().diagonal(dim1=-2, dim2=-1) + like.means.square()
         self.scale = (like.weights @ variances).sqrt()  # (d,)
         self.covariance_type, like = like.covariance_type, like.in_base()
-        self.kind = like.covariance_type
+        self.covariance_type = like.covariance_type
         self.shapes = [t.shape for t in like]
 
     def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
@@ -43,14 +43,14 @@ class FreeCoordinates:
             torch.softmax(weights, dim=0),
             means * self.scale,
             self._covariances_from_free(free),
-            self.kind,
+            self.covariance_type,
         ).out_of_base(self.covariance_type)
 
     def _covariances_to_free(self, covariances: Tensor) -> Tensor:
-        return self.kind.to_free(covariances, self.scale)
+        return self.covariance_type.to_free(covariances, self.scale)
 
     def _covariances_from_free(self, free: Tensor) -> Tensor:
-        return self.kind.from_free(free, self.scale)
+        return self.covariance_type.from_free(free, self.scale)
 
 
 class LogCoordinates(FreeCoordinates):
@@ -70,8 +70,8 @@ class LogCoordinates(FreeCoordinates):
     def __init__(self, like: GaussianMixtureParams):
         super().__init__(like)
         like = like.in_base()
-        self.inverses = self.kind.precision_factor(like.covariances)
-        self.back = self.kind.transpose(self.kind.factor(like.covariances))
+        self.inverses = self.covariance_type.precision_factor(like.covariances)
+        self.back = self.covariance_type.transpose(self.covariance_type.factor(like.covariances))
 
     def length(self, change: Tensor) -> float:
         """The length of a change, with means in units of their component's standard deviations.
@@ -81,14 +81,16 @@ class LogCoordinates(FreeCoordinates):
         """
         weights, means, covariances = change.split([shape.numel() for shape in self.shapes])
         rows = (means.view(self.shapes[1]) * self.scale).unsqueeze(-2)
-        rows = self.kind.apply(rows, self.inverses).flatten()  # L_k^{-1} dm_k
+        rows = self.covariance_type.apply(rows, self.inverses).flatten()  # L_k^{-1} dm_k
         return float(torch.linalg.vector_norm(torch.cat([weights, rows, covariances])))
 
     def _covariances_to_free(self, covariances: Tensor) -> Tensor:
-        return self.kind.logarithm(self.kind.congruence(covariances, self.inverses))
+        return self.covariance_type.logarithm(
+            self.covariance_type.congruence(covariances, self.inverses)
+        )
 
     def _covariances_from_free(self, free: Tensor) -> Tensor:
-        return self.kind.congruence(self.kind.exponential(free), self.back)
+        return self.covariance_type.congruence(self.covariance_type.exponential(free), self.back)
 
 
 class FisherCoordinates:
@@ -114,15 +116,19 @@ class FisherCoordinates:
 
     def __init__(self, mixture: GaussianMixtureParams, share: Tensor):
         base, self.mixture = mixture.in_base(), mixture
-        self.kind = base.covariance_type
-        self.factors = self.kind.factor(base.covariances)
-        self.inverses = self.kind.precision_factor(base.covariances)
-        self.precisions = self.kind.precisions(self.inverses)
+        self.covariance_type = base.covariance_type
+        self.factors = self.covariance_type.factor(base.covariances)
+        self.inverses = self.covariance_type.precision_factor(base.covariances)
+        self.precisions = self.covariance_type.precisions(self.inverses)
         # a component without samples has a scale of one
         share = torch.where(share > EMPTY, share, 1.0)
         self.root = share.sqrt()  # (K,)
-        total = self.kind.total(share) * self.kind.pooled(mixture.means.shape[1]) / 2
-        self.spread = self.kind.each(total.sqrt())
+        total = (
+            self.covariance_type.total(share)
+            * self.covariance_type.pooled(mixture.means.shape[1])
+            / 2
+        )
+        self.spread = self.covariance_type.each(total.sqrt())
         self._chart = self if base is mixture else _Chart(mixture, self)
 
     def of_change(self, change: GaussianMixtureParams) -> Tensor:
@@ -144,7 +150,7 @@ class FisherCoordinates:
     def cotangent(self, vector: Tensor) -> GaussianMixtureParams:
         """The cotangent of dual coordinates, the inverse of `of_cotangent`."""
         weights, means, covariances = self._cut(vector)
-        back = self.kind.transpose(self.inverses)
+        back = self.covariance_type.transpose(self.inverses)
         return GaussianMixtureParams(
             weights / self.root,
             self._rows(means * self.root.unsqueeze(-1), back),
@@ -158,7 +164,9 @@ class FisherCoordinates:
         w, m, _ = self.mixture
         relative = weights * self.root / w.clamp(min=torch.finfo(w.dtype).tiny)
         weights = w * (1 + relative / 2).square()
-        means = m + self._rows(means / self.root.unsqueeze(-1), self.kind.transpose(self.factors))
+        means = m + self._rows(
+            means / self.root.unsqueeze(-1), self.covariance_type.transpose(self.factors)
+        )
         return GaussianMixtureParams(
             weights * (w.sum() / weights.sum()),
             means,
@@ -169,30 +177,32 @@ class FisherCoordinates:
     def of_velocities(self, shift: Tensor, bend: Tensor) -> Tensor:
         """The coordinates of the change along `velocities`, at constant weights."""
         _, means, covariances = self.mixture
-        bent = self.kind.anticommutator(bend, covariances) * (2 / self.kind.pooled(means.shape[1]))
+        bent = self.covariance_type.anticommutator(bend, covariances) * (
+            2 / self.covariance_type.pooled(means.shape[1])
+        )
         nothing = torch.zeros_like(shift[..., 0])
-        return self.of_change(GaussianMixtureParams(nothing, shift, bent, self.kind))
+        return self.of_change(GaussianMixtureParams(nothing, shift, bent, self.covariance_type))
 
     def covariances_of_change(self, change: Tensor) -> Tensor:
         """The coordinates of a change of the covariances, in storage."""
-        return self.kind.congruence(change, self.inverses) * self.spread
+        return self.covariance_type.congruence(change, self.inverses) * self.spread
 
     def covariances_of_cotangent(self, u: Tensor) -> Tensor:
         """The coordinates of cotangents of the covariances, in storage."""
-        return self.kind.congruence(u, self.factors) / self.spread
+        return self.covariance_type.congruence(u, self.factors) / self.spread
 
     def cotangent_covariances(self, coordinates: Tensor) -> Tensor:
         """The inverse of `covariances_of_cotangent`."""
-        back = self.kind.transpose(self.inverses)
-        return self.kind.congruence(coordinates * self.spread, back)
+        back = self.covariance_type.transpose(self.inverses)
+        return self.covariance_type.congruence(coordinates * self.spread, back)
 
     def changed_covariances(self, coordinates: Tensor) -> Tensor:
         """The covariances after a change: positive definite, however large."""
         # Sigma + dSigma ~ L (I + D / 2)^2 L^T with D = L^{-1} dSigma L^{-T}
-        return self.kind.squared(coordinates / (2 * self.spread), self.factors)
+        return self.covariance_type.squared(coordinates / (2 * self.spread), self.factors)
 
     def _rows(self, rows, storage):
-        return self.kind.apply(rows.unsqueeze(-2), storage).squeeze(-2)
+        return self.covariance_type.apply(rows.unsqueeze(-2), storage).squeeze(-2)
 
     def _join(self, weights, means, covariances):
         parts = zip((weights, means, covariances), self.mixture, strict=True)
@@ -212,9 +222,9 @@ class _Chart:
     """
 
     def __init__(self, mixture: GaussianMixtureParams, base: FisherCoordinates):
-        self.covariances, kind = mixture.covariances, mixture.covariance_type
+        self.covariances, covariance_type = mixture.covariances, mixture.covariance_type
         J = torch.autograd.functional.jacobian(
-            lambda storage: kind.to_base(storage, *mixture.means.shape), self.covariances
+            lambda storage: covariance_type.to_base(storage, *mixture.means.shape), self.covariances
         )
         rows = J.reshape(*base.factors.shape, -1).movedim(-1, 0)
         rows = base.covariances_of_change(rows).flatten(1)  # J^T
@@ -271,15 +281,15 @@ def velocities(
     ValueError
         If the covariance type is not elementary.
     """
-    w, kind = mixture.weights, mixture.covariance_type
-    if kind.base != kind:
+    w, covariance_type = mixture.weights, mixture.covariance_type
+    if covariance_type.base != covariance_type:
         raise ValueError(
-            f"covariance_type must be elementary for velocities of components, got {kind.name!r}. "
-            "Use gradient='implicit'."
+            "covariance_type must be elementary for velocities of components, got "
+            f"{covariance_type.name!r}. Use gradient='implicit'."
         )
     mass = torch.where(w > EMPTY, w, 1.0)  # components without weight do not matter
-    total = kind.each(w.sum(0, keepdim=True) if kind.shared else mass)
-    return of_means / mass.unsqueeze(-1), kind.symmetric(of_covariances) / total
+    total = covariance_type.each(w.sum(0, keepdim=True) if covariance_type.shared else mass)
+    return of_means / mass.unsqueeze(-1), covariance_type.symmetric(of_covariances) / total
 
 
 def descended(
@@ -308,7 +318,9 @@ def descended(
         The mixture after the step.
     """
     _, means, covariances = mixture
-    kind = mixture.covariance_type
+    covariance_type = mixture.covariance_type
     shift, bend = velocities(mixture, of_means, of_covariances)
-    bend = bend * (-2 * step / kind.pooled(means.shape[1]))
-    return mixture._replace(means=means - step * shift, covariances=kind.pushed(covariances, bend))
+    bend = bend * (-2 * step / covariance_type.pooled(means.shape[1]))
+    return mixture._replace(
+        means=means - step * shift, covariances=covariance_type.pushed(covariances, bend)
+    )

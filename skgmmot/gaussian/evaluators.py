@@ -149,8 +149,8 @@ class ProductEStep:
     def __init__(self, theta, origin, dtype=torch.float64):
         self.theta, self.origin, self.dtype = theta.prepare(), origin, dtype
         log_weights, means, self.factors = self.theta[:3]
-        self.kind = kind = self.theta.covariance_type
-        constant = log_weights + kind.log_det(self.factors, means.shape[1])
+        self.covariance_type = covariance_type = self.theta.covariance_type
+        constant = log_weights + covariance_type.log_det(self.factors, means.shape[1])
         self.constant = constant - means.shape[1] * LOG_2PI / 2  # log-joint at the means
         self.origin_column = origin.to(dtype).unsqueeze(1)
 
@@ -162,7 +162,7 @@ class ProductEStep:
     @cached_property
     def precisions(self) -> Tensor:
         """The inverses of the covariances, in storage."""
-        return self.kind.precisions(self.factors)
+        return self.covariance_type.precisions(self.factors)
 
     def products(self, X: Tensor, buffers) -> tuple[Tensor, Tensor]:
         """Return what sums are made of, samples about the origin first, and the log-joint.
@@ -174,7 +174,7 @@ class ProductEStep:
 
     def log_joint(self, X):
         lifted, joint = self.products(X, _new_memory(X))
-        if self.kind.shared:
+        if self.covariance_type.shared:
             whitened = self.factors[0].mT.to(self.dtype) @ lifted[: X.shape[1]]
             joint.sub_(whitened.square_().sum(0), alpha=0.5)
         return joint if torch.isfinite(joint.amax(0)).all() else self.definition.log_joint(X)
@@ -271,9 +271,11 @@ class FeatureEStep(ProductEStep):
         without ``<x, curvature x> / 2`` where all components share it.
         """
         means = self.theta.means
-        bent = self.kind.apply(means.unsqueeze(1), curvature).squeeze(-2)  # (K, d)
+        bent = self.covariance_type.apply(means.unsqueeze(1), curvature).squeeze(-2)  # (K, d)
         constant = constant - (slope * means).sum(-1) - (bent * means).sum(-1) / 2
-        quadratic = self.kind.quadratic_coefficients(curvature).expand(*bent.shape[:-1], -1)
+        quadratic = self.covariance_type.quadratic_coefficients(curvature).expand(
+            *bent.shape[:-1], -1
+        )
         return torch.cat([slope + bent, constant.unsqueeze(-1), quadratic], dim=-1)
 
     def block(self, X, sample_weight, buffers):
@@ -287,7 +289,7 @@ class FeatureEStep(ProductEStep):
         phi = buffers("features", (width, b), self.dtype)
         torch.sub(X.mT, self.origin_column, out=phi[:d])
         phi[d] = 1
-        self.kind.quadratic(phi[:d], out=phi[d + 1 :])
+        self.covariance_type.quadratic(phi[:d], out=phi[d + 1 :])
         return phi, torch.mm(self._coefficients, phi, out=buffers("resp", (K, b), self.dtype))
 
     def posterior(self, X: Tensor, buffers) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -302,7 +304,7 @@ class FeatureEStep(ProductEStep):
     def statistics(self, sums, log_likelihood, *, total_scatter=None):
         """Turn the sums over all blocks into statistics centred at the means."""
         total = None
-        if self.kind.shared:
+        if self.covariance_type.shared:
             total = total_scatter()
             log_likelihood = log_likelihood - (self.precisions * total).sum() / 2
         return self.moments(sums, total)._replace(log_likelihood=log_likelihood)
@@ -314,10 +316,12 @@ class FeatureEStep(ProductEStep):
         """
         means, d = self.theta.means, self.theta.means.shape[1]
         scatter = total_scatter
-        if not self.kind.shared:
-            scatter = self.kind.from_quadratic(sums[..., d + 1 :], d)
+        if not self.covariance_type.shared:
+            scatter = self.covariance_type.from_quadratic(sums[..., d + 1 :], d)
         zero = sums.new_zeros(())
-        return Statistics(sums[..., d], sums[..., :d], scatter, zero).recentred(-means, self.kind)
+        return Statistics(sums[..., d], sums[..., :d], scatter, zero).recentred(
+            -means, self.covariance_type
+        )
 
 
 class WhiteningEStep(ProductEStep):
@@ -354,7 +358,7 @@ class WhiteningEStep(ProductEStep):
         super().__init__(theta, origin, dtype)
         K, d = theta.means.shape
         self.row_size = K * self.WIDTH + K + d
-        shift = self.kind.apply(theta.means.unsqueeze(1), self.factors).squeeze(1)
+        shift = self.covariance_type.apply(theta.means.unsqueeze(1), self.factors).squeeze(1)
         columns = zip(self.factors.split(self.WIDTH, -1), shift.split(self.WIDTH, -1), strict=True)
         #: For each few columns: transposed triangular factors ``(K w, rows)`` and ``m P (K w, 1)``.
         self.columns = [
@@ -394,5 +398,5 @@ class WhiteningEStep(ProductEStep):
         """Turn the sums over all blocks into statistics centred at the means."""
         scatter = second.tril() + second.tril(-1).mT
         return Statistics(mass, shift, scatter, log_likelihood).recentred(
-            -self.theta.means, self.kind
+            -self.theta.means, self.covariance_type
         )

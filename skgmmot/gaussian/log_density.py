@@ -152,10 +152,12 @@ def _of_zero_weights(mixture: PreparedMixture, X: Tensor, joint: Tensor) -> Tens
 def _zero_shares(mixture: PreparedMixture, X: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
     """Components of weight zero, and ``w_k g_k(x_i) / p(x_i)``: zeros that have derivatives."""
     zero = (mixture.weights == 0).nonzero().squeeze(1)
-    w, factors, kind = mixture.weights[zero], mixture.factors, mixture.covariance_type
-    if not kind.shared:
+    w, factors, covariance_type = mixture.weights[zero], mixture.factors, mixture.covariance_type
+    if not covariance_type.shared:
         factors = factors[zero]
-    log_g = PreparedMixture(torch.zeros_like(w), mixture.means[zero], factors, kind).log_joint(X)
+    log_g = PreparedMixture(
+        torch.zeros_like(w), mixture.means[zero], factors, covariance_type
+    ).log_joint(X)
     # Where such a component has all the density its derivative is huge, but no infinity.
     largest = math.log(torch.finfo(X.dtype).max) / 2
     ratio = (log_g - log_p).nan_to_num(-torch.inf).clamp(max=largest).exp()
@@ -169,13 +171,13 @@ def _nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
     first term decides, and where it is equal (shared covariances) the second.
     """
     mixture = mixture.to()
-    kind = mixture.covariance_type
+    covariance_type = mixture.covariance_type
     X = X.to(mixture.factors.dtype)
     factors = mixture.factors / mixture.factors.abs().max()  # so that no product overflows
     u = (X / X.abs().amax(1, keepdim=True)).expand(len(mixture.means), -1, -1)  # (K, n, d)
-    white = kind.apply(u, factors)
+    white = covariance_type.apply(u, factors)
     first = white.square().sum(-1)
-    second = (white * kind.apply(mixture.means.unsqueeze(1), factors)).sum(-1)
+    second = (white * covariance_type.apply(mixture.means.unsqueeze(1), factors)).sum(-1)
     first = first.masked_fill(torch.isneginf(mixture.log_weights).unsqueeze(1), torch.inf)
     tied = first <= first.amin(0) * (1 + 8 * torch.finfo(X.dtype).eps)
     winner = second.masked_fill(~tied, -torch.inf).argmax(0, keepdim=True)

@@ -77,14 +77,16 @@ def rsample(
     paths between distant components would have a large variance; that of ``a`` has none.
     """
     weights, means, covariances = mixture = mixture.in_base()
-    kind = mixture.covariance_type
+    covariance_type = mixture.covariance_type
     counts = _proportional_counts(weights.detach(), n_samples)
     normal = torch.randn(
         n_samples, means.shape[1], generator=generator, dtype=means.dtype, device=means.device
     )
-    factors = kind.transpose(kind.factor(covariances)).expand(len(weights), *covariances.shape[1:])
+    factors = covariance_type.transpose(covariance_type.factor(covariances)).expand(
+        len(weights), *covariances.shape[1:]
+    )
     parts = zip(means, normal.split(counts), factors.split(1), strict=True)
-    X = torch.cat([m + kind.apply(z.unsqueeze(0), L).squeeze(0) for m, z, L in parts])
+    X = torch.cat([m + covariance_type.apply(z.unsqueeze(0), L).squeeze(0) for m, z, L in parts])
     counts = torch.tensor(counts, device=means.device)
     return X, (weights / counts.clamp(min=1)).repeat_interleave(counts)
 

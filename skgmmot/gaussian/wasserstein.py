@@ -75,9 +75,9 @@ def bures_wasserstein_squared(
         covariance_types = [type_of_storage(S, m) for S, m in pairs]
     typed = list(zip(covariance_types, covariances, strict=True))
     if commute(*covariance_types):
-        deviations = [kind.deviations(S).expand(-1, d) for kind, S in typed]
+        deviations = [covariance_type.deviations(S).expand(-1, d) for covariance_type, S in typed]
         return between + squared_distances(*deviations)
-    matrices = [kind.to_full(S, len(S), d) for kind, S in typed]
+    matrices = [covariance_type.to_full(S, len(S), d) for covariance_type, S in typed]
     return between + bures_squared(*matrices)
 
 

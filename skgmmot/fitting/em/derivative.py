@@ -182,7 +182,7 @@ class FeatureAdjoint:
     min_rows = 512
 
     def __init__(self, step: FeatureEStep, cotangents: Statistics, along: Statistics | None = None):
-        self.step, self.kind = step, step.kind
+        self.step, self.kind = step, step.covariance_type
         self.H, self.curvature = self._on_features(cotangents)
         self.slopes, self.bent = self.H, self.curvature  # of what moves samples, gamma held
         if along is not None:
@@ -495,7 +495,7 @@ class LinearisedEM(MovableLinearisation):
 
     def _products(self, along):
         """``gram (m, m)`` of ``dF/dX``, and what samples carried along do to one iteration."""
-        if self.small and not self._coordinates.kind.shared:
+        if self.small and not self._coordinates.covariance_type.shared:
             c, way = self._unit_adjoint.H, FeatureAdjoint(self._features, along).H
             c, way = c.flatten(-2), way.flatten(-2)  # (m, K width)
             gram, effect = self.em.sum(FeatureGram(self._features))

@@ -47,7 +47,7 @@ class SampleGram:
     def __init__(self, theta: GaussianMixtureParams, origin: Tensor):
         self.theta, self.origin = theta, origin
         self.prepared = theta.prepare()
-        self.kind = self.prepared.covariance_type
+        self.covariance_type = self.prepared.covariance_type
         self.row_size = 4 * theta.means.shape[1] * sum(t.numel() for t in theta)
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ class SampleGram:
         x = X.double() - self.origin.double()
         resp = torch.softmax(log_joint(self.prepared, x), dim=0)  # (K, b)
         y = x - self.theta.means.unsqueeze(1)  # (K, b, d)
-        pull = self.kind.apply(y, self.kind.precisions(self.prepared.factors))
+        pull = self.covariance_type.apply(y, self.covariance_type.precisions(self.prepared.factors))
         weighted = resp.unsqueeze(-1) * pull
         slope = resp.unsqueeze(-1) * weighted.sum(0) - weighted  # of gamma: (K, b, d)
         # From here on axes are (b, e, K, ...) with the coordinate e of the derivative.
@@ -63,9 +63,9 @@ class SampleGram:
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         unit = resp.mT[:, None, :, None] * identity[:, None, :]  # (b, e, K, d)
         along, y = slope * y, y.expand_as(unit)
-        scatter = self.kind.outer(unit, y) + self.kind.outer(y, unit)
+        scatter = self.covariance_type.outer(unit, y) + self.covariance_type.outer(y, unit)
         D = self._join(torch.zeros_like(slope), unit, scatter)
-        J = self._join(slope, along, self.kind.outer(along, y)) + D
+        J = self._join(slope, along, self.covariance_type.outer(along, y)) + D
         if sample_weight is not None:
             root = sample_weight.double().sqrt().repeat_interleave(x.shape[1]).unsqueeze(1)
             J, D = J * root, D * root
@@ -94,7 +94,7 @@ class FeatureGram:
     def __init__(self, step: FeatureEStep):
         self.step = step
         d = step.theta.means.shape[1]
-        self.slopes = _feature_slopes(step.kind, d, step.coefficients.device)
+        self.slopes = _feature_slopes(step.covariance_type, d, step.coefficients.device)
         # the derivative of constants is zero, also of the infinite ones for weights of zero
         self.sloping = step.coefficients.index_fill(
             1, torch.tensor([d]).to(self.slopes.device), 0.0
@@ -117,13 +117,13 @@ class FeatureGram:
 
 
 @functools.lru_cache(maxsize=64)
-def _feature_slopes(kind: CovarianceType, d: int, device: torch.device) -> Tensor:
+def _feature_slopes(covariance_type: CovarianceType, d: int, device: torch.device) -> Tensor:
     """``N (d, width, width)``, the derivatives of ``phi(x) = (x, 1, quadratic(x))``."""
     identity = torch.eye(d, dtype=torch.float64, device=device)
 
     def quadratic(columns):
-        out = columns.new_empty(kind.n_quadratic(d), columns.shape[1])
-        kind.quadratic(columns, out=out)
+        out = columns.new_empty(covariance_type.n_quadratic(d), columns.shape[1])
+        covariance_type.quadratic(columns, out=out)
         return out
 
     # quadratic(x + e) - quadratic(x) - quadratic(e) is bilinear in x and e.

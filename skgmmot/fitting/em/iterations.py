@@ -144,19 +144,19 @@ class _Iteration(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *cotangents):
         linear, needed = ctx.linear, ctx.needs_input_grad[1:]
-        kind = linear.theta.covariance_type
+        covariance_type = linear.theta.covariance_type
         if torch.is_grad_enabled():
-            return None, *_taped(linear.em, kind, ctx.saved_tensors, cotangents, needed)
-        u = GaussianMixtureParams(*cotangents, kind)
+            return None, *_taped(linear.em, covariance_type, ctx.saved_tensors, cotangents, needed)
+        u = GaussianMixtureParams(*cotangents, covariance_type)
         of_theta = linear.pull(u) if any(needed[:3]) else (None, None, None)
         of_X, of_a = linear.pull_samples(u) if any(needed[3:]) else (None, None)
         return None, *of_theta, of_X, of_a if needed[4] else None
 
 
-def _taped(em, kind, inputs, cotangents, needed):
+def _taped(em, covariance_type, inputs, cotangents, needed):
     """The derivative of an iteration on autograd's own tape, to be differentiated once more."""
     *theta, X, sample_weight = inputs
-    theta = GaussianMixtureParams(*theta, kind)
+    theta = GaussianMixtureParams(*theta, covariance_type)
     theta_next = em_step(theta, X - em.origin, sample_weight, reg_covar=em.reg_covar)
     wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
     found = iter(torch.autograd.grad(theta_next, wanted, cotangents, create_graph=True))

@@ -51,18 +51,18 @@ def m_step(
         The next mixture. A component without samples keeps its mean and covariance and has weight
         zero.
     """
-    kind = theta.covariance_type
+    covariance_type = theta.covariance_type
     mass, alive = counted_mass(statistics.mass)
     shift = shifts(mass, statistics.shift, alive)
-    each = mass if alive is None or kind.shared else torch.where(alive, mass, 1.0)
-    covariances = kind.estimate(each, shift, statistics.scatter, reg_covar)
+    each = mass if alive is None or covariance_type.shared else torch.where(alive, mass, 1.0)
+    covariances = covariance_type.estimate(each, shift, statistics.scatter, reg_covar)
     if alive is not None:
-        covariances = kind.where(alive, covariances, theta.covariances)
+        covariances = covariance_type.where(alive, covariances, theta.covariances)
     return GaussianMixtureParams(
         weights=theta.weights if fixed_weights else mass / mass.sum(),
         means=theta.means + shift,
         covariances=covariances,
-        covariance_type=kind,
+        covariance_type=covariance_type,
     )
 
 

@@ -25,7 +25,9 @@ from skgmmot.gaussian.covariance.matrices import FULL, TIED
 from skgmmot.gaussian.covariance.variances import DIAG, SPHERICAL
 
 #: The covariance types by scikit-learn's names.
-COVARIANCE_TYPES = {kind.name: kind for kind in (FULL, TIED, DIAG, SPHERICAL)}
+COVARIANCE_TYPES = {
+    covariance_type.name: covariance_type for covariance_type in (FULL, TIED, DIAG, SPHERICAL)
+}
 
 
 def type_of_gaussians(covariances: Tensor, means: Tensor) -> CovarianceType:
@@ -81,9 +83,9 @@ def type_of_storage(covariances: Tensor, means: Tensor) -> CovarianceType:
             "feature, means[None, :] for one component."
         )
     K, d = shapes[0]
-    for kind in COVARIANCE_TYPES.values():
-        if tuple(shapes[1]) == kind.shape(K, d):
-            return kind.reduced(K, d)
+    for covariance_type in COVARIANCE_TYPES.values():
+        if tuple(shapes[1]) == covariance_type.shape(K, d):
+            return covariance_type.reduced(K, d)
     raise ValueError(
         f"covariances of {K} components in {d} dimensions must have shape ({K}, {d}, {d}) if full, "
         f"(1, {d}, {d}) if tied, ({K}, {d}) if diagonal or ({K}, 1) if spherical, got "
