@@ -22,7 +22,7 @@ class FreeCoordinates:
         variances = like.full_covariances().diagonal(dim1=-2, dim2=-1) + like.means.square()
         self.scale = (like.weights @ variances).sqrt()  # (d,)
         self.covariance_type, like = like.covariance_type, like.in_base()
-        self.covariance_type = like.covariance_type
+        self.base = like.covariance_type
         self.shapes = [t.shape for t in like]
 
     def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
@@ -43,14 +43,14 @@ class FreeCoordinates:
             torch.softmax(weights, dim=0),
             means * self.scale,
             self._covariances_from_free(free),
-            self.covariance_type,
+            self.base,
         ).out_of_base(self.covariance_type)
 
     def _covariances_to_free(self, covariances: Tensor) -> Tensor:
-        return self.covariance_type.to_free(covariances, self.scale)
+        return self.base.to_free(covariances, self.scale)
 
     def _covariances_from_free(self, free: Tensor) -> Tensor:
-        return self.covariance_type.from_free(free, self.scale)
+        return self.base.from_free(free, self.scale)
 
 
 class LogCoordinates(FreeCoordinates):
@@ -70,8 +70,8 @@ class LogCoordinates(FreeCoordinates):
     def __init__(self, like: GaussianMixtureParams):
         super().__init__(like)
         like = like.in_base()
-        self.inverses = self.covariance_type.precision_factor(like.covariances)
-        self.back = self.covariance_type.transpose(self.covariance_type.factor(like.covariances))
+        self.inverses = self.base.precision_factor(like.covariances)
+        self.back = self.base.transpose(self.base.factor(like.covariances))
 
     def length(self, change: Tensor) -> float:
         """The length of a change, with means in units of their component's standard deviations.
@@ -81,16 +81,14 @@ class LogCoordinates(FreeCoordinates):
         """
         weights, means, covariances = change.split([shape.numel() for shape in self.shapes])
         rows = (means.view(self.shapes[1]) * self.scale).unsqueeze(-2)
-        rows = self.covariance_type.apply(rows, self.inverses).flatten()  # L_k^{-1} dm_k
+        rows = self.base.apply(rows, self.inverses).flatten()  # L_k^{-1} dm_k
         return float(torch.linalg.vector_norm(torch.cat([weights, rows, covariances])))
 
     def _covariances_to_free(self, covariances: Tensor) -> Tensor:
-        return self.covariance_type.logarithm(
-            self.covariance_type.congruence(covariances, self.inverses)
-        )
+        return self.base.logarithm(self.base.congruence(covariances, self.inverses))
 
     def _covariances_from_free(self, free: Tensor) -> Tensor:
-        return self.covariance_type.congruence(self.covariance_type.exponential(free), self.back)
+        return self.base.congruence(self.base.exponential(free), self.back)
 
 
 class FisherCoordinates:
@@ -116,19 +114,15 @@ class FisherCoordinates:
 
     def __init__(self, mixture: GaussianMixtureParams, share: Tensor):
         base, self.mixture = mixture.in_base(), mixture
-        self.covariance_type = base.covariance_type
-        self.factors = self.covariance_type.factor(base.covariances)
-        self.inverses = self.covariance_type.precision_factor(base.covariances)
-        self.precisions = self.covariance_type.precisions(self.inverses)
+        self.base = base.covariance_type
+        self.factors = self.base.factor(base.covariances)
+        self.inverses = self.base.precision_factor(base.covariances)
+        self.precisions = self.base.precisions(self.inverses)
         # a component without samples has a scale of one
         share = torch.where(share > EMPTY, share, 1.0)
         self.root = share.sqrt()  # (K,)
-        total = (
-            self.covariance_type.total(share)
-            * self.covariance_type.pooled(mixture.means.shape[1])
-            / 2
-        )
-        self.spread = self.covariance_type.each(total.sqrt())
+        total = self.base.total(share) * self.base.pooled(mixture.means.shape[1]) / 2
+        self.spread = self.base.each(total.sqrt())
         self._chart = self if base is mixture else _Chart(mixture, self)
 
     def of_change(self, change: GaussianMixtureParams) -> Tensor:
@@ -150,7 +144,7 @@ class FisherCoordinates:
     def cotangent(self, vector: Tensor) -> GaussianMixtureParams:
         """The cotangent of dual coordinates, the inverse of `of_cotangent`."""
         weights, means, covariances = self._cut(vector)
-        back = self.covariance_type.transpose(self.inverses)
+        back = self.base.transpose(self.inverses)
         return GaussianMixtureParams(
             weights / self.root,
             self._rows(means * self.root.unsqueeze(-1), back),
@@ -164,9 +158,7 @@ class FisherCoordinates:
         w, m, _ = self.mixture
         relative = weights * self.root / w.clamp(min=torch.finfo(w.dtype).tiny)
         weights = w * (1 + relative / 2).square()
-        means = m + self._rows(
-            means / self.root.unsqueeze(-1), self.covariance_type.transpose(self.factors)
-        )
+        means = m + self._rows(means / self.root.unsqueeze(-1), self.base.transpose(self.factors))
         return GaussianMixtureParams(
             weights * (w.sum() / weights.sum()),
             means,
@@ -177,32 +169,30 @@ class FisherCoordinates:
     def of_velocities(self, shift: Tensor, bend: Tensor) -> Tensor:
         """The coordinates of the change along `velocities`, at constant weights."""
         _, means, covariances = self.mixture
-        bent = self.covariance_type.anticommutator(bend, covariances) * (
-            2 / self.covariance_type.pooled(means.shape[1])
-        )
+        bent = self.base.anticommutator(bend, covariances) * (2 / self.base.pooled(means.shape[1]))
         nothing = torch.zeros_like(shift[..., 0])
-        return self.of_change(GaussianMixtureParams(nothing, shift, bent, self.covariance_type))
+        return self.of_change(GaussianMixtureParams(nothing, shift, bent, self.base))
 
     def covariances_of_change(self, change: Tensor) -> Tensor:
         """The coordinates of a change of the covariances, in storage."""
-        return self.covariance_type.congruence(change, self.inverses) * self.spread
+        return self.base.congruence(change, self.inverses) * self.spread
 
     def covariances_of_cotangent(self, u: Tensor) -> Tensor:
         """The coordinates of cotangents of the covariances, in storage."""
-        return self.covariance_type.congruence(u, self.factors) / self.spread
+        return self.base.congruence(u, self.factors) / self.spread
 
     def cotangent_covariances(self, coordinates: Tensor) -> Tensor:
         """The inverse of `covariances_of_cotangent`."""
-        back = self.covariance_type.transpose(self.inverses)
-        return self.covariance_type.congruence(coordinates * self.spread, back)
+        back = self.base.transpose(self.inverses)
+        return self.base.congruence(coordinates * self.spread, back)
 
     def changed_covariances(self, coordinates: Tensor) -> Tensor:
         """The covariances after a change: positive definite, however large."""
         # Sigma + dSigma ~ L (I + D / 2)^2 L^T with D = L^{-1} dSigma L^{-T}
-        return self.covariance_type.squared(coordinates / (2 * self.spread), self.factors)
+        return self.base.squared(coordinates / (2 * self.spread), self.factors)
 
     def _rows(self, rows, storage):
-        return self.covariance_type.apply(rows.unsqueeze(-2), storage).squeeze(-2)
+        return self.base.apply(rows.unsqueeze(-2), storage).squeeze(-2)
 
     def _join(self, weights, means, covariances):
         parts = zip((weights, means, covariances), self.mixture, strict=True)
@@ -321,6 +311,5 @@ def descended(
     covariance_type = mixture.covariance_type
     shift, bend = velocities(mixture, of_means, of_covariances)
     bend = bend * (-2 * step / covariance_type.pooled(means.shape[1]))
-    return mixture._replace(
-        means=means - step * shift, covariances=covariance_type.pushed(covariances, bend)
-    )
+    pushed = covariance_type.pushed(covariances, bend)
+    return mixture._replace(means=means - step * shift, covariances=pushed)

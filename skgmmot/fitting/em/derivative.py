@@ -495,7 +495,7 @@ class LinearisedEM(MovableLinearisation):
 
     def _products(self, along):
         """``gram (m, m)`` of ``dF/dX``, and what samples carried along do to one iteration."""
-        if self.small and not self._coordinates.covariance_type.shared:
+        if self.small and not self._coordinates.base.shared:
             c, way = self._unit_adjoint.H, FeatureAdjoint(self._features, along).H
             c, way = c.flatten(-2), way.flatten(-2)  # (m, K width)
             gram, effect = self.em.sum(FeatureGram(self._features))

@@ -88,9 +88,9 @@ class TiltedMixture(TypedTensors):
 
     def heated(self, temperature: float) -> "TiltedMixture":
         """The mixture of ``t_k g_k^(1 / temperature)``, up to a common factor."""
-        covariance_type, factors = self.covariance_type.base, self.mixture().prepare().factors
+        base, factors = self.covariance_type.base, self.mixture().prepare().factors
         # a heated Gaussian is a wider one, whose normalisation is another
-        excess = covariance_type.log_det(factors, self.means.shape[1]) * (1 - 1 / temperature)
+        excess = base.log_det(factors, self.means.shape[1]) * (1 - 1 / temperature)
         return self._replace(
             log_weights=self.log_weights - excess, covariances=self.covariances * temperature
         )
