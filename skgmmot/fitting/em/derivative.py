@@ -381,11 +381,13 @@ class LinearisedEM(MovableLinearisation):
         return products(b), products
 
     def product(self, u: Tensor) -> Tensor:
-        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or, if it is small, several."""
+        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
         if self._is_constant:
             return torch.zeros_like(u)
         if self.small:
             return u @ self._matrix
+        if u.ndim > 1:  # a pass over the samples takes one
+            return torch.stack([self.product(row) for row in u])
         with torch.no_grad():
             return self._encoded(self._pull(self._decoded(u)))
 

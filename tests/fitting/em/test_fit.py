@@ -231,6 +231,15 @@ def test_every_solver_gives_the_same_gradient(solve, problem):
     assert_close(gradients(start, X, a, solve=solve, **TIGHT), expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", TYPES)
+def test_the_dense_solver_takes_products_one_by_one(name, make_mixture, make_samples):
+    means = torch.tensor([[-50.0], [50.0], [52.0]], dtype=F64)  # where features lose digits
+    start = make_mixture(name, 3, 1)._replace(means=means)
+    X, a = make_samples(60, 1) + means.repeat(20, 1), torch.ones(60, dtype=F64)
+    expected = gradients(start, X, a, solve="gmres", **TIGHT)
+    assert_close(gradients(start, X, a, solve="dense", **TIGHT), expected, rtol=1e-6, atol=1e-8)
+
+
 def test_one_step_errs_as_the_adjoint_expects(problem):
     start, X, a = problem
     exact, _ = gradients(start, X, a, **TIGHT)
