@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from skgmmot._inputs.arrays import ArrayKind, as_tensor, joint_kind, kind_of, on_device
 from skgmmot.gaussian.covariance.base import CovarianceType
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, SPHERICAL
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, ELEMENTARY_TYPES, SPHERICAL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.distance import check_dimensions
 
@@ -271,8 +272,8 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None, *, any
     """Validate a mixture given as arrays; returns tensors, each in its own dtype, and their kind.
 
     ``covariances`` is taken in scikit-learn's shapes, or in those of
-    `skgmmot.gaussian.covariance.registry`; ``covariance_type`` is needed only where two fit. With
-    ``any_mass``, weights may have any positive sum.
+    `skgmmot.gaussian.covariance.registry`; ``covariance_type`` is needed where not
+    just one elementary type fits. With ``any_mass``, weights may have any positive sum.
     """
     kind = joint_kind(*(kind_of(t) for t in (weights, means, covariances)))
     eps = rounding(weights), rounding(covariances)
@@ -313,10 +314,10 @@ def _shapes(covariance: CovarianceType, K: int, d: int) -> tuple:
     return covariance.shape(K, d), covariance.public_shape(K, d), covariance.reduced(K, d)
 
 
-def _possible_types(covariance_type) -> list[CovarianceType]:
+def _possible_types(covariance_type) -> Sequence[CovarianceType]:
     """The types that a mixture may have, given its type, the name of one, or None."""
     if covariance_type is None:
-        return list(COVARIANCE_TYPES.values())
+        return ELEMENTARY_TYPES
     if isinstance(covariance_type, CovarianceType):
         return [covariance_type]
     if covariance_type not in COVARIANCE_TYPES:

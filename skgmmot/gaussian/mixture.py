@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.base import CovarianceType, ElementaryType
-from skgmmot.gaussian.covariance.registry import DIAG, FULL, type_of_storage
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, DIAG, FULL, type_of_storage
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
+from skgmmot.numerics.fixed_point import named
 
 #: A component of less weight has no samples, and no scale and no say of its own.
 EMPTY = 1e-12
@@ -37,26 +38,31 @@ class GaussianMixtureParams(TypedTensors):
     covariances : Tensor
         ``Sigma``, in the storage of their covariance type: ``(K, d, d)`` if full, ``(1, d, d)`` if
         tied, ``(K, d)`` if diagonal, ``(K, 1)`` if spherical.
-    covariance_type : CovarianceType, default=None
-        The type; if it is given, shapes are not checked. None finds it by the shape of the
-        covariances; where two types are the same model, it is tied rather than full (for K = 1) and
-        spherical rather than diagonal (for d = 1).
+    covariance_type : CovarianceType or str, default=None
+        The type, or its name; if it is given, shapes are not checked. None finds an elementary one
+        by the shape of the covariances; where two types are the same model, it is tied rather than
+        full (for K = 1) and spherical rather than diagonal (for d = 1).
 
     Raises
     ------
     ValueError
-        If no type is given and the covariances have the shape of none.
+        If no type is given and the covariances have the shape of none, or no type has that name.
     """
 
     weights: Tensor
     means: Tensor
     covariances: Tensor
-    covariance_type: CovarianceType | None = None
+    covariance_type: CovarianceType | str | None = None
 
     def __post_init__(self):
-        if self.covariance_type is None:
+        given = self.covariance_type
+        if isinstance(given, CovarianceType):
+            return
+        if given is None:
             found = type_of_storage(self.covariances, self.means)
-            object.__setattr__(self, "covariance_type", found)
+        else:
+            found = named("covariance_type", given, COVARIANCE_TYPES)
+        object.__setattr__(self, "covariance_type", found)
 
     def translated(self, by: Tensor) -> "GaussianMixtureParams":
         """Return the same mixture with other means.

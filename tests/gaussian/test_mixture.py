@@ -47,6 +47,14 @@ def test_a_given_type_is_taken_as_it_is():
     assert batch.covariance_type is FULL
 
 
+def test_a_type_may_be_given_by_its_name():
+    w, m, S = torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None]
+    assert GaussianMixtureParams(w, m, S, "full").covariance_type is FULL
+    for wrong in ("round", 3):
+        with pytest.raises(ValueError, match=rf"covariance_type must be one of .* got {wrong!r}"):
+            GaussianMixtureParams(w, m, S, wrong)
+
+
 # --- joined and selected -------------------------------------------------------------------------
 
 

@@ -24,10 +24,11 @@ from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.covariance.matrices import FULL, TIED
 from skgmmot.gaussian.covariance.variances import DIAG, SPHERICAL
 
+#: The types that are found by the shape of covariances. Any other is named: its storage may have
+#: the shape of one of these.
+ELEMENTARY_TYPES = (FULL, TIED, DIAG, SPHERICAL)
 #: The covariance types by scikit-learn's names.
-COVARIANCE_TYPES = {
-    covariance_type.name: covariance_type for covariance_type in (FULL, TIED, DIAG, SPHERICAL)
-}
+COVARIANCE_TYPES = {covariance_type.name: covariance_type for covariance_type in ELEMENTARY_TYPES}
 
 
 def type_of_gaussians(covariances: Tensor, means: Tensor) -> CovarianceType:
@@ -49,7 +50,7 @@ def type_of_gaussians(covariances: Tensor, means: Tensor) -> CovarianceType:
 
 
 def type_of_storage(covariances: Tensor, means: Tensor) -> CovarianceType:
-    """Return the covariance type in whose storage the covariances of a mixture are.
+    """Return the elementary type in whose storage the covariances of a mixture are.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ def type_of_storage(covariances: Tensor, means: Tensor) -> CovarianceType:
             "feature, means[None, :] for one component."
         )
     K, d = shapes[0]
-    for covariance_type in COVARIANCE_TYPES.values():
+    for covariance_type in ELEMENTARY_TYPES:
         if tuple(shapes[1]) == covariance_type.shape(K, d):
             return covariance_type.reduced(K, d)
     raise ValueError(

@@ -122,6 +122,17 @@ def test_it_is_refused_while_it_is_not_registered(X):
         DifferentiableGaussianMixture(K, covariance_type="shared_sphere").fit(X)
 
 
+def test_arrays_without_a_type_are_of_an_elementary_one(name, X, make_mixture):
+    full, sphere = make_mixture("full", K, d), make_mixture("spherical", 1, d)
+    assert GaussianMixtureParams(*full).covariance_type is FULL
+    assert mixture_wasserstein_distance(tuple(full), full) == 0
+    assert mixture_wasserstein_distance(tuple(sphere), sphere) == 0
+    theta = start("shared_sphere", X)
+    with pytest.raises(ValueError, match=r"must have shape .* or name the covariance_type"):
+        GaussianMixtureParams(*theta)
+    assert GaussianMixtureParams(*start(name, X), name).covariance_type is KINDS[name]
+
+
 def test_descents_in_storage_need_an_elementary_type(name, X):
     for estimator in (SlicedWassersteinGMM, MixtureBarycenter):
         with pytest.raises(ValueError, match="'covariance_type' parameter"):
