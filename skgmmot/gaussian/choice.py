@@ -222,8 +222,6 @@ def whitening_is_faster(
     bool
         True only for full covariances, in many dimensions.
     """
-    share, few = (
-        quadratic_share(covariance_type, n_features),
-        n_components <= MAX_WHITENING_COMPONENTS,
-    )
+    share = quadratic_share(covariance_type, n_features)
+    few = n_components <= MAX_WHITENING_COMPONENTS
     return share > MAX_QUADRATIC or (share > MIN_WHITENING_QUADRATIC and few)
