@@ -90,6 +90,11 @@ def test_an_example_runs_and_draws(script, tmp_path, monkeypatch):
         assert image.width > 800
 
 
+@pytest.mark.parametrize("script", sorted(EXAMPLES.rglob("plot_*.py")), ids=lambda p: p.stem)
+def test_an_example_does_not_read_its_own_docstring_which_the_gallery_takes(script):
+    assert "__doc__" not in script.read_text()
+
+
 @pytest.mark.parametrize("folder", {p.parent for p in SCRIPTS}, ids=lambda p: p.name)
 def test_a_folder_of_examples_has_a_header_for_the_gallery(folder):
     assert (folder / "GALLERY_HEADER.rst").read_text().strip()

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 from skgmmot import GridDensity, WassersteinQuantizer, semidiscrete_plan
 from skgmmot.datasets import load_photograph
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+parser = argparse.ArgumentParser(description="Draw a photograph in dots")
 parser.add_argument("--source", default="flower", help="'china', 'flower' or an image file")
 parser.add_argument("--n-dots", type=int, default=4000)
 parser.add_argument("--out", default="stippling.png")
