@@ -239,7 +239,7 @@ def balanced(
         means = _centres(em, everything, kind, n_components, rng)
     if covariances is None:
         K, d = n_components, em.X.shape[1]
-        covariances = SMALL * everything.covariances.expand(kind.shape(K, d))
+        covariances = kind.scaled(everything.covariances.expand(kind.shape(K, d)), SMALL)
     kind = kind.reduced(*means.shape)
     theta0 = untilted(GaussianMixtureParams(weights, means, covariances, kind))
     found = iterate(SinkhornEM(em), theta0, tol=BALANCED_TOL, max_iter=BALANCED_ITER)

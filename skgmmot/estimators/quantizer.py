@@ -224,10 +224,7 @@ class WassersteinQuantizer(
         density = density.detach()
         deviations = density.full_covariances().diagonal(dim1=1, dim2=2).sqrt()
         scaling = Rescaling.of(density.means, float(deviations.max()))
-        density = density._replace(
-            means=scaling.apply(density.means),
-            covariances=density.covariances / scaling.unit / scaling.unit,
-        )
+        density = density.translated(-scaling.origin).scaled(1 / scaling.unit)
         if self.n_features_in_ != 2:
             each = max(1, self.n_nodes // len(density.weights))
             z = torch.as_tensor(standard_nodes(each, self.n_features_in_)).to(density.means)

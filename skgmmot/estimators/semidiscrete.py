@@ -260,8 +260,7 @@ class _Fit(Fit):
         """The estimator's own last fit."""
         origin, unit = self.scaling.origin, self.scaling.unit
         params = _init.earlier_mixture(self.estimator, len(origin), origin.device)
-        means, covariances = self.scaling.apply(params.means), params.covariances / unit / unit
-        return params._replace(means=means, covariances=covariances)
+        return params.translated(-origin).scaled(1 / unit)
 
     def not_converged(self, solution):
         """The warning, by how much the last step lowered the distance."""
@@ -276,8 +275,7 @@ class _Fit(Fit):
         """Set the estimator's attributes, in the user's units, kind of array and dtype."""
         e, theta, unit = self.estimator, solution.value, self.scaling.unit
         factors = theta.prepare().factors / unit
-        means, covariances = self.scaling.invert(theta.means), theta.covariances * unit * unit
-        theta = theta._replace(means=means, covariances=covariances)
+        theta = theta.scaled(unit).translated(self.scaling.origin)
         for name, tensor in e._public(theta, factors).items():
             setattr(e, name, self.kind.restore(_fitting(tensor.detach(), self.dtype, name)))
         e.distance_ = unit * math.sqrt(max(-solution.objective, 0.0))

@@ -79,6 +79,23 @@ class GaussianMixtureParams(TypedTensors):
         """
         return self._replace(means=self.means + by.to(self.means))
 
+    def scaled(self, by: float) -> "GaussianMixtureParams":
+        """Return the distribution of a multiple of its samples.
+
+        Parameters
+        ----------
+        by : float
+            What samples are multiplied by.
+
+        Returns
+        -------
+        GaussianMixtureParams
+            The scaled mixture.
+        """
+        once = self.covariance_type.scaled(self.covariances, by)  # by**2 may overflow
+        covariances = self.covariance_type.scaled(once, by)
+        return self._replace(means=self.means * by, covariances=covariances)
+
     def in_base(self) -> "GaussianMixtureParams":
         """Return the same mixture in the storage of the base of its covariance type.
 

@@ -282,7 +282,7 @@ def _divided(side, unit):
     """A mixture or samples, divided by a unit."""
     if isinstance(side, Tensor):
         return side / unit
-    return side._replace(means=side.means / unit, covariances=side.covariances / unit / unit)
+    return side.scaled(1 / unit)
 
 
 def _in_units(value, *units):

@@ -91,9 +91,8 @@ class TiltedMixture(TypedTensors):
         base, factors = self.covariance_type.base, self.mixture().prepare().factors
         # a heated Gaussian is a wider one, whose normalisation is another
         excess = base.log_det(factors, self.means.shape[1]) * (1 - 1 / temperature)
-        return self._replace(
-            log_weights=self.log_weights - excess, covariances=self.covariances * temperature
-        )
+        covariances = self.covariance_type.scaled(self.covariances, temperature)
+        return self._replace(log_weights=self.log_weights - excess, covariances=covariances)
 
     def translated(self, by: Tensor) -> GaussianMixtureParams:
         """The mixture of the prescribed weights with its means translated by ``by (d,)``."""

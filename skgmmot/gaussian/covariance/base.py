@@ -24,7 +24,7 @@ class CovarianceType:
     any of it by something faster.
 
     The storage has one entry along its first axis for each component, or a single one if the
-    covariance is ``shared``.
+    covariance is ``shared``. If it is not linear in the covariances, ``scaled`` is core, too.
     """
 
     # --- the core --------------------------------------------------------------------------------
@@ -110,6 +110,10 @@ class CovarianceType:
         if self.diagonal:
             return self.nearest(covariances.expand(len(weights), n_features), weights)
         return self.nearest(self.base.to_full(covariances, len(weights), n_features), weights)
+
+    def scaled(self, covariances: Tensor, factor: float) -> Tensor:
+        """The covariances times a number; replaced where the storage is not linear in them."""
+        return covariances * factor
 
     def where(self, alive: Tensor, covariances: Tensor, others: Tensor) -> Tensor:
         """Covariances of the components that are ``alive (K,)``, and others for the rest.

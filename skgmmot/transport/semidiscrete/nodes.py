@@ -124,10 +124,7 @@ def nodes_plan(
         )
     scaling = Rescaling.of(torch.cat([mixture.means, points]), _deviation(mixture))
     y, b = scaling.apply(points), weights / weights.sum()
-    mixture = mixture._replace(
-        means=scaling.apply(mixture.means),
-        covariances=mixture.covariances / scaling.unit / scaling.unit,
-    )
+    mixture = mixture.translated(-scaling.origin).scaled(1 / scaling.unit)
     nodes, a = mixture_nodes(mixture, torch.as_tensor(standard_nodes(each, d, seed)).to(y))
     plan = exact(a, b, squared_distances(nodes, y))
     error = math.nan

@@ -5,13 +5,16 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from torch.testing import assert_close
 
 from skgmmot import (
     DifferentiableGaussianMixture,
     MixtureBarycenter,
     OTMap,
+    SemidiscreteGMM,
     SlicedWassersteinGMM,
+    WassersteinQuantizer,
 )
 from skgmmot.fitting.em.step import m_step
 from skgmmot.functional import fit_em, transport_plan
@@ -20,7 +23,12 @@ from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, DIAG, FULL, S
 from skgmmot.gaussian.log_density import log_density, log_responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import moments
-from skgmmot.metrics import mixture_wasserstein_distance
+from skgmmot.metrics import (
+    mixture_wasserstein_distance,
+    semidiscrete_distance,
+    sliced_mixture_wasserstein,
+    sliced_wasserstein_distance,
+)
 
 F64 = torch.float64
 
@@ -78,6 +86,30 @@ class Factors(CovarianceType):
 
     def estimate(self, mass, shift, scatter, reg_covar):
         return self.nearest(FULL.estimate(mass, shift, scatter, reg_covar), mass)
+
+
+class Deviations(CovarianceType):
+    """Spherical covariances, stored as standard deviations ``(K, 1)``."""
+
+    name, base = "deviations", SPHERICAL
+
+    def shape(self, n_components, n_features):
+        return (n_components, 1)
+
+    def n_parameters(self, n_components, n_features):
+        return n_components
+
+    def to_base(self, covariances, n_components, n_features):
+        return covariances.square()
+
+    def nearest(self, matrices, weights):
+        return SPHERICAL.nearest(matrices, weights).sqrt()
+
+    def estimate(self, mass, shift, scatter, reg_covar):
+        return SPHERICAL.estimate(mass, shift, scatter, reg_covar).sqrt()
+
+    def scaled(self, covariances, factor):
+        return covariances * factor**0.5
 
 
 KINDS = {kind.name: kind for kind in (SharedSphere(), Factors())}
@@ -275,3 +307,58 @@ def test_the_distance_is_differentiable_in_its_storage(name, X, make_mixture):
         return transport_plan(theta._replace(covariances=(S + S.mT) / 2), target).cost
 
     assert torch.autograd.gradcheck(cost, theta.covariances.clone().requires_grad_())
+
+
+# --- storage that is not linear in the covariances -----------------------------------------------
+
+
+@pytest.fixture
+def spheres(monkeypatch, make_mixture):
+    """A spherical mixture, and the same one stored as deviations."""
+    monkeypatch.setitem(COVARIANCE_TYPES, "deviations", Deviations())
+    sphere = make_mixture("spherical", K, d)
+    return sphere, sphere._replace(
+        covariances=sphere.covariances.sqrt(), covariance_type=Deviations()
+    )
+
+
+@pytest.mark.parametrize("n_features", [2, d])
+@pytest.mark.parametrize("what", ["semidiscrete", "sliced", "samples", "quantizer"])
+def test_a_change_of_unit_scales_the_storage(what, n_features, spheres, X):
+    points = 50 * X[:5, :n_features].numpy()
+
+    def result(mixture):
+        mixture = mixture._replace(means=mixture.means[:, :n_features])
+        if what == "semidiscrete":
+            return semidiscrete_distance(mixture, points, method="nodes", n_nodes=64)
+        if what == "sliced":
+            other = spheres[0].scaled(9.0)
+            other = other._replace(means=other.means[:, :n_features])
+            return sliced_mixture_wasserstein(mixture, other)
+        if what == "samples":
+            return sliced_wasserstein_distance(mixture, points)
+        quantizer = WassersteinQuantizer(2, n_nodes=64 * K, tol=0.1, random_state=0)
+        return torch.as_tensor(quantizer.fit(mixture.scaled(8.0)).cluster_centers_)
+
+    sphere, stored = spheres
+    assert_close(result(stored), result(sphere))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        DifferentiableGaussianMixture(2, e_step="sinkhorn"),
+        DifferentiableGaussianMixture(2, init_params="sinkhorn"),
+        SemidiscreteGMM(2, tol=0.1, warm_start=True),
+    ],
+)
+def test_fits_are_those_of_the_same_model(estimator, spheres, X):
+    X = 8 * X[:40, :2].numpy()
+    stored, sphere = (
+        clone(estimator).set_params(covariance_type=name, random_state=0)
+        for name in ("deviations", "spherical")
+    )
+    for _ in range(2):
+        stored.fit(X), sphere.fit(X)
+    np.testing.assert_allclose(stored.means_, sphere.means_, rtol=1e-6)
+    np.testing.assert_allclose(np.square(stored.covariances_[:, 0]), sphere.covariances_, rtol=1e-6)
