@@ -66,7 +66,10 @@ def score(
 
 
 def m_step_pullback(
-    theta: GaussianMixtureParams, statistics: Statistics, u: GaussianMixtureParams
+    theta: GaussianMixtureParams,
+    statistics: Statistics,
+    u: GaussianMixtureParams,
+    reg_covar: float = 0.0,
 ) -> Statistics:
     """Return cotangents of the statistics from those of the M-step's mixture.
 
@@ -78,6 +81,8 @@ def m_step_pullback(
         Sums over all samples.
     u : GaussianMixtureParams
         Cotangents of the next mixture; they may have axes before their own.
+    reg_covar : float, default=0.0
+        That of the M-step. Its derivative depends on it where the covariance type is curved.
 
     Returns
     -------
@@ -91,7 +96,7 @@ def m_step_pullback(
         of_covariances = kind.where(alive, of_covariances, torch.zeros_like(of_covariances))
         each = mass if kind.shared else torch.where(alive, mass, 1.0)
     of_mass, of_shift, of_scatter = kind.estimate_pullback(
-        each, shift, statistics.scatter, of_covariances
+        each, shift, statistics.scatter, of_covariances, reg_covar
     )
     of_shift = shifts(mass, of_shift + u.means, alive)
     expected = (u.weights * mass).sum(-1, keepdim=True) / mass.sum()
@@ -409,7 +414,7 @@ class LinearisedEM(MovableLinearisation):
         """Cotangents of the statistics for each unit vector, ``(m, ...)``."""
         p = self.residual.numel()
         identity = torch.eye(p, dtype=self.residual.dtype, device=self.residual.device)
-        return m_step_pullback(self.theta, self._statistics, self._decoded(identity))
+        return self._pulled_to_statistics(self._decoded(identity))
 
     def _decoded(self, vector):
         return self._unweighted(self.decode(vector))
@@ -438,7 +443,7 @@ class LinearisedEM(MovableLinearisation):
         zero, kind = self.theta.weights == 0, self.theta.covariance_type
         of_weights = found.weights
         if zero.any():
-            cotangents = m_step_pullback(self.theta, self._statistics, u)
+            cotangents = self._pulled_to_statistics(u)
             adjoint = ZeroWeightAdjoint(self.theta, self.em.origin, cotangents)
             of_weights = torch.where(zero, self.em.sum(adjoint)[0], of_weights)
         return GaussianMixtureParams(
@@ -515,9 +520,13 @@ class LinearisedEM(MovableLinearisation):
             return change
         return change._replace(weights=torch.zeros_like(change.weights))
 
+    def _pulled_to_statistics(self, u):
+        """Cotangents of the statistics from those of the next mixture."""
+        return m_step_pullback(self.theta, self._statistics, u, self.em.reg_covar)
+
     def _adjoint(self, u, along=None):
         """The adjoint E-step for cotangents of the next mixture."""
-        cotangents = m_step_pullback(self.theta, self._statistics, u)
+        cotangents = self._pulled_to_statistics(u)
         if self._features is not None:
             return FeatureAdjoint(self._features, cotangents, along)
         return CentredAdjoint(self.theta, self.em.origin, cotangents, along)

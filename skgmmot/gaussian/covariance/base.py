@@ -140,7 +140,12 @@ class CovarianceType:
         return self.estimate(mass, shift, scatter, reg_covar)
 
     def estimate_pullback(
-        self, mass: Tensor, shift: Tensor, scatter: Tensor, cotangents: Tensor
+        self,
+        mass: Tensor,
+        shift: Tensor,
+        scatter: Tensor,
+        cotangents: Tensor,
+        reg_covar: float = 0.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Cotangents of mass, shift and scatter from those of `estimate`.
 
@@ -148,7 +153,7 @@ class CovarianceType:
         """
         with torch.enable_grad():
             inputs = [t.detach().clone().requires_grad_() for t in (mass, shift, scatter)]
-            outputs = self.estimate(*inputs, 0.0)
+            outputs = self.estimate(*inputs, reg_covar)
         of_mass, of_shift, of_scatter = _pulled_back(outputs, inputs, cotangents)
         return of_mass, of_shift, self.base.symmetric(of_scatter)
 

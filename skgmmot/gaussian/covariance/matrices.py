@@ -159,7 +159,7 @@ class _Full(_Matrix):
         covariances.baddbmm_(shift.unsqueeze(2), shift.unsqueeze(1), alpha=-1)
         return self._regularised(covariances, reg_covar)
 
-    def estimate_pullback(self, mass, shift, scatter, cotangents):
+    def estimate_pullback(self, mass, shift, scatter, cotangents, reg_covar=0.0):
         cotangents = symmetrize(cotangents)
         of_scatter = cotangents / mass[:, None, None]
         of_mass = -(of_scatter * scatter).sum((-2, -1)) / mass
@@ -230,7 +230,7 @@ class _Tied(_Matrix):
         within = scatter - self.outer(mass.unsqueeze(-1) * shift, shift)
         return self._regularised(within / mass.sum(), reg_covar)
 
-    def estimate_pullback(self, mass, shift, scatter, cotangents):
+    def estimate_pullback(self, mass, shift, scatter, cotangents, reg_covar=0.0):
         of_scatter = symmetrize(cotangents) / mass.sum()
         within = scatter - self.outer(mass.unsqueeze(-1) * shift, shift)
         bent = shift @ of_scatter.squeeze(-3)  # (K, d)

@@ -59,7 +59,7 @@ class _Axis(ElementaryType):
     def quadratic_pullback(self, X, cotangents):
         return 2 * X * cotangents
 
-    def estimate_pullback(self, mass, shift, scatter, cotangents):
+    def estimate_pullback(self, mass, shift, scatter, cotangents, reg_covar=0.0):
         of_scatter = cotangents / mass.unsqueeze(-1)
         of_mass = -(of_scatter * scatter).sum(-1) / mass
         return of_mass, -2 / self.pooled(shift.shape[-1]) * cotangents * shift, of_scatter

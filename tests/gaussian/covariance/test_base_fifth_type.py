@@ -362,3 +362,16 @@ def test_fits_are_those_of_the_same_model(estimator, spheres, X):
         stored.fit(X), sphere.fit(X)
     np.testing.assert_allclose(stored.means_, sphere.means_, rtol=1e-6)
     np.testing.assert_allclose(np.square(stored.covariances_[:, 0]), sphere.covariances_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("gradient", ["implicit", "automatic"])
+def test_derivatives_are_those_at_the_given_reg_covar(gradient, spheres, X):
+    options = {"gradient": gradient, "reg_covar": 0.5, "tol": 1e-10, "max_iter": 500}
+
+    def derivative(theta0):
+        inputs = X.clone().requires_grad_()
+        theta = fit_em(theta0._replace(means=X[:K].clone()), inputs, **options).value
+        return torch.autograd.grad((theta.means**3 + theta.full_covariances()).sum(), inputs)[0]
+
+    sphere, stored = spheres
+    assert_close(derivative(stored), derivative(sphere), rtol=1e-5, atol=1e-6)
