@@ -11,8 +11,8 @@ and the M-step reads the next mixture off them: ``w = s0 / sum s0``, ``m + s1 / 
 ``S2 / s0 - (s1 / s0)(s1 / s0)^T + reg_covar I``. Being sums, they add over blocks of samples,
 over devices and over machines; being centred, they keep their digits far from the origin.
 
-`e_step` is the definition: differentiable, and accurate for any mixture. `em_products` has faster
-ways to the same sums.
+`e_step` is the definition: differentiable, and accurate for any mixture. The classes of
+`skgmmot.gaussian.evaluators` compute the same sums faster.
 """
 
 from contextlib import AbstractContextManager
