@@ -1,5 +1,7 @@
 """What every mixture estimator does once it is fitted: predict, score, sample, select."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
@@ -38,11 +40,18 @@ class CovarianceTypeName(StrOptions):
     def options(self):
         """The names of such types."""
         types = COVARIANCE_TYPES.items()
-        return {name for name, kind in types if kind.base == kind or not self.elementary}
+        return {name for name, kind in types if not self.elementary or kind.base == kind}
 
     @options.setter
     def options(self, _):
         """Nothing is kept: types may be registered later."""
+
+
+@functools.lru_cache
+def _defaults(estimator_class) -> dict:
+    """The default of each parameter of a class of estimators."""
+    parameters = inspect.signature(estimator_class).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters}
 
 
 class Reached:
@@ -91,6 +100,15 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
     ``precisions_cholesky_``: nothing is cached behind them, so models built by hand and later
     edits count.
     """
+
+    def _validate_params(self):
+        """Validate parameters; those at their defaults, for which it takes as long, are valid."""
+        given = {
+            name: getattr(self, name)
+            for name, default in _defaults(type(self)).items()
+            if getattr(self, name) is not default
+        }
+        validate_parameter_constraints(self._parameter_constraints, given, type(self).__name__)
 
     def _covariance(self):
         """The covariance type: that of the fit where the mixture has its type from elsewhere."""

@@ -5,13 +5,16 @@ gives an equal start. A start assigns samples to components; its weights, means 
 are then the moments of that assignment, block by block.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from numbers import Integral
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn.utils import check_random_state
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -21,8 +24,7 @@ from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.fitting.em.step import counted_mass, shifts
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.log_density import log_density, log_joint
-from skgmmot.gaussian.mixture import GaussianMixtureParams, select
-from skgmmot.gaussian.statistics import moments
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.blocks import origin
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.threads import in_forked_process
@@ -43,6 +45,27 @@ NOTICED = 0.1
 #: Sinkhorn starts: runs of k-means, share of the data's covariance that components begin with, and
 #: when they end.
 CENTRES_INIT, SMALL, BALANCED_TOL, BALANCED_ITER = 3, 0.01, 1e-4, 300
+
+
+#: Generators that are not in use: making one takes fifty times longer than seeding it.
+_IDLE: list[np.random.RandomState] = []
+
+
+@contextmanager
+def random_numbers(random_state):
+    """Lend the generator of a ``random_state``: for a seed, with the numbers of a new one."""
+    if not isinstance(random_state, Integral):
+        yield check_random_state(random_state)
+        return
+    try:
+        rng = _IDLE.pop()
+    except IndexError:
+        rng = np.random.RandomState()
+    rng.seed(random_state)
+    try:
+        yield rng
+    finally:
+        _IDLE.append(rng)
 
 
 def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> Assignment:
@@ -94,8 +117,8 @@ def _weights_of(em: EM) -> np.ndarray | None:
 
 def _single(chosen, em: EM) -> Assignment:
     """Each component one sample."""
-    labels = torch.full((len(em.X),), -1)
-    labels[torch.as_tensor(chosen)] = torch.arange(len(chosen))
+    labels = np.full(len(em.X), -1)
+    labels[chosen] = np.arange(len(chosen))
     return _labelled(labels, len(chosen), em.X)
 
 
@@ -129,23 +152,25 @@ def _distances_keep_digits(em: EM) -> bool:
     return offset * torch.finfo(torch.float64).eps <= DISTANCE_ERROR * spread
 
 
-def _nearest_centre(X, sample_weight, n_clusters: int, n_init: int, rng) -> Tensor:
+def _nearest_centre(X, sample_weight, n_clusters: int, n_init: int, rng) -> np.ndarray:
     """The labels of scikit-learn's k-means."""
     kmeans = KMeans(n_clusters, n_init=n_init, random_state=rng)
     # in a forked process OpenMP waits for threads that were not taken along
     alone = in_forked_process()
     with threadpool_limits(1, user_api="openmp") if alone else nullcontext():
-        return torch.from_numpy(kmeans.fit(X, sample_weight=sample_weight).labels_)
+        return kmeans.fit(X, sample_weight=sample_weight).labels_
 
 
-def _labelled(labels: Tensor, n_components: int, X: Tensor) -> Assignment:
+def _labelled(labels: np.ndarray, n_components: int, X: Tensor) -> Assignment:
     """Each component its samples; those of label -1 belong to nobody."""
     if len(labels) * n_components < HELD_AT_ONCE:
-        resp = (labels == torch.arange(n_components).unsqueeze(1)).to(X)
-        nobody = (labels < 0).nonzero().squeeze(1).to(X.device)
-        return lambda: iter(
-            [(slice(None), slice(None), resp), (nobody, slice(0, 0), X.new_ones(0, len(nobody)))]
-        )
+        resp = torch.from_numpy(labels == np.arange(n_components)[:, np.newaxis]).to(X)
+        held = [(slice(None), slice(None), resp)]
+        if labels.min() < 0:
+            nobody = torch.from_numpy(np.flatnonzero(labels < 0)).to(X.device)
+            held.append((nobody, slice(0, 0), X.new_ones(0, len(nobody))))
+        return lambda: iter(held)
+    labels = torch.from_numpy(labels)
     counts = torch.bincount(labels + 1, minlength=n_components + 1)
     groups = labels.argsort(stable=True).to(X.device).split(counts.tolist())
 
@@ -183,42 +208,35 @@ def start(
     d = em.X.shape[1]
     device, K = em.X.device, n_components
     options = {"dtype": torch.float64, "device": device}
-    zero = GaussianMixtureParams(
-        torch.ones(K, **options),
-        torch.zeros(K, d, **options),
-        torch.zeros(kind.shape(K, d), **options),
-        kind.reduced(K, d),
-    )
+    base = kind.base
 
     def blocks():
-        """Samples, their weights, their components and weighted responsibilities."""
+        """Samples, their weights or None, their components and weighted responsibilities."""
         for rows, components, resp in assignment():
-            if not (len(resp) or kind.base.shared):
-                continue  # only a shared covariance counts what belongs to nobody
-            x, a = em.rows(rows)
-            a = torch.ones(len(x), **options) if a is None else a.double()
-            yield x, a, components, resp * a
+            if len(resp) or base.shared:  # only a shared covariance counts what belongs to nobody
+                x, a = em.rows(rows)
+                yield x, a, components, resp.double() if a is None else resp * a.double()
 
-    mass, shift = torch.zeros_like(zero.weights), torch.zeros_like(zero.means)
+    mass, shift = torch.zeros(K, **options), torch.zeros(K, d, **options)
     for x, _, components, resp in blocks():
-        mass[components] += resp.sum(-1)
-        shift[components] += resp @ x
+        mass[components].add_(resp.sum(-1))
+        shift[components].add_(resp @ x)
     mass, alive = counted_mass(mass)
-    centre = zero._replace(means=shifts(mass, shift, alive))
-    base = kind.base
-    scatter, unassigned = torch.zeros(base.shape(K, d), **options), zero.means.new_zeros(d, d)
+    means = shifts(mass, shift, alive)
+    scatter, unassigned = torch.zeros(base.shape(K, d), **options), torch.zeros(d, d, **options)
     for x, a, components, resp in blocks():
-        part = moments(select(centre, components), x, resp).scatter
-        scatter[slice(None) if base.shared else components] += part
+        part = base.scatter(x - means[components].unsqueeze(1), resp)
+        scatter[slice(None) if base.shared else components].add_(part)
         if base.shared and not len(resp):
-            unassigned += (x * a.unsqueeze(1)).mT @ x
+            unassigned += (x if a is None else x * a.double().unsqueeze(1)).mT @ x
     each = mass if alive is None or kind.shared else torch.where(alive, mass, 1.0)
     covariances = kind.start(each, scatter, unassigned, em.reg_covar)
     if alive is not None:  # what is assigned nothing is wide: so it can come back
-        about_origin = base.move_scatter(scatter, mass, zero.means, centre.means)
-        total = (mass.sum(0, keepdim=True), zero.means[:1], about_origin.sum(0, keepdim=True))
+        zero = torch.zeros_like(means)
+        about_origin = base.move_scatter(scatter, mass, zero, means)
+        total = (mass.sum(0, keepdim=True), zero[:1], about_origin.sum(0, keepdim=True))
         covariances = kind.where(alive, covariances, kind.estimate(*total, em.reg_covar))
-    return centre._replace(weights=mass / em.total, covariances=covariances)
+    return GaussianMixtureParams(mass / em.total, means, covariances, kind.reduced(K, d))
 
 
 def balanced(
@@ -230,7 +248,7 @@ def balanced(
     those of that shape too: features' scales do not matter, nor their directions if covariances
     are full or tied. As each component must take its share of the samples, they spread over all.
     """
-    labels = torch.zeros(len(em.X), dtype=torch.long)
+    labels = np.zeros(len(em.X), dtype=np.int64)
     everything = start(_labelled(labels, 1, em.X), em, kind, 1)
     weights, means, covariances = given
     if weights is None:
@@ -277,6 +295,8 @@ def warn_of_units(estimator, X: Tensor, sample_weight: Tensor | None, about: Ten
     variance for all features has their mean to compare with.
     """
     variances = _variances(X, sample_weight, about).cpu().numpy()
+    if estimator.reg_covar <= NOTICED * variances.min():
+        return
     rounding = max(8 * torch.finfo(X.dtype).eps, 1e-12) * about.double().abs().cpu().numpy()
     variances = variances[variances > rounding**2]
     if not len(variances):
@@ -295,10 +315,12 @@ def warn_of_units(estimator, X: Tensor, sample_weight: Tensor | None, about: Ten
 def _variances(X: Tensor, sample_weight: Tensor | None, about: Tensor) -> Tensor:
     """The variance of each feature, in float64."""
     if sample_weight is None:
-        return sum((x - about).double().square().sum(0) for x in X.split(BLOCK)) / len(X)
-    blocks = zip(X.split(BLOCK), sample_weight.double().split(BLOCK), strict=True)
-    squares = sum(a @ (x - about).double().square() for x, a in blocks)
-    return squares / sample_weight.sum(dtype=torch.float64)
+        sums, total = ((x - about).double().square().sum(0) for x in X.split(BLOCK)), len(X)
+    else:
+        blocks = zip(X.split(BLOCK), sample_weight.double().split(BLOCK), strict=True)
+        sums = (a @ (x - about).double().square() for x, a in blocks)
+        total = sample_weight.sum(dtype=torch.float64)
+    return functools.reduce(torch.add, sums) / total
 
 
 def earlier_mixture(estimator, d: int, device) -> GaussianMixtureParams:

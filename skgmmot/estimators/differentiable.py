@@ -2,11 +2,11 @@
 
 import math
 import time
+from contextlib import nullcontext
 from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -25,6 +25,9 @@ from skgmmot.numerics.fixed_point import ACCELERATIONS
 from skgmmot.numerics.runs import Runs
 from skgmmot.numerics.threads import single_threaded_torch
 
+#: Fits of fewer numbers in samples, times components, spend their time around the arithmetic; each
+#: pass over them is one block.
+SMALL = 2**15
 EMPTY = (
     "n_components must be at most the number of clusters that the start finds, got components "
     "without samples: {} of {}. They have weight zero and are never predicted. Use fewer "
@@ -360,16 +363,29 @@ class _Fit(Fit):
         """EM from every start."""
         e = self.estimator
         options = {"tol": e.tol, "max_iter": e.max_iter, "acceleration": e.acceleration}
-        solution, _ = fit_from_starts(
-            self.em,
-            self._starts(warm),
-            self.samples,
-            self.e_step,
-            self.gradient,
-            runs=self.runs,
-            **options,
-        )
+        with self._recording():
+            solution, _ = fit_from_starts(
+                self.em,
+                self._starts(warm),
+                self.samples,
+                self.e_step,
+                self.gradient,
+                runs=self.runs,
+                **options,
+            )
         return solution
+
+    def _recording(self):
+        """A context in which small fits without a gradient are faster: autograd is off for good.
+
+        Tensors made within must reach no user and, as in larger fits, no other thread; covariance
+        types that are not elementary may need autograd in their M-step.
+        """
+        covariance, X = self.estimator._covariance(), self.samples[0]
+        small = X.numel() * self.estimator.n_components < SMALL
+        constant = self.gradient is None and self.kind is arrays.NUMPY
+        off = small and constant and covariance.base is covariance
+        return torch.inference_mode() if off else nullcontext()
 
     def _starts(self, warm):
         """Yield the start of each run and the objective that its first change is against."""
@@ -379,10 +395,10 @@ class _Fit(Fit):
             yield _init.earlier_fit(e, em), float(e.lower_bound_)
             return
         given = _init.given(e, em, uniform=e.fixed_weights or self.e_step.balanced)
-        rng = check_random_state(e.random_state)
-        for run in range(e.n_init):
-            self.log.start(run)
-            yield _init.one_start(e, em, given, rng, run), -math.inf
+        with _init.random_numbers(e.random_state) as rng:
+            for run in range(e.n_init):
+                self.log.start(run)
+                yield _init.one_start(e, em, given, rng, run), -math.inf
 
     def not_converged(self, solution):
         """The warning, and what it means for the gradient."""
@@ -396,7 +412,7 @@ class _Fit(Fit):
 
     def remarks(self, solution):
         """That components have no samples."""
-        n_empty = int((solution.value.weights == 0).sum())
+        n_empty = solution.value.weights.tolist().count(0.0)
         return [EMPTY.format(n_empty, self.estimator.n_components)] if n_empty else []
 
     def show(self, solution):

@@ -298,4 +298,4 @@ class PreparedMixture(NamedTuple):
     def log_joint_of_centred(self, centred: Tensor) -> Tensor:
         """The same of samples centred at each component ``(K, n, d)``."""
         factors = self.factors.to(centred.dtype)
-        return self.log_weights.unsqueeze(1) + self.covariance_type.log_density(centred, factors)
+        return self.covariance_type.log_density(centred, factors, self.log_weights)

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.log_density import log_density, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
+from skgmmot.numerics.linalg import product
 
 
 class Statistics(NamedTuple):
@@ -64,8 +64,10 @@ def e_step(
     theta = theta.prepare()
     centred = X - theta.means.unsqueeze(1)  # (K, n, d)
     joint = theta.log_joint_of_centred(centred)  # (K, n)
-    log_p = torch.logsumexp(joint, dim=0)
-    resp = (joint - log_p).exp()
+    top = joint.detach().amax(0)
+    resp = (joint - top).exp()
+    total = resp.sum(0)
+    resp, log_p = resp / total, total.log() + top
     if theta.weights is not None:  # derivatives in weights of zero are asked for
         resp, log_p = responsibilities(theta, X), log_density(theta, X)
     if sample_weight is not None:
@@ -82,7 +84,7 @@ def _moments(theta, centred: Tensor, resp: Tensor, log_likelihood: Tensor) -> St
     """The same for samples centred at each component ``(K, n, d)``."""
     return Statistics(
         mass=resp.sum(-1),
-        shift=(resp.unsqueeze(-2) @ centred).squeeze(-2),
+        shift=product(resp.unsqueeze(-2), centred).squeeze(-2),
         scatter=theta.covariance_type.base.scatter(centred, resp),
         log_likelihood=log_likelihood,
     )

@@ -187,3 +187,21 @@ class _Ended:
 
     def __init__(self, value):
         self.value = value
+
+
+def test_a_seed_gives_the_numbers_of_a_new_generator():
+    expected = np.random.RandomState(5).normal(size=(2, 3))
+    for _ in range(2):  # the second time it is one that was used before
+        with _init.random_numbers(5) as rng, _init.random_numbers(np.int64(5)) as other:
+            assert rng is not other
+            found = np.array([rng.normal(size=3), rng.normal(size=3)])
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(other.normal(size=3), expected[0])
+
+
+def test_generators_of_the_user_are_used_themselves():
+    theirs = np.random.RandomState(0)
+    with _init.random_numbers(theirs) as rng:
+        assert rng is theirs
+    with _init.random_numbers(None) as rng:
+        assert rng is np.random.mtrand._rand

@@ -15,6 +15,7 @@ from skgmmot.numerics.linalg import (
     inverse_factor,
     oas_shrinkage,
     power_of_two,
+    product,
     safe_sqrt,
     shrunk,
     squared_distances,
@@ -182,3 +183,13 @@ def test_points_are_rescaled_by_a_power_of_two_about_their_median_and_back():
 )
 def test_the_power_of_two_is_the_largest_below_a_size(size, power):
     assert power_of_two(size) == power
+
+
+@pytest.mark.parametrize(
+    "left, right", [((4,), (4,)), ((1,), (4,)), ((4,), (1,)), ((2, 4), (4,)), ((), ())]
+)
+def test_products_are_those_of_matmul(left, right, rng):
+    left, right = (
+        torch.tensor(rng.normal(size=(*b, *s))) for b, s in ((left, (2, 3)), (right, (3, 5)))
+    )
+    assert_close(product(left, right), left @ right, rtol=1e-14, atol=1e-14)

@@ -26,7 +26,6 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -269,14 +268,15 @@ def balance_gap_bound(weights: Tensor, share: Tensor) -> float:
     Equal to the gap if all samples have the same responsibilities; the more these differ, the
     smaller.
     """
-    w, share = (t.detach().cpu().numpy() for t in (weights, share))  # K numbers: torch is slower
-    kept = w > 0
-    ratio = np.maximum(share[kept], np.finfo(share.dtype).tiny) / w[kept]
-    excess = ratio - 1
-    near_one = ratio > 0.5
-    logarithm = np.log1p(excess, out=np.log(ratio), where=near_one)  # exact near 1 and 0
-    absent = share[~kept].sum()  # components of weight zero have no share, up to rounding
-    return float((w[kept] * (excess - logarithm)).sum() + absent)
+    tiny, total = torch.finfo(share.dtype).tiny, 0.0
+    for w, s in zip(weights.tolist(), share.tolist(), strict=True):  # K numbers: torch is slower
+        if w > 0:
+            ratio = max(s, tiny) / w
+            logarithm = math.log1p(ratio - 1) if ratio > 0.5 else math.log(ratio)  # exact near 1, 0
+            total += w * (ratio - 1 - logarithm)
+        else:
+            total += s  # components of weight zero have no share, up to rounding
+    return total
 
 
 def curvature(here: Dual) -> Tensor:

@@ -112,7 +112,7 @@ class EM:
 
         The last one is kept: a derivative is often taken where an iteration has just been.
         """
-        if self._last is None or not all(map(torch.equal, self._last[0], theta)):
+        if self._last is None or not _same(self._last[0], theta):
             step = self._fastest(theta)
             self._last = theta, step, self._sums(step)
         return self._last[1:]
@@ -151,3 +151,8 @@ class EM:
 
             (self._total_scatter,) = self.pool.sum(block, len(self.X), self.X.shape[1])
         return self._total_scatter
+
+
+def _same(theta: GaussianMixtureParams, other: GaussianMixtureParams) -> bool:
+    """Whether two mixtures are equal."""
+    return theta is other or all(map(torch.equal, theta, other))

@@ -83,9 +83,10 @@ def counted_mass(mass: Tensor) -> tuple[Tensor, Tensor | None]:
         Where it is not zero; None if that is everywhere.
     """
     constant = mass.detach()
-    least = torch.finfo(torch.float64).eps * float(constant.sum())
+    numbers = constant.tolist()
+    least = torch.finfo(torch.float64).eps * sum(numbers)
     counted = mass + 10 * torch.finfo(mass.dtype).eps
-    if not float(constant.min()) <= least:
+    if not min(numbers) <= least:
         return counted, None
     alive = constant > least
     return torch.where(alive, counted, mass - constant), alive

@@ -253,12 +253,21 @@ class ElementaryType(CovarianceType):
         """``log det P (K or 1,)``: half the log-determinant of the precisions."""
         raise NotImplementedError
 
-    def log_density(self, centred: Tensor, factors: Tensor) -> Tensor:
-        """Log-densities ``(K, b)`` at samples centred at each component ``(K, b, d)``."""
+    def squared_distances(self, centred: Tensor, factors: Tensor) -> Tensor:
+        """``|P_k^T (x_i - m_k)|^2 (K, b)`` of samples centred at each component ``(K, b, d)``."""
+        return self.apply(centred, factors).square().sum(-1)
+
+    def log_density(
+        self, centred: Tensor, factors: Tensor, log_weights: Tensor | float = 0.0
+    ) -> Tensor:
+        """Log-densities ``(K, b)`` at samples centred at each component ``(K, b, d)``.
+
+        ``log_weights (K,)`` are added to them.
+        """
         n_features = centred.shape[-1]
-        squared = self.apply(centred, factors).square().sum(-1)  # (K, b)
-        log_det = self.log_det(factors, n_features).unsqueeze(-1)
-        return log_det - (squared + n_features * LOG_2PI) / 2
+        largest = log_weights + self.log_det(factors, n_features) - n_features * LOG_2PI / 2
+        squared = self.squared_distances(centred, factors)
+        return torch.sub(largest.unsqueeze(-1), squared, alpha=0.5)
 
     def scatter(self, centred: Tensor, resp: Tensor) -> Tensor:
         """Second moments ``sum_i resp_ki (x_i - c_k)(x_i - c_k)^T``, in storage."""

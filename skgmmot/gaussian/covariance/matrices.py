@@ -1,12 +1,13 @@
 """Covariance types that store matrices: one a component, or one for all."""
 
 import functools
+import math
 
 import torch
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.base import ILL_DEFINED, ElementaryType
-from skgmmot.numerics.linalg import factor, shrunk, standard_deviations, symmetrize
+from skgmmot.numerics.linalg import factor, product, shrunk, standard_deviations, symmetrize
 
 
 class _Matrix(ElementaryType):
@@ -22,14 +23,15 @@ class _Matrix(ElementaryType):
 
     def precision_factor(self, covariances):
         factors, failed = torch.linalg.cholesky_ex(covariances)
-        # what is not finite anywhere in a matrix is not finite in the pivots after it
-        if failed.any() or not torch.isfinite(self.diagonals(factors)).all():
+        # what is not finite anywhere in a matrix is not finite in the pivots after it; entries are
+        # no larger than standard deviations, so that their sum does not overflow
+        if any(failed.flatten().tolist()) or not math.isfinite(float(factors.detach().sum())):
             raise ValueError(ILL_DEFINED)
         identity = torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
-        return torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False).mT
+        return torch.linalg.solve_triangular(factors, identity, upper=False).mT
 
     def precisions(self, factors):
-        return factors @ factors.mT
+        return product(factors, factors.mT)
 
     def from_precisions(self, precisions):
         return torch.cholesky_inverse(torch.linalg.cholesky(precisions))
@@ -41,6 +43,10 @@ class _Matrix(ElementaryType):
 
     def apply(self, rows, storage):
         return rows @ storage
+
+    def squared_distances(self, centred, factors):
+        # (K, d, b): sums over few features are fast across rows, not along them
+        return product(factors.mT, centred.mT).square().sum(-2)
 
     def diagonals(self, storage):
         return storage.diagonal(dim1=-2, dim2=-1)
@@ -62,7 +68,7 @@ class _Matrix(ElementaryType):
         return self.diagonals(factors).log().sum(-1)
 
     def scatter(self, centred, resp):
-        return (centred * resp.unsqueeze(-1)).mT @ centred
+        return product((centred * resp.unsqueeze(-1)).mT, centred)
 
     def outer(self, left, right):
         return left.unsqueeze(-1) * right.unsqueeze(-2)
@@ -131,6 +137,7 @@ class _Matrix(ElementaryType):
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept, perhaps for a graph
 def _upper_triangle(d: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Rows and columns of the upper triangle, and how often each entry stands in the matrix."""
     i, j = torch.triu_indices(d, d, device=device)

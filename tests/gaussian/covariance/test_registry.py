@@ -286,3 +286,12 @@ def test_log_density_holds_in_float32(name, mixture, make_samples):
     found = kind.log_density(centred.float(), factors)
     assert found.dtype == torch.float32
     assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_types_keep_may_be_used_with_gradients_after_inference():
+    d = 9  # of no other test
+    with torch.inference_mode():
+        FULL.from_quadratic(torch.ones(2, d * (d + 1) // 2), d)
+    precisions = torch.eye(d).expand(2, d, d).clone().requires_grad_()
+    FULL.quadratic_coefficients(precisions).sum().backward()
+    assert_close(precisions.grad.diagonal(dim1=1, dim2=2), torch.full((2, d), -0.5))
