@@ -40,7 +40,11 @@ class CovarianceTypeName(StrOptions):
     def options(self):
         """The names of such types."""
         types = COVARIANCE_TYPES.items()
-        return {name for name, kind in types if not self.elementary or kind.base == kind}
+        return {
+            name
+            for name, covariance_type in types
+            if not self.elementary or covariance_type.base == covariance_type
+        }
 
     @options.setter
     def options(self, _):
@@ -140,10 +144,10 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
     def _params(self, dtype=None, device=None) -> GaussianMixtureParams:
         """The fitted mixture as a value."""
         check_is_fitted(self, "means_")
-        kind = self._covariance()
-        weights, means, covariances = self._tensors("covariances_", kind)
-        kind = kind.reduced(*means.shape)
-        params = GaussianMixtureParams(weights, means, covariances, kind)
+        covariance_type = self._covariance()
+        weights, means, covariances = self._tensors("covariances_", covariance_type)
+        covariance_type = covariance_type.reduced(*means.shape)
+        params = GaussianMixtureParams(weights, means, covariances, covariance_type)
         return params.to(dtype=dtype, device=device)
 
     def _prepared(self, like: torch.Tensor) -> PreparedMixture:

@@ -198,7 +198,7 @@ def _by_chance(em: EM, n_components: int, rng) -> Assignment:
 
 
 def start(
-    assignment: Assignment, em: EM, kind: CovarianceType, n_components: int
+    assignment: Assignment, em: EM, covariance_type: CovarianceType, n_components: int
 ) -> GaussianMixtureParams:
     """Take the moments of an assignment: the start's mixture, about the samples' origin.
 
@@ -208,7 +208,7 @@ def start(
     d = em.X.shape[1]
     device, K = em.X.device, n_components
     options = {"dtype": torch.float64, "device": device}
-    base = kind.base
+    base = covariance_type.base
 
     def blocks():
         """Samples, their weights or None, their components and weighted responsibilities."""
@@ -229,18 +229,24 @@ def start(
         scatter[slice(None) if base.shared else components].add_(part)
         if base.shared and not len(resp):
             unassigned += (x if a is None else x * a.double().unsqueeze(1)).mT @ x
-    each = mass if alive is None or kind.shared else torch.where(alive, mass, 1.0)
-    covariances = kind.start(each, scatter, unassigned, em.reg_covar)
+    each = mass if alive is None or covariance_type.shared else torch.where(alive, mass, 1.0)
+    covariances = covariance_type.start(each, scatter, unassigned, em.reg_covar)
     if alive is not None:  # what is assigned nothing is wide: so it can come back
         zero = torch.zeros_like(means)
         about_origin = base.move_scatter(scatter, mass, zero, means)
         total = (mass.sum(0, keepdim=True), zero[:1], about_origin.sum(0, keepdim=True))
-        covariances = kind.where(alive, covariances, kind.estimate(*total, em.reg_covar))
-    return GaussianMixtureParams(mass / em.total, means, covariances, kind.reduced(K, d))
+        covariances = covariance_type.where(
+            alive, covariances, covariance_type.estimate(*total, em.reg_covar)
+        )
+    return GaussianMixtureParams(mass / em.total, means, covariances, covariance_type.reduced(K, d))
 
 
 def balanced(
-    em: EM, given: tuple, kind: CovarianceType, n_components: int, rng: np.random.RandomState
+    em: EM,
+    given: tuple,
+    covariance_type: CovarianceType,
+    n_components: int,
+    rng: np.random.RandomState,
 ) -> GaussianMixtureParams:
     """Run Sinkhorn-EM from what is given or, for the rest, from k-means in the data's own metric.
 
@@ -249,29 +255,31 @@ def balanced(
     are full or tied. As each component must take its share of the samples, they spread over all.
     """
     labels = np.zeros(len(em.X), dtype=np.int64)
-    everything = start(_labelled(labels, 1, em.X), em, kind, 1)
+    everything = start(_labelled(labels, 1, em.X), em, covariance_type, 1)
     weights, means, covariances = given
     if weights is None:
         weights = everything.weights.new_full((n_components,), 1 / n_components)
     if means is None:
-        means = _centres(em, everything, kind, n_components, rng)
+        means = _centres(em, everything, covariance_type, n_components, rng)
     if covariances is None:
         K, d = n_components, em.X.shape[1]
-        covariances = kind.scaled(everything.covariances.expand(kind.shape(K, d)), SMALL)
-    kind = kind.reduced(*means.shape)
-    theta0 = untilted(GaussianMixtureParams(weights, means, covariances, kind))
+        covariances = covariance_type.scaled(
+            everything.covariances.expand(covariance_type.shape(K, d)), SMALL
+        )
+    covariance_type = covariance_type.reduced(*means.shape)
+    theta0 = untilted(GaussianMixtureParams(weights, means, covariances, covariance_type))
     found = iterate(SinkhornEM(em), theta0, tol=BALANCED_TOL, max_iter=BALANCED_ITER)
     return found.value.mixture()
 
 
-def _centres(em, everything, kind, n_components, rng) -> Tensor:
+def _centres(em, everything, covariance_type, n_components, rng) -> Tensor:
     """Centres of k-means, where distances are those of the Gaussian of all samples."""
     whitening = everything.prepare()
     X = (em.X - em.origin).double().unsqueeze(0)
     X = whitening.covariance_type.apply(X, whitening.factors).squeeze(0).cpu().numpy()
     a = None if em.sample_weight is None else em.sample_weight.cpu().numpy()
     labels = _nearest_centre(X, a, n_components, CENTRES_INIT, rng)
-    return start(_labelled(labels, n_components, em.X), em, kind, n_components).means
+    return start(_labelled(labels, n_components, em.X), em, covariance_type, n_components).means
 
 
 #: Assignments by name, and starts that are more than the moments of one.
@@ -332,14 +340,18 @@ def earlier_mixture(estimator, d: int, device) -> GaussianMixtureParams:
             f"of shape {np.shape(estimator.means_)}. Set warm_start=False to start anew."
         )
     options = {"dtype": torch.float64, "device": device}
-    params, kind = estimator._params(**options).detach(), estimator._covariance()
+    params, covariance_type = estimator._params(**options).detach(), estimator._covariance()
     try:
         params.prepare()
     except ValueError:
         # thin covariances may be singular once they are rounded to float32; their factors are not
-        factors = estimator._tensors("precisions_cholesky_", kind.base)[2].to(**options).detach()
-        covariances = kind.base.from_precisions(kind.base.precisions(factors))
-        covariances = kind.from_base(covariances, params.weights, params.means.shape[1])
+        factors = (
+            estimator._tensors("precisions_cholesky_", covariance_type.base)[2]
+            .to(**options)
+            .detach()
+        )
+        covariances = covariance_type.base.from_precisions(covariance_type.base.precisions(factors))
+        covariances = covariance_type.from_base(covariances, params.weights, params.means.shape[1])
         params = params._replace(covariances=covariances)
     return params
 
@@ -406,8 +418,8 @@ def one_start(
         given = given if run == 0 else (given[0], None, None)
         return fitted(em, given, estimator._covariance(), estimator.n_components, rng)
     if all(part is not None for part in given):
-        kind = estimator._covariance().reduced(*given[1].shape)
-        return GaussianMixtureParams(*given, kind)
+        covariance_type = estimator._covariance().reduced(*given[1].shape)
+        return GaussianMixtureParams(*given, covariance_type)
     assignment = assign(estimator.init_params, grouped or em, estimator.n_components, rng)
     found = start(assignment, em, estimator._covariance(), estimator.n_components)
     if estimator.max_iter == 0:
@@ -453,13 +465,13 @@ def check_weights(weights, n_components: int) -> Tensor:
     return weights
 
 
-def check_precisions(precisions, kind: CovarianceType, *shape: int) -> Tensor:
+def check_precisions(precisions, covariance_type: CovarianceType, *shape: int) -> Tensor:
     """Validate ``precisions_init`` and return the covariances, in storage."""
-    base = kind.base
+    base = covariance_type.base
     precisions = check_shape(precisions, base.public_shape(*shape), f"{base.name} precision")
     precisions = base.from_public(precisions)
     requirement = base.not_precisions(precisions)
     if requirement:
         raise ValueError(f"'{base.name} precision' should be {requirement}")
     covariances, (K, d) = base.from_precisions(precisions.double()), shape
-    return kind.from_base(covariances, covariances.new_full((K,), 1 / K), d)
+    return covariance_type.from_base(covariances, covariances.new_full((K,), 1 / K), d)

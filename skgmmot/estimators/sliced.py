@@ -337,23 +337,23 @@ class _Fit(Fit):
         self.estimator, self.array_kind = estimator, array_kind
         self.bar = _Bar(estimator.verbose, estimator.max_iter)
         self.runs, self.refined = Runs(self.bar, lowest=True), None
-        self.kind = estimator._covariance().reduced(estimator.n_components, X.shape[1])
+        self.covariance_type = estimator._covariance().reduced(estimator.n_components, X.shape[1])
         self.rng = check_random_state(estimator.random_state)
         self.X, self.origin = X, blocks.origin(X, sample_weight)
         if like is None:
             centred = (X - self.origin).double()
             self.scale = _spread(centred, sample_weight)
-            second = _second_moment(self.kind, centred / self.scale, sample_weight)
+            second = _second_moment(self.covariance_type, centred / self.scale, sample_weight)
         else:
             self.origin = (like.weights @ like.means).to(X)
             second = _whole(like.translated(-self.origin))
-            self.scale = math.sqrt(float(self.kind.diagonals(second).mean()))
+            self.scale = math.sqrt(float(self.covariance_type.diagonals(second).mean()))
             second = second / self.scale**2
-        self.whitening = Whitening(self.kind, second, self.origin, self.scale)
+        self.whitening = Whitening(self.covariance_type, second, self.origin, self.scale)
         self.sample_weight = None if sample_weight is None else sample_weight.double()
         self.objective = SlicedObjective(
             self.whitening.rows(X),
-            self.kind,
+            self.covariance_type,
             self.sample_weight,
             p=estimator.p,
             n_projections=estimator.n_projections,
@@ -474,7 +474,9 @@ class _Fit(Fit):
             grouped = EM(self.X, self.sample_weight, self.origin, 0.0, pool)
             em = self._em(pool, max(self.estimator.reg_covar, LEAST_REG))
             rng = check_random_state(self.estimator.random_state)
-            found = _init.start(_init.assign("kmeans", grouped, K, rng), em, self.kind, K)
+            found = _init.start(
+                _init.assign("kmeans", grouped, K, rng), em, self.covariance_type, K
+            )
             given = zip(found, self._given(grouped), strict=True)
             parts = (f if g is None else g for f, g in given)
             start = GaussianMixtureParams(*parts, found.covariance_type)
@@ -485,14 +487,14 @@ class _Fit(Fit):
         weights, means, covariances = _init.given(self.estimator, em)
         K, d = self.estimator.n_components, self.X.shape[1]
         zero = torch.zeros((), dtype=torch.float64, device=self.X.device)
-        shapes = (K,), (K, d), self.kind.shape(K, d)
+        shapes = (K,), (K, d), self.covariance_type.shape(K, d)
         moved = self.whitening.whiten(
             GaussianMixtureParams(
                 *(
                     zero.expand(shape) if part is None else part
                     for part, shape in zip((weights, means, covariances), shapes, strict=True)
                 ),
-                self.kind,
+                self.covariance_type,
             )
         )
         parts = zip((weights, means, covariances), moved, strict=True)
@@ -547,8 +549,8 @@ def _narrowed(theta: GaussianMixtureParams, variance: float) -> GaussianMixtureP
 
     Wide components all look alike from everywhere, and draw together.
     """
-    kind = theta.covariance_type
-    widest = float(kind.diagonals(theta.covariances).mean())
+    covariance_type = theta.covariance_type
+    widest = float(covariance_type.diagonals(theta.covariances).mean())
     return theta._replace(covariances=theta.covariances * min(1.0, variance / widest))
 
 
@@ -569,10 +571,10 @@ def _spread(centred, sample_weight) -> float:
     return math.sqrt(float(_shares(sample_weight, squares) @ squares)) or 1.0
 
 
-def _second_moment(kind, centred, sample_weight):
+def _second_moment(covariance_type, centred, sample_weight):
     """The second moment of samples, in the storage of a covariance type."""
     shares = _shares(sample_weight, centred[:, 0])
-    return kind.scatter(centred.unsqueeze(0), shares.unsqueeze(0))
+    return covariance_type.scatter(centred.unsqueeze(0), shares.unsqueeze(0))
 
 
 def _shares(sample_weight, like):
@@ -583,7 +585,7 @@ def _shares(sample_weight, like):
 
 def _whole(theta: GaussianMixtureParams):
     """The second moment of a mixture about the origin, in storage."""
-    kind, weights = theta.covariance_type, theta.weights
-    between = kind.scatter(theta.means.unsqueeze(0), weights.unsqueeze(0))
+    covariance_type, weights = theta.covariance_type, theta.weights
+    between = covariance_type.scatter(theta.means.unsqueeze(0), weights.unsqueeze(0))
     each = theta.covariances.expand(len(weights), *theta.covariances.shape[1:])
     return between + torch.tensordot(weights, each, dims=1).unsqueeze(0)

@@ -104,18 +104,18 @@ class GaussianMixtureParams(TypedTensors):
         GaussianMixtureParams
             The mixture, whose covariance type is an elementary one.
         """
-        kind = self.covariance_type
-        if kind.base is kind:
+        covariance_type = self.covariance_type
+        if covariance_type.base is covariance_type:
             return self
-        covariances = kind.to_base(self.covariances, *self.means.shape)
-        return GaussianMixtureParams(self.weights, self.means, covariances, kind.base)
+        covariances = covariance_type.to_base(self.covariances, *self.means.shape)
+        return GaussianMixtureParams(self.weights, self.means, covariances, covariance_type.base)
 
-    def out_of_base(self, kind: CovarianceType) -> "GaussianMixtureParams":
+    def out_of_base(self, covariance_type: CovarianceType) -> "GaussianMixtureParams":
         """Return the nearest mixture of a covariance type whose base is that of this mixture.
 
         Parameters
         ----------
-        kind : CovarianceType
+        covariance_type : CovarianceType
             The type.
 
         Returns
@@ -123,10 +123,10 @@ class GaussianMixtureParams(TypedTensors):
         GaussianMixtureParams
             The mixture of that type.
         """
-        if kind.base is kind:
+        if covariance_type.base is covariance_type:
             return self
-        covariances = kind.from_base(self.covariances, self.weights, self.means.shape[1])
-        return GaussianMixtureParams(self.weights, self.means, covariances, kind)
+        covariances = covariance_type.from_base(self.covariances, self.weights, self.means.shape[1])
+        return GaussianMixtureParams(self.weights, self.means, covariances, covariance_type)
 
     def full_covariances(self) -> Tensor:
         """Return one covariance matrix for each component, whatever the storage.
@@ -152,8 +152,10 @@ class GaussianMixtureParams(TypedTensors):
             If a covariance is not positive definite.
         """
         weights, means, covariances = base = self.in_base()
-        kind = base.covariance_type
-        return PreparedMixture.of(weights, means, kind.precision_factor(covariances), kind)
+        covariance_type = base.covariance_type
+        return PreparedMixture.of(
+            weights, means, covariance_type.precision_factor(covariances), covariance_type
+        )
 
 
 def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> GaussianMixtureParams:
@@ -172,20 +174,22 @@ def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> Gaussian
         All their components, one mixture after the other. Diagonal if all of them are, spherical
         likewise, else full.
     """
-    kinds = {m.covariance_type for m in mixtures}
-    if len(kinds) == 1 and not mixtures[0].covariance_type.shared:
-        (kind,) = kinds
+    types = {m.covariance_type for m in mixtures}
+    if len(types) == 1 and not mixtures[0].covariance_type.shared:
+        (covariance_type,) = types
         covariances = [m.covariances for m in mixtures]
-    elif all(kind.diagonal for kind in kinds):
-        kind, covariances = DIAG, [m.in_base().covariances.expand_as(m.means) for m in mixtures]
+    elif all(each.diagonal for each in types):
+        covariance_type = DIAG
+        covariances = [m.in_base().covariances.expand_as(m.means) for m in mixtures]
     else:
-        kind, covariances = FULL, [m.full_covariances() for m in mixtures]
+        covariance_type = FULL
+        covariances = [m.full_covariances() for m in mixtures]
     shares = weights.to(mixtures[0].weights)
     return GaussianMixtureParams(
         torch.cat([share * m.weights for share, m in zip(shares, mixtures, strict=True)]),
         torch.cat([m.means for m in mixtures]),
         torch.cat(covariances),
-        kind,
+        covariance_type,
     )
 
 
@@ -223,10 +227,12 @@ def select(mixture: GaussianMixtureParams, index) -> GaussianMixtureParams:
     GaussianMixtureParams
         These components, of the same covariance type.
     """
-    kind, covariances = mixture.covariance_type, mixture.covariances
-    if not kind.shared:
+    covariance_type, covariances = mixture.covariance_type, mixture.covariances
+    if not covariance_type.shared:
         covariances = covariances[index]
-    return GaussianMixtureParams(mixture.weights[index], mixture.means[index], covariances, kind)
+    return GaussianMixtureParams(
+        mixture.weights[index], mixture.means[index], covariances, covariance_type
+    )
 
 
 def with_mass(mixture: GaussianMixtureParams) -> GaussianMixtureParams:

@@ -22,11 +22,11 @@ class Statistics(NamedTuple):
     log_likelihood: Tensor
     """``sum_i a_i log p(x_i)``, a scalar."""
 
-    def recentred(self, by: Tensor, kind: CovarianceType) -> "Statistics":
+    def recentred(self, by: Tensor, covariance_type: CovarianceType) -> "Statistics":
         """The same samples about other centres, ``c - by`` instead of ``c``."""
         return self._replace(
             shift=self.shift + self.mass.unsqueeze(-1) * by,
-            scatter=kind.move_scatter(self.scatter, self.mass, self.shift, by),
+            scatter=covariance_type.move_scatter(self.scatter, self.mass, self.shift, by),
         )
 
 

@@ -54,14 +54,14 @@ def score(
         The derivatives. A component of weight zero has none in its weight here, whose moments
         under ``r`` are zero as well; see `ZeroWeightAdjoint`.
     """
-    kind, size = theta.covariance_type, theta.means.shape
-    base, share = kind.base, kind.base.pooled(size[1]) / 2
+    covariance_type, size = theta.covariance_type, theta.means.shape
+    base, share = covariance_type.base, covariance_type.base.pooled(size[1]) / 2
     of_base = share * base.score(precisions, statistics.mass, statistics.scatter)
     return GaussianMixtureParams(
         weights=torch.where(theta.weights > 0, statistics.mass / theta.weights, 0.0),
         means=base.apply(statistics.shift.unsqueeze(-2), precisions).squeeze(-2),
-        covariances=kind.base_pullback(theta.covariances, *size, of_base),
-        covariance_type=kind,
+        covariances=covariance_type.base_pullback(theta.covariances, *size, of_base),
+        covariance_type=covariance_type,
     )
 
 
@@ -89,13 +89,15 @@ def m_step_pullback(
     Statistics
         ``c0``, ``c1`` and ``C2``; the log-likelihood has none.
     """
-    kind = theta.covariance_type
+    covariance_type = theta.covariance_type
     mass, alive = counted_mass(statistics.mass)
     shift, of_covariances, each = shifts(mass, statistics.shift, alive), u.covariances, mass
     if alive is not None:  # what has no samples stays as it is: no sum has a say in it
-        of_covariances = kind.where(alive, of_covariances, torch.zeros_like(of_covariances))
-        each = mass if kind.shared else torch.where(alive, mass, 1.0)
-    of_mass, of_shift, of_scatter = kind.estimate_pullback(
+        of_covariances = covariance_type.where(
+            alive, of_covariances, torch.zeros_like(of_covariances)
+        )
+        each = mass if covariance_type.shared else torch.where(alive, mass, 1.0)
+    of_mass, of_shift, of_scatter = covariance_type.estimate_pullback(
         each, shift, statistics.scatter, of_covariances, reg_covar
     )
     of_shift = shifts(mass, of_shift + u.means, alive)
@@ -187,7 +189,7 @@ class FeatureAdjoint:
     min_rows = 512
 
     def __init__(self, step: FeatureEStep, cotangents: Statistics, along: Statistics | None = None):
-        self.step, self.kind = step, step.covariance_type
+        self.step, self.covariance_type = step, step.covariance_type
         self.H, self.curvature = self._on_features(cotangents)
         self.slopes, self.bent = self.H, self.curvature  # of what moves samples, gamma held
         if along is not None:
@@ -198,7 +200,9 @@ class FeatureAdjoint:
 
     def _on_features(self, cotangents):
         """Coefficients of ``h`` on the features, and its curvature, in storage."""
-        curvature = -2 * cotangents.scatter / self.kind.pooled(self.step.theta.means.shape[1])
+        curvature = (
+            -2 * cotangents.scatter / self.covariance_type.pooled(self.step.theta.means.shape[1])
+        )
         H = self.step.of_features(cotangents.mass, cotangents.shift, curvature)
         return H, curvature
 
@@ -221,7 +225,7 @@ class FeatureAdjoint:
     def moments(self, sums: Tensor) -> Statistics:
         """Turn the sums of all blocks into the moments under ``r``."""
         # sum_k r_ik = 0, and so is the scatter of all components together about one point.
-        nothing = torch.zeros_like(self.curvature) if self.kind.shared else None
+        nothing = torch.zeros_like(self.curvature) if self.covariance_type.shared else None
         return self.step.moments(sums, nothing)
 
     def samples(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
@@ -234,8 +238,10 @@ class FeatureAdjoint:
         cotangents = torch.mm(self.slopes.mT, resp, out=lent)
         cotangents.addmm_(self.step.coefficients.mT, signed)
         x = phi[:d]
-        found = cotangents[:d] + self.kind.quadratic_pullback(x, cotangents[d + 1 :])
-        if self.kind.shared:  # the quadratic term that all components share is no feature
+        found = cotangents[:d] + self.covariance_type.quadratic_pullback(x, cotangents[d + 1 :])
+        if (
+            self.covariance_type.shared
+        ):  # the quadratic term that all components share is no feature
             expected = expected - (x * (self.curvature[0] @ x)).sum(0) / 2
             bent = self.bent[0] @ x
             found -= bent if sample_weight is None else bent * sample_weight
@@ -273,8 +279,8 @@ class CentredAdjoint:
         self.theta, self.origin, self.cotangents = theta, origin, cotangents
         self.along = along
         self.prepared = theta.prepare()
-        self.kind = self.prepared.covariance_type
-        self.form = cotangents.scatter / self.kind.pooled(theta.means.shape[1])
+        self.covariance_type = self.prepared.covariance_type
+        self.form = cotangents.scatter / self.covariance_type.pooled(theta.means.shape[1])
         self.row_size = 2 * theta.means.numel()
         self.sample_size = theta.means.numel()
 
@@ -292,7 +298,7 @@ class CentredAdjoint:
     def _added(self, x):
         """``C2 y (K, b, d)`` and ``h (K, b)`` of samples about the origin."""
         y = x - self.theta.means.unsqueeze(1)
-        bent = self.kind.apply(y, self.form)
+        bent = self.covariance_type.apply(y, self.form)
         h = ((self.cotangents.shift.unsqueeze(1) + bent) * y).sum(-1)
         return bent, h + self.cotangents.mass.unsqueeze(1)
 
@@ -308,13 +314,15 @@ class CentredAdjoint:
     def samples(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
         """Cotangents of the samples ``(b, d)`` and of their weights ``(b,)``."""
         x, resp, signed, bent, expected = self._responsibilities(X, sample_weight)
-        precisions = self.kind.precisions(self.prepared.factors)
+        precisions = self.covariance_type.precisions(self.prepared.factors)
         y = x - self.theta.means.unsqueeze(1)
         slopes = self.cotangents.shift.unsqueeze(1) + 2 * bent
         if self.along is not None:
-            form = self.along.scatter / self.kind.pooled(x.shape[1])
-            slopes = slopes + self.along.shift.unsqueeze(1) + 2 * self.kind.apply(y, form)
-        pull = self.kind.apply(y, precisions)
+            form = self.along.scatter / self.covariance_type.pooled(x.shape[1])
+            slopes = (
+                slopes + self.along.shift.unsqueeze(1) + 2 * self.covariance_type.apply(y, form)
+            )
+        pull = self.covariance_type.apply(y, precisions)
         return (resp.unsqueeze(-1) * slopes - signed.unsqueeze(-1) * pull).sum(0), expected
 
 
@@ -440,7 +448,7 @@ class LinearisedEM(MovableLinearisation):
         if alive is None:
             return found
         # A component without samples stays, and its weight grows from zero where it is let.
-        zero, kind = self.theta.weights == 0, self.theta.covariance_type
+        zero, covariance_type = self.theta.weights == 0, self.theta.covariance_type
         of_weights = found.weights
         if zero.any():
             cotangents = self._pulled_to_statistics(u)
@@ -449,8 +457,8 @@ class LinearisedEM(MovableLinearisation):
         return GaussianMixtureParams(
             of_weights,
             torch.where(alive.unsqueeze(1), found.means, u.means),
-            kind.where(alive, found.covariances, u.covariances),
-            kind,
+            covariance_type.where(alive, found.covariances, u.covariances),
+            covariance_type,
         )
 
     def _pull(self, u):
