@@ -87,10 +87,8 @@ class Whitening:
         second = covariance_type.symmetric(
             second + covariance_type.nearest(ridge, ridge.new_ones(1))
         )
-        self.factor, self.inverse = (
-            covariance_type.factor(second),
-            covariance_type.precision_factor(second),
-        )
+        self.factor = covariance_type.factor(second)
+        self.inverse = covariance_type.precision_factor(second)
 
     def rows(self, X: Tensor) -> Tensor:
         """Whitened samples, in float64."""
@@ -99,9 +97,8 @@ class Whitening:
 
     def lines(self, theta: Tensor) -> Tensor:
         """Map directions ``(L, d)`` to directions of ``z`` with the same scaled projections."""
-        return self.covariance_type.apply(theta.unsqueeze(0).to(self.factor), self.factor).squeeze(
-            0
-        )
+        rows = theta.unsqueeze(0).to(self.factor)
+        return self.covariance_type.apply(rows, self.factor).squeeze(0)
 
     def whiten(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
         """Transform a mixture relative to the origin to ``z``."""
@@ -113,9 +110,8 @@ class Whitening:
 
     def log_det(self) -> float:
         """The logarithm of the determinant of ``dx / dz``."""
-        return float(self.covariance_type.log_det(self.factor, self.d)) + self.d * math.log(
-            self.scale
-        )
+        log_det = float(self.covariance_type.log_det(self.factor, self.d))
+        return log_det + self.d * math.log(self.scale)
 
     def _transformed(self, theta, factors, scale):
         means = self.covariance_type.apply(theta.means.unsqueeze(0), factors).squeeze(0) * scale

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.fitting.sliced import SlicedObjective, fit_sliced
+from skgmmot.fitting.sliced import WHITENING_RIDGE, SlicedObjective, Whitening, fit_sliced
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL, SPHERICAL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
@@ -194,3 +194,18 @@ def test_more_features_are_seen_by_more_directions(n_features, expected, make_sa
     found = SlicedObjective(make_samples(20, n_features), SPHERICAL, generator=generator())
     assert found.n_projections == expected
     assert found.n_drawn == min(expected, 100)
+
+
+def test_whitened_moments_of_samples_are_the_identity_in_any_unit(name):
+    X = torch.randn(500, 3, dtype=F64, generator=generator()) * torch.tensor([1.0, 2.0, 0.5])
+    X, origin, scale = X - X.mean(0), torch.zeros(3, dtype=F64), 4.0
+    covariance_type, ones = COVARIANCE_TYPES[name], torch.ones(1, dtype=F64)
+    covariances = covariance_type.nearest((X.mT @ X / len(X)).unsqueeze(0), ones)
+    theta = GaussianMixtureParams(ones, X[:1], covariances, covariance_type)
+    whitening = Whitening(covariance_type, covariances / scale**2, origin, scale)
+    white = whitening.whiten(theta)
+    identity = torch.eye(3, dtype=F64)  # but for the ridge
+    assert_close(white.full_covariances()[0], identity, rtol=0, atol=2 * WHITENING_RIDGE)
+    assert_close(white.means, whitening.rows(X[:1]))
+    for found, expected in zip(whitening.unwhiten(white), theta, strict=True):
+        assert_close(found, expected)

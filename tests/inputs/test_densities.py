@@ -99,3 +99,10 @@ def test_other_things_are_no_densities():
         as_density(np.ones((3, 3)))
     with pytest.raises(ValueError, match="covariances of density must be positive definite"):
         as_density(([1.0], [[0.0, 0.0]], [[[1.0, 1.0], [1.0, 1.0]]]))
+
+
+def test_an_image_of_one_row_is_a_density_and_one_of_none_is_refused():
+    density, _ = grid_density(GridDensity(np.ones((1, 3)), extent=(0, 3, 0, 1)))
+    assert density.values.shape == (1, 3)
+    with pytest.raises(ValueError, match=r"must have shape \(rows, columns\), got \(0, 3\)"):
+        grid_density(GridDensity(np.ones((0, 3)), extent=(0, 3, 0, 1)))

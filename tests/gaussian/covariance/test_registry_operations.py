@@ -139,3 +139,9 @@ def test_the_score_is_the_derivative_in_the_covariances(kind, covariances):
     precisions = kind.precisions(kind.precision_factor(S.detach()))
     found = kind.pooled(d) * kind.score(precisions, mass, moments)
     assert_close(kind.symmetric(found), kind.symmetric(expected))
+
+
+@pytest.mark.parametrize("batch", [(), (5,)])
+def test_a_quadratic_term_that_all_components_share_has_no_coefficients(batch):
+    precisions = torch.eye(3).expand(*batch, 1, 3, 3)
+    assert COVARIANCE_TYPES["tied"].quadratic_coefficients(precisions).shape == (*batch, 1, 0)

@@ -164,3 +164,16 @@ def test_costs_that_are_no_numbers_are_refused(bad, whole):
 def test_weights_of_no_mass_are_refused(bad):
     with pytest.raises(ValueError, match="weights must have positive sums, got"):
         network_simplex(np.array([bad, bad]), np.ones(2), np.ones((2, 2)))
+
+
+def test_reduced_costs_keep_digits_that_cancel(rng):
+    R, f, g = rng.normal(size=(3, 4)), 1e9 * rng.normal(size=3), 1e9 * rng.normal(size=4)
+    R = (f[:, None] + g) + R  # rounded: what is left of these sums is below their rounding
+    S, minima, bound = module._reduced(R, f, g)
+    exact = [
+        [Fraction(R[i, j]) - Fraction(f[i]) - Fraction(g[j]) for j in range(4)] for i in (0, 1, 2)
+    ]
+    for i, row in enumerate(exact):
+        assert minima[i] == pytest.approx(float(min(row)), rel=0, abs=1e-15 + bound)
+        for j, value in enumerate(row):
+            assert S[i, j] == pytest.approx(float(value - min(row)), rel=0, abs=2e-15 + 2 * bound)

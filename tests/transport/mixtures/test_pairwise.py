@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.transport.mixtures import distance, pairwise
-from skgmmot.transport.mixtures.distance import cost_matrix, transport_plan
+from skgmmot.transport.mixtures.distance import cost_matrix, debiased_cost, transport_plan
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 
@@ -115,3 +115,11 @@ def test_progress_is_tracked_over_the_sources(mixtures):
 
     pairwise_squared(mixtures, track=track)
     assert seen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("options", [{"reg": 0.5}, {"reg": 0.5, "reg_m": 2.0}])
+def test_debiased_costs_are_those_of_each_pair(mixtures, options):
+    found = pairwise_squared(mixtures[:2], mixtures[1:], debiased=True, **options)
+    for i, source in enumerate(mixtures[:2]):
+        for j, target in enumerate(mixtures[1:]):
+            assert_close(found[i, j], debiased_cost(source, target, **options))
