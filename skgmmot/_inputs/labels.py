@@ -28,7 +28,7 @@ def refuse_target(X, y, target):
 
 
 def _shape(array):
-    """The shape of an array; () of what is none, or has none."""
+    """The shape of an array-like, or () if it has none."""
     if hasattr(array, "shape"):
         return tuple(array.shape)
     try:

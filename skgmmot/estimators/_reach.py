@@ -58,7 +58,7 @@ class Reach(NamedTuple):
 
 
 def warn_of_far_images(images, reach):
-    """Warn if an image is far beyond a reach."""
+    """Warn if images lie far outside the range of the target."""
     low, high, far_below, far_above = (t.to(images) for t in reach)
     least, most = torch.aminmax(images)  # a tenth of the time of one a feature
     if least >= far_below.max() and most <= far_above.min():

@@ -267,7 +267,7 @@ class MixtureBarycenter(MixtureEstimator):
         return found, {"method_": "exact", "objective_": value, "converged_": True, "n_iter_": 0}
 
     def _fixed_point(self, mixtures, weights, callback):
-        """The best fixed point, as a maximiser of minus the objective of the barycentre."""
+        """The barycentre with a given number of components, the best of several starts."""
         options = {"covariance_type": self._wanted_type(mixtures)}
         options |= {name: getattr(self, name) for name in ("fixed_weights", "tol", "max_iter")}
         start = self._start(mixtures)

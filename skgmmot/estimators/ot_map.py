@@ -41,7 +41,7 @@ from skgmmot.transport.sliced.distance import sliced_wasserstein_of_samples
 
 
 class _Method(NamedTuple):
-    """A way to move samples."""
+    """A map from samples to images, mean or random, and what it needs."""
 
     move: Callable
     """``(maps, X, uniforms) -> images``."""

@@ -11,7 +11,7 @@ from skgmmot.numerics.linalg import product
 
 
 class Statistics(NamedTuple):
-    """What the E-step sums over samples; adds field by field."""
+    """Sums over samples, computed by the E-step and used by the M-step; those of blocks add."""
 
     mass: Tensor
     """``s0 (K,)``."""

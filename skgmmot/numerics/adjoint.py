@@ -73,7 +73,7 @@ class MovableLinearisation(Linearisation, Protocol):
         """The cotangent to hand to one step, for that of the fixed point ``(..., m)``."""
 
     def movement(self, v: Point, u: Tensor) -> Tensor:
-        """Minus the movement of the data, for the cotangent of the fixed point and that."""
+        """Compute minus the movement of the data from a cotangent of the fixed point."""
 
 
 class AutogradLinearisation(Linearisation):

@@ -88,7 +88,7 @@ class Strategy:
     def ahead(
         self, theta: Point, notes: object, went: Tensor, weights: Tensor | None
     ) -> Point | None:
-        """Where the fixed point is after backward, judged by the way that the data went since.
+        """Predict the fixed point of data that moved after backward, from how far it moved.
 
         Parameters
         ----------

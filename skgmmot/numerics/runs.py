@@ -17,7 +17,7 @@ class Log(Protocol):
 
 
 class Runs:
-    """The best of several runs, at any time: before the first one ends, what it has reached.
+    """The best solution among several runs, also while the first one is still running.
 
     Parameters
     ----------

@@ -431,7 +431,7 @@ class LinearisedEM(MovableLinearisation):
         return self.encode(self._unweighted(u))
 
     def encode(self, u: GaussianMixtureParams) -> Tensor:
-        """A cotangent as a vector."""
+        """The coordinates of a cotangent, a vector."""
         return self._coordinates.of_cotangent(u)
 
     def decode(self, vector: Tensor) -> GaussianMixtureParams:

@@ -1,4 +1,4 @@
-"""What a fit does by its E-step: climb from a start, and put the end on the autograd graph."""
+"""E-steps by name: how a fit iterates with each, and how its end is differentiated."""
 
 import math
 import warnings

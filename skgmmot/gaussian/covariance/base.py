@@ -101,7 +101,7 @@ class CovarianceType:
         return other == self
 
     def to_full(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
-        """One matrix a component: ``(K, d, d)``."""
+        """The covariances as matrices ``(K, d, d)``."""
         size = n_components, n_features
         return self.base.to_full(self.to_base(covariances, *size), *size)
 
@@ -202,7 +202,7 @@ class ElementaryType(CovarianceType):
         return cotangents
 
     def to_full(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
-        """One matrix a component: ``(K, d, d)``."""
+        """The covariances as matrices ``(K, d, d)``."""
         raise NotImplementedError
 
     def precision_factor(self, covariances: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class MixtureMap:
 
     @property
     def mean_row_size(self) -> int:
-        """Numbers that a sample takes in a block of `mean_map`: its mean map, or many copies."""
+        """Numbers per sample in a block of `mean_map`, for choosing the block length."""
         K, d = self.source.means.shape
         return self.e_step.row_size + d * min(K, d)
 

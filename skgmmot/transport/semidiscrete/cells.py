@@ -172,7 +172,7 @@ def stiffness(target: Target, cells: Cells) -> tuple[Array, Array, Array]:
 
 
 def lowest_empty_heights(cells: Cells, sites: Array, others: Array) -> Array:
-    """Return, for sites to be added to a power diagram, the lowest heights that leave them no cell.
+    """Return the lowest heights at which sites added to a power diagram have empty cells.
 
     Parameters
     ----------

@@ -192,7 +192,7 @@ def _merged(points: np.ndarray, nearest: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def centred_integrals(density) -> tuple[GridIntegrals | MixtureIntegrals, np.ndarray, float]:
-    """Return what integrates a density over cells; the density is centred and scaled.
+    """Return the integrator over cells of a density, after centring and scaling that density.
 
     Parameters
     ----------
