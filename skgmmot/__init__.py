@@ -1,13 +1,13 @@
 """Gaussian mixtures and optimal transport, on torch, for scikit-learn."""
 
-from skgmmot.estimators.barycenter import MixtureBarycenter, reduce
-from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
-from skgmmot.estimators.embedding import MixtureEmbedding, PairwiseMW2
-from skgmmot.estimators.geodesic import interpolate
-from skgmmot.estimators.ot_map import OTMap, ot_map
-from skgmmot.estimators.quantizer import WassersteinQuantizer
-from skgmmot.estimators.semidiscrete import SemidiscreteGMM
-from skgmmot.estimators.sliced import SlicedWassersteinGMM
+from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.mixtures.semidiscrete import SemidiscreteGMM
+from skgmmot.estimators.mixtures.sliced import SlicedWassersteinGMM
+from skgmmot.estimators.transport.barycenter import MixtureBarycenter, reduce
+from skgmmot.estimators.transport.embedding import MixtureEmbedding, PairwiseMW2
+from skgmmot.estimators.transport.geodesic import interpolate
+from skgmmot.estimators.transport.ot_map import OTMap, ot_map
+from skgmmot.estimators.transport.quantizer import WassersteinQuantizer
 from skgmmot.metrics import MixtureWasserstein, semidiscrete_distance, semidiscrete_plan
 from skgmmot.transport.semidiscrete.grid import GridDensity
 

@@ -11,11 +11,11 @@ from skgmmot.fitting.em.step import em_step
 from skgmmot.fitting.em.warm_start import WarmStart
 from skgmmot.fitting.semidiscrete import fit_to_points
 from skgmmot.fitting.sliced import fit_sliced
-from skgmmot.gaussian.barycenter import gaussian_barycenter
+from skgmmot.gaussian.bures.barycenter import gaussian_barycenter
+from skgmmot.gaussian.bures.gaussians import bures_wasserstein_squared
 from skgmmot.gaussian.log_density import log_density, log_responsibilities, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import rsample, sample
-from skgmmot.gaussian.wasserstein import bures_wasserstein_squared
 from skgmmot.numerics.adjoint import InexactGradientWarning, implicit, spectral_radius
 from skgmmot.numerics.fixed_point import Solution, iterate
 from skgmmot.numerics.krylov import neumann

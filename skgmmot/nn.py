@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
-from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.fitting.em.fit import fit_em
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.fixed_point import Solution

@@ -6,7 +6,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs.mixtures import as_mixture, shown_type
-from skgmmot.estimators.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.metrics._mixture import MixtureWasserstein
 from skgmmot.metrics._sliced import sliced_wasserstein_distance

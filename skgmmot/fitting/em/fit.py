@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.e_steps import E_STEPS, SENSITIVITY, EStep, Gradient
+from skgmmot.fitting.em.gradient.movement import STRATEGIES, Request
 from skgmmot.fitting.em.iterations import EMStep
-from skgmmot.fitting.em.movement import STRATEGIES, Request
 from skgmmot.fitting.em.rows import EM
 from skgmmot.gaussian.coordinates import FisherCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from skgmmot.fitting.em.derivative import LinearisedEM
+from skgmmot.fitting.em.gradient.derivative import LinearisedEM
 from skgmmot.fitting.em.step import SampledEM, em_step
 from skgmmot.gaussian.coordinates import LogCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.fit import REG_COVAR, check_samples, check_start, fit_em
-from skgmmot.fitting.em.movement import STRATEGIES
+from skgmmot.fitting.em.gradient.movement import STRATEGIES
 from skgmmot.fitting.em.step import m_step
 from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.mixture import GaussianMixtureParams

@@ -18,7 +18,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.barycenter import gaussian_barycenter
+from skgmmot.gaussian.bures.barycenter import gaussian_barycenter
 from skgmmot.gaussian.covariance.registry import (
     DIAG,
     FULL,

@@ -14,7 +14,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.barycenter import barycenter_factors, euclidean_factors
+from skgmmot.gaussian.bures.barycenter import barycenter_factors, euclidean_factors
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
 from skgmmot.numerics.fixed_point import Solution, iterate

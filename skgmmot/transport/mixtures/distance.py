@@ -14,15 +14,15 @@ import math
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.barycenter import align
-from skgmmot.gaussian.covariance.base import CovarianceType
-from skgmmot.gaussian.covariance.registry import DIAG, FULL, SPHERICAL, TIED
-from skgmmot.gaussian.mixture import GaussianMixtureParams, least
-from skgmmot.gaussian.wasserstein import (
+from skgmmot.gaussian.bures.barycenter import align
+from skgmmot.gaussian.bures.gaussians import (
     GaussianCosts,
     bures_wasserstein_squared,
     commute,
 )
+from skgmmot.gaussian.covariance.base import CovarianceType
+from skgmmot.gaussian.covariance.registry import DIAG, FULL, SPHERICAL, TIED
+from skgmmot.gaussian.mixture import GaussianMixtureParams, least
 from skgmmot.numerics.linalg import compare_bits, factor, symmetrize
 from skgmmot.transport.discrete.plan import (
     Plan,

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skgmmot.gaussian.bures.gaussians import GaussianCosts, bures_wasserstein_squared
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.gaussian.wasserstein import GaussianCosts, bures_wasserstein_squared
 from skgmmot.numerics.linalg import compare_bits
 from skgmmot.transport.discrete.bounded import BoundedCosts, solve_in_step
 from skgmmot.transport.discrete.network_simplex import network_simplex

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.fitting.em.movement import STRATEGIES
+from skgmmot.fitting.em.gradient.movement import STRATEGIES
 from skgmmot.functional import fit_em
 from skgmmot.numerics.gradients import Strategy
 

@@ -9,7 +9,8 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture
-from skgmmot.fitting.em import derivative, rows
+from skgmmot.fitting.em import rows
+from skgmmot.fitting.em.gradient import derivative
 from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.fitting.em.derivative import LinearisedEM
+from skgmmot.fitting.em.gradient.derivative import LinearisedEM
 from skgmmot.fitting.em.step import em_step
 from skgmmot.functional import GaussianMixtureParams, WarmStart, fit_em
 from skgmmot.numerics.adjoint import InexactGradientWarning

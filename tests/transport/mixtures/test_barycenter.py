@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.barycenter import gaussian_barycenter
+from skgmmot.gaussian.bures.barycenter import gaussian_barycenter
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.barycenter import common_type, exact_barycenter, objective

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from skgmmot.gaussian.bures.gaussians import wasserstein_squared
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.gaussian.wasserstein import wasserstein_squared
 from skgmmot.numerics.linalg import bures_map, symmetrize
 from skgmmot.transport.mixtures.distance import cost_matrix, interpolate, transport_plan
 

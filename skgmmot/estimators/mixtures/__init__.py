@@ -1,0 +1,1 @@
+"""Estimators that fit a mixture to samples."""

@@ -1,0 +1,117 @@
+"""What every estimator does that fits a mixture to samples: the frame of a fit."""
+
+import warnings
+from abc import ABC, abstractmethod
+
+import torch
+from sklearn.base import _fit_context
+from sklearn.exceptions import ConvergenceWarning
+
+from skgmmot._inputs import arrays
+from skgmmot.estimators.mixtures._base import MixtureEstimator, whole_fit
+from skgmmot.numerics.fixed_point import Solution
+from skgmmot.numerics.runs import Runs
+
+NOT_CONVERGED = (
+    "Best performing initialization did not converge. Try different init parameters, or increase "
+    "max_iter, tol, or check for degenerate data."
+)
+
+
+class Fit(ABC):
+    """A fit of a mixture to given samples, by the parameters of an estimator."""
+
+    estimator: "FittedMixture"
+    """Whose parameters count, and whose attributes are set."""
+    runs: Runs
+    """The best run so far."""
+
+    @abstractmethod
+    def solve(self, warm: bool) -> Solution:
+        """Run from every start or, if warm, from the estimator's own last fit."""
+
+    @abstractmethod
+    def show(self, solution: Solution) -> None:
+        """Set the estimator's attributes."""
+
+    def not_converged(self, solution: Solution) -> str:
+        """What the warning says where the best run has not converged."""
+        return NOT_CONVERGED
+
+    def remarks(self, solution: Solution) -> list[str]:
+        """What else to warn of."""
+        return []
+
+
+class FittedMixture(MixtureEstimator):
+    """Base of the estimators that fit a mixture to samples from several starts."""
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """Fit the mixture and predict the component of each sample.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+        y : None
+            Ignored.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples,)
+            What ``fit(X).predict(X)`` gives.
+
+        Raises
+        ------
+        ValueError
+            As `fit`.
+        """
+        return self._fit(X, sample_weight).predict(X)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit(self, X, sample_weight):
+        with whole_fit(self) as (fitted, reached):
+            fitted._fit_samples(X, sample_weight, reached)
+        return self
+
+    def _fit_samples(self, X, sample_weight, reached):
+        """`fit`, on a copy."""
+        warm = self.warm_start and hasattr(self, "converged_")
+        fit = self._fit_to(*self._validated(X, sample_weight))
+        reached.best, reached.show = lambda: fit.runs.best, fit.show
+        solution = fit.solve(warm)
+        texts = fit.remarks(solution)
+        if not solution.converged and self.max_iter > 0:
+            texts = [fit.not_converged(solution), *texts]
+        for text in texts:
+            warnings.warn(text, ConvergenceWarning, stacklevel=5)
+        fit.show(solution)
+
+    @abstractmethod
+    def _fit_to(self, X, sample_weight, kind) -> Fit:
+        """The fit to validated samples, their weights or None, which came in a kind of array."""
+
+    def _validated(self, X, sample_weight, *, first=True):
+        """Samples, their weights or None, and the kind of array that they came in."""
+        least = 2 if first else 1
+        X, kind = arrays.samples(
+            self, X, reset=first, min_samples=least, sample_weight=sample_weight
+        )
+        a = arrays.sample_weights(sample_weight, X)
+        if first:
+            check_enough(X, a, self.n_components)
+        arrays.check_range(X)
+        return X, a, kind
+
+
+def check_enough(X: torch.Tensor, sample_weight: torch.Tensor | None, n_components: int) -> None:
+    """Refuse fewer samples (of positive weight) than components."""
+    n_samples = len(X) if sample_weight is None else int((sample_weight > 0).sum())
+    if n_samples < n_components:
+        raise ValueError(
+            "Expected n_samples >= n_components but got n_components = "
+            f"{n_components}, n_samples = {n_samples}. Pass more samples or ask for "
+            "fewer components."
+        )

@@ -1,0 +1,479 @@
+"""`DifferentiableGaussianMixture`: scikit-learn's Gaussian mixture, on torch, with gradients."""
+
+import math
+import time
+from contextlib import nullcontext
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from skgmmot._inputs import arrays
+from skgmmot.estimators.mixtures import _init
+from skgmmot.estimators.mixtures._base import CovarianceTypeName
+from skgmmot.estimators.mixtures._fit import Fit, FittedMixture
+from skgmmot.fitting.em.e_steps import E_STEPS, Gradient
+from skgmmot.fitting.em.entropic import balance_gap_bound
+from skgmmot.fitting.em.fit import fit_from_starts, measured
+from skgmmot.fitting.em.gradient.movement import STRATEGIES, Request
+from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
+from skgmmot.numerics import blocks
+from skgmmot.numerics.fixed_point import ACCELERATIONS
+from skgmmot.numerics.runs import Runs
+from skgmmot.numerics.threads import single_threaded_torch
+
+#: Fits of fewer numbers in samples, times components, spend their time around the arithmetic; each
+#: pass over them is one block.
+SMALL = 2**15
+EMPTY = (
+    "n_components must be at most the number of clusters that the start finds, got components "
+    "without samples: {} of {}. They have weight zero and are never predicted. Use fewer "
+    "components, another init_params, or n_init > 1."
+)
+
+
+class DifferentiableGaussianMixture(FittedMixture):
+    """Gaussian mixture fitted by EM in torch, differentiable with respect to the data.
+
+    A drop-in replacement for `sklearn.mixture.GaussianMixture`: the same parameters, attributes and
+    starts, and numbers that are equal to rounding, with the exceptions that the user guide lists
+    under "What is different". Given a tensor that requires a gradient, the fitted ``weights_``,
+    ``means_`` and ``covariances_`` are on its graph.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        Number of components K.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+        What the components' covariances may be.
+    tol : float, default=1e-3
+        EM stops when the mean log-likelihood changes by less than this in one iteration.
+    reg_covar : float, default=1e-6
+        Added to the variances, in squared units of ``X``.
+    max_iter : int, default=100
+        Largest number of EM iterations; 0 keeps the start.
+    n_init : int, default=1
+        Number of starts; the fit of largest lower bound is kept.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'sinkhorn'}, \
+            default='kmeans'
+        How to start. ``'sinkhorn'`` runs Sinkhorn-EM, of equal weights or ``weights_init``, from
+        small covariances of the data's shape and k-means in its metric: slower than k-means,
+        indifferent to the features' scales and (full, tied) directions, and seldom far from the
+        best likelihood. Given means and precisions start its first run only.
+    weights_init : array-like of shape (n_components,), default=None
+        Weights to start from, and to keep if ``fixed_weights``.
+    means_init : array-like of shape (n_components, n_features), default=None
+        Means to start from.
+    precisions_init : array-like, default=None
+        Inverse covariances to start from, in the shape of ``covariances_``.
+    random_state : int, RandomState instance or None, default=None
+        Controls the starts and `sample`.
+    warm_start : bool, default=False
+        Whether a further `fit` starts from the last solution.
+    verbose : int, default=0
+        1 prints the iterations, 2 also times and changes.
+    verbose_interval : int, default=10
+        Iterations between prints.
+    e_step : {'posterior', 'sinkhorn'}, default='posterior'
+        What responsibilities are: posterior probabilities, or the plan of entropic transport that
+        gives every component its weight of the samples (Sinkhorn-EM). The weights then stay
+        ``weights_init``, or uniform; an iteration takes three passes or more, and the fit seldom
+        depends on its start.
+    acceleration : {'squarem'}, default=None
+        Whether to extrapolate EM: the same likelihood in fewer passes over the data where
+        components overlap and ``tol`` is small, never a smaller likelihood from one iteration to
+        the next, but another path, and other numbers, than scikit-learn's.
+    gradient : {'implicit', 'automatic', 'one_step', 'natural'}, default='implicit'
+        How the fit is differentiated when ``X`` (or ``sample_weight``) is a tensor that requires a
+        gradient: by the implicit function theorem, through all iterations, or through the last
+        one. 'natural' is no derivative, but the movement of ``X`` for a flow with
+        ``fixed_weights``. Starts are constants, and of several starts the best run is
+        differentiated.
+    gradient_tol : float, default=1e-6
+        For ``gradient='implicit'`` and 'natural': relative error accepted in the gradient. Where
+        one is asked for, the fit is polished and the adjoint equation solved until it should be
+        smaller; a warning says where that failed.
+    fixed_weights : bool, default=False
+        Whether the weights stay ``weights_init``, or uniform: responsibilities use them and EM
+        leaves them.
+    device : str or torch.device, default=None
+        Where to compute; None is where the data is.
+
+    Attributes
+    ----------
+    weights_ : array or Tensor of shape (n_components,)
+        Weights of the components.
+    means_ : array or Tensor of shape (n_components, n_features)
+        Means.
+    covariances_ : array or Tensor
+        Covariances: ``(K, d, d)`` if full, ``(d, d)`` if tied, ``(K, d)`` if diag, ``(K,)`` if
+        spherical.
+    precisions_ : array or Tensor
+        Inverse covariances, in the same shape.
+    precisions_cholesky_ : array or Tensor
+        Factors ``P`` of the precisions, ``P @ P.T``, in the same shape.
+    converged_ : bool
+        Whether the best fit converged.
+    n_iter_ : int
+        Iterations of the best fit, each one pass over the data.
+    lower_bound_ : float
+        Mean log-likelihood of the best fit, before its last M-step; for ``e_step='sinkhorn'``,
+        minus the balanced transport cost, which bounds it from below.
+    lower_bounds_ : list of float
+        The same after each of its iterations (extrapolations that were dropped left out).
+    entropic_ot_gap_ : float
+        How far the best fit is from balance, where each component receives its weight: 0 at a
+        fixed point of EM whose weights are free. For ``e_step='sinkhorn'``, what `entropic_ot_gap`
+        gives on the samples of the fit. Else a lower bound of that from the last pass, which costs
+        nothing: ``sum_k w_k log(w_k / share_k)``, before the last M-step like ``lower_bound_``.
+    solution_ : Solution
+        Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
+        ``distance``) and, after backward through an implicit gradient, what that found
+        (``adjoint``, with its residual, spectral radius and the error of one_step).
+    n_features_in_ : int
+        Number of features d.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if ``X`` had any.
+
+    See Also
+    --------
+    skgmmot.MixtureWasserstein : Distances between fitted mixtures.
+    skgmmot.OTMap : Maps samples of one mixture to another.
+
+    Notes
+    -----
+    Answers are NumPy arrays, also to tensors on the CPU that require no gradient; they are tensors
+    where a gradient or another device is involved.
+
+    One iteration costs ``O(n K d^2)`` (diagonal types: ``O(n K d)``) and needs a few megabytes
+    beyond the data, whatever ``n``; so does the implicit gradient. It is exact at a fixed point, so
+    a fit that is asked for it is polished: EM stops by ``tol``, which says when the likelihood has
+    settled, and the parameters are then brought to where EM would end. Where components overlap
+    that takes some hundred iterations.
+
+    References
+    ----------
+    .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025.
+    .. [2] Mena, Nejatbakhsh, Varol and Niles-Weed 2020, Sinkhorn-EM.
+    .. [3] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skgmmot import DifferentiableGaussianMixture
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> mixture = DifferentiableGaussianMixture(n_components=2, random_state=0).fit(X)
+    >>> mixture.means_.round(3)
+    array([[10.,  2.],
+           [ 1.,  2.]])
+    >>> mixture.predict([[0, 0], [12, 3]])
+    array([1, 0])
+    """
+
+    _parameter_constraints: dict = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [CovarianceTypeName()],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions(_init.STARTS)],
+        "weights_init": ["array-like", torch.Tensor, None],
+        "means_init": ["array-like", torch.Tensor, None],
+        "precisions_init": ["array-like", torch.Tensor, None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "e_step": [StrOptions(set(E_STEPS))],
+        "acceleration": [StrOptions(set(ACCELERATIONS)), None],
+        "gradient": [StrOptions(set(STRATEGIES))],
+        "gradient_tol": [Interval(Real, 0.0, None, closed="neither")],
+        "fixed_weights": ["boolean"],
+        "device": [str, torch.device, None],
+    }
+
+    def __init__(
+        self,
+        n_components=1,
+        *,
+        covariance_type="full",
+        tol=1e-3,
+        reg_covar=1e-6,
+        max_iter=100,
+        n_init=1,
+        init_params="kmeans",
+        weights_init=None,
+        means_init=None,
+        precisions_init=None,
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+        verbose_interval=10,
+        e_step="posterior",
+        acceleration=None,
+        gradient="implicit",
+        gradient_tol=1e-6,
+        fixed_weights=False,
+        device=None,
+    ):
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.e_step = e_step
+        self.acceleration = acceleration
+        self.gradient = gradient
+        self.gradient_tol = gradient_tol
+        self.fixed_weights = fixed_weights
+        self.device = device
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the mixture by EM.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples: float32 and float64 are kept, the rest becomes float64.
+        y : None
+            Ignored.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights; a weight of 2 is a row given twice, 0 a row left out.
+
+        Returns
+        -------
+        DifferentiableGaussianMixture
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, ``X`` or ``sample_weight`` is invalid, or a covariance collapses; an
+            earlier fit is then left as it was.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the best fit stopped at ``max_iter``, and was not polished either.
+        UserWarning
+            If ``reg_covar`` exceeds a tenth of the smallest variance among the features that vary.
+        InexactGradientWarning
+            If a gradient is asked for and may be further off than ``gradient_tol``.
+        """
+        self._fit(X, sample_weight)
+        return self
+
+    def _fit_to(self, X, sample_weight, kind):
+        return _Fit(self, X, sample_weight, kind)
+
+    # --- the entropic reading ------------------------------------------------------------------
+
+    @single_threaded_torch()
+    def entropic_ot_gap(self, X, sample_weight=None):
+        """Compute how much balancing the components would cost.
+
+        Maximum likelihood is entropic transport from samples to components that is free to choose
+        what each component receives; the gap is what it costs in addition to give each its weight.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        float
+            The balanced transport cost less the negative mean log-likelihood: not negative, and
+            zero where the responsibilities share out the samples by ``weights_``, as at every
+            fixed point of EM on its own samples.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` or ``sample_weight`` is invalid.
+
+        Notes
+        -----
+        Costs a few passes over the samples.
+
+        References
+        ----------
+        .. [1] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
+        """
+        check_is_fitted(self)
+        X, _ = arrays.samples(self, X, reset=False)
+        arrays.check_range(X)
+        return self._entropic_ot_gap(X, arrays.sample_weights(sample_weight, X))
+
+    def _entropic_ot_gap(self, X, sample_weight):
+        X, a = (None if t is None else t.detach() for t in (X, sample_weight))
+        theta = self._params(dtype=torch.float64, device=X.device).detach()
+        # the smallest of weights stands for none
+        weights = theta.weights.clamp(min=torch.finfo(torch.float64).tiny)
+        origin = blocks.origin(X, a)
+        with EM(X, a, origin, 0.0).in_float64().at_work() as em:
+            return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).translated(-origin)))
+
+
+class _Fit(Fit):
+    """EM on given samples, and the best run's end on their graph."""
+
+    def __init__(self, estimator, X, sample_weight, kind):
+        self.estimator, self.samples, self.kind = estimator, (X, sample_weight), kind
+        self.e_step = E_STEPS[estimator.e_step]
+        self.gradient = self._gradient(X, sample_weight)
+        constants = (X.detach(), None if sample_weight is None else sample_weight.detach())
+        self.origin = blocks.origin(*constants)
+        _init.warn_of_units(estimator, *constants, self.origin)
+        self.em = EM(*constants, self.origin, estimator.reg_covar, None, estimator.fixed_weights)
+        self.log = _Log(estimator.verbose, estimator.verbose_interval)
+        self.runs = Runs(self.log)
+
+    def _gradient(self, X, sample_weight) -> Gradient | None:
+        """How the fit is differentiated; None where no gradient is asked for."""
+        if not (X.requires_grad or (sample_weight is not None and sample_weight.requires_grad)):
+            return None
+        e, strategy = self.estimator, STRATEGIES[self.estimator.gradient]
+        K, d = e.n_components, X.shape[1]
+        size = K + K * d + math.prod(e._covariance().shape(K, d))
+        request = Request(e.acceleration, e.fixed_weights, self.e_step, size, (sample_weight,))
+        strategy.check(request)
+        if e.max_iter == 0 or not torch.is_grad_enabled():
+            return None
+        return Gradient(strategy, e.gradient_tol)
+
+    def solve(self, warm):
+        """EM from every start."""
+        e = self.estimator
+        options = {"tol": e.tol, "max_iter": e.max_iter, "acceleration": e.acceleration}
+        with self._recording():
+            solution, _ = fit_from_starts(
+                self.em,
+                self._starts(warm),
+                self.samples,
+                self.e_step,
+                self.gradient,
+                runs=self.runs,
+                **options,
+            )
+        return solution
+
+    def _recording(self):
+        """A context in which small fits without a gradient are faster: autograd is off for good.
+
+        Tensors made within must reach no user and, as in larger fits, no other thread; covariance
+        types that are not elementary may need autograd in their M-step.
+        """
+        covariance, X = self.estimator._covariance(), self.samples[0]
+        small = X.numel() * self.estimator.n_components < SMALL
+        constant = self.gradient is None and self.kind is arrays.NUMPY
+        off = small and constant and covariance.base is covariance
+        return torch.inference_mode() if off else nullcontext()
+
+    def _starts(self, warm):
+        """Yield the start of each run and the objective that its first change is against."""
+        e, em = self.estimator, self.em
+        if warm:
+            self.log.start(0)
+            yield _init.earlier_fit(e, em), float(e.lower_bound_)
+            return
+        given = _init.given(e, em, uniform=e.fixed_weights or self.e_step.balanced)
+        with _init.random_numbers(e.random_state) as rng:
+            for run in range(e.n_init):
+                self.log.start(run)
+                yield _init.one_start(e, em, given, rng, run), -math.inf
+
+    def not_converged(self, solution):
+        """The warning, and what it means for the gradient."""
+        text = super().not_converged(solution)
+        if self.gradient is None:
+            return text
+        return (
+            f"{text} The gradient is not that of a fixed point: the last step moved by "
+            f"{measured(solution).residual:.1e} in units of the spread."
+        )
+
+    def remarks(self, solution):
+        """That components have no samples."""
+        n_empty = solution.value.weights.tolist().count(0.0)
+        return [EMPTY.format(n_empty, self.estimator.n_components)] if n_empty else []
+
+    def show(self, solution):
+        """Set the estimator's attributes; those that only some fits have go."""
+        e, X = self.estimator, self.samples[0]
+        for name in ("solution_", "entropic_ot_gap_"):
+            vars(e).pop(name, None)
+        value = solution.value.translated(self.origin)
+        e._set_parameters(value, X.dtype, self.kind)
+        e.converged_, e.n_iter_ = solution.converged, solution.n_iter
+        e.lower_bound_ = np.float64(solution.objective)
+        e.lower_bounds_ = list(solution.objectives)
+        if self.gradient is not None:
+            previous = solution.previous.translated(self.origin)
+            e.solution_ = solution._replace(value=value.detach(), previous=previous)
+        e.entropic_ot_gap_ = self._gap(solution)
+
+    def _gap(self, solution):
+        """The gap on the samples of the fit, or a bound from its last E-step, which `em` kept."""
+        em = self.em
+        if self.e_step.balanced:
+            return self.estimator._entropic_ot_gap(em.X, em.sample_weight)
+        polished = solution.adjoint is not None
+        theta = solution.value.detach() if polished else solution.previous
+        with em.at_work():
+            share = em.statistics(theta).mass / em.total
+        return balance_gap_bound(theta.weights, share)
+
+
+class _Log:
+    """scikit-learn's verbose output."""
+
+    def __init__(self, verbose, interval):
+        self.verbose, self.interval = int(verbose), interval
+
+    def start(self, run):
+        if self.verbose:
+            print(f"Initialization {run}")
+            self.began = self.last = time.time()
+
+    def step(self, solution):
+        if not self.verbose or solution.n_iter % self.interval:
+            return
+        if self.verbose == 1:
+            print(f"  Iteration {solution.n_iter}")
+        else:
+            now = time.time()
+            print(
+                f"  Iteration {solution.n_iter}\t time lapse {now - self.last:.5f}s"
+                f"\t ll change {solution.change:.5f}"
+            )
+            self.last = now
+
+    def end(self, solution):
+        if not self.verbose or not solution.n_iter:
+            return
+        message = "converged." if solution.converged else "did not converge."
+        if self.verbose == 1:
+            print(f"Initialization {message}")
+        else:
+            print(
+                f"Initialization {message} time lapse {time.time() - self.began:.5f}s"
+                f"\t lower bound {solution.objective:.5f}."
+            )

@@ -1,0 +1,1 @@
+"""Estimators over optimal transport: maps, geodesics, barycentres, embeddings, quantisation."""

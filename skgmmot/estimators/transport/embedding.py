@@ -1,0 +1,364 @@
+"""Transformers of point clouds into mixtures, and of mixtures into MW2 distances."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+    clone,
+)
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted
+
+from skgmmot._inputs import arrays
+from skgmmot._inputs.mixtures import as_mixtures, as_two_sequences
+from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
+from skgmmot.numerics.linalg import safe_sqrt
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.mixtures.pairwise import pairwise_squared
+
+
+class _OfObjects(TransformerMixin, BaseEstimator):
+    """Base of transformers whose samples are point clouds or mixtures, not rows of numbers."""
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags._skip_test = True  # scikit-learn's checks fit arrays of numbers
+        return tags
+
+
+class MixtureEmbedding(_OfObjects):
+    """Transformer that fits a Gaussian mixture to each of many point clouds.
+
+    Parameters
+    ----------
+    n_components : int, default=5
+        Number of components of each mixture, if ``mixture`` is None.
+    mixture : mixture estimator, default=None
+        Estimator that is cloned and fitted to each cloud; None is
+        ``DifferentiableGaussianMixture(n_components)`` with this ``random_state``.
+    n_jobs : int, default=None
+        Number of processes that fit; None is one.
+    random_state : int, RandomState instance or None, default=None
+        Controls the default mixture's starts; with an integer, the mixture of a cloud does not
+        depend on the other clouds.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Number of features d of the points.
+
+    See Also
+    --------
+    PairwiseMW2 : The distances between the mixtures.
+
+    Notes
+    -----
+    A *sample* here is a whole cloud, an array of shape ``(n_points, d)`` with its own number of
+    points, and the data ``X`` is a list of them (or an array of objects, or of shape
+    ``(n_samples, n_points, d)``). scikit-learn's splitters and searches cut such data as any other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from sklearn.neighbors import KNeighborsClassifier
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skgmmot import MixtureEmbedding, PairwiseMW2
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(12) % 2
+    >>> clouds = [rng.normal(scale=1 + 4 * label, size=(90 + i, 2)) for i, label in enumerate(y)]
+    >>> neighbours = KNeighborsClassifier(n_neighbors=3, metric="precomputed")
+    >>> model = make_pipeline(MixtureEmbedding(2, random_state=0), PairwiseMW2(), neighbours)
+    >>> cross_val_score(model, clouds, y, cv=3)
+    array([1., 1., 1.])
+    """
+
+    _parameter_constraints: dict = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "mixture": [HasMethods(["fit", "score_samples"]), None],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, n_components=5, *, mixture=None, n_jobs=None, random_state=None):
+        self.n_components = n_components
+        self.mixture = mixture
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Record the number of features; mixtures are fitted by `transform`.
+
+        Parameters
+        ----------
+        X : sequence of array-like or Tensor of shape (n_points, n_features)
+            The clouds.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        MixtureEmbedding
+            Itself.
+
+        Raises
+        ------
+        TypeError
+            If ``X`` is not a sequence of arrays, or ``mixture`` not a Gaussian mixture.
+        ValueError
+            If a parameter is invalid, there are no clouds, or they differ in features.
+        """
+        n_features = _n_features(X, None)
+        self._new_mixture()
+        self.n_features_in_ = n_features
+        return self
+
+    def transform(self, X):
+        """Fit a mixture to each cloud.
+
+        Parameters
+        ----------
+        X : sequence of array-like or Tensor of shape (n_points, n_features)
+            The clouds, those of the fit or new.
+
+        Returns
+        -------
+        list of fitted mixture estimators
+            One for each cloud.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        TypeError
+            If ``X`` is not a sequence of arrays.
+        ValueError
+            If the clouds differ in features from each other or from the fit, or a mixture cannot be
+            fitted to one; the message says to which.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If some fits did not converge: one warning for all of them.
+        """
+        check_is_fitted(self, "n_features_in_")
+        self._validate_params()
+        _n_features(X, self.n_features_in_)
+        mixture = self._new_mixture()
+        jobs = (delayed(_fitted)(clone(mixture), cloud, i) for i, cloud in enumerate(X))
+        fitted = Parallel(n_jobs=self.n_jobs)(jobs)
+        early = [i for i, m in enumerate(fitted) if not getattr(m, "converged_", True)]
+        if early:
+            warnings.warn(
+                f"The mixtures of {len(early)} of {len(fitted)} clouds did not converge (first: "
+                f"X[{early[0]}]). Pass a mixture with a larger max_iter or tol.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return fitted
+
+    def _new_mixture(self):
+        """The mixture estimator to clone for each cloud."""
+        if self.mixture is None:
+            return DifferentiableGaussianMixture(self.n_components, random_state=self.random_state)
+        if not hasattr(self.mixture, "covariance_type"):
+            raise TypeError(
+                "mixture must be a Gaussian mixture estimator, got "
+                f"{type(self.mixture).__name__}. Pass a DifferentiableGaussianMixture."
+            )
+        return self.mixture
+
+
+def _fitted(mixture, cloud, i):
+    """Fit a mixture to cloud number i."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said once for all clouds
+        try:
+            return mixture.fit(cloud)
+        except ValueError as error:
+            raise ValueError(
+                f"X[{i}] must be a cloud that a mixture can be fitted to. {error}"
+            ) from error
+
+
+def _n_features(X, expected):
+    """Validate the clouds; return their number of features, which must be as expected."""
+    if hasattr(X, "fit") or isinstance(X, str) or not hasattr(X, "__len__"):
+        raise TypeError(
+            f"X must be a sequence of clouds, got {type(X).__name__}. Put arrays in a list."
+        )
+    if len(X) == 0:
+        raise ValueError("X must hold at least one cloud, got none. Pass a list of arrays.")
+    for i, cloud in enumerate(X):
+        shape = _shape(cloud)
+        if len(shape) != 2:
+            raise ValueError(
+                f"X[{i}] must have shape (n_points, n_features), got {shape or 'no matrix'}. X is "
+                "a list of clouds, each a matrix"
+                + (f": X[{i}][:, None] if points have one feature." if len(shape) == 1 else ".")
+            )
+        expected = shape[1] if expected is None else expected
+        if shape[1] != expected:
+            raise ValueError(
+                f"X[{i}] must have {expected} feature(s) as the other clouds, got {shape[1]}. "
+                "Describe all clouds by the same features."
+            )
+    return expected
+
+
+def _shape(cloud) -> tuple[int, ...]:
+    """The shape of an array; empty for lists of rows of different lengths."""
+    try:
+        return tuple(np.shape(cloud))
+    except ValueError:
+        return ()
+
+
+class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
+    """Transformer that computes the MW2 distances of mixtures to those it was fitted to.
+
+    Parameters
+    ----------
+    reg : float, default=0.0
+        Weight of the entropy of the plans; see `skgmmot.MixtureWasserstein`.
+    reg_m : float, tuple of two floats or None, default=None
+        Penalties of the marginals; see `skgmmot.MixtureWasserstein`.
+    squared : bool, default=False
+        Whether to return squared distances.
+
+    Attributes
+    ----------
+    mixtures_ : list of mixtures
+        The mixtures of the fit.
+
+    See Also
+    --------
+    MixtureEmbedding : Makes mixtures of clouds of points.
+    skgmmot.MixtureWasserstein : The distance between two mixtures.
+
+    Notes
+    -----
+    A *sample* here is a mixture: a fitted estimator of this package or of scikit-learn, or a tuple
+    ``(weights, means, covariances)``. The distances are what scikit-learn's estimators with
+    ``metric='precomputed'`` take: square at the fit, new samples against the training samples
+    afterwards. For a kernel, apply ``exp(-gamma * D**2)`` in between (a ``FunctionTransformer``).
+
+    Examples
+    --------
+    >>> from skgmmot import PairwiseMW2
+    >>> mixtures = [([1.0], [[float(m)]], [[[1.0]]]) for m in (0, 3, 7)]
+    >>> PairwiseMW2().fit(mixtures[:2]).transform(mixtures)
+    array([[0., 3.],
+           [3., 0.],
+           [7., 4.]])
+    """
+
+    _parameter_constraints: dict = {
+        "reg": [Interval(Real, 0.0, None, closed="left")],
+        "reg_m": [Interval(Real, 0.0, None, closed="right"), tuple, list, None],
+        "squared": ["boolean"],
+    }
+
+    def __init__(self, reg=0.0, reg_m=None, *, squared=False):
+        self.reg = reg
+        self.reg_m = reg_m
+        self.squared = squared
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Store the mixtures to which distances are computed.
+
+        Parameters
+        ----------
+        X : sequence of fitted mixture estimators or tuples (weights, means, covariances)
+            The mixtures.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        PairwiseMW2
+            Itself.
+
+        Raises
+        ------
+        NotFittedError
+            If an estimator is not fitted.
+        TypeError
+            If ``X`` is not a sequence of mixtures.
+        ValueError
+            If a parameter is invalid, there are no mixtures, or they differ in features.
+        """
+        as_mixtures(X)
+        self.mixtures_ = list(X)
+        return self
+
+    @single_threaded_torch()
+    def transform(self, X):
+        """Compute the distances of mixtures to those of the fit.
+
+        Parameters
+        ----------
+        X : sequence of n fitted mixture estimators or tuples (weights, means, covariances)
+            The mixtures.
+
+        Returns
+        -------
+        array or Tensor of shape (n, n_mixtures)
+            Distances in units of the data, or their squares; a tensor, and differentiable, if a
+            mixture requires a gradient.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`, or if an estimator is not fitted.
+        TypeError
+            If ``X`` is not a sequence of mixtures.
+        ValueError
+            If there are no mixtures, or they differ in features from each other or from the fit.
+        """
+        check_is_fitted(self, "mixtures_")
+        self._validate_params()
+        return self._distances(X, self.mixtures_)
+
+    @single_threaded_torch()
+    def fit_transform(self, X, y=None):
+        """Compute the distances among mixtures, each pair once.
+
+        Parameters
+        ----------
+        X : sequence of n fitted mixture estimators or tuples (weights, means, covariances)
+            The mixtures.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        array or Tensor of shape (n, n)
+            A symmetric matrix of distances, or of their squares, as in `transform`.
+
+        Raises
+        ------
+        ValueError
+            As `fit`.
+        """
+        return self._distances(self.fit(X).mixtures_)
+
+    def _distances(self, mixtures, others=None):
+        """Distances of mixtures to others, or to each other, in the kind of array to return."""
+        sources, targets, kind = as_two_sequences(mixtures, others, ("X", "mixtures_"))
+        squared = pairwise_squared(sources, targets, reg=self.reg, reg_m=self.reg_m)
+        return arrays.answer_kind(kind).restore(squared if self.squared else safe_sqrt(squared))
+
+    @property
+    def _n_features_out(self):
+        return len(self.mixtures_)

@@ -1,0 +1,711 @@
+"""`OTMap` moves samples of one distribution to another; `ot_map` does it between mixtures."""
+
+import contextlib
+from collections.abc import Callable
+from numbers import Real
+from operator import attrgetter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    OneToOneFeatureMixin,
+    TransformerMixin,
+    _fit_context,
+    clone,
+)
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
+
+from skgmmot._inputs import arrays
+from skgmmot._inputs.labels import class_labels, refuse_target
+from skgmmot._inputs.mixtures import as_mixture, is_mixture
+from skgmmot.estimators.mixtures._base import whole_fit
+from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.transport._reach import Maps, warn_of_far_images
+from skgmmot.estimators.transport.geodesic import known_mixture
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.mixture import GaussianMixtureParams, join
+from skgmmot.gaussian.sampling import sample
+from skgmmot.numerics import blocks
+from skgmmot.numerics.linalg import oas_shrinkage
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.discrete.plan import Plan
+from skgmmot.transport.mixtures.distance import transport_plan
+from skgmmot.transport.mixtures.maps import carried_labels, mean_map, random_map
+from skgmmot.transport.sliced.directions import directions
+from skgmmot.transport.sliced.distance import sliced_wasserstein_of_samples
+
+
+class _Method(NamedTuple):
+    """A map from samples to images, mean or random, and what it needs."""
+
+    move: Callable
+    """``(maps, X, uniforms) -> images``."""
+    row_size: Callable
+    """Numbers that a sample takes in a block, of the maps."""
+    n_uniforms: int
+    """How many uniform random numbers a sample takes; for none there is no argument."""
+
+
+METHODS = {
+    "mean": _Method(mean_map, attrgetter("mean_row_size"), 0),
+    "random": _Method(random_map, attrgetter("row_size"), 2),
+}
+
+#: Components of the mixtures that `OTMap` fits unless told otherwise.
+DEFAULT_COMPONENTS = 10
+#: Directions along which `OTMap.score` compares clouds, and the samples it takes of each at most.
+SCORE_PROJECTIONS, SCORE_SAMPLES = 100, 10_000
+#: Components of fewer samples a feature have their covariances shrunk by ``shrinkage='auto'``.
+MIN_SAMPLES_PER_FEATURE = 5
+
+
+def _counts_classes(transport) -> bool:
+    """Whether labels are carried along."""
+    return transport.class_wise
+
+
+class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Map samples to a target distribution by optimal transport between Gaussian mixtures.
+
+    `fit` fits a mixture to the source samples and finds the optimal plan between its components
+    and those of the target mixture; `transform` moves samples by the affine maps of that plan.
+
+    Parameters
+    ----------
+    target : mixture estimator, tuple, array-like of shape (n_samples, n_features), default=None
+        Where to move to: a fitted mixture (of this package or of scikit-learn), the tuple
+        ``(weights, means, covariances)`` of one, samples, to which a mixture is then fitted, or
+        None for the standard normal distribution.
+    method : {'mean', 'random'}, default='mean'
+        ``'mean'`` moves a sample by the average of the maps: smooth, but narrower than the target
+        where a source component is split among several target components, since it averages over
+        them. ``'random'`` draws one map a sample: it reproduces the target's spread, with noise.
+    mixture : mixture estimator, default=None
+        What is fitted to samples, cloned each time; None is
+        ``DifferentiableGaussianMixture(n_components=10)`` with this ``random_state`` and
+        ``device``, or with one component if ``class_wise``.
+    class_wise : bool, default=False
+        Whether the labels ``y`` of the source samples count: a mixture is then fitted to each
+        class, target samples get as many components as all classes together, and `predict` carries
+        the labels along the plan to target samples.
+    reg : float, default=0.0
+        Weight of the plan's entropy, which spreads it over more pairs of components, in squared
+        units of the data; 0 is without.
+    reg_m : float, tuple of two floats or None, default=None
+        Penalties of mass that is made or destroyed instead of moved, of the source and of the
+        target, in squared units of the data: about the cost above which it is not moved. ``inf``
+        holds a marginal, None holds both. A source component that keeps no mass is still mapped, to
+        the nearest.
+    shrinkage : {'auto'}, float in [0, 1] or None, default='auto'
+        How far covariances that are fitted here to samples are drawn towards a multiple of the
+        identity, which keeps the map from stretching noise where samples are few for their
+        features. ``'auto'`` takes the share of [3]_ for full and tied covariances of components
+        with fewer than 5 samples a feature, and leaves all others as they are. A number is the
+        share for all; 0 or None for none. A ``target`` that is a mixture is never changed.
+    random_state : int, RandomState instance or None, default=None
+        Controls the default mixture's starts and the draws of ``method='random'``.
+    device : str or torch.device, default=None
+        Where to compute; None is where the data is.
+
+    Attributes
+    ----------
+    source_mixture_ : estimator or tuple
+        The mixture of the source; if ``class_wise``, those of the classes, joined. With the
+        covariances that were shrunk, if any were.
+    target_mixture_ : estimator or tuple
+        The mixture of the target, likewise.
+    plan_ : array or Tensor of shape (K, L)
+        The mass moved between components.
+    distance_ : float
+        MW2 between the two mixtures, in units of the data; the square root of the plan's cost,
+        entropy and penalties included, where there are such.
+    classes_ : ndarray of shape (n_classes,)
+        The labels, if ``class_wise``.
+    component_labels_ : ndarray of shape (K,)
+        The label of each source component, if ``class_wise``.
+    n_features_in_ : int
+        Number of features d.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if ``X`` had any.
+
+    See Also
+    --------
+    ot_map : The same in one call.
+    skgmmot.MixtureWasserstein : The distance that the plan attains.
+
+    Notes
+    -----
+    Images have the features of the samples, and their names. To move some features only, put the
+    map into scikit-learn's ``ColumnTransformer`` and give it a target with these features.
+
+    In a pipeline before a classifier, source samples are moved and the classifier is trained on
+    their images: it lives in the target's domain, so ask ``pipeline[-1]`` about target samples.
+
+    `transform` costs ``O(n K d^2)`` and a few megabytes beyond its result, whatever ``n``.
+
+    References
+    ----------
+    .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
+    .. [2] Montesuma, Ngole Mboula and Souloumiac 2024, mixtures in domain adaptation.
+    .. [3] Chen, Wiesel, Eldar and Hero 2010, oracle approximating shrinkage.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skgmmot import DifferentiableGaussianMixture, OTMap
+    >>> rng = np.random.default_rng(0)
+    >>> source, target = rng.normal(size=(500, 2)), 3 + 2 * rng.normal(size=(500, 2))
+    >>> transport = OTMap(target, mixture=DifferentiableGaussianMixture()).fit(source)
+    >>> mapped = transport.transform(source)
+    >>> bool(np.allclose(mapped.mean(0), target.mean(0)))
+    True
+
+    Labels of the source, carried to the target:
+
+    >>> labels = (source[:, 0] > 0).astype(int)
+    >>> transport = OTMap(target, class_wise=True, random_state=0).fit(source, labels)
+    >>> transport.predict([[1.0, 3.0], [5.0, 3.0]])
+    array([0, 1])
+    """
+
+    _parameter_constraints: dict = {
+        "target": ["array-like", tuple, torch.Tensor, HasMethods(["score_samples"]), None],
+        "method": [StrOptions(set(METHODS))],
+        "mixture": [HasMethods(["fit", "score_samples"]), None],
+        "class_wise": ["boolean"],
+        "reg": [Interval(Real, 0.0, None, closed="left")],
+        "reg_m": [Interval(Real, 0.0, None, closed="right"), tuple, list, None],
+        "shrinkage": [StrOptions({"auto"}), Interval(Real, 0.0, 1.0, closed="both"), None],
+        "random_state": ["random_state"],
+        "device": [str, torch.device, None],
+    }
+
+    def __init__(
+        self,
+        target=None,
+        *,
+        method="mean",
+        mixture=None,
+        class_wise=False,
+        reg=0.0,
+        reg_m=None,
+        shrinkage="auto",
+        random_state=None,
+        device=None,
+    ):
+        self.target = target
+        self.method = method
+        self.mixture = mixture
+        self.class_wise = class_wise
+        self.reg = reg
+        self.reg_m = reg_m
+        self.shrinkage = shrinkage
+        self.random_state = random_state
+        self.device = device
+
+    def get_params(self, deep=True):
+        """Get the parameters; a fitted target is data, and its own are not among them.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include the parameters of ``mixture``.
+
+        Returns
+        -------
+        dict
+            Parameters by name.
+        """
+        params = super().get_params(deep)
+        return {name: v for name, v in params.items() if not name.startswith("target__")}
+
+    def set_params(self, **params):
+        """Set parameters.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name, those of ``mixture`` as ``mixture__name``.
+
+        Returns
+        -------
+        OTMap
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            For an unknown parameter, or one of a fitted target.
+        """
+        if any(name.startswith("target__") for name in params):
+            raise ValueError(
+                f"parameters must not be those of a fitted target, got {sorted(params)}. Pass the "
+                "target as samples and set those of mixture."
+            )
+        return super().set_params(**params)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.class_wise
+        return tags
+
+    def __sklearn_clone__(self):
+        # A fitted target is data, not a part to be fitted again: cloning must not unfit it.
+        params = self.get_params(deep=False)
+        target = params.pop("target")
+        cloned = {name: clone(value, safe=False) for name, value in params.items()}
+        return type(self)(target, **cloned)
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the source mixture and the plan to the target.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features), or mixture
+            Source samples; or, unless ``class_wise``, a fitted mixture estimator or the tuple
+            ``(weights, means, covariances)`` of one, in their place.
+        y : array-like of shape (n_samples,), default=None
+            Labels of the source samples if ``class_wise``, else ignored. The target is no argument
+            of `fit` but the parameter ``target``: what looks like one here is refused. A label of
+            -1 means that the class is not known, as in scikit-learn: the sample is left out.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights of the source samples: a weight of 2 is a row given twice, 0 a row
+            left out. (How far ``shrinkage='auto'`` shrinks goes by ``(sum w)^2 / sum w^2``
+            samples, which copies do not raise.) For weights of the target pass a mixture that was
+            fitted with them.
+
+        Returns
+        -------
+        OTMap
+            The fitted transformer.
+
+        Raises
+        ------
+        NotFittedError
+            If ``target`` or ``X`` is an unfitted estimator.
+        ValueError
+            If a parameter, ``X``, ``y`` or ``sample_weight`` is invalid, or source and target
+            differ in features.
+        """
+        refuse_target(X, y, self.target)
+        with whole_fit(self) as (fitted, _):
+            for name in ("classes_", "component_labels_"):
+                vars(fitted).pop(name, None)
+            source = fitted._source_mixture(X, y, sample_weight)
+            given = arrays.kind_of(X), arrays.kind_of(self.target)
+            fitted._set_plan(source, fitted._target_mixture(), *given)
+        return self
+
+    def _source_mixture(self, X, y, sample_weight):
+        """The source as a fitted estimator or a tuple."""
+        if is_mixture(X, "X"):
+            return self._given_source(X, sample_weight)
+        tensor, kind = arrays.samples(self, X, reset=True, min_samples=2)
+        tensor = tensor.detach()
+        weights = arrays.sample_weights(sample_weight, tensor)
+        samples = kind.restore(tensor)
+        if weights is not None:
+            weights = kind.restore(weights.detach())
+        if self.class_wise:
+            return self._fit_classes(samples, weights, y)
+        return self._fit_mixture(self._new_mixture("X"), samples, weights)
+
+    def _given_source(self, mixture, sample_weight):
+        """A source that is a mixture already."""
+        if self.class_wise:
+            raise ValueError(
+                "X must be samples with class_wise=True, got a mixture, whose classes are "
+                "unknown. Pass the samples and their labels y."
+            )
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight must be None where X is a mixture, got weights. Fit the mixture "
+                "with them instead."
+            )
+        self.n_features_in_ = as_mixture(mixture, "X")[0].means.shape[1]
+        vars(self).pop("feature_names_in_", None)
+        if hasattr(mixture, "feature_names_in_"):
+            self.feature_names_in_ = mixture.feature_names_in_
+        return mixture
+
+    def _fit_classes(self, samples, weights, y):
+        """A mixture of each class, joined with the classes' shares of the samples."""
+        y, known = class_labels(y, samples)
+        self.classes_, codes = np.unique(y[known], return_inverse=True)
+        fitted, masses = [], []
+        for code, label in enumerate(self.classes_):
+            rows = known[codes == code]
+            own = None if weights is None else weights[rows]
+            masses.append(len(rows) if own is None else float(own.sum()))
+            with _class_named(label):
+                fitted.append(self._fit_mixture(self._new_mixture("X"), samples[rows], own))
+        mixtures, kinds = zip(*(as_mixture(m) for m in fitted), strict=True)
+        self.component_labels_ = self.classes_.repeat([len(m.weights) for m in mixtures])
+        shares = torch.tensor(masses, dtype=torch.float64) / sum(masses)
+        return known_mixture(join(mixtures, shares), arrays.answer_kind(*kinds))
+
+    def _fit_mixture(self, mixture, samples, weights=None):
+        """A mixture fitted to samples, its covariances shrunk where they stand on too few."""
+        options = {}
+        if weights is not None:
+            if not has_fit_parameter(mixture, "sample_weight"):
+                raise ValueError(
+                    "mixture must be one whose fit takes sample_weight, got "
+                    f"{type(mixture).__name__}. Use a DifferentiableGaussianMixture."
+                )
+            options["sample_weight"] = weights
+        fitted = mixture.fit(samples, **options)
+        # of unequal weights as many as of equal ones would vary as much (Kish)
+        size = len(samples) if weights is None else float(weights.sum() ** 2 / (weights**2).sum())
+        return _shrunk_mixture(fitted, size, self.shrinkage)
+
+    def _target_mixture(self):
+        """The target as a fitted estimator or a tuple, with the features of the fit."""
+        if self.target is None:
+            d = self.n_features_in_
+            return np.ones(1), np.zeros((1, d)), np.eye(d)[None]
+        if not is_mixture(self.target, "target"):
+            mixture = self._new_mixture("target")
+            if self.class_wise:
+                mixture.set_params(n_components=len(self.component_labels_))
+            return self._fit_mixture(mixture, arrays.companion(self, self.target, "target"))
+        as_mixture(self.target, "target")
+        names = [getattr(e, "feature_names_in_", None) for e in (self, self.target)]
+        if all(n is not None for n in names) and not np.array_equal(*names):
+            raise ValueError(
+                f"target must be fitted to the features of X, {list(names[0])}, got "
+                f"{list(names[1])}. Use the same columns in the same order."
+            )
+        return self.target
+
+    def _new_mixture(self, name):
+        """An unfitted mixture for the samples of that name."""
+        if self.mixture is None:
+            default = {"random_state": self.random_state, "device": self.device}
+            K = 1 if self.class_wise else DEFAULT_COMPONENTS
+            return DifferentiableGaussianMixture(n_components=K, **default)
+        if not hasattr(self.mixture, "covariance_type"):
+            raise TypeError(
+                f"mixture must be a Gaussian mixture estimator for {name}, got "
+                f"{type(self.mixture).__name__}. Pass a DifferentiableGaussianMixture."
+            )
+        return clone(self.mixture)
+
+    def _set_plan(self, source, target, *given):
+        """Find the plan between two mixtures and show it; the kinds of what was given count."""
+        (a, kind_a), (b, kind_b) = as_mixture(source, "source"), as_mixture(target, "target")
+        kind = arrays.answer_kind(kind_a, kind_b, *given)
+        a, b = (m.detach().to(device=kind.device) for m in (a, b))
+        plan = transport_plan(a, b, reg=self.reg, reg_m=self.reg_m)
+        self._maps = Maps(a, b, plan)
+        self.source_mixture_, self.target_mixture_ = source, target
+        self.plan_ = kind.restore(plan.coupling)
+        self.distance_ = float(plan.cost.clamp(min=0).sqrt())
+
+    def __getstate__(self):
+        """State of arrays alone, for every way to save it: maps are worked out again from it."""
+        state = super().__getstate__()
+        if "_maps" in state:
+            state = dict(state)
+            ends = state.pop("_maps").ends
+            state["_ends"] = [[t.cpu().numpy() for t in end] for end in ends]
+            state["_types"] = [end.covariance_type.name for end in ends[:2]]
+            state["_device"] = str(ends[0].means.device)
+        return state
+
+    def __setstate__(self, state):
+        """Take over a state and work out the maps."""
+        state = dict(state)
+        device, names = state.pop("_device", None), state.pop("_types", ())
+        super().__setstate__(state)
+        if device is not None:
+            source, target, plan = (
+                [torch.from_numpy(np.array(t)).to(device) for t in end]
+                for end in vars(self).pop("_ends")
+            )
+            source, target = (
+                GaussianMixtureParams(*end, COVARIANCE_TYPES[name])
+                for end, name in zip((source, target), names, strict=True)
+            )
+            self._maps = Maps(source, target, Plan(*plan))
+
+    @single_threaded_torch()
+    def transform(self, X):
+        """Move samples to the target.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples, of the source or new.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples, n_features)
+            Their images, in the dtype of ``X``; constants, also where ``X`` requires a gradient.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid.
+
+        Warns
+        -----
+        UserWarning
+            If an image lies ten times further out than the target reaches (its components' means
+            and five deviations around them): where a component of the source is thin against the
+            target's, the map stretches whatever is off it.
+        """
+        check_is_fitted(self, "plan_")
+        return self._move(self._maps.there, X, self._maps.target_reach)
+
+    @single_threaded_torch()
+    def inverse_transform(self, X):
+        """Move samples of the target to the source, by the maps of the transposed plan.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples of the target.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples, n_features)
+            Their images among the source, as in `transform`. They undo `transform` exactly between
+            single Gaussians; elsewhere samples of the target become like samples of the source,
+            not each the one that it came from.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid, or a covariance of the target is singular.
+        """
+        check_is_fitted(self, "plan_")
+        return self._move(self._maps.back, X, self._maps.source_reach)
+
+    def _move(self, mapping, X, reach):
+        """Samples moved by a map with the present method, to about where a mixture reaches."""
+        self._validate_params()
+        X, kind = arrays.samples(self, X, reset=False)
+        X = X.detach()
+        method, mapping, others = METHODS[self.method], mapping.for_samples(X), []
+        if method.n_uniforms:
+            rng = check_random_state(self.random_state)
+            others.append(_Uniforms(rng, method.n_uniforms, X.device))
+        images = blocks.map_rows(
+            lambda *block: method.move(mapping, *block),
+            method.row_size(mapping),
+            X,
+            *others,
+            min_rows=mapping.e_step.min_rows,
+        )
+        warn_of_far_images(images, reach)
+        return kind.restore(images, copy=False)
+
+    @available_if(_counts_classes)
+    @single_threaded_torch()
+    def predict(self, X):
+        """Predict the labels of target samples: those that the plan carries to them.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples of the target.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The most probable of ``classes_``; only with ``class_wise=True``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid, or a covariance of the target is singular.
+        """
+        proba = arrays.as_tensor(self.predict_proba(X))
+        return self.classes_[proba.argmax(1).cpu().numpy()]
+
+    @available_if(_counts_classes)
+    @single_threaded_torch()
+    def predict_proba(self, X):
+        """Compute the probabilities of the labels of target samples.
+
+        ``sum_l gamma_l(x) sum_k P_kl [label of k is c] / sum_k P_kl`` with the responsibilities
+        ``gamma_l`` of the target's components.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples of the target.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples, n_classes)
+            Probabilities, in the order of ``classes_``; only with ``class_wise=True``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid, or a covariance of the target is singular.
+        """
+        check_is_fitted(self, "component_labels_")
+        X, kind = arrays.samples(self, X, reset=False)
+        X, codes = X.detach(), np.searchsorted(self.classes_, self.component_labels_)
+        labels, mapping = torch.from_numpy(codes).to(X.device), self._maps.back.for_samples(X)
+        carried = blocks.map_rows(
+            lambda block: carried_labels(mapping, labels, block),
+            mapping.row_size,
+            X,
+            min_rows=mapping.e_step.min_rows,
+        )
+        return kind.restore(carried)
+
+    @single_threaded_torch()
+    def score(self, X, y=None):
+        """Compare mapped samples with the target: larger is better, 0 if they are the same.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Source samples, held out or not.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+            Minus the sliced Wasserstein distance, over 100 directions, between ``transform(X)``
+            and the target's samples (drawn from it if it is a mixture), in units of the data. At
+            most 10,000 samples of each count. What is drawn is the same at every call; two draws
+            of one distribution do not reach 0 but about minus its spread over ``sqrt(n)``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid.
+        """
+        mapped = _thinned(arrays.as_tensor(self.transform(X)).double())
+        if self.target is None or is_mixture(self.target, "target"):
+            params, _ = as_mixture(self.target_mixture_, "target")
+            generator = torch.Generator(params.means.device).manual_seed(0)
+            target, _ = sample(params, len(mapped), generator=generator)
+        else:
+            target = arrays.as_tensor(arrays.companion(self, self.target, "target"))
+            target = _thinned(target)
+        along = directions(
+            "quasi",
+            SCORE_PROJECTIONS,
+            mapped.shape[1],
+            generator=torch.Generator().manual_seed(0),
+        )
+        squared = sliced_wasserstein_of_samples(mapped, target.to(mapped), along).mean()
+        return -float(squared.sqrt())
+
+
+@contextlib.contextmanager
+def _class_named(label):
+    """Say of which class the mixture is that cannot be fitted inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"the mixture of class {label} must be one that can be fitted. {error}"
+        ) from error
+
+
+def _shrunk_mixture(fitted, n_samples, shrinkage):
+    """A fitted mixture, or one in its place with covariances shrunk: see ``OTMap``."""
+    if not shrinkage:
+        return fitted
+    params, kind = as_mixture(fitted)
+    params = params.in_base()
+    covariances, d, base = params.covariances, params.means.shape[1], params.covariance_type
+    if shrinkage == "auto":
+        if base.diagonal:
+            return fitted
+        own = base.total(params.weights)  # the share of the samples that each matrix stands on
+        few = own * n_samples < MIN_SAMPLES_PER_FEATURE * d
+        share = torch.where(few, oas_shrinkage(covariances, own * n_samples), 0.0)
+    else:
+        share = torch.full_like(base.total(params.weights), shrinkage)
+    if not share.any():
+        return fitted
+    return known_mixture(params._replace(covariances=base.shrunk(covariances, share)), kind)
+
+
+class _Uniforms:
+    """Uniform random numbers for each row, drawn where they are needed: row i is the same."""
+
+    def __init__(self, rng, per_row, device):
+        self.seed, self.per_row, self.device = rng.randint(2**31 - 1), per_row, device
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        start = rows.start or 0
+        stream = np.random.PCG64(self.seed).advance(self.per_row * start)
+        drawn = np.random.Generator(stream).random((rows.stop - start, self.per_row))
+        return torch.from_numpy(drawn).to(self.device)
+
+
+def _thinned(X):
+    """At most `SCORE_SAMPLES` rows, chosen at random but always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return X[torch.randperm(len(X), generator=generator)[:SCORE_SAMPLES].to(X.device)]
+
+
+def ot_map(source, target, **options):
+    """Return the fitted `OTMap` from a source to a target.
+
+    Parameters
+    ----------
+    source : fitted mixture estimator, tuple, or array-like of shape (n_samples, n_features)
+        Where to move from: a fitted mixture, the tuple ``(weights, means, covariances)`` of one,
+        or samples, to which a mixture is then fitted.
+    target : fitted mixture estimator, tuple, or array-like of shape (n_samples, n_features)
+        Where to move to, likewise.
+    **options : dict
+        The other parameters of `OTMap`.
+
+    Returns
+    -------
+    OTMap
+        Ready to `OTMap.transform`.
+
+    Raises
+    ------
+    NotFittedError
+        If a mixture is an unfitted estimator.
+    ValueError
+        If a mixture or a parameter is invalid, or source and target differ in dimension.
+
+    See Also
+    --------
+    OTMap : The transformer, for pipelines.
+
+    References
+    ----------
+    .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
+
+    Examples
+    --------
+    >>> from skgmmot import ot_map
+    >>> source = ([1.0], [[0.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]])
+    >>> target = ([1.0], [[5.0, 0.0]], [[[4.0, 0.0], [0.0, 1.0]]])
+    >>> ot_map(source, target).transform([[1.0, 1.0]])
+    array([[7., 1.]])
+    """
+    return OTMap(target, **options).fit(source)

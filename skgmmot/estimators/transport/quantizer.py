@@ -1,0 +1,413 @@
+"""Quantisation of samples or a density in the Wasserstein distance."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.cluster import kmeans_plusplus
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from skgmmot._inputs import arrays
+from skgmmot._inputs.densities import as_density, check_squares, reshaping
+from skgmmot._inputs.mixtures import looks_like_mixture
+from skgmmot.estimators.mixtures._base import whole_fit
+from skgmmot.fitting.quantization import Lloyd, Samples, nearest_cell
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.sampling import sample
+from skgmmot.numerics.fixed_point import iterate
+from skgmmot.numerics.linalg import Rescaling, power_of_two, squared_distances
+from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.semidiscrete.grid import GridDensity
+from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
+
+
+class WassersteinQuantizer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
+):
+    r"""Points that approximate samples or a density best in the 2-Wasserstein distance.
+
+    .. math:: \min_y W_2\Bigl(\rho, \sum_j b_j \delta_{y_j}\Bigr)
+
+    by Lloyd's algorithm: each point moves to the barycentre of its cell in the optimal plan. With
+    equal masses :math:`b_j`, all cells have the same mass (balanced k-means, stippling); with free
+    masses, each sample is assigned to the nearest point (k-means).
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of points.
+    masses : {'uniform', 'free'}, default='uniform'
+        Masses of the points: all equal, or those of the samples nearest to each.
+    init : {'random', 'k-means++'} or array-like of shape (n_clusters, n_features), default='random'
+        Starting points: samples (or draws from the density) chosen at random or, for samples, by
+        k-means++; or given points.
+    max_iter : int, default=100
+        Largest number of steps.
+    tol : float, default=1e-4
+        Stops when one step lowers the squared distance by less than this share of it.
+    n_nodes : int, default=4096
+        Number of quasi-random nodes that replace a mixture unless it has two features.
+    random_state : int, RandomState instance or None, default=None
+        Controls the start.
+    device : str or torch.device, default=None
+        Where to compute with samples; None is where they are. Cells in the plane are computed on
+        the CPU.
+
+    Attributes
+    ----------
+    cluster_centers_ : array or Tensor of shape (n_clusters, n_features)
+        The points.
+    masses_ : array or Tensor of shape (n_clusters,)
+        Masses of their cells, of sum one.
+    potentials_ : array or Tensor of shape (n_clusters,)
+        Potentials: the cell of point j is the set where ``|x - y_j|^2 - psi_j`` is smallest.
+    labels_ : array or Tensor of shape (n_samples,)
+        Indices of the cells of the samples, if it was fitted to samples.
+    distance_ : float
+        The distance W2 reached, in units of the features.
+    n_iter_ : int
+        Number of steps.
+    converged_ : bool
+        Whether ``tol`` was reached within ``max_iter`` steps.
+    n_features_in_ : int
+        Number of features d.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if ``X`` had any.
+
+    See Also
+    --------
+    skgmmot.semidiscrete_plan : The cells of given points.
+    skgmmot.SemidiscreteGMM : The mixture nearest to samples in the same distance.
+
+    Notes
+    -----
+    Each step solves one transport problem: for an image or a mixture in the plane by a few Newton
+    steps from the last potentials; for samples and equal masses by the network simplex, with
+    ``n_samples * n_clusters`` costs in memory; for free masses by one pass over the samples. The
+    result is a local optimum, as for k-means.
+
+    References
+    ----------
+    .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm for the cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skgmmot import GridDensity, WassersteinQuantizer
+    >>> square = GridDensity(np.ones((8, 8)), extent=(0, 1, 0, 1))
+    >>> quantizer = WassersteinQuantizer(4, tol=1e-9, random_state=0).fit(square)
+    >>> quantizer.masses_.round(6)
+    array([0.25, 0.25, 0.25, 0.25])
+    >>> quantizer.predict(quantizer.cluster_centers_)
+    array([0, 1, 2, 3])
+    """
+
+    _parameter_constraints: dict = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "masses": [StrOptions({"uniform", "free"})],
+        "init": [StrOptions({"random", "k-means++"}), "array-like", torch.Tensor],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "n_nodes": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+        "device": [str, torch.device, None],
+    }
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        masses="uniform",
+        init="random",
+        max_iter=100,
+        tol=1e-4,
+        n_nodes=4096,
+        random_state=None,
+        device=None,
+    ):
+        self.n_clusters = n_clusters
+        self.masses = masses
+        self.init = init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_nodes = n_nodes
+        self.random_state = random_state
+        self.device = device
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Compute the points.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features), GridDensity or mixture
+            What to quantise: samples, an image, or a mixture (a fitted estimator or a tuple
+            ``(weights, means, covariances)``).
+        y : None
+            Ignored.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Non-negative weights of the samples.
+
+        Returns
+        -------
+        WassersteinQuantizer
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, ``X`` or ``sample_weight`` is invalid, or there are fewer samples than
+            points; an earlier fit is then left as it was.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the steps ended at ``max_iter``, or leave points without mass.
+        """
+        with whole_fit(self) as (fitted, reached):
+            fitted._fit_validated(X, sample_weight, reached)
+        return self
+
+    def _fit_validated(self, X, sample_weight, reached):
+        """`fit`, on a copy."""
+        is_density = looks_like_mixture(X) or isinstance(X, GridDensity)
+        read = self._read_density if is_density else self._read_samples
+        density, scaling, dtype, kind = read(X, sample_weight)
+        start = self._start(density, scaling, check_random_state(self.random_state))
+        free = self.masses == "free"
+        step = Lloyd(density, None if free else torch.full_like(start[:, 0], 1 / self.n_clusters))
+
+        def show(solution):
+            points = scaling.invert(solution.value[0]).to(dtype)
+            plan, label = step.final_plan(scaling.apply(points.double()))
+            self._set_attributes(points, plan, scaling, dtype, kind)
+            self.n_iter_, self.converged_ = solution.n_iter, solution.converged
+            vars(self).pop("labels_", None)
+            if not is_density:
+                self.labels_ = self._labels(X, sample_weight, label, kind)
+            return plan
+
+        reached.show = show
+        plan = show(self._quantize(step, start, reached))
+        if n_idle := int((plan.masses == 0).sum()):
+            warnings.warn(
+                f"{n_idle} of {self.n_clusters} points have no mass: nothing is nearest to them. "
+                "Start them elsewhere by init, or ask for fewer.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def _read_density(self, density, sample_weight):
+        """A density as what `Lloyd` takes, its rescaling, the dtype of results, and their kind."""
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight must be None beside a density, got weights. Put them into the "
+                "density itself."
+            )
+        density, self.n_features_in_, kind = as_density(density, "X")
+        kind = arrays.answer_kind(kind)
+        vars(self).pop("feature_names_in_", None)
+        if isinstance(density, GridDensity):
+            density, scaling = _rescaled_image(density._replace(values=density.values.detach()))
+            return density, scaling, torch.float64, kind
+        density = density.detach()
+        deviations = density.full_covariances().diagonal(dim1=1, dim2=2).sqrt()
+        scaling = Rescaling.of(density.means, float(deviations.max()))
+        density = density.translated(-scaling.origin).scaled(1 / scaling.unit)
+        if self.n_features_in_ != 2:
+            each = max(1, self.n_nodes // len(density.weights))
+            z = torch.as_tensor(standard_nodes(each, self.n_features_in_)).to(density.means)
+            density = Samples(*mixture_nodes(density, z))
+        return density, scaling, torch.float64, kind
+
+    def _read_samples(self, X, sample_weight):
+        """Normalised weighted samples, their rescaling, the dtype of results, and their kind."""
+        X, kind = arrays.samples(self, X, reset=True, sample_weight=sample_weight)
+        arrays.check_range(X)
+        a = arrays.sample_weights(sample_weight, X)
+        X, dtype = X.detach().double(), X.dtype
+        a = X.new_ones(len(X)) if a is None else a.detach().double()
+        X, a = X[a > 0], a[a > 0]
+        if len(X) < self.n_clusters:
+            raise ValueError(
+                f"n_samples={len(X)} should be >= n_clusters={self.n_clusters}, counting samples "
+                "of positive weight. Pass more samples or ask for fewer clusters."
+            )
+        scaling = Rescaling.of(X)
+        spread = float((X - scaling.origin).abs().max())
+        check_squares("X", spread, spread)
+        return Samples(scaling.apply(X), a / a.sum()), scaling, dtype, kind
+
+    def _start(self, density, scaling, rng) -> torch.Tensor:
+        """The starting points, rescaled."""
+        if not isinstance(self.init, str):
+            return scaling.apply(self._given_start().to(_like(density)))
+        if not isinstance(density, Samples):
+            if self.init == "k-means++":
+                raise ValueError(
+                    "init must be 'random' or points for a density in the plane, got 'k-means++', "
+                    "which chooses among samples. Leave it out."
+                )
+            return _draw(density, self.n_clusters, rng)
+        X, a = (t.cpu().numpy() for t in density)
+        if self.init == "k-means++":
+            _, chosen = kmeans_plusplus(X, self.n_clusters, sample_weight=a, random_state=rng)
+        else:
+            chosen = rng.choice(len(X), self.n_clusters, replace=False, p=a)
+        return density.X[torch.as_tensor(chosen).to(density.X.device)]
+
+    def _given_start(self) -> torch.Tensor:
+        start = arrays.as_tensor(self.init, dtype=torch.float64).detach()
+        shape = (self.n_clusters, self.n_features_in_)
+        if start.shape != shape or not torch.isfinite(start).all():
+            raise ValueError(
+                f"init must be finite points of shape (n_clusters, n_features) = {shape}, got "
+                f"shape {tuple(start.shape)}. "
+                + reshaping("init", start, "Pass as many points as clusters.")
+            )
+        n_distinct = len(torch.unique(start, dim=0))
+        if n_distinct < self.n_clusters:
+            raise ValueError(
+                f"init must be distinct points, got {n_distinct} different ones among "
+                f"{self.n_clusters}. Move those that are equal: they would stay together."
+            )
+        return start
+
+    def _quantize(self, step, start, reached):
+        """Iterate Lloyd's steps until convergence."""
+        tol = max(self.tol, np.finfo(float).tiny)  # no change at all is below it
+        last = []
+
+        def note(solution):
+            last[:] = [solution]
+
+        reached.best = lambda: last[0] if last else None
+        solution = iterate(step, (start,), tol=tol, max_iter=self.max_iter, callback=note)
+        if not solution.converged:
+            warnings.warn(
+                f"Lloyd's steps stopped at max_iter={self.max_iter} with a relative change of "
+                f"{solution.change:.1e} > tol={self.tol:.1e}. Increase max_iter or tol.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        return solution
+
+    def _set_attributes(self, points, plan, scaling, dtype, kind):
+        """Set the fitted attributes in the user's kind of array and dtype."""
+        self.cluster_centers_ = kind.restore(points)
+        self.masses_ = kind.restore(plan.masses.to(dtype))
+        self.potentials_ = kind.restore(plan.potentials * scaling.unit * scaling.unit)
+        self.distance_ = float(plan.cost.clamp(min=0).sqrt()) * scaling.unit
+
+    def _labels(self, X, sample_weight, label, kind):
+        """The cells of all samples; those of samples of weight zero are predicted."""
+        X, _ = arrays.samples(self, X, reset=False)
+        if len(label) < len(X):
+            kept = arrays.sample_weights(sample_weight, X) > 0
+            labels = arrays.as_tensor(self.predict(X)).to(label)
+            label = labels.masked_scatter(kept.to(label.device), label)
+        return kind.restore(label)
+
+    @single_threaded_torch()
+    def predict(self, X):
+        """Find the cell of each sample.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples,)
+            Indices into ``cluster_centers_``: smallest ``|x - y_j|^2 - psi_j``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid.
+        """
+        X, kind, centres = self._beside(X)
+        potentials = arrays.as_tensor(self.potentials_).to(centres)
+        return kind.restore(nearest_cell(X.double(), centres, potentials))
+
+    @single_threaded_torch()
+    def transform(self, X):
+        """Compute the Euclidean distances of samples to all points.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples, n_clusters)
+            Euclidean distances, in the dtype of ``X``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` is invalid.
+        """
+        X, kind, centres = self._beside(X)
+        X, dtype = X.double(), X.dtype
+        unit = power_of_two(float(torch.maximum(X.abs().amax(), centres.abs().amax())))
+        distances = squared_distances(X / unit, centres / unit).sqrt() * unit
+        return kind.restore(distances.to(dtype))
+
+    def _beside(self, X):
+        """Samples, their kind, and the points where the samples are, in float64."""
+        check_is_fitted(self, "cluster_centers_")
+        X, kind = arrays.samples(self, X, reset=False)
+        X = X.detach()
+        centres = arrays.as_tensor(self.cluster_centers_, dtype=torch.float64).to(X.device)
+        return X, kind, centres
+
+    @property
+    def _n_features_out(self):
+        return len(self.cluster_centers_)
+
+
+def _rescaled_image(density: GridDensity) -> tuple[GridDensity, Rescaling]:
+    """An image with its lower left corner at the origin, and where it was."""
+    left, right, bottom, top = density.extent
+    scaling = Rescaling(
+        density.values.new_tensor([left, bottom]), power_of_two(max(right - left, top - bottom))
+    )
+    extent = (0.0, (right - left) / scaling.unit, 0.0, (top - bottom) / scaling.unit)
+    return density._replace(extent=extent), scaling
+
+
+def _like(density) -> torch.Tensor:
+    """A tensor on the device of a density."""
+    return density.values if isinstance(density, GridDensity) else density[0]
+
+
+def _draw(density: GridDensity | GaussianMixtureParams, n: int, rng) -> torch.Tensor:
+    """Draw from a density of the plane: ``(n, 2)``."""
+    if isinstance(density, GaussianMixtureParams):
+        generator = torch.Generator(density.means.device).manual_seed(int(rng.randint(2**31)))
+        return sample(density, n, generator=generator)[0]
+    values = density.values.cpu().numpy()
+    pixel = rng.choice(values.size, n, p=values.ravel() / values.sum())
+    row_column = np.stack(np.unravel_index(pixel, values.shape), axis=1)
+    share = (row_column[:, ::-1] + rng.uniform(size=(n, 2))) / values.shape[::-1]
+    left, right, bottom, top = density.extent
+    corner, size = np.array([left, bottom]), np.array([right - left, top - bottom])
+    return torch.as_tensor(corner + share * size).to(density.values)

@@ -1,0 +1,115 @@
+"""Natural movements: samples moved such that their mixture descends its own loss.
+
+A movement is used in place of a gradient, but is not a derivative. This module has what is
+particular to EM; `skgmmot.numerics.adjoint.natural` has the rest.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skgmmot.fitting.em.e_steps import EStep
+from skgmmot.fitting.em.gradient.gram import MAX_GRAM_SIZE
+from skgmmot.gaussian.coordinates import descended
+from skgmmot.numerics.adjoint import Asked, natural
+from skgmmot.numerics.follow import Carried
+from skgmmot.numerics.gradients import GRADIENTS, Strategy
+
+#: Samples count as moved as proposed if the rest of their movement is at most this share of it.
+ASTRAY = 0.1
+
+
+class Request(NamedTuple):
+    """What is known of a fit of which a gradient is asked for, before it runs."""
+
+    acceleration: str | None
+    """What extrapolates the iterations, by its name."""
+    fixed_weights: bool
+    """Whether the weights of the mixture stay."""
+    e_step: EStep
+    """The E-step."""
+    size: int
+    """Numbers that the mixture stores."""
+    beside: Iterable[Tensor | None]
+    """What the fit depends on beside the samples."""
+
+
+class Natural(Strategy):
+    """A movement of the samples instead of a gradient; see `natural`."""
+
+    name = "natural"
+    at_fixed_point = True
+    follows_data = True
+
+    def check(self, loop: Request) -> None:
+        """Refuse fits in which not only samples move, and mixtures that are too large."""
+        if not loop.fixed_weights or loop.e_step.balanced:
+            raise ValueError(
+                "gradient='natural' must have fixed_weights=True and e_step='posterior', got "
+                f"fixed_weights={loop.fixed_weights}, e_step={loop.e_step.name!r}, for samples "
+                "take no weight along from one component to another. Set them, or use "
+                "gradient='implicit'."
+            )
+        if any(t is not None and t.requires_grad for t in loop.beside):
+            raise ValueError(
+                "gradient='natural' must be asked of samples alone, got a start or a sample_weight "
+                "that requires a gradient. Detach it, or use gradient='implicit'."
+            )
+        if loop.size > MAX_GRAM_SIZE:
+            raise ValueError(
+                f"gradient='natural' must have a mixture of at most {MAX_GRAM_SIZE} numbers, got "
+                f"{loop.size}. Use another covariance_type, fewer components, or "
+                "gradient='one_step'."
+            )
+
+    def keep(self, stale):
+        """The inverse of ``I - dF/dtheta``, and the matrix of the movement."""
+        return Carried(stale)
+
+    def attach(self, step, theta0, solution, *, carried=None, **_):
+        """Put the fixed point on the graph of the samples."""
+        asked = Asked()
+        value = natural(
+            step,
+            theta0,
+            solution,
+            linearise=step.linearise,
+            data=step.X,
+            move=None if carried is None else carried.move,
+            asked=asked,
+        )
+        return solution._replace(value=value, adjoint=asked)
+
+    def ahead(self, theta, asked, went, weights):
+        """The mixture where backward asked it to go, if the samples went there too."""
+        if not isinstance(asked, Asked) or asked.movement is None:
+            return None
+        step = _step(went, -asked.movement, weights)
+        if not step > 0:
+            return None
+        _, of_means, of_covariances = asked.cotangent
+        there = descended(theta.to(dtype=of_means.dtype), of_means, of_covariances, step)
+        try:
+            there.prepare()
+        except ValueError:  # a component was asked to shrink to a point or a line
+            return None
+        return there
+
+
+def _step(went: Tensor, asked: Tensor, sample_weight: Tensor | None) -> float:
+    """How far samples went the way that they were asked to; 0 if they went another."""
+    asked = asked * len(asked)
+    if sample_weight is not None:
+        a = sample_weight.detach().to(asked.dtype)
+        asked = asked * torch.where(a > 0, a.mean() / a, 0.0).unsqueeze(1)
+        went = went * (a > 0).unsqueeze(1)  # where samples without weight go is all one
+    step = (went * asked).sum() / asked.square().sum()
+    astray = torch.linalg.vector_norm(went - step * asked)
+    return float(step) if astray <= ASTRAY * torch.linalg.vector_norm(went) else 0.0
+
+
+#: Movements of samples that take the place of a gradient, by name; and with the gradients.
+MOVEMENTS = {strategy.name: strategy for strategy in (Natural(),)}
+STRATEGIES = GRADIENTS | MOVEMENTS

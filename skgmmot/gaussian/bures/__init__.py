@@ -1,0 +1,1 @@
+"""Wasserstein distances between Gaussians: the Bures distance of covariances, and barycentres."""
