@@ -32,6 +32,7 @@ from _common import (
 )
 
 from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.samples import InMemory
 from skgmmot.functional import GaussianMixtureParams, WarmStart, fit_em
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
@@ -208,7 +209,7 @@ def iterations(theta, X, repeats):
     others = (about, about._replace(means=about.means + 1e-9))  # so that nothing is remembered
     plain, ours = [], []
     with torch.no_grad(), blocks.workers(X.device) as pool:
-        em = EM(X, None, origin, 1e-6, pool)
+        em = EM(InMemory(X, None, pool), origin, 1e-6)
         for repeat in range(10 * repeats):
             plain.append(cpu_seconds(lambda: plain_step(theta, X)))
             ours.append(cpu_seconds(lambda r=repeat: em(others[r % 2])))

@@ -24,8 +24,8 @@ from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.fitting.em.step import counted_mass, shifts
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.log_density import log_density, log_joint
-from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.numerics.blocks import origin
+from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
+from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, origin
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.threads import in_forked_process
 
@@ -371,16 +371,24 @@ def _revived(theta: GaussianMixtureParams, em: EM) -> GaussianMixtureParams:
     if not empty.any():
         return theta
     mixture = theta.prepare()
-    unweighted = mixture._replace(log_weights=torch.zeros_like(mixture.log_weights))
-
-    def block(rows, buffers):
-        x, a = em.rows(rows)
-        ratio = (log_joint(unweighted, x) - log_density(mixture, x)).exp()
-        return ((ratio if a is None else ratio * a).sum(1),)
-
-    (ratio,) = em.pool.sum(block, len(em.X), mixture.row_size)
-    weights = torch.where(empty & (ratio > em.total), 1 / len(em.X), theta.weights)
+    (ratio,) = em.samples.sum(_DensityRatio(mixture, em.origin))
+    weights = torch.where(empty & (ratio > em.total), 1 / em.samples.n_samples, theta.weights)
     return theta._replace(weights=weights / weights.sum())
+
+
+class _DensityRatio:
+    """``g_k / p``, over a block."""
+
+    min_rows = MIN_BLOCK_ROWS
+
+    def __init__(self, mixture: PreparedMixture, origin: Tensor):
+        self.mixture, self.origin, self.row_size = mixture, origin.double(), mixture.row_size
+        self.unweighted = mixture._replace(log_weights=torch.zeros_like(mixture.log_weights))
+
+    def block(self, X, sample_weight, buffers):
+        x = X.double() - self.origin
+        ratio = (log_joint(self.unweighted, x) - log_density(self.mixture, x)).exp()
+        return ((ratio if sample_weight is None else ratio * sample_weight).sum(1),)
 
 
 def given(estimator, em: EM, *, uniform: bool = False) -> tuple:

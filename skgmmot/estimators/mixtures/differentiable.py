@@ -20,6 +20,7 @@ from skgmmot.fitting.em.fit import fit_from_starts, measured
 from skgmmot.fitting.em.gradient.movement import STRATEGIES, Request
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
+from skgmmot.fitting.samples import InMemory
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import ACCELERATIONS
 from skgmmot.numerics.runs import Runs
@@ -328,7 +329,7 @@ class DifferentiableGaussianMixture(FittedMixture):
         # the smallest of weights stands for none
         weights = theta.weights.clamp(min=torch.finfo(torch.float64).tiny)
         origin = blocks.origin(X, a)
-        with EM(X, a, origin, 0.0).in_float64().at_work() as em:
+        with EM(InMemory(X, a), origin, 0.0).in_float64().at_work() as em:
             return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).translated(-origin)))
 
 
@@ -342,7 +343,8 @@ class _Fit(Fit):
         constants = (X.detach(), None if sample_weight is None else sample_weight.detach())
         self.origin = blocks.origin(*constants)
         _init.warn_of_units(estimator, *constants, self.origin)
-        self.em = EM(*constants, self.origin, estimator.reg_covar, None, estimator.fixed_weights)
+        samples, fixed = InMemory(*constants), estimator.fixed_weights
+        self.em = EM(samples, self.origin, estimator.reg_covar, fixed_weights=fixed)
         self.log = _Log(estimator.verbose, estimator.verbose_interval)
         self.runs = Runs(self.log)
 

@@ -11,6 +11,7 @@ from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
 from skgmmot.estimators.mixtures._fit import Fit, FittedMixture
 from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.samples import InMemory
 from skgmmot.fitting.semidiscrete import (
     fit_to_points,
     outlier_ratio,
@@ -248,7 +249,7 @@ class _Fit(Fit):
     def _starts(self, rng) -> list:
         """The mixtures to start from."""
         e, starts, origin = self.estimator, [], torch.zeros_like(self.points[0])
-        with EM(self.points, self.weights, origin, self.reg_covar).at_work() as em:
+        with EM(InMemory(self.points, self.weights), origin, self.reg_covar).at_work() as em:
             for _ in range(e.n_init):
                 assignment = _init.assign(e.init_params, em, e.n_components, rng)
                 start = _init.start(assignment, em, e._covariance(), e.n_components)

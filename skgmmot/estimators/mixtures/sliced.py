@@ -16,6 +16,7 @@ from skgmmot.estimators.mixtures._base import CovarianceTypeName, whole_fit
 from skgmmot.estimators.mixtures._fit import Fit, FittedMixture
 from skgmmot.fitting.em.iterations import climb
 from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.samples import InMemory
 from skgmmot.fitting.sliced import SlicedObjective, Whitening, fit_sliced, refine_sliced
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
@@ -409,7 +410,7 @@ class _Fit(Fit):
         estimator, d = self.estimator, self.X.shape[1]
         spacing = estimator.n_components ** (-1 / d)  # of components that share the samples' extent
         with blocks.workers(self.X.device) as pool:
-            grouped = EM(self.X, self.sample_weight, self.origin, 0.0, pool)
+            grouped = EM(InMemory(self.X, self.sample_weight, pool), self.origin, 0.0)
             # Single samples have no spread to descend from: they get a tenth of the spacing.
             em = self._em(pool, estimator.reg_covar + (0.1 * spacing) ** 2)
             if warm:
@@ -471,7 +472,7 @@ class _Fit(Fit):
         ):
             # of fewer distinct samples than components: nobody asked for this start
             warnings.simplefilter("ignore", ConvergenceWarning)
-            grouped = EM(self.X, self.sample_weight, self.origin, 0.0, pool)
+            grouped = EM(InMemory(self.X, self.sample_weight, pool), self.origin, 0.0)
             em = self._em(pool, max(self.estimator.reg_covar, LEAST_REG))
             rng = check_random_state(self.estimator.random_state)
             found = _init.start(
@@ -502,7 +503,7 @@ class _Fit(Fit):
 
     def _em(self, pool, reg_covar):
         rows = self.objective.X
-        return EM(rows, self.sample_weight, torch.zeros_like(rows[0]), reg_covar, pool)
+        return EM(InMemory(rows, self.sample_weight, pool), torch.zeros_like(rows[0]), reg_covar)
 
 
 class _Bar:

@@ -10,6 +10,7 @@ from skgmmot.fitting.em.e_steps import E_STEPS, SENSITIVITY, EStep, Gradient
 from skgmmot.fitting.em.gradient.movement import STRATEGIES, Request
 from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.coordinates import FisherCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
@@ -160,7 +161,7 @@ def fit_em(
         raise ValueError(
             "X must have a finite mean, got NaN or infinity. Drop the samples that are not finite."
         )
-    em = EM(*constants, origin, reg_covar, fixed_weights=fixed_weights)
+    em = EM(InMemory(*constants), origin, reg_covar, fixed_weights=fixed_weights)
     start = theta0.to(dtype=torch.float64).translated(-origin)
     samples = X, sample_weight
     solution = _followed(em, start, samples, how) if on_graph else None

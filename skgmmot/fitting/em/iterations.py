@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 
 from skgmmot.fitting.em.gradient.derivative import LinearisedEM
-from skgmmot.fitting.em.step import SampledEM, em_step
+from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.em.step import em_step
 from skgmmot.gaussian.coordinates import LogCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.fixed_point import ACCELERATIONS, Point, Solution, iterate, named
@@ -79,7 +80,7 @@ class EMStep:
 
     Parameters
     ----------
-    em : SampledEM
+    em : EM
         The iteration in blocks, on constants.
     X : Tensor of shape (n, d)
         Its samples, perhaps on a graph.
@@ -89,7 +90,7 @@ class EMStep:
         Weights that stay; None leaves them free.
     """
 
-    def __init__(self, em: SampledEM, X, sample_weight=None, fixed_weights=None):
+    def __init__(self, em: EM, X, sample_weight=None, fixed_weights=None):
         self.em, self.X, self.sample_weight = em, X, sample_weight
         self.fixed_weights = fixed_weights
         self._last = None

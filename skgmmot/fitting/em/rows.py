@@ -1,4 +1,4 @@
-"""EM over all samples, block by block: the samples in memory, and their sums by threads."""
+"""EM over all samples, wherever they live: what an iteration asks of them are sums."""
 
 import copy
 from contextlib import contextmanager
@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.step import m_step
+from skgmmot.fitting.samples import Samples
 from skgmmot.gaussian.choice import fastest_e_step, feature_e_step
 from skgmmot.gaussian.evaluators import EStep, FeatureEStep
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics
-from skgmmot.numerics.blocks import workers
+from skgmmot.numerics.blocks import MIN_BLOCK_ROWS
 
 
 class EM:
@@ -19,27 +20,37 @@ class EM:
 
     Parameters
     ----------
-    X : Tensor of shape (n, d)
-        Samples, float32 or float64.
-    sample_weight : Tensor of shape (n,) or None
-        Their weights, in the dtype of ``X``.
+    samples : Samples
+        The samples and their weights.
     origin : Tensor of shape (d,)
-        A point near the samples' mean, in the dtype of ``X``; mixtures are relative to it.
+        A point near the samples' mean, in their dtype; mixtures are relative to it.
     reg_covar : float
         Added to the variances.
-    pool : Workers, default=None
-        Threads that share the passes. None needs `at_work` before the first pass, which makes them.
     fixed_weights : bool, default=False
         Whether the M-step leaves the weights.
     """
 
-    def __init__(self, X, sample_weight, origin, reg_covar, pool=None, fixed_weights=False):
-        self.X, self.sample_weight, self.origin = X, sample_weight, origin
-        self.reg_covar, self.pool, self.fixed_weights = reg_covar, pool, fixed_weights
-        self.dtype = X.dtype  # of the products
+    def __init__(self, samples: Samples, origin, reg_covar, *, fixed_weights=False):
+        self.samples, self.origin = samples, origin
+        self.reg_covar, self.fixed_weights = reg_covar, fixed_weights
+        self.dtype = samples.dtype  # of the products
         self._last = None
-        self.total = float(len(X) if sample_weight is None else sample_weight.double().sum())
         self._total_scatter = None
+
+    @property
+    def total(self) -> float:
+        """The sum of the samples' weights."""
+        return self.samples.total
+
+    @property
+    def X(self) -> Tensor:
+        """Samples in memory ``(n, d)``."""
+        return self.samples.X
+
+    @property
+    def sample_weight(self) -> Tensor | None:
+        """The weights ``(n,)`` of samples in memory."""
+        return self.samples.sample_weight
 
     def __call__(self, theta: GaussianMixtureParams) -> tuple[GaussianMixtureParams, float]:
         statistics = self.statistics(theta)
@@ -49,12 +60,8 @@ class EM:
     @contextmanager
     def at_work(self):
         """Have threads share the passes within, which build no graph; yields the iteration."""
-        before = self.pool
-        with torch.no_grad(), workers(self.X.device) as self.pool:
-            try:
-                yield self
-            finally:
-                self.pool = before
+        with torch.no_grad(), self.samples.at_work():
+            yield self
 
     def in_float64(self) -> "EM":
         """The same iteration with products in float64 whatever the samples; a copy."""
@@ -71,36 +78,9 @@ class EM:
                 step = feature_e_step(theta, em.dtype, self.origin)
             return step, statistics
 
-    def sum(self, blocks) -> tuple[Tensor, ...]:
-        """Add ``blocks.block(X, sample_weight, buffers)`` over all samples."""
-
-        def block(rows, buffers):
-            return blocks.block(*self._raw(rows), buffers)
-
-        with workers(self.X.device) as pool:
-            return pool.sum(block, len(self.X), blocks.row_size, min_rows=blocks.min_rows)
-
-    def of_samples(self, blocks) -> tuple[Tensor, Tensor]:
-        """``blocks.samples(X, sample_weight, buffers)``, a row and a number for each sample."""
-        of_X, of_a = torch.empty_like(self.X), self.X.new_empty(len(self.X))
-
-        def over_span(span, buffers):
-            for rows in span:
-                of_X[rows], of_a[rows] = blocks.samples(*self._raw(rows), buffers)
-
-        with workers(self.X.device) as pool:
-            row_size = blocks.row_size + blocks.sample_size
-            list(pool.map(over_span, len(self.X), row_size, min_rows=blocks.min_rows))
-        return of_X, of_a
-
-    def _raw(self, rows: slice) -> tuple[Tensor, Tensor | None]:
-        """A block of samples as they are, and its weights."""
-        a = self.sample_weight
-        return self.X[rows], None if a is None else a[rows]
-
     def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
-        """A block of samples relative to the origin, in float64, and its weights."""
-        X, a = self._raw(rows)
+        """Some samples in memory relative to the origin, in float64, and their weights."""
+        X, a = self.samples[rows]
         return X.double() - self.origin.double(), a
 
     def statistics(self, theta: GaussianMixtureParams) -> Statistics:
@@ -113,44 +93,54 @@ class EM:
         The last one is kept: a derivative is often taken where an iteration has just been.
         """
         if self._last is None or not _same(self._last[0], theta):
-            step = self._fastest(theta)
-            self._last = theta, step, self._sums(step)
+            step = self.fastest(theta)
+            self._last = theta, step, self.sums(step)
         return self._last[1:]
 
-    def _fastest(self, theta: GaussianMixtureParams) -> EStep:
-        """The fastest E-step that is accurate; no block factors a covariance again."""
-        return fastest_e_step(theta, len(self.X), self.dtype, self.origin)
-
-    def _sums(self, step: EStep) -> Statistics:
+    def sums(self, step: EStep) -> Statistics:
         """The sums of an E-step over all samples."""
-
-        def block(rows, buffers):
-            return step.block(*self._raw(rows), buffers)
-
-        sums = self.pool.sum(block, len(self.X), step.row_size, min_rows=step.min_rows)
+        sums = self.samples.sum(step)
         return step.statistics(*sums, total_scatter=self.total_scatter)
+
+    def fastest(self, theta: GaussianMixtureParams) -> EStep:
+        """The fastest E-step that is accurate; no block factors a covariance again."""
+        return fastest_e_step(theta, self.samples.n_samples, self.dtype, self.origin)
 
     def overlap(self, theta) -> Tensor:
         """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""
-        step = self._fastest(theta)
-
-        def block(rows, buffers):
-            X, a = self._raw(rows)
-            resp, _ = step.responsibilities(X, buffers)
-            return (((resp if a is None else resp * a) @ resp.mT).double(),)
-
-        return self.pool.sum(block, len(self.X), step.row_size, min_rows=step.min_rows)[0]
+        return self.samples.sum(_Overlap(self.fastest(theta)))[0]
 
     def total_scatter(self) -> Tensor:
         """``sum_i a_i x_i x_i^T (1, d, d)`` about the origin, summed once."""
         if self._total_scatter is None:
-
-            def block(rows, buffers):
-                x, a = self.rows(rows)
-                return (((x if a is None else x * a.unsqueeze(1)).mT @ x).unsqueeze(0),)
-
-            (self._total_scatter,) = self.pool.sum(block, len(self.X), self.X.shape[1])
+            (self._total_scatter,) = self.samples.sum(_TotalScatter(self.origin))
         return self._total_scatter
+
+
+class _Overlap:
+    """``gamma_ik gamma_il``, over a block."""
+
+    def __init__(self, step: EStep):
+        self.step, self.row_size, self.min_rows = step, step.row_size, step.min_rows
+
+    def block(self, X, sample_weight, buffers):
+        resp, _ = self.step.responsibilities(X, buffers)
+        weighted = resp if sample_weight is None else resp * sample_weight
+        return ((weighted @ resp.mT).double(),)
+
+
+class _TotalScatter:
+    """``x x^T`` about an origin, over a block."""
+
+    min_rows = MIN_BLOCK_ROWS
+
+    def __init__(self, origin: Tensor):
+        self.origin, self.row_size = origin.double(), len(origin)
+
+    def block(self, X, sample_weight, buffers):
+        x = X.double() - self.origin
+        weighted = x if sample_weight is None else x * sample_weight.unsqueeze(1)
+        return ((weighted.mT @ x).unsqueeze(0),)
 
 
 def _same(theta: GaussianMixtureParams, other: GaussianMixtureParams) -> bool:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.entropic import Dual, balance, curvature, imbalance, sinkhorn_update
-from skgmmot.fitting.em.step import SampledEM, m_step
-from skgmmot.gaussian.choice import fastest_e_step
+from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.em.step import m_step
 from skgmmot.gaussian.coordinates import FisherCoordinates
 from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
+from skgmmot.gaussian.evaluators import EStep
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import iterate
@@ -147,7 +148,7 @@ class SinkhornEM:
 
     Parameters
     ----------
-    em : SampledEM
+    em : EM
         EM over the samples.
 
     Notes
@@ -161,7 +162,7 @@ class SinkhornEM:
     .. [1] Mena, Nejatbakhsh, Varol and Niles-Weed 2020, Sinkhorn-EM.
     """
 
-    def __init__(self, em: SampledEM):
+    def __init__(self, em: EM):
         self.em = em
         self.balanced = BALANCED[em.dtype]
 
@@ -208,18 +209,24 @@ class SinkhornEM:
     def gap(self, theta: TiltedMixture) -> float:
         """What balancing a mixture costs: the balanced cost less the negative log-likelihood."""
         em, w = self.em, theta.prescribed
-        step = fastest_e_step(theta.mixture(), len(em.X), em.dtype, em.origin)
+        step = em.fastest(theta.mixture())
         tilt = self.balance(theta).log_weights - w.log()
-
-        def block(rows, buffers):
-            a = None if em.sample_weight is None else em.sample_weight[rows]
-            # sample by sample, for far samples cost much in either reading
-            log_resp = step.log_responsibilities(em.X[rows])
-            gained = torch.logsumexp(log_resp + tilt.unsqueeze(1), dim=0)
-            return ((gained if a is None else gained * a).sum(),)
-
-        (gained,) = em.pool.sum(block, len(em.X), step.row_size, min_rows=step.min_rows)
+        (gained,) = em.samples.sum(_Gain(step, tilt))
         return max(float(w @ tilt - gained / em.total), 0.0)
+
+
+class _Gain:
+    """What a tilt adds to the log-density, over a block."""
+
+    def __init__(self, step: EStep, tilt: Tensor):
+        self.step, self.tilt = step, tilt
+        self.row_size, self.min_rows = step.row_size, step.min_rows
+
+    def block(self, X, sample_weight, buffers):
+        # sample by sample, for far samples cost much in either reading
+        log_resp = self.step.log_responsibilities(X)
+        gained = torch.logsumexp(log_resp + self.tilt.unsqueeze(1), dim=0)
+        return ((gained if sample_weight is None else gained * sample_weight).sum(),)
 
 
 class SinkhornStep:

@@ -15,9 +15,6 @@ over devices and over machines; being centred, they keep their digits far from t
 `skgmmot.gaussian.evaluators` compute the same sums faster.
 """
 
-from contextlib import AbstractContextManager
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
@@ -154,52 +151,3 @@ def em_step(
     """
     statistics = e_step(theta, X, sample_weight)
     return m_step(theta, statistics, reg_covar, fixed_weights=fixed_weights)
-
-
-class SampledEM(Protocol):
-    """One iteration of EM over samples, wherever they are: what Sinkhorn-EM and derivatives use.
-
-    It is itself a step, ``theta -> (theta_next, objective)``. Mixtures are about ``origin``.
-    """
-
-    X: Tensor
-    """The samples ``(n, d)``."""
-    sample_weight: Tensor | None
-    """Their weights ``(n,)``; None is one each."""
-    origin: Tensor
-    """What mixtures are relative to, ``(d,)``."""
-    total: float
-    """The sum of the weights."""
-    dtype: torch.dtype
-    """That of the products over samples."""
-    reg_covar: float
-    """Added to the variances."""
-    fixed_weights: bool
-    """Whether the M-step leaves the weights."""
-
-    def __call__(self, theta: GaussianMixtureParams) -> tuple[GaussianMixtureParams, float]:
-        """The next mixture, and the mean log-likelihood of this one."""
-
-    def statistics(self, theta: GaussianMixtureParams) -> Statistics:
-        """The E-step's sums over all samples."""
-
-    def exactly(self, theta: GaussianMixtureParams) -> tuple[object | None, Statistics]:
-        """The E-step by features, or None where they are no good, and its sums, in float64."""
-
-    def overlap(self, theta: GaussianMixtureParams) -> Tensor:
-        """``sum_i a_i gamma_ik gamma_il (K, K)``."""
-
-    def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
-        """A block of samples relative to the origin, in float64, and its weights."""
-
-    def sum(self, blocks) -> tuple[Tensor, ...]:
-        """Add ``blocks.block(X, sample_weight, buffers)`` over all samples."""
-
-    def of_samples(self, blocks) -> tuple[Tensor, Tensor]:
-        """``blocks.samples(X, sample_weight, buffers)``, a row and a number for each sample."""
-
-    def in_float64(self) -> "SampledEM":
-        """The same iteration with products in float64."""
-
-    def at_work(self) -> AbstractContextManager["SampledEM"]:
-        """A context in which threads share the passes over the samples."""

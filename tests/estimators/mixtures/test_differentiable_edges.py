@@ -42,7 +42,7 @@ def test_the_fit_moves_with_the_data_in_float32(blobs, covariance_type):
 def test_the_likelihood_never_falls(blobs, covariance_type, way, monkeypatch):
     if way == "definition":
         monkeypatch.setattr(
-            EM, "_fastest", lambda em, theta: DefinitionEStep(theta.prepare(), em.origin)
+            EM, "fastest", lambda em, theta: DefinitionEStep(theta.prepare(), em.origin)
         )
     model = fitted(blobs, covariance_type, init_params="random", tol=0, max_iter=60, reg_covar=0)
     bounds = np.array(model.lower_bounds_)

@@ -8,6 +8,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from skgmmot import DifferentiableGaussianMixture, SemidiscreteGMM
 from skgmmot.estimators.mixtures import _init
 from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics.blocks import origin, workers
 
@@ -17,7 +18,7 @@ def em(blobs):
     """The samples of `blobs` about their mean, without weights."""
     X = torch.tensor(blobs - blobs.mean(0))
     with workers(X.device) as pool:
-        yield EM(X, None, torch.zeros(3).double(), 1e-6, pool)
+        yield EM(InMemory(X, None, pool), torch.zeros(3).double(), 1e-6)
 
 
 def responsibilities(assignment, n_components=4):
@@ -48,7 +49,7 @@ def of_samples(X, sample_weight=None):
     """EM over samples, about their mean."""
     X = torch.as_tensor(X)
     with workers(X.device) as pool:
-        return EM(X, sample_weight, origin(X, sample_weight), 1e-6, pool)
+        return EM(InMemory(X, sample_weight, pool), origin(X, sample_weight), 1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -155,7 +156,7 @@ def test_weighted_starts_choose_no_sample_of_weight_zero(blobs):
     weights = torch.zeros(600, dtype=torch.float64)
     weights[:10] = 1
     with workers(X.device) as pool:
-        em = EM(X, weights, X.mean(0), 1e-6, pool)
+        em = EM(InMemory(X, weights, pool), X.mean(0), 1e-6)
         for name in ["k-means++", "random_from_data"]:
             rng = np.random.RandomState(0)
             resp = responsibilities(_init.assign(name, em, 5, rng), 5)

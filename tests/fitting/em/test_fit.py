@@ -14,6 +14,7 @@ from skgmmot.fitting.em.gradient import derivative
 from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step
+from skgmmot.fitting.samples import InMemory
 from skgmmot.functional import GaussianMixtureParams, fit_em
 from skgmmot.gaussian.log_density import log_density
 from skgmmot.gaussian.mixture import select
@@ -257,7 +258,7 @@ def test_em_contracts_by_its_spectral_radius(problem):
     start, X, a = problem
     end = fit_em(start, X, a, tol=1e-15, max_iter=5000).value
     origin = blocks.origin(X, a)
-    step = EMStep(EM(X, a, origin, 1e-6, None), X, a)
+    step = EMStep(EM(InMemory(X, a), origin, 1e-6), X, a)
     rate = spectral_radius(step.linearise(end.translated(-origin)))
     sizes = [fit_em(start, X, a, tol=0.0, max_iter=n).residual for n in (40, 60)]
     assert (sizes[1] / sizes[0]) ** (1 / 20) == pytest.approx(rate, rel=0.02)
@@ -269,7 +270,7 @@ def test_the_derivative_of_em_is_symmetric_at_its_fixed_point(problem):
         options = {"reg_covar": 0.0, "fixed_weights": fixed_weights, "tol": 1e-15}
         end = fit_em(start, X, a, max_iter=5000, **options).value
         origin = blocks.origin(X, a)
-        em = EM(X, a, origin, 0.0, None, fixed_weights)
+        em = EM(InMemory(X, a), origin, 0.0, fixed_weights=fixed_weights)
         step = EMStep(em, X, a, start.weights if fixed_weights else None)
         linear = step.linearise(end.translated(-origin))
         J = linear.product(torch.eye(linear.residual.numel(), dtype=F64))

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from skgmmot.fitting.em.iterations import ACCELERATIONS, EMStep, climb, named
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step
+from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.blocks import workers
 from skgmmot.numerics.linalg import symmetrize
@@ -30,7 +31,8 @@ def in_blocks(X, a=None, fixed_weights=None, origin=None):
     origin = torch.zeros(X.shape[1], dtype=F64) if origin is None else origin
     constants = X.detach(), None if a is None else a.detach()
     with workers(X.device) as pool:
-        em = EM(*constants, origin, REG, pool, fixed_weights is not None)
+        samples, fixed = InMemory(*constants, pool), fixed_weights is not None
+        em = EM(samples, origin, REG, fixed_weights=fixed)
     return EMStep(em, X, a, fixed_weights)
 
 

@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step, m_step
+from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.evaluators import (
     DefinitionEStep,
@@ -21,19 +22,19 @@ from skgmmot.numerics.blocks import workers
 
 def by_features(em, theta):
     """Sums by features, in the dtype of the samples."""
-    return em._sums(FeatureEStep(theta, em.origin, em.X.dtype))
+    return em.sums(FeatureEStep(theta, em.origin, em.X.dtype))
 
 
 def by_whitening(em, theta):
     """Sums by triangular products; by features where there is none of them."""
     if theta.covariances.ndim < 3 or len(theta.covariances) == 1:
         return by_features(em, theta)
-    return em._sums(WhiteningEStep(theta, em.origin, em.X.dtype))
+    return em.sums(WhiteningEStep(theta, em.origin, em.X.dtype))
 
 
 def by_definition(em, theta):
     """Sums by the definition."""
-    return em._sums(DefinitionEStep(theta, em.origin))
+    return em.sums(DefinitionEStep(theta, em.origin))
 
 
 WAYS = {"features": by_features, "whitening": by_whitening, "definition": by_definition}
@@ -56,7 +57,7 @@ def test_all_ways_to_the_sums_make_the_same_step(covariance_type, way, weighted,
     a = a if weighted else None
     expected = em_step(theta, X.double(), None if a is None else a.double())
     with workers(X.device) as pool:
-        em = EM(X, a, torch.zeros(3, dtype=dtype), 0.0, pool)
+        em = EM(InMemory(X, a, pool), torch.zeros(3, dtype=dtype), 0.0)
         statistics = WAYS[way](em, theta)
     step = m_step(theta, statistics)
     for found, reference in zip(step, expected, strict=True):
@@ -74,7 +75,7 @@ def test_the_length_of_blocks_changes_nothing_to_rounding(covariance_type, way, 
         monkeypatch.setitem(blocks.BLOCK_ROWS, "cpu", length)
         monkeypatch.setattr(ProductEStep, "min_rows", 16)
         with workers(X.device) as pool:
-            results.append(WAYS[way](EM(X, a, X.mean(0), 0.0, pool), theta))
+            results.append(WAYS[way](EM(InMemory(X, a, pool), X.mean(0), 0.0), theta))
     for other in results[1:]:
         for found, reference in zip(other, results[0], strict=True):
             assert torch.allclose(found, reference, rtol=1e-10, atol=1e-10)
@@ -95,7 +96,7 @@ def test_sums_are_made_by_the_fastest_way_that_is_accurate(dtype, variance, expe
     X, _, theta = problem("full", dtype)
     theta = theta._replace(covariances=variance * theta.covariances)
     with workers(X.device) as pool:
-        step, _ = EM(X, None, torch.zeros(3, dtype=dtype), 0.0, pool).e_step(theta)
+        step, _ = EM(InMemory(X, None, pool), torch.zeros(3, dtype=dtype), 0.0).e_step(theta)
     assert type(step) is expected
     assert step.dtype is products
 
@@ -109,7 +110,7 @@ def test_many_dimensions_are_whitened_by_columns(d, K, products):
     )
     expected = em_step(theta, X)
     with workers(X.device) as pool:
-        em = EM(X, None, X.mean(0), 0.0, pool)
+        em = EM(InMemory(X, None, pool), X.mean(0), 0.0)
         found, _ = em(theta.translated(-X.mean(0)))
         assert type(em.e_step(theta.translated(-X.mean(0)))[0]) is products
     for ours, reference in zip(found.translated(X.mean(0)), expected, strict=True):
@@ -124,7 +125,7 @@ def test_components_as_thin_as_the_rounding_of_float32_are_summed_in_float64(d):
     theta = GaussianMixtureParams(torch.tensor([0.3, 0.7]).double(), means, S.expand(2, d, d))
     origin = torch.full((d,), 0.1)
     with workers(X.device) as pool:
-        found = EM(X, None, origin, 0.0, pool).statistics(theta.translated(-origin))
+        found = EM(InMemory(X, None, pool), origin, 0.0).statistics(theta.translated(-origin))
     assert_close(found, e_step(theta.translated(-origin), X.double() - origin.double()))
 
 
@@ -137,5 +138,5 @@ def test_covariances_are_factored_once_an_iteration_however_many_blocks(monkeypa
     of = kind.precision_factor
     monkeypatch.setattr(kind, "precision_factor", lambda *args: factored.append(1) or of(*args))
     with workers(X.device) as pool:
-        EM(X, a, X.mean(0), 0.0, pool).statistics(theta)
+        EM(InMemory(X, a, pool), X.mean(0), 0.0).statistics(theta)
     assert len(factored) == 1

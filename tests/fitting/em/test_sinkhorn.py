@@ -7,6 +7,7 @@ from skgmmot.fitting.em.entropic import entropic_ot_objective
 from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, SinkhornStep, untilted
+from skgmmot.fitting.samples import InMemory
 from skgmmot.functional import fit_em
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.numerics import blocks
@@ -27,7 +28,7 @@ def typed_problem(covariance_type, make_mixture, make_samples):
 
 def sinkhorn_em(theta, X, a=None, **options):
     with torch.no_grad(), blocks.workers(X.device) as pool:
-        em = EM(X, a, blocks.origin(X, a), 1e-3, pool)
+        em = EM(InMemory(X, a, pool), blocks.origin(X, a), 1e-3)
         start = untilted(theta.translated(-em.origin))
         return iterate(SinkhornEM(em), start, **options).value.mixture().translated(em.origin)
 
@@ -92,7 +93,7 @@ def test_weights_must_be_positive(problem):
 def test_the_balanced_iteration_has_a_symmetric_derivative_where_it_rests(problem):
     theta, X = problem
     fitted = polished(theta, X, 0.0)
-    em = EM(X, None, torch.zeros_like(X[0]), 0.0, None)
+    em = EM(InMemory(X), torch.zeros_like(X[0]), 0.0)
     linear = SinkhornStep(EMStep(em, X), fitted.weights).linearise(untilted(fitted))
     jacobian = linear.product(torch.eye(len(linear.residual), dtype=X.dtype))
     assert float(linear.residual.norm()) < 1e-6

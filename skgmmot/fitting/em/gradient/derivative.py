@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.gradient.gram import FeatureGram, SampleGram
-from skgmmot.fitting.em.step import SampledEM, counted_mass, m_step, shifts
+from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.em.step import counted_mass, m_step, shifts
 from skgmmot.gaussian.choice import cancellation
 from skgmmot.gaussian.coordinates import FisherCoordinates, velocities
 from skgmmot.gaussian.evaluators import FeatureEStep
@@ -364,13 +365,13 @@ class LinearisedEM(MovableLinearisation):
 
     Parameters
     ----------
-    em : SampledEM
+    em : EM
         The iteration.
     theta : GaussianMixtureParams
         Where it starts, a constant.
     """
 
-    def __init__(self, em: SampledEM, theta: GaussianMixtureParams):
+    def __init__(self, em: EM, theta: GaussianMixtureParams):
         self.em, self.theta = em, theta
         with torch.no_grad():
             self._features, self._statistics = em.exactly(theta)
@@ -409,7 +410,9 @@ class LinearisedEM(MovableLinearisation):
         """All products at once ``(m, m)``: one pass gives what is needed of the samples."""
         with torch.no_grad():
             adjoint, covariance = self._unit_adjoint, FeatureCovariance(self._features)
-            moments = adjoint.moments(covariance.product(adjoint.H, *self.em.sum(covariance)))
+            moments = adjoint.moments(
+                covariance.product(adjoint.H, *self.em.samples.sum(covariance))
+            )
             return self._encoded(score(self.theta, self._coordinates.precisions, moments))
 
     @cached_property
@@ -453,7 +456,7 @@ class LinearisedEM(MovableLinearisation):
         if zero.any():
             cotangents = self._pulled_to_statistics(u)
             adjoint = ZeroWeightAdjoint(self.theta, self.em.origin, cotangents)
-            of_weights = torch.where(zero, self.em.sum(adjoint)[0], of_weights)
+            of_weights = torch.where(zero, self.em.samples.sum(adjoint)[0], of_weights)
         return GaussianMixtureParams(
             of_weights,
             torch.where(alive.unsqueeze(1), found.means, u.means),
@@ -464,12 +467,12 @@ class LinearisedEM(MovableLinearisation):
     def _pull(self, u):
         """The same but that components without samples are constants: they are no fixed point's."""
         adjoint = self._adjoint(u)
-        moments = adjoint.moments(*self.em.sum(adjoint))
+        moments = adjoint.moments(*self.em.samples.sum(adjoint))
         return score(self.theta, self._coordinates.precisions, moments)
 
     def pull_samples(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
         """Cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
-        return self.em.of_samples(self._adjoint(u))
+        return self.em.samples.map(self._adjoint(u))
 
     def natural(self, v: Tensor) -> Tensor:
         """The cotangent to hand to one iteration, beside that of samples carried along.
@@ -493,7 +496,7 @@ class LinearisedEM(MovableLinearisation):
     def movement(self, v: GaussianMixtureParams, u: Tensor) -> Tensor:
         """Minus the samples' natural step ``(n, d)``, weighed, for ``u = natural(v)``."""
         with torch.no_grad():
-            return self.em.of_samples(self._adjoint(self._decoded(u), self._along(v)))[0]
+            return self.em.samples.map(self._adjoint(self._decoded(u), self._along(v)))[0]
 
     def _along(self, v):
         """The velocities that a cotangent calls for, per sample, as cotangents of statistics."""
@@ -513,10 +516,10 @@ class LinearisedEM(MovableLinearisation):
         if self.small and not self._coordinates.base.shared:
             c, way = self._unit_adjoint.H, FeatureAdjoint(self._features, along).H
             c, way = c.flatten(-2), way.flatten(-2)  # (m, K width)
-            gram, effect = self.em.sum(FeatureGram(self._features))
+            gram, effect = self.em.samples.sum(FeatureGram(self._features))
         else:
             c, way = _flat(self._cotangents), _flat(along)  # (m, q)
-            gram, effect = self.em.sum(SampleGram(self.theta, self.em.origin))
+            gram, effect = self.em.samples.sum(SampleGram(self.theta, self.em.origin))
         return c @ gram @ c.mT, way @ effect.mT @ c.mT
 
     def _change(self):

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from skgmmot.fitting.em.gradient import derivative
 from skgmmot.fitting.em.gradient.gram import FeatureGram, SampleGram
 from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.evaluators import FeatureEStep
 from skgmmot.gaussian.sampling import rsample
 from skgmmot.gaussian.statistics import e_step
@@ -87,7 +88,7 @@ def test_features_have_the_gram_matrix_of_autograds_derivatives(
 @pytest.mark.parametrize("kind", TYPES)
 def test_both_ways_to_the_gram_matrix_agree(kind, make_mixture, make_samples, monkeypatch):
     theta, X, a = problem(kind, make_mixture, make_samples)
-    em = EM(X, a, torch.zeros(2, dtype=F64), 1e-6, None, fixed_weights=True)
+    em = EM(InMemory(X, a), torch.zeros(2, dtype=F64), 1e-6, fixed_weights=True)
     linear = derivative.LinearisedEM(em, theta)
     assert linear.small
     units = torch.eye(linear.residual.numel(), dtype=F64)

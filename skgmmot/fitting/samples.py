@@ -1,0 +1,105 @@
+"""Where samples live, seen as sums over all of them: in memory, in blocks shared by threads."""
+
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from skgmmot.numerics.blocks import Workers, workers
+
+
+class BlockSum(Protocol):
+    """What is summed over samples: a function of a block of them, whose values add.
+
+    Where samples live elsewhere it is sent there: it can be pickled.
+    """
+
+    row_size: int
+    """Numbers that a sample takes in a block, for choosing the length of blocks."""
+    min_rows: int
+    """Shorter blocks are slow."""
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
+        """The values of samples ``(b, d)`` and their weights ``(b,)``."""
+
+
+class Samples(Protocol):
+    """Samples and their weights, wherever they live."""
+
+    n_samples: int
+    """Their number n."""
+    n_features: int
+    """Their dimension d."""
+    dtype: torch.dtype
+    """float32 or float64."""
+    device: torch.device
+    """Where their sums are."""
+    total: float
+    """The sum of their weights, n if there are none."""
+
+    def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
+        """Add the values of all blocks, in the order of the samples."""
+
+    def at_work(self) -> AbstractContextManager:
+        """A context in which several passes over the samples cost less to begin."""
+
+
+class InMemory:
+    """Samples in one tensor.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+        Samples, float32 or float64.
+    sample_weight : Tensor of shape (n,), default=None
+        Their weights, in the dtype of ``X``.
+    pool : Workers, default=None
+        Threads that share the passes. None starts some for each pass, or once for all within
+        `at_work`.
+    """
+
+    def __init__(self, X: Tensor, sample_weight: Tensor | None = None, pool: Workers | None = None):
+        self.X, self.sample_weight, self.pool = X, sample_weight, pool
+        self.n_samples, self.n_features = X.shape
+        self.dtype, self.device = X.dtype, X.device
+        self.total = float(len(X) if sample_weight is None else sample_weight.double().sum())
+
+    def __getitem__(self, rows) -> tuple[Tensor, Tensor | None]:
+        """Some samples, and their weights."""
+        a = self.sample_weight
+        return self.X[rows], None if a is None else a[rows]
+
+    @contextmanager
+    def at_work(self):
+        """Have threads share the passes within; yields their pool."""
+        if self.pool is not None:
+            yield self.pool
+            return
+        with workers(self.device) as self.pool:
+            try:
+                yield self.pool
+            finally:
+                self.pool = None
+
+    def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
+        """Add the values of all blocks, in the order of the samples."""
+
+        def block(rows, buffers):
+            return of.block(*self[rows], buffers)
+
+        with self.at_work() as pool:
+            return pool.sum(block, self.n_samples, of.row_size, min_rows=of.min_rows)
+
+    def map(self, of) -> tuple[Tensor, Tensor]:
+        """``of.samples(X, sample_weight, buffers)`` block by block: a row and a number each."""
+        of_X, of_a = torch.empty_like(self.X), self.X.new_empty(self.n_samples)
+
+        def over_span(span, buffers):
+            for rows in span:
+                of_X[rows], of_a[rows] = of.samples(*self[rows], buffers)
+
+        with self.at_work() as pool:
+            row_size = of.row_size + of.sample_size
+            list(pool.map(over_span, self.n_samples, row_size, min_rows=of.min_rows))
+        return of_X, of_a
