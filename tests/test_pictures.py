@@ -109,6 +109,7 @@ GOOD = np.full((4, 5, 3), 0.5)
             r"recoloured must have the shape of source, \(4, 5, 3\), got \(2, 5",
         ),
         ((GOOD, GOOD * np.nan), {}, "recoloured must be finite"),
+        ((np.where(np.arange(3) < 2, GOOD, np.inf), GOOD), {}, "source must be finite"),
         ((GOOD[:0], GOOD[:0]), {}, "source must have shape"),
         ((GOOD, GOOD), {"radius": 0}, "radius must be positive, got 0"),
         ((GOOD, GOOD), {"contrast": np.nan}, "contrast must be positive, got nan"),

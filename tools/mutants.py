@@ -39,6 +39,10 @@ EQUIVALENT = {
     ("fitting/quantization.py", "barycentres = torch.where(held"): (
         "what is divided where nothing is held is not taken"
     ),
+    ("fitting/em/entropic.py", "logarithm = math.log1p(ratio - 1) if ratio > 0.5"): (
+        "both ways give the logarithm of one half"
+    ),
+    ("fitting/sliced.py", "MAX_PROJECTED ="): "how much is held at once changes no value",
     ("metrics/_sliced.py", "if p > 2:"): "for these powers both units hold all differences",
     ("plotting.py", "ax.plot_surface("): "the width of the lines of a mesh is a matter of looks",
     ("transport/discrete/network_simplex.py", "if not gap + rounding <= GAP * value"): (
@@ -47,8 +51,15 @@ EQUIVALENT = {
     ("transport/discrete/network_simplex.py", "if mass.min() <= rounding_mass"): (
         "a mass that is exactly the bound; what follows decides for each entry"
     ),
+    (
+        "transport/discrete/penalised.py",
+        "if abs(mass - 1) > EQUAL:",
+    ): "a mass that is exactly there",
     ("transport/discrete/penalised.py", "large = any("): (
         "where totals are equal to rounding, making them exactly so costs nothing"
+    ),
+    ("transport/mixtures/pairwise.py", "self.bounded = self.costs is not None"): (
+        "where bounds do not pay, all costs give the same plans"
     ),
     ("transport/mixtures/distance.py", "if which == 0 and not reg"): (
         "between equal mixtures the general way finds the same plan"

@@ -132,3 +132,16 @@ def test_mixtures_that_are_no_numbers_are_turned_back_from(rng):
 def test_the_median_is_weighted_and_never_beyond_the_last(share, expected):
     values = torch.tensor([3.0, 1.0, 2.0], dtype=DOUBLE)
     assert _median(values, torch.tensor(share, dtype=DOUBLE)) == expected
+
+
+def test_a_fit_that_runs_out_of_steps_has_not_converged(make_mixture):
+    X, _ = sample(make_mixture("full", 2, 2), 60)
+    end = fit_to_points(make_mixture("full", 2, 2, seed=1), X, ones(60), tol=0.0, max_iter=3)
+    assert not end.converged and end.n_iter == 3
+
+
+def test_a_fit_without_tolerance_converges_where_no_step_lowers_the_distance():
+    points = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=DOUBLE)
+    start = single(torch.eye(2, dtype=DOUBLE).unsqueeze(0))
+    end = fit_to_points(start, points, ones(2), tol=0.0, max_iter=500)
+    assert end.converged and end.n_iter < 500

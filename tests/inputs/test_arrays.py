@@ -151,3 +151,24 @@ def test_samples_go_from_the_cpu_to_the_device_named_and_from_no_other():
         arrays.on_device(elsewhere, "cpu")
     with pytest.raises(ValueError, match="device must be one that torch has here, got 'nowhere'"):
         arrays.on_device(X, "nowhere")
+
+
+def test_rows_that_are_not_finite_are_counted_and_the_first_is_named():
+    X = np.ones((5, 2))
+    X[2, 1], X[4, 0] = np.nan, np.inf
+    for array in (X, torch.tensor(X)):
+        with pytest.raises(ValueError, match=r"got NaN in 2 of 5 rows \(first: row 2\)"):
+            arrays.samples(DifferentiableGaussianMixture(), array, reset=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tensors_of_floats_are_validated_as_they_are_and_others_as_float64(dtype):
+    options = {"reset": True}
+    found, _ = arrays.samples(
+        DifferentiableGaussianMixture(), torch.ones(3, 2).to(dtype), **options
+    )
+    assert found.dtype == dtype
+    whole = torch.ones(3, 2, dtype=torch.int32)
+    assert (
+        arrays.samples(DifferentiableGaussianMixture(), whole, **options)[0].dtype == torch.float64
+    )

@@ -291,3 +291,11 @@ def test_equal_mixtures_are_at_no_sliced_distance_and_it_is_symmetric(name, rng)
     )
     assert distance(a, a) == 0
     assert distance(a, b) == distance(b, a)
+
+
+def test_the_widest_component_sets_the_unit():
+    variances = np.array([1e-300, 1e300])
+    source = np.array([0.5, 0.5]), np.zeros((2, 2)), variances, "spherical"
+    point = np.array([1.0]), np.zeros((1, 2)), np.zeros(1), "spherical"
+    expected = np.sqrt(variances.mean())
+    assert sliced_wasserstein_distance(source, point) == pytest.approx(expected, rel=1e-3)

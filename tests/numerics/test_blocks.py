@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skgmmot.numerics import blocks
-from skgmmot.numerics.blocks import map_rows, row_spans, workers
+from skgmmot.numerics.blocks import map_rows, origin, row_spans, workers
 
 
 @pytest.mark.parametrize("n_rows, block", [(1, 16), (16, 16), (17, 16), (10_000, 16), (5, 1000)])
@@ -57,3 +57,16 @@ def test_overlapping_users_have_all_threads_and_leave_the_setting():
     assert found == [4, 4]
     assert torch.get_num_threads() == 4
     torch.set_num_threads(before)
+
+
+def test_the_mean_of_many_weighted_rows_is_that_of_repeated_ones():
+    X = torch.randn(2**16 + 5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a = torch.arange(len(X)) % 3  # of zeros, too
+    found = origin(X, a.double())
+    torch.testing.assert_close(found, X.repeat_interleave(a, dim=0).mean(0), rtol=0, atol=1e-12)
+    assert torch.equal(origin(X, torch.ones(len(X), dtype=torch.float64)), origin(X, None))
+
+
+def test_the_mean_of_weights_whose_sum_overflows_is_finite():
+    X = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
+    assert origin(X, torch.tensor([1.5e308, 0.0, 1.5e308], dtype=torch.float64)) == 1

@@ -206,3 +206,10 @@ def test_generators_of_the_user_are_used_themselves():
         assert rng is theirs
     with _init.random_numbers(None) as rng:
         assert rng is np.random.mtrand._rand
+
+
+def test_random_responsibilities_of_several_blocks_are_drawn_as_of_one(em, monkeypatch):
+    monkeypatch.setattr(_init, "BLOCK", 128)  # the last of five blocks is shorter
+    drawn = normalised(np.random.RandomState(3).uniform(size=(600, 4)))
+    rng = np.random.RandomState(3)
+    assert np.allclose(responsibilities(_init.assign("random", em, 4, rng)), drawn)

@@ -66,6 +66,7 @@ def test_labels_are_those_of_the_plan_and_of_predict_where_samples_are_split(rng
 def test_samples_of_no_weight_are_labelled_by_their_cells(rng):
     X, weights = rng.normal(size=(50, 2)), rng.integers(0, 3, size=50) * 1e-3
     quantizer = WassersteinQuantizer(4, random_state=0).fit(X, sample_weight=weights)
+    assert len(np.unique(quantizer.labels_)) == 4
     assert np.array_equal(quantizer.labels_, quantizer.predict(X))
     masses = np.bincount(quantizer.labels_, weights / weights.sum())
     assert np.abs(masses - 0.25).max() < weights.max() / weights.sum()

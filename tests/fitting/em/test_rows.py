@@ -140,3 +140,12 @@ def test_covariances_are_factored_once_an_iteration_however_many_blocks(monkeypa
     with workers(X.device) as pool:
         EM(InMemory(X, a, pool), X.mean(0), 0.0).statistics(theta)
     assert len(factored) == 1
+
+
+def test_rows_are_about_the_origin_in_float64():
+    X = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 7.0]])
+    a = torch.tensor([1.0, 0.5, 0.25])
+    em = EM(InMemory(X, a), torch.tensor([1.0, 3.0]), 0.0)
+    x, weights = em.rows(slice(1, 3))
+    assert torch.equal(x, torch.tensor([[2.0, 1.0], [4.0, 4.0]], dtype=torch.float64))
+    assert torch.equal(weights, a[1:])

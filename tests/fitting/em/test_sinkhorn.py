@@ -90,6 +90,19 @@ def test_weights_must_be_positive(problem):
 # --- derivatives ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("allowed", [2.0, 0.02])  # any imbalance; less than there is
+def test_the_iteration_on_the_graph_is_that_on_constants(problem, allowed):
+    theta, X = problem
+    em = EM(InMemory(X), torch.zeros_like(X[0]), 0.0)
+    start = untilted(theta, allowed)
+    moved = SinkhornStep(EMStep(em, X), theta.weights)(start)
+    with em.at_work():
+        expected, _ = SinkhornEM(em)(start)
+    for found, theirs in zip(moved.mixture(), expected.mixture(), strict=True):
+        torch.testing.assert_close(found, theirs, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(moved.log_weights, expected.log_weights, rtol=1e-8, atol=1e-8)
+
+
 def test_the_balanced_iteration_has_a_symmetric_derivative_where_it_rests(problem):
     theta, X = problem
     fitted = polished(theta, X, 0.0)

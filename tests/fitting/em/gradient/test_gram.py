@@ -4,12 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.fitting.em.gradient import derivative
 from skgmmot.fitting.em.gradient.gram import FeatureGram, SampleGram
-from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.evaluators import FeatureEStep
-from skgmmot.gaussian.sampling import rsample
 from skgmmot.gaussian.statistics import e_step
 from skgmmot.numerics.blocks import Buffers, add
 
@@ -83,32 +79,3 @@ def test_features_have_the_gram_matrix_of_autograds_derivatives(
         for r in parts
     )
     assert_close(found, J.flatten(1) @ J.flatten(1).mT, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("kind", TYPES)
-def test_both_ways_to_the_gram_matrix_agree(kind, make_mixture, make_samples, monkeypatch):
-    theta, X, a = problem(kind, make_mixture, make_samples)
-    em = EM(InMemory(X, a), torch.zeros(2, dtype=F64), 1e-6, fixed_weights=True)
-    linear = derivative.LinearisedEM(em, theta)
-    assert linear.small
-    units = torch.eye(linear.residual.numel(), dtype=F64)
-    expected = linear.natural(units)
-    monkeypatch.setattr(derivative, "FeatureGram", None)
-    linear.small = False
-    linear._forward = lambda change: change @ linear._matrix.mT
-    assert_close(linear.natural(units), expected, rtol=1e-8, atol=1e-10)
-
-
-# --- the step ------------------------------------------------------------------------------------
-
-
-def problem(kind, make_mixture, make_samples, K=3, d=2, n=120):
-    """A mixture that overlaps, samples of it and their weights."""
-    theta = make_mixture(kind, K, d, spread=1.5)
-    w = torch.full((K,), 1 / K, dtype=F64)
-    X, _ = rsample(theta._replace(weights=w), n, generator=torch.Generator().manual_seed(1))
-    a = make_samples(len(X), 1, seed=2).mul(0.5).exp().squeeze(1)
-    return theta._replace(weights=w), X, a
-
-
-# --- what is refused -----------------------------------------------------------------------------
