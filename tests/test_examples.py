@@ -40,6 +40,7 @@ SHORTER = {
     "plot_stability": {"N_REPEATS = 10": "N_REPEATS = 2"},
     "plot_stippling": {"default=4000": "default=400"},
     "plot_texture": {"trange(100,": "trange(10,"},
+    "plot_which_start": {"N_STARTS, CLOSE = 20,": "N_STARTS, CLOSE = 2,"},
 }
 
 

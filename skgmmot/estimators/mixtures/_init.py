@@ -18,7 +18,8 @@ from sklearn.utils import check_random_state
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from skgmmot._inputs.arrays import as_tensor
+from skgmmot._inputs.arrays import NUMPY, ArrayKind, as_tensor
+from skgmmot.estimators.mixtures._callable_start import called
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.fitting.em.step import counted_mass, shifts
@@ -68,12 +69,19 @@ def random_numbers(random_state):
         _IDLE.append(rng)
 
 
-def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> Assignment:
-    """Assign samples to components by the start of that name.
+def assign(
+    name: str | Callable,
+    em: EM,
+    n_components: int,
+    rng: np.random.RandomState,
+    kind: ArrayKind = NUMPY,
+    X: Tensor | None = None,
+) -> Assignment:
+    """Assign samples to components by the start of that name, or by the user's own.
 
     Parameters
     ----------
-    name : {'kmeans', 'k-means++', 'random', 'random_from_data'}
+    name : {'kmeans', 'k-means++', 'random', 'random_from_data'} or callable
         The start.
     em : EM
         The samples, their weights and their origin.
@@ -81,13 +89,22 @@ def assign(name: str, em: EM, n_components: int, rng: np.random.RandomState) -> 
         K.
     rng : RandomState
         Advanced as scikit-learn's fit would.
+    kind : ArrayKind, default=NUMPY
+        The kind of array that a callable gets.
+    X : Tensor of shape (n, d), default=None
+        The samples as the user passed them; None is as they are in ``em``.
 
     Returns
     -------
     callable
         The responsibilities, block by block.
     """
-    return ASSIGNMENTS[name](em, n_components, rng)
+    if not callable(name):
+        return ASSIGNMENTS[name](em, n_components, rng)
+    found = called(name, em.X if X is None else X, n_components, rng, kind)
+    if found.ndim == 1:
+        return _labelled(found, n_components, em.X)
+    return _divided(found.to(em.X.device))
 
 
 def _by_kmeans(em: EM, n_components: int, rng) -> Assignment:
@@ -179,6 +196,16 @@ def _labelled(labels: np.ndarray, n_components: int, X: Tensor) -> Assignment:
             components = slice(max(k, 0), k + 1)
             for rows in group.split(BLOCK):
                 yield rows, components, X.new_ones(components.stop - components.start, len(rows))
+
+    return blocks
+
+
+def _divided(resp: Tensor) -> Assignment:
+    """Responsibilities ``(n, K)`` as they are."""
+
+    def blocks():
+        for i in range(0, len(resp), BLOCK):
+            yield slice(i, i + BLOCK), slice(None), resp[i : i + BLOCK].T
 
     return blocks
 
@@ -414,13 +441,21 @@ def given(estimator, em: EM, *, uniform: bool = False) -> tuple:
 
 
 def one_start(
-    estimator, em: EM, given: tuple, rng, run: int, grouped: EM | None = None
+    estimator,
+    em: EM,
+    given: tuple,
+    rng,
+    run: int,
+    kind: ArrayKind = NUMPY,
+    grouped: EM | None = None,
 ) -> GaussianMixtureParams:
     """One start: what is given, and for the rest the moments of an assignment, or Sinkhorn-EM.
 
-    The assignment may be of the same samples in other coordinates, ``grouped``.
+    The assignment may be of the same samples in other coordinates, ``grouped``. A callable start
+    gets them in the user's kind of array.
     """
-    fitted = FITTED.get(estimator.init_params)
+    name = estimator.init_params
+    fitted = None if callable(name) else FITTED.get(name)
     if fitted is not None:
         # another run from given means and covariances would be the first one again
         given = given if run == 0 else (given[0], None, None)
@@ -428,7 +463,7 @@ def one_start(
     if all(part is not None for part in given):
         covariance_type = estimator._covariance().reduced(*given[1].shape)
         return GaussianMixtureParams(*given, covariance_type)
-    assignment = assign(estimator.init_params, grouped or em, estimator.n_components, rng)
+    assignment = assign(name, grouped or em, estimator.n_components, rng, kind)
     found = start(assignment, em, estimator._covariance(), estimator.n_components)
     if estimator.max_iter == 0:
         # Nothing normalises the weights of a start later: do it now.

@@ -58,12 +58,15 @@ class DifferentiableGaussianMixture(FittedMixture):
         Largest number of EM iterations; 0 keeps the start.
     n_init : int, default=1
         Number of starts; the fit of largest lower bound is kept.
-    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'sinkhorn'}, \
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'sinkhorn'} or callable, \
             default='kmeans'
         How to start. ``'sinkhorn'`` runs Sinkhorn-EM, of equal weights or ``weights_init``, from
         small covariances of the data's shape and k-means in its metric: slower than k-means,
         indifferent to the features' scales and (full, tied) directions, and seldom far from the
-        best likelihood. Given means and precisions start its first run only.
+        best likelihood. Given means and precisions start its first run only. A callable
+        ``init_params(X, n_components, random_state)`` returns labels ``(n_samples,)`` from 0 to
+        K - 1, or responsibilities ``(n_samples, K)``; ``X`` is a copy of the samples in the kind of
+        array of the results, and ``random_state`` a ``RandomState`` that goes on from run to run.
     weights_init : array-like of shape (n_components,), default=None
         Weights to start from, and to keep if ``fixed_weights``.
     means_init : array-like of shape (n_components, n_features), default=None
@@ -181,7 +184,7 @@ class DifferentiableGaussianMixture(FittedMixture):
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(_init.STARTS)],
+        "init_params": [StrOptions(_init.STARTS), callable],
         "weights_init": ["array-like", torch.Tensor, None],
         "means_init": ["array-like", torch.Tensor, None],
         "precisions_init": ["array-like", torch.Tensor, None],
@@ -400,7 +403,7 @@ class _Fit(Fit):
         with _init.random_numbers(e.random_state) as rng:
             for run in range(e.n_init):
                 self.log.start(run)
-                yield _init.one_start(e, em, given, rng, run), -math.inf
+                yield _init.one_start(e, em, given, rng, run, self.kind), -math.inf
 
     def not_converged(self, solution):
         """The warning, and what it means for the gradient."""

@@ -55,8 +55,10 @@ class SemidiscreteGMM(FittedMixture):
         Largest number of steps; 0 keeps the start.
     n_init : int, default=1
         Number of starts; the fit of least distance is kept.
-    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        How to start.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'} or callable, \
+            default='kmeans'
+        How to start. A callable ``init_params(X, n_components, random_state)`` returns labels or
+        responsibilities of ``X``, the samples of positive weight.
     random_state : int, RandomState instance or None, default=None
         Controls the starts, the nodes and `sample`.
     warm_start : bool, default=False
@@ -129,7 +131,7 @@ class SemidiscreteGMM(FittedMixture):
         "reg_covar": [Interval(Real, 0.0, None, closed="neither")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(set(_init.ASSIGNMENTS))],
+        "init_params": [StrOptions(set(_init.ASSIGNMENTS)), callable],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
@@ -217,9 +219,10 @@ class _Fit(Fit):
                 "plane. Leave it at 'auto'."
             )
         self.exact = estimator.method != "nodes" and X.shape[1] == 2
-        X = X.detach().double()
-        a = X.new_ones(len(X)) if sample_weight is None else sample_weight.detach().double()
-        X, self.weights = X[a > 0], a[a > 0]
+        X = X.detach()
+        a = X.new_ones(len(X)) if sample_weight is None else sample_weight.detach()
+        self.X, self.weights = X[a > 0], a[a > 0].double()
+        X = self.X.double()
         _init.warn_of_units(estimator, X, self.weights, blocks.origin(X, self.weights))
         self.scaling = Rescaling.of(X, math.sqrt(estimator.reg_covar))
         self.points, unit = self.scaling.apply(X), self.scaling.unit
@@ -251,7 +254,7 @@ class _Fit(Fit):
         e, starts, origin = self.estimator, [], torch.zeros_like(self.points[0])
         with EM(InMemory(self.points, self.weights), origin, self.reg_covar).at_work() as em:
             for _ in range(e.n_init):
-                assignment = _init.assign(e.init_params, em, e.n_components, rng)
+                assignment = _init.assign(e.init_params, em, e.n_components, rng, self.kind, self.X)
                 start = _init.start(assignment, em, e._covariance(), e.n_components)
                 starts.append(start._replace(weights=start.weights / start.weights.sum()))
         variance = WIDENING * robust_variance(self.points, self.weights)

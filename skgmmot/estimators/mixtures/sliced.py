@@ -69,9 +69,10 @@ class SlicedWassersteinGMM(FittedMixture):
     n_init : int, default=2
         Number of runs; the fit of least sliced distance is kept. Runs from a given start differ by
         their directions.
-    init_params : {'k-means++', 'kmeans', 'random', 'random_from_data', 'sinkhorn'}, \
+    init_params : {'k-means++', 'kmeans', 'random', 'random_from_data', 'sinkhorn'} or callable, \
             default='k-means++'
-        How to start.
+        How to start. A callable ``init_params(X, n_components, random_state)`` returns labels or
+        responsibilities of ``X``, the samples of positive weight.
     weights_init : array-like of shape (n_components,), default=None
         Weights to start from.
     means_init : array-like of shape (n_components, n_features), default=None
@@ -179,7 +180,7 @@ class SlicedWassersteinGMM(FittedMixture):
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(_init.STARTS)],
+        "init_params": [StrOptions(_init.STARTS), callable],
         "weights_init": ["array-like", torch.Tensor, None],
         "means_init": ["array-like", torch.Tensor, None],
         "precisions_init": ["array-like", torch.Tensor, None],
@@ -418,7 +419,9 @@ class _Fit(Fit):
                 return
             given = self._given(grouped)
             for run in range(estimator.n_init):
-                start = _init.one_start(estimator, em, given, self.rng, run, grouped)
+                start = _init.one_start(
+                    estimator, em, given, self.rng, run, self.array_kind, grouped
+                )
                 start = start._replace(weights=start.weights / start.weights.sum())
                 yield start if given[2] is not None else _narrowed(start, spacing**2)
 
