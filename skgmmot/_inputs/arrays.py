@@ -163,17 +163,30 @@ def samples(
     return tensor, kind
 
 
+#: What to do with samples that cannot be an array.
+OR_BLOCKS = (
+    ", or fit a DifferentiableGaussianMixture to a function that returns a fresh iterator of "
+    "blocks at every call."
+)
+
+
 def _refuse_other_objects(X) -> None:
-    """Raise for generators, data loaders and times, which are not arrays of numbers."""
+    """Raise for generators, data loaders, functions and times, which are not arrays of numbers."""
     if hasattr(X, "__iter__") and not hasattr(X, "__len__") and not hasattr(X, "__array__"):
         raise TypeError(
-            f"X must be an array, got {type(X).__name__}. Put its parts together first, as by "
-            "np.vstack(list(X))."
+            f"X must be an array, got {type(X).__name__}, which can be read once. Put its parts "
+            f"together first, as by np.vstack(list(X)){OR_BLOCKS}"
         )
     if type(X).__module__.startswith("torch.utils.data"):
         raise TypeError(
             f"X must be an array, got {type(X).__name__}. Put its batches together first, as by "
-            "torch.cat(list(X))."
+            f"torch.cat(list(X)){OR_BLOCKS}"
+        )
+    if callable(X) and not hasattr(X, "__array__") and not hasattr(X, "shape"):
+        raise TypeError(
+            f"X must be an array here, got {type(X).__name__}. Take its blocks one by one, as by "
+            "(mixture.predict(block) for block in X()); only fit, score, bic and aic of a "
+            "DifferentiableGaussianMixture read all of them."
         )
     _refuse_times("X", *np.atleast_1d(getattr(X, "dtypes", [getattr(X, "dtype", None)])))
 
@@ -334,6 +347,17 @@ def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
     """
     if sample_weight is None:
         return None
+    weights = weights_as_given(sample_weight, X)
+    high = float(weights.detach().max())
+    if high == 0:
+        raise ValueError(
+            "sample_weight must have a positive sum, got all zeros. Give some sample weight."
+        )
+    return (weights / high).to(X.dtype)
+
+
+def weights_as_given(sample_weight, X: Tensor) -> Tensor:
+    """Validate sample weights for ``X (n, d)``, of which all may be zero; float64, not scaled."""
     if isinstance(sample_weight, Tensor):
         weights = as_tensor(sample_weight, device=X.device).double()
         if weights.shape != X.shape[:1]:
@@ -351,8 +375,4 @@ def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
             f"sample_weight must be finite and non-negative, got a range of {low} to {high}. "
             "Use 0 for samples to leave out."
         )
-    if high == 0:
-        raise ValueError(
-            "sample_weight must have a positive sum, got all zeros. Give some sample weight."
-        )
-    return (weights / high).to(X.dtype)
+    return weights

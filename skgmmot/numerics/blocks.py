@@ -159,12 +159,18 @@ def map_rows(
 
 def origin(X: Tensor, sample_weight: Tensor | None) -> Tensor:
     """The weighted mean of samples in their dtype, at which they are centred."""
+    share = None if sample_weight is None else sample_weight / sample_weight.max()
+    sums, total = weighted_sum(X, share)
+    return (sums / total).to(X.dtype)
+
+
+def weighted_sum(X: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor | int]:
+    """The sum of rows times their weights ``(d,)``, and that of the weights, in float64."""
     if sample_weight is None:
         sums, total = (x.sum(0, dtype=torch.float64) for x in X.split(2**16)), len(X)
     else:
-        share = sample_weight / sample_weight.max()
-        blocks = zip(X.split(2**16), share.split(2**16), strict=True)
+        blocks = zip(X.split(2**16), sample_weight.split(2**16), strict=True)
         # (not a product with a vector: equal weights give the bits of none)
         sums = ((w.double().unsqueeze(1) * x.double()).sum(0) for x, w in blocks)
-        total = share.sum(dtype=torch.float64)
-    return (functools.reduce(torch.add, sums) / total).to(X.dtype)
+        total = sample_weight.sum(dtype=torch.float64)
+    return functools.reduce(torch.add, sums), total

@@ -3,7 +3,6 @@
 import warnings
 from abc import ABC, abstractmethod
 
-import torch
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 
@@ -101,14 +100,13 @@ class FittedMixture(MixtureEstimator):
         )
         a = arrays.sample_weights(sample_weight, X)
         if first:
-            check_enough(X, a, self.n_components)
+            check_enough(len(X) if a is None else int((a > 0).sum()), self.n_components)
         arrays.check_range(X)
         return X, a, kind
 
 
-def check_enough(X: torch.Tensor, sample_weight: torch.Tensor | None, n_components: int) -> None:
+def check_enough(n_samples: int, n_components: int) -> None:
     """Refuse fewer samples (of positive weight) than components."""
-    n_samples = len(X) if sample_weight is None else int((sample_weight > 0).sum())
     if n_samples < n_components:
         raise ValueError(
             "Expected n_samples >= n_components but got n_components = "

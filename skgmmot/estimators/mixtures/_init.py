@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.utils import check_random_state
+from sklearn.utils.random import sample_without_replacement
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from skgmmot.estimators.mixtures._callable_start import called
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.fitting.em.step import counted_mass, shifts
+from skgmmot.fitting.samples import InMemory
+from skgmmot.fitting.stream import OutOfCore, start_rows
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.log_density import log_density, log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
@@ -323,20 +326,20 @@ STARTS = {*ASSIGNMENTS, *FITTED}
 # --- the starts of an estimator ------------------------------------------------------------------
 
 
-def warn_of_units(estimator, X: Tensor, sample_weight: Tensor | None, about: Tensor) -> None:
-    """Warn where ``reg_covar`` drowns a feature of samples, whose mean is ``about``.
+def warn_of_units(estimator, variances: Tensor, about: Tensor) -> None:
+    """Warn where ``reg_covar`` drowns a feature of samples, whose mean, in their dtype, is given.
 
     Features that are constant but for their rounding do not count; a covariance type of one
     variance for all features has their mean to compare with.
     """
-    variances = _variances(X, sample_weight, about).cpu().numpy()
+    variances = variances.cpu().numpy()
     if estimator.reg_covar <= NOTICED * variances.min():
         return
-    rounding = max(8 * torch.finfo(X.dtype).eps, 1e-12) * about.double().abs().cpu().numpy()
+    rounding = max(8 * torch.finfo(about.dtype).eps, 1e-12) * about.double().abs().cpu().numpy()
     variances = variances[variances > rounding**2]
     if not len(variances):
         return
-    pooled = estimator._covariance().base.pooled(X.shape[1]) > 1
+    pooled = estimator._covariance().base.pooled(len(about)) > 1
     smallest = float(variances.mean() if pooled else variances.min())
     if estimator.reg_covar > NOTICED * smallest:
         warnings.warn(
@@ -347,7 +350,7 @@ def warn_of_units(estimator, X: Tensor, sample_weight: Tensor | None, about: Ten
         )
 
 
-def _variances(X: Tensor, sample_weight: Tensor | None, about: Tensor) -> Tensor:
+def variances(X: Tensor, sample_weight: Tensor | None, about: Tensor) -> Tensor:
     """The variance of each feature, in float64."""
     if sample_weight is None:
         sums, total = ((x - about).double().square().sum(0) for x in X.split(BLOCK)), len(X)
@@ -385,7 +388,7 @@ def earlier_mixture(estimator, d: int, device) -> GaussianMixtureParams:
 
 def earlier_fit(estimator, em: EM) -> GaussianMixtureParams:
     """The same about the samples' origin, where EM can go on from it."""
-    params = earlier_mixture(estimator, em.X.shape[1], em.X.device)
+    params = earlier_mixture(estimator, len(em.origin), em.origin.device)
     return _revived(params.translated(-em.origin.double()), em)
 
 
@@ -423,8 +426,8 @@ def given(estimator, em: EM, *, uniform: bool = False) -> tuple:
 
     ``uniform`` stands for weights that are not given.
     """
-    shape = (estimator.n_components, em.X.shape[1])
-    to = {"dtype": torch.float64, "device": em.X.device}
+    shape = (estimator.n_components, len(em.origin))
+    to = {"dtype": torch.float64, "device": em.origin.device}
     weights, means, covariances = None, None, None
     if uniform:
         weights = torch.full((estimator.n_components,), 1 / estimator.n_components, **to)
@@ -470,6 +473,19 @@ def one_start(
         found = found._replace(weights=found.weights / found.weights.sum())
     parts = (f if g is None else g for f, g in zip(found, given, strict=True))
     return GaussianMixtureParams(*parts, found.covariance_type)
+
+
+def sample_of(samples: OutOfCore, n_components: int, rng) -> InMemory:
+    """Samples to start from, in memory: all if they are not many, else some drawn uniformly.
+
+    Those of weight zero are not drawn, and the others keep their weights.
+    """
+    n, facts = start_rows(samples.facts, n_components), samples.facts
+    if facts.n_samples <= n:
+        return InMemory(*samples.take())
+    n_positive = facts.n_positive
+    drawn = sample_without_replacement(n_positive, min(n, n_positive), random_state=rng)
+    return InMemory(*samples.take(np.sort(drawn)))
 
 
 # --- starts given by the user (the texts are scikit-learn's: programs match them) -----------------

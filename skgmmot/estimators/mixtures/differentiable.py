@@ -10,10 +10,10 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skgmmot._inputs import arrays
+from skgmmot._inputs import arrays, places
 from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
-from skgmmot.estimators.mixtures._fit import Fit, FittedMixture
+from skgmmot.estimators.mixtures._fit import Fit, FittedMixture, check_enough
 from skgmmot.fitting.em.e_steps import E_STEPS, Gradient
 from skgmmot.fitting.em.entropic import balance_gap_bound
 from skgmmot.fitting.em.fit import fit_from_starts, measured
@@ -250,12 +250,16 @@ class DifferentiableGaussianMixture(FittedMixture):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Samples: float32 and float64 are kept, the rest becomes float64.
+        X : array-like or Tensor of shape (n_samples, n_features), or callable
+            Samples: float32 and float64 are kept, the rest becomes float64. Samples that do not
+            fit into memory are a function that returns, at every call, a fresh iterator of blocks
+            of rows: arrays, data frames, record batches, tensors, or pairs of one of these and
+            its weights. Memory-mapped files of more than 1 GiB are read in blocks too.
         y : None
             Ignored.
-        sample_weight : array-like or Tensor of shape (n_samples,), default=None
-            Non-negative weights; a weight of 2 is a row given twice, 0 a row left out.
+        sample_weight : array-like or Tensor of shape (n_samples,), or callable, default=None
+            Non-negative weights; a weight of 2 is a row given twice, 0 a row left out. Of blocks,
+            also a function that returns a fresh iterator of theirs.
 
         Returns
         -------
@@ -265,8 +269,11 @@ class DifferentiableGaussianMixture(FittedMixture):
         Raises
         ------
         ValueError
-            If a parameter, ``X`` or ``sample_weight`` is invalid, or a covariance collapses; an
-            earlier fit is then left as it was.
+            If a parameter, ``X`` or ``sample_weight`` is invalid, or a covariance collapses; if
+            blocks differ in features, names or dtype, are not the same rows at every pass, or
+            require a gradient. An earlier fit is then left as it was.
+        TypeError
+            If ``X`` or a block is not an array of numbers.
 
         Warns
         -----
@@ -276,11 +283,29 @@ class DifferentiableGaussianMixture(FittedMixture):
             If ``reg_covar`` exceeds a tenth of the smallest variance among the features that vary.
         InexactGradientWarning
             If a gradient is asked for and may be further off than ``gradient_tol``.
+
+        Notes
+        -----
+        Blocks are added up in their order: the same blocks give the same bits, one block those of
+        a fit in memory, others its numbers to rounding. Where samples are more than 131,072, or
+        more than 64 MB, the start is found from so many of them, drawn uniformly.
         """
         self._fit(X, sample_weight)
         return self
 
+    def _validated(self, X, sample_weight, *, first=True):
+        """As for all, in memory; elsewhere samples that hold their weights, None and the kind."""
+        found = places.out_of_core(self, X, sample_weight, reset=first)
+        if found is None:
+            return super()._validated(X, sample_weight, first=first)
+        samples, kind = found
+        if first:
+            check_enough(samples.facts.n_positive, self.n_components)
+        return samples, None, kind
+
     def _fit_to(self, X, sample_weight, kind):
+        if not isinstance(X, torch.Tensor):
+            return _OutOfCoreFit(self, X, kind)
         return _Fit(self, X, sample_weight, kind)
 
     # --- the entropic reading ------------------------------------------------------------------
@@ -322,17 +347,21 @@ class DifferentiableGaussianMixture(FittedMixture):
         .. [1] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
         """
         check_is_fitted(self)
+        found = places.out_of_core(self, X, sample_weight, reset=False)
+        if found is not None:
+            samples = found[0]
+            return self._entropic_ot_gap(samples, samples.facts.origin)
         X, _ = arrays.samples(self, X, reset=False)
         arrays.check_range(X)
-        return self._entropic_ot_gap(X, arrays.sample_weights(sample_weight, X))
+        a = arrays.sample_weights(sample_weight, X)
+        X, a = (None if t is None else t.detach() for t in (X, a))
+        return self._entropic_ot_gap(InMemory(X, a), blocks.origin(X, a))
 
-    def _entropic_ot_gap(self, X, sample_weight):
-        X, a = (None if t is None else t.detach() for t in (X, sample_weight))
-        theta = self._params(dtype=torch.float64, device=X.device).detach()
+    def _entropic_ot_gap(self, samples, origin):
+        theta = self._params(dtype=torch.float64, device=samples.device).detach()
         # the smallest of weights stands for none
         weights = theta.weights.clamp(min=torch.finfo(torch.float64).tiny)
-        origin = blocks.origin(X, a)
-        with EM(InMemory(X, a), origin, 0.0).in_float64().at_work() as em:
+        with EM(samples, origin, 0.0).in_float64().at_work() as em:
             return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).translated(-origin)))
 
 
@@ -340,15 +369,20 @@ class _Fit(Fit):
     """EM on given samples, and the best run's end on their graph."""
 
     def __init__(self, estimator, X, sample_weight, kind):
-        self.estimator, self.samples, self.kind = estimator, (X, sample_weight), kind
+        self.estimator, self.kind = estimator, kind
         self.e_step = E_STEPS[estimator.e_step]
+        self.graph = X, sample_weight
         self.gradient = self._gradient(X, sample_weight)
         constants = (X.detach(), None if sample_weight is None else sample_weight.detach())
-        self.origin = blocks.origin(*constants)
-        _init.warn_of_units(estimator, *constants, self.origin)
-        samples, fixed = InMemory(*constants), estimator.fixed_weights
-        self.em = EM(samples, self.origin, estimator.reg_covar, fixed_weights=fixed)
-        self.log = _Log(estimator.verbose, estimator.verbose_interval)
+        origin = blocks.origin(*constants)
+        _init.warn_of_units(estimator, _init.variances(*constants, origin), origin)
+        self._begin(InMemory(*constants), origin)
+
+    def _begin(self, samples, origin):
+        """Prepare the iteration over the samples."""
+        e, self.origin = self.estimator, origin
+        self.em = EM(samples, origin, e.reg_covar, fixed_weights=e.fixed_weights)
+        self.log = _Log(e.verbose, e.verbose_interval)
         self.runs = Runs(self.log)
 
     def _gradient(self, X, sample_weight) -> Gradient | None:
@@ -372,7 +406,7 @@ class _Fit(Fit):
             solution, _ = fit_from_starts(
                 self.em,
                 self._starts(warm),
-                self.samples,
+                self.graph,
                 self.e_step,
                 self.gradient,
                 runs=self.runs,
@@ -386,10 +420,10 @@ class _Fit(Fit):
         Tensors made within must reach no user and, as in larger fits, no other thread; covariance
         types that are not elementary may need autograd in their M-step.
         """
-        covariance, X = self.estimator._covariance(), self.samples[0]
-        small = X.numel() * self.estimator.n_components < SMALL
+        covariance, samples = self.estimator._covariance(), self.em.samples
+        size = samples.n_samples * samples.n_features * self.estimator.n_components
         constant = self.gradient is None and self.kind is arrays.NUMPY
-        off = small and constant and covariance.base is covariance
+        off = size < SMALL and constant and covariance.base is covariance
         return torch.inference_mode() if off else nullcontext()
 
     def _starts(self, warm):
@@ -401,9 +435,14 @@ class _Fit(Fit):
             return
         given = _init.given(e, em, uniform=e.fixed_weights or self.e_step.balanced)
         with _init.random_numbers(e.random_state) as rng:
+            em = self._to_start_from(rng)
             for run in range(e.n_init):
                 self.log.start(run)
                 yield _init.one_start(e, em, given, rng, run, self.kind), -math.inf
+
+    def _to_start_from(self, rng) -> EM:
+        """The samples in memory that starts are found from."""
+        return self.em
 
     def not_converged(self, solution):
         """The warning, and what it means for the gradient."""
@@ -422,11 +461,11 @@ class _Fit(Fit):
 
     def show(self, solution):
         """Set the estimator's attributes; those that only some fits have go."""
-        e, X = self.estimator, self.samples[0]
+        e = self.estimator
         for name in ("solution_", "entropic_ot_gap_"):
             vars(e).pop(name, None)
         value = solution.value.translated(self.origin)
-        e._set_parameters(value, X.dtype, self.kind)
+        e._set_parameters(value, self.em.samples.dtype, self.kind)
         e.converged_, e.n_iter_ = solution.converged, solution.n_iter
         e.lower_bound_ = np.float64(solution.objective)
         e.lower_bounds_ = list(solution.objectives)
@@ -439,12 +478,34 @@ class _Fit(Fit):
         """The gap on the samples of the fit, or a bound from its last E-step, which `em` kept."""
         em = self.em
         if self.e_step.balanced:
-            return self.estimator._entropic_ot_gap(em.X, em.sample_weight)
+            return self.estimator._entropic_ot_gap(em.samples, self.origin)
         polished = solution.adjoint is not None
         theta = solution.value.detach() if polished else solution.previous
         with em.at_work():
             share = em.statistics(theta).mass / em.total
         return balance_gap_bound(theta.weights, share)
+
+
+class _OutOfCoreFit(_Fit):
+    """EM on samples that are not in memory, from a start that some of them give; no gradients."""
+
+    gradient = None
+
+    def __init__(self, estimator, samples, kind):
+        facts = samples.facts
+        _init.warn_of_units(estimator, facts.variances, facts.origin)
+        self.estimator, self.kind, self.graph = estimator, kind, (None, None)
+        self.e_step = E_STEPS[estimator.e_step]
+        self._begin(samples, facts.origin)
+
+    def _recording(self):
+        """Nothing is switched off: the user's code runs within, and may make tensors of its own."""
+        return nullcontext()
+
+    def _to_start_from(self, rng):
+        em, n_components = self.em, self.estimator.n_components
+        found = _init.sample_of(em.samples, n_components, rng)
+        return EM(found, em.origin, em.reg_covar, fixed_weights=em.fixed_weights)
 
 
 class _Log:

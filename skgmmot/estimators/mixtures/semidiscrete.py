@@ -223,7 +223,8 @@ class _Fit(Fit):
         a = X.new_ones(len(X)) if sample_weight is None else sample_weight.detach()
         self.X, self.weights = X[a > 0], a[a > 0].double()
         X = self.X.double()
-        _init.warn_of_units(estimator, X, self.weights, blocks.origin(X, self.weights))
+        mean = blocks.origin(X, self.weights)
+        _init.warn_of_units(estimator, _init.variances(X, self.weights, mean), mean)
         self.scaling = Rescaling.of(X, math.sqrt(estimator.reg_covar))
         self.points, unit = self.scaling.apply(X), self.scaling.unit
         self.reg_covar = estimator.reg_covar / unit / unit

@@ -1,0 +1,312 @@
+"""Where a user's samples are: in memory, or in blocks that are read anew for each pass.
+
+Samples in blocks are a function that returns a fresh iterator of them, or a large memory-mapped
+file. `out_of_core` tells, before anything is read; all that is in memory is `arrays.samples`'s.
+"""
+
+import mmap
+from collections.abc import Callable, Iterator
+from numbers import Number
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skgmmot._inputs import arrays
+from skgmmot.fitting.stream import Block, OutOfCore, Stream
+
+#: Memory-mapped files up to this many bytes are taken as arrays in memory: so are those in which
+#: joblib hands arrays to its workers, whose results must not depend on that.
+MEMORY_MAP_BYTES = 2**30
+#: Bytes of a block of a larger one.
+BLOCK_BYTES = 2**24
+
+
+def out_of_core(
+    estimator, X, sample_weight=None, *, reset: bool = True
+) -> tuple[OutOfCore, arrays.ArrayKind] | None:
+    """Find the samples of a fit that are not in memory.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Its features are set from the first block (``reset``) or compared, and its ``device`` is
+        used.
+    X : callable, array-like or Tensor
+        What the user calls samples.
+    sample_weight : callable, array-like or Tensor, default=None
+        Their weights.
+    reset : bool, default=True
+        Whether this is a fit.
+
+    Returns
+    -------
+    samples : OutOfCore
+        All samples, validated in one pass over them.
+    kind : ArrayKind
+        The kind in which to return results.
+
+    None if the samples are in memory; nothing has been validated then.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a block is not one; the message names it.
+    """
+    blocks = blocks_of(X)
+    if blocks is None:
+        return None
+    reader = Reader(estimator, blocks, sample_weight, reset=reset)
+    samples = Stream(reader)
+    if reset and samples.n_samples < 2:
+        raise ValueError("X must have at least 2 samples, got 1 in all blocks. Pass more data.")
+    if samples.facts.largest_weight == 0:
+        raise ValueError(
+            "sample_weight must have a positive sum, got all zeros. Give some sample weight."
+        )
+    return samples, reader.kind
+
+
+def blocks_of(X) -> Callable[[], Iterator] | None:
+    """The function that returns blocks of samples; None for samples in memory."""
+    if is_function(X):
+        return X
+    if isinstance(X, np.memmap) and X.ndim == 2 and X.nbytes > MEMORY_MAP_BYTES:
+        return lambda: mapped_blocks(X)
+    return None
+
+
+def is_function(X) -> bool:
+    """Whether samples are a function, not an array that can also be called."""
+    return callable(X) and not hasattr(X, "__array__") and not hasattr(X, "shape")
+
+
+def mapped_blocks(X: np.memmap) -> Iterator[np.ndarray]:
+    """Rows of a memory-mapped file, block by block, that leave memory once they are used."""
+    length = max(1, BLOCK_BYTES // (X.shape[1] * X.itemsize))
+    for i in range(0, len(X), length):
+        yield np.asarray(X[i : i + length])
+        forget(X)
+
+
+def forget(X: np.memmap) -> None:
+    """Have what was read of a memory-mapped file leave memory; it stays in the file.
+
+    Changes to a copy-on-write map are in memory only, and stay there.
+    """
+    held = X._mmap
+    if X.mode != "c" and hasattr(held, "madvise"):
+        held.madvise(mmap.MADV_DONTNEED)
+
+
+class Reader:
+    """Reads a user's blocks: each call is one pass over them, which yields validated tensors.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        As in `out_of_core`.
+    blocks : callable
+        Returns a fresh iterator of blocks.
+    sample_weight : callable, array-like or Tensor, default=None
+        Returns a fresh iterator of their weights; or the weights of all rows; or they come with
+        the blocks, as pairs.
+    reset : bool, default=False
+        Whether the first block sets the estimator's features.
+
+    Attributes
+    ----------
+    kind : ArrayKind
+        The kind of the first block.
+    """
+
+    def __init__(self, estimator, blocks, sample_weight=None, *, reset=False):
+        if isinstance(sample_weight, list | tuple) or hasattr(sample_weight, "iloc"):
+            sample_weight = np.asarray(sample_weight)
+        self.estimator, self.blocks, self.sample_weight = estimator, blocks, sample_weight
+        self.reset, self.kind = reset, None
+        self._first = self._n_samples = None
+
+    def __call__(self) -> Iterator[Block]:
+        """One pass."""
+        seen = 0
+        for i, (X, weights) in enumerate(self._pairs()):
+            block = self._block(i, X, weights, seen)
+            if block is None:
+                continue
+            seen += len(block[0])
+            yield block
+        self._check_rows(seen)
+
+    def _pairs(self):
+        """The user's blocks, each with its weights, or None."""
+        blocks, weights = iterator_of(self.blocks, "X"), self.sample_weight
+        if not is_function(weights):
+            yield from map(as_pair, blocks)
+            return
+        weights = iterator_of(weights, "sample_weight")
+        for X in blocks:
+            if isinstance(X, tuple) and len(X) == 2:
+                raise ValueError(TWICE.format("a function of its own"))
+            a = next(weights, None)
+            if a is None:
+                raise ValueError(
+                    "sample_weight must return weights for every block of X, got fewer blocks. "
+                    "Return as many, of the same rows."
+                )
+            yield X, a
+        if next(weights, None) is not None:
+            raise ValueError(
+                "sample_weight must return weights for every block of X, got more blocks. Return "
+                "as many, of the same rows."
+            )
+
+    def _block(self, i, X, weights, seen) -> Block | None:
+        """A block and its weights as tensors; None if it has no rows."""
+        given = self.sample_weight
+        if weights is not None and given is not None and not is_function(given):
+            raise ValueError(TWICE.format("an array"))
+        n = n_rows(X)
+        if n == 0:
+            return None
+        if given is not None and weights is None:
+            weights = given if isinstance(given, Number) else given[seen : seen + n]
+        try:
+            reset = self.reset and self._first is None
+            X, weights, kind = read_block(self.estimator, X, weights, reset=reset)
+            self._check_alike(X, weights, kind)
+        except (TypeError, ValueError) as error:
+            refusal = TypeError if isinstance(error, TypeError) else ValueError
+            raise refusal(f"block {i} of X (from row {seen}) is invalid: {error}") from error
+        return X, weights
+
+    def _check_alike(self, X, weights, kind) -> None:
+        """Raise if a block differs in kind from the first one."""
+        what = X.dtype, X.device, weights is not None
+        if self._first is None:
+            self._first, self.kind = what, kind
+        dtype, device, weighted = self._first
+        if X.dtype != dtype:
+            raise ValueError(
+                f"blocks must have one dtype, got {X.dtype} after {dtype}. Convert all of them, "
+                "as by block.astype(np.float64)."
+            )
+        if X.device != device:
+            raise ValueError(
+                f"blocks must be on one device, got {X.device} after {device}. Move all to one."
+            )
+        if what[2] != weighted:
+            raise ValueError(
+                "sample_weight must come with every block or with none, got one "
+                f"{'without' if weighted else 'with'} after one {'with' if weighted else 'without'}"
+                ". Give weights of one where there are none."
+            )
+
+    def _check_rows(self, seen: int) -> None:
+        """Raise unless this pass had the rows of the first one, and the weights theirs."""
+        name = getattr(self.blocks, "__name__", "X")
+        if self._n_samples is None:
+            if seen == 0:
+                raise ValueError(
+                    f"X must return blocks with rows, got none from {name}(). Return an iterator "
+                    "of blocks, not empty."
+                )
+            self._n_samples = seen
+        elif seen == 0:
+            raise ValueError(
+                f"X must return a fresh iterator at every call, got nothing at another call of "
+                f"{name}(): the first pass has exhausted it. Make the iterator inside of the "
+                "function."
+            )
+        elif seen != self._n_samples:
+            raise ValueError(
+                f"X must return the same samples at every call, got {seen} rows after "
+                f"{self._n_samples} from {name}(). Leave nothing to chance in it."
+            )
+        given = self.sample_weight
+        if hasattr(given, "shape") and len(given) != seen:
+            raise ValueError(
+                f"sample_weight must have shape ({seen},), got {tuple(given.shape)}. Pass one "
+                "weight a sample."
+            )
+
+
+TWICE = "sample_weight must be given once, got it with the blocks and as {}. Leave one out."
+
+
+def iterator_of(function, name: str) -> Iterator:
+    """Call a user's function of blocks, which must return an iterator of them."""
+    found = function()
+    if hasattr(found, "shape") or hasattr(found, "__array__") or not hasattr(found, "__iter__"):
+        raise TypeError(
+            f"{name}() must return an iterator of blocks, got {type(found).__name__}. Yield "
+            "the blocks, or return a list of them."
+        )
+    return iter(found)
+
+
+def as_pair(block):
+    """A block and its weights: what is not a pair has none."""
+    return block if isinstance(block, tuple) and len(block) == 2 else (block, None)
+
+
+def n_rows(X) -> int | None:
+    """The number of rows of a block; None if it has no such thing."""
+    shape = getattr(X, "shape", None)
+    if shape is not None:
+        return int(shape[0]) if len(shape) else None
+    return len(X) if hasattr(X, "__len__") else None
+
+
+def read_block(
+    estimator, X, weights=None, *, reset: bool = False
+) -> tuple[Tensor, Tensor | None, arrays.ArrayKind]:
+    """Validate one block of samples.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Its features are set (``reset``) or compared, and its ``device`` is used.
+    X : array-like, data frame, record batch or Tensor of shape (b, d)
+        Rows.
+    weights : array-like or Tensor of shape (b,), default=None
+        Their weights, of which all may be zero.
+    reset : bool, default=False
+        Whether this is the first block of a fit.
+
+    Returns
+    -------
+    X : Tensor of shape (b, d)
+        float32 or float64.
+    weights : Tensor of shape (b,) or None
+        float64, not scaled.
+    kind : ArrayKind
+        The kind in which to return results.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not finite numbers of those shapes, too large for covariances, or require a
+        gradient.
+    """
+    if isinstance(X, list | tuple) and any(isinstance(part, Tensor) for part in X):
+        raise TypeError(
+            f"a block must be an array, got a {type(X).__name__} of tensors. Take its first entry, "
+            "as by (block[0] for block in loader), or give pairs (X, sample_weight)."
+        )
+    if type(X).__module__.partition(".")[0] == "pyarrow":
+        X = X.to_pandas()
+    for tensor in (X, weights):
+        if isinstance(tensor, Tensor) and tensor.requires_grad:
+            raise ValueError(
+                "blocks are fitted without gradients, got a tensor that requires one. Use "
+                "block.detach(), or fit one tensor in memory."
+            )
+    X, kind = arrays.samples(estimator, X, reset=reset, sample_weight=weights)
+    arrays.check_range(X)
+    if weights is None:
+        return X, None, kind
+    weights = arrays.as_tensor(weights, dtype=torch.float64)
+    if weights.ndim == 0:
+        weights = weights.expand(len(X))
+    return X, arrays.weights_as_given(weights, X), kind
