@@ -42,9 +42,14 @@ EQUIVALENT = {
     ("fitting/em/entropic.py", "logarithm = math.log1p(ratio - 1) if ratio > 0.5"): (
         "both ways give the logarithm of one half"
     ),
+    ("fitting/em/entropic.py", "torch.diag(here.share * (1 + 1e-14))"): "any such rounding serves",
     ("fitting/sliced.py", "MAX_PROJECTED ="): "how much is held at once changes no value",
+    ("gaussian/sampling.py", "if missing > 0:"): "inside a loop that does nothing for zero",
     ("metrics/_sliced.py", "if p > 2:"): "for these powers both units hold all differences",
     ("plotting.py", "ax.plot_surface("): "the width of the lines of a mesh is a matter of looks",
+    ("transport/discrete/bounded.py", "return ((P > 0) | (self.bounds[at] <"): (
+        "what is exactly the bound is computed, or not, for the same plan"
+    ),
     ("transport/discrete/network_simplex.py", "if not gap + rounding <= GAP * value"): (
         "a gap that is exactly the bound"
     ),
@@ -58,6 +63,7 @@ EQUIVALENT = {
     ("transport/discrete/penalised.py", "large = any("): (
         "where totals are equal to rounding, making them exactly so costs nothing"
     ),
+    ("transport/mixtures/pairwise.py", "return -1 if len(sources)"): "only the sign is looked at",
     ("transport/mixtures/pairwise.py", "self.bounded = self.costs is not None"): (
         "where bounds do not pay, all costs give the same plans"
     ),

@@ -117,3 +117,12 @@ def test_samples_have_cells_and_images_have_none(masses):
     shares = torch.bincount(label, minlength=3) / 40
     assert torch.allclose(shares.double(), plan.masses, atol=2 / 40)  # two samples on borders
     assert Lloyd(square(), masses).final_plan(points)[1] is None
+
+
+def test_a_line_is_quantised():
+    X = torch.tensor([[0.0], [1.0], [4.0], [7.0]], dtype=DOUBLE)
+    cloud = Samples(X, torch.full((4,), 0.25, dtype=DOUBLE))
+    plan, label = Lloyd(cloud, None).final_plan(torch.tensor([[0.0], [6.0]], dtype=DOUBLE))
+    assert label.tolist() == [0, 0, 1, 1]
+    assert torch.allclose(plan.masses, torch.tensor([0.5, 0.5], dtype=DOUBLE))
+    assert math.isclose(float(plan.cost), 0.25 * (0 + 1 + 4 + 1))

@@ -172,3 +172,10 @@ def test_tensors_of_floats_are_validated_as_they_are_and_others_as_float64(dtype
     assert (
         arrays.samples(DifferentiableGaussianMixture(), whole, **options)[0].dtype == torch.float64
     )
+
+
+@pytest.mark.parametrize("entries", [[1e155, 2e155], [-2e155, -1e155], [-2e155, 0.0]])
+def test_numbers_whose_squares_leave_the_range_are_refused_whatever_their_sign(entries):
+    with pytest.raises(ValueError, match=r"got an entry of size 2\.0e\+155"):
+        arrays.check_range(torch.tensor([entries], dtype=torch.float64))
+    arrays.check_range(torch.tensor([entries], dtype=torch.float64) * 1e-20)

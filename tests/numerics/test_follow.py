@@ -110,6 +110,15 @@ def test_an_inverse_is_found_anew_with_the_matrix_of_natural_steps(F, carried):
     assert carried.find(F.linearise, (F.x,), 0.1) is None
 
 
+def test_one_direction_that_repels_is_enough(F, carried):
+    eigenvalues, Q = torch.linalg.eigh(F.H)
+    eigenvalues[0] *= -1
+    F.H = Q @ torch.diag(eigenvalues) @ Q.mT
+    for _ in range(4):
+        carried.solve(F.linearise((F.x,)).products(), torch.ones(6, dtype=F64))
+    assert carried.inverse is None
+
+
 def test_what_is_not_finite_is_not_kept(F):
     F.H = torch.full_like(F.H, torch.nan)
     carried = Carried(0.05)

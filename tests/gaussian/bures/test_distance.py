@@ -125,6 +125,9 @@ def test_bures_distance_ignores_rotations_and_follows_scale(make_covariances):
     assert_close(bures_squared(Q @ S0 @ Q.mT, Q @ S1 @ Q.mT), bures_squared(S0, S1))
     scaled = bures_squared(1e-8 * S0, 1e-8 * S1)
     assert_close(scaled, 1e-8 * bures_squared(S0, S1), rtol=1e-9, atol=0)
+    for power in (-900, 900):  # where products of two leave the range of numbers
+        unit = 2.0**power
+        assert_close(bures_squared(unit * S0, unit * S1), unit * bures_squared(S0, S1))
 
 
 @pytest.mark.parametrize("smallest", [1.0, 1e-4, 1e-8, 1e-12])

@@ -163,3 +163,10 @@ def test_short_edges_by_nodes_are_as_accurate_as_by_owen_s_function(rng, monkeyp
     owen = cell_integrals._standard_normal_integrals(edges)
     assert np.abs(short[0] - owen[0]).max() < 1e-13
     assert np.array_equal(short[1], owen[1])
+
+
+def test_nodes_have_the_moments_of_the_mixture(mixture):
+    places, masses = mixture.nodes(3000)
+    assert np.isclose(masses.sum(), 1) and (masses > 0).all()
+    assert np.allclose(masses @ places, 0, atol=1e-3)
+    assert np.allclose((places.T * masses) @ places, mixture.covariance(), atol=1e-2)
