@@ -42,7 +42,13 @@ EQUIVALENT = {
     ("fitting/em/entropic.py", "logarithm = math.log1p(ratio - 1) if ratio > 0.5"): (
         "both ways give the logarithm of one half"
     ),
+    ("fitting/em/gradient/derivative.py", "few = step.coefficients.numel()"): (
+        "from where on the other way is faster"
+    ),
     ("fitting/em/entropic.py", "torch.diag(here.share * (1 + 1e-14))"): "any such rounding serves",
+    ("fitting/em/sinkhorn.py", "share = em.statistics(theta).mass / em.total"): (
+        "a factor that all components share cancels"
+    ),
     ("fitting/sliced.py", "MAX_PROJECTED ="): "how much is held at once changes no value",
     ("gaussian/sampling.py", "if missing > 0:"): "inside a loop that does nothing for zero",
     ("metrics/_sliced.py", "if p > 2:"): "for these powers both units hold all differences",

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from skgmmot.fitting.semidiscrete import RegularisedCoordinates, _median, _Transport, fit_to_points
+from skgmmot.fitting.semidiscrete import (
+    RegularisedCoordinates,
+    _median,
+    _Transport,
+    fit_to_points,
+    robust_variance,
+)
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.transport.semidiscrete.plan import exact_plan
@@ -145,3 +151,13 @@ def test_a_fit_without_tolerance_converges_where_no_step_lowers_the_distance():
     start = single(torch.eye(2, dtype=DOUBLE).unsqueeze(0))
     end = fit_to_points(start, points, ones(2), tol=0.0, max_iter=500)
     assert end.converged and end.n_iter < 500
+
+
+def test_the_variance_of_a_start_is_the_mean_unless_outliers_make_it():
+    points = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, -2.0]], dtype=DOUBLE)
+    assert math.isclose(robust_variance(points, ones(4)), (0.5 + 2) / 2)
+    far = torch.cat([points, points, torch.tensor([[1e4, 0.0]], dtype=DOUBLE)])
+    # mean squares of the features about the medians: four of 1/2, four of 2 and the outlier
+    assert math.isclose(robust_variance(far, ones(9)), 10 * 2)
+    alike = torch.cat([torch.zeros(3, 2, dtype=DOUBLE), points[:1]])
+    assert math.isclose(robust_variance(alike, ones(4)), (0.25 - 0.25**2) / 2)

@@ -10,7 +10,12 @@ from skgmmot.gaussian.bures.gaussians import wasserstein_squared
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.linalg import bures_map, symmetrize
-from skgmmot.transport.mixtures.distance import cost_matrix, interpolate, transport_plan
+from skgmmot.transport.mixtures.distance import (
+    cost_matrix,
+    debiased_cost,
+    interpolate,
+    transport_plan,
+)
 
 F64 = torch.float64
 
@@ -265,3 +270,14 @@ def test_between_equal_mixtures_all_stays_at_no_cost_to_the_last_bit(name, make_
     assert plan.cost == 0
     assert torch.equal(plan.coupling, mixture.weights.diag())
     assert not plan.source_potential.any() and not plan.target_potential.any()
+
+
+@pytest.mark.parametrize("reg_m", [None, 0.5])
+def test_the_divergence_is_zero_between_equal_mixtures_and_positive_between_others(
+    reg_m, make_mixture
+):
+    source, target = make_mixture("diag", 3, 2), make_mixture("diag", 2, 2, seed=1)
+    options = {"reg": 0.3, "reg_m": reg_m}
+    same = source._replace(means=source.means.clone())
+    assert abs(float(debiased_cost(source, same, **options))) < 1e-9
+    assert float(debiased_cost(source, target, **options)) > 1e-3

@@ -13,7 +13,7 @@ from skgmmot.transport.sliced.distance import (
     sliced_wasserstein_between,
     slices,
 )
-from skgmmot.transport.sliced.quadrature import squared
+from skgmmot.transport.sliced.quadrature import mean_slope, squared
 
 F64 = torch.float64
 
@@ -207,3 +207,13 @@ def test_derivatives_in_the_samples_are_finite_differences(weighted, make_mixtur
             for sign in (1, -1)
         )
         assert_close(found[:, i], (up - down) / 2e-5, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("p", [1.5, 2.0, 5.0])
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_the_mean_slope_is_that_of_many_points_between_the_ends(p, scale):
+    ends = torch.tensor([[1.0, 2.0], [-1.0, 3.0], [2.0, 2.0], [-2.0, -2.0 - 1e-9]], dtype=F64)
+    start, end = scale * ends.mT
+    g = start + (end - start) * (torch.arange(10**5, dtype=F64)[:, None] + 0.5) / 10**5
+    expected = (p * g.abs() ** (p - 1) * g.sign()).mean(0)
+    assert_close(mean_slope(start, end, p), expected, rtol=1e-6, atol=0)
