@@ -7,6 +7,7 @@ storage of their type.
 
 from skgmmot.fitting.em.entropic import entropic_ot_objective
 from skgmmot.fitting.em.fit import fit_em
+from skgmmot.fitting.em.gradient.information import parameter_covariance
 from skgmmot.fitting.em.step import em_step
 from skgmmot.fitting.em.warm_start import WarmStart
 from skgmmot.fitting.semidiscrete import fit_to_points
@@ -64,6 +65,7 @@ __all__ = [
     "neumann",
     "nodes_plan",
     "pairwise_squared",
+    "parameter_covariance",
     "random_map",
     "reduce",
     "responsibilities",

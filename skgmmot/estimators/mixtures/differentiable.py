@@ -14,6 +14,7 @@ from skgmmot._inputs import arrays, places
 from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
 from skgmmot.estimators.mixtures._fit import Fit, FittedMixture, check_enough
+from skgmmot.estimators.mixtures._inference import MaximumLikelihood
 from skgmmot.fitting.em.e_steps import E_STEPS, Gradient
 from skgmmot.fitting.em.entropic import balance_gap_bound
 from skgmmot.fitting.em.fit import fit_from_starts, measured
@@ -36,7 +37,7 @@ EMPTY = (
 )
 
 
-class DifferentiableGaussianMixture(FittedMixture):
+class DifferentiableGaussianMixture(MaximumLikelihood, FittedMixture):
     """Gaussian mixture fitted by EM in torch, differentiable with respect to the data.
 
     A drop-in replacement for `sklearn.mixture.GaussianMixture`: the same parameters, attributes and

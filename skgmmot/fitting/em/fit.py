@@ -256,13 +256,15 @@ def _followed(em, start, samples, gradient):
     return solution._replace(value=value)
 
 
-def check_start(theta0: GaussianMixtureParams) -> None:
+def check_start(theta0: GaussianMixtureParams, name: str = "theta0") -> None:
     """Refuse a start that is not a mixture of finite numbers.
 
     Parameters
     ----------
     theta0 : GaussianMixtureParams
         The start.
+    name : str, default='theta0'
+        What the caller calls it.
 
     Raises
     ------
@@ -273,26 +275,28 @@ def check_start(theta0: GaussianMixtureParams) -> None:
     """
     if not isinstance(theta0, GaussianMixtureParams):
         raise TypeError(
-            f"theta0 must be a GaussianMixtureParams, got {type(theta0).__name__}. Pass "
+            f"{name} must be a GaussianMixtureParams, got {type(theta0).__name__}. Pass "
             "GaussianMixtureParams(weights, means, covariances), of tensors."
         )
     if not all(isinstance(t, Tensor) for t in theta0):
         kinds = ", ".join(type(t).__name__ for t in theta0)
         raise TypeError(
-            f"theta0 must hold tensors, got {kinds}. Use torch.as_tensor on each of them."
+            f"{name} must hold tensors, got {kinds}. Use torch.as_tensor on each of them."
         )
     shape = theta0.covariance_type.shape(*theta0.means.shape)
     if theta0.covariances.shape != shape:
         raise ValueError(
-            f"theta0 must have covariances of shape {shape}, the storage of its type "
+            f"{name} must have covariances of shape {shape}, the storage of its type "
             f"{theta0.covariance_type.name!r}, got {tuple(theta0.covariances.shape)}. Name their "
             "type, or leave it out."
         )
     if not all(torch.isfinite(t).all() for t in theta0):
-        raise ValueError("theta0 must be finite, got NaN or infinity. Check the start.")
+        raise ValueError(f"{name} must be finite, got NaN or infinity. Check where it is from.")
 
 
-def check_samples(theta0: GaussianMixtureParams, X: Tensor, sample_weight: Tensor | None) -> None:
+def check_samples(
+    theta0: GaussianMixtureParams, X: Tensor, sample_weight: Tensor | None, name: str = "theta0"
+) -> None:
     """Refuse samples that do not fit the start, and weights that do not fit the samples.
 
     Parameters
@@ -303,6 +307,8 @@ def check_samples(theta0: GaussianMixtureParams, X: Tensor, sample_weight: Tenso
         Samples.
     sample_weight : Tensor of shape (n,) or None
         Their weights.
+    name : str, default='theta0'
+        What the caller calls the start.
 
     Raises
     ------
@@ -318,7 +324,7 @@ def check_samples(theta0: GaussianMixtureParams, X: Tensor, sample_weight: Tenso
     d = theta0.means.shape[1]
     if X.ndim != 2 or X.shape[1] != d or len(X) == 0:
         raise ValueError(
-            f"X must have shape (n, {d}), the features of theta0, got {tuple(X.shape)}. Describe "
+            f"X must have shape (n, {d}), the features of {name}, got {tuple(X.shape)}. Describe "
             "both by the same features."
         )
     if sample_weight is None:

@@ -1,0 +1,194 @@
+"""Standard errors of mixtures that are fitted by maximum likelihood."""
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from skgmmot._inputs import arrays
+from skgmmot.estimators.mixtures._base import MixtureEstimator
+from skgmmot.fitting.em.e_steps import E_STEPS
+from skgmmot.fitting.em.gradient.information import ParameterCovariance, covariance_of
+from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.samples import InMemory
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics import blocks
+from skgmmot.numerics.threads import single_threaded_torch
+
+#: Distance from the maximum of the likelihood, in standard errors, that is warned of.
+FAR = 0.1
+#: Share of a component's smallest variance from which ``reg_covar`` is warned of.
+HELD_OPEN = 0.01
+
+
+class StandardErrors(NamedTuple):
+    """Standard errors in the shapes of a mixture's attributes."""
+
+    weights: object
+    """Those of ``weights_``."""
+    means: object
+    """Those of ``means_``."""
+    covariances: object
+    """Those of ``covariances_``."""
+
+
+class MaximumLikelihood(MixtureEstimator):
+    """Base of the mixtures that are fitted by maximum likelihood."""
+
+    def covariance_of_parameters(self, X, sample_weight=None, *, robust=None):
+        """Estimate the covariance of the fitted parameters from the observed information.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            The samples of the fit.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Their weights in the fit.
+        robust : bool, default=None
+            False inverts the observed information: right if the samples are of a mixture of this
+            type, and weights are counts. True takes the sandwich estimate, which holds for samples
+            of other distributions, and for weights of any meaning; only their ratios matter. None
+            is whether there are weights.
+
+        Returns
+        -------
+        array or Tensor of shape (p, p)
+            Covariance of ``weights_``, ``means_`` and ``covariances_``, each flattened, one after
+            the other. It is singular, as weights sum to one and matrices are symmetric.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If ``X`` or ``sample_weight`` is invalid, ``e_step='sinkhorn'``, which does not maximise
+            the likelihood, a component has no samples, there are more than 4096 parameters, or the
+            samples do not determine them all.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the fit is more than a tenth of a standard error from the maximum of the likelihood.
+        UserWarning
+            If ``reg_covar`` is more than a hundredth of a component's smallest variance.
+
+        Notes
+        -----
+        Costs a pass over the samples if K and d are small, else one for each parameter.
+
+        References
+        ----------
+        .. [1] Meng and Rubin 1991, the SEM algorithm.
+        .. [2] White 1982, maximum likelihood estimation of misspecified models.
+        """
+        found, kind = self._parameter_covariance(X, sample_weight, robust)
+        return kind.restore(found.covariance.to(arrays.as_tensor(self.means_).dtype))
+
+    def standard_errors(self, X, sample_weight=None, *, robust=None):
+        """Estimate the standard errors of the fitted parameters from the observed information.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            The samples of the fit.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Their weights in the fit.
+        robust : bool, default=None
+            As in `covariance_of_parameters`.
+
+        Returns
+        -------
+        StandardErrors
+            ``weights``, ``means`` and ``covariances``: square roots of the diagonal of
+            `covariance_of_parameters`, in the shapes of the attributes.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            As `covariance_of_parameters`.
+
+        Warns
+        -----
+        ConvergenceWarning
+            As `covariance_of_parameters`.
+        UserWarning
+            As `covariance_of_parameters`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skgmmot import DifferentiableGaussianMixture
+        >>> X = np.random.default_rng(0).normal(size=(400, 1))
+        >>> mixture = DifferentiableGaussianMixture(1).fit(X)
+        >>> mixture.standard_errors(X).means.round(3)  # the deviation, 0.99, over a root of 400
+        array([[0.049]])
+        """
+        found, kind = self._parameter_covariance(X, sample_weight, robust)
+        shapes = [tuple(arrays.as_tensor(a).shape) for a in (self.weights_, self.means_)]
+        shapes.append(tuple(arrays.as_tensor(self.covariances_).shape))
+        errors = found.covariance.diagonal().clamp(min=0).sqrt()
+        parts = errors.to(arrays.as_tensor(self.means_).dtype).split(
+            [torch.Size(shape).numel() for shape in shapes]
+        )
+        each = zip(parts, shapes, strict=True)
+        return StandardErrors(*(kind.restore(part.reshape(shape)) for part, shape in each))
+
+    @single_threaded_torch()
+    def _parameter_covariance(self, X, sample_weight, robust):
+        """What both need, and the kind of array."""
+        check_is_fitted(self)
+        if E_STEPS[self.e_step].balanced:
+            raise ValueError(
+                f"e_step must maximise the likelihood for standard errors, got {self.e_step!r}. "
+                "Fit with e_step='posterior'."
+            )
+        if robust is not None and not isinstance(robust, bool):
+            raise TypeError(f"robust must be True, False or None, got {robust!r}. Choose one.")
+        X, kind = arrays.samples(self, X, reset=False)
+        arrays.check_range(X)
+        a = arrays.sample_weights(sample_weight, X)
+        X, a = (None if t is None else t.detach() for t in (X, a))
+        theta = self._params(dtype=torch.float64, device=X.device).detach()
+        origin = blocks.origin(X, a)
+        em = EM(InMemory(X, a), origin, self.reg_covar, fixed_weights=self.fixed_weights)
+        robust = a is not None if robust is None else robust
+        with torch.no_grad():
+            about = theta.translated(-origin.double())
+            found = covariance_of(em, about, robust=robust)
+        if a is not None and not robust:  # counts, which were scaled
+            count = float(arrays.as_tensor(sample_weight).detach().double().sum())
+            found = _of_more(found, count / em.total)
+        self._warn_of_errors(found, theta)
+        return found, kind
+
+    def _warn_of_errors(self, found: ParameterCovariance, theta: GaussianMixtureParams) -> None:
+        """Warn where standard errors are not those of a maximum of the likelihood."""
+        if found.distance > FAR:
+            warnings.warn(
+                "the fit must be at a maximum of the likelihood for standard errors, got one about "
+                f"{found.distance:.2g} standard errors away. Fit with a smaller tol, such as "
+                f"tol={min(self.tol / 100, 1e-8):.0e}, and a larger max_iter; or pass the samples "
+                "and weights of the fit.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        variances = theta.covariance_type.base.deviations(theta.in_base().covariances).square()
+        least = float(variances.min())
+        if self.reg_covar > HELD_OPEN * least:
+            warnings.warn(
+                f"reg_covar must be small against the components' variances for standard errors, "
+                f"got {self.reg_covar:.2g} for a variance of {least:.2g}, whose error is then not "
+                "that of the samples. Use fewer components or a smaller reg_covar.",
+                UserWarning,
+                stacklevel=5,
+            )
+
+
+def _of_more(found: ParameterCovariance, times: float) -> ParameterCovariance:
+    """The same for so many times as many samples."""
+    distance = found.distance * times**0.5
+    return found._replace(covariance=found.covariance / times, distance=distance)
