@@ -7,7 +7,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from skgmmot._inputs import arrays
+from skgmmot._inputs import arrays, places
 from skgmmot.estimators.mixtures._base import MixtureEstimator
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.gradient.information import ParameterCovariance, covariance_of
@@ -42,15 +42,15 @@ class MaximumLikelihood(MixtureEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like or Tensor of shape (n_samples, n_features), or callable
             The samples of the fit.
-        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+        sample_weight : array-like or Tensor of shape (n_samples,), or callable, default=None
             Their weights in the fit.
         robust : bool, default=None
             False inverts the observed information: right if the samples are of a mixture of this
             type, and weights are counts. True takes the sandwich estimate, which holds for samples
             of other distributions, and for weights of any meaning; only their ratios matter. None
-            is whether there are weights.
+            is whether there are weights that differ.
 
         Returns
         -------
@@ -91,9 +91,9 @@ class MaximumLikelihood(MixtureEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like or Tensor of shape (n_samples, n_features), or callable
             The samples of the fit.
-        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+        sample_weight : array-like or Tensor of shape (n_samples,), or callable, default=None
             Their weights in the fit.
         robust : bool, default=None
             As in `covariance_of_parameters`.
@@ -148,22 +148,34 @@ class MaximumLikelihood(MixtureEstimator):
             )
         if robust is not None and not isinstance(robust, bool):
             raise TypeError(f"robust must be True, False or None, got {robust!r}. Choose one.")
+        samples, origin, count, kind = self._samples_of_fit(X, sample_weight)
+        # weights are scaled: the largest is one
+        robust = samples.total != samples.n_samples if robust is None else robust
+        theta = self._params(dtype=torch.float64, device=samples.device).detach()
+        em = EM(samples, origin, self.reg_covar, fixed_weights=self.fixed_weights)
+        with torch.no_grad():
+            found = covariance_of(em, theta.translated(-origin.double()), robust=robust)
+        if not robust:  # weights are counts, which were scaled
+            found = _of_more(found, count / em.total)
+        self._warn_of_errors(found, theta)
+        return found, kind
+
+    def _samples_of_fit(self, X, sample_weight):
+        """Samples, their origin, the sum of their weights as given, and their kind."""
+        elsewhere = places.out_of_core(self, X, sample_weight, reset=False)
+        if elsewhere is not None:
+            samples, kind = elsewhere
+            facts = samples.facts
+            return samples, facts.origin, facts.total * facts.largest_weight, kind
         X, kind = arrays.samples(self, X, reset=False)
         arrays.check_range(X)
         a = arrays.sample_weights(sample_weight, X)
         X, a = (None if t is None else t.detach() for t in (X, a))
-        theta = self._params(dtype=torch.float64, device=X.device).detach()
-        origin = blocks.origin(X, a)
-        em = EM(InMemory(X, a), origin, self.reg_covar, fixed_weights=self.fixed_weights)
-        robust = a is not None if robust is None else robust
-        with torch.no_grad():
-            about = theta.translated(-origin.double())
-            found = covariance_of(em, about, robust=robust)
-        if a is not None and not robust:  # counts, which were scaled
-            count = float(arrays.as_tensor(sample_weight).detach().double().sum())
-            found = _of_more(found, count / em.total)
-        self._warn_of_errors(found, theta)
-        return found, kind
+        count = len(X)
+        if a is not None:
+            given = arrays.as_tensor(sample_weight).detach().double()
+            count = float(given.expand(len(X)).sum())
+        return InMemory(X, a), blocks.origin(X, a), count, kind
 
     def _warn_of_errors(self, found: ParameterCovariance, theta: GaussianMixtureParams) -> None:
         """Warn where standard errors are not those of a maximum of the likelihood."""

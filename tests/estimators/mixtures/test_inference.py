@@ -88,6 +88,17 @@ def test_errors_are_arrays_or_tensors_as_other_results(two, array_kind):
         assert mixture(single).standard_errors(single).covariances.dtype == np.float32
 
 
+def test_samples_may_come_in_blocks(two, rng):
+    a = rng.uniform(0.5, 2, size=400)
+    fitted = mixture(two, a)
+    for robust in (False, True):
+        expected = fitted.covariance_of_parameters(two, a, robust=robust)
+        found = fitted.covariance_of_parameters(
+            lambda: iter([(two[:150], a[:150]), (two[150:], a[150:])]), robust=robust
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-10)
+
+
 def test_fixed_weights_have_no_error(two):
     fitted = mixture(two, fixed_weights=True)
     assert fitted.standard_errors(two).weights.tolist() == [0, 0]
