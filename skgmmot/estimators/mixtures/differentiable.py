@@ -423,8 +423,9 @@ class _Fit(Fit):
         """
         covariance, samples = self.estimator._covariance(), self.em.samples
         size = samples.n_samples * samples.n_features * self.estimator.n_components
+        small = size < SMALL and samples.device.type == "cpu"
         constant = self.gradient is None and self.kind is arrays.NUMPY
-        off = size < SMALL and constant and covariance.base is covariance
+        off = small and constant and covariance.base is covariance
         return torch.inference_mode() if off else nullcontext()
 
     def _starts(self, warm):

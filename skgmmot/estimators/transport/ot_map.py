@@ -602,7 +602,8 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         mapped = _thinned(arrays.as_tensor(self.transform(X)).double())
         if self.target is None or is_mixture(self.target, "target"):
             params, _ = as_mixture(self.target_mixture_, "target")
-            generator = torch.Generator(params.means.device).manual_seed(0)
+            params = params.to(device="cpu")  # the same numbers are drawn for every device
+            generator = torch.Generator().manual_seed(0)
             target, _ = sample(params, len(mapped), generator=generator)
         else:
             target = arrays.as_tensor(arrays.companion(self, self.target, "target"))
