@@ -182,13 +182,23 @@ def _refuse_other_objects(X) -> None:
             f"X must be an array, got {type(X).__name__}. Put its batches together first, as by "
             f"torch.cat(list(X)){OR_BLOCKS}"
         )
-    if callable(X) and not hasattr(X, "__array__") and not hasattr(X, "shape"):
+    refuse_functions(X)
+    _refuse_times("X", *np.atleast_1d(getattr(X, "dtypes", [getattr(X, "dtype", None)])))
+
+
+def is_function(X) -> bool:
+    """Whether samples are a function, which returns blocks, and not an array."""
+    return callable(X) and not hasattr(X, "__array__") and not hasattr(X, "shape")
+
+
+def refuse_functions(X) -> None:
+    """Raise for functions that return blocks, where there is a result for each sample."""
+    if is_function(X):
         raise TypeError(
             f"X must be an array here, got {type(X).__name__}. Take its blocks one by one, as by "
-            "(mixture.predict(block) for block in X()); only fit, score, bic and aic of a "
-            "DifferentiableGaussianMixture read all of them."
+            "(mixture.predict(block) for block in X()); score, bic and aic read all of them, and "
+            "so does fit of a DifferentiableGaussianMixture."
         )
-    _refuse_times("X", *np.atleast_1d(getattr(X, "dtypes", [getattr(X, "dtype", None)])))
 
 
 def _refuse_times(name: str, *dtypes) -> None:
@@ -358,6 +368,11 @@ def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
 
 def weights_as_given(sample_weight, X: Tensor) -> Tensor:
     """Validate sample weights for ``X (n, d)``, of which all may be zero; float64, not scaled."""
+    if is_function(sample_weight):
+        raise TypeError(
+            f"sample_weight must be an array, got {type(sample_weight).__name__}, which goes with "
+            "a function that returns blocks of X. Pass one weight a sample."
+        )
     if isinstance(sample_weight, Tensor):
         weights = as_tensor(sample_weight, device=X.device).double()
         if weights.shape != X.shape[:1]:

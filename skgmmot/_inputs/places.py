@@ -53,10 +53,9 @@ def out_of_core(
     TypeError, ValueError
         If a block is not one; the message names it.
     """
-    blocks = blocks_of(X)
-    if blocks is None:
+    reader = reader_of(estimator, X, sample_weight, reset=reset)
+    if reader is None:
         return None
-    reader = Reader(estimator, blocks, sample_weight, reset=reset)
     samples = Stream(reader)
     if reset and samples.n_samples < 2:
         raise ValueError("X must have at least 2 samples, got 1 in all blocks. Pass more data.")
@@ -67,18 +66,24 @@ def out_of_core(
     return samples, reader.kind
 
 
+def reader_of(estimator, X, sample_weight=None, **options) -> "Reader | None":
+    """What reads samples block by block, see `Reader`; None for samples in memory."""
+    blocks = blocks_of(X)
+    return None if blocks is None else Reader(estimator, blocks, sample_weight, **options)
+
+
 def blocks_of(X) -> Callable[[], Iterator] | None:
     """The function that returns blocks of samples; None for samples in memory."""
-    if is_function(X):
+    if arrays.is_function(X):
         return X
-    if isinstance(X, np.memmap) and X.ndim == 2 and X.nbytes > MEMORY_MAP_BYTES:
-        return lambda: mapped_blocks(X)
-    return None
+    return (lambda: mapped_blocks(X)) if is_large_map(X) else None
 
 
-def is_function(X) -> bool:
-    """Whether samples are a function, not an array that can also be called."""
-    return callable(X) and not hasattr(X, "__array__") and not hasattr(X, "shape")
+def is_large_map(X) -> bool:
+    """Whether samples are a memory-mapped file that is not to be brought into memory."""
+    # (a copy of a map is of its class too, without a file)
+    mapped = isinstance(X, np.memmap) and X._mmap is not None
+    return mapped and X.ndim == 2 and X.nbytes > MEMORY_MAP_BYTES
 
 
 def mapped_blocks(X: np.memmap) -> Iterator[np.ndarray]:
@@ -113,6 +118,8 @@ class Reader:
         the blocks, as pairs.
     reset : bool, default=False
         Whether the first block sets the estimator's features.
+    in_range : bool, default=True
+        Whether samples that are too large for covariances are refused.
 
     Attributes
     ----------
@@ -120,11 +127,11 @@ class Reader:
         The kind of the first block.
     """
 
-    def __init__(self, estimator, blocks, sample_weight=None, *, reset=False):
+    def __init__(self, estimator, blocks, sample_weight=None, *, reset=False, in_range=True):
         if isinstance(sample_weight, list | tuple) or hasattr(sample_weight, "iloc"):
             sample_weight = np.asarray(sample_weight)
         self.estimator, self.blocks, self.sample_weight = estimator, blocks, sample_weight
-        self.reset, self.kind = reset, None
+        self.reset, self.in_range, self.kind = reset, in_range, None
         self._first = self._n_samples = None
 
     def __call__(self) -> Iterator[Block]:
@@ -141,7 +148,7 @@ class Reader:
     def _pairs(self):
         """The user's blocks, each with its weights, or None."""
         blocks, weights = iterator_of(self.blocks, "X"), self.sample_weight
-        if not is_function(weights):
+        if not arrays.is_function(weights):
             yield from map(as_pair, blocks)
             return
         weights = iterator_of(weights, "sample_weight")
@@ -164,7 +171,7 @@ class Reader:
     def _block(self, i, X, weights, seen) -> Block | None:
         """A block and its weights as tensors; None if it has no rows."""
         given = self.sample_weight
-        if weights is not None and given is not None and not is_function(given):
+        if weights is not None and given is not None and not arrays.is_function(given):
             raise ValueError(TWICE.format("an array"))
         n = n_rows(X)
         if n == 0:
@@ -174,6 +181,8 @@ class Reader:
         try:
             reset = self.reset and self._first is None
             X, weights, kind = read_block(self.estimator, X, weights, reset=reset)
+            if self.in_range:
+                arrays.check_range(X)
             self._check_alike(X, weights, kind)
         except (TypeError, ValueError) as error:
             refusal = TypeError if isinstance(error, TypeError) else ValueError
@@ -286,8 +295,7 @@ def read_block(
     Raises
     ------
     TypeError, ValueError
-        If they are not finite numbers of those shapes, too large for covariances, or require a
-        gradient.
+        If they are not finite numbers of those shapes, or require a gradient.
     """
     if isinstance(X, list | tuple) and any(isinstance(part, Tensor) for part in X):
         raise TypeError(
@@ -303,7 +311,6 @@ def read_block(
                 "block.detach(), or fit one tensor in memory."
             )
     X, kind = arrays.samples(estimator, X, reset=reset, sample_weight=weights)
-    arrays.check_range(X)
     if weights is None:
         return X, None, kind
     weights = arrays.as_tensor(weights, dtype=torch.float64)

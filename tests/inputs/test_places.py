@@ -183,6 +183,11 @@ def test_weights_are_given_once(weights):
         read(lambda: zip(cut(X), cut(W), strict=True), weights)
 
 
+def test_weights_in_blocks_need_samples_in_blocks():
+    with pytest.raises(TypeError, match="sample_weight must be an array, got function"):
+        DifferentiableGaussianMixture().fit(X, sample_weight=lambda: iter([W]))
+
+
 def test_an_error_of_the_user_passes_through():
     def blocks():
         yield X
@@ -190,3 +195,71 @@ def test_an_error_of_the_user_passes_through():
 
     with pytest.raises(ZeroDivisionError, match=r"^mine$"):
         read(blocks)
+
+
+# --- memory-mapped files -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    """Maps of more than 100 bytes are read in blocks of 7 rows."""
+    monkeypatch.setattr(places, "MEMORY_MAP_BYTES", 100)
+    monkeypatch.setattr(places, "BLOCK_BYTES", 7 * 16)
+
+
+def mapped(path, array, mode="r"):
+    """An array in a file."""
+    np.save(path / "X.npy", array)
+    return np.load(path / "X.npy", mmap_mode=mode)
+
+
+VIEWS = {
+    "all": lambda X: X,
+    "rows": lambda X: X[11:50],
+    "every other row": lambda X: X[::2],
+    "from the end": lambda X: X[::-1],
+    "one column": lambda X: X[:, 1:],
+    "columns first": lambda X: X.reshape(2, 60).T,
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("dtype", ["f8", "f4", ">f8", "i4"])
+def test_every_view_of_a_map_is_read_in_blocks(tmp_path, small_limits, view, dtype):
+    X_mapped = view(mapped(tmp_path, (100 * X).astype(dtype)))
+    assert places.is_large_map(X_mapped)
+    rows, weights, _ = read(X_mapped)
+    expected = arrays.as_tensor(np.asarray(view((100 * X).astype(dtype))).copy())
+    assert torch.equal(rows, expected)
+    assert weights is None
+    n = len(X_mapped)
+    assert torch.equal(read(X_mapped, W[:n])[1], arrays.sample_weights(W[:n], expected))
+
+
+@pytest.mark.parametrize("mode", ["r+", "c", "w+"])
+def test_changes_that_were_not_flushed_are_read_and_kept(tmp_path, small_limits, mode):
+    if mode == "w+":
+        X_mapped = np.memmap(tmp_path / "X", dtype="f8", mode=mode, shape=X.shape, offset=24)
+        X_mapped[:] = X
+    else:
+        X_mapped = mapped(tmp_path, X, mode)
+    X_mapped[3] = [7.0, 8.0]
+    assert read(X_mapped)[0][3].tolist() == [7.0, 8.0]
+    assert X_mapped[3].tolist() == [7.0, 8.0]
+
+
+def test_small_maps_copies_of_maps_and_maps_of_other_shapes_are_arrays(tmp_path, monkeypatch):
+    X_mapped = mapped(tmp_path, X)
+    assert not places.is_large_map(X_mapped)
+    monkeypatch.setattr(places, "MEMORY_MAP_BYTES", 100)
+    assert places.is_large_map(X_mapped)
+    assert isinstance(X_mapped.copy(), np.memmap)
+    for array in (X_mapped.copy(), X_mapped[0], X_mapped.reshape(2, 30, 2), X):
+        assert not places.is_large_map(array)
+
+
+def test_a_bad_entry_of_a_map_is_named(tmp_path, small_limits):
+    bad = X.copy()
+    bad[45, 0] = np.nan
+    with pytest.raises(ValueError, match=r"block 6 of X \(from row 42\).*first: row 3"):
+        read(mapped(tmp_path, bad))

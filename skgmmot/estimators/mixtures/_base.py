@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
-from skgmmot._inputs import arrays
+from skgmmot._inputs import arrays, places
 from skgmmot._inputs.mixtures import attributes, check_means
 from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
@@ -211,10 +211,24 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     @single_threaded_torch()
     def _evaluate(self, function, X):
-        """Apply ``function(E-step, block)`` to blocks of validated samples."""
+        """The results of ``function(E-step, block)`` on samples, in the user's kind of array."""
         check_is_fitted(self)
+        if places.is_large_map(X):
+            return self._evaluate_blocks(function, X)
         X, kind = arrays.samples(self, X, reset=False)
-        return self._blockwise(function, X), kind
+        return kind.restore(self._blockwise(function, X))
+
+    def _evaluate_blocks(self, function, X):
+        """The same for samples on disk, of which only a block is in memory at a time."""
+        reader = places.reader_of(self, X, in_range=False)
+        found, done = None, 0
+        for block, _ in reader():
+            values = self._blockwise(function, block)
+            if found is None:
+                found = values.new_empty(len(X), *values.shape[1:])
+            found[done : done + len(block)] = values
+            done += len(block)
+        return reader.kind.restore(found, copy=False)
 
     def _blockwise(self, function, X):
         """Numbers in the dtype of the samples; the mixture is not rounded to it."""
@@ -253,8 +267,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         ValueError
             If ``X`` is not a finite matrix with the features of the fit.
         """
-        values, kind = self._evaluate(_log_density, X)
-        return kind.restore(values)
+        return self._evaluate(_log_density, X)
 
     @single_threaded_torch()
     def score(self, X, y=None, sample_weight=None):
@@ -262,11 +275,11 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Samples.
+        X : array-like or Tensor of shape (n_samples, n_features), or callable
+            Samples, or a function that returns an iterator of blocks of them; see `fit`.
         y : None
             Ignored.
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,), or callable, default=None
             Weights of the samples.
 
         Returns
@@ -282,6 +295,10 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             If ``X`` or ``sample_weight`` is invalid.
         """
         check_is_fitted(self)
+        reader = places.reader_of(self, X, sample_weight, in_range=False)
+        if reader is not None:
+            log_likelihood, total = self._sums(reader)
+            return log_likelihood / total
         X, _ = arrays.samples(self, X, reset=False)
         weights = arrays.sample_weights(sample_weight, X)
         values = self._blockwise(_log_density, X).detach().cpu().numpy()
@@ -311,8 +328,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         ValueError
             If ``X`` is invalid.
         """
-        labels, kind = self._evaluate(_labels, X)
-        return kind.restore(labels)
+        return self._evaluate(_labels, X)
 
     def predict_proba(self, X):
         """Compute the probability of each component given each sample.
@@ -334,8 +350,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         ValueError
             If ``X`` is invalid.
         """
-        resp, kind = self._evaluate(_responsibilities, X)
-        return kind.restore(resp)
+        return self._evaluate(_responsibilities, X)
 
     @single_threaded_torch()
     def sample(self, n_samples=1):
@@ -386,8 +401,29 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         K, d = np.shape(self.means_)
         return int(self._covariance().n_parameters(K, d) + K * d + K - 1)
 
+    @single_threaded_torch()
+    def _sums(self, reader):
+        """The log-likelihood and the sum of the weights of samples in blocks, by one pass."""
+        log_likelihood, total = 0.0, 0.0
+        for X, weights in reader():
+            values = self._blockwise(_log_density, X).double()
+            if weights is not None:
+                kept = weights > 0  # (as in `score`)
+                values, weights = values[kept] * weights[kept], weights[kept]
+            log_likelihood += float(values.sum())
+            total += len(values) if weights is None else float(weights.sum())
+        if total == 0:
+            raise ValueError(
+                "sample_weight must have a positive sum, got all zeros. Give some sample weight."
+            )
+        return log_likelihood, total
+
     def _log_likelihood(self, X, sample_weight):
         """The log-likelihood of samples, and their number, which is the sum of their weights."""
+        reader = places.reader_of(self, X, sample_weight, in_range=False)
+        if reader is not None:
+            check_is_fitted(self)
+            return self._sums(reader)
         score = self.score(X, sample_weight=sample_weight)
         n_samples = len(X)
         if sample_weight is not None:
@@ -400,9 +436,9 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Samples.
-        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+        X : array-like or Tensor of shape (n_samples, n_features), or callable
+            Samples, or a function that returns an iterator of blocks of them; see `fit`.
+        sample_weight : array-like or Tensor of shape (n_samples,), or callable, default=None
             How often each sample was seen. Not only ratios matter: their sum is the number of
             samples.
 
@@ -426,9 +462,9 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Samples.
-        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+        X : array-like or Tensor of shape (n_samples, n_features), or callable
+            Samples, or a function that returns an iterator of blocks of them; see `fit`.
+        sample_weight : array-like or Tensor of shape (n_samples,), or callable, default=None
             How often each sample was seen. Not only ratios matter: their sum is the number of
             samples.
 

@@ -66,7 +66,10 @@ class FittedMixture(MixtureEstimator):
         ------
         ValueError
             As `fit`.
+        TypeError
+            As `fit`; also if ``X`` is a function that returns blocks.
         """
+        arrays.refuse_functions(X)
         return self._fit(X, sample_weight).predict(X)
 
     @_fit_context(prefer_skip_nested_validation=True)

@@ -4,9 +4,11 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from skgmmot import DifferentiableGaussianMixture
+from skgmmot import DifferentiableGaussianMixture, SlicedWassersteinGMM
+from skgmmot._inputs import places
 from skgmmot.fitting import stream
 
 SHOWN = ["weights_", "means_", "covariances_", "precisions_cholesky_", "lower_bounds_", "n_iter_"]
@@ -121,3 +123,153 @@ def test_a_start_never_has_rows_of_weight_zero_only(X, monkeypatch):
     a[[3, 700, 1400, 1401, 1402, 1403]] = 1.0
     found = fitted(in_blocks(X, 100, a), max_iter=1)
     assert np.isfinite(found.means_).all()
+
+
+# --- what is refused, and what stays ------------------------------------------------------------
+
+
+def failing(X, error, at_pass, after=100):
+    """Blocks that end in an error, at one of the passes."""
+    passes = []
+
+    def blocks():
+        passes.append(1)
+        yield X[:after]
+        if len(passes) == at_pass:
+            raise error
+        yield X[after:]
+
+    return blocks
+
+
+@pytest.mark.parametrize("at_pass", [1, 2, 3])
+@pytest.mark.parametrize("error", [OSError("the disk is gone"), ValueError("mine")], ids=repr)
+def test_an_error_in_a_pass_passes_through_and_leaves_the_earlier_fit(X, error, at_pass):
+    mixture = fitted(X)
+    before = dict(vars(mixture))
+    with pytest.raises(type(error), match=f"^{error}$"):
+        mixture.fit(failing(X[:, :2], error, at_pass))
+    assert vars(mixture) == before
+
+
+def test_an_interrupted_fit_keeps_the_best_state_so_far(X):
+    mixture = DifferentiableGaussianMixture(4, random_state=0, tol=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        mixture.fit(failing(X, KeyboardInterrupt, at_pass=6))  # facts, start, three iterations
+    assert mixture.n_iter_ == 3
+    assert not mixture.converged_
+    reference = fitted(in_blocks(X, 1500), max_iter=3, tol=0.0)
+    np.testing.assert_allclose(mixture.means_, reference.means_, rtol=0, atol=1e-10)
+
+
+def test_an_exhausted_iterator_leaves_the_earlier_fit(X):
+    mixture = fitted(X)
+    before, blocks = dict(vars(mixture)), iter([X])
+    with pytest.raises(ValueError, match="must return a fresh iterator at every call"):
+        mixture.fit(lambda: blocks)
+    assert vars(mixture) == before
+    with pytest.raises(TypeError, match=r"got list_iterator.*a function that"):
+        mixture.fit(iter([X]))
+    with pytest.raises(TypeError, match=r"got generator.*a function that"):
+        mixture.fit(block for block in [X])
+
+
+def test_fewer_rows_than_components_are_refused(X):
+    with pytest.raises(ValueError, match="n_components = 4, n_samples = 3"):
+        fitted(in_blocks(X[:3], 2))
+    a = np.r_[np.ones(3), np.zeros(len(X) - 3)]
+    with pytest.raises(ValueError, match="n_components = 4, n_samples = 3"):
+        fitted(in_blocks(X, 100, a))
+
+
+def test_a_reg_covar_that_drowns_a_feature_is_warned_of(X):
+    with pytest.warns(UserWarning, match="reg_covar must be small") as caught:
+        DifferentiableGaussianMixture(2, reg_covar=1.0).fit(in_blocks(X / 10, 100))
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "score_samples", "fit_predict"])
+def test_results_for_each_sample_are_taken_block_by_block(X, method):
+    mixture = fitted(X)
+    with pytest.raises(TypeError, match="Take its blocks one by one"):
+        getattr(mixture, method)(in_blocks(X, 100))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("method", ["score", "bic", "aic", "entropic_ot_gap"])
+def test_what_sums_over_samples_reads_blocks(X, a, method, weighted):
+    mixture, a = fitted(X), a if weighted else None
+    expected = getattr(mixture, method)(X, sample_weight=a)
+    for blocks in (in_blocks(X, 100, a), in_blocks(X, 1500, a)):
+        assert getattr(mixture, method)(blocks) == pytest.approx(expected, rel=1e-11, abs=1e-12)
+    if weighted:
+        assert getattr(mixture, method)(in_blocks(X, 100), sample_weight=a) == pytest.approx(
+            expected, rel=1e-11, abs=1e-12
+        )
+
+
+def test_scores_of_blocks_that_are_none_are_refused(X):
+    mixture = fitted(X)
+    with pytest.raises(ValueError, match=r"block 0 .*has 2 features"):
+        mixture.score(in_blocks(X[:, :2], 100))
+    with pytest.raises(ValueError, match="positive sum"):
+        mixture.score(in_blocks(X, 100, np.zeros(len(X))))
+
+
+def test_a_sample_of_weight_zero_counts_for_no_score(X):
+    far = np.vstack([X, np.full((1, 3), 1e200)])
+    a = np.r_[np.ones(len(X)), 0.0]
+    with np.errstate(over="ignore"):
+        found = fitted(X).score(in_blocks(far, 100, a))
+    assert found == pytest.approx(fitted(X).score(X), rel=1e-12)
+
+
+def test_other_estimators_say_that_they_take_arrays(X):
+    with pytest.raises(TypeError, match="X must be an array here, got function"):
+        SlicedWassersteinGMM(2).fit(in_blocks(X, 100))
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_a_map_in_a_file_is_read_in_blocks(X, a, tmp_path, monkeypatch):
+    np.save(tmp_path / "X.npy", X)
+    X_mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    in_memory = fitted(X, a)
+    assert_equal(in_memory, fitted(X_mapped, a))
+    monkeypatch.setattr(places, "MEMORY_MAP_BYTES", 100)
+    monkeypatch.setattr(places, "BLOCK_BYTES", 100 * X[0].nbytes)
+    assert_equal(fitted(in_blocks(X, 100, a)), fitted(X_mapped, a))
+    for method in ("predict", "predict_proba", "score_samples"):
+        expected = getattr(in_memory, method)(X)
+        found = getattr(in_memory, method)(X_mapped)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+        assert found.dtype == expected.dtype
+    assert in_memory.score(X_mapped, sample_weight=a) == pytest.approx(in_memory.score(X, None, a))
+    assert np.array_equal(in_memory.fit_predict(X_mapped), in_memory.predict(X))
+
+
+def test_parquet_batches_are_blocks(X, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({name: X[:, i] for i, name in enumerate("abc")})
+    pq.write_table(table, tmp_path / "X.parquet", row_group_size=300)
+    found = fitted(lambda: pq.ParquetFile(tmp_path / "X.parquet").iter_batches(batch_size=400))
+    assert list(found.feature_names_in_) == ["a", "b", "c"]
+    assert_equal(fitted(X), found, 1e-10)
+
+
+def test_chunks_of_zarr_are_blocks(X, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    array = zarr.create_array(tmp_path / "X.zarr", shape=X.shape, chunks=(250, 3), dtype=X.dtype)
+    array[:] = X
+    found = fitted(lambda: (array[i : i + 250] for i in range(0, len(X), 250)))
+    assert_equal(fitted(X), found, 1e-10)
+
+
+def test_a_torch_dataset_is_read_in_blocks(X, a):
+    dataset = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(a))
+    found = fitted(lambda: (dataset[i : i + 400] for i in range(0, len(dataset), 400)))
+    assert_equal(fitted(X, a), found, 1e-10)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=400)
+    assert_equal(found, fitted(lambda: map(tuple, loader)))
