@@ -1,6 +1,7 @@
 """Gaussian mixtures and optimal transport, on torch, for scikit-learn."""
 
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.mixtures.regressor import MixtureRegressor
 from skgmmot.estimators.mixtures.semidiscrete import SemidiscreteGMM
 from skgmmot.estimators.mixtures.sliced import SlicedWassersteinGMM
 from skgmmot.estimators.transport.barycenter import MixtureBarycenter, reduce
@@ -18,6 +19,7 @@ __all__ = [
     "GridDensity",
     "MixtureBarycenter",
     "MixtureEmbedding",
+    "MixtureRegressor",
     "MixtureWasserstein",
     "OTMap",
     "PairwiseMW2",

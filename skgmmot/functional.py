@@ -14,6 +14,7 @@ from skgmmot.fitting.semidiscrete import fit_to_points
 from skgmmot.fitting.sliced import fit_sliced
 from skgmmot.gaussian.bures.barycenter import gaussian_barycenter
 from skgmmot.gaussian.bures.gaussians import bures_wasserstein_squared
+from skgmmot.gaussian.conditional import condition, marginal
 from skgmmot.gaussian.log_density import log_density, log_responsibilities, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import rsample, sample
@@ -43,6 +44,7 @@ __all__ = [
     "Solution",
     "WarmStart",
     "bures_wasserstein_squared",
+    "condition",
     "cost_matrix",
     "debiased_cost",
     "directions",
@@ -59,6 +61,7 @@ __all__ = [
     "iterate",
     "log_density",
     "log_responsibilities",
+    "marginal",
     "mean_map",
     "mixture_map",
     "nearest_plan",

@@ -299,7 +299,7 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None, *, any
         raise ValueError(
             f"covariances of {K} components in {d} dimensions must {requirement}, got shape "
             f"{tuple(covariances.shape)}. Use (K, d, d), (1, d, d) if tied, (K, d) if diagonal, "
-            "(K, 1) if spherical, or name the type as a fourth entry."
+            "(K, 1) if spherical, or name the covariance_type (the fourth entry of a tuple)."
         )
     ((covariance, covariances),) = found.items()
     tensors = (t.to(device=kind.device) for t in (weights, means, covariances))

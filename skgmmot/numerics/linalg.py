@@ -178,6 +178,33 @@ def factor(covariances: Tensor) -> Tensor:
     return factors
 
 
+def schur_complement(block: Tensor, half: Tensor) -> Tensor:
+    r"""Return ``S - H H^T``, positive semi-definite despite rounding.
+
+    Parameters
+    ----------
+    block : Tensor of shape (..., d, d)
+        Covariances ``S``.
+    half : Tensor of shape (..., d, m)
+        ``H``, with ``S - H H^T`` positive semi-definite but for rounding.
+
+    Returns
+    -------
+    Tensor of shape (..., d, d)
+        The differences. Eigenvalues of the size of the rounding errors of ``S`` are set to zero,
+        in units of its deviations; the derivative is that of the difference.
+    """
+    difference = symmetrize(block - half @ half.mT)
+    deviations = block.detach().diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    scale = torch.where(deviations > 0, deviations, 1.0)
+    scale = scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    values, vectors = torch.linalg.eigh(difference.detach() / scale)
+    rounding = 4 * sum(half.shape[-2:]) * torch.finfo(block.dtype).eps
+    values = torch.where(values > rounding, values, 0.0)
+    clean = symmetrize((vectors * values.unsqueeze(-2)) @ vectors.mT * scale)
+    return difference + (clean - difference.detach())
+
+
 def inverse_factor(factors: Tensor) -> Tensor:
     """Return the (pseudo-)inverses of a batch of factors made by `factor`."""
     regular = (factors.diagonal(dim1=-2, dim2=-1) > 0).all(-1)

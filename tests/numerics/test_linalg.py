@@ -17,6 +17,7 @@ from skgmmot.numerics.linalg import (
     power_of_two,
     product,
     safe_sqrt,
+    schur_complement,
     shrunk,
     squared_distances,
     standard_deviations,
@@ -193,3 +194,24 @@ def test_products_are_those_of_matmul(left, right, rng):
         torch.tensor(rng.normal(size=(*b, *s))) for b, s in ((left, (2, 3)), (right, (3, 5)))
     )
     assert_close(product(left, right), left @ right, rtol=1e-14, atol=1e-14)
+
+
+def test_schur_complements_are_positive_semi_definite_despite_rounding(make_samples):
+    B = make_samples(4, 2)
+    scale = torch.logspace(-6, 6, 4, dtype=torch.float64)
+    half = B * scale.unsqueeze(1)
+    block = half @ half.mT
+    found = schur_complement(block, half)
+    assert not found.any()
+    left = torch.diag(scale.square())
+    assert_close(schur_complement(block + left, half) / left.diagonal(), torch.eye(4).to(left))
+
+
+def test_schur_complements_are_differentiable(make_covariances, make_samples):
+    block, half = make_covariances(2, 3), 0.1 * make_samples(6, 2).view(2, 3, 2)
+
+    def of_symmetric(block, half):
+        return schur_complement((block + block.mT) / 2, half)
+
+    inputs = block.requires_grad_(), half.requires_grad_()
+    assert torch.autograd.gradcheck(of_symmetric, inputs)

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays, places
 from skgmmot._inputs.mixtures import attributes, check_means
+from skgmmot.estimators.mixtures._parts import MixtureParts
 from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.evaluators import DefinitionEStep, EStep
@@ -97,7 +98,7 @@ def whole_fit(estimator):
     estimator.__dict__ = vars(fitted)
 
 
-class MixtureEstimator(DensityMixin, BaseEstimator):
+class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
     """Base of the mixture estimators.
 
     A fitted mixture is its attributes ``weights_``, ``means_``, ``covariances_`` and
@@ -196,18 +197,6 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         """Show a fit in the user's kind of array and dtype."""
         for name, tensor in self._public(theta, theta.prepare().factors).items():
             setattr(self, name, kind.restore(tensor.to(dtype)))
-
-    def _set_mixture(self, params: GaussianMixtureParams, kind) -> None:
-        """Show a mixture that no samples were fitted to; singular ones have no precisions."""
-        for name in ("precisions_", "precisions_cholesky_"):
-            vars(self).pop(name, None)
-        try:
-            factors = params.prepare().factors
-        except ValueError:
-            factors = None  # a singular mixture can be sampled and compared, and has no density
-        for name, tensor in self._public(params, factors).items():
-            setattr(self, name, kind.restore(tensor.clone()))
-        self.n_features_in_ = params.means.shape[1]
 
     @single_threaded_torch()
     def _evaluate(self, function, X):

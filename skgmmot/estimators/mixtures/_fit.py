@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import has_fit_parameter
 
 from skgmmot._inputs import arrays
 from skgmmot.estimators.mixtures._base import MixtureEstimator, whole_fit
@@ -80,7 +81,7 @@ class FittedMixture(MixtureEstimator):
 
     def _fit_samples(self, X, sample_weight, reached):
         """`fit`, on a copy."""
-        warm = self.warm_start and hasattr(self, "converged_")
+        warm = self.warm_start and hasattr(self, "means_")
         fit = self._fit_to(*self._validated(X, sample_weight))
         reached.best, reached.show = lambda: fit.runs.best, fit.show
         solution = fit.solve(warm)
@@ -115,4 +116,25 @@ def check_enough(n_samples: int, n_components: int) -> None:
             "Expected n_samples >= n_components but got n_components = "
             f"{n_components}, n_samples = {n_samples}. Pass more samples or ask for "
             "fewer components."
+        )
+
+
+def fitted_to(mixture, samples, sample_weight=None):
+    """Fit a mixture estimator that a user gave, ours or not, to samples and their weights."""
+    if sample_weight is None:
+        return mixture.fit(samples)
+    if not has_fit_parameter(mixture, "sample_weight"):
+        raise ValueError(
+            f"mixture must be one whose fit takes sample_weight, got {type(mixture).__name__}. Use "
+            "a DifferentiableGaussianMixture."
+        )
+    return mixture.fit(samples, sample_weight=sample_weight)
+
+
+def check_covariance_type(mixture, name: str) -> None:
+    """Refuse an estimator, given for the samples of that name, that is no Gaussian mixture."""
+    if not hasattr(mixture, "covariance_type"):
+        raise TypeError(
+            f"mixture must be a Gaussian mixture estimator for {name}, got "
+            f"{type(mixture).__name__}. Pass a DifferentiableGaussianMixture."
         )

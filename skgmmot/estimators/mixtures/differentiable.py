@@ -433,7 +433,7 @@ class _Fit(Fit):
         e, em = self.estimator, self.em
         if warm:
             self.log.start(0)
-            yield _init.earlier_fit(e, em), float(e.lower_bound_)
+            yield _init.earlier_fit(e, em), float(getattr(e, "lower_bound_", -math.inf))
             return
         given = _init.given(e, em, uniform=e.fixed_weights or self.e_step.balanced)
         with _init.random_numbers(e.random_state) as rng:

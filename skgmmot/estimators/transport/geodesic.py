@@ -3,7 +3,7 @@
 from numbers import Real
 
 from skgmmot._inputs import arrays
-from skgmmot._inputs.mixtures import as_pair, shown_type
+from skgmmot._inputs.mixtures import as_pair
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures import distance
@@ -83,6 +83,4 @@ def interpolate(source, target, t):
 
 def known_mixture(params, kind):
     """An estimator whose parameters are set to those of a given mixture."""
-    mixture = DifferentiableGaussianMixture(len(params.weights), covariance_type=shown_type(params))
-    mixture._set_mixture(params, kind)
-    return mixture
+    return DifferentiableGaussianMixture._known(params, kind)

@@ -18,12 +18,13 @@ from sklearn.base import (
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter
+from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.labels import class_labels, refuse_target
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
 from skgmmot.estimators.mixtures._base import whole_fit
+from skgmmot.estimators.mixtures._fit import check_covariance_type, fitted_to
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.transport._reach import Maps, warn_of_far_images
 from skgmmot.estimators.transport.geodesic import known_mixture
@@ -352,15 +353,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _fit_mixture(self, mixture, samples, weights=None):
         """A mixture fitted to samples, its covariances shrunk where they stand on too few."""
-        options = {}
-        if weights is not None:
-            if not has_fit_parameter(mixture, "sample_weight"):
-                raise ValueError(
-                    "mixture must be one whose fit takes sample_weight, got "
-                    f"{type(mixture).__name__}. Use a DifferentiableGaussianMixture."
-                )
-            options["sample_weight"] = weights
-        fitted = mixture.fit(samples, **options)
+        fitted = fitted_to(mixture, samples, weights)
         # of unequal weights as many as of equal ones would vary as much (Kish)
         size = len(samples) if weights is None else float(weights.sum() ** 2 / (weights**2).sum())
         return _shrunk_mixture(fitted, size, self.shrinkage)
@@ -390,11 +383,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             default = {"random_state": self.random_state, "device": self.device}
             K = 1 if self.class_wise else DEFAULT_COMPONENTS
             return DifferentiableGaussianMixture(n_components=K, **default)
-        if not hasattr(self.mixture, "covariance_type"):
-            raise TypeError(
-                f"mixture must be a Gaussian mixture estimator for {name}, got "
-                f"{type(self.mixture).__name__}. Pass a DifferentiableGaussianMixture."
-            )
+        check_covariance_type(self.mixture, name)
         return clone(self.mixture)
 
     def _set_plan(self, source, target, *given):

@@ -205,6 +205,20 @@ class ElementaryType(CovarianceType):
         """The covariances as matrices ``(K, d, d)``."""
         raise NotImplementedError
 
+    def marginal(self, covariances: Tensor, features: Tensor) -> Tensor:
+        """The covariances of some features, given by their numbers ``(m,)``, in storage."""
+        raise NotImplementedError
+
+    def regression(
+        self, covariances: Tensor, given: Tensor, others: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """The linear regression of features on those given, in each Gaussian.
+
+        Slopes ``Sigma_og Sigma_gg^{-1} (K or 1, others, given)``, None if all are zero, and the
+        covariances that are left, in storage. ``Sigma_gg`` must be positive definite.
+        """
+        raise NotImplementedError
+
     def precision_factor(self, covariances: Tensor) -> Tensor:
         """``P`` with ``P @ P.T = covariances^{-1}``; ValueError if they are not positive."""
         raise NotImplementedError

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.base import ILL_DEFINED, ElementaryType
-from skgmmot.numerics.linalg import factor, product, shrunk, standard_deviations, symmetrize
+from skgmmot.numerics.linalg import (
+    factor,
+    product,
+    schur_complement,
+    shrunk,
+    standard_deviations,
+    symmetrize,
+)
 
 
 class _Matrix(ElementaryType):
@@ -20,6 +27,22 @@ class _Matrix(ElementaryType):
 
     def nearest(self, matrices, weights):
         return torch.diag_embed(matrices) if matrices.ndim == 2 else matrices
+
+    def marginal(self, covariances, features):
+        return covariances[..., features.unsqueeze(-1), features]
+
+    def regression(self, covariances, given, others):
+        n, joint = len(given), self.marginal(covariances, torch.cat([given, others]))
+        factors, failed = torch.linalg.cholesky_ex(joint)
+        if failed.any():
+            factors = torch.linalg.cholesky(joint[..., :n, :n])
+            half = torch.linalg.solve_triangular(factors, joint[..., :n, n:], upper=False).mT
+            left = schur_complement(joint[..., n:, n:], half)
+        else:  # a product, so that what is left of a positive definite matrix is, too
+            half, rest = factors[..., n:, :n], factors[..., n:, n:]
+            left = product(rest, rest.mT)
+        first = factors[..., :n, :n]
+        return torch.linalg.solve_triangular(first, half, upper=False, left=False), left
 
     def precision_factor(self, covariances):
         factors, failed = torch.linalg.cholesky_ex(covariances)

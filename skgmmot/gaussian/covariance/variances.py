@@ -17,6 +17,12 @@ class _Axis(ElementaryType):
     def nearest(self, matrices, weights):
         return matrices if matrices.ndim == 2 else matrices.diagonal(dim1=-2, dim2=-1)
 
+    def marginal(self, covariances, features):
+        return covariances[:, features]
+
+    def regression(self, covariances, given, others):
+        return None, self.marginal(covariances, others)
+
     def precision_factor(self, covariances):
         if not (torch.isfinite(covariances) & (covariances > 0)).all():
             raise ValueError(ILL_DEFINED)
@@ -150,6 +156,9 @@ class _Spherical(_Axis):
 
     def commutes_with(self, other):
         return True
+
+    def marginal(self, covariances, features):
+        return covariances
 
     def shape(self, n_components, n_features):
         return (n_components, 1)

@@ -295,3 +295,20 @@ def test_what_types_keep_may_be_used_with_gradients_after_inference():
     precisions = torch.eye(d).expand(2, d, d).clone().requires_grad_()
     FULL.quadratic_coefficients(precisions).sum().backward()
     assert_close(precisions.grad.diagonal(dim1=1, dim2=2), torch.full((2, d), -0.5))
+
+
+def test_marginals_and_regressions_are_those_of_the_matrices(mixture):
+    covariance_type, full = mixture.covariance_type, mixture.full_covariances()
+    given, others = torch.tensor([2, 0]), torch.tensor([1, 3])
+    block = covariance_type.marginal(mixture.covariances, given)
+    assert_close(covariance_type.to_full(block, K, 2), full[:, given][:, :, given])
+    slopes, left = covariance_type.regression(mixture.covariances, given, others)
+    a, b, across = (
+        full[:, i][:, :, j] for i, j in ((given, given), (others,) * 2, (others, given))
+    )
+    expected = across @ torch.linalg.inv(a)
+    if covariance_type.diagonal:
+        assert slopes is None
+    else:
+        assert_close(slopes.expand_as(expected), expected)
+    assert_close(covariance_type.to_full(left, K, 2), b - expected @ across.mT)

@@ -1,0 +1,82 @@
+"""Targets of regressions: one number for each sample, or several."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.utils import check_array, check_consistent_length
+from torch import Tensor
+
+from skgmmot._inputs.arrays import as_tensor
+
+
+class Targets(NamedTuple):
+    """Validated targets."""
+
+    values: Tensor
+    """``(n, m)``, float32 or float64."""
+    single: bool
+    """Whether they came without an axis for several outputs."""
+    names: list[str] | None
+    """Names of the outputs, if they have any."""
+
+
+def regression_targets(y, n_samples: int) -> Targets:
+    """Validate the targets of a regression.
+
+    Parameters
+    ----------
+    y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
+        The user's argument.
+    n_samples : int
+        How many samples there are.
+
+    Returns
+    -------
+    Targets
+        The targets as a matrix, on their device and graph.
+
+    Raises
+    ------
+    TypeError
+        If they are complex tensors or times.
+    ValueError
+        If they are missing, of another shape or length, not finite or no numbers.
+    """
+    if y is None:
+        raise ValueError(
+            "a regression requires y to be passed, but the target y is None. Pass one number, or "
+            "one row of numbers, for each sample."
+        )
+    names = None if isinstance(y, Tensor) else _names(y)
+    if not isinstance(y, Tensor):
+        y = check_array(
+            y,
+            dtype=[np.float64, np.float32],
+            ensure_2d=False,
+            ensure_all_finite=False,
+            ensure_min_samples=0,
+            input_name="y",
+        )
+    values = as_tensor(y)
+    if values.ndim not in (1, 2) or 0 in values.shape[1:]:
+        raise ValueError(
+            "y must have shape (n_samples,) or (n_samples, n_outputs), got "
+            f"{tuple(values.shape)}. Pass one number, or one row of numbers, for each sample."
+        )
+    check_consistent_length(np.empty(n_samples), np.empty(len(values)))
+    if not torch.isfinite(values).all():
+        bad = ~torch.isfinite(values.view(len(values), -1)).all(1)
+        what = "NaN" if torch.isnan(values).any() else "infinity (inf)"
+        raise ValueError(
+            f"y must be finite, got {what} in {int(bad.sum())} of {len(values)} rows (first: row "
+            f"{int(bad.nonzero()[0])}). Remove these rows."
+        )
+    single = values.ndim == 1
+    return Targets(values.unsqueeze(1) if single else values, single, names)
+
+
+def _names(y) -> list[str] | None:
+    """The names of a series or of the columns of a frame, if they are strings."""
+    found = list(getattr(y, "columns", [getattr(y, "name", None)]))
+    return found if found and all(isinstance(name, str) for name in found) else None

@@ -1,0 +1,60 @@
+"""Targets of regressions."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from skgmmot._inputs.targets import regression_targets
+
+Y = np.arange(6.0).reshape(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("y", "single", "names"),
+    [
+        (Y, False, None),
+        (Y.tolist(), False, None),
+        (torch.tensor(Y), False, None),
+        (pd.DataFrame(Y, columns=["a", "b"]), False, ["a", "b"]),
+        (pd.DataFrame(Y), False, None),
+        (Y[:, :1], False, None),
+        (Y[:, 0], True, None),
+        (Y[:, 0].astype(int), True, None),
+        (torch.tensor(Y[:, 0]), True, None),
+        (pd.Series(Y[:, 0], name="a"), True, ["a"]),
+        (pd.Series(Y[:, 0]), True, None),
+    ],
+)
+def test_targets_become_a_matrix(y, single, names):
+    found = regression_targets(y, 3)
+    assert found.single is single and found.names == names
+    np.testing.assert_array_equal(found.values, Y[:, : found.values.shape[1]])
+
+
+def test_float32_and_the_graph_are_kept():
+    y = torch.ones(3, requires_grad=True)
+    found = regression_targets(y, 3).values
+    assert found.dtype == torch.float32 and found.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        (None, ValueError, "requires y to be passed, but the target y is None"),
+        (np.zeros((3, 2, 1)), ValueError, "2|shape"),
+        (torch.zeros(3, 2, 1), ValueError, r"got \(3, 2, 1\)"),
+        (torch.zeros(3, 0), ValueError, r"got \(3, 0\)"),
+        (np.zeros(2), ValueError, "inconsistent numbers of samples"),
+        (torch.zeros(4), ValueError, "inconsistent numbers of samples"),
+        ([1.0, np.nan, 2.0], ValueError, r"got NaN in 1 of 3 rows \(first: row 1\)"),
+        ([1.0, 2.0, np.inf], ValueError, r"infinity \(inf\) in 1 of 3 rows \(first: row 2\)"),
+        (torch.tensor([[1.0, np.nan]] * 3), ValueError, "got NaN in 3 of 3 rows"),
+        (["a", "b", "c"], ValueError, "could not convert string|numeric"),
+        (torch.zeros(3, dtype=torch.complex64), TypeError, "must be real"),
+        (np.zeros(3, dtype=complex), ValueError, "Complex data not supported"),
+    ],
+)
+def test_what_is_no_target_is_refused(y, error, message):
+    with pytest.raises(error, match=message):
+        regression_targets(y, 3)
