@@ -257,6 +257,46 @@ def test_semidiscrete_fits_and_quantisers_are_those_of_the_cpu(dtype):
     assert_as_on_the_cpu(work, dtype)
 
 
+# --- parts of mixtures and regression -----------------------------------------------------------
+
+
+@each_type
+@each_dtype
+def test_parts_of_mixtures_are_those_of_the_cpu(covariance_type, dtype):
+    def work(on):
+        X = on.samples()
+        mixture = skgmmot.DifferentiableGaussianMixture(
+            3, covariance_type=covariance_type, random_state=0
+        ).fit(X)
+        parts = [mixture.marginal([2, 0]), mixture.condition([0.5], [1])]
+        parts.append(mixture.condition(X[0, :2], slice(2)))
+        known = (mixture.weights_, mixture.means_, mixture.covariances_, covariance_type)
+        parts.append(mixture.from_parameters(*known))
+        assert all(on.has(part.means_) for part in parts)
+        return parts, parts[0].score_samples(X[:, :2])
+
+    assert_as_on_the_cpu(work, dtype)
+
+
+@each_type
+@each_dtype
+def test_regressions_are_those_of_the_cpu(covariance_type, dtype):
+    def work(on):
+        X, y = on.samples(), on.samples(seed=3)[:, :2]
+        regressor = skgmmot.MixtureRegressor(
+            skgmmot.DifferentiableGaussianMixture(
+                3, covariance_type=covariance_type, random_state=0
+            )
+        ).fit(X, y)
+        mean, deviation = regressor.predict(X, return_std=True)
+        assert on.has(mean) and on.has(deviation)
+        rest = regressor.log_density(X, y), regressor.score(X, y)
+        part = regressor.condition(X[0])
+        return mean, deviation, *rest, part, regressor.sample_y(X, 2, random_state=0)
+
+    assert_as_on_the_cpu(work, dtype)
+
+
 # --- distances and maps --------------------------------------------------------------------------
 
 

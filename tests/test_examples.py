@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 #: Every example but the colour transfer, which the tests below run with arguments.
-SCRIPTS = sorted(EXAMPLES.glob("*/plot_*.py"))
+SCRIPTS = sorted({*EXAMPLES.rglob("plot_*.py")} - {EXAMPLES / "plot_color_transfer.py"})
 
 #: What is done less often here than in the gallery, by example: the same lines run.
 SHORTER = {
@@ -36,6 +36,7 @@ SHORTER = {
     "plot_fixed_weights": {"n_steps=500": "n_steps=50"},
     "plot_flow": {"(0.04, 160,": "(0.04, 20,", "(0.7, 40,": "(0.7, 10,"},
     "plot_gradient_study": {"N_REPEATS = 12": "N_REPEATS = 2"},
+    "plot_regression": {"(200, random_state": "(20, random_state", "cv=5": "cv=2"},
     "plot_ring_square_line": {"N_STARTS = 10, 8": "N_STARTS = 10, 1"},
     "plot_stability": {"N_REPEATS = 10": "N_REPEATS = 2"},
     "plot_stippling": {"default=4000": "default=400"},

@@ -373,7 +373,12 @@ def earlier_mixture(estimator, d: int, device) -> GaussianMixtureParams:
     params, covariance_type = estimator._params(**options).detach(), estimator._covariance()
     try:
         params.prepare()
-    except ValueError:
+    except ValueError as error:
+        if not hasattr(estimator, "precisions_cholesky_"):
+            raise ValueError(
+                "warm_start needs positive definite covariances_, got one that is singular. Add to "
+                "its diagonal, or set warm_start=False to start anew."
+            ) from error
         # thin covariances may be singular once they are rounded to float32; their factors are not
         factors = (
             estimator._tensors("precisions_cholesky_", covariance_type.base)[2]

@@ -127,6 +127,22 @@ def test_a_warm_start_begins_with_given_parameters():
     assert cold.means_[0] == pytest.approx(-4, abs=0.2)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # 30 steps are few
+@pytest.mark.parametrize("cls", [SemidiscreteGMM, SlicedWassersteinGMM])
+def test_a_warm_start_of_the_others_does_too(cls, rng):
+    X = np.concatenate([rng.normal(c, 0.5, size=(40, 2)) for c in (-4, 4)])
+    given = [0.5, 0.5], [[4.0, 4.0], [-4.0, -4.0]], [0.25, 0.25], "spherical"
+    options = {SemidiscreteGMM: {"n_nodes": 64}, SlicedWassersteinGMM: {"max_iter": 30}}[cls]
+    mixture = cls.from_parameters(*given, warm_start=True, random_state=0, tol=0.1, **options)
+    assert mixture.fit(X).means_[0, 0] == pytest.approx(4, abs=0.3)
+
+
+def test_a_warm_start_needs_a_density():
+    line = [1.0], [[0.0, 0.0]], [[[1.0, 1.0], [1.0, 1.0]]], "full"
+    with pytest.raises(ValueError, match="warm_start needs positive definite covariances_"):
+        Mixture.from_parameters(*line, warm_start=True).fit(np.eye(2))
+
+
 def test_singular_covariances_are_taken_as_elsewhere():
     line = Mixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 1.0], [1.0, 1.0]]], random_state=0)
     X, _ = line.sample(5)
