@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from simulated_device import NAME, counting, simulated_device
+from sklearn.exceptions import ConvergenceWarning
 
 import skgmmot
 from skgmmot import metrics, nn
@@ -295,6 +296,63 @@ def test_regressions_are_those_of_the_cpu(covariance_type, dtype):
         return mean, deviation, *rest, part, regressor.sample_y(X, 2, random_state=0)
 
     assert_as_on_the_cpu(work, dtype)
+
+
+# --- counts --------------------------------------------------------------------------------------
+
+
+def counts_of_a_fit(max_iter, n=2000, K=4, **options):
+    """Counts of a fit of so many iterations, on the device."""
+    X = On(NAME, F64).samples(n)
+    model = skgmmot.DifferentiableGaussianMixture(
+        K, max_iter=max_iter, tol=0, random_state=0, **options
+    )
+    with counting() as counts, pytest.warns(ConvergenceWarning):
+        model.fit(X)
+    return counts
+
+
+def per_iteration(**options):
+    """What one more iteration adds to the counts of a fit."""
+    counts_of_a_fit(1, **options)  # what is kept from fit to fit
+    few, many = (counts_of_a_fit(n_iter, **options).totals() for n_iter in (8, 18))
+    return {name: (many[name] - few[name]) / 10 for name in few}
+
+
+@each_type
+def test_an_iteration_moves_nothing_and_waits_once_in_as_many_kernels_for_any_n_and_k(
+    covariance_type,
+):
+    options = {"covariance_type": covariance_type, "init_params": "random_from_data"}
+    found = per_iteration(**options)
+    assert found["to_host"] == found["to_device"] == 0
+    assert found["synchronisations"] == 1
+    assert found["kernels"] <= 100
+    for n, K in ((4000, 4), (2000, 9)):
+        assert per_iteration(n=n, K=K, **options) == found
+
+
+def test_an_accelerated_iteration_waits_a_few_times():
+    found = per_iteration(acceleration="squarem", init_params="random_from_data")
+    assert found["to_host"] == found["to_device"] == 0
+    assert found["synchronisations"] <= 3
+
+
+def test_few_samples_wait_once_an_iteration_too():
+    found = per_iteration(n=50, K=2, init_params="random_from_data")
+    assert (found["to_host"], found["to_device"], found["synchronisations"]) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_a_collapsing_fit_raises_on_the_device_as_on_the_cpu(covariance_type):
+    X = torch.ones(20, 2, dtype=F64)
+    X[:10, 0] = 0
+    for device in ("cpu", NAME):
+        model = skgmmot.DifferentiableGaussianMixture(
+            2, covariance_type=covariance_type, reg_covar=0.0, random_state=0
+        )
+        with pytest.raises(ValueError, match="ill-defined empirical covariance"):
+            model.fit(X.to(device))
 
 
 # --- distances and maps --------------------------------------------------------------------------

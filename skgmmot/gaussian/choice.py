@@ -32,6 +32,7 @@ def fastest_e_step(
     n_samples: float,
     dtype: torch.dtype,
     origin: Tensor | None = None,
+    largest: float | None = None,
 ) -> EStep:
     """Choose the fastest E-step that is accurate for a mixture and so many samples.
 
@@ -46,6 +47,8 @@ def fastest_e_step(
     origin : Tensor of shape (d,), default=None
         What the mixture is relative to, on the device and in the dtype of the samples. None is
         zero; products then take an origin of their own, in the middle of the mixture.
+    largest : float, default=None
+        The `cancellation` of the mixture about its origin, if it has been read already.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def fastest_e_step(
     if is_small(mixture, n_samples):
         return DefinitionEStep(mixture, origin)
     about, centre = (mixture, origin) if origin is not None else about_middle(mixture, dtype)
-    accurate = accurate_dtype(about, dtype)
+    accurate = accurate_dtype(about, dtype, largest)
     if accurate is None:
         return DefinitionEStep(mixture, origin)
     covariance_type = mixture.covariance_type
@@ -143,7 +146,7 @@ def about_middle(mixture: PreparedMixture, dtype: torch.dtype) -> tuple[Prepared
     return mixture._replace(means=mixture.means - origin.double()), origin
 
 
-def cancellation(mixture: PreparedMixture) -> float:
+def cancellation(mixture: PreparedMixture) -> Tensor:
     r"""Return the size of the terms that cancel where matrix products give log-densities.
 
     Near the centre of component k these are ``m_i Lambda_ij m_j`` of its precision. Their rounding
@@ -158,14 +161,16 @@ def cancellation(mixture: PreparedMixture) -> float:
 
     Returns
     -------
-    float
+    Tensor of shape ()
         The size, which times eps is about the rounding error of a log-density.
     """
     diagonals = mixture.covariance_type.precision_diagonals(mixture.factors)
-    return float((mixture.means.square() * diagonals).sum(-1).max())
+    return (mixture.means.square() * diagonals).sum(-1).max()
 
 
-def accurate_dtype(mixture: PreparedMixture, dtype: torch.dtype) -> torch.dtype | None:
+def accurate_dtype(
+    mixture: PreparedMixture, dtype: torch.dtype, largest: float | None = None
+) -> torch.dtype | None:
     """Return the fastest dtype in which products keep enough digits.
 
     Parameters
@@ -174,13 +179,15 @@ def accurate_dtype(mixture: PreparedMixture, dtype: torch.dtype) -> torch.dtype 
         A mixture about the origin, in float64.
     dtype : torch.dtype
         That of the samples.
+    largest : float, default=None
+        The mixture's `cancellation`, if it has been read already.
 
     Returns
     -------
     torch.dtype or None
         That of the samples, float64, or None: only the definition is accurate enough.
     """
-    largest = cancellation(mixture)
+    largest = float(cancellation(mixture)) if largest is None else largest
     for candidate in (dtype, torch.float64):
         if largest * torch.finfo(candidate).eps < MAX_ROUNDING_ERROR[candidate]:
             return candidate

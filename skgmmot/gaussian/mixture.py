@@ -157,6 +157,20 @@ class GaussianMixtureParams(TypedTensors):
             weights, means, covariance_type.precision_factor(covariances), covariance_type
         )
 
+    def unchecked(self) -> tuple["PreparedMixture", Tensor]:
+        """Factor the covariances like `prepare`, without waiting for the device.
+
+        Returns
+        -------
+        PreparedMixture
+            The mixture with its factors.
+        finite : Tensor of shape ()
+            A number for `check_positive`, which raises the error.
+        """
+        weights, means, covariances = base = self.in_base()
+        factors, finite = base.covariance_type.unchecked_precision_factor(covariances)
+        return PreparedMixture.of(weights, means, factors, base.covariance_type), finite
+
 
 def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> GaussianMixtureParams:
     """Return the mixture of mixtures, ``sum_j weights_j mu_j``.

@@ -2,15 +2,17 @@
 
 import copy
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.step import m_step
 from skgmmot.fitting.samples import Samples
-from skgmmot.gaussian.choice import fastest_e_step, feature_e_step
+from skgmmot.gaussian.choice import cancellation, fastest_e_step, feature_e_step
+from skgmmot.gaussian.covariance.base import check_positive
 from skgmmot.gaussian.evaluators import EStep, FeatureEStep
-from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.gaussian.statistics import Statistics
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS
 
@@ -34,7 +36,7 @@ class EM:
         self.samples, self.origin = samples, origin
         self.reg_covar, self.fixed_weights = reg_covar, fixed_weights
         self.dtype = samples.dtype  # of the products
-        self._last = None
+        self._last, self._next = None, None
         self._total_scatter = None
 
     @property
@@ -55,7 +57,20 @@ class EM:
     def __call__(self, theta: GaussianMixtureParams) -> tuple[GaussianMixtureParams, float]:
         statistics = self.statistics(theta)
         theta_next = m_step(theta, statistics, self.reg_covar, fixed_weights=self.fixed_weights)
-        return theta_next, float(statistics.log_likelihood) / self.total
+        return theta_next, self._read(statistics.log_likelihood, theta_next) / self.total
+
+    def _read(self, log_likelihood: Tensor, theta_next: GaussianMixtureParams) -> float:
+        """The log-likelihood on the host.
+
+        Reading from another device waits for it. There all that the next iteration must know of its
+        mixture is read at the same time.
+        """
+        if log_likelihood.device.type == "cpu":
+            return float(log_likelihood)
+        mixture, finite = theta_next.unchecked()
+        found = torch.stack([log_likelihood, finite, cancellation(mixture)]).tolist()
+        self._next = _Next(theta_next, mixture, *found[1:])
+        return found[0]
 
     @contextmanager
     def at_work(self):
@@ -92,10 +107,17 @@ class EM:
 
         The last one is kept: a derivative is often taken where an iteration has just been.
         """
-        if self._last is None or not _same(self._last[0], theta):
+        if not self._is_last(theta):
             step = self.fastest(theta)
             self._last = theta, step, self.sums(step)
         return self._last[1:]
+
+    def _is_last(self, theta) -> bool:
+        """Whether the last E-step was of this mixture; the next one is not compared with it."""
+        if self._last is None or self._last[0] is theta:
+            return self._last is not None
+        made = self._next is not None and self._next.theta is theta
+        return not made and all(map(torch.equal, self._last[0], theta))
 
     def sums(self, step: EStep) -> Statistics:
         """The sums of an E-step over all samples."""
@@ -104,7 +126,11 @@ class EM:
 
     def fastest(self, theta: GaussianMixtureParams) -> EStep:
         """The fastest E-step that is accurate; no block factors a covariance again."""
-        return fastest_e_step(theta, self.samples.n_samples, self.dtype, self.origin)
+        largest = None
+        if self._next is not None and self._next.theta is theta:
+            _, theta, finite, largest = self._next
+            check_positive(finite)
+        return fastest_e_step(theta, self.samples.n_samples, self.dtype, self.origin, largest)
 
     def overlap(self, theta) -> Tensor:
         """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""
@@ -115,6 +141,15 @@ class EM:
         if self._total_scatter is None:
             (self._total_scatter,) = self.samples.sum(_TotalScatter(self.origin))
         return self._total_scatter
+
+
+class _Next(NamedTuple):
+    """The mixture of the next iteration, and what the host must know of it."""
+
+    theta: GaussianMixtureParams
+    prepared: PreparedMixture
+    finite: float
+    largest: float
 
 
 class _Overlap:
@@ -141,8 +176,3 @@ class _TotalScatter:
         x = X.double() - self.origin
         weighted = x if sample_weight is None else x * sample_weight.unsqueeze(1)
         return ((weighted.mT @ x).unsqueeze(0),)
-
-
-def _same(theta: GaussianMixtureParams, other: GaussianMixtureParams) -> bool:
-    """Whether two mixtures are equal."""
-    return theta is other or all(map(torch.equal, theta, other))

@@ -77,15 +77,17 @@ def counted_mass(mass: Tensor) -> tuple[Tensor, Tensor | None]:
         As in scikit-learn, ten epsilons more than it is; but exactly zero where it is nothing
         beside the rounding of the total. Its derivative is one everywhere.
     alive : Tensor of shape (K,) or None
-        Where it is not zero; None if that is everywhere.
+        Where it is not zero; on the CPU, None if that is everywhere. On other devices that is not
+        asked, since the host would wait for the answer.
     """
-    constant = mass.detach()
-    numbers = constant.tolist()
-    least = torch.finfo(torch.float64).eps * sum(numbers)
+    constant, eps = mass.detach(), torch.finfo(torch.float64).eps
     counted = mass + 10 * torch.finfo(mass.dtype).eps
-    if not min(numbers) <= least:
-        return counted, None
-    alive = constant > least
+    if mass.device.type == "cpu":
+        numbers = constant.tolist()
+        if not min(numbers) <= eps * sum(numbers):
+            return counted, None
+    # (not >: what is not a number stays so)
+    alive = ~(constant <= eps * constant.sum())
     return torch.where(alive, counted, mass - constant), alive
 
 

@@ -178,6 +178,23 @@ def _pulled_back(outputs: Tensor, inputs: list[Tensor], cotangents: Tensor) -> l
     return [t.reshape(*cotangents.shape[:axes], *t.shape[1:]) for t in stacked]
 
 
+def check_positive(finite: float) -> None:
+    """Raise if the number that `ElementaryType.unchecked_precision_factor` returns is not finite.
+
+    Parameters
+    ----------
+    finite : float
+        The number.
+
+    Raises
+    ------
+    ValueError
+        If a covariance is not positive definite.
+    """
+    if not math.isfinite(finite):
+        raise ValueError(ILL_DEFINED)
+
+
 class ElementaryType(CovarianceType):
     """A covariance type with an arithmetic of its own: matrices or variances as they are.
 
@@ -221,6 +238,15 @@ class ElementaryType(CovarianceType):
 
     def precision_factor(self, covariances: Tensor) -> Tensor:
         """``P`` with ``P @ P.T = covariances^{-1}``; ValueError if they are not positive."""
+        factors, finite = self.unchecked_precision_factor(covariances)
+        check_positive(float(finite))
+        return factors
+
+    def unchecked_precision_factor(self, covariances: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with a number ``()`` in place of the error: see `check_positive`.
+
+        The host need not wait for the device here.
+        """
         raise NotImplementedError
 
     def precisions(self, factors: Tensor) -> Tensor:

@@ -17,6 +17,12 @@ from skgmmot.numerics.linalg import (
 )
 
 
+def _inverse_transpose(factors: Tensor) -> Tensor:
+    """``L^{-T}`` of triangular matrices."""
+    identity = torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
+    return torch.linalg.solve_triangular(factors, identity, upper=False).mT
+
+
 class _Matrix(ElementaryType):
     """What types with ``d x d`` matrices share."""
 
@@ -44,14 +50,19 @@ class _Matrix(ElementaryType):
         first = factors[..., :n, :n]
         return torch.linalg.solve_triangular(first, half, upper=False, left=False), left
 
+    # What is not finite anywhere in a matrix is not finite in the pivots after it; entries of a
+    # factor are no larger than standard deviations, so that their sum does not overflow.
+
     def precision_factor(self, covariances):
         factors, failed = torch.linalg.cholesky_ex(covariances)
-        # what is not finite anywhere in a matrix is not finite in the pivots after it; entries are
-        # no larger than standard deviations, so that their sum does not overflow
         if any(failed.flatten().tolist()) or not math.isfinite(float(factors.detach().sum())):
-            raise ValueError(ILL_DEFINED)
-        identity = torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
-        return torch.linalg.solve_triangular(factors, identity, upper=False).mT
+            raise ValueError(ILL_DEFINED)  # on a CPU, two looks are faster than one sum
+        return _inverse_transpose(factors)
+
+    def unchecked_precision_factor(self, covariances):
+        factors, failed = torch.linalg.cholesky_ex(covariances)
+        finite = factors.detach().sum() / (failed == 0).all()
+        return _inverse_transpose(factors), finite
 
     def precisions(self, factors):
         return product(factors, factors.mT)

@@ -2,7 +2,7 @@
 
 import torch
 
-from skgmmot.gaussian.covariance.base import ILL_DEFINED, ElementaryType
+from skgmmot.gaussian.covariance.base import ElementaryType
 from skgmmot.numerics.linalg import safe_sqrt
 
 
@@ -23,10 +23,10 @@ class _Axis(ElementaryType):
     def regression(self, covariances, given, others):
         return None, self.marginal(covariances, others)
 
-    def precision_factor(self, covariances):
-        if not (torch.isfinite(covariances) & (covariances > 0)).all():
-            raise ValueError(ILL_DEFINED)
-        return covariances.rsqrt()
+    def unchecked_precision_factor(self, covariances):
+        factors = covariances.rsqrt()
+        # an infinite variance alone has a finite factor, zero
+        return factors, factors.detach().sum() + 0 * covariances.detach().amax()
 
     def precisions(self, factors):
         return factors.square()

@@ -10,7 +10,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.base import CovarianceType
+from skgmmot.gaussian.covariance.base import CovarianceType, check_positive
 from skgmmot.gaussian.covariance.registry import (
     COVARIANCE_TYPES,
     DIAG,
@@ -262,6 +262,16 @@ def test_covariances_that_are_not_positive_are_refused(bad, name, mixture):
     storage[-1] = torch.full_like(storage[-1], bad)
     with pytest.raises(ValueError, match=ILL_DEFINED):
         COVARIANCE_TYPES[name].precision_factor(storage)
+    _, finite = COVARIANCE_TYPES[name].unchecked_precision_factor(storage)
+    with pytest.raises(ValueError, match=ILL_DEFINED):
+        check_positive(float(finite))
+
+
+def test_covariances_are_factored_without_the_check_alike(name, mixture):
+    factors, finite = COVARIANCE_TYPES[name].unchecked_precision_factor(mixture.covariances)
+    assert torch.equal(factors, COVARIANCE_TYPES[name].precision_factor(mixture.covariances))
+    assert finite.shape == ()
+    check_positive(float(finite))
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def is_small(step: FeatureEStep) -> bool:
     """
     n_numbers = sum(t.numel() for t in step.theta[:3])
     few = step.coefficients.numel() <= SMALL and n_numbers <= SMALL_MATRIX
-    return few and cancellation(step.theta) <= SMALL_CANCELLATION
+    return few and float(cancellation(step.theta)) <= SMALL_CANCELLATION
 
 
 class FeatureCovariance:
