@@ -391,3 +391,11 @@ def weights_as_given(sample_weight, X: Tensor) -> Tensor:
             "Use 0 for samples to leave out."
         )
     return weights
+
+
+def total_weight(sample_weight, n_samples: int) -> int | float:
+    """The sum of samples' weights as the user gave them; their number if none are given."""
+    if sample_weight is None:
+        return n_samples
+    weights = as_tensor(sample_weight, dtype=torch.float64).detach().expand(n_samples)
+    return float(weights.sum())

@@ -414,10 +414,7 @@ class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
             check_is_fitted(self)
             return self._sums(reader)
         score = self.score(X, sample_weight=sample_weight)
-        n_samples = len(X)
-        if sample_weight is not None:
-            weights = arrays.as_tensor(sample_weight, dtype=torch.float64)
-            n_samples = float(weights.detach().expand(n_samples).sum())
+        n_samples = arrays.total_weight(sample_weight, len(X))
         return score * n_samples, n_samples
 
     def bic(self, X, sample_weight=None):

@@ -13,8 +13,9 @@ from sklearn.utils.validation import check_is_fitted
 from skgmmot._inputs import arrays, places
 from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
-from skgmmot.estimators.mixtures._fit import Fit, FittedMixture, check_enough
+from skgmmot.estimators.mixtures._fit import Fit, check_enough
 from skgmmot.estimators.mixtures._inference import MaximumLikelihood
+from skgmmot.estimators.mixtures._partial_fit import STATE, FittedByBlocks
 from skgmmot.fitting.em.e_steps import E_STEPS, Gradient
 from skgmmot.fitting.em.entropic import balance_gap_bound
 from skgmmot.fitting.em.fit import fit_from_starts, measured
@@ -37,7 +38,7 @@ EMPTY = (
 )
 
 
-class DifferentiableGaussianMixture(MaximumLikelihood, FittedMixture):
+class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
     """Gaussian mixture fitted by EM in torch, differentiable with respect to the data.
 
     A drop-in replacement for `sklearn.mixture.GaussianMixture`: the same parameters, attributes and
@@ -104,6 +105,10 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedMixture):
     fixed_weights : bool, default=False
         Whether the weights stay ``weights_init``, or uniform: responsibilities use them and EM
         leaves them.
+    partial_fit_decay : float, default=0.6
+        How `partial_fit` averages: its block t enters with the step
+        ``(t + 2) ** -partial_fit_decay``. Above 0.5, where it follows the latest blocks, and at
+        most 1, where all count alike.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -121,12 +126,14 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedMixture):
     precisions_cholesky_ : array or Tensor
         Factors ``P`` of the precisions, ``P @ P.T``, in the same shape.
     converged_ : bool
-        Whether the best fit converged.
+        Whether the best fit converged; False after `partial_fit`.
     n_iter_ : int
-        Iterations of the best fit, each one pass over the data.
+        Iterations of the best fit, each one pass over the data; each block of `partial_fit` after
+        it adds one.
     lower_bound_ : float
         Mean log-likelihood of the best fit, before its last M-step; for ``e_step='sinkhorn'``,
-        minus the balanced transport cost, which bounds it from below.
+        minus the balanced transport cost, which bounds it from below. After `partial_fit`, the
+        running average over the blocks, each before its own step.
     lower_bounds_ : list of float
         The same after each of its iterations (extrapolations that were dropped left out).
     entropic_ot_gap_ : float
@@ -140,6 +147,11 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedMixture):
         (``adjoint``, with its residual, spectral radius and the error of one_step).
     n_features_in_ : int
         Number of features d.
+    n_samples_seen_ : int or float
+        Number of samples so far, the sum of their weights if they have any: of the fit, or of
+        `partial_fit` and what came before it.
+    n_steps_ : int
+        After `partial_fit`: number of blocks so far; a fit before them counts as one.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if ``X`` had any.
 
@@ -198,6 +210,7 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedMixture):
         "gradient": [StrOptions(set(STRATEGIES))],
         "gradient_tol": [Interval(Real, 0.0, None, closed="neither")],
         "fixed_weights": ["boolean"],
+        "partial_fit_decay": [Interval(Real, 0.5, 1.0, closed="right")],
         "device": [str, torch.device, None],
     }
 
@@ -223,6 +236,7 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedMixture):
         gradient="implicit",
         gradient_tol=1e-6,
         fixed_weights=False,
+        partial_fit_decay=0.6,
         device=None,
     ):
         self.n_components = n_components
@@ -244,6 +258,7 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedMixture):
         self.gradient = gradient
         self.gradient_tol = gradient_tol
         self.fixed_weights = fixed_weights
+        self.partial_fit_decay = partial_fit_decay
         self.device = device
 
     def fit(self, X, y=None, sample_weight=None):
@@ -298,10 +313,13 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedMixture):
         """As for all, in memory; elsewhere samples that hold their weights, None and the kind."""
         found = places.out_of_core(self, X, sample_weight, reset=first)
         if found is None:
-            return super()._validated(X, sample_weight, first=first)
+            X, a, kind = super()._validated(X, sample_weight, first=first)
+            self.n_samples_seen_ = arrays.total_weight(sample_weight, len(X))
+            return X, a, kind
         samples, kind = found
         if first:
             check_enough(samples.facts.n_positive, self.n_components)
+        self.n_samples_seen_ = samples.facts.total * samples.facts.largest_weight
         return samples, None, kind
 
     def _fit_to(self, X, sample_weight, kind):
@@ -464,7 +482,7 @@ class _Fit(Fit):
     def show(self, solution):
         """Set the estimator's attributes; those that only some fits have go."""
         e = self.estimator
-        for name in ("solution_", "entropic_ot_gap_"):
+        for name in ("solution_", "entropic_ot_gap_", *STATE):
             vars(e).pop(name, None)
         value = solution.value.translated(self.origin)
         e._set_parameters(value, self.em.samples.dtype, self.kind)

@@ -231,6 +231,7 @@ def saved_estimators():
     mixtures = [DifferentiableGaussianMixture(2, random_state=0).fit(Y) for Y in (X, X + 3)]
     return X, {
         "mixture": mixtures[0],
+        "blocks": DifferentiableGaussianMixture(2).partial_fit(X).partial_fit(X),
         "sliced": SlicedWassersteinGMM(2, max_iter=3, random_state=0).fit(X),
         "semidiscrete": SemidiscreteGMM(2, n_nodes=64, max_iter=3, random_state=0).fit(X),
         "quantizer": WassersteinQuantizer(2, max_iter=2, random_state=0).fit(X),
