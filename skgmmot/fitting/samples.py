@@ -1,5 +1,6 @@
 """Where samples live, seen as sums over all of them: in memory, in blocks shared by threads."""
 
+import hashlib
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -41,8 +42,73 @@ class Samples(Protocol):
     def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
         """Add the values of all blocks, in the order of the samples."""
 
+    def fingerprint(self) -> dict:
+        """What tells them from other samples: their shape, dtype, and digests of some of them."""
+
     def at_work(self) -> AbstractContextManager:
         """A context in which several passes over the samples cost less to begin."""
+
+
+#: Samples that a fingerprint looks at, evenly spread.
+N_LOOKED_AT = 1024
+
+
+def positions_looked_at(n_samples: int) -> Tensor:
+    """The samples that a fingerprint looks at: evenly spread, the first and the last among them.
+
+    Parameters
+    ----------
+    n_samples : int
+        Number of samples n.
+
+    Returns
+    -------
+    Tensor of int64
+        Their positions, in order.
+    """
+    size = min(n_samples, N_LOOKED_AT)
+    return torch.arange(size) * (n_samples - 1) // max(size - 1, 1)
+
+
+def fingerprint(n_samples: int, some: Tensor, some_weights: Tensor | None) -> dict:
+    """Describe samples by some of them.
+
+    Parameters
+    ----------
+    n_samples : int
+        Number of all samples n.
+    some : Tensor of shape (m, d)
+        Those at `positions_looked_at`.
+    some_weights : Tensor of shape (m,) or None
+        Their weights.
+
+    Returns
+    -------
+    dict
+        Of plain values, which are equal for equal samples, wherever they live.
+    """
+    return {
+        "shape": [n_samples, some.shape[1]],
+        "dtype": str(some.dtype).removeprefix("torch."),
+        "samples": digest(some),
+        "sample_weight": None if some_weights is None else digest(some_weights),
+    }
+
+
+def digest(tensor: Tensor) -> str:
+    """Compute a digest of the numbers of a tensor.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        The numbers.
+
+    Returns
+    -------
+    str
+        Hexadecimal digits, others for other numbers.
+    """
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 class InMemory:
@@ -69,6 +135,12 @@ class InMemory:
         """Some samples, and their weights."""
         a = self.sample_weight
         return self.X[rows], None if a is None else a[rows]
+
+    def fingerprint(self) -> dict:
+        """What tells them from other samples."""
+        return fingerprint(
+            self.n_samples, *self[positions_looked_at(self.n_samples).to(self.device)]
+        )
 
     @contextmanager
     def at_work(self):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.numerics.fixed_point import Solution
+from skgmmot.numerics.fixed_point import Journal, Solution
 from skgmmot.numerics.minimise import EPOCH, N_HALVINGS, lbfgs, minimise, rmsprop
 from skgmmot.transport.sliced.directions import ascend, directions
 from skgmmot.transport.sliced.distance import (
@@ -183,6 +183,7 @@ class SlicedObjective:
         self.fixed = self._fixed_directions(generator)
         self.held_out = self._fixed_directions(torch.Generator().manual_seed(HELD_OUT_SEED))
         self.current, self.age = None, 0
+        self._drawn = None  # the generator's state, and the mixture, when `current` was drawn
 
     # --- coordinates ---------------------------------------------------------------------------
 
@@ -203,15 +204,45 @@ class SlicedObjective:
 
     def loss(self, mixture: GaussianMixtureParams) -> Tensor:
         """``mean W_p^p`` over the directions of this step."""
-        if self.age % (1 if self.batch_size else EPOCH) == 0:
-            self.current = None  # free the memory before the next ones are computed
-            size = min(self.batch_size or MAX_PROJECTED, max(1, MAX_PROJECTED // self.n_drawn))
-            self.current = self._slice(*self._batch(size, self.generator), mixture)
+        if self.age % self._period == 0:
+            self._draw(mixture)
         theta, samples = self.current
         n_turns = 1 if self.batch_size else min(EPOCH, max(1, len(theta) // STEP_DIRECTIONS))
         turn = slice(self.age % n_turns, None, n_turns)
         self.age += 1
         return self._mean(mixture, theta[turn], samples.rows(turn))
+
+    @property
+    def _period(self) -> int:
+        """Steps between two draws."""
+        return 1 if self.batch_size else EPOCH
+
+    def _draw(self, mixture: GaussianMixtureParams) -> None:
+        """Draw the directions, and perhaps samples, of the next steps."""
+        self.current = None  # free the memory before the next ones are computed
+        if self.generator is not None:
+            # (a copy: the optimiser moves means in place)
+            self._drawn = self.generator.get_state(), mixture.detach().map(Tensor.clone)
+        size = min(self.batch_size or MAX_PROJECTED, max(1, MAX_PROJECTED // self.n_drawn))
+        self.current = self._slice(*self._batch(size, self.generator), mixture)
+
+    def get_state(self) -> dict:
+        """What the next steps draw and take, for `set_state`; for a generator of its own only."""
+        midway = self.age % self._period and self._drawn
+        return {
+            "age": self.age,
+            "generator": self.generator.get_state().numpy(),
+            "drawn": (self._drawn[0].numpy(), self._drawn[1]) if midway else None,
+        }
+
+    def set_state(self, state: dict) -> None:
+        """Go on from what `get_state` returned, over the same samples."""
+        self.age = state["age"]
+        if state["drawn"] is not None:
+            before, mixture = state["drawn"]
+            self.generator.set_state(torch.from_numpy(before))
+            self._draw(mixture)
+        self.generator.set_state(torch.from_numpy(state["generator"]))
 
     def distance(self, mixture: GaussianMixtureParams) -> float:
         """``(mean W_p^p)^(1 / p)`` over the fixed directions, or a part of them if many."""
@@ -285,6 +316,7 @@ def fit_sliced(
     optimizer: Callable = rmsprop,
     n_halvings: int = N_HALVINGS,
     callback: Callable[[Solution], None] | None = None,
+    journal: Journal | None = None,
 ) -> Solution:
     """Fit a mixture by minimising the sliced distance with a first-order optimiser.
 
@@ -303,6 +335,8 @@ def fit_sliced(
         Length of the first steps, in units of the samples.
     optimizer, n_halvings, callback : callable, int, callable
         As in `skgmmot.numerics.minimise.minimise`.
+    journal : Journal, default=None
+        As there; the state of the objective is to be kept beside it.
 
     Returns
     -------
@@ -325,6 +359,7 @@ def fit_sliced(
         late=(0,) if hold_weights else (),
         n_halvings=n_halvings,
         callback=None if callback is None else lambda s: callback(decoded(s)),
+        journal=journal,
     )
     return decoded(solution)
 

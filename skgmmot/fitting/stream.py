@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmmot.fitting.samples import BlockSum, InMemory, Samples
+from skgmmot.fitting.samples import (
+    BlockSum,
+    InMemory,
+    Samples,
+    digest,
+    fingerprint,
+    positions_looked_at,
+)
 from skgmmot.numerics.blocks import Workers, add, weighted_sum, workers
 
 #: Some rows ``(b, d)``, float32 or float64, and their weights ``(b,)`` in float64, as given.
@@ -274,6 +281,21 @@ class Stream:
         X = torch.cat([part for part, _ in parts])
         weighted = parts[0][1] is not None
         return X, self._scaled(torch.cat([a for _, a in parts])) if weighted else None
+
+    def fingerprint(self) -> dict:
+        """What tells them from other samples, and from the same ones in other blocks."""
+        positions, before = positions_looked_at(self.n_samples), 0
+        parts, lengths = [], []
+        for X, weights in self.read():
+            within = (positions >= before) & (positions < before + len(X))
+            here = (positions[within] - before).to(X.device)
+            parts.append((X[here], None if weights is None else weights[here]))
+            lengths.append(len(X))
+            before += len(X)
+        X = torch.cat([part for part, _ in parts])
+        a = None if parts[0][1] is None else self._scaled(torch.cat([a for _, a in parts]))
+        found = fingerprint(self.n_samples, X, a)
+        return found | {"lengths of blocks": digest(torch.tensor(lengths))}
 
     def _scaled(self, weights):
         return scaled(weights, self.facts.largest_weight, self.dtype)

@@ -6,7 +6,7 @@ registered class. A *step* maps ``theta`` to ``(F(theta), objective)``.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,27 @@ class Solution(NamedTuple):
     one."""
 
 
+class LoopState(NamedTuple):
+    """All that `iterate` needs to go on after a step, bit for bit."""
+
+    solution: Solution
+    """The solution so far, with its objectives."""
+    proposed: bool
+    """Whether the last step was from an extrapolation."""
+    accelerator: dict
+    """The state of the accelerator before it was told of the last step; empty if there is none."""
+
+
+class Journal(Protocol):
+    """Where a loop leaves its state after each step, and finds one to go on from."""
+
+    loop: tuple | None
+    """The state to go on from; None begins."""
+
+    def step(self, loop: tuple) -> None:
+        """Keep a state, which never changes."""
+
+
 def iterate(
     step: Callable[[Point], tuple[Point, float]],
     theta0: Point,
@@ -52,6 +73,7 @@ def iterate(
     objective: float = -math.inf,
     accelerator: "Squarem | None" = None,
     callback: Callable[[Solution], None] | None = None,
+    journal: Journal | None = None,
 ) -> Solution:
     """Iterate ``theta = F(theta)`` until the objective changes by less than ``tol``.
 
@@ -72,7 +94,11 @@ def iterate(
         Extrapolates from the last points. A proposal that lowers the objective is rejected, at
         the cost of its step, and the plain iteration goes on; None is the plain iteration.
     callback : callable, default=None
-        Called with the `Solution` so far after each step that is not rejected.
+        Called with the `Solution` so far after each step that is not rejected, and once with all
+        its objectives where the loop goes on from an earlier state.
+    journal : Journal, default=None
+        Where the `LoopState` after such a step is kept, and one to go on from is found; None
+        keeps nothing.
 
     Returns
     -------
@@ -82,7 +108,14 @@ def iterate(
     solution = Solution(theta0, theta0, objective, (), 0, False, math.inf)
     objectives: list[float] = []
     proposal = None
-    for n_iter in range(1, max_iter + 1):
+    if journal is not None and journal.loop is not None:
+        solution, proposal = _found(journal.loop, accelerator)
+        objectives = list(solution.objectives)
+        if callback is not None:
+            callback(solution)
+        if solution.converged:
+            return solution
+    for n_iter in range(solution.n_iter + 1, max_iter + 1):
         point = solution.value if proposal is None else proposal
         try:
             theta, value = step(point)
@@ -100,11 +133,24 @@ def iterate(
         solution = Solution(theta, point, value, (), n_iter, converged, change)
         if callback is not None:
             callback(solution)
+        if journal is not None:
+            so_far = solution._replace(objectives=tuple(objectives))
+            state = {} if accelerator is None else accelerator.state()
+            journal.step(LoopState(so_far, proposal is not None, state))
         if converged:
             break
         if accelerator is not None:
             proposal = accelerator.propose(point, theta, proposal is not None)
     return solution._replace(objectives=tuple(objectives))
+
+
+def _found(state: LoopState, accelerator: "Squarem | None") -> tuple[Solution, Point | None]:
+    """A solution to go on from, and what the accelerator proposes there."""
+    solution = state.solution
+    if accelerator is None or solution.converged:
+        return solution, None
+    accelerator.restore(state.accelerator)
+    return solution, accelerator.propose(solution.previous, solution.value, state.proposed)
 
 
 class Squarem:
@@ -181,6 +227,15 @@ class Squarem:
         """Record that the last proposal was rejected."""
         self.visited = []
         self.longest = max(2.0, self.length / 4)
+
+    def state(self) -> dict:
+        """What it has seen so far, for `restore`."""
+        return {"visited": list(self.visited), "length": self.length, "longest": self.longest}
+
+    def restore(self, state: dict) -> None:
+        """Go on from what `state` returned."""
+        self.visited = list(state["visited"])
+        self.length, self.longest = state["length"], state["longest"]
 
 
 #: What may extrapolate the iterations, by name.

@@ -5,16 +5,18 @@ evaluated after each. After two epochs without progress it goes back to the best
 halves the learning rate, until halving no longer helps.
 """
 
+import copy
 import functools
 import math
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from skgmmot.numerics.fixed_point import Point, Solution
+from skgmmot.numerics.fixed_point import Journal, Point, Solution
 
 #: Steps of an epoch: few, so that the objective is seen often, but enough for it to change.
 EPOCH = 10
@@ -92,6 +94,23 @@ def lbfgs(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimiz
 OPTIMIZERS = {"rmsprop": rmsprop, "adam": adam}
 
 
+class DescentState(NamedTuple):
+    """All that `minimise` needs to go on after an epoch, bit for bit."""
+
+    best: Solution
+    """The best point so far, with the objectives of all epochs."""
+    leaves: tuple[Tensor, ...]
+    """Where the descent is."""
+    optimizer: dict
+    """The state of its optimiser."""
+    stage: int
+    """Its stage."""
+    idle: int
+    """Epochs in a row without progress."""
+    reference: float
+    """The objective that progress is measured against."""
+
+
 def minimise(
     loss: Callable[[Point], Tensor],
     theta0: Point,
@@ -104,6 +123,7 @@ def minimise(
     late: tuple[int, ...] = (),
     n_halvings: int = N_HALVINGS,
     callback: Callable[[Solution], None] | None = None,
+    journal: Journal | None = None,
 ) -> Solution:
     """Minimise a differentiable function by a first-order optimiser with learning rate halving.
 
@@ -131,7 +151,11 @@ def minimise(
     n_halvings : int, default=5
         Halvings of the learning rate.
     callback : callable, default=None
-        Called with the `Solution` so far after each epoch.
+        Called with the `Solution` so far after each epoch, and where the descent goes on from an
+        earlier state.
+    journal : Journal, default=None
+        Where the `DescentState` after each epoch is kept, and one to go on from is found; None
+        keeps nothing. What random numbers the loss draws is not in it.
 
     Returns
     -------
@@ -148,12 +172,21 @@ def minimise(
     leaves = [t.detach().clone().requires_grad_() for t in theta0]
     with _environment_kept():
         descent = optimizer(leaves, learning_rate)
-    values = [_value(objective, leaves)]
-    best = Solution(_constant(leaves), tuple(theta0), values[0], (), 0, False, math.inf)
     # Stages: without the late leaves, with all of them, and one after each halving.
-    stage, last = 0 if late else 1, 1 + n_halvings
-    idle, reference = 0, values[0]
-    for n_iter in range(1, max_iter + 1):
+    last = 1 + n_halvings
+    if journal is None or journal.loop is None:
+        values = [_value(objective, leaves)]
+        best = Solution(_constant(leaves), tuple(theta0), values[0], (), 0, False, math.inf)
+        stage, idle, reference = 0 if late else 1, 0, values[0]
+    else:
+        best, found, state, stage, idle, reference = journal.loop
+        _restore(descent, leaves, found, state)
+        values = list(best.objectives)
+        if callback is not None:
+            callback(best)
+        if best.converged:
+            return best
+    for n_iter in range(best.n_iter + 1, max_iter + 1):
         descent.step(functools.partial(_backward, loss, leaves, () if stage else late))
         finite = all(torch.isfinite(leaf).all() for leaf in leaves)
         if finite and n_iter % EPOCH and n_iter < max_iter:
@@ -171,6 +204,10 @@ def minimise(
         best = best._replace(n_iter=n_iter, converged=stage > last, change=change)
         if callback is not None:
             callback(best._replace(objectives=tuple(values)))
+        if journal is not None:
+            so_far, state = best._replace(objectives=tuple(values)), descent.state_dict()
+            here = _constant(leaves), copy.deepcopy(state)
+            journal.step(DescentState(so_far, *here, stage, idle, reference))
         if best.converged:
             break
     return best._replace(objectives=tuple(values))
@@ -210,6 +247,14 @@ def _backward(loss, leaves, held) -> Tensor:
     for i, (leaf, gradient) in enumerate(zip(leaves, gradients, strict=True)):
         leaf.grad = None if i in held else gradient
     return value
+
+
+def _restore(descent, leaves, found, state) -> None:
+    """Bring a descent to where one was."""
+    with torch.no_grad():
+        for leaf, value in zip(leaves, found, strict=True):
+            leaf.copy_(value)
+    descent.load_state_dict(state)
 
 
 def _restart_slower(descent, leaves, best, forget: bool) -> None:

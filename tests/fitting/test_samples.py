@@ -1,9 +1,12 @@
 """Sums over samples in memory."""
 
+import itertools
+import json
+
 import pytest
 import torch
 
-from skgmmot.fitting.samples import InMemory
+from skgmmot.fitting.samples import InMemory, positions_looked_at
 from skgmmot.numerics.blocks import workers
 
 F64 = torch.float64
@@ -59,3 +62,25 @@ def test_what_is_computed_for_each_sample_keeps_their_order(X):
     of_X, of_a = InMemory(X).map(Moments())
     assert torch.equal(of_X, 2 * X)
     assert torch.equal(of_a, X.sum(1))
+
+
+def test_a_fingerprint_tells_samples_apart(X):
+    a = torch.rand(1000, dtype=F64, generator=torch.Generator().manual_seed(1))
+    moved, heavier = X.clone(), a.clone()
+    moved[-1, 0] += 1e-12
+    heavier[-1] += 1e-12
+    each = [(X, None), (X, a), (X.float(), None), (X[1:], None), (moved, None), (X, heavier)]
+    prints = [InMemory(*samples).fingerprint() for samples in each]
+    assert all(prints.count(one) == 1 for one in prints)
+    assert json.loads(json.dumps(prints)) == prints
+    fortran = X.mT.contiguous().mT
+    assert InMemory(fortran, a.clone()).fingerprint() == prints[1]
+
+
+@pytest.mark.parametrize("n", [1, 2, 1023, 1024, 1025, 10**9])
+def test_a_fingerprint_looks_at_samples_from_the_first_to_the_last(n):
+    positions = positions_looked_at(n).tolist()
+    assert (positions[0], positions[-1]) == (0, n - 1)
+    assert len(set(positions)) == len(positions) == min(n, 1024)
+    gaps = {b - a for a, b in itertools.pairwise(positions)}
+    assert not gaps or max(gaps) - min(gaps) <= 1

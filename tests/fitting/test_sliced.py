@@ -209,3 +209,19 @@ def test_whitened_moments_of_samples_are_the_identity_in_any_unit(name):
     assert_close(white.means, whitening.rows(X[:1]))
     for found, expected in zip(whitening.unwhiten(white), theta, strict=True):
         assert_close(found, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"projections": "max"}, {"batch_size": 20}])
+@pytest.mark.parametrize("n_steps", [0, 3, 10, 17])
+def test_steps_go_on_from_any_state_with_the_same_directions(
+    options, n_steps, make_mixture, make_samples
+):
+    mixture, X = make_mixture("full", 3, 2), make_samples(60, 2)
+    problem = objective(X, FULL, **options)
+    for _ in range(n_steps):
+        problem.loss(mixture)
+    state, moved = problem.get_state(), mixture._replace(means=mixture.means + 1)
+    expected = [float(problem.loss(moved)) for _ in range(12)]
+    again = objective(X, FULL, **options)
+    again.set_state(state)
+    assert [float(again.loss(moved)) for _ in range(12)] == expected

@@ -147,3 +147,12 @@ def test_what_a_block_raises_passes_through(X):
     with pytest.raises(OSError, match="the disk is gone"):
         samples.sum(Moments())
     assert samples.pool is None
+
+
+def test_a_fingerprint_is_that_of_memory_and_tells_the_blocks_apart(X, a):
+    expected = InMemory(X, scaled(a, float(a.max()), X.dtype)).fingerprint()
+    prints = [Stream(blocks(X, a, size)).fingerprint() for size in (1, 7, 10**4)]
+    lengths = [found.pop("lengths of blocks") for found in prints]
+    assert prints == [expected] * 3 and len(set(lengths)) == 3
+    plain = Stream(blocks(X, None, 7)).fingerprint()
+    assert plain["sample_weight"] is None and plain["samples"] == expected["samples"]

@@ -74,3 +74,37 @@ def test_an_extrapolation_is_cut_to_the_radius(radius, expected):
     # r = -0.1 and v = 0.01: with a = 4 the jump is from 0.81 to 1 + 2 a r + a^2 v = 0.36
     (proposal,) = squarem.propose((scalar(0.9),), (scalar(0.81),), False)
     assert proposal.item() == pytest.approx(expected)
+
+
+class Journal:
+    """Keeps the states of a loop."""
+
+    def __init__(self, loop=None):
+        self.loop, self.states = loop, []
+
+    def step(self, loop):
+        self.states.append(loop)
+
+
+def to_root_of_two(theta):
+    """A slow step towards the root of 2, whose objective grows with nearness."""
+    x = theta[0]
+    return (x - 0.05 * (x * x - 2),), -(float(x * x - 2) ** 2)
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_a_loop_goes_on_from_any_of_its_states_bit_for_bit(accelerated):
+    def run(journal, callback=None):
+        squarem = Squarem(lambda theta: theta[0], lambda x: (x,)) if accelerated else None
+        options = {"tol": 1e-12, "max_iter": 60, "accelerator": squarem, "callback": callback}
+        return iterate(to_root_of_two, (scalar(3.0),), journal=journal, **options)
+
+    whole = Journal()
+    expected = run(whole)
+    assert expected == run(None)
+    assert len(whole.states) > 5
+    for state in whole.states:
+        seen = []
+        assert run(Journal(state), seen.append) == expected
+        assert seen[0] == state.solution  # what there was before is shown once, with all objectives
+        assert seen[-1].n_iter == expected.n_iter

@@ -14,6 +14,7 @@ from skgmmot.numerics.minimise import (
     OPTIMIZERS,
     PATIENCE,
     adam,
+    lbfgs,
     minimise,
     rmsprop,
 )
@@ -164,3 +165,32 @@ def test_the_environment_is_left_alone():
         assert dict(os.environ) == before, set(os.environ) - set(before)
     """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Journal:
+    """Keeps the states of a descent."""
+
+    def __init__(self, loop=None):
+        self.loop, self.states = loop, []
+
+    def step(self, loop):
+        self.states.append(loop)
+
+
+@pytest.mark.parametrize("optimizer", [rmsprop, adam, lbfgs])
+def test_a_descent_goes_on_from_any_of_its_epochs_bit_for_bit(optimizer):
+    def run(journal, callback=None):
+        options = {"optimizer": optimizer, "late": (1,), "journal": journal, "callback": callback}
+        return minimise(quadratic, start(), **OPTIONS | options)
+
+    def flat(solution):
+        points = torch.cat([*solution.value, *solution.previous]).tolist()
+        return points, solution._replace(value=None, previous=None)
+
+    whole = Journal()
+    expected = run(whole)
+    assert flat(run(None)) == flat(expected)
+    for state in whole.states[:: max(1, len(whole.states) // 8)] + whole.states[-1:]:
+        seen = []
+        assert flat(run(Journal(state), seen.append)) == flat(expected)
+        assert flat(seen[0]) == flat(state.best)

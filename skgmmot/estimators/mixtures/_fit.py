@@ -2,6 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
@@ -9,6 +10,7 @@ from sklearn.utils.validation import has_fit_parameter
 
 from skgmmot._inputs import arrays
 from skgmmot.estimators.mixtures._base import MixtureEstimator, whole_fit
+from skgmmot.estimators.mixtures._checkpoint import Checkpoint
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.runs import Runs
 
@@ -25,6 +27,8 @@ class Fit(ABC):
     """Whose parameters count, and whose attributes are set."""
     runs: Runs
     """The best run so far."""
+    checkpoint: Checkpoint | None = None
+    """What keeps their state in a file; None keeps nothing."""
 
     @abstractmethod
     def solve(self, warm: bool) -> Solution:
@@ -81,16 +85,21 @@ class FittedMixture(MixtureEstimator):
 
     def _fit_samples(self, X, sample_weight, reached):
         """`fit`, on a copy."""
-        warm = self.warm_start and hasattr(self, "means_")
+        warm = self._is_warm()
         fit = self._fit_to(*self._validated(X, sample_weight))
         reached.best, reached.show = lambda: fit.runs.best, fit.show
-        solution = fit.solve(warm)
+        with nullcontext() if fit.checkpoint is None else fit.checkpoint.guarded():
+            solution = fit.solve(warm)
         texts = fit.remarks(solution)
         if not solution.converged and self.max_iter > 0:
             texts = [fit.not_converged(solution), *texts]
         for text in texts:
             warnings.warn(text, ConvergenceWarning, stacklevel=5)
         fit.show(solution)
+
+    def _is_warm(self) -> bool:
+        """Whether `fit` goes on from the last one."""
+        return self.warm_start and hasattr(self, "means_")
 
     @abstractmethod
     def _fit_to(self, X, sample_weight, kind) -> Fit:

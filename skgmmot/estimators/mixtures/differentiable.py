@@ -1,6 +1,8 @@
 """`DifferentiableGaussianMixture`: scikit-learn's Gaussian mixture, on torch, with gradients."""
 
+import functools
 import math
+import os
 import time
 from contextlib import nullcontext
 from numbers import Integral, Real
@@ -11,7 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays, places
-from skgmmot.estimators.mixtures import _init
+from skgmmot.estimators.mixtures import _checkpoint, _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
 from skgmmot.estimators.mixtures._fit import Fit, check_enough
 from skgmmot.estimators.mixtures._inference import MaximumLikelihood
@@ -109,6 +111,13 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         How `partial_fit` averages: its block t enters with the step
         ``(t + 2) ** -partial_fit_decay``. Above 0.5, where it follows the latest blocks, and at
         most 1, where all count alike.
+    checkpoint : str or path-like, default=None
+        File in which `fit` keeps its state. After an interruption the next fit of the same
+        parameters and samples continues from it, with the same bits as one that was never
+        interrupted; after the end of the fit it returns the result at once. A fit of other
+        parameters or samples refuses the file. None keeps nothing.
+    checkpoint_every : int, default=1
+        Iterations between two writings of the checkpoint.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -211,6 +220,8 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         "gradient_tol": [Interval(Real, 0.0, None, closed="neither")],
         "fixed_weights": ["boolean"],
         "partial_fit_decay": [Interval(Real, 0.5, 1.0, closed="right")],
+        "checkpoint": [str, os.PathLike, None],
+        "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device, None],
     }
 
@@ -237,6 +248,8 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         gradient_tol=1e-6,
         fixed_weights=False,
         partial_fit_decay=0.6,
+        checkpoint=None,
+        checkpoint_every=1,
         device=None,
     ):
         self.n_components = n_components
@@ -259,6 +272,8 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         self.gradient_tol = gradient_tol
         self.fixed_weights = fixed_weights
         self.partial_fit_decay = partial_fit_decay
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
         self.device = device
 
     def fit(self, X, y=None, sample_weight=None):
@@ -402,7 +417,8 @@ class _Fit(Fit):
         e, self.origin = self.estimator, origin
         self.em = EM(samples, origin, e.reg_covar, fixed_weights=e.fixed_weights)
         self.log = _Log(e.verbose, e.verbose_interval)
-        self.runs = Runs(self.log)
+        self.checkpoint = _checkpoint.of_fit(e, samples, e._is_warm())
+        self.runs = Runs(self.log, store=self.checkpoint)
 
     def _gradient(self, X, sample_weight) -> Gradient | None:
         """How the fit is differentiated; None where no gradient is asked for."""
@@ -450,15 +466,18 @@ class _Fit(Fit):
         """Yield the start of each run and the objective that its first change is against."""
         e, em = self.estimator, self.em
         if warm:
-            self.log.start(0)
-            yield _init.earlier_fit(e, em), float(getattr(e, "lower_bound_", -math.inf))
+            objective = float(getattr(e, "lower_bound_", -math.inf))
+            yield from self.runs.starts(1, lambda _: (_init.earlier_fit(e, em), objective))
             return
         given = _init.given(e, em, uniform=e.fixed_weights or self.e_step.balanced)
         with _init.random_numbers(e.random_state) as rng:
-            em = self._to_start_from(rng)
-            for run in range(e.n_init):
-                self.log.start(run)
-                yield _init.one_start(e, em, given, rng, run, self.kind), -math.inf
+            rng = self.runs.draw_from("random_state", rng)
+            held = functools.cache(lambda: self._to_start_from(rng))
+
+            def draw(run):
+                return _init.one_start(e, held(), given, rng, run, self.kind), -math.inf
+
+            yield from self.runs.starts(e.n_init, draw)
 
     def _to_start_from(self, rng) -> EM:
         """The samples in memory that starts are found from."""
@@ -524,7 +543,9 @@ class _OutOfCoreFit(_Fit):
 
     def _to_start_from(self, rng):
         em, n_components = self.em, self.estimator.n_components
-        found = _init.sample_of(em.samples, n_components, rng)
+        found = self.runs.redrawn(
+            "rows", lambda source: _init.sample_of(em.samples, n_components, source), rng
+        )
         return EM(found, em.origin, em.reg_covar, fixed_weights=em.fixed_weights)
 
 
@@ -534,7 +555,7 @@ class _Log:
     def __init__(self, verbose, interval):
         self.verbose, self.interval = int(verbose), interval
 
-    def start(self, run):
+    def begin(self, run):
         if self.verbose:
             print(f"Initialization {run}")
             self.began = self.last = time.time()

@@ -1,6 +1,7 @@
 """`SlicedWassersteinGMM`: a Gaussian mixture fitted by transport instead of likelihood."""
 
 import math
+import os
 import warnings
 from numbers import Integral, Real
 
@@ -11,7 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm import tqdm
 
-from skgmmot.estimators.mixtures import _init
+from skgmmot.estimators.mixtures import _checkpoint, _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName, whole_fit
 from skgmmot.estimators.mixtures._fit import Fit, FittedMixture
 from skgmmot.fitting.em.iterations import climb
@@ -96,6 +97,13 @@ class SlicedWassersteinGMM(FittedMixture):
         Whether a further `fit` starts from the last solution.
     verbose : int, default=0
         Whether to show a progress bar with the sliced distance.
+    checkpoint : str or path-like, default=None
+        File in which `fit` keeps its state. After an interruption the next fit of the same
+        parameters and samples continues from it, with the same bits as one that was never
+        interrupted; after the end of the fit it returns the result at once. A fit of other
+        parameters or samples refuses the file. None keeps nothing.
+    checkpoint_every : int, default=1
+        Epochs of ten steps between two writings of the checkpoint.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -191,6 +199,8 @@ class SlicedWassersteinGMM(FittedMixture):
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
+        "checkpoint": [str, os.PathLike, None],
+        "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device, None],
     }
 
@@ -217,6 +227,8 @@ class SlicedWassersteinGMM(FittedMixture):
         random_state=None,
         warm_start=False,
         verbose=0,
+        checkpoint=None,
+        checkpoint_every=1,
         device=None,
     ):
         self.n_components = n_components
@@ -239,6 +251,8 @@ class SlicedWassersteinGMM(FittedMixture):
         self.random_state = random_state
         self.warm_start = warm_start
         self.verbose = verbose
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
         self.device = device
 
     def fit(self, X, y=None, sample_weight=None):
@@ -317,7 +331,8 @@ class SlicedWassersteinGMM(FittedMixture):
         fit.show(solution._replace(n_iter=n_iter + EPOCH, converged=False))
 
     def _fit_to(self, X, sample_weight, kind):
-        return _Fit(self, X, sample_weight, kind)
+        checkpoint = _checkpoint.of_fit(self, InMemory(X, sample_weight), self._is_warm())
+        return _Fit(self, X, sample_weight, kind, checkpoint=checkpoint)
 
     def _validated(self, X, sample_weight, *, first=True):
         """Samples of positive weight, their weights or None, and the kind of array they came in."""
@@ -335,12 +350,15 @@ class _Fit(Fit):
     the steps taken, ``n_iter``.
     """
 
-    def __init__(self, estimator, X, sample_weight, array_kind, like=None, n_iter=0):
-        self.estimator, self.array_kind = estimator, array_kind
+    def __init__(
+        self, estimator, X, sample_weight, array_kind, like=None, n_iter=0, checkpoint=None
+    ):
+        self.estimator, self.array_kind, self.checkpoint = estimator, array_kind, checkpoint
         self.bar = _Bar(estimator.verbose, estimator.max_iter)
-        self.runs, self.refined = Runs(self.bar, lowest=True), None
+        self.runs, self.refined = Runs(self.bar, lowest=True, store=checkpoint), None
         self.covariance_type = estimator._covariance().reduced(estimator.n_components, X.shape[1])
-        self.rng = check_random_state(estimator.random_state)
+        self.rng = self.runs.draw_from("random_state", check_random_state(estimator.random_state))
+        seed = self.runs.once("seed", lambda: int(self.rng.randint(2**31)))
         self.X, self.origin = X, blocks.origin(X, sample_weight)
         if like is None:
             centred = (X - self.origin).double()
@@ -362,24 +380,26 @@ class _Fit(Fit):
             projections=estimator.projections,
             batch_size=estimator.batch_size,
             reg_covar=estimator.reg_covar,
-            generator=torch.Generator().manual_seed(int(self.rng.randint(2**31)) + n_iter),
+            generator=torch.Generator().manual_seed(seed + n_iter),
             lines=self.whitening.lines,
         )
+        self.runs.draw_from("directions", self.objective)
 
     def solve(self, warm):
         """The run of least distance and, unless there is none to take, a better end of it."""
         e, alone = self.estimator, warm or self.estimator.max_iter == 0
 
         def run(theta0, callback):
-            self.bar.begin()
-            return self.descend(theta0, hold_weights=not warm, callback=callback)
+            loop = {"callback": callback, "journal": self.runs.journal}
+            return self.descend(theta0, hold_weights=not warm, **loop)
 
         try:
             best = self.runs.best_of(self.starts(warm), run)
             if e.refine is not None:
-                self.refined = self.refine(best.value, alone)
+                self.refined = self.runs.once("end", lambda: self.refine(best.value, alone))
             elif e.max_iter > 0:
-                best = best._replace(value=self.finish(best, alone))
+                end = self.runs.once("end", lambda: self.finish(best, alone))
+                best = best._replace(value=end)
         finally:
             self.bar.close()
         return best
@@ -415,17 +435,21 @@ class _Fit(Fit):
             # Single samples have no spread to descend from: they get a tenth of the spacing.
             em = self._em(pool, estimator.reg_covar + (0.1 * spacing) ** 2)
             if warm:
-                yield self.whitening.whiten(_init.earlier_fit(estimator, grouped))
+                yield from self.runs.starts(
+                    1, lambda _: self.whitening.whiten(_init.earlier_fit(estimator, grouped))
+                )
                 return
             given = self._given(grouped)
-            for run in range(estimator.n_init):
-                start = _init.one_start(
-                    estimator, em, given, self.rng, run, self.array_kind, grouped
-                )
-                start = start._replace(weights=start.weights / start.weights.sum())
-                yield start if given[2] is not None else _narrowed(start, spacing**2)
 
-    def descend(self, theta0, *, callback=None, **options):
+            def draw(run):
+                options = {"kind": self.array_kind, "grouped": grouped}
+                start = _init.one_start(estimator, em, given, self.rng, run, **options)
+                start = start._replace(weights=start.weights / start.weights.sum())
+                return start if given[2] is not None else _narrowed(start, spacing**2)
+
+            yield from self.runs.starts(estimator.n_init, draw)
+
+    def descend(self, theta0, **options):
         """The sliced fit from a start."""
         estimator = self.estimator
         options = {
@@ -435,7 +459,6 @@ class _Fit(Fit):
             "optimizer": _optimizer(estimator.optimizer),
             # the settling does what more would do
             "n_halvings": N_HALVINGS if estimator.refine else 2,
-            "callback": callback,
         } | options
         return fit_sliced(self.objective, theta0, **options)
 
@@ -477,7 +500,8 @@ class _Fit(Fit):
             warnings.simplefilter("ignore", ConvergenceWarning)
             grouped = EM(InMemory(self.X, self.sample_weight, pool), self.origin, 0.0)
             em = self._em(pool, max(self.estimator.reg_covar, LEAST_REG))
-            rng = check_random_state(self.estimator.random_state)
+            seed = self.estimator.random_state
+            rng = self.rng if seed is None else check_random_state(seed)
             found = _init.start(
                 _init.assign("kmeans", grouped, K, rng), em, self.covariance_type, K
             )
@@ -515,7 +539,7 @@ class _Bar:
     def __init__(self, verbose, max_iter):
         self._bar = tqdm(total=max_iter, desc="sliced fit", unit="step", disable=not verbose)
 
-    def begin(self):
+    def begin(self, run):
         """Start counting anew."""
         self._bar.reset()
 

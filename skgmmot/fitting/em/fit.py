@@ -202,7 +202,8 @@ def fit_from_starts(
     gradient : Gradient, default=None
         How the end is differentiated; None leaves it a constant.
     runs : Runs, default=None
-        What holds the best run so far, and shows the iterations.
+        What holds the best run so far, shows the iterations, and keeps their state. Polishing and
+        derivatives begin at the end of the best run: no state of theirs is kept.
     **options
         Other options of `climb`.
 
@@ -217,7 +218,8 @@ def fit_from_starts(
 
     def run(start, callback):
         theta0, objective = start
-        return e_step.climb(em, theta0.detach(), objective=objective, callback=callback, **options)
+        loop = {"objective": objective, "callback": callback, "journal": runs.journal}
+        return e_step.climb(em, theta0.detach(), **loop, **options)
 
     with em.at_work():
         solution = runs.best_of(starts, run)

@@ -11,7 +11,14 @@ from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step
 from skgmmot.gaussian.coordinates import LogCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.numerics.fixed_point import ACCELERATIONS, Point, Solution, iterate, named
+from skgmmot.numerics.fixed_point import (
+    ACCELERATIONS,
+    Journal,
+    Point,
+    Solution,
+    iterate,
+    named,
+)
 
 #: Longest jump of the iterations that polish a fit, where one is the spread of a component. Without
 #: a bound, polishing ended at another fixed point than plain EM in 10 of 420 random flat problems;
@@ -29,6 +36,7 @@ def climb(
     radius: float = math.inf,
     objective: float = -math.inf,
     callback: Callable[[Solution], None] | None = None,
+    journal: Journal | None = None,
 ) -> Solution:
     """Iterate EM from a start, perhaps accelerated.
 
@@ -50,6 +58,9 @@ def climb(
         Objective that the first change is measured against.
     callback : callable, default=None
         Called with the `Solution` so far after each iteration.
+    journal : Journal, default=None
+        Where the loop's state is kept, and one to go on from is found; ``theta0`` is then where
+        that began.
 
     Returns
     -------
@@ -69,6 +80,7 @@ def climb(
         objective=objective,
         accelerator=accelerator,
         callback=callback,
+        journal=journal,
     )
 
 

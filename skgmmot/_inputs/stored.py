@@ -1,0 +1,136 @@
+"""Values of the package in files: as tensors and plain values, and checked when they come back."""
+
+import functools
+from dataclasses import fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skgmmot.fitting.em.sinkhorn import TiltedMixture
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics.archive import Kind
+from skgmmot.numerics.fixed_point import LoopState, Solution
+from skgmmot.numerics.minimise import DescentState
+from skgmmot.numerics.runs import Reached
+
+#: The axes of each tensor of a mixture but its covariances, by the number of components and
+#: features; and what may be infinite: logarithms of weights that are zero.
+AXES = {
+    "weights": lambda K, d: (K,),
+    "log_weights": lambda K, d: (K,),
+    "prescribed": lambda K, d: (K,),
+    "means": lambda K, d: (K, d),
+    "allowed": lambda K, d: (),
+}
+MAY_BE_MINUS_INFINITY = "log_weights"
+
+
+def _take_mixture(theta) -> dict:
+    """A mixture's tensors and the name of its type."""
+    name = theta.covariance_type.name
+    if COVARIANCE_TYPES.get(name) != theta.covariance_type:
+        raise TypeError(
+            f"covariance_type must be registered to be stored, got {name!r}. Add it to "
+            "COVARIANCE_TYPES under its name."
+        )
+    return dict(zip(theta._fields, theta, strict=True)) | {"covariance_type": name}
+
+
+def _make_mixture(cls, parts: dict):
+    """A mixture of such parts, if that is what they are."""
+    parts = dict(parts)
+    name = parts.pop("covariance_type")
+    if name not in COVARIANCE_TYPES:
+        raise ValueError(f"covariance_type must be registered, got {str(name)[:40]!r}")
+    covariance_type, K_d = COVARIANCE_TYPES[name], parts["means"].shape
+    if parts.keys() != set(cls._fields) or len(K_d) != 2:
+        raise ValueError("a mixture must have a matrix of means and its other tensors")
+    for field, tensor in parts.items():
+        shape = AXES[field](*K_d) if field in AXES else covariance_type.shape(*K_d)
+        if not isinstance(tensor, Tensor) or tensor.shape != shape:
+            raise ValueError(f"{field} of a mixture must have shape {tuple(shape)}")
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{field} of a mixture must be float32 or float64")
+        finite = tensor.exp() if field == MAY_BE_MINUS_INFINITY else tensor
+        if not torch.isfinite(finite).all():
+            raise ValueError(f"{field} of a mixture must be finite")
+    return cls(**parts, covariance_type=covariance_type)
+
+
+def _mixture(cls) -> Kind:
+    return Kind(cls, _take_mixture, functools.partial(_make_mixture, cls))
+
+
+def _take_solution(solution: Solution) -> dict:
+    """A solution; what backward has found stays behind."""
+    objectives = np.array(solution.objectives, dtype=np.float64)
+    return solution._replace(objectives=objectives, adjoint=None)._asdict()
+
+
+def _make_solution(parts: dict) -> Solution:
+    objectives = parts["objectives"]
+    if objectives.dtype != np.float64 or objectives.ndim != 1:
+        raise ValueError("objectives of a solution must be a list of numbers")
+    solution = Solution(**parts | {"objectives": tuple(objectives.tolist())})
+    numbers = solution.objective, solution.change, solution.residual, solution.distance
+    sound = type(solution.n_iter) is int and type(solution.converged) is bool
+    if not sound or solution.n_iter < 0 or not all(type(number) is float for number in numbers):
+        raise ValueError("a solution must have counts and numbers")
+    return solution
+
+
+def record(cls, **types) -> Kind:
+    """How the values of a class of named fields are stored, by the types that fields must have.
+
+    Parameters
+    ----------
+    cls : type
+        A named tuple or a dataclass.
+    **types : type or tuple of types
+        The type of each field; fields that are left out may be anything.
+
+    Returns
+    -------
+    Kind
+        The kind.
+    """
+    names = getattr(cls, "_fields", None) or tuple(field.name for field in fields(cls))
+
+    def take(value):
+        return {name: getattr(value, name) for name in names}
+
+    def make(parts):
+        for name, expected in types.items():
+            if not isinstance(parts[name], expected):
+                raise ValueError(f"{name} of a {cls.__name__} must be of another kind")
+        return cls(**parts)
+
+    return Kind(cls, take, make)
+
+
+#: What fits are made of.
+KINDS: tuple[Kind, ...] = (
+    _mixture(GaussianMixtureParams),
+    _mixture(TiltedMixture),
+    Kind(Solution, _take_solution, _make_solution),
+    record(LoopState, solution=Solution, proposed=bool, accelerator=dict),
+    record(
+        DescentState,
+        best=Solution,
+        leaves=tuple,
+        optimizer=dict,
+        stage=int,
+        idle=int,
+        reference=float,
+    ),
+    record(
+        Reached,
+        run=int,
+        loop=(LoopState, DescentState, type(None)),
+        best=(Solution, type(None)),
+        random=dict,
+        results=dict,
+    ),
+)
