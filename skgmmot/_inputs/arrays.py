@@ -7,6 +7,7 @@ and estimators in `answer_kind`, which is tensors only if torch is needed.
 """
 
 import math
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -163,6 +164,11 @@ def samples(
     return tensor, kind
 
 
+def is_dask(data) -> bool:
+    """Whether this is a collection of dask; dask is not imported to find out."""
+    return "dask" in sys.modules and type(data).__module__.partition(".")[0] == "dask"
+
+
 #: What to do with samples that cannot be an array.
 OR_BLOCKS = (
     ", or fit a DifferentiableGaussianMixture to a function that returns a fresh iterator of "
@@ -181,6 +187,12 @@ def _refuse_other_objects(X) -> None:
         raise TypeError(
             f"X must be an array, got {type(X).__name__}. Put its batches together first, as by "
             f"torch.cat(list(X)){OR_BLOCKS}"
+        )
+    if is_dask(X):
+        raise TypeError(
+            f"X must be an array in memory here, got a dask {type(X).__name__}. Use X.compute(), "
+            "or some of its rows; a DifferentiableGaussianMixture is fitted to all of them in "
+            "blocks, and its mixture can take the place of samples elsewhere."
         )
     refuse_functions(X)
     _refuse_times("X", *np.atleast_1d(getattr(X, "dtypes", [getattr(X, "dtype", None)])))
@@ -366,8 +378,18 @@ def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
     return (weights / high).to(X.dtype)
 
 
+def refuse_dask_weights(sample_weight) -> None:
+    """Raise for weights of dask, where samples are not."""
+    if is_dask(sample_weight):
+        raise TypeError(
+            "sample_weight must be an array in memory where X is, got a dask "
+            f"{type(sample_weight).__name__}. Use sample_weight.compute()."
+        )
+
+
 def weights_as_given(sample_weight, X: Tensor) -> Tensor:
     """Validate sample weights for ``X (n, d)``, of which all may be zero; float64, not scaled."""
+    refuse_dask_weights(sample_weight)
     if is_function(sample_weight):
         raise TypeError(
             f"sample_weight must be an array, got {type(sample_weight).__name__}, which goes with "

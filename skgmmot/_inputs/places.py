@@ -1,9 +1,11 @@
 """Where a user's samples are: in memory, or in blocks that are read anew for each pass.
 
-Samples in blocks are a function that returns a fresh iterator of them, or a large memory-mapped
-file. `out_of_core` tells, before anything is read; all that is in memory is `arrays.samples`'s.
+Samples in blocks are a function that returns a fresh iterator of them, a large memory-mapped file,
+or a dask array or data frame. `out_of_core` tells, before anything is read; all that is in memory
+is `arrays.samples`'s.
 """
 
+import functools
 import mmap
 from collections.abc import Callable, Iterator
 from numbers import Number
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from skgmmot._inputs import arrays
+from skgmmot._inputs.dask_blocks import DaskBlocks, DaskSamples, check_features, of_each
 from skgmmot.fitting.stream import Block, OutOfCore, Stream
 
 #: Memory-mapped files up to this many bytes are taken as arrays in memory: so are those in which
@@ -53,17 +56,34 @@ def out_of_core(
     TypeError, ValueError
         If a block is not one; the message names it.
     """
-    reader = reader_of(estimator, X, sample_weight, reset=reset)
-    if reader is None:
-        return None
-    samples = Stream(reader)
+    if arrays.is_dask(X):
+        samples, kind = dask_samples(estimator, X, sample_weight, reset=reset), arrays.NUMPY
+    else:
+        arrays.refuse_dask_weights(sample_weight)
+        reader = reader_of(estimator, X, sample_weight, reset=reset)
+        if reader is None:
+            return None
+        samples = Stream(reader)
+        kind = reader.kind
     if reset and samples.n_samples < 2:
         raise ValueError("X must have at least 2 samples, got 1 in all blocks. Pass more data.")
     if samples.facts.largest_weight == 0:
         raise ValueError(
             "sample_weight must have a positive sum, got all zeros. Give some sample weight."
         )
-    return samples, reader.kind
+    return samples, kind
+
+
+def each_block(estimator, X, sample_weight, function: Callable):
+    """``function(X, weights)`` of each block, in their order; None for samples in memory.
+
+    The features of a fitted estimator are compared. The function is pickled for samples of dask.
+    """
+    if arrays.is_dask(X):
+        blocks, read = _dask_blocks(estimator, X, sample_weight, reset=False, in_range=False)
+        return list(of_each(blocks, function, read).values())
+    reader = reader_of(estimator, X, sample_weight, in_range=False)
+    return None if reader is None else (function(*block) for block in reader())
 
 
 def reader_of(estimator, X, sample_weight=None, **options) -> "Reader | None":
@@ -317,3 +337,55 @@ def read_block(
     if weights.ndim == 0:
         weights = weights.expand(len(X))
     return X, arrays.weights_as_given(weights, X), kind
+
+
+def dask_samples(estimator, X, sample_weight, *, reset: bool) -> DaskSamples:
+    """Validate the samples of a dask array or data frame, in one pass over them.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Its features are set (``reset``) or compared.
+    X : dask array or data frame
+        Rows.
+    sample_weight : dask array or series, default=None
+        Their weights.
+    reset : bool
+        Whether this is a fit.
+
+    Returns
+    -------
+    DaskSamples
+        The samples.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a ``device``, and as `DaskBlocks` and `DaskSamples`.
+    """
+    return DaskSamples(*_dask_blocks(estimator, X, sample_weight, reset=reset))
+
+
+def _dask_blocks(
+    estimator, X, sample_weight, *, reset, in_range=True
+) -> tuple[DaskBlocks, Callable]:
+    """Blocks of dask, and the function that makes tensors of each."""
+    if estimator.device is not None and torch.device(estimator.device).type != "cpu":
+        raise ValueError(
+            f"device must be None or 'cpu' for samples of dask, got {str(estimator.device)!r}. "
+            "Leave it out: workers compute on their CPUs."
+        )
+    blocks = DaskBlocks(X, sample_weight)
+    check_features(estimator, X, reset=reset)
+    reader = object.__new__(type(estimator))  # what validation needs to know of it
+    names = ("device", "n_features_in_", "feature_names_in_")
+    reader.__dict__ = {name: value for name, value in vars(estimator).items() if name in names}
+    return blocks, functools.partial(_read_dask_block, reader, in_range)
+
+
+def _read_dask_block(estimator, in_range, X, weights):
+    """A block of dask and its weights as tensors."""
+    X, weights, _ = read_block(estimator, X, weights)
+    if in_range:
+        arrays.check_range(X)
+    return X, weights

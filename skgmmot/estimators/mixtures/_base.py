@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import StrOptions, validate_parameter_const
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays, places
+from skgmmot._inputs.dask_blocks import answers
 from skgmmot._inputs.mixtures import attributes, check_means
 from skgmmot.estimators.mixtures._parts import MixtureParts
 from skgmmot.gaussian.choice import fastest_e_step
@@ -202,6 +203,8 @@ class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
     def _evaluate(self, function, X):
         """The results of ``function(E-step, block)`` on samples, in the user's kind of array."""
         check_is_fitted(self)
+        if arrays.is_dask(X):
+            return answers(self, X, functools.partial(_evaluated, function))
         if places.is_large_map(X):
             return self._evaluate_blocks(function, X)
         X, kind = arrays.samples(self, X, reset=False)
@@ -240,14 +243,14 @@ class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, Tensor, dask array or data frame of shape (n_samples, n_features)
             Samples.
 
         Returns
         -------
         array or Tensor of shape (n_samples,)
             ``log p(x_i)``, in the dtype of ``X``; a tensor, and differentiable, if ``X`` or the
-            fitted tensors require a gradient.
+            fitted tensors require a gradient. Of samples of dask, a lazy dask array.
 
         Raises
         ------
@@ -283,10 +286,9 @@ class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
         ValueError
             If ``X`` or ``sample_weight`` is invalid.
         """
-        check_is_fitted(self)
-        reader = places.reader_of(self, X, sample_weight, in_range=False)
-        if reader is not None:
-            log_likelihood, total = self._sums(reader)
+        sums = self._sums(X, sample_weight)
+        if sums is not None:
+            log_likelihood, total = sums
             return log_likelihood / total
         X, _ = arrays.samples(self, X, reset=False)
         weights = arrays.sample_weights(sample_weight, X)
@@ -302,13 +304,13 @@ class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, Tensor, dask array or data frame of shape (n_samples, n_features)
             Samples.
 
         Returns
         -------
         array or Tensor of shape (n_samples,)
-            Component indices.
+            Component indices. Of samples of dask, a lazy dask array.
 
         Raises
         ------
@@ -324,13 +326,13 @@ class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, Tensor, dask array or data frame of shape (n_samples, n_features)
             Samples.
 
         Returns
         -------
         array or Tensor of shape (n_samples, n_components)
-            Responsibilities; rows sum to one.
+            Responsibilities; rows sum to one. Of samples of dask, a lazy dask array.
 
         Raises
         ------
@@ -391,16 +393,14 @@ class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
         return int(self._covariance().n_parameters(K, d) + K * d + K - 1)
 
     @single_threaded_torch()
-    def _sums(self, reader):
-        """The log-likelihood and the sum of the weights of samples in blocks, by one pass."""
-        log_likelihood, total = 0.0, 0.0
-        for X, weights in reader():
-            values = self._blockwise(_log_density, X).double()
-            if weights is not None:
-                kept = weights > 0  # (as in `score`)
-                values, weights = values[kept] * weights[kept], weights[kept]
-            log_likelihood += float(values.sum())
-            total += len(values) if weights is None else float(weights.sum())
+    def _sums(self, X, sample_weight):
+        """The log-likelihood of samples in blocks, and the sum of their weights; else None."""
+        check_is_fitted(self)
+        of_block = functools.partial(_sums_of, self)
+        parts = places.each_block(self, X, sample_weight, of_block)
+        if parts is None:
+            return None
+        log_likelihood, total = map(sum, zip(*parts, strict=True))
         if total == 0:
             raise ValueError(
                 "sample_weight must have a positive sum, got all zeros. Give some sample weight."
@@ -409,10 +409,9 @@ class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
 
     def _log_likelihood(self, X, sample_weight):
         """The log-likelihood of samples, and their number, which is the sum of their weights."""
-        reader = places.reader_of(self, X, sample_weight, in_range=False)
-        if reader is not None:
-            check_is_fitted(self)
-            return self._sums(reader)
+        sums = self._sums(X, sample_weight)
+        if sums is not None:
+            return sums
         score = self.score(X, sample_weight=sample_weight)
         n_samples = arrays.total_weight(sample_weight, len(X))
         return score * n_samples, n_samples
@@ -474,6 +473,20 @@ class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
             name: value.detach() if isinstance(value, torch.Tensor) else value
             for name, value in super().__getstate__().items()
         }
+
+
+def _sums_of(estimator, X, weights):
+    """The log-likelihood of a block, and the sum of its weights."""
+    values = estimator._blockwise(_log_density, X).double()
+    if weights is not None:
+        kept = weights > 0  # (as in `score`)
+        values, weights = values[kept] * weights[kept], weights[kept]
+    return float(values.sum()), len(values) if weights is None else float(weights.sum())
+
+
+def _evaluated(function, estimator, X):
+    """`MixtureEstimator._evaluate`, to be pickled."""
+    return estimator._evaluate(function, X)
 
 
 def _draw(rng, mean, covariance, size, diagonal):

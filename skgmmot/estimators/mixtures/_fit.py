@@ -130,6 +130,12 @@ def check_enough(n_samples: int, n_components: int) -> None:
 
 def fitted_to(mixture, samples, sample_weight=None):
     """Fit a mixture estimator that a user gave, ours or not, to samples and their weights."""
+    if arrays.is_dask(samples) and not isinstance(mixture, FittedMixture):
+        raise ValueError(
+            "mixture must be a DifferentiableGaussianMixture for samples of dask, got "
+            f"{type(mixture).__name__}, which would bring them into memory. Use samples.compute() "
+            "if they fit there."
+        )
     if sample_weight is None:
         return mixture.fit(samples)
     if not has_fit_parameter(mixture, "sample_weight"):

@@ -285,12 +285,15 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
             Samples: float32 and float64 are kept, the rest becomes float64. Samples that do not
             fit into memory are a function that returns, at every call, a fresh iterator of blocks
             of rows: arrays, data frames, record batches, tensors, or pairs of one of these and
-            its weights. Memory-mapped files of more than 1 GiB are read in blocks too.
+            its weights. Memory-mapped files of more than 1 GiB are read in blocks too. So are dask
+            arrays, in chunks of whole rows, and data frames: by the current client or by threads,
+            and anew for each iteration unless they are persisted.
         y : None
             Ignored.
         sample_weight : array-like or Tensor of shape (n_samples,), or callable, default=None
             Non-negative weights; a weight of 2 is a row given twice, 0 a row left out. Of blocks,
-            also a function that returns a fresh iterator of theirs.
+            also a function that returns a fresh iterator of theirs. Of samples of dask, a dask
+            array or series with the same chunks.
 
         Returns
         -------
@@ -305,6 +308,8 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
             require a gradient. An earlier fit is then left as it was.
         TypeError
             If ``X`` or a block is not an array of numbers.
+        RuntimeError
+            If workers of dask have died in three attempts of a pass.
 
         Warns
         -----

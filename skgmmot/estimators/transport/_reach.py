@@ -75,5 +75,5 @@ def warn_of_far_images(images, reach):
         "stretches what lies off a component that is thin: increase shrinkage or the mixture's "
         "reg_covar, or use fewer components.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )

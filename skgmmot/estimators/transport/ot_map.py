@@ -1,6 +1,7 @@
 """`OTMap` moves samples of one distribution to another; `ot_map` does it between mixtures."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from numbers import Real
 from operator import attrgetter
@@ -20,7 +21,8 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skgmmot._inputs import arrays
+from skgmmot._inputs import arrays, places
+from skgmmot._inputs.dask_blocks import DaskBlocks, answers, by_method, check_features, dtype_of
 from skgmmot._inputs.labels import class_labels, refuse_target
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
 from skgmmot.estimators.mixtures._base import whole_fit
@@ -268,7 +270,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features), or mixture
+        X : array-like, Tensor or dask collection of shape (n_samples, n_features), or mixture
             Source samples; or, unless ``class_wise``, a fitted mixture estimator or the tuple
             ``(weights, means, covariances)`` of one, in their place.
         y : array-like of shape (n_samples,), default=None
@@ -307,6 +309,8 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """The source as a fitted estimator or a tuple."""
         if is_mixture(X, "X"):
             return self._given_source(X, sample_weight)
+        if arrays.is_dask(X):
+            return self._dask_source(X, sample_weight)
         tensor, kind = arrays.samples(self, X, reset=True, min_samples=2)
         tensor = tensor.detach()
         weights = arrays.sample_weights(sample_weight, tensor)
@@ -335,6 +339,16 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             self.feature_names_in_ = mixture.feature_names_in_
         return mixture
 
+    def _dask_source(self, X, sample_weight):
+        """A mixture fitted to samples of dask."""
+        if self.class_wise:
+            raise ValueError(
+                "X must be in memory with class_wise=True, got samples of dask. Fit a mixture to "
+                "each class, X[y == label], or use class_wise=False."
+            )
+        check_features(self, X, reset=True)
+        return self._fit_mixture(self._new_mixture("X"), X, sample_weight)
+
     def _fit_classes(self, samples, weights, y):
         """A mixture of each class, joined with the classes' shares of the samples."""
         y, known = class_labels(y, samples)
@@ -354,9 +368,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _fit_mixture(self, mixture, samples, weights=None):
         """A mixture fitted to samples, its covariances shrunk where they stand on too few."""
         fitted = fitted_to(mixture, samples, weights)
-        # of unequal weights as many as of equal ones would vary as much (Kish)
-        size = len(samples) if weights is None else float(weights.sum() ** 2 / (weights**2).sum())
-        return _shrunk_mixture(fitted, size, self.shrinkage)
+        return _shrunk_mixture(fitted, functools.partial(_size, samples, weights), self.shrinkage)
 
     def _target_mixture(self):
         """The target as a fitted estimator or a tuple, with the features of the fit."""
@@ -367,7 +379,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             mixture = self._new_mixture("target")
             if self.class_wise:
                 mixture.set_params(n_components=len(self.component_labels_))
-            return self._fit_mixture(mixture, arrays.companion(self, self.target, "target"))
+            return self._fit_mixture(mixture, self._companion(self.target))
         as_mixture(self.target, "target")
         names = [getattr(e, "feature_names_in_", None) for e in (self, self.target)]
         if all(n is not None for n in names) and not np.array_equal(*names):
@@ -376,6 +388,16 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 f"{list(names[1])}. Use the same columns in the same order."
             )
         return self.target
+
+    def _companion(self, target):
+        """Target samples, which must have the features of those of the fit."""
+        if not arrays.is_dask(target):
+            return arrays.companion(self, target, "target")
+        try:
+            check_features(self, target, reset=False)
+        except ValueError as error:
+            raise ValueError(f"target must be samples like those of the fit. {error}") from error
+        return target
 
     def _new_mixture(self, name):
         """An unfitted mixture for the samples of that name."""
@@ -430,13 +452,14 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, Tensor, dask array or data frame of shape (n_samples, n_features)
             Samples, of the source or new.
 
         Returns
         -------
         array or Tensor of shape (n_samples, n_features)
             Their images, in the dtype of ``X``; constants, also where ``X`` requires a gradient.
+            Of samples of dask, a lazy dask array.
 
         Raises
         ------
@@ -452,8 +475,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             and five deviations around them): where a component of the source is thin against the
             target's, the map stretches whatever is off it.
         """
-        check_is_fitted(self, "plan_")
-        return self._move(self._maps.there, X, self._maps.target_reach)
+        return self._move(X, "there", "target_reach")
 
     @single_threaded_torch()
     def inverse_transform(self, X):
@@ -461,7 +483,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, Tensor, dask array or data frame of shape (n_samples, n_features)
             Samples of the target.
 
         Returns
@@ -469,7 +491,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         array or Tensor of shape (n_samples, n_features)
             Their images among the source, as in `transform`. They undo `transform` exactly between
             single Gaussians; elsewhere samples of the target become like samples of the source,
-            not each the one that it came from.
+            not each the one that it came from. Of samples of dask, a lazy dask array.
 
         Raises
         ------
@@ -478,18 +500,30 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If ``X`` is invalid, or a covariance of the target is singular.
         """
-        check_is_fitted(self, "plan_")
-        return self._move(self._maps.back, X, self._maps.source_reach)
+        return self._move(X, "back", "source_reach")
 
-    def _move(self, mapping, X, reach):
-        """Samples moved by a map with the present method, to about where a mixture reaches."""
+    def _move(self, X, way, reach):
+        """Samples moved by one of the maps; those of dask later."""
+        check_is_fitted(self, "plan_")
         self._validate_params()
+        random, seed = METHODS[self.method].n_uniforms > 0, None
+        if random:
+            seed = check_random_state(self.random_state).randint(2**31 - 1)
+        if arrays.is_dask(X):
+            getattr(self._maps, way)  # an error, if any, is raised at once
+            images = functools.partial(_images, way=way, reach=reach, seed=seed)
+            example = np.empty((0, self.n_features_in_), dtype_of(X))
+            return answers(self, X, images, example, by_row=random)
+        return self._images(X, way, reach, seed)
+
+    def _images(self, X, way, reach, seed, first_row=0):
+        """The images of samples by the present method, to about where a mixture reaches."""
         X, kind = arrays.samples(self, X, reset=False)
         X = X.detach()
-        method, mapping, others = METHODS[self.method], mapping.for_samples(X), []
+        method, mapping = METHODS[self.method], getattr(self._maps, way).for_samples(X)
+        others = []
         if method.n_uniforms:
-            rng = check_random_state(self.random_state)
-            others.append(_Uniforms(rng, method.n_uniforms, X.device))
+            others.append(_Uniforms(seed, method.n_uniforms, first_row, X.device))
         images = blocks.map_rows(
             lambda *block: method.move(mapping, *block),
             method.row_size(mapping),
@@ -497,7 +531,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             *others,
             min_rows=mapping.e_step.min_rows,
         )
-        warn_of_far_images(images, reach)
+        warn_of_far_images(images, getattr(self._maps, reach))
         return kind.restore(images, copy=False)
 
     @available_if(_counts_classes)
@@ -507,13 +541,14 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, Tensor, dask array or data frame of shape (n_samples, n_features)
             Samples of the target.
 
         Returns
         -------
         ndarray of shape (n_samples,)
-            The most probable of ``classes_``; only with ``class_wise=True``.
+            The most probable of ``classes_``; only with ``class_wise=True``. Of samples of
+            dask, a lazy dask array.
 
         Raises
         ------
@@ -522,6 +557,8 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If ``X`` is invalid, or a covariance of the target is singular.
         """
+        if arrays.is_dask(X):
+            return answers(self, X, by_method("predict"))
         proba = arrays.as_tensor(self.predict_proba(X))
         return self.classes_[proba.argmax(1).cpu().numpy()]
 
@@ -535,13 +572,14 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, Tensor, dask array or data frame of shape (n_samples, n_features)
             Samples of the target.
 
         Returns
         -------
         array or Tensor of shape (n_samples, n_classes)
-            Probabilities, in the order of ``classes_``; only with ``class_wise=True``.
+            Probabilities, in the order of ``classes_``; only with ``class_wise=True``. Of samples
+            of dask, a lazy dask array.
 
         Raises
         ------
@@ -551,6 +589,8 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If ``X`` is invalid, or a covariance of the target is singular.
         """
         check_is_fitted(self, "component_labels_")
+        if arrays.is_dask(X):
+            return answers(self, X, by_method("predict_proba"))
         X, kind = arrays.samples(self, X, reset=False)
         X, codes = X.detach(), np.searchsorted(self.classes_, self.component_labels_)
         labels, mapping = torch.from_numpy(codes).to(X.device), self._maps.back.for_samples(X)
@@ -588,14 +628,15 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If ``X`` is invalid.
         """
-        mapped = _thinned(arrays.as_tensor(self.transform(X)).double())
+        mapped = _thinned(arrays.as_tensor(self.transform(self._in_memory(X))).double())
         if self.target is None or is_mixture(self.target, "target"):
             params, _ = as_mixture(self.target_mixture_, "target")
             params = params.to(device="cpu")  # the same numbers are drawn for every device
             generator = torch.Generator().manual_seed(0)
             target, _ = sample(params, len(mapped), generator=generator)
         else:
-            target = arrays.as_tensor(arrays.companion(self, self.target, "target"))
+            target = self._in_memory(self.target)
+            target = arrays.as_tensor(arrays.companion(self, target, "target"))
             target = _thinned(target)
         along = directions(
             "quasi",
@@ -605,6 +646,13 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         )
         squared = sliced_wasserstein_of_samples(mapped, target.to(mapped), along).mean()
         return -float(squared.sqrt())
+
+    def _in_memory(self, X):
+        """Samples, of those of dask as many as `score` takes."""
+        if not arrays.is_dask(X):
+            return X
+        samples, _ = places.out_of_core(self, X, reset=False)
+        return samples.take(np.sort(_some_rows(samples.n_samples).numpy()))[0].numpy()
 
 
 @contextlib.contextmanager
@@ -618,8 +666,23 @@ def _class_named(label):
         ) from error
 
 
-def _shrunk_mixture(fitted, n_samples, shrinkage):
-    """A fitted mixture, or one in its place with covariances shrunk: see ``OTMap``."""
+def _size(samples, weights) -> float:
+    """How many samples of equal weight would vary as much as these (Kish)."""
+    if weights is not None:
+        found = weights.sum() ** 2 / (weights**2).sum()
+        return float(found.compute() if arrays.is_dask(weights) else found)
+    return sum(DaskBlocks(samples).map(_n_rows)) if arrays.is_dask(samples) else len(samples)
+
+
+def _n_rows(X, weights):
+    return len(X)
+
+
+def _shrunk_mixture(fitted, size, shrinkage):
+    """A fitted mixture, or one in its place with covariances shrunk: see ``OTMap``.
+
+    ``size()`` is the number of samples of equal weight that it was fitted to.
+    """
     if not shrinkage:
         return fitted
     params, kind = as_mixture(fitted)
@@ -629,6 +692,7 @@ def _shrunk_mixture(fitted, n_samples, shrinkage):
         if base.diagonal:
             return fitted
         own = base.total(params.weights)  # the share of the samples that each matrix stands on
+        n_samples = size()
         few = own * n_samples < MIN_SAMPLES_PER_FEATURE * d
         share = torch.where(few, oas_shrinkage(covariances, own * n_samples), 0.0)
     else:
@@ -638,23 +702,33 @@ def _shrunk_mixture(fitted, n_samples, shrinkage):
     return known_mixture(params._replace(covariances=base.shrunk(covariances, share)), kind)
 
 
+def _images(transport, X, first_row=0, **options):
+    """`OTMap._images`, to be pickled."""
+    return transport._images(X, first_row=first_row, **options)
+
+
 class _Uniforms:
     """Uniform random numbers for each row, drawn where they are needed: row i is the same."""
 
-    def __init__(self, rng, per_row, device):
-        self.seed, self.per_row, self.device = rng.randint(2**31 - 1), per_row, device
+    def __init__(self, seed, per_row, first_row, device):
+        self.seed, self.per_row, self.first_row, self.device = seed, per_row, first_row, device
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
-        start = rows.start or 0
+        start = self.first_row + (rows.start or 0)
         stream = np.random.PCG64(self.seed).advance(self.per_row * start)
-        drawn = np.random.Generator(stream).random((rows.stop - start, self.per_row))
+        drawn = np.random.Generator(stream).random((rows.stop - (rows.start or 0), self.per_row))
         return torch.from_numpy(drawn).to(self.device)
 
 
-def _thinned(X):
+def _some_rows(n_samples):
     """At most `SCORE_SAMPLES` rows, chosen at random but always the same."""
     generator = torch.Generator().manual_seed(0)
-    return X[torch.randperm(len(X), generator=generator)[:SCORE_SAMPLES].to(X.device)]
+    return torch.randperm(n_samples, generator=generator)[:SCORE_SAMPLES]
+
+
+def _thinned(X):
+    """These rows."""
+    return X[_some_rows(len(X)).to(X.device)]
 
 
 def ot_map(source, target, **options):

@@ -1,0 +1,513 @@
+"""dask arrays and data frames: functions of their blocks as tasks, and answers that stay lazy.
+
+dask is imported here where the user has brought it, by handing in one of its collections.
+"""
+
+import functools
+import gc
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from skgmmot._inputs.arrays import is_dask
+from skgmmot.fitting.samples import BlockSum, InMemory
+from skgmmot.fitting.stream import Facts, chosen, facts_of, merged, scaled
+from skgmmot.numerics.blocks import Workers, add
+from skgmmot.numerics.threads import single_threaded_torch
+
+#: How often a pass is tried when workers die, beside the retries of dask itself.
+ATTEMPTS = 3
+#: Functions of up to so many bytes are sent along with each task; others are a task of their own,
+#: whose result workers hand on among themselves.
+SENT_ALONG = 2**16
+#: Data in a graph of more bytes than this is sent to a cluster once for all passes.
+HELD_IN_GRAPH = 2**20
+
+
+# --- what users hand in ---------------------------------------------------------------------------
+
+
+def _is_array(data) -> bool:
+    module = sys.modules.get("dask.array")
+    return module is not None and isinstance(data, module.Array)
+
+
+def _is_frame(data) -> bool:
+    module = sys.modules.get("dask.dataframe")
+    return module is not None and isinstance(data, module.DataFrame | module.Series)
+
+
+def check_rows(X) -> None:
+    """Refuse a collection of dask that is no table of numbers, cut into blocks of whole rows."""
+    if not (_is_frame(X) or _is_array(X)):
+        raise TypeError(
+            f"X must be a dask array or data frame, got a dask {type(X).__name__}. Make it one, "
+            "as by dask.array.from_delayed."
+        )
+    if X.ndim != 2:
+        fix = f"Use {'X.to_frame()' if _is_frame(X) else 'X[:, None]'} if it holds one feature."
+        if X.ndim > 2:
+            fix = "Make the axes of each sample one, as by X.reshape."
+        axes = "1 axis" if X.ndim == 1 else f"{X.ndim} axes"
+        raise ValueError(f"X must have shape (n_samples, n_features), got {axes}. {fix}")
+    _check_numbers("X", X)
+    if _is_array(X) and (X.numblocks[1] != 1 or np.isnan(X.shape[1])):
+        raise ValueError(
+            f"X must be chunked by rows only, got chunks of features {X.chunks[1]}. Use "
+            "X.rechunk({1: -1})."
+        )
+
+
+def check_weights(sample_weight, X) -> None:
+    """Refuse weights of dask that are not cut as the samples are; chunks may be unknown."""
+    if sample_weight is None:
+        return
+    if getattr(sample_weight, "requires_grad", False):
+        raise ValueError(
+            "sample_weight must require no gradient where X is of dask, which is fitted without "
+            "gradients, got a tensor that does. Fit tensors in memory for a gradient."
+        )
+    if not is_dask(sample_weight) or not (_is_frame(sample_weight) or _is_array(sample_weight)):
+        raise TypeError(
+            "sample_weight must be a dask array or series, as X is of dask, got "
+            f"{type(sample_weight).__name__}. Use dask.array.from_array(sample_weight, "
+            "chunks=X.chunks[0])."
+        )
+    if sample_weight.ndim != 1:
+        raise ValueError(
+            f"sample_weight must have shape (n_samples,), got {sample_weight.ndim} axes. Pass one "
+            "weight a sample."
+        )
+    _check_numbers("sample_weight", sample_weight)
+    rows, own = (_row_chunks(data) for data in (X, sample_weight))
+    known = [(a, b) for a, b in zip(rows, own, strict=False) if not np.isnan(a + b)]
+    if len(rows) != len(own) or any(a != b for a, b in known):
+        raise ValueError(
+            f"sample_weight must have the row chunks of X, {_shortened(rows)}, got "
+            f"{_shortened(own)}. Use sample_weight.rechunk((X.chunks[0],)), or columns of one data "
+            "frame for both."
+        )
+
+
+def _row_chunks(data) -> tuple:
+    """The numbers of rows of the blocks; NaN where they are not known."""
+    return (np.nan,) * data.npartitions if _is_frame(data) else data.chunks[0]
+
+
+def _shortened(chunks) -> str:
+    """A few chunks, and how many there are."""
+    few = ", ".join(map(str, chunks[:4]))
+    return f"({few})" if len(chunks) <= 4 else f"({few}, ... {len(chunks)} in all)"
+
+
+def _check_numbers(name: str, data) -> None:
+    """Refuse a declared dtype that holds no real numbers."""
+    dtypes = getattr(data, "dtypes", None) if _is_frame(data) else data.dtype
+    columns = dtypes.items() if hasattr(dtypes, "items") else [(None, dtypes)]
+    for column, dtype in columns:
+        if getattr(dtype, "kind", "O") not in "biuf":
+            where = "" if column is None else f" in column {column!r}"
+            raise TypeError(
+                f"{name} must hold real numbers, got {dtype}{where}. Use .astype(float) if they "
+                "are numbers, encode categories, and give times a unit."
+            )
+
+
+def dtype_of(X) -> np.dtype:
+    """float32 if all declared numbers are, else float64."""
+    dtypes = set(X.dtypes) if _is_frame(X) else {X.dtype}
+    return np.dtype(np.float32 if dtypes == {np.dtype(np.float32)} else np.float64)
+
+
+def check_features(estimator, X, *, reset: bool) -> None:
+    """Set, or compare, the number and names of an estimator's features; see `check_rows`."""
+    check_rows(X)
+    example = X._meta if _is_frame(X) else np.empty((0, X.shape[1]))
+    validate_data(estimator, example, reset=reset, skip_check_array=True)
+
+
+# --- functions of blocks as tasks -----------------------------------------------------------------
+
+
+class DaskBlocks:
+    """The blocks of a dask array or data frame, and of weights beside them.
+
+    They are computed anew for each pass, by the current client or else by threads, unless the user
+    has persisted them. Only data that stands in the graph itself, as that of
+    ``dask.array.from_array``, is sent to a cluster once and kept there.
+
+    Parameters
+    ----------
+    X : dask array or data frame
+        Rows.
+    sample_weight : dask array or series, default=None
+        Their weights, cut into blocks as the rows are.
+
+    Raises
+    ------
+    TypeError
+        For other collections, and what is not numbers.
+    ValueError
+        For chunked features, another number of axes, weights with other chunks, and, on a
+        cluster, a memory map that would be sent as a whole.
+    """
+
+    def __init__(self, X, sample_weight=None):
+        check_rows(X)
+        check_weights(sample_weight, X)
+        given = [X] if sample_weight is None else [X, sample_weight]
+        # (held: nothing else refers to what is persisted)
+        self._collections = [_with_data_sent(data) for data in given]
+        self._blocks = list(zip(*map(_delayed_blocks, self._collections), strict=True))
+
+    def __len__(self):
+        return len(self._blocks)
+
+    def map(self, function: Callable, arguments: dict[int, tuple] | None = None) -> list:
+        """``function(rows, weights or None, *arguments)`` of all blocks, in their order.
+
+        One task a block, or a block that has ``arguments``, by its number. The function is
+        pickled. Workers that die are dask's to replace, and the pass is tried `ATTEMPTS` times.
+        """
+        import dask
+
+        if arguments is None:
+            arguments = dict.fromkeys(range(len(self)), ())
+        sent = _pickled(function)
+        if len(sent) > SENT_ALONG:
+            sent = dask.delayed(sent)
+        run = dask.delayed(_run, pure=False)
+        for _ in range(ATTEMPTS):
+            tasks = [run(sent, args, *self._blocks[i]) for i, args in arguments.items()]
+            try:
+                return list(dask.compute(*tasks))
+            except _deaths() as error:
+                death = error.with_traceback(None)
+            gc.collect()  # failed tasks that anything still refers to would not be run again
+        raise RuntimeError(_obituary(death)) from death
+
+
+def of_each(blocks: DaskBlocks, function: Callable, read: Callable) -> dict:
+    """``function(*read(rows, weights))`` of each block that has rows, by its number."""
+    numbers = {i: (i,) for i in range(len(blocks))}
+    found = enumerate(blocks.map(_Named(function, read), numbers))
+    return {i: result for i, result in found if result is not None}
+
+
+class _Named:
+    """A function of a block, whose number an error names; None where it has no rows."""
+
+    def __init__(self, function, read):
+        self.function, self.read = function, read
+
+    def __call__(self, X, weights, number):
+        if not len(X) and (weights is None or not len(weights)):
+            return None
+        try:
+            X, weights = self.read(X, weights)
+        except (TypeError, ValueError) as error:
+            refusal = TypeError if isinstance(error, TypeError) else ValueError
+            raise refusal(f"block {number} of X is invalid: {error}") from error
+        return self.function(X, weights)
+
+
+def _delayed_blocks(data) -> list:
+    """The blocks as delayed objects, which share one optimised graph."""
+    return data.to_delayed() if _is_frame(data) else data.to_delayed().ravel().tolist()
+
+
+def _with_data_sent(data):
+    """A collection whose graph holds no large data, which would go to a cluster for each pass."""
+    if not _is_distributed():
+        return data
+    held = [array for block in _delayed_blocks(data)[:1] for array in _held(block.dask)]
+    if any(isinstance(value, np.memmap) for value in held):
+        raise ValueError(
+            "X must not be made by dask.array.from_array of a memory map, which is sent to every "
+            "worker as a whole. Have each task open the file, as by dask.array.map_blocks, store "
+            "it as zarr, or pass the memory map itself, which is read in blocks by this process."
+        )
+    return data.persist() if sum(value.nbytes for value in held) > HELD_IN_GRAPH else data
+
+
+def _held(graph) -> list[np.ndarray]:
+    """Arrays, and the columns of data frames, that stand in a graph."""
+    values = (getattr(task, "value", task) for task in dict(graph).values())
+    return [array for value in values for array in _arrays(value)]
+
+
+def _arrays(value) -> list[np.ndarray]:
+    if isinstance(value, np.ndarray):
+        return [value]
+    return [np.asarray(value)] if hasattr(value, "columns") and hasattr(value, "to_numpy") else []
+
+
+def _is_distributed() -> bool:
+    """Whether tasks go to a cluster."""
+    from dask.base import get_scheduler
+
+    return hasattr(getattr(get_scheduler(), "__self__", None), "scheduler_info")
+
+
+class _Kept(threading.local):
+    """What a thread of a worker keeps from task to task."""
+
+    pool: Workers | None = None
+
+
+_KEPT = _Kept()
+
+
+def _pickled(function) -> bytes:
+    """A function to be sent, perhaps of the user's own session."""
+    import cloudpickle  # dask brings it
+
+    return cloudpickle.dumps(function)
+
+
+@functools.lru_cache(maxsize=2)  # one of the pass at hand, and one of the last
+def _unpickled(sent: bytes):
+    """What was sent, which a worker need not unpickle again for each task."""
+    return pickle.loads(sent)
+
+
+def lent_pool() -> Workers:
+    """One thread's own buffers, which tasks would else allocate anew, at three times the cost."""
+    if _KEPT.pool is None:
+        _KEPT.pool = Workers(torch.device("cpu"), 1)
+    return _KEPT.pool
+
+
+def _run(sent: bytes, arguments: tuple, X, weights=None):
+    """A pickled function of one block."""
+    with single_threaded_torch(), torch.no_grad():
+        return _unpickled(sent)(X, weights, *arguments)
+
+
+def _deaths() -> tuple:
+    """What is raised where workers have died."""
+    distributed = sys.modules.get("distributed")
+    killed = () if distributed is None else (distributed.KilledWorker,)
+    return (CancelledError, *killed)
+
+
+def _obituary(error) -> str:
+    """What died, in plain words."""
+    what = "data that it needs is lost: "
+    if hasattr(error, "last_worker"):
+        where = getattr(error.last_worker, "address", error.last_worker)
+        what = (
+            f"the task {error.task!r} was on a worker when that died, each time, at last {where}; "
+        )
+    return (
+        f"a pass over the blocks must end, got {ATTEMPTS} failures: {what}{error} Where a block "
+        "needs more memory than a worker has, use smaller chunks or more memory a worker; data "
+        "that was scattered to workers cannot be read again: persist it, or read it from files."
+    )
+
+
+# --- samples --------------------------------------------------------------------------------------
+
+
+class DaskSamples:
+    """Samples of dask, as `skgmmot.fitting.stream.OutOfCore`: each pass is one task a block.
+
+    Sums are those of each block in memory, added in the order of the blocks: the same bits as
+    `Stream` over the same blocks, for any number of workers, and after any of them has died.
+
+    Parameters
+    ----------
+    blocks : DaskBlocks
+        The samples, and their weights if they have any.
+    read : callable
+        ``(block, weights) -> (X, weights)``, validated tensors; it is pickled.
+
+    Attributes
+    ----------
+    facts : Facts
+        Of all samples, found by a pass when the object is made.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a block is no block of samples; the message names it.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, blocks: DaskBlocks, read: Callable):
+        self.blocks, self.read = blocks, read
+        #: Of each block that has rows.
+        self._facts = of_each(blocks, facts_of, read)
+        _check_alike(self._facts)
+        self.facts = merged(self._facts.values())
+        self.n_samples, self.n_features = self.facts.n_samples, len(self.facts.sum)
+        self.dtype, self.total = self.facts.dtype, self.facts.total
+
+    def at_work(self):
+        """Nothing to prepare: the workers are dask's."""
+        return nullcontext(self)
+
+    def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
+        """Add the values of all blocks, in their order."""
+        sum_of = _SumOf(of, self.facts.largest_weight, self.dtype)
+        found = self._map(sum_of, dict.fromkeys(self._facts, ()))
+        return add(tuple(torch.from_numpy(np.array(t)) for t in part) for part in found)
+
+    def take(self, numbers: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
+        """Bring rows into memory, in their order, with their scaled weights; see `OutOfCore`."""
+        arguments = dict.fromkeys(self._facts, (None,))
+        if numbers is not None:
+            ends = np.cumsum([facts.n_positive for facts in self._facts.values()])
+            parts = np.split(numbers, np.searchsorted(numbers, ends[:-1]))
+            starts = (0, *ends[:-1])
+            of_block = zip(self._facts, parts, starts, strict=True)
+            arguments = {i: (part - start,) for i, part, start in of_block if len(part)}
+        X, weights = zip(*self._map(chosen, arguments), strict=True)
+        X = torch.from_numpy(np.concatenate(X))
+        if weights[0] is None:
+            return X, None
+        weights = torch.from_numpy(np.concatenate(weights))
+        return X, scaled(weights, self.facts.largest_weight, self.dtype)
+
+    def _map(self, function, arguments):
+        """``function(X, weights, *arguments)`` of some blocks as tensors."""
+        return self.blocks.map(_OfTensors(function, self.read), arguments)
+
+
+def _check_alike(facts: dict[int, Facts]) -> None:
+    """Refuse blocks without any rows, of several dtypes, and weights that are all zero."""
+    if not facts:
+        raise ValueError("X must have rows, got none in any block. Pass more data.")
+    (first, kind), *others = ((i, each.dtype) for i, each in facts.items())
+    for i, dtype in others:
+        if dtype != kind:
+            raise ValueError(
+                f"blocks must have one dtype, got {dtype} in block {i} after {kind} in block "
+                f"{first}. Use X.astype(float)."
+            )
+
+
+class _OfTensors:
+    """A function of blocks as tensors, whose results are sent as arrays.
+
+    torch's own pickles are large, and slow to read.
+    """
+
+    def __init__(self, function, read):
+        self.function, self.read = function, read
+
+    def __call__(self, X, weights, *arguments):
+        found = self.function(*self.read(X, weights), *arguments)
+        return tuple(None if t is None else t.numpy() for t in found)
+
+
+class _SumOf:
+    """A sum over a block, by one thread: the others of a worker have blocks of their own."""
+
+    def __init__(self, of, largest_weight, dtype):
+        self.of, self.largest_weight, self.dtype = of, largest_weight, dtype
+
+    def __call__(self, X, weights):
+        weights = scaled(weights, self.largest_weight, self.dtype)
+        return InMemory(X, weights, lent_pool()).sum(self.of)
+
+
+# --- answers that stay lazy -----------------------------------------------------------------------
+
+
+def answers(
+    estimator, X, function: Callable, example: np.ndarray | None = None, *, by_row: bool = False
+):
+    """``function(estimator, block)`` of all blocks as a lazy dask array with the row chunks of X.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Fitted; the features of ``X`` are compared with its own.
+    X : dask array or data frame
+        Rows. Blocks without any are answered by nothing.
+    function : callable
+        Returns an array with as many rows as the block; it is pickled.
+    example : ndarray, default=None
+        An answer, of any number of rows, for its dtype and further axes; None has the function
+        answer a row of zeros.
+    by_row : bool, default=False
+        Whether the function takes the number of a block's first row as its third argument.
+
+    Returns
+    -------
+    dask array
+        The answers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``X`` is no table of numbers chunked by rows, or has not the features of the fit.
+    """
+    check_features(estimator, X, reset=False)
+    if by_row and np.isnan(_row_chunks(X)).any():
+        raise ValueError(
+            "X must have chunks of known lengths where numbers are drawn for each row, got unknown "
+            "ones. Use X.compute_chunk_sizes(), or X.to_dask_array(lengths=True) of a data frame."
+        )
+    nameless = object.__new__(type(estimator))  # names have been compared
+    nameless.__dict__ = {k: v for k, v in vars(estimator).items() if k != "feature_names_in_"}
+    if example is None:
+        example = np.asarray(function(nameless, np.zeros((1, X.shape[1]), dtype_of(X))))
+    meta = example[:0]
+    of_block = (_RowAnswer if by_row else _Answer)(nameless, function, meta)
+    if _is_frame(X):
+        return X.map_partitions(of_block, meta=meta)
+    if meta.ndim == 1:
+        return X.map_blocks(of_block, drop_axis=1, dtype=meta.dtype, meta=meta)
+    chunks = (X.chunks[0], *((length,) for length in meta.shape[1:]))
+    return X.map_blocks(of_block, chunks=chunks, dtype=meta.dtype, meta=meta)
+
+
+class _Answer:
+    """An estimator's answer for one block, whose dtype is that of ``meta``, which has no rows."""
+
+    __name__ = "answer"  # in dask's keys
+
+    def __init__(self, estimator, function, meta):
+        self.estimator, self.function, self.meta = estimator, function, meta
+
+    def __reduce__(self):
+        return _answer, (type(self), _pickled((self.estimator, self.function, self.meta)))
+
+    def __call__(self, block, *arguments):
+        if not len(block):
+            return self.meta
+        if hasattr(block, "columns"):
+            block = block.set_axis(range(block.shape[1]), axis=1)
+        found = np.asarray(self.function(self.estimator, block, *arguments))
+        return found.astype(self.meta.dtype, copy=False)
+
+
+def _answer(cls, sent):
+    return cls(*_unpickled(sent))
+
+
+class _RowAnswer(_Answer):
+    """The same where the function also takes the number of the block's first row."""
+
+    def __call__(self, block, block_info=None):
+        return super().__call__(block, block_info[0]["array-location"][0][0])
+
+
+def by_method(name: str) -> Callable:
+    """``getattr(estimator, name)(block)``, as a function to be pickled."""
+    return functools.partial(_method, name)
+
+
+def _method(name, estimator, block):
+    return getattr(estimator, name)(block)
