@@ -339,7 +339,8 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         samples, kind = found
         if first:
             check_enough(samples.facts.n_positive, self.n_components)
-        self.n_samples_seen_ = samples.facts.total * samples.facts.largest_weight
+        seen, n = samples.facts.total * samples.facts.largest_weight, samples.n_samples
+        self.n_samples_seen_ = n if seen == n else seen
         return samples, None, kind
 
     def _fit_to(self, X, sample_weight, kind):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from simulated_device import NAME, simulated_device
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
@@ -428,6 +429,16 @@ def test_every_kind_of_array_gives_the_same(kind):
     np.testing.assert_allclose(found.means_, learned(stream(3)).means_, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blocks_on_another_device_give_the_same(covariance_type, dtype):
+    blocks = [torch.tensor(X, dtype=dtype) for X in stream(3)]
+    expected = learned(blocks, mixture(covariance_type))
+    with simulated_device() as name:
+        found = learned((X.to(name) for X in blocks), mixture(covariance_type))
+        assert found.means_.device.type == NAME
+        np.testing.assert_allclose(found.means_.cpu().numpy(), expected.means_, rtol=1e-6)
+
+
 # --- blocks that a function returns, and large files ----------------------------------------------
 
 
@@ -468,6 +479,7 @@ def test_after_a_fit_to_blocks_their_samples_count():
     model = mixture().fit(lambda: iter(zip(blocks, weights, strict=True)))
     assert model.n_samples_seen_ == 2 * 6 * len(blocks[0])
     assert model.partial_fit(blocks[0]).n_samples_seen_ == 13 * len(blocks[0])
+    assert repr(mixture().fit(lambda: iter(blocks)).n_samples_seen_) == "1200"
 
 
 def test_blocks_without_weight_are_passed_over():
