@@ -1,26 +1,157 @@
 """Data that does not fit into memory: one question and one table each.
 
     python benchmarks/bench_scale.py              # all questions
-    python benchmarks/bench_scale.py stepwise     # some
+    python benchmarks/bench_scale.py block_sizes  # some
     python benchmarks/bench_scale.py --quick      # less data, nothing is written
 
-Writes ``results/bench_scale_QUESTION.csv`` for each, and all tables to ``bench_scale.md``.
+Writes ``results/bench_scale_QUESTION.csv`` for each, and all tables to ``bench_scale.md``. Files of
+up to 4 GB are written to the folder for temporary files, or to ``--folder``, and removed.
 """
 
 import argparse
 import datetime
 import inspect
+import json
+import subprocess
+import sys
+import tempfile
+import time
 import warnings
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import sklearn
 import torch
-from _common import RESULTS, cpu_seconds, machine, markdown, read_csv, write_csv
+from _common import (
+    RESULTS,
+    cpu_seconds,
+    machine,
+    markdown,
+    peak_during,
+    read_csv,
+    write_csv,
+)
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from skgmmot import DifferentiableGaussianMixture
+
+FEATURES, COMPONENTS = 8, 10
+
+
+def rows(n, seed=0):
+    """Samples of a mixture, float32."""
+    rng = np.random.default_rng(seed)
+    centres = 3 * np.random.default_rng(0).normal(size=(COMPONENTS, FEATURES)).astype("f4")
+    noise = rng.standard_normal(size=(n, FEATURES), dtype="f4")
+    return centres[rng.integers(COMPONENTS, size=n)] + noise
+
+
+def write_rows(path, n):
+    """The same in a file, part by part."""
+    array = np.lib.format.open_memmap(path, "w+", dtype="f4", shape=(n, FEATURES))
+    for i in range(0, n, 2**20):
+        array[i : i + 2**20] = rows(min(2**20, n - i), seed=i)
+    array.flush()
+
+
+def model(max_iter, **parameters):
+    """A mixture that starts from given parameters and makes so many iterations."""
+    given = {
+        "weights_init": np.full(COMPONENTS, 1 / COMPONENTS),
+        "means_init": rows(COMPONENTS),
+        "precisions_init": np.stack([np.eye(FEATURES)] * COMPONENTS),
+    }
+    return DifferentiableGaussianMixture(
+        COMPONENTS, max_iter=max_iter, tol=0.0, random_state=0, **{**given, **parameters}
+    )
+
+
+def per_iteration(X, n_iter, repeats):
+    """CPU seconds of one iteration: a longer fit less one of a single iteration."""
+    found = []
+    for _ in range(repeats):
+        fits = [partial(model(k).fit, X) for k in (1, 1 + n_iter)]
+        short, long = map(cpu_seconds, fits)
+        found.append((long - short) / n_iter)
+    return float(np.median(found))
+
+
+# --- samples in blocks ---------------------------------------------------------------------------
+
+
+def memory_map(quick, folder):
+    """A memory-mapped file: peak memory of one process.
+
+    8 features in float32, 10 components, start by k-means, two iterations; MB beyond what the
+    process takes before, from Linux's high-water mark; process: that mark itself. result: what a
+    prediction returns. Time is by the clock, with two threads.
+    """
+    n = 2**25 + 2**24 if quick else 2**27
+    path = folder / "samples.npy"
+    write_rows(path, n)
+    for work in ("fit", "score", "predict"):
+        command = [sys.executable, __file__, "--memory", json.dumps([work, str(path)])]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        yield {"work": work, "n": n, "GB": path.stat().st_size / 1e9, **json.loads(done.stdout)}
+
+
+def measure_map(work, path):
+    """Print the peak memory and the time of work on a memory-mapped file."""
+    X = np.load(path, mmap_mode="r")
+    start = dict.fromkeys(("weights_init", "means_init", "precisions_init"))
+    mixture = model(2, **start)
+    if work != "fit":
+        mixture.fit(np.array(X[:10_000]))
+    done = []
+    began = time.perf_counter()
+    peak = peak_during(lambda: done.append(getattr(mixture, work)(X)))
+    seconds = time.perf_counter() - began
+    status = Path("/proc/self/status").read_text().splitlines()
+    process = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+    result = getattr(done[0], "nbytes", 0) / 2**20
+    found = {"peak MB": peak, "result MB": result, "process MB": process, "seconds": seconds}
+    print(json.dumps(found))
+
+
+def linear(quick, folder):
+    """Samples in a file: CPU seconds of one iteration, and of a million rows.
+
+    8 features in float32, 10 components; blocks of 100,000 rows of a memory-mapped file, one
+    thread. Median of three differences between a fit of one iteration and one of more.
+    """
+    for n in [10**5, 10**6] if quick else [10**5, 10**6, 10**7]:
+        path = folder / "samples.npy"
+        write_rows(path, n)
+        X = np.load(path, mmap_mode="r")
+        spent = per_iteration(in_blocks(X, 10**5), max(2, 2 * 10**6 // n), 1 if quick else 3)
+        yield {"n": n, "CPU s": spent, "CPU s of 1e6 rows": spent / n * 1e6}
+
+
+def in_blocks(X, size):
+    """A function that returns blocks of rows."""
+    return lambda: (np.asarray(X[i : i + size]) for i in range(0, len(X), size))
+
+
+def block_sizes(quick, folder):
+    """Sizes of blocks: the same result, and CPU seconds of one iteration.
+
+    1,000,000 rows of 8 features in float64, 10 components, in memory and in blocks of them, one
+    thread. difference: the largest of any fitted weight, mean, covariance or lower bound from those
+    of the fit in memory, after ten iterations. Median of three.
+    """
+    X = rows(10**5 if quick else 10**6).astype("f8")
+    memory = model(10).fit(X)
+    for size in [None, 10**3, 10**4, 10**5, 10**6]:
+        samples = X if size is None else in_blocks(X, size)
+        found = model(10).fit(samples)
+        names = ("weights_", "means_", "covariances_", "lower_bound_")
+        apart = (np.abs(getattr(found, k) - getattr(memory, k)).max() for k in names)
+        spent = per_iteration(samples, 5, 1 if quick else 3)
+        yield {"block": size or "memory", "difference": float(max(apart)), "CPU s": spent}
+
 
 # --- stepwise: one pass of partial_fit against fit -----------------------------------------------
 
@@ -54,7 +185,7 @@ def stream(name, n, seed):
     return X
 
 
-def stepwise(quick):
+def stepwise(quick, _folder):
     """One pass of partial_fit against fit: mean log-likelihood and CPU seconds.
 
     100 blocks of 10,000 rows, and 20 more that no model has seen; one thread, November 27, 2026.
@@ -103,7 +234,14 @@ def stepwise(quick):
             yield row | took
 
 
-QUESTIONS = {"stepwise": stepwise}
+QUESTIONS = {
+    "memory_map": memory_map,
+    "linear": linear,
+    "block_sizes": block_sizes,
+    "stepwise": stepwise,
+}
+#: Questions that are about more than one thread.
+THREADS = {"memory_map": 2}
 
 
 def write():
@@ -128,17 +266,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("questions", nargs="*", help="which, of " + ", ".join(QUESTIONS))
     parser.add_argument("--quick", action="store_true", help="less data")
+    parser.add_argument("--folder", help="where files of up to 4 GB are written")
+    parser.add_argument("--memory", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=ConvergenceWarning)
+    if args.memory:
+        measure_map(*args.memory)
+        return
     unknown = set(args.questions) - set(QUESTIONS)
     if unknown:
         parser.error(f"questions must be of {', '.join(QUESTIONS)}, got {', '.join(unknown)}")
     RESULTS.mkdir(exist_ok=True)
     for name in args.questions or QUESTIONS:
-        table = []
-        torch.set_num_threads(1)
-        with threadpool_limits(1):
-            for row in QUESTIONS[name](args.quick):
+        table, n_threads = [], THREADS.get(name, 1)
+        torch.set_num_threads(n_threads)
+        with threadpool_limits(n_threads), tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            for row in QUESTIONS[name](args.quick, Path(folder)):
                 table.append(row)
                 print(*markdown([row])[2:], flush=True)
         if not args.quick:
