@@ -338,6 +338,20 @@ def test_an_accelerated_iteration_waits_a_few_times():
     assert found["synchronisations"] <= 3
 
 
+@each_type
+def test_a_whole_fit_moves_little(covariance_type):
+    counts = counts_of_a_fit(5, covariance_type=covariance_type)
+    assert counts.transfers() <= 5
+    assert max((*counts.to_host, *counts.to_device)) < 100  # never the samples
+
+
+def test_a_start_with_fewer_different_samples_than_components_is_warned_of():
+    X = torch.tensor([[-1.0], [0.0], [1.0]], dtype=F64).repeat(5, 1).to(NAME)
+    model = skgmmot.DifferentiableGaussianMixture(4, random_state=0, max_iter=2)
+    with pytest.warns(ConvergenceWarning, match="components without samples: 1 of 4"):
+        model.fit(X)
+
+
 def test_few_samples_wait_once_an_iteration_too():
     found = per_iteration(n=50, K=2, init_params="random_from_data")
     assert (found["to_host"], found["to_device"], found["synchronisations"]) == (0, 0, 1)

@@ -1,8 +1,11 @@
 """Where EM starts: k-means, k-means++, random responsibilities, random samples, Sinkhorn-EM.
 
 The random numbers are scikit-learn's, drawn in the same order, so that an equal ``random_state``
-gives an equal start. A start assigns samples to components; its weights, means and covariances
-are then the moments of that assignment, block by block.
+gives an equal start. On the CPU k-means is scikit-learn's, too; on other devices it is that of
+`skgmmot.fitting.kmeans`, which is the same but for rounding.
+
+A start assigns samples to components; its weights, means and covariances are then the moments of
+that assignment, block by block.
 """
 
 import functools
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from skgmmot._inputs.arrays import NUMPY, ArrayKind, as_tensor
 from skgmmot.estimators.mixtures._callable_start import called
+from skgmmot.fitting import kmeans
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.fitting.em.step import counted_mass, shifts
@@ -106,28 +110,32 @@ def assign(
         return ASSIGNMENTS[name](em, n_components, rng)
     found = called(name, em.X if X is None else X, n_components, rng, kind)
     if found.ndim == 1:
-        return _labelled(found, n_components, em.X)
+        return _labelled(torch.from_numpy(found).to(em.X.device), n_components, em.X)
     return _divided(found.to(em.X.device))
 
 
 def _by_kmeans(em: EM, n_components: int, rng) -> Assignment:
     """The clusters of k-means."""
-    X = _near_origin(em, _centred_by_mean(em))
-    return _labelled(_nearest_centre(X, _weights_of(em), n_components, 1, rng), n_components, em.X)
+    on_host = em.X.device.type == "cpu"
+    X = _near_origin(em, _centred_by_mean(em)) if on_host else em.X - em.origin
+    return _labelled(_clusters(X, em.sample_weight, n_components, 1, rng), n_components, em.X)
 
 
 def _by_kmeans_plusplus(em: EM, n_components: int, rng) -> Assignment:
     """Single samples, far from each other."""
-    X = _near_origin(em, _distances_keep_digits(em))
+    if em.X.device.type != "cpu":
+        return _single(kmeans.seeds(em.X - em.origin, n_components, rng, em.sample_weight), em)
+    X = _near_origin(em, _distances_keep_digits(em)).numpy()
     options = {"sample_weight": _weights_of(em), "random_state": rng}
-    return _single(kmeans_plusplus(X, n_components, **options)[1], em)
+    return _single(torch.from_numpy(kmeans_plusplus(X, n_components, **options)[1]), em)
 
 
 def _by_random_samples(em: EM, n_components: int, rng) -> Assignment:
     """Single samples, drawn by their weights."""
     a = _weights_of(em)
     p = None if a is None else a.astype(np.float64) / a.sum(dtype=np.float64)
-    return _single(rng.choice(len(em.X), size=n_components, replace=False, p=p), em)
+    chosen = rng.choice(len(em.X), size=n_components, replace=False, p=p)
+    return _single(torch.from_numpy(chosen).to(em.X.device), em)
 
 
 def _weights_of(em: EM) -> np.ndarray | None:
@@ -135,29 +143,29 @@ def _weights_of(em: EM) -> np.ndarray | None:
     return None if em.sample_weight is None else em.sample_weight.cpu().numpy()
 
 
-def _single(chosen, em: EM) -> Assignment:
+def _single(chosen: Tensor, em: EM) -> Assignment:
     """Each component one sample."""
-    labels = np.full(len(em.X), -1)
-    labels[chosen] = np.arange(len(chosen))
+    labels = torch.full((len(em.X),), -1, device=chosen.device)
+    labels[chosen] = torch.arange(len(chosen), device=chosen.device)
     return _labelled(labels, len(chosen), em.X)
 
 
-def _near_origin(em: EM, safe: bool) -> np.ndarray:
+def _near_origin(em: EM, safe: bool) -> Tensor:
     """The samples for scikit-learn: as they are where that is safe, else about their origin.
 
     Ties, which rounded data are full of, break otherwise for other roundings: only samples as they
     are give scikit-learn's own start.
     """
-    return (em.X if safe else em.X - em.origin).cpu().numpy()
+    return em.X if safe else em.X - em.origin
 
 
 def _centred_by_mean(em: EM) -> bool:
     """Whether scikit-learn's k-means, which subtracts the mean itself, adds it up well enough."""
     if em.X.dtype == torch.float64:
         return True
-    X = em.X.cpu().numpy()
+    X = em.X.numpy()
     largest = np.maximum(X.max(axis=0), -X.min(axis=0))
-    error = np.abs(X.mean(axis=0) - origin(em.X, None).cpu().numpy())
+    error = np.abs(X.mean(axis=0) - origin(em.X, None).numpy())
     return bool((error <= MEAN_ERROR * np.finfo(X.dtype).eps * largest).all())
 
 
@@ -172,27 +180,29 @@ def _distances_keep_digits(em: EM) -> bool:
     return offset * torch.finfo(torch.float64).eps <= DISTANCE_ERROR * spread
 
 
-def _nearest_centre(X, sample_weight, n_clusters: int, n_init: int, rng) -> np.ndarray:
-    """The labels of scikit-learn's k-means."""
-    kmeans = KMeans(n_clusters, n_init=n_init, random_state=rng)
+def _clusters(X: Tensor, sample_weight: Tensor | None, n_clusters: int, n_init: int, rng) -> Tensor:
+    """The labels of k-means: on the CPU scikit-learn's, with its very bits."""
+    if X.device.type != "cpu":
+        return kmeans.kmeans(X, n_clusters, rng, sample_weight, n_init=n_init).labels
+    estimator = KMeans(n_clusters, n_init=n_init, random_state=rng)
+    a = None if sample_weight is None else sample_weight.numpy()
     # in a forked process OpenMP waits for threads that were not taken along
     alone = in_forked_process()
     with threadpool_limits(1, user_api="openmp") if alone else nullcontext():
-        return kmeans.fit(X, sample_weight=sample_weight).labels_
+        return torch.from_numpy(estimator.fit(X.numpy(), sample_weight=a).labels_)
 
 
-def _labelled(labels: np.ndarray, n_components: int, X: Tensor) -> Assignment:
+def _labelled(labels: Tensor, n_components: int, X: Tensor) -> Assignment:
     """Each component its samples; those of label -1 belong to nobody."""
     if len(labels) * n_components < HELD_AT_ONCE:
-        resp = torch.from_numpy(labels == np.arange(n_components)[:, np.newaxis]).to(X)
-        held = [(slice(None), slice(None), resp)]
-        if labels.min() < 0:
-            nobody = torch.from_numpy(np.flatnonzero(labels < 0)).to(X.device)
+        numbers = torch.arange(n_components, device=X.device).unsqueeze(1)
+        held = [(slice(None), slice(None), (labels == numbers).to(X.dtype))]
+        nobody = (labels < 0).nonzero().flatten()
+        if len(nobody):
             held.append((nobody, slice(0, 0), X.new_ones(0, len(nobody))))
         return lambda: iter(held)
-    labels = torch.from_numpy(labels)
     counts = torch.bincount(labels + 1, minlength=n_components + 1)
-    groups = labels.argsort(stable=True).to(X.device).split(counts.tolist())
+    groups = labels.argsort(stable=True).split(counts.tolist())
 
     def blocks():
         for k, group in enumerate(groups, start=-1):
@@ -284,7 +294,7 @@ def balanced(
     those of that shape too: features' scales do not matter, nor their directions if covariances
     are full or tied. As each component must take its share of the samples, they spread over all.
     """
-    labels = np.zeros(len(em.X), dtype=np.int64)
+    labels = torch.zeros(len(em.X), dtype=torch.int64, device=em.X.device)
     everything = start(_labelled(labels, 1, em.X), em, covariance_type, 1)
     weights, means, covariances = given
     if weights is None:
@@ -306,9 +316,8 @@ def _centres(em, everything, covariance_type, n_components, rng) -> Tensor:
     """Centres of k-means, where distances are those of the Gaussian of all samples."""
     whitening = everything.prepare()
     X = (em.X - em.origin).double().unsqueeze(0)
-    X = whitening.covariance_type.apply(X, whitening.factors).squeeze(0).cpu().numpy()
-    a = None if em.sample_weight is None else em.sample_weight.cpu().numpy()
-    labels = _nearest_centre(X, a, n_components, CENTRES_INIT, rng)
+    X = whitening.covariance_type.apply(X, whitening.factors).squeeze(0)
+    labels = _clusters(X, em.sample_weight, n_components, CENTRES_INIT, rng)
     return start(_labelled(labels, n_components, em.X), em, covariance_type, n_components).means
 
 
