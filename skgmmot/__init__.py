@@ -4,6 +4,7 @@ from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMix
 from skgmmot.estimators.mixtures.regressor import MixtureRegressor
 from skgmmot.estimators.mixtures.semidiscrete import SemidiscreteGMM
 from skgmmot.estimators.mixtures.sliced import SlicedWassersteinGMM
+from skgmmot.estimators.search.mixture_search import GaussianMixtureSearch
 from skgmmot.estimators.transport.barycenter import MixtureBarycenter, reduce
 from skgmmot.estimators.transport.embedding import MixtureEmbedding, PairwiseMW2
 from skgmmot.estimators.transport.geodesic import interpolate
@@ -16,6 +17,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "DifferentiableGaussianMixture",
+    "GaussianMixtureSearch",
     "GridDensity",
     "MixtureBarycenter",
     "MixtureEmbedding",

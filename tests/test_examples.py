@@ -23,6 +23,7 @@ SCRIPTS = sorted({*EXAMPLES.rglob("plot_*.py")} - {EXAMPLES / "plot_color_transf
 #: What is done less often here than in the gallery, by example: the same lines run.
 SHORTER = {
     "plot_barycenter_flow": {"trange(200,": "trange(30,", '(200, "C0")': '(30, "C0")'},
+    "plot_choose_a_model": {"range(1, 9)": "range(1, 4)"},
     "plot_clouds_as_samples": {"tqdm([1, 3, 6],": "tqdm([1, 3],", "120": "60"},
     "plot_color_flow": {"n_steps=120": "n_steps=20"},
     "plot_color_transfer_smooth": {"(30, 1e-6)": "(5, 1e-6)"},

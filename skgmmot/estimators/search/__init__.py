@@ -1,0 +1,1 @@
+"""Choose a mixture: the number of components and the covariance type."""

@@ -1,0 +1,536 @@
+"""`GaussianMixtureSearch`: chooses the number of components and the covariance type."""
+
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Iterable
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import KFold
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from skgmmot._inputs import arrays
+from skgmmot.estimators.mixtures import _init
+from skgmmot.estimators.mixtures._base import MixtureEstimator
+from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
+from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.search._growth import Grown
+from skgmmot.fitting.em.e_steps import E_STEPS
+from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.samples import InMemory
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.numerics import blocks
+
+#: Differences of a criterion, in units of twice a log-likelihood, that count as clear.
+CLEARLY = 10.0
+#: Attributes of the best mixture that the search has, too.
+SHOWN = (
+    "weights_",
+    "means_",
+    "covariances_",
+    "precisions_",
+    "precisions_cholesky_",
+    "converged_",
+    "n_iter_",
+)
+COLLAPSED_TEXT = (
+    "n_components must be few enough for the samples, got a best fit with a collapsed component, "
+    "whose variance is that of reg_covar. Use fewer components, or a larger reg_covar."
+)
+CRITERIA = ("bic", "aic", "icl", "held_out")
+#: What the criteria are called in plots.
+LABELS = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "held_out": "-2 held-out log-likelihood"}
+
+
+class GaussianMixtureSearch(FittedMixture):
+    r"""Gaussian mixture whose number of components and covariance type are chosen by a criterion.
+
+    Mixtures of each covariance type are fitted with more and more components, each from starts of
+    its own, from the last fit with components split, and from the next with components merged. A
+    type is given up where further components do not help. The criteria are, with L the
+    log-likelihood, p the number of free parameters and n of samples,
+
+    .. math::
+
+        \text{BIC} = -2 L + p \log n, \qquad \text{AIC} = -2 L + 2 p, \qquad
+        \text{ICL} = \text{BIC} - 2 \sum_{ik} \gamma_{ik} \log \gamma_{ik},
+
+    and minus twice the log-likelihood of held-out samples in cross-validation. The search is
+    itself a fitted mixture, the best one: it predicts, and can be transported.
+
+    Parameters
+    ----------
+    n_components : int or iterable of int, default=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+        Numbers of components to compare.
+    covariance_types : str or iterable of str, default=('full', 'tied', 'diag', 'spherical')
+        Covariance types to compare.
+    criterion : {'bic', 'aic', 'icl', 'held_out'}, default='bic'
+        What to minimise. ``'bic'`` finds the components of the density, ``'icl'`` groups that are
+        apart; ``'aic'`` and ``'held_out'`` the best density, with more components.
+    mixture : DifferentiableGaussianMixture, default=None
+        All other parameters of the fits, such as ``reg_covar``; None is
+        ``DifferentiableGaussianMixture(n_init=2)``. Its ``n_init`` counts starts beside splits and
+        merges, and its ``random_state`` is not used.
+    cv : int or splitter, default=5
+        Folds, shuffled, or an object with scikit-learn's ``split``, for ``'held_out'``.
+    patience : int, default=2
+        A type is given up when this many numbers of components in a row were clearly worse than its
+        best (by more than 10), or when it is so far behind the best of all that it would not catch
+        up if each further component helped as much as the last ones. None compares all.
+    random_state : int, RandomState instance or None, default=None
+        Controls the starts, the folds and `sample`.
+    verbose : int, default=0
+        1 prints a line for each fit.
+
+    Attributes
+    ----------
+    best_estimator_ : DifferentiableGaussianMixture
+        The best mixture, fitted to all samples.
+    best_params_ : dict
+        Its ``n_components`` and ``covariance_type``.
+    best_criterion_ : float
+        Its criterion.
+    best_index_ : int
+        Its row in ``results_``.
+    results_ : dict of ndarrays
+        A row for each fit, in the order of the fits; a frame by ``pandas.DataFrame(results_)``.
+        ``n_components``, ``covariance_type``, ``criterion``, ``n_parameters``,
+        ``log_likelihood`` (mean), ``bic``, ``aic``, ``icl``, ``held_out`` (mean log-likelihood, if
+        it is the criterion), ``n_iter``, ``converged``, ``start`` (what the best run started
+        from: ``'split'``, ``'merge'`` or ``init_params``), ``collapsed`` (a component is held open
+        by ``reg_covar`` alone, so that its likelihood means nothing: such a fit is chosen only if
+        all are) and ``fit_time`` in seconds. Those given up have no row.
+    n_components_ : int
+        The number of components of the best.
+    covariance_type_ : str
+        Its covariance type.
+    weights_ : array or Tensor of shape (n_components_,)
+        Its weights.
+    means_ : array or Tensor of shape (n_components_, n_features)
+        Its means.
+    covariances_ : array or Tensor
+        Its covariances, as in `DifferentiableGaussianMixture`.
+    precisions_ : array or Tensor
+        Inverse covariances, in the same shape.
+    precisions_cholesky_ : array or Tensor
+        Factors ``P`` of the precisions, ``P @ P.T``, in the same shape.
+    converged_ : bool
+        Whether its fit converged.
+    n_iter_ : int
+        Iterations of its fit.
+    n_features_in_ : int
+        Number of features d.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if ``X`` had any.
+
+    See Also
+    --------
+    skgmmot.DifferentiableGaussianMixture : The mixtures that are compared.
+
+    Notes
+    -----
+    A fit that raises because a covariance is singular has criterion ``inf``. With ``'held_out'``
+    all is done once more for each fold.
+
+    References
+    ----------
+    .. [1] Biernacki, Celeux and Govaert 2000, the integrated completed likelihood.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skgmmot import GaussianMixtureSearch
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.vstack([rng.normal(c, 1, size=(100, 2)) for c in ([0, 0], [6, 0], [0, 6])])
+    >>> search = GaussianMixtureSearch(n_components=range(1, 7), random_state=0).fit(X)
+    >>> search.best_params_
+    {'n_components': 3, 'covariance_type': 'spherical'}
+    >>> search.predict([[6, 0]]).shape
+    (1,)
+    """
+
+    _parameter_constraints: dict = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), Iterable],
+        "covariance_types": [str, Iterable],
+        "criterion": [StrOptions(set(CRITERIA))],
+        "mixture": [MixtureEstimator, None],
+        "cv": [Interval(Integral, 2, None, closed="left"), HasMethods(["split"])],
+        "patience": [Interval(Real, 1, None, closed="left"), None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_components=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
+        covariance_types=("full", "tied", "diag", "spherical"),
+        *,
+        criterion="bic",
+        mixture=None,
+        cv=5,
+        patience=2,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.covariance_types = covariance_types
+        self.criterion = criterion
+        self.mixture = mixture
+        self.cv = cv
+        self.patience = patience
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit and compare all mixtures, and keep the best.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Samples. The result is not differentiable in them: fit ``best_estimator_`` again for
+            that.
+        y : None
+            Ignored.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            How often each sample was seen: their sum is the number of samples of the criteria.
+
+        Returns
+        -------
+        GaussianMixtureSearch
+            The fitted estimator.
+
+        Raises
+        ------
+        TypeError
+            If ``mixture`` is another estimator.
+        ValueError
+            If a parameter, ``X`` or ``sample_weight`` is invalid, there are fewer samples (of a
+            fold) than components, or every fit fails; an earlier fit is then left as it was.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the best fit has not converged, or has components without samples.
+        UserWarning
+            If ``reg_covar`` is large for the features, or the best fit has collapsed components.
+        """
+        self._fit(X, sample_weight)
+        return self
+
+    # --- what the frame of a fit needs ---------------------------------------------------------
+
+    @property
+    def device(self):
+        """Where to compute, by ``mixture``."""
+        return None if self.mixture is None else self.mixture.device
+
+    @property
+    def covariance_type(self):
+        """The covariance type of the best; None before a fit."""
+        return getattr(self, "covariance_type_", None)
+
+    def _fit_to(self, X, sample_weight, kind):
+        return _Comparison(self, self._template(), X, sample_weight, kind)
+
+    def _fit_samples(self, X, sample_weight, reached):
+        for attribute in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, attribute)  # of an earlier fit; on a copy
+        X, kind = arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
+        arrays.check_range(X)
+        a, count = arrays.sample_weights(sample_weight, X), float(len(X))
+        if a is not None:
+            given = arrays.as_tensor(sample_weight).detach().double()
+            count = float(given.expand(len(X)).sum())
+            X, a = X[a > 0], a[a > 0].detach()
+        comparison = self._fit_to(X.detach(), a, kind)
+        texts = comparison.run(count)
+        for text in texts:
+            warnings.warn(text, ConvergenceWarning, stacklevel=5)
+
+    def _template(self):
+        """The mixture that candidates are clones of."""
+        if self.mixture is None:
+            return DifferentiableGaussianMixture(n_init=2)
+        mixture = self.mixture
+        if not isinstance(mixture, DifferentiableGaussianMixture):
+            raise TypeError(
+                "mixture must be a DifferentiableGaussianMixture, got "
+                f"{type(mixture).__name__}. Likelihoods of other fits cannot be compared so."
+            )
+        names = ("weights_init", "means_init", "precisions_init")
+        given = [name for name in names if getattr(mixture, name) is not None]
+        if given:
+            raise ValueError(
+                f"mixture must have no start of a fixed number of components, got {given[0]}. Set "
+                "it to None, or use a function as init_params."
+            )
+        if E_STEPS[mixture.e_step].balanced:
+            raise ValueError(
+                f"mixture must maximise the likelihood, got e_step={mixture.e_step!r}. Use "
+                "e_step='posterior', or init_params='sinkhorn'."
+            )
+        return mixture
+
+    def plot(self, ax=None):
+        """Draw the criterion against the number of components, a line for each covariance type.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes one.
+
+        Returns
+        -------
+        matplotlib Axes
+            The axes.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        """
+        check_is_fitted(self)
+        import matplotlib.pyplot as plt
+
+        ax = plt.figure().add_subplot() if ax is None else ax
+        K, values = self.results_["n_components"], self.results_["criterion"]
+        drawn = np.isfinite(values) & ~self.results_["collapsed"]
+        for name in dict.fromkeys(self.results_["covariance_type"]):
+            rows = drawn & (self.results_["covariance_type"] == name)
+            ax.plot(K[rows], values[rows], "o-", label=name)
+        best = self.best_index_
+        ax.plot(K[best], values[best], "o", color="black", markersize=12, fillstyle="none")
+        ax.set(xlabel="components", ylabel=LABELS[self.criterion])
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend()
+        return ax
+
+
+class _Comparison:
+    """All fits of a search to given samples."""
+
+    def __init__(self, search, template, X, sample_weight, kind):
+        self.search, self.template, self.kind = search, template, kind
+        self.X, self.sample_weight = X, sample_weight
+        self.numbers = _numbers(search.n_components)
+        self.types = _types(search.covariance_types)
+        check_enough(len(X), self.numbers[-1])
+        origin = blocks.origin(X, sample_weight)
+        _init.warn_of_units(template, _init.variances(X, sample_weight, origin), origin)
+        rng = check_random_state(search.random_state)
+        self.seeds = {K: rng.randint(2**31 - 1) for K in self.numbers}
+        self.whole = self._grown(X, sample_weight)
+        self.folds = list(self._folds(rng)) if search.criterion == "held_out" else []
+
+    def _grown(self, X, a):
+        e, origin = self.template, blocks.origin(X, a)
+        em = EM(InMemory(X, a), origin, e.reg_covar, fixed_weights=e.fixed_weights)
+        return Grown(em, self.kind, self.seeds)
+
+    def _folds(self, rng):
+        """Yield fits to the samples of each fold, and those held out, as EM."""
+        cv = self.search.cv
+        if isinstance(cv, Integral):
+            if cv > len(self.X):
+                raise ValueError(
+                    f"cv must be at most the number of samples, got {cv} for {len(self.X)}. "
+                    "Decrease it."
+                )
+            cv = KFold(cv, shuffle=True, random_state=rng.randint(2**31 - 1))
+        for train, test in cv.split(self.X):
+            if len(train) < self.numbers[-1]:
+                raise ValueError(
+                    f"n_components must be at most the number of samples of a fold, got "
+                    f"{self.numbers[-1]} for {len(train)}. Ask for fewer components, or increase "
+                    "cv."
+                )
+            grown = self._grown(*self._rows(train))
+            held_out = InMemory(*self._rows(test))
+            yield grown, EM(held_out, grown.em.origin, 0.0)
+
+    def _rows(self, rows):
+        rows = torch.as_tensor(np.asarray(rows), device=self.X.device)
+        a = self.sample_weight
+        return self.X[rows], None if a is None else a[rows]
+
+    def run(self, count: float) -> list[str]:
+        """Fit and compare, for so many samples in all; show the best, and return its warnings."""
+        self.count, self.rows = count, {}
+        courses = {name: _Course() for name in self.types}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # those of the best come later
+            for position, K in enumerate(self.numbers):
+                for name, course in courses.items():
+                    if not course.given_up:
+                        self._fit(K, name)
+                        self._look_back(self.numbers[:position], name)
+                        course.values = {
+                            k: row["criterion"] for (k, t), row in self.rows.items() if t == name
+                        }
+                lowest = min(course.lowest for course in courses.values())
+                for course in courses.values():
+                    course.judge(lowest, self.numbers[-1] - K, self.search.patience)
+        rows = list(self.rows.values())
+        index = min(range(len(rows)), key=lambda i: (rows[i]["collapsed"], rows[i]["criterion"]))
+        if (best := self.whole.best.get(list(self.rows)[index])) is None:
+            raise ValueError(
+                "every fit failed, as components have singular covariances. Increase reg_covar of "
+                "the mixture, or compare fewer components."
+            )
+        return self._show(rows, index, best)
+
+    def _look_back(self, fewer, name):
+        """Fit fewer components again while that is an improvement."""
+        for K in reversed(fewer):
+            began, estimator = time.perf_counter(), self._estimator(K, name)
+            grown = [self.whole, *(fold for fold, _ in self.folds)]
+            improved = [one.refit(estimator) is not None for one in grown]
+            if not any(improved):
+                return
+            self._note(K, name, began)
+
+    def _fit(self, K, name):
+        """Fit so many components of a type."""
+        began, estimator = time.perf_counter(), self._estimator(K, name)
+        try:
+            for grown in (self.whole, *(fold for fold, _ in self.folds)):
+                grown.fit(estimator)
+        except ValueError:  # a covariance is singular
+            self.whole.best.pop((K, name), None)
+        self._note(K, name, began)
+
+    def _estimator(self, K, name):
+        return clone(self.template).set_params(
+            n_components=K, covariance_type=name, random_state=self.search.random_state
+        )
+
+    def _note(self, K, name, began):
+        """Write the row of a fit; one that failed has no likelihood."""
+        fitted, p = self.whole.best.get((K, name)), self._n_parameters(K, name)
+        spent = time.perf_counter() - began
+        if (K, name) in self.rows:
+            spent += self.rows[K, name]["fit_time"]
+        row = {"n_components": K, "covariance_type": name, "criterion": math.inf, "n_parameters": p}
+        if fitted is None:
+            measured = dict.fromkeys(("log_likelihood", "bic", "aic", "icl", "held_out"), math.nan)
+            row |= measured | {"n_iter": 0, "converged": False, "start": "", "collapsed": True}
+        else:
+            deviance, penalty = -2 * self.count * fitted.log_likelihood, p * math.log(self.count)
+            row |= {
+                "log_likelihood": fitted.log_likelihood,
+                "bic": deviance + penalty,
+                "aic": deviance + 2 * p,
+                "icl": deviance + penalty + 2 * self.count * fitted.entropy,
+                "held_out": self._held_out(K, name),
+                "n_iter": fitted.solution.n_iter,
+                "converged": fitted.solution.converged,
+                "start": fitted.start,
+                "collapsed": fitted.collapsed,
+            }
+            criterion = row[self.search.criterion]
+            row["criterion"] = -2 * self.count * criterion if self.folds else criterion
+        self.rows[K, name] = row | {"fit_time": spent}
+        if self.search.verbose:
+            print(
+                f"{K} components, {name}: {LABELS[self.search.criterion]} {row['criterion']:.1f}"
+                f" after {row['n_iter']} iterations from {row['start']!r}"
+            )
+
+    def _n_parameters(self, K, name):
+        d = self.X.shape[1]
+        return COVARIANCE_TYPES[name].n_parameters(K, d) + K * d + K - 1
+
+    def _held_out(self, K, name):
+        """The mean log-likelihood of held-out samples, over all folds."""
+        if not self.folds:
+            return math.nan
+        total = weight = 0.0
+        for grown, held_out in self.folds:
+            with held_out.at_work() as em:
+                statistics = em.statistics(grown.best[K, name].solution.value)
+            total += float(statistics.log_likelihood)
+            weight += held_out.total
+        return total / weight
+
+    def _show(self, rows, index, fitted):
+        """Set the attributes of the search, and return what to warn of."""
+        search, estimator = self.search, fitted.candidate.estimator
+        names = [name for name in rows[0] if name != "held_out" or self.folds]
+        search.results_ = {name: np.array([row[name] for row in rows]) for name in names}
+        search.best_index_, search.best_criterion_ = index, float(rows[index]["criterion"])
+        search.best_params_ = {n: rows[index][n] for n in ("n_components", "covariance_type")}
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(search, name):
+                setattr(estimator, name, getattr(search, name))
+        fitted.candidate.show(fitted.solution)
+        search.best_estimator_ = estimator
+        search.n_components_ = estimator.n_components
+        search.covariance_type_ = estimator.covariance_type
+        for name in SHOWN:
+            setattr(search, name, getattr(estimator, name))
+        texts = fitted.candidate.remarks(fitted.solution)
+        if fitted.collapsed:
+            texts.append(COLLAPSED_TEXT)
+        if not fitted.solution.converged and estimator.max_iter > 0:
+            texts.append(fitted.candidate.not_converged(fitted.solution))
+        return texts
+
+
+class _Course:
+    """The criterion of one covariance type, as the number of components grows."""
+
+    def __init__(self):
+        self.values, self.given_up = {}, False
+
+    @property
+    def lowest(self):
+        """The least so far."""
+        return min(self.values.values(), default=math.inf)
+
+    def judge(self, lowest, remaining, patience):
+        """Give up where more components are hopeless, by the least of all types."""
+        if patience is None or self.given_up:
+            return
+        limit = self.lowest + CLEARLY
+        clearly_worse = itertools.takewhile(
+            lambda value: not value <= limit, reversed(self.values.values())
+        )
+        gains = [
+            (self.values[k] - self.values[K]) / (K - k)
+            for k, K in itertools.pairwise(self.values)
+            if math.isfinite(self.values[k] - self.values[K])
+        ][-2:]
+        reach = self.lowest - remaining * max([0.0, *gains])
+        behind = len(gains) == 2 and reach > lowest + CLEARLY
+        self.given_up = len(list(clearly_worse)) >= patience or behind
+
+
+def _numbers(given) -> list[int]:
+    """The numbers of components, ascending."""
+    numbers = [given] if isinstance(given, Integral) else list(given)
+    bad = [k for k in numbers if not isinstance(k, Integral) or isinstance(k, bool) or k < 1]
+    if bad or not numbers:
+        raise ValueError(
+            "n_components must be one or more positive integers, got "
+            f"{bad[0] if bad else 'none'!r}. Pass for example range(1, 11)."
+        )
+    return sorted({int(k) for k in numbers})
+
+
+def _types(given) -> list[str]:
+    """The names of the covariance types."""
+    names = [given] if isinstance(given, str) else list(given)
+    bad = [name for name in names if not isinstance(name, str) or name not in COVARIANCE_TYPES]
+    if bad or not names:
+        raise ValueError(
+            f"covariance_types must be one or more of {', '.join(COVARIANCE_TYPES)}, got "
+            f"{bad[0] if bad else 'none'!r}. Pass for example ('full', 'diag')."
+        )
+    return list(dict.fromkeys(names))

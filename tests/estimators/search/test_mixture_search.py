@@ -1,0 +1,282 @@
+"""The choice of a number of components and a covariance type."""
+
+import pickle
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import ShuffleSplit
+
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    GaussianMixtureSearch,
+    MixtureWasserstein,
+    OTMap,
+    SemidiscreteGMM,
+)
+from skgmmot.estimators.search.mixture_search import _Course
+
+SHAPES = {
+    "full": [[[1.0, 0.9], [0.9, 1.0]], [[1.0, -0.9], [-0.9, 1.0]], [[0.3, 0.0], [0.0, 0.3]]],
+    "tied": [[[1.0, 0.8], [0.8, 1.0]]] * 3,
+    "diag": [[[1.0, 0.0], [0.0, 0.1]], [[0.1, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 0.3]]],
+    "spherical": [np.eye(2), 0.3 * np.eye(2), 0.1 * np.eye(2)],
+}
+
+
+def groups(name, n=200):
+    """Three groups of a covariance type."""
+    rng = np.random.default_rng(0)
+    centres = [[0, 0], [5, 0], [0, 5]]
+    pairs = zip(centres, SHAPES[name], strict=True)
+    return np.vstack([rng.multivariate_normal(c, S, size=n) for c, S in pairs])
+
+
+@pytest.fixture(scope="module")
+def search():
+    """A search among one to six components, fitted to three round groups."""
+    return GaussianMixtureSearch(range(1, 7), random_state=0).fit(groups("spherical"))
+
+
+@pytest.mark.parametrize("criterion", ["bic", "icl"])
+def test_the_true_number_and_type_are_found(covariance_type, criterion):
+    X = groups(covariance_type)
+    found = GaussianMixtureSearch(range(1, 7), criterion=criterion, random_state=0).fit(X)
+    assert found.best_params_ == {"n_components": 3, "covariance_type": covariance_type}
+
+
+@pytest.mark.parametrize("criterion", ["aic", "held_out"])
+def test_other_criteria_find_at_least_the_groups(criterion):
+    X = groups("full")
+    found = GaussianMixtureSearch(range(1, 6), "full", criterion=criterion, random_state=0).fit(X)
+    assert found.n_components_ >= 3
+
+
+def test_criteria_are_those_of_the_fits(search):
+    X, best = groups("spherical"), search.best_estimator_
+    row = pd.DataFrame(search.results_).iloc[search.best_index_]
+    assert row.bic == pytest.approx(best.bic(X))
+    assert row.aic == pytest.approx(best.aic(X))
+    assert row.criterion == search.best_criterion_ == row.bic
+    assert row.log_likelihood == pytest.approx(best.score(X))
+    resp = best.predict_proba(X)
+    assert row.icl - row.bic == pytest.approx(-2 * (resp * np.log(resp + 1e-300)).sum(), rel=1e-6)
+    assert row.n_parameters == best._n_parameters()
+    assert row.criterion == search.results_["criterion"].min()
+
+
+def test_no_fit_is_worse_than_one_from_a_start_of_its_own():
+    X = groups("full")
+    options = {"tol": 1e-4, "max_iter": 500}
+    mixture = DifferentiableGaussianMixture(**options)
+    found = GaussianMixtureSearch(range(1, 7), mixture=mixture, patience=None, random_state=0)
+    rows = pd.DataFrame(found.fit(X).results_)
+    assert len(rows) == 24
+    for row in rows.itertuples():
+        theirs = GaussianMixture(
+            row.n_components, covariance_type=row.covariance_type, random_state=0, **options
+        )
+        assert row.log_likelihood > theirs.fit(X).score(X) - 2e-3
+    assert set(rows.start) <= {"kmeans", "split", "merge"}
+    grown = rows[rows.covariance_type == "full"].log_likelihood
+    assert (np.diff(grown) > -1e-3).all(), "a component more is never worse"
+
+
+def test_types_without_hope_are_given_up_and_none_if_so_asked():
+    X, options = groups("tied"), {"random_state": 0}
+    pruned = GaussianMixtureSearch(**options).fit(X)
+    whole = GaussianMixtureSearch(patience=None, **options).fit(X)
+    assert len(whole.results_["criterion"]) == 40
+    assert len(pruned.results_["criterion"]) < 30
+    assert pruned.best_params_ == whole.best_params_
+
+
+@pytest.mark.parametrize(
+    "values, lowest, given_up",
+    [
+        ([100, 50, 70], 50, False),  # once
+        ([100, 50, 70, 90], 50, True),
+        ([100, 50, 55, 58], 50, False),  # not clearly
+        ([1000, 900, 800], 0, True),  # 700 more at best
+        ([1000, 900, 800], 89, True),
+        ([1000, 900, 800], 101, False),
+        ([1000, np.inf, np.inf], 1000, True),
+        ([1000, 200], 0, False),
+    ],
+)
+def test_hope_ends_after_clear_losses_or_too_far_behind(values, lowest, given_up):
+    course = _Course()
+    course.values = dict(enumerate(values, start=1))
+    course.judge(lowest, 7, 2)
+    assert course.given_up == given_up
+
+
+def test_it_is_a_fitted_mixture_itself(search):
+    X, best = groups("spherical"), search.best_estimator_
+    for method in ("predict", "predict_proba", "score_samples"):
+        np.testing.assert_array_equal(getattr(search, method)(X), getattr(best, method)(X))
+    assert search.score(X) == best.score(X)
+    assert search.bic(X) == best.bic(X)
+    assert search.sample(5)[0].shape == (5, 2)
+    assert MixtureWasserstein()(search, best) == 0
+    assert OTMap(best).fit(search).transform(X).shape == X.shape
+    assert best.standard_errors(X).means.shape == (3, 2)
+    assert type(best) is DifferentiableGaussianMixture
+    assert clone(best).fit(X).score(X) == pytest.approx(best.score(X), abs=1e-3)
+
+
+def test_equal_seeds_give_equal_searches(search):
+    again = clone(search).fit(groups("spherical"))
+    for name, column in search.results_.items():
+        if name != "fit_time":
+            np.testing.assert_array_equal(column, again.results_[name])
+    loaded = pickle.loads(pickle.dumps(search))
+    np.testing.assert_array_equal(loaded.means_, search.means_)
+
+
+def test_counts_are_repeated_rows(search):
+    X, a = groups("spherical")[::2], np.full(300, 2)
+    options = {"n_components": (1, 2, 3), "random_state": 0}
+    weighted = GaussianMixtureSearch(**options).fit(X, sample_weight=a)
+    repeated = GaussianMixtureSearch(**options).fit(X.repeat(2, axis=0))
+    assert weighted.best_params_ == repeated.best_params_
+    assert weighted.best_criterion_ == pytest.approx(repeated.best_criterion_, rel=1e-4)
+    less = GaussianMixtureSearch(**options).fit(
+        np.vstack([X, [[1e3, 1e3]]]), sample_weight=np.r_[a, 0]
+    )
+    assert less.best_criterion_ == weighted.best_criterion_
+
+
+def test_held_out_likelihood_is_that_of_the_folds():
+    X = groups("spherical")
+    cv = ShuffleSplit(2, test_size=0.25, random_state=0)
+    found = GaussianMixtureSearch((3,), "diag", criterion="held_out", cv=cv, random_state=0).fit(X)
+    each = [
+        DifferentiableGaussianMixture(3, covariance_type="diag", n_init=2, random_state=0)
+        .fit(X[train])
+        .score(X[test])
+        for train, test in cv.split(X)
+    ]
+    assert found.results_["held_out"][0] == pytest.approx(np.mean(each), abs=1e-2)
+    assert found.best_criterion_ == pytest.approx(-2 * len(X) * found.results_["held_out"][0])
+
+
+def test_results_are_arrays_or_tensors_as_other_results(array_kind):
+    X = groups("spherical", n=50)
+    options = {"n_components": (2, 3), "covariance_types": "diag", "random_state": 0}
+    found = GaussianMixtureSearch(**options).fit(array_kind(X))
+    assert type(found.means_) is np.ndarray
+    assert found.predict(array_kind(X)).shape == (150,)
+    found = GaussianMixtureSearch(**options).fit(torch.tensor(X, requires_grad=True))
+    assert isinstance(found.means_, torch.Tensor)
+    assert not found.means_.requires_grad
+    found = GaussianMixtureSearch(**options).fit(X.astype(np.float32))
+    assert found.means_.dtype == np.float32
+
+
+def test_starts_and_options_are_those_of_the_mixture():
+    X = groups("diag")
+    for start in ("sinkhorn", lambda X, K, rng: rng.randint(K, size=len(X))):
+        mixture = DifferentiableGaussianMixture(init_params=start, reg_covar=1e-3, n_init=2)
+        found = GaussianMixtureSearch((2, 3), "diag", mixture=mixture, random_state=0).fit(X)
+        assert found.n_components_ == 3
+        assert found.best_estimator_.init_params is start
+        assert found.best_estimator_.reg_covar == 1e-3
+    mixture = DifferentiableGaussianMixture(fixed_weights=True)
+    found = GaussianMixtureSearch((2, 3), "diag", mixture=mixture, random_state=0).fit(X)
+    np.testing.assert_allclose(found.weights_, 1 / 3)
+
+
+def test_collapsed_fits_are_not_chosen():
+    rng = np.random.default_rng(0)
+    X = np.vstack([rng.normal(size=(60, 2)), np.full((4, 2), 30.0)])  # four equal rows
+    found = GaussianMixtureSearch(range(1, 5), "full", patience=None, random_state=0).fit(X)
+    rows = pd.DataFrame(found.results_)
+    assert rows.collapsed.any()
+    assert not rows.collapsed[found.best_index_]
+    with pytest.warns(ConvergenceWarning, match="a best fit with a collapsed component"):
+        GaussianMixtureSearch(4, "full", random_state=0).fit(X)
+
+
+def test_numbers_need_not_be_consecutive_nor_in_order():
+    found = GaussianMixtureSearch([8, 1, 3, 3], "tied", random_state=0).fit(groups("tied"))
+    assert found.results_["n_components"].tolist() == [1, 3, 8]
+    assert found.n_components_ == 3
+
+
+def test_the_plot_has_a_line_for_each_type(search):
+    plt.switch_backend("agg")
+    ax = search.plot()
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["full", "tied", "diag", "spherical"]
+    assert ax.get_ylabel() == "BIC"
+    assert search.plot(ax) is ax
+    plt.close("all")
+    with pytest.raises(NotFittedError):
+        GaussianMixtureSearch().plot()
+
+
+def test_a_search_that_is_not_fitted_is_no_mixture_yet():
+    with pytest.raises(NotFittedError):
+        MixtureWasserstein()(GaussianMixtureSearch(), GaussianMixtureSearch())
+    with pytest.raises(NotFittedError):
+        GaussianMixtureSearch().predict([[0.0]])
+
+
+def test_verbose_prints_a_line_for_each_fit(capsys):
+    GaussianMixtureSearch((1, 2), "diag", verbose=1, random_state=0).fit(groups("diag"))
+    assert capsys.readouterr().out.startswith("1 components, diag: BIC ")
+
+
+BAD = [
+    ({"n_components": []}, ValueError, r"n_components must be .* got 'none'. Pass for example"),
+    ({"n_components": (1, 0)}, ValueError, "one or more positive integers, got 0"),
+    ({"n_components": (1, 2.5)}, ValueError, "got 2.5"),
+    ({"n_components": 700}, ValueError, "n_components = 700, n_samples = 600. Pass more samples"),
+    ({"n_components": 0}, ValueError, "The 'n_components' parameter"),
+    ({"covariance_types": ()}, ValueError, "covariance_types must be one or more of full, tied"),
+    ({"covariance_types": ("full", "round")}, ValueError, "got 'round'. Pass for example"),
+    ({"criterion": "mdl"}, ValueError, "The 'criterion' parameter"),
+    ({"cv": 1, "criterion": "held_out"}, ValueError, "The 'cv' parameter"),
+    ({"cv": 601, "criterion": "held_out"}, ValueError, "cv must be at most .* got 601 for 600"),
+    ({"n_components": 590, "criterion": "held_out"}, ValueError, "of a fold, got 590 for 480"),
+    ({"patience": 0}, ValueError, "The 'patience' parameter"),
+    ({"mixture": SemidiscreteGMM()}, TypeError, "mixture must be a Differentiable.* got Semidis"),
+    (
+        {"mixture": DifferentiableGaussianMixture(means_init=[[0.0, 0.0]])},
+        ValueError,
+        "no start of a fixed number of components, got means_init",
+    ),
+    (
+        {"mixture": DifferentiableGaussianMixture(e_step="sinkhorn")},
+        ValueError,
+        "mixture must maximise the likelihood, got e_step='sinkhorn'",
+    ),
+]
+
+
+@pytest.mark.parametrize("params, error, message", BAD)
+def test_what_cannot_be_searched_is_refused(params, error, message):
+    with pytest.raises(error, match=message):
+        GaussianMixtureSearch(**params).fit(groups("spherical"))
+
+
+def test_a_search_in_which_all_fits_fail_leaves_the_earlier_one():
+    found = GaussianMixtureSearch((2, 3), "full", random_state=0).fit(groups("full"))
+    means = found.means_
+    found.set_params(mixture=DifferentiableGaussianMixture(reg_covar=0))
+    with pytest.raises(ValueError, match="every fit failed, as components have singular"):
+        found.fit(np.c_[groups("full"), np.zeros(600)])
+    assert found.means_ is means
+
+
+def test_units_that_reg_covar_drowns_are_warned_of_once():
+    with pytest.warns(UserWarning, match="reg_covar must be small") as caught:
+        GaussianMixtureSearch((1, 2), "diag", random_state=0).fit(1e-4 * groups("diag"))
+    assert len([w for w in caught if "reg_covar must be small" in str(w.message)]) == 1
+    assert caught[0].filename == __file__
