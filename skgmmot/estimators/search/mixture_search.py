@@ -271,6 +271,11 @@ class GaussianMixtureSearch(FittedMixture):
                 f"mixture must have no start of a fixed number of components, got {given[0]}. Set "
                 "it to None, or use a function as init_params."
             )
+        if mixture.checkpoint is not None:
+            raise ValueError(
+                f"mixture must have no checkpoint, got {str(mixture.checkpoint)!r}, which all fits "
+                "would share. Set it to None; best_estimator_ may have one."
+            )
         if E_STEPS[mixture.e_step].balanced:
             raise ValueError(
                 f"mixture must maximise the likelihood, got e_step={mixture.e_step!r}. Use "

@@ -257,6 +257,11 @@ BAD = [
         ValueError,
         "mixture must maximise the likelihood, got e_step='sinkhorn'",
     ),
+    (
+        {"mixture": DifferentiableGaussianMixture(checkpoint="fit.pt")},
+        ValueError,
+        "mixture must have no checkpoint, got 'fit.pt'",
+    ),
 ]
 
 
