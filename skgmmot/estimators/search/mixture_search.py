@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from numbers import Integral, Real
 
 import numpy as np
@@ -384,19 +385,18 @@ class _Comparison:
                     course.judge(lowest, self.numbers[-1] - K, self.search.patience)
         rows = list(self.rows.values())
         index = min(range(len(rows)), key=lambda i: (rows[i]["collapsed"], rows[i]["criterion"]))
-        if (best := self.whole.best.get(list(self.rows)[index])) is None:
+        if not math.isfinite(rows[index]["criterion"]):
             raise ValueError(
                 "every fit failed, as components have singular covariances. Increase reg_covar of "
                 "the mixture, or compare fewer components."
             )
-        return self._show(rows, index, best)
+        return self._show(rows, index, self.whole.best[list(self.rows)[index]])
 
     def _look_back(self, fewer, name):
         """Fit fewer components again while that is an improvement."""
         for K in reversed(fewer):
             began, estimator = time.perf_counter(), self._estimator(K, name)
-            grown = [self.whole, *(fold for fold, _ in self.folds)]
-            improved = [one.refit(estimator) is not None for one in grown]
+            improved = [grown.refit(estimator) is not None for grown in self._all()]
             if not any(improved):
                 return
             self._note(K, name, began)
@@ -404,12 +404,14 @@ class _Comparison:
     def _fit(self, K, name):
         """Fit so many components of a type."""
         began, estimator = time.perf_counter(), self._estimator(K, name)
-        try:
-            for grown in (self.whole, *(fold for fold, _ in self.folds)):
+        for grown in self._all():
+            with suppress(ValueError):  # a covariance is singular
                 grown.fit(estimator)
-        except ValueError:  # a covariance is singular
-            self.whole.best.pop((K, name), None)
         self._note(K, name, began)
+
+    def _all(self):
+        """The fits to all samples, then those to the samples of each fold."""
+        return [self.whole, *(grown for grown, _ in self.folds)]
 
     def _estimator(self, K, name):
         return clone(self.template).set_params(
@@ -423,7 +425,7 @@ class _Comparison:
         if (K, name) in self.rows:
             spent += self.rows[K, name]["fit_time"]
         row = {"n_components": K, "covariance_type": name, "criterion": math.inf, "n_parameters": p}
-        if fitted is None:
+        if any((K, name) not in grown.best for grown in self._all()):
             measured = dict.fromkeys(("log_likelihood", "bic", "aic", "icl", "held_out"), math.nan)
             row |= measured | {"n_iter": 0, "converged": False, "start": "", "collapsed": True}
         else:

@@ -280,6 +280,23 @@ def test_a_search_in_which_all_fits_fail_leaves_the_earlier_one():
     assert found.means_ is means
 
 
+def test_a_type_that_fails_in_one_fold_is_not_chosen():
+    X = groups("diag", n=20)
+    X[:, 0] = np.where(np.arange(60) < 50, 0.0, X[:, 0])  # constant in the first fold's training
+    mixture = DifferentiableGaussianMixture(reg_covar=0)
+    cv = [(np.arange(40), np.arange(40, 60)), (np.arange(20, 60), np.arange(20))]
+
+    class Cuts:
+        def split(self, X, y=None, groups=None):
+            return iter(cv)
+
+    options = {"criterion": "held_out", "cv": Cuts(), "mixture": mixture, "random_state": 0}
+    found = GaussianMixtureSearch((1, 2), ("full", "spherical"), **options).fit(X)
+    assert found.covariance_type_ == "spherical"
+    rows = pd.DataFrame(found.results_)
+    assert np.isinf(rows.criterion[rows.covariance_type == "full"]).all()
+
+
 def test_units_that_reg_covar_drowns_are_warned_of_once():
     with pytest.warns(UserWarning, match="reg_covar must be small") as caught:
         GaussianMixtureSearch((1, 2), "diag", random_state=0).fit(1e-4 * groups("diag"))
