@@ -9,7 +9,7 @@ import torch
 from skgmmot.fitting import stream
 from skgmmot.fitting.samples import InMemory
 from skgmmot.fitting.stream import Stream, chosen, facts_of, merged, scaled, start_rows
-from skgmmot.numerics.blocks import origin, workers
+from skgmmot.numerics.blocks import Workers, origin, workers
 
 F64 = torch.float64
 
@@ -80,6 +80,14 @@ def test_blocks_of_any_size_have_equal_sums_and_facts(X, a, weighted, size):
 def test_the_same_blocks_give_the_same_bits(X, a):
     first, again = (Stream(blocks(X, a, 77)).sum(Moments()) for _ in range(2))
     assert all(map(torch.equal, first, again))
+
+
+def test_any_number_of_threads_gives_the_same_bits(X, a):
+    found = [
+        Stream(blocks(X, a, 500), Workers(X.device, n_threads)).sum(Moments())
+        for n_threads in (1, 2, 3)
+    ]
+    assert all(map(torch.equal, found[0] * 2, found[1] + found[2]))
 
 
 def test_facts_are_small_records_that_merge_in_order(X, a):

@@ -143,7 +143,9 @@ def failing(X, error, at_pass, after=100):
 
 
 @pytest.mark.parametrize("at_pass", [1, 2, 3])
-@pytest.mark.parametrize("error", [OSError("the disk is gone"), ValueError("mine")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [OSError("the disk is gone"), ValueError("mine"), KeyboardInterrupt("stop")], ids=repr
+)
 def test_an_error_in_a_pass_passes_through_and_leaves_the_earlier_fit(X, error, at_pass):
     mixture = fitted(X)
     before = dict(vars(mixture))
