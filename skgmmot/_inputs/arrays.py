@@ -99,8 +99,9 @@ def as_tensor(array, *, device=None, dtype=None) -> Tensor:
 def _floats(array) -> np.ndarray:
     if _is_plain(array) and array.flags.c_contiguous and array.flags.writeable:
         return array
+    refuse_masked("an array", array)
     array = np.asarray(array)
-    _refuse_times("an array", array.dtype)
+    refuse_times("an array", array.dtype)
     if np.iscomplexobj(array):
         raise TypeError(f"an array must be real, got {array.dtype}. Complex data not supported.")
     if array.dtype not in (np.float32, np.float64):
@@ -195,7 +196,7 @@ def _refuse_other_objects(X) -> None:
             "blocks, and its mixture can take the place of samples elsewhere."
         )
     refuse_functions(X)
-    _refuse_times("X", *np.atleast_1d(getattr(X, "dtypes", [getattr(X, "dtype", None)])))
+    refuse_times("X", *np.atleast_1d(getattr(X, "dtypes", [getattr(X, "dtype", None)])))
 
 
 def is_function(X) -> bool:
@@ -213,12 +214,21 @@ def refuse_functions(X) -> None:
         )
 
 
-def _refuse_times(name: str, *dtypes) -> None:
+def refuse_masked(name: str, array) -> None:
+    """Raise for masked entries, whose values numpy would take as they are."""
+    if np.ma.isMaskedArray(array) and np.ma.getmaskarray(array).any():
+        raise ValueError(
+            f"{name} must have no masked entries, got {int(np.ma.getmaskarray(array).sum())}. "
+            "Drop those samples or fill them in."
+        )
+
+
+def refuse_times(name: str, *dtypes) -> None:
     """Raise for dates and durations, which numpy would convert to counts of an unknown unit."""
     times = [dtype for dtype in dtypes if getattr(dtype, "kind", "") in ("m", "M")]
     if times:
         raise TypeError(
-            f"{name} must hold numbers, got {times[0]}. Choose a unit: (X - X.min()) / "
+            f"{name} must hold numbers, got {times[0]}. Choose a unit: (t - t.min()) / "
             "np.timedelta64(1, 'D') are days."
         )
 
@@ -259,11 +269,7 @@ def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
     if isinstance(X, Tensor):
         tensor = _checked_tensor(estimator, X, reset, min_samples)
     else:
-        if np.ma.isMaskedArray(X) and np.ma.getmaskarray(X).any():
-            raise ValueError(
-                f"X must have no masked entries, got {int(np.ma.getmaskarray(X).sum())}. "
-                "Drop those samples or fill them in."
-            )
+        refuse_masked("X", X)
         tensor = as_tensor(_numbers(estimator, X, reset, min_samples))
     tensor = on_device(tensor, estimator.device)
     _check_finite(tensor)
@@ -350,14 +356,14 @@ def _check_finite(X: Tensor) -> None:
     )
 
 
-def check_range(X: Tensor) -> None:
+def check_range(X: Tensor, name: str = "X") -> None:
     """Raise if the second moments of samples would overflow their dtype."""
     low, high = (float(x) for x in torch.aminmax(X.detach()))
     largest, limit = max(-low, high), torch.finfo(X.dtype).max ** 0.5 / 1e3
     if largest > limit:
         raise ValueError(
-            f"X must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry of "
-            f"size {largest:.1e}. Rescale X or drop that sample."
+            f"{name} must be smaller than {limit:.1e} for covariances in {X.dtype}, got an entry "
+            f"of size {largest:.1e}. Rescale {name} or drop that sample."
         )
 
 

@@ -149,7 +149,7 @@ def _in_order(values, features):
     return values[wanted]
 
 
-def feature_names(names, n_features: int) -> np.ndarray:
+def checked_names(names, n_features: int) -> np.ndarray:
     """Validate the names of features; an array of objects, as scikit-learn keeps them."""
     found = [names] if isinstance(names, str) else list(names)
     strings = all(isinstance(name, str) for name in found)

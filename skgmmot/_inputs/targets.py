@@ -7,7 +7,12 @@ import torch
 from sklearn.utils import check_array, check_consistent_length
 from torch import Tensor
 
-from skgmmot._inputs.arrays import as_tensor
+from skgmmot._inputs.arrays import (
+    as_tensor,
+    is_function,
+    refuse_masked,
+    refuse_times,
+)
 
 
 class Targets(NamedTuple):
@@ -39,9 +44,9 @@ def regression_targets(y, n_samples: int) -> Targets:
     Raises
     ------
     TypeError
-        If they are complex tensors or times.
+        If they are no array, sparse or complex tensors, or times.
     ValueError
-        If they are missing, of another shape or length, not finite or no numbers.
+        If they are missing, masked, of another shape or length, not finite or no numbers.
     """
     if y is None:
         raise ValueError(
@@ -49,6 +54,7 @@ def regression_targets(y, n_samples: int) -> Targets:
             "one row of numbers, for each sample."
         )
     names = None if isinstance(y, Tensor) else _names(y)
+    _refuse_other_objects(y)
     if not isinstance(y, Tensor):
         y = check_array(
             y,
@@ -74,6 +80,21 @@ def regression_targets(y, n_samples: int) -> Targets:
         )
     single = values.ndim == 1
     return Targets(values.unsqueeze(1) if single else values, single, names)
+
+
+def _refuse_other_objects(y) -> None:
+    """Raise for what is no array of numbers, or would become other numbers."""
+    if isinstance(y, Tensor):
+        if y.layout != torch.strided:
+            raise TypeError(f"y must be dense, got a tensor of {y.layout}. Use y.to_dense().")
+        return
+    if is_function(y) or not (hasattr(y, "__len__") or hasattr(y, "__array__") or np.isscalar(y)):
+        raise TypeError(
+            f"y must be an array, got {type(y).__name__}. Put its parts together first, as by "
+            "np.concatenate(list(y))."
+        )
+    refuse_masked("y", y)
+    refuse_times("y", *np.atleast_1d(getattr(y, "dtypes", [getattr(y, "dtype", None)])))
 
 
 def _names(y) -> list[str] | None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from skgmmot._inputs.features import chosen_features, feature_names, values_of
+from skgmmot._inputs.features import checked_names, chosen_features, values_of
 
 NAMES = np.array(["age", "sex", "bmi", "bp"], dtype=object)
 
@@ -108,6 +108,8 @@ def test_a_single_value_needs_no_list():
         ("12", TypeError, "in the order of features, got str"),
         ({"age": 1.0, "bmi": 2.0}, TypeError, "in the order of features, got dict"),
         ([1j, 2.0], TypeError, "must be real"),
+        (np.ma.masked_equal([1.0, 2.0], 2.0), ValueError, "must have no masked entries, got 1"),
+        (np.array([1, 2], dtype="datetime64[s]"), TypeError, "must hold numbers"),
         (pd.Series([1.0, 2.0], index=["bmi", "bp"]), ValueError, "must have the labels"),
     ],
 )
@@ -118,11 +120,11 @@ def test_other_values_are_refused(values, error, message):
 
 @pytest.mark.parametrize("names", [["a", "b"], np.array(["a", "b"]), pd.Index(["a", "b"])])
 def test_names_are_kept_as_scikit_learn_does(names):
-    found = feature_names(names, 2)
+    found = checked_names(names, 2)
     assert found.dtype == object and found.tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "a"], ["a", 1], "ab", ["a", "b", "c"]])
 def test_other_names_are_refused(names):
     with pytest.raises(ValueError, match=r"feature_names must be 2 distinct string\(s\)"):
-        feature_names(names, 2)
+        checked_names(names, 2)

@@ -53,6 +53,16 @@ def test_float32_and_the_graph_are_kept():
         (["a", "b", "c"], ValueError, "could not convert string|numeric"),
         (torch.zeros(3, dtype=torch.complex64), TypeError, "must be real"),
         (np.zeros(3, dtype=complex), ValueError, "Complex data not supported"),
+        (np.ma.masked_greater(Y[:, 0], 3.0), ValueError, "y must have no masked entries, got 1"),
+        (Y[:, 0].astype("datetime64[s]"), TypeError, "y must hold numbers, got datetime64"),
+        (Y[:, 0].astype("timedelta64[s]"), TypeError, "y must hold numbers, got timedelta64"),
+        (pd.Series(pd.date_range("2020", periods=3)), TypeError, "y must hold numbers"),
+        (pd.DataFrame({"t": pd.date_range("2020", periods=3)}), TypeError, "y must hold numbers"),
+        (torch.tensor(Y).to_sparse(), TypeError, "y must be dense, got a tensor of torch.sparse"),
+        (iter(Y), TypeError, "y must be an array, got"),
+        ((v for v in Y), TypeError, "y must be an array, got generator"),
+        (lambda: iter([Y]), TypeError, "y must be an array, got function"),
+        (1.0, ValueError, r"got \(\)"),
     ],
 )
 def test_what_is_no_target_is_refused(y, error, message):

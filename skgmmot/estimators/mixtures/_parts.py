@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from skgmmot._inputs import arrays
-from skgmmot._inputs.features import chosen_features, feature_names, values_of
+from skgmmot._inputs.features import checked_names, chosen_features, values_of
 from skgmmot._inputs.mixtures import as_mixture, in_double, shown_type
 from skgmmot.gaussian.conditional import condition, marginal, other_features
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
@@ -78,16 +78,16 @@ class MixtureParts:
                 "number of rows of means."
             )
         given = [weights, means, covariances]
-        kind = arrays.joint_kind(*(arrays.kind_of(array) for array in given))
         if covariance_type is not None:
             given.append(_known_type(covariance_type))
-        params, _ = as_mixture(tuple(given), "parameters", None)
+        params, kind = as_mixture(tuple(given), "parameters", None)
         if len({t.dtype for t in params}) > 1:
             params = in_double(params)
-        names = _names_of(feature_names, params.means.shape[1])
-        return cls._known(
-            params, arrays.answer_kind(kind), covariance_type, names=names, **parameters
-        )
+        names = None
+        if feature_names is not None:
+            names = checked_names(feature_names, params.means.shape[1])
+        kind = arrays.answer_kind(kind)
+        return cls._known(params, kind, covariance_type, names=names, **parameters)
 
     @classmethod
     def _known(cls, params, kind, covariance_type=None, *, names=None, **parameters):
@@ -231,8 +231,3 @@ def _known_type(name) -> str:
             "them, or leave it out."
         )
     return name
-
-
-def _names_of(names, n_features: int):
-    """The names of features, validated, or None."""
-    return None if names is None else feature_names(names, n_features)

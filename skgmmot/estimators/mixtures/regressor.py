@@ -5,7 +5,9 @@ from numbers import Integral
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context, clone
+from sklearn.cluster import KMeans
 from sklearn.metrics import r2_score
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted
@@ -46,8 +48,8 @@ class MixtureRegressor(RegressorMixin, BaseEstimator):
     ----------
     mixture : mixture estimator, default=None
         What is fitted to ``(X, y)``, cloned each time; None is
-        ``DifferentiableGaussianMixture(n_components=3, init_params='sinkhorn')`` with this
-        ``random_state`` and ``device``: a start for which units of ``X`` and ``y`` do not matter.
+        ``DifferentiableGaussianMixture(n_components=3)`` with this ``random_state`` and ``device``,
+        started by k-means of standardised columns: units of ``X`` and ``y`` do not matter.
     random_state : int, RandomState instance or None, default=None
         Controls the default mixture's starts and `sample_y`.
     device : str or torch.device, default=None
@@ -112,6 +114,32 @@ class MixtureRegressor(RegressorMixin, BaseEstimator):
         self.random_state = random_state
         self.device = device
 
+    def set_params(self, **params):
+        """Set parameters.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name, those of ``mixture`` as ``mixture__name``.
+
+        Returns
+        -------
+        MixtureRegressor
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            For an unknown parameter, or one of the mixture where none is given.
+        """
+        nested = sorted(name for name in params if name.startswith("mixture__"))
+        if nested and params.get("mixture", self.mixture) is None:
+            raise ValueError(
+                f"mixture must be given for {nested} to be set, got None. Use "
+                "MixtureRegressor(DifferentiableGaussianMixture())."
+            )
+        return super().set_params(**params)
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
@@ -153,6 +181,7 @@ class MixtureRegressor(RegressorMixin, BaseEstimator):
         kind = arrays.answer_kind(*(arrays.kind_of(given) for given in (X, y, sample_weight)))
         X, _ = arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
         y = regression_targets(y, len(X))
+        arrays.check_range(y.values, "y")
         joint = torch.cat([X, y.values.to(X.device)], dim=1)
         weights = arrays.sample_weights(sample_weight, joint)
         weights = None if weights is None else kind.restore(weights)
@@ -168,7 +197,7 @@ class MixtureRegressor(RegressorMixin, BaseEstimator):
         if self.mixture is None:
             return DifferentiableGaussianMixture(
                 DEFAULT_COMPONENTS,
-                init_params="sinkhorn",
+                init_params=scaled_kmeans,
                 random_state=self.random_state,
                 device=self.device,
             )
@@ -383,6 +412,13 @@ class MixtureRegressor(RegressorMixin, BaseEstimator):
             *others,
             min_rows=step.min_rows,
         )
+
+
+def scaled_kmeans(X, n_components, random_state):
+    """Start from k-means in units of each column's deviation, so that those of y have no say."""
+    X = arrays.as_tensor(X).numpy(force=True)
+    kmeans = KMeans(n_components, n_init=1, random_state=random_state)
+    return kmeans.fit(StandardScaler().fit_transform(X)).labels_
 
 
 def _mean(prepared, step, raw, x):

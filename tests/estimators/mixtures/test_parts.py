@@ -186,6 +186,8 @@ W, M, V = [0.5, 0.5], [[0.0, 0.0], [1.0, 1.0]], [1.0, 1.0]
         ((W, M, V, ["full"]), ValueError, r"covariance_type must be one of .* got \['full'\]"),
         ((W, [["a", "b"]] * 2, V), ValueError, "parameters must be a Gaussian mixture"),
         (([1j, 0], M, V), TypeError, "must be real"),
+        ((W, np.ma.masked_equal(M, 1.0), V), ValueError, "must have no masked entries, got 2"),
+        ((W, np.array(M).astype("timedelta64[s]"), V), TypeError, "must hold numbers"),
         (([], np.zeros((0, 2)), []), ValueError, "at least one component"),
     ],
 )

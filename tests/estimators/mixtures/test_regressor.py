@@ -188,6 +188,16 @@ def test_units_do_not_matter_to_the_default(data):
     np.testing.assert_allclose(found, plain.predict(X), rtol=0, atol=0.01)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("seed", range(5))
+def test_the_default_takes_few_samples_and_weights_of_zero(seed, rng):
+    X, y = rng.normal(size=(11, 10)), rng.normal(size=(11, 5))
+    regressor = MixtureRegressor(random_state=seed)
+    assert np.isfinite(regressor.fit(X, y).predict(X)).all()
+    a = np.r_[np.zeros(4), np.ones(7)]
+    assert np.isfinite(regressor.fit(X, y, sample_weight=a).predict(X)).all()
+
+
 def test_names_are_those_of_frames_and_series():
     X, y = load_linnerud(return_X_y=True, as_frame=True)
     regressor = MixtureRegressor(Mixture(random_state=0)).fit(X, y)
@@ -336,6 +346,8 @@ def test_the_number_of_threads_changes_no_bit(regressor, data):
         ([1.0, 2.0, 3.0, 4.0], [1.0, 2, 3, 4], r"X must have shape \(n_samples, n_features\)"),
         ([[1.0], [2.0], [2.0], [3.0]], [1.0, 2, 3], "inconsistent numbers of samples"),
         ([[1.0], [2.0], [2.0], [3.0]], None, "requires y to be passed"),
+        ([[1.0], [2.0], [2.0], [3.0]], [1.0, 1e200, 3, 4], "y must be smaller than .* Rescale y"),
+        ([[1.0], [2e200], [2.0], [3.0]], [1.0, 2, 3, 4], "X must be smaller than .* Rescale X"),
         ([[1.0], [2.0]], [1.0, 2.0], "Expected n_samples >= n_components"),
     ],
 )
@@ -366,6 +378,17 @@ def test_bad_requests_are_refused(data):
         regressor.condition([np.nan, 0.0])
     with pytest.raises(NotFittedError):
         MixtureRegressor().condition([0.0])
+
+
+def test_parameters_of_no_mixture_cannot_be_set(data):
+    with pytest.raises(ValueError, match=r"mixture must be given for \['mixture__tol'\]"):
+        MixtureRegressor().set_params(mixture__tol=1.0)
+    both = MixtureRegressor().set_params(mixture=Mixture(), mixture__tol=1.0)
+    assert both.mixture.tol == 1.0
+    with pytest.raises(ValueError, match="mixture must be given"):
+        GridSearchCV(MixtureRegressor(), {"mixture__n_components": [1, 2]}).fit(*data)
+    with pytest.raises(ValueError, match="Invalid parameter 'n_components'"):
+        MixtureRegressor().set_params(n_components=2)
 
 
 def test_other_estimators_are_no_mixtures(data):
