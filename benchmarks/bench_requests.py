@@ -17,7 +17,7 @@ import sklearn
 import torch
 from _common import RESULTS, machine, markdown, read_csv, write_csv
 from scipy.special import logsumexp, softmax
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import norm
 from sklearn.datasets import load_diabetes, load_linnerud, make_friedman1
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
@@ -203,14 +203,20 @@ def _by_hand(mixture, X, y):
     for w, m, S in zip(
         mixture.weights_, mixture.means_, np.broadcast_to(covariances, shape), strict=True
     ):
-        joint.append(np.log(w) + multivariate_normal(m[:d], S[:d, :d]).logpdf(X))
+        joint.append(np.log(w) + _log_normal(X - m[:d], S[:d, :d]))
         slope = np.linalg.solve(S[:d, :d], S[:d, d:])
         means.append(m[d:] + (X - m[:d]) @ slope)
-        rest = multivariate_normal(np.zeros(Y.shape[1]), S[d:, d:] - S[d:, :d] @ slope)
-        log_densities.append(rest.logpdf(Y - means[-1]).reshape(len(X)))
+        log_densities.append(_log_normal(Y - means[-1], S[d:, d:] - S[d:, :d] @ slope))
     weights = softmax(joint, axis=0)  # (K, n)
     mean = np.einsum("kn,knj->nj", weights, means)
     return mean.reshape(y.shape), logsumexp(log_densities, b=weights, axis=0)
+
+
+def _log_normal(centred, covariance):
+    """The log-density of a normal distribution about zero."""
+    squares = (np.linalg.solve(covariance, centred.T) * centred.T).sum(0)
+    log_det = np.linalg.slogdet(2 * np.pi * covariance).logabsdet
+    return -(squares + log_det) / 2
 
 
 # --- search --------------------------------------------------------------------------------------
