@@ -3,6 +3,11 @@
 `simulated_device` says what is simulated, and what is counted.
 """
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -21,11 +26,24 @@ each_type = pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 each_dtype = pytest.mark.parametrize("dtype", [F64, F32], ids=["float64", "float32"])
 
 
-@pytest.fixture(autouse=True)
-def device():
-    """The device's name; torch knows the device within a test."""
-    with simulated_device() as name:
-        yield name
+#: The simulated device, and a GPU where there is one.
+DEVICES = [NAME, *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(autouse=True, params=DEVICES)
+def device(request, monkeypatch):
+    """Each device's name; torch knows the simulated one within a test."""
+    monkeypatch.setattr(On, "other", request.param)
+    with simulated_device():
+        yield request.param
+
+
+@pytest.fixture
+def simulated(device):
+    """The simulated device's name, for tests of what is counted."""
+    if device != NAME:
+        pytest.skip("counts are those of the simulated device")
+    return device
 
 
 def clouds(n, d=3, seed=0):
@@ -49,6 +67,9 @@ def numbers(found) -> list:
 
 class On:
     """What a test works with on one device."""
+
+    other = NAME
+    """The device that is compared with the CPU."""
 
     def __init__(self, device, dtype):
         self.device, self.dtype = device, dtype
@@ -77,10 +98,11 @@ def assert_as_on_the_cpu(work, dtype=F64):
     """Call ``work(On)`` on both devices; compare, and return the device's result and counts."""
     expected = numbers(work(On("cpu", dtype)))
     with counting() as counts:
-        result = work(On(NAME, dtype))
+        result = work(On(On.other, dtype))
     found = numbers(result)
     assert len(found) == len(expected) > 0
-    tolerance = PRECISIONS[dtype]
+    # a real device sums in another order, which iterations carry on
+    tolerance = PRECISIONS[dtype] * (1 if On.other == NAME else 100)
     for here, there in zip(found, expected, strict=True):
         assert here.dtype == there.dtype
         np.testing.assert_allclose(here, there, rtol=tolerance, atol=tolerance)
@@ -105,14 +127,14 @@ def assert_as_on_the_cpu(work, dtype=F64):
         lambda x, y: np.asarray(x),
     ],
 )
-def test_operations_across_devices_raise(mix):
+def test_operations_across_devices_raise(mix, simulated):
     x, y = torch.ones(2, 3, device=NAME), torch.ones(2, 3)
     with pytest.raises((RuntimeError, TypeError)):
         mix(x, y)
     assert (x + y[0, 0]).tolist() == [[2.0] * 3] * 2  # one number from the CPU is welcome
 
 
-def test_kernels_synchronisations_and_transfers_are_counted():
+def test_kernels_synchronisations_and_transfers_are_counted(simulated):
     with counting() as counts:
         x = torch.ones(2, 3).to(NAME)
         y = x.mT @ x[:, :1]
@@ -321,7 +343,7 @@ def per_iteration(**options):
 
 @each_type
 def test_an_iteration_moves_nothing_and_waits_once_in_as_many_kernels_for_any_n_and_k(
-    covariance_type,
+    covariance_type, simulated
 ):
     options = {"covariance_type": covariance_type, "init_params": "random_from_data"}
     found = per_iteration(**options)
@@ -332,27 +354,27 @@ def test_an_iteration_moves_nothing_and_waits_once_in_as_many_kernels_for_any_n_
         assert per_iteration(n=n, K=K, **options) == found
 
 
-def test_an_accelerated_iteration_waits_a_few_times():
+def test_an_accelerated_iteration_waits_a_few_times(simulated):
     found = per_iteration(acceleration="squarem", init_params="random_from_data")
     assert found["to_host"] == found["to_device"] == 0
     assert found["synchronisations"] <= 3
 
 
 @each_type
-def test_a_whole_fit_moves_little(covariance_type):
+def test_a_whole_fit_moves_little(covariance_type, simulated):
     counts = counts_of_a_fit(5, covariance_type=covariance_type)
     assert counts.transfers() <= 5
     assert max((*counts.to_host, *counts.to_device)) < 100  # never the samples
 
 
-def test_a_start_with_fewer_different_samples_than_components_is_warned_of():
+def test_a_start_with_fewer_different_samples_than_components_is_warned_of(simulated):
     X = torch.tensor([[-1.0], [0.0], [1.0]], dtype=F64).repeat(5, 1).to(NAME)
     model = skgmmot.DifferentiableGaussianMixture(4, random_state=0, max_iter=2)
     with pytest.warns(ConvergenceWarning, match="components without samples: 1 of 4"):
         model.fit(X)
 
 
-def test_few_samples_wait_once_an_iteration_too():
+def test_few_samples_wait_once_an_iteration_too(simulated):
     found = per_iteration(n=50, K=2, init_params="random_from_data")
     assert (found["to_host"], found["to_device"], found["synchronisations"]) == (0, 0, 1)
 
@@ -476,3 +498,22 @@ def test_layers_are_those_of_the_cpu(gradient, dtype):
         return value, X.grad, tuple(layer(X)), list(layer.state_dict().values())
 
     assert_as_on_the_cpu(work, dtype)
+
+
+def test_the_benchmark_for_a_gpu_runs(tmp_path):
+    script = Path(__file__).parent.parent / "benchmarks" / "bench_gpu.py"
+    command = [sys.executable, script, "--cpu-smoke", "--out", tmp_path]
+    environment = os.environ | {"PYTHONPATH": str(script.parent.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    table = (tmp_path / "bench_gpu.csv").read_text()
+    for work in (
+        "tests",
+        "iteration, spherical",
+        "e_step",
+        "fit, k-means",
+        "MW2",
+        "gradient",
+        "map",
+    ):
+        assert work in table
+    assert "failed" not in done.stdout
