@@ -1,6 +1,9 @@
 """Fits to samples that come in blocks, against the same samples in memory."""
 
+import gc
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,3 +278,34 @@ def test_a_torch_dataset_is_read_in_blocks(X, a):
     assert_equal(fitted(X, a), found, 1e-10)
     loader = torch.utils.data.DataLoader(dataset, batch_size=400)
     assert_equal(found, fitted(lambda: map(tuple, loader)))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's high-water mark")
+def test_memory_does_not_grow_with_a_map(tmp_path, monkeypatch):
+    status = Path("/proc/self/status")
+
+    def megabytes(field):
+        line = next(s for s in status.read_text().splitlines() if s.startswith(field))
+        return int(line.split()[1]) / 1024
+
+    def peak(function):
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the mark so far
+        before = megabytes("VmRSS")
+        function()
+        return megabytes("VmHWM") - before
+
+    X = np.random.default_rng(0).normal(size=(2**21, 4))  # 64 MB
+    np.save(tmp_path / "X.npy", X)
+    del X
+    monkeypatch.setattr(places, "MEMORY_MAP_BYTES", 2**20)
+    monkeypatch.setattr(places, "BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(stream, "START_ROWS", 2000)
+
+    def mapped():
+        return np.load(tmp_path / "X.npy", mmap_mode="r")
+
+    mixture = fitted(mapped(), max_iter=1)  # what is loaded and kept once
+    assert peak(lambda: fitted(mapped(), max_iter=2)) < 32
+    assert peak(lambda: mixture.score(mapped())) < 32
+    assert peak(lambda: mixture.predict(mapped())) < 16 + 32  # with the result
