@@ -12,6 +12,8 @@ import argparse
 import datetime
 import inspect
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,13 +32,17 @@ from _common import (
     markdown,
     peak_during,
     read_csv,
+    seconds,
     write_csv,
 )
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
-from skgmmot import DifferentiableGaussianMixture
+from skgmmot import DifferentiableGaussianMixture, SlicedWassersteinGMM
+from skgmmot.estimators.mixtures._checkpoint import KINDS, VERSION, WHAT
+from skgmmot.numerics import archive
 
 FEATURES, COMPONENTS = 8, 10
 
@@ -234,11 +240,120 @@ def stepwise(quick, _folder):
             yield row | took
 
 
+# --- checkpoint, kills: what keeping the state of a fit costs, and that it is never lost ----------
+
+
+def checkpoint(quick):
+    """What a checkpoint costs: milliseconds of an iteration, or of an epoch of ten steps.
+
+    The same fit without a checkpoint, twice, and with one written after every iteration (epoch);
+    medians of alternating fits, November 27, 2026. CPU: of one thread. writing: wall time of one
+    writing alone, most of which is until the disk has it; file: its size.
+    """
+    fits = [
+        ("EM", 10**6, 8, 10, 10, 5),
+        ("EM", 10**4, 8, 10, 20, 9),
+        ("EM", 500, 2, 3, 20, 41),
+        ("EM, full, many numbers", 10**5, 64, 30, 5, 3),
+        ("sliced", 10**4, 2, 3, 100, 5),
+    ]
+    for name, n, d, K, n_iter, repeats in fits:
+        n, repeats = (n // 10, 1) if quick else (n, repeats)
+        X = np.random.default_rng(0).normal(size=(n, d))
+        options = {"tol": 0.0, "max_iter": n_iter, "random_state": 0, "n_init": 1}
+        if name == "sliced":
+            mixture, n_iter = SlicedWassersteinGMM(K, n_projections=20, **options), n_iter // 10
+        else:
+            mixture = DifferentiableGaussianMixture(K, init_params="random_from_data", **options)
+        with tempfile.TemporaryDirectory() as folder:
+            path, took = Path(folder) / "fit.npz", {}
+            for _ in range(repeats):
+                for column, where in (("none", None), ("none again", None), ("every", path)):
+                    path.unlink(missing_ok=True)
+                    mixture.set_params(checkpoint=where)
+                    took.setdefault(column, []).append(cpu_seconds(partial(mixture.fit, X)))
+            kept = archive.read(path, what=WHAT, version=VERSION, kinds=KINDS)
+            write_again = partial(
+                archive.write, path, kept, what=WHAT, version=VERSION, kinds=KINDS
+            )
+            writing = [seconds(write_again) for _ in range(20)]
+            row = {"fit": name, "n": n, "d": d, "K": K, "iterations": n_iter}
+            for column, times in took.items():
+                row[f"{column}: CPU ms"] = 1e3 * np.median(times) / n_iter
+            yield row | {
+                "writing: ms": 1e3 * np.median(writing),
+                "file: kB": path.stat().st_size / 1e3,
+            }
+
+
+def kills(quick):
+    """Fits that are killed at random times, 20 times in a row, and then end.
+
+    Each process is killed (SIGKILL) after a random time of up to an eighth of what the whole fit
+    takes, and the next one continues from its checkpoint, written after every iteration (epoch);
+    November 27, 2026. s: seconds of the whole fit. ended before: fits that were done before their
+    kill. torn: checkpoints that could not be read. same bits: whether the end has the bits of a fit
+    that was never killed.
+    """
+    n, rng = (300 if quick else 3000), np.random.default_rng(0)
+    centres = 2 * rng.normal(size=(5, 3))
+    X = np.vstack([c + rng.normal(size=(n // 5, 3)) for c in centres])
+    em = partial(DifferentiableGaussianMixture, 5, tol=0.0, random_state=0)
+    sliced = partial(SlicedWassersteinGMM, 3, n_projections=20, random_state=0)
+    fits = {
+        "EM, n_init=3": (em(max_iter=60, n_init=3, init_params="random_from_data"), X),
+        "EM, squarem": (em(max_iter=180, acceleration="squarem"), X),
+        "EM, float32": (em(max_iter=180), X.astype(np.float32)),
+        "sliced, n_init=2": (sliced(tol=0.0, max_iter=400), X),
+        "sliced, batches": (sliced(tol=0.0, max_iter=400, batch_size=200, refine="em"), X),
+    }
+    for name, (mixture, samples) in fits.items():
+        with tempfile.TemporaryDirectory() as folder:
+            whole, took = _ended(mixture, samples, f"{folder}/whole.npz")
+            path, torn, early = f"{folder}/fit.npz", 0, 0
+            for _ in range(2 if quick else 20):
+                early += _killed(mixture, samples, path, rng.uniform(0.0, took / 8))
+                torn += os.path.exists(path) and not _is_whole(path)
+            end, _ = _ended(mixture, samples, path)
+            row = {"fit": name, "s": took, "kills": 2 if quick else 20, "ended before": early}
+            yield row | {"torn": torn, "same bits": end == whole}
+
+
+def _ended(mixture, X, path):
+    """The numbers of a fit with a checkpoint, and how long it took."""
+    fitted = clone(mixture).set_params(checkpoint=path)
+    took = seconds(lambda: fitted.fit(X))
+    names = "weights_", "means_", "covariances_", "n_iter_"
+    return [np.asarray(getattr(fitted, name)).tobytes() for name in names], took
+
+
+def _killed(mixture, X, path, after):
+    """Whether a fit in a process of its own had ended when it was killed."""
+    process = os.fork()
+    if not process:
+        _ended(mixture, X, path)
+        os._exit(0)
+    time.sleep(after)
+    os.kill(process, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
+def _is_whole(path):
+    """Whether a checkpoint can be read."""
+    try:
+        archive.read(path, what=WHAT, version=VERSION, kinds=KINDS)
+    except archive.ArchiveError:
+        return False
+    return True
+
+
 QUESTIONS = {
     "memory_map": memory_map,
     "linear": linear,
     "block_sizes": block_sizes,
     "stepwise": stepwise,
+    "checkpoint": checkpoint,
+    "kills": kills,
 }
 #: Questions that are about more than one thread.
 THREADS = {"memory_map": 2}
