@@ -18,7 +18,13 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from skgmmot._inputs.arrays import is_dask
-from skgmmot.fitting.samples import BlockSum, InMemory
+from skgmmot.fitting.samples import (
+    BlockSum,
+    InMemory,
+    digest,
+    fingerprint,
+    positions_looked_at,
+)
 from skgmmot.fitting.stream import Facts, chosen, facts_of, merged, scaled
 from skgmmot.numerics.blocks import Workers, add
 from skgmmot.numerics.threads import single_threaded_torch
@@ -366,12 +372,26 @@ class DaskSamples:
         """Bring rows into memory, in their order, with their scaled weights; see `OutOfCore`."""
         arguments = dict.fromkeys(self._facts, (None,))
         if numbers is not None:
-            ends = np.cumsum([facts.n_positive for facts in self._facts.values()])
-            parts = np.split(numbers, np.searchsorted(numbers, ends[:-1]))
-            starts = (0, *ends[:-1])
-            of_block = zip(self._facts, parts, starts, strict=True)
-            arguments = {i: (part - start,) for i, part, start in of_block if len(part)}
-        X, weights = zip(*self._map(chosen, arguments), strict=True)
+            arguments = self._shared_out(numbers, [f.n_positive for f in self._facts.values()])
+        return self._gathered(chosen, arguments)
+
+    def fingerprint(self) -> dict:
+        """What tells them from other samples, and from the same ones in other blocks."""
+        lengths = [facts.n_samples for facts in self._facts.values()]
+        looked_at = self._shared_out(positions_looked_at(self.n_samples).numpy(), lengths)
+        found = fingerprint(self.n_samples, *self._gathered(_rows_at, looked_at))
+        return found | {"lengths of blocks": digest(torch.tensor(lengths))}
+
+    def _shared_out(self, numbers, counts) -> dict[int, tuple]:
+        """Ascending numbers by the blocks that hold so many each, counted within them."""
+        ends = np.cumsum(counts)
+        parts = np.split(numbers, np.searchsorted(numbers, ends[:-1]))
+        of_block = zip(self._facts, parts, (0, *ends[:-1]), strict=True)
+        return {i: (part - start,) for i, part, start in of_block if len(part)}
+
+    def _gathered(self, function, arguments):
+        """Rows, and their scaled weights, that a function takes from some blocks."""
+        X, weights = zip(*self._map(function, arguments), strict=True)
         X = torch.from_numpy(np.concatenate(X))
         if weights[0] is None:
             return X, None
@@ -381,6 +401,11 @@ class DaskSamples:
     def _map(self, function, arguments):
         """``function(X, weights, *arguments)`` of some blocks as tensors."""
         return self.blocks.map(_OfTensors(function, self.read), arguments)
+
+
+def _rows_at(X, weights, numbers):
+    """Some rows of a block, and their weights."""
+    return X[numbers], None if weights is None else weights[numbers]
 
 
 def _check_alike(facts: dict[int, Facts]) -> None:

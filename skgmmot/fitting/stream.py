@@ -290,7 +290,7 @@ class Stream:
             within = (positions >= before) & (positions < before + len(X))
             here = (positions[within] - before).to(X.device)
             parts.append((X[here], None if weights is None else weights[here]))
-            lengths.append(len(X))
+            lengths.extend([len(X)] if len(X) else [])
             before += len(X)
         X = torch.cat([part for part, _ in parts])
         a = None if parts[0][1] is None else self._scaled(torch.cat([a for _, a in parts]))

@@ -26,6 +26,7 @@ from skgmmot._inputs.dask_blocks import (
 from skgmmot.fitting.em.rows import EM
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics import fixed_point
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
@@ -494,3 +495,36 @@ def test_a_pass_that_kills_every_worker_says_what_died(workers, X):
             DaskBlocks(chunked(X)[:250]).map(die)
     finally:
         scheduler.allowed_failures = allowed
+
+
+def test_fingerprints_are_those_of_a_stream_of_the_same_blocks(X, weights):
+    mixture = DifferentiableGaussianMixture()
+    for a in (None, weights):
+        given = None if a is None else chunked(a)
+        found, _ = places.out_of_core(mixture, chunked(X), given)
+        pairs = cut(X) if a is None else list(zip(cut(X), cut(a), strict=True))
+        stream, _ = places.out_of_core(mixture, lambda pairs=pairs: iter(pairs))
+        assert found.fingerprint() == stream.fingerprint()
+
+
+def test_a_fit_that_is_stopped_goes_on_with_the_same_bits(X, tmp_path, monkeypatch):
+    mixture = DifferentiableGaussianMixture(3, n_init=2, tol=1e-6, random_state=0)
+    expected = mixture.fit(chunked(X)).means_
+    mixture.set_params(checkpoint=tmp_path / "fit.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr("skgmmot.fitting.em.iterations.iterate", _interrupted_after(4))
+        with pytest.raises(KeyboardInterrupt):
+            mixture.fit(chunked(X))
+    assert np.array_equal(mixture.fit(chunked(X)).means_, expected)
+    with pytest.raises(ValueError, match="other numbers in lengths of blocks"):
+        mixture.fit(chunked(X).rechunk((300, 3)))
+
+
+def _interrupted_after(n_steps):
+    """A loop that ends with an interruption."""
+
+    def iterate(step, start, *, max_iter, **options):
+        fixed_point.iterate(step, start, max_iter=n_steps, **options)
+        raise KeyboardInterrupt
+
+    return iterate
