@@ -10,6 +10,7 @@ from skgmmot.estimators.transport.embedding import MixtureEmbedding, PairwiseMW2
 from skgmmot.estimators.transport.geodesic import interpolate
 from skgmmot.estimators.transport.ot_map import OTMap, ot_map
 from skgmmot.estimators.transport.quantizer import WassersteinQuantizer
+from skgmmot.fitting.em.prior import Prior
 from skgmmot.metrics import MixtureWasserstein, semidiscrete_distance, semidiscrete_plan
 from skgmmot.transport.semidiscrete.grid import GridDensity
 
@@ -25,6 +26,7 @@ __all__ = [
     "MixtureWasserstein",
     "OTMap",
     "PairwiseMW2",
+    "Prior",
     "SemidiscreteGMM",
     "SlicedWassersteinGMM",
     "WassersteinQuantizer",

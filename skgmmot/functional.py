@@ -8,6 +8,7 @@ storage of their type.
 from skgmmot.fitting.em.entropic import entropic_ot_objective
 from skgmmot.fitting.em.fit import fit_em
 from skgmmot.fitting.em.gradient.information import parameter_covariance
+from skgmmot.fitting.em.prior import Prior
 from skgmmot.fitting.em.step import em_step
 from skgmmot.fitting.em.warm_start import WarmStart
 from skgmmot.fitting.semidiscrete import fit_to_points
@@ -41,6 +42,7 @@ __all__ = [
     "GaussianMixtureParams",
     "GridDensity",
     "InexactGradientWarning",
+    "Prior",
     "Solution",
     "WarmStart",
     "bures_wasserstein_squared",

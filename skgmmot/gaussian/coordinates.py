@@ -108,27 +108,30 @@ class FisherCoordinates:
     ----------
     mixture : GaussianMixtureParams
         The mixture at which changes are measured.
-    share : Tensor of shape (K,)
-        The components' shares of the samples, equal to ``w`` unless weights are fixed.
+    share : Tensor of shape (K,) or tuple of three
+        The components' shares of the samples, equal to ``w`` unless weights are fixed. Three, for
+        weights, means and covariances, if they are not determined by the same samples: a weight of
+        share s has the information ``1 / s``.
     """
 
-    def __init__(self, mixture: GaussianMixtureParams, share: Tensor):
+    def __init__(self, mixture: GaussianMixtureParams, share: Tensor | tuple[Tensor, ...]):
         base, self.mixture = mixture.in_base(), mixture
         self.base = base.covariance_type
         self.factors = self.base.factor(base.covariances)
         self.inverses = self.base.precision_factor(base.covariances)
         self.precisions = self.base.precisions(self.inverses)
+        shares = (share,) if isinstance(share, torch.Tensor) else share
         # a component without samples has a scale of one
-        share = torch.where(share > EMPTY, share, 1.0)
-        self.root = share.sqrt()  # (K,)
-        total = self.base.total(share) * self.base.pooled(mixture.means.shape[1]) / 2
+        shares = [torch.where(each > EMPTY, each, 1.0) for each in shares]
+        self.weight_root, self.root = shares[0].sqrt(), shares[len(shares) // 2].sqrt()  # (K,)
+        total = self.base.total(shares[-1]) * self.base.pooled(mixture.means.shape[1]) / 2
         self.spread = self.base.each(total.sqrt())
         self._chart = self if base is mixture else _Chart(mixture, self)
 
     def of_change(self, change: GaussianMixtureParams) -> Tensor:
         """The coordinates of a change of the parameters."""
         return self._join(
-            change.weights / self.root,
+            change.weights / self.weight_root,
             self._rows(change.means, self.inverses) * self.root.unsqueeze(-1),
             self._chart.covariances_of_change(change.covariances),
         )
@@ -136,7 +139,7 @@ class FisherCoordinates:
     def of_cotangent(self, u: GaussianMixtureParams) -> Tensor:
         """The dual coordinates ``(..., m)`` of cotangents, with the same products with changes."""
         return self._join(
-            u.weights * self.root,
+            u.weights * self.weight_root,
             self._rows(u.means, self.factors) / self.root.unsqueeze(-1),
             self._chart.covariances_of_cotangent(u.covariances),
         )
@@ -146,7 +149,7 @@ class FisherCoordinates:
         weights, means, covariances = self._cut(vector)
         back = self.base.transpose(self.inverses)
         return GaussianMixtureParams(
-            weights / self.root,
+            weights / self.weight_root,
             self._rows(means * self.root.unsqueeze(-1), back),
             self._chart.cotangent_covariances(covariances),
             self.mixture.covariance_type,
@@ -156,7 +159,7 @@ class FisherCoordinates:
         """The mixture after a change, correct to first order; a valid mixture for any vector."""
         weights, means, covariances = self._cut(vector)
         w, m, _ = self.mixture
-        relative = weights * self.root / w.clamp(min=torch.finfo(w.dtype).tiny)
+        relative = weights * self.weight_root / w.clamp(min=torch.finfo(w.dtype).tiny)
         weights = w * (1 + relative / 2).square()
         means = m + self._rows(means / self.root.unsqueeze(-1), self.base.transpose(self.factors))
         return GaussianMixtureParams(

@@ -1,5 +1,6 @@
 """Checkpoints: the state of a fit in a file, from which a later fit goes on bit for bit."""
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -194,6 +195,8 @@ def _described(value):
     if isinstance(value, np.random.RandomState):
         key = value.get_state(legacy=False)
         return f"RandomState {_digest(repr(_plain(key)).encode())}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {name: _described(getattr(value, name)) for name in vars(value)}
     if callable(value):
         function = value.func if isinstance(value, functools.partial) else value
         named = getattr(function, "__qualname__", type(function).__qualname__)

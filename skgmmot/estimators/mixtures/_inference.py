@@ -9,8 +9,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays, places
 from skgmmot.estimators.mixtures._base import MixtureEstimator
+from skgmmot.fitting.em.constraint import constraint_of
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.gradient.information import ParameterCovariance, covariance_of
+from skgmmot.fitting.em.prior import check_prior
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -148,17 +150,38 @@ class MaximumLikelihood(MixtureEstimator):
             )
         if robust is not None and not isinstance(robust, bool):
             raise TypeError(f"robust must be True, False or None, got {robust!r}. Choose one.")
+        if not self._is_likeliest():
+            raise ValueError(
+                "prior, fixed_means and fixed_covariances must be unset, and fixed_weights be no "
+                "mask, for standard errors, which are those of maximum likelihood; got some of "
+                "them. Fit without, or use the bootstrap."
+            )
         samples, origin, count, kind = self._samples_of_fit(X, sample_weight)
         # weights are scaled: the largest is one
         robust = samples.total != samples.n_samples if robust is None else robust
         theta = self._params(dtype=torch.float64, device=samples.device).detach()
-        em = EM(samples, origin, self.reg_covar, fixed_weights=self.fixed_weights)
+        constraint = constraint_of(
+            theta.covariance_type,
+            len(theta.weights),
+            weights=self.fixed_weights,
+            device=samples.device,
+        )
+        em = EM(samples, origin, self.reg_covar, constraint)
         with torch.no_grad():
             found = covariance_of(em, theta.translated(-origin.double()), robust=robust)
         if not robust:  # weights are counts, which were scaled
             found = _of_more(found, count / em.total)
         self._warn_of_errors(found, theta)
         return found, kind
+
+    def _is_likeliest(self) -> bool:
+        """Whether the fit is the mixture of maximum likelihood, but for all weights."""
+        K = self.n_components
+        masks = {"weights": self.fixed_weights, "means": self.fixed_means}
+        masks["covariances"] = self.fixed_covariances
+        constraint = constraint_of(self._covariance().reduced(K, 1), K, **masks)
+        no_mask = constraint.weights is None or constraint.fixes_weights
+        return check_prior(self.prior) is None and constraint.moves_all_moments and no_mask
 
     def _samples_of_fit(self, X, sample_weight):
         """Samples, their origin, the sum of their weights as given, and their kind."""

@@ -16,6 +16,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.utils import check_random_state
 from sklearn.utils.random import sample_without_replacement
@@ -25,14 +26,16 @@ from torch import Tensor
 from skgmmot._inputs.arrays import NUMPY, ArrayKind, as_tensor
 from skgmmot.estimators.mixtures._callable_start import called
 from skgmmot.fitting import kmeans
+from skgmmot.fitting.em.constraint import Constraint, check_fixed_weights, constraint_of
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
-from skgmmot.fitting.em.step import counted_mass, shifts
+from skgmmot.fitting.em.step import counted_mass, m_step, shifts
 from skgmmot.fitting.samples import InMemory
 from skgmmot.fitting.stream import OutOfCore, start_rows
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.log_density import log_density, log_joint
-from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
+from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture, select
+from skgmmot.gaussian.statistics import Statistics
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, origin
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.threads import in_forked_process
@@ -269,6 +272,10 @@ def start(
         scatter[slice(None) if base.shared else components].add_(part)
         if base.shared and not len(resp):
             unassigned += (x if a is None else x * a.double().unsqueeze(1)).mT @ x
+    if em.constraint.prior is not None:  # single samples have covariances, too
+        about = GaussianMixtureParams(mass, means, scatter, covariance_type.reduced(K, d))
+        found = Statistics(mass, torch.zeros_like(means), scatter, mass.new_zeros(()))
+        return m_step(about, found, em.reg_covar, Constraint(prior=em.constraint.prior))
     each = mass if alive is None or covariance_type.shared else torch.where(alive, mass, 1.0)
     covariances = covariance_type.start(each, scatter, unassigned, em.reg_covar)
     if alive is not None:  # what is assigned nothing is wide: so it can come back
@@ -294,13 +301,14 @@ def balanced(
     those of that shape too: features' scales do not matter, nor their directions if covariances
     are full or tied. As each component must take its share of the samples, they spread over all.
     """
+    plain = EM(em.samples, em.origin, em.reg_covar)
     labels = torch.zeros(len(em.X), dtype=torch.int64, device=em.X.device)
-    everything = start(_labelled(labels, 1, em.X), em, covariance_type, 1)
+    everything = start(_labelled(labels, 1, em.X), plain, covariance_type, 1)
     weights, means, covariances = given
     if weights is None:
         weights = everything.weights.new_full((n_components,), 1 / n_components)
     if means is None:
-        means = _centres(em, everything, covariance_type, n_components, rng)
+        means = _centres(plain, everything, covariance_type, n_components, rng)
     if covariances is None:
         K, d = n_components, em.X.shape[1]
         covariances = covariance_type.scaled(
@@ -482,11 +490,56 @@ def one_start(
         return GaussianMixtureParams(*given, covariance_type)
     assignment = assign(name, grouped or em, estimator.n_components, rng, kind)
     found = start(assignment, em, estimator._covariance(), estimator.n_components)
+    if em.constraint.means is not None:
+        found = _in_order_of(given[1], found)
     if estimator.max_iter == 0:
         # Nothing normalises the weights of a start later: do it now.
         found = found._replace(weights=found.weights / found.weights.sum())
     parts = (f if g is None else g for f, g in zip(found, given, strict=True))
     return GaussianMixtureParams(*parts, found.covariance_type)
+
+
+def _in_order_of(means: Tensor, found: GaussianMixtureParams) -> GaussianMixtureParams:
+    """Components in the order of given means, each near its own."""
+    distances = torch.cdist(means, found.means).cpu().numpy()
+    return select(found, torch.from_numpy(linear_sum_assignment(distances)[1]).to(means.device))
+
+
+# --- what stays ----------------------------------------------------------------------------------
+
+
+def fixed(estimator, n_features: int, device: torch.device) -> Constraint:
+    """What of the mixture stays, without values."""
+    K = estimator.n_components
+    names = ("weights", "means", "covariances")
+    masks = {name: getattr(estimator, f"fixed_{name}") for name in names}
+    covariance_type = estimator._covariance().reduced(K, n_features)
+    return constraint_of(covariance_type, K, **masks, device=device)
+
+
+def check_held(estimator, em: EM, given: tuple, warm: bool) -> Tensor | None:
+    """Refuse to hold what is not given; return the means that are held, about zero."""
+    constraint = em.constraint
+    masks = (constraint.weights, constraint.means, constraint.covariances)
+    names = (("weights", "weights"), ("means", "means"), ("covariances", "precisions"))
+    for mask, value, (fixed, initial) in zip(masks, given, names, strict=True):
+        if mask is not None and value is None and not warm:
+            raise ValueError(
+                f"{initial}_init must be given where fixed_{fixed} holds some of it, got None. "
+                "Pass the values that stay, and where the others start."
+            )
+    if given[0] is not None:
+        check_fixed_weights(constraint, given[0])
+    if constraint.means is None:
+        return None
+    means = estimator.means_ if given[1] is None else estimator.means_init
+    return as_tensor(means).detach().to(dtype=torch.float64, device=em.samples.device)
+
+
+def held(theta: GaussianMixtureParams, given: tuple, em: EM) -> GaussianMixtureParams:
+    """A start with what is given where that stays."""
+    parts = (t if g is None else g for t, g in zip(theta, given, strict=True))
+    return em.constraint.keep(theta, GaussianMixtureParams(*parts, theta.covariance_type))
 
 
 def sample_of(samples: OutOfCore, n_components: int, rng) -> InMemory:

@@ -181,6 +181,12 @@ class FittedByBlocks(FittedMixture):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _partial_fit(self, X, sample_weight):
+        if not self._is_likeliest():
+            raise ValueError(
+                "prior, fixed_means and fixed_covariances must be unset, and fixed_weights be no "
+                "mask, for partial_fit, which averages sums of the likelihood; got some of them. "
+                "Call fit, which takes blocks, too."
+            )
         with whole_fit(self) as (fitted, _):
             n_taken = 0
             for block in fitted._blocks(X, sample_weight):

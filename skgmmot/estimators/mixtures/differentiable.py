@@ -22,6 +22,7 @@ from skgmmot.fitting.em.e_steps import E_STEPS, Gradient
 from skgmmot.fitting.em.entropic import balance_gap_bound
 from skgmmot.fitting.em.fit import fit_from_starts, measured
 from skgmmot.fitting.em.gradient.movement import STRATEGIES, Request
+from skgmmot.fitting.em.prior import PRIORS, Prior, check_prior
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.fitting.samples import InMemory
@@ -104,9 +105,10 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         For ``gradient='implicit'`` and 'natural': relative error accepted in the gradient. Where
         one is asked for, the fit is polished and the adjoint equation solved until it should be
         smaller; a warning says where that failed.
-    fixed_weights : bool, default=False
+    fixed_weights : bool or array-like of bool of shape (n_components,), default=False
         Whether the weights stay ``weights_init``, or uniform: responsibilities use them and EM
-        leaves them.
+        leaves them. A mask has those of its components stay ``weights_init``; the others share the
+        rest.
     partial_fit_decay : float, default=0.6
         How `partial_fit` averages: its block t enters with the step
         ``(t + 2) ** -partial_fit_decay``. Above 0.5, where it follows the latest blocks, and at
@@ -118,6 +120,17 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         parameters or samples refuses the file. None keeps nothing.
     checkpoint_every : int, default=1
         Iterations between two writings of the checkpoint.
+    fixed_means : bool or array-like of bool of shape (n_components,), default=False
+        Whether the means stay ``means_init``, bit by bit: all, or those of a mask. Covariances are
+        then estimated about them. What is not given stays as in the last fit if ``warm_start``.
+    fixed_covariances : bool or array-like of bool of shape (n_components,), default=False
+        Whether the covariances stay the inverses of ``precisions_init``: all, or those of a mask;
+        a tied one stays or does not.
+    prior : {'none', 'auto'} or Prior, default='none'
+        Conjugate prior of weights, means and covariances, with which the fit has the largest
+        posterior density, see `skgmmot.Prior`. It keeps components from collapsing onto a few
+        samples. 'auto' is ``Prior()``, that of Fraley and Raftery; ``score``, ``bic`` and ``aic``
+        remain those of the likelihood.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -141,8 +154,9 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         it adds one.
     lower_bound_ : float
         Mean log-likelihood of the best fit, before its last M-step; for ``e_step='sinkhorn'``,
-        minus the balanced transport cost, which bounds it from below. After `partial_fit`, the
-        running average over the blocks, each before its own step.
+        minus the balanced transport cost, which bounds it from below. With a prior, its
+        log-density over the number of samples is added: the mean log-posterior up to a constant.
+        After `partial_fit`, the running average over the blocks, each before its own step.
     lower_bounds_ : list of float
         The same after each of its iterations (extrapolations that were dropped left out).
     entropic_ot_gap_ : float
@@ -185,6 +199,7 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
     .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025.
     .. [2] Mena, Nejatbakhsh, Varol and Niles-Weed 2020, Sinkhorn-EM.
     .. [3] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
+    .. [4] Fraley and Raftery 2007, Bayesian regularization for normal mixtures.
 
     Examples
     --------
@@ -218,10 +233,13 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         "acceleration": [StrOptions(set(ACCELERATIONS)), None],
         "gradient": [StrOptions(set(STRATEGIES))],
         "gradient_tol": [Interval(Real, 0.0, None, closed="neither")],
-        "fixed_weights": ["boolean"],
+        "fixed_weights": ["boolean", "array-like", torch.Tensor],
         "partial_fit_decay": [Interval(Real, 0.5, 1.0, closed="right")],
         "checkpoint": [str, os.PathLike, None],
         "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
+        "fixed_means": ["boolean", "array-like", torch.Tensor],
+        "fixed_covariances": ["boolean", "array-like", torch.Tensor],
+        "prior": [StrOptions(set(PRIORS)), Prior],
         "device": [str, torch.device, None],
     }
 
@@ -250,6 +268,9 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         partial_fit_decay=0.6,
         checkpoint=None,
         checkpoint_every=1,
+        fixed_means=False,
+        fixed_covariances=False,
+        prior="none",
         device=None,
     ):
         self.n_components = n_components
@@ -274,6 +295,9 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         self.partial_fit_decay = partial_fit_decay
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
+        self.fixed_means = fixed_means
+        self.fixed_covariances = fixed_covariances
+        self.prior = prior
         self.device = device
 
     def fit(self, X, y=None, sample_weight=None):
@@ -335,6 +359,8 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         if found is None:
             X, a, kind = super()._validated(X, sample_weight, first=first)
             self.n_samples_seen_ = arrays.total_weight(sample_weight, len(X))
+            if a is not None and check_prior(self.prior) is not None:  # which counts samples
+                a = arrays.weights_as_given(sample_weight, X).to(X.dtype)
             return X, a, kind
         samples, kind = found
         if first:
@@ -408,10 +434,13 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
 class _Fit(Fit):
     """EM on given samples, and the best run's end on their graph."""
 
+    unit = 1.0  # the weight of a sample that was seen once
+
     def __init__(self, estimator, X, sample_weight, kind):
         self.estimator, self.kind = estimator, kind
         self.e_step = E_STEPS[estimator.e_step]
         self.graph = X, sample_weight
+        self.constraint = _init.fixed(estimator, X.shape[1], X.device)
         self.gradient = self._gradient(X, sample_weight)
         constants = (X.detach(), None if sample_weight is None else sample_weight.detach())
         origin = blocks.origin(*constants)
@@ -421,7 +450,8 @@ class _Fit(Fit):
     def _begin(self, samples, origin):
         """Prepare the iteration over the samples."""
         e, self.origin = self.estimator, origin
-        self.em = EM(samples, origin, e.reg_covar, fixed_weights=e.fixed_weights)
+        self.held_means = None
+        self.em = EM(samples, origin, e.reg_covar, self._under_prior(samples))
         self.log = _Log(e.verbose, e.verbose_interval)
         self.checkpoint = _checkpoint.of_fit(e, samples, e._is_warm())
         self.runs = Runs(self.log, store=self.checkpoint)
@@ -433,11 +463,25 @@ class _Fit(Fit):
         e, strategy = self.estimator, STRATEGIES[self.estimator.gradient]
         K, d = e.n_components, X.shape[1]
         size = K + K * d + math.prod(e._covariance().shape(K, d))
-        request = Request(e.acceleration, e.fixed_weights, self.e_step, size, (sample_weight,))
+        beside = (sample_weight,)
+        request = Request(e.acceleration, self.constraint, e.prior, self.e_step, size, beside)
         strategy.check(request)
         if e.max_iter == 0 or not torch.is_grad_enabled():
             return None
         return Gradient(strategy, e.gradient_tol)
+
+    def _under_prior(self, samples):
+        """What stays, and the prior: on the graph of the samples where a gradient is asked for."""
+        e, prior = self.estimator, check_prior(self.estimator.prior)
+        if prior is None:
+            return self.constraint
+        K, graph = e.n_components, None if self.gradient is None else self.graph
+        covariance = e._covariance().reduced(K, samples.n_features)
+        options = {"on_graph": graph, "unit": self.unit}
+        found = self.constraint.under(
+            prior, covariance, K, samples, self.origin, e.reg_covar, **options
+        )
+        return found if self.gradient is not None else found.detach()
 
     def solve(self, warm):
         """EM from every start."""
@@ -471,17 +515,21 @@ class _Fit(Fit):
     def _starts(self, warm):
         """Yield the start of each run and the objective that its first change is against."""
         e, em = self.estimator, self.em
+        uniform = not warm and (em.constraint.fixes_weights or self.e_step.balanced)
+        given = _init.given(e, em, uniform=uniform)
+        self.held_means = _init.check_held(e, em, given, warm)
         if warm:
             objective = float(getattr(e, "lower_bound_", -math.inf))
-            yield from self.runs.starts(1, lambda _: (_init.earlier_fit(e, em), objective))
+            start = functools.partial(_init.earlier_fit, e, em)
+            yield from self.runs.starts(1, lambda _: (_init.held(start(), given, em), objective))
             return
-        given = _init.given(e, em, uniform=e.fixed_weights or self.e_step.balanced)
         with _init.random_numbers(e.random_state) as rng:
             rng = self.runs.draw_from("random_state", rng)
-            held = functools.cache(lambda: self._to_start_from(rng))
+            rows = functools.cache(lambda: self._to_start_from(rng))
 
             def draw(run):
-                return _init.one_start(e, held(), given, rng, run, self.kind), -math.inf
+                start = _init.one_start(e, rows(), given, rng, run, self.kind)
+                return _init.held(start, given, em), -math.inf
 
             yield from self.runs.starts(e.n_init, draw)
 
@@ -510,6 +558,8 @@ class _Fit(Fit):
         for name in ("solution_", "entropic_ot_gap_", *STATE):
             vars(e).pop(name, None)
         value = solution.value.translated(self.origin)
+        if self.held_means is not None:  # no rounding from the way to the origin and back
+            value = self.constraint.keep_moments(value, value._replace(means=self.held_means))
         e._set_parameters(value, self.em.samples.dtype, self.kind)
         e.converged_, e.n_iter_ = solution.converged, solution.n_iter
         e.lower_bound_ = np.float64(solution.objective)
@@ -540,7 +590,8 @@ class _OutOfCoreFit(_Fit):
         facts = samples.facts
         _init.warn_of_units(estimator, facts.variances, facts.origin)
         self.estimator, self.kind, self.graph = estimator, kind, (None, None)
-        self.e_step = E_STEPS[estimator.e_step]
+        self.e_step, self.unit = E_STEPS[estimator.e_step], 1 / facts.largest_weight
+        self.constraint = _init.fixed(estimator, samples.n_features, samples.device)
         self._begin(samples, facts.origin)
 
     def _recording(self):
@@ -552,7 +603,7 @@ class _OutOfCoreFit(_Fit):
         found = self.runs.redrawn(
             "rows", lambda source: _init.sample_of(em.samples, n_components, source), rng
         )
-        return EM(found, em.origin, em.reg_covar, fixed_weights=em.fixed_weights)
+        return EM(found, em.origin, em.reg_covar, em.constraint)
 
 
 class _Log:

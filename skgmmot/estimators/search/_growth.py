@@ -174,8 +174,9 @@ class Candidate(_Fit):
     def __init__(self, estimator, em: EM, kind: ArrayKind, start: GaussianMixtureParams):
         self.estimator, self.kind, self.graph = estimator, kind, (None, None)
         self.e_step = E_STEPS[estimator.e_step]
+        self.constraint = _init.fixed(estimator, em.samples.n_features, em.samples.device)
         self._begin(em.samples, em.origin)
-        self.em, self.first = em, start
+        self.em, self.first = em.under(self.constraint), start
 
     def _starts(self, warm):
         start = self.first

@@ -277,6 +277,14 @@ class GaussianMixtureSearch(FittedMixture):
                 f"mixture must have no checkpoint, got {str(mixture.checkpoint)!r}, which all fits "
                 "would share. Set it to None; best_estimator_ may have one."
             )
+        held = mixture.fixed_means, mixture.fixed_covariances
+        no_mask = isinstance(mixture.fixed_weights, bool) and all(f is False for f in held)
+        if not no_mask or mixture.prior != "none":
+            raise ValueError(
+                "mixture must have no prior, no mask of fixed_weights and no fixed means or "
+                "covariances, got some of them: candidates are compared by their likelihood. Unset "
+                "them."
+            )
         if E_STEPS[mixture.e_step].balanced:
             raise ValueError(
                 f"mixture must maximise the likelihood, got e_step={mixture.e_step!r}. Use "
@@ -337,7 +345,7 @@ class _Comparison:
 
     def _grown(self, X, a):
         e, origin = self.template, blocks.origin(X, a)
-        em = EM(InMemory(X, a), origin, e.reg_covar, fixed_weights=e.fixed_weights)
+        em = EM(InMemory(X, a), origin, e.reg_covar)
         return Grown(em, self.kind, self.seeds)
 
     def _folds(self, rng):

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.em.constraint import check_fixed_weights, constraint_of
 from skgmmot.fitting.em.e_steps import E_STEPS, SENSITIVITY, EStep, Gradient
 from skgmmot.fitting.em.gradient.movement import STRATEGIES, Request
 from skgmmot.fitting.em.iterations import EMStep
+from skgmmot.fitting.em.prior import Prior, check_prior
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.coordinates import FisherCoordinates
@@ -33,13 +35,16 @@ def fit_em(
     tol: float = 1e-3,
     max_iter: int = 100,
     reg_covar: float = REG_COVAR,
-    fixed_weights: bool = False,
+    fixed_weights: bool | Tensor = False,
     e_step: str = "posterior",
     acceleration: str | None = None,
     gradient_tol: float = 1e-6,
     max_polish: int = 1000,
     solve: str | Solver = "auto",
     carried: Carried | None = None,
+    fixed_means: bool | Tensor = False,
+    fixed_covariances: bool | Tensor = False,
+    prior: str | Prior = "none",
 ) -> Solution:
     """Fit a mixture by EM from a given start; differentiable in the samples and their weights.
 
@@ -62,8 +67,9 @@ def fit_em(
         Largest number of iterations; 0 leaves the fit to polishing.
     reg_covar : float, default=1e-6
         Added to the variances.
-    fixed_weights : bool, default=False
-        Whether the weights stay those of ``theta0``.
+    fixed_weights : bool or Tensor of shape (K,), default=False
+        Whether the weights stay those of ``theta0``: all, or those of the components where a mask
+        of truth values says so, of which the others share the rest.
     e_step : {'posterior', 'sinkhorn'}, default='posterior'
         Whether responsibilities are posterior probabilities, or the plan of balanced entropic
         transport to the weights of ``theta0``, which then stay.
@@ -81,15 +87,22 @@ def fit_em(
         What `WarmStart` keeps from one implicit or natural fit to the next. Where the last fixed
         point is near, and K and d are small, a Newton step with a kept derivative replaces
         iterations.
+    fixed_means : bool or Tensor of shape (K,), default=False
+        Whether the means stay those of ``theta0``, bit by bit, likewise.
+    fixed_covariances : bool or Tensor of shape (K,), default=False
+        Whether the covariances stay; all or none, if components share one.
+    prior : {'none', 'auto'} or Prior, default='none'
+        Conjugate prior of the mixture, see `Prior`. The fit then has the largest posterior density,
+        and its objectives are mean log-posteriors up to a constant.
 
     Returns
     -------
     Solution
         Its ``value`` is the fitted mixture, in the dtype of ``X``, on the graph of ``X`` and
-        ``sample_weight``, of the fixed weights, and of ``theta0`` if ``gradient`` is 'automatic'.
-        If the gradient is implicit it is polished: a little further up than where EM stopped. Then
-        ``residual`` and ``distance`` say how near the fixed point it is, in units of the spread
-        of the components, and ``adjoint`` is filled in by backward.
+        ``sample_weight``, of what is fixed, of the tensors of a `Prior`, and of ``theta0`` if
+        ``gradient`` is 'automatic'. If the gradient is implicit it is polished: a little further
+        up than where EM stopped. Then ``residual`` and ``distance`` say how near the fixed point
+        it is, in units of the spread of the components, and ``adjoint`` is filled in by backward.
 
     Raises
     ------
@@ -99,8 +112,9 @@ def fit_em(
         If the shapes of ``theta0``, ``X`` and ``sample_weight`` differ or their numbers are not
         finite, if a weight is negative, if a name is not one of those above, if a covariance
         collapses, if the gradient of all iterations is asked of accelerated ones, or if the natural
-        one is asked of free weights, of ``e_step='sinkhorn'``, of anything beside the samples, or
-        of a mixture of more than 512 numbers.
+        one is asked of free weights, of ``e_step='sinkhorn'``, of anything beside the samples, of
+        fixed means or covariances or a prior, or of a mixture of more than 512 numbers; if masks
+        or the prior are not of the mixture's shape, or everything is fixed.
 
     Warns
     -----
@@ -146,13 +160,20 @@ def fit_em(
         named("gradient", gradient, STRATEGIES), gradient_tol, max_polish, solve, carried
     )
     e_step = named("e_step", e_step, E_STEPS)
-    beside = (*theta0, sample_weight)
+    constraint = constraint_of(
+        theta0.covariance_type,
+        len(theta0.weights),
+        weights=fixed_weights,
+        means=fixed_means,
+        covariances=fixed_covariances,
+        device=X.device,
+    )
+    check_fixed_weights(constraint, theta0.weights)
+    prior = check_prior(prior)
+    beside = (*theta0, sample_weight, *([] if prior is None else prior.tensors()))
     on_graph = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (X, *beside)
     )
-    if on_graph:
-        size = sum(t.numel() for t in theta0)
-        how.strategy.check(Request(acceleration, fixed_weights, e_step, size, beside))
     if sample_weight is not None:
         sample_weight = sample_weight.to(X.dtype)
     constants = [None if t is None else t.detach() for t in (X, sample_weight)]
@@ -161,19 +182,30 @@ def fit_em(
         raise ValueError(
             "X must have a finite mean, got NaN or infinity. Drop the samples that are not finite."
         )
-    em = EM(InMemory(*constants), origin, reg_covar, fixed_weights=fixed_weights)
+    of, samples = InMemory(*constants), (X, sample_weight)
+    if prior is not None:
+        graph = samples if on_graph else None
+        size = theta0.covariance_type, len(theta0.weights)
+        constraint = constraint.under(prior, *size, of, origin, reg_covar, graph)
+    if on_graph:
+        numbers = sum(t.numel() for t in theta0)
+        how.strategy.check(Request(acceleration, constraint, prior, e_step, numbers, beside))
+    em = EM(of, origin, reg_covar, constraint)
     start = theta0.to(dtype=torch.float64).translated(-origin)
-    samples = X, sample_weight
+    start = constraint.keep(start, start)  # free weights share what is left
     solution = _followed(em, start, samples, how) if on_graph else None
     if solution is None:
         loop = {"tol": tol, "max_iter": max_iter, "acceleration": acceleration}
         how = how if on_graph else None
         solution, _ = fit_from_starts(em, [(start, -math.inf)], samples, e_step, how, **loop)
     solution = measured(solution)
-    return solution._replace(
-        value=solution.value.translated(origin).to(dtype=X.dtype),
-        previous=solution.previous.translated(origin).to(dtype=X.dtype),
-    )
+
+    def back(theta, held):  # what stays takes no rounding from its way to the origin and back
+        theta = theta.translated(origin).to(dtype=X.dtype)
+        return constraint.keep_moments(theta, held.to(dtype=X.dtype))
+
+    value, previous = solution.value, solution.previous
+    return solution._replace(value=back(value, theta0), previous=back(previous, theta0.detach()))
 
 
 def fit_from_starts(
@@ -215,6 +247,7 @@ def fit_from_starts(
         Where that began.
     """
     runs = Runs() if runs is None else runs
+    options["constraint"] = em.constraint
 
     def run(start, callback):
         theta0, objective = start
@@ -230,8 +263,8 @@ def fit_from_starts(
 
 
 def _step(em, samples, theta0):
-    """The iteration on the graph of the samples, and of the weights if they stay."""
-    return EMStep(em, *samples, theta0.weights if em.fixed_weights else None)
+    """The iteration on the graph of the samples, and of what stays."""
+    return EMStep(em, *samples, theta0 if em.constraint.fixes else None)
 
 
 def _followed(em, start, samples, gradient):

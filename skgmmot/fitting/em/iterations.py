@@ -1,11 +1,12 @@
 """EM over all samples as a map: iterated from a start, and as a step on the autograd graph."""
 
-import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
+from skgmmot.fitting.em.constraint import FREE, Constraint
 from skgmmot.fitting.em.gradient.derivative import LinearisedEM
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step
@@ -37,6 +38,7 @@ def climb(
     objective: float = -math.inf,
     callback: Callable[[Solution], None] | None = None,
     journal: Journal | None = None,
+    constraint: Constraint = FREE,
 ) -> Solution:
     """Iterate EM from a start, perhaps accelerated.
 
@@ -61,6 +63,8 @@ def climb(
     journal : Journal, default=None
         Where the loop's state is kept, and one to go on from is found; ``theta0`` is then where
         that began.
+    constraint : Constraint, default=Constraint()
+        What extrapolations leave as it is in the start.
 
     Returns
     -------
@@ -71,7 +75,12 @@ def climb(
     if acceleration is not None:
         free = LogCoordinates(theta0)
         accelerate = named("acceleration", acceleration, ACCELERATIONS)
-        accelerator = accelerate(free.to_free, free.from_free, radius=radius, measure=free.length)
+        accelerator = accelerate(
+            free.to_free,
+            lambda vector: constraint.keep(free.from_free(vector), theta0),
+            radius=radius,
+            measure=free.length,
+        )
     return iterate(
         em,
         theta0,
@@ -98,20 +107,24 @@ class EMStep:
         Its samples, perhaps on a graph.
     sample_weight : Tensor of shape (n,), default=None
         Their weights, likewise.
-    fixed_weights : Tensor of shape (K,), default=None
-        Weights that stay; None leaves them free.
+    held : GaussianMixtureParams, default=None
+        Where the parameters that stay are on a graph; None leaves them as they come.
+
+    Notes
+    -----
+    The mean and scale of a prior may be on a graph, too.
     """
 
-    def __init__(self, em: EM, X, sample_weight=None, fixed_weights=None):
-        self.em, self.X, self.sample_weight = em, X, sample_weight
-        self.fixed_weights = fixed_weights
+    def __init__(self, em: EM, X, sample_weight=None, held: GaussianMixtureParams | None = None):
+        self.em, self.X, self.sample_weight, self.held = em, X, sample_weight, held
         self._last = None
 
     def __call__(self, theta: GaussianMixtureParams) -> GaussianMixtureParams:
-        theta = self._weighted(theta)
+        theta, prior = self._kept(theta), self.em.constraint.prior
         linear = self.linearise(theta.detach())
-        theta_next = _Iteration.apply(linear, *theta, self.X, self.sample_weight)
-        return self._weighted(GaussianMixtureParams(*theta_next, theta.covariance_type))
+        of_prior = (None, None) if prior is None else (prior.mean, prior.scale)
+        theta_next = _Iteration.apply(linear, *theta, self.X, self.sample_weight, *of_prior)
+        return self._kept(GaussianMixtureParams(*theta_next, theta.covariance_type))
 
     def linearise(self, theta: GaussianMixtureParams) -> "LinearisedEM":
         """The iteration at a mixture; the last one is kept, for it is asked for twice."""
@@ -123,6 +136,7 @@ class EMStep:
         """The mixture after so many accelerated iterations, whose jumps are short."""
         options = {"acceleration": "squarem", "radius": POLISHING_RADIUS}
         with self.at_work() as em:
+            options["constraint"] = em.constraint
             return climb(em, theta, tol=0.0, max_iter=n_steps, **options).value
 
     def at_work(self):
@@ -131,26 +145,23 @@ class EMStep:
 
     def with_free_weights(self) -> "EMStep":
         """The same iteration with weights that move."""
-        em = copy.copy(self.em)
-        em.fixed_weights = False
-        return EMStep(em, self.X, self.sample_weight)
+        return EMStep(self.em.with_free_weights(), self.X, self.sample_weight, self.held)
 
     def detach(self) -> "EMStep":
         """The same iteration over constants."""
-        X, a, w = self.X, self.sample_weight, self.fixed_weights
-        return EMStep(self.em, *(None if t is None else t.detach() for t in (X, a, w)))
+        X, a, held = self.X, self.sample_weight, self.held
+        return EMStep(self.em, *(None if t is None else t.detach() for t in (X, a, held)))
 
-    def _weighted(self, theta):
-        w = self.fixed_weights
-        return theta if w is None else theta._replace(weights=w)
+    def _kept(self, theta):
+        return theta if self.held is None else self.em.constraint.keep(theta, self.held)
 
 
 class _Iteration(torch.autograd.Function):
     """One iteration of EM, with its derivative in blocks."""
 
     @staticmethod
-    def forward(ctx, linear, weights, means, covariances, X, sample_weight):
-        ctx.save_for_backward(weights, means, covariances, X, sample_weight)
+    def forward(ctx, linear, *tensors):
+        ctx.save_for_backward(*tensors)
         ctx.linear = linear
         return tuple(linear.value)
 
@@ -162,15 +173,19 @@ class _Iteration(torch.autograd.Function):
             return None, *_taped(linear.em, covariance_type, ctx.saved_tensors, cotangents, needed)
         u = GaussianMixtureParams(*cotangents, covariance_type)
         of_theta = linear.pull(u) if any(needed[:3]) else (None, None, None)
-        of_X, of_a = linear.pull_samples(u) if any(needed[3:]) else (None, None)
-        return None, *of_theta, of_X, of_a if needed[4] else None
+        of_X, of_a = linear.pull_samples(u) if any(needed[3:5]) else (None, None)
+        of_prior = linear.pull_prior(u) if any(needed[5:]) else (None, None)
+        return None, *of_theta, of_X, of_a if needed[4] else None, *of_prior
 
 
 def _taped(em, covariance_type, inputs, cotangents, needed):
     """The derivative of an iteration on autograd's own tape, to be differentiated once more."""
-    *theta, X, sample_weight = inputs
-    theta = GaussianMixtureParams(*theta, covariance_type)
-    theta_next = em_step(theta, X - em.origin, sample_weight, reg_covar=em.reg_covar)
+    *theta, X, sample_weight, mean, scale = inputs
+    theta, constraint = GaussianMixtureParams(*theta, covariance_type), em.constraint
+    if constraint.prior is not None:
+        constraint = replace(constraint, prior=replace(constraint.prior, mean=mean, scale=scale))
+    options = {"reg_covar": em.reg_covar, "constraint": constraint}
+    theta_next = em_step(theta, X - em.origin, sample_weight, **options)
     wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
     found = iter(torch.autograd.grad(theta_next, wanted, cotangents, create_graph=True))
     return [next(found) if need else None for need in needed]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.em.constraint import FREE, Constraint
 from skgmmot.fitting.em.step import m_step
 from skgmmot.fitting.samples import Samples
 from skgmmot.gaussian.choice import cancellation, fastest_e_step, feature_e_step
@@ -28,13 +29,13 @@ class EM:
         A point near the samples' mean, in their dtype; mixtures are relative to it.
     reg_covar : float
         Added to the variances.
-    fixed_weights : bool, default=False
-        Whether the M-step leaves the weights.
+    constraint : Constraint, default=Constraint()
+        What the M-step keeps, and the prior, whose mean is relative to the origin.
     """
 
-    def __init__(self, samples: Samples, origin, reg_covar, *, fixed_weights=False):
+    def __init__(self, samples: Samples, origin, reg_covar, constraint: Constraint = FREE):
         self.samples, self.origin = samples, origin
-        self.reg_covar, self.fixed_weights = reg_covar, fixed_weights
+        self.reg_covar, self.constraint = reg_covar, constraint
         self.dtype = samples.dtype  # of the products
         self._last, self._next = None, None
         self._total_scatter = None
@@ -56,8 +57,9 @@ class EM:
 
     def __call__(self, theta: GaussianMixtureParams) -> tuple[GaussianMixtureParams, float]:
         statistics = self.statistics(theta)
-        theta_next = m_step(theta, statistics, self.reg_covar, fixed_weights=self.fixed_weights)
-        return theta_next, self._read(statistics.log_likelihood, theta_next) / self.total
+        theta_next = m_step(theta, statistics, self.reg_covar, self.constraint)
+        log_likelihood = self._read(statistics.log_likelihood, theta_next)
+        return theta_next, (log_likelihood + self.log_prior(theta)) / self.total
 
     def _read(self, log_likelihood: Tensor, theta_next: GaussianMixtureParams) -> float:
         """The log-likelihood on the host.
@@ -71,6 +73,27 @@ class EM:
         found = torch.stack([log_likelihood, finite, cancellation(mixture)]).tolist()
         self._next = _Next(theta_next, mixture, *found[1:])
         return found[0]
+
+    def objective(self, theta: GaussianMixtureParams, statistics: Statistics) -> float:
+        """The mean log-likelihood or, with a prior, log posterior density up to a constant."""
+        return (float(statistics.log_likelihood) + self.log_prior(theta)) / self.total
+
+    def log_prior(self, theta: GaussianMixtureParams) -> float:
+        """The log-density of the prior up to a constant; 0 without one."""
+        prior = self.constraint.prior
+        return 0.0 if prior is None else float(prior.log_density(theta))
+
+    def under(self, constraint: Constraint) -> "EM":
+        """The same iteration under another constraint; a copy."""
+        if self.constraint is constraint:
+            return self
+        other = copy.copy(self)
+        other.constraint = constraint
+        return other
+
+    def with_free_weights(self) -> "EM":
+        """The same iteration with weights that are shares of the samples."""
+        return self.under(self.constraint.with_free_weights())
 
     @contextmanager
     def at_work(self):

@@ -154,8 +154,9 @@ class SinkhornEM:
     Notes
     -----
     An iteration takes three passes over the samples, and two or more for each Newton step. The
-    objective is minus the balanced cost, a lower bound of the mean log-likelihood; before balance
-    it is what one more Sinkhorn update would make of it.
+    objective is minus the balanced cost, a lower bound of the mean log-likelihood, and with a prior
+    of means and covariances the mean of its log-density more; before balance it is what one more
+    Sinkhorn update would make of it.
 
     References
     ----------
@@ -163,7 +164,7 @@ class SinkhornEM:
     """
 
     def __init__(self, em: EM):
-        self.em = em
+        self.em = em.with_free_weights()
         self.balanced = BALANCED[em.dtype]
 
     def __call__(self, theta: TiltedMixture) -> tuple[TiltedMixture, float]:
@@ -177,13 +178,14 @@ class SinkhornEM:
         if imbalance(statistics.mass / em.total, w) > allowed:
             theta = self.balance(theta)
             statistics = em.statistics(theta)
-        moved = m_step(theta, statistics, em.reg_covar)
+        moved = m_step(theta, statistics, em.reg_covar, em.constraint)
         theta_next = theta._replace(
             means=moved.means, covariances=moved.covariances, allowed=theta.allowed * TIGHTENING
         )
         received = moved.weights.clamp(min=torch.finfo(w.dtype).tiny).log()
         dual = w @ (theta.log_weights - w.log()) - statistics.log_likelihood / em.total
-        return theta_next, -float(dual + w @ (w.log() - received))
+        cost = float(dual + w @ (w.log() - received))
+        return theta_next, em.log_prior(theta) / em.total - cost
 
     def balance(self, theta: TiltedMixture) -> TiltedMixture:
         """The same mixture through the weights that balance it."""
@@ -204,7 +206,8 @@ class SinkhornEM:
     def objective(self, theta: TiltedMixture) -> float:
         """Minus the balanced cost, of a mixture seen through the weights that balance it."""
         w, value = theta.prescribed, self.dual(theta, theta.log_weights).value
-        return float(value - w @ (theta.log_weights - w.log()))
+        cost = float(w @ (theta.log_weights - w.log()) - value)
+        return self.em.log_prior(theta) / self.em.total - cost
 
     def gap(self, theta: TiltedMixture) -> float:
         """What balancing a mixture costs: the balanced cost less the negative log-likelihood."""
@@ -322,7 +325,12 @@ class LinearisedSinkhorn(Linearisation):
         self.theta = theta._replace(
             log_weights=moved.log_weights.detach(), allowed=torch.zeros_like(theta.allowed)
         )
-        self._coordinates = FisherCoordinates(theta.mixture(), theta.prescribed)
+        self._constraint, prior = step.step.em.constraint, step.step.em.constraint.prior
+        share = theta.prescribed
+        if prior is not None:
+            n = step.step.em.total
+            share = share, share + prior.of_means / n, share + prior.of_covariances / n
+        self._coordinates = FisherCoordinates(theta.mixture(), share)
         changes = (o - i for o, i in zip(self._outputs, self._inputs, strict=True))
         self.residual = self._coordinates.of_change(self._fixed(*(c.detach() for c in changes)))
         with step.step.at_work() as em:
@@ -347,10 +355,12 @@ class LinearisedSinkhorn(Linearisation):
 
     def retracted(self, vector: Tensor) -> TiltedMixture:
         """The mixture that a vector of coordinates leads to."""
-        _, means, covariances = self._coordinates.retracted(vector)
+        there = self._coordinates.retracted(vector)
+        _, means, covariances = self._constraint.keep_moments(there, self.theta)
         return self.theta._replace(means=means, covariances=covariances)
 
     def _fixed(self, means, covariances):
         """A change or cotangent that leaves the prescribed weights alone."""
         nothing = torch.zeros_like(self.theta.prescribed)
-        return GaussianMixtureParams(nothing, means, covariances, self.theta.covariance_type)
+        change = GaussianMixtureParams(nothing, means, covariances, self.theta.covariance_type)
+        return self._constraint.free(change)

@@ -11,23 +11,82 @@ and the M-step reads the next mixture off them: ``w = s0 / sum s0``, ``m + s1 / 
 ``S2 / s0 - (s1 / s0)(s1 / s0)^T + reg_covar I``. Being sums, they add over blocks of samples,
 over devices and over machines; being centred, they keep their digits far from the origin.
 
+A `Constraint` has some parameters stay, or adds the sums of a prior's samples, see `prior`. The
+scatter is then taken about the next means: ``S2 - s1 b^T - b s1^T + s0 b b^T`` where they shift by
+``b``.
+
 `e_step` is the definition: differentiable, and accurate for any mixture. The classes of
 `skgmmot.gaussian.evaluators` compute the same sums faster.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.em.constraint import FREE, Constraint, constraint_of
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics, e_step
+
+
+class Sums(NamedTuple):
+    """Sums that an M-step divides: those of the samples, and of a prior's."""
+
+    of_weights: Tensor
+    """Masses ``(K,)`` that weights are in proportion to,"""
+    of_means: Tensor
+    """that means are divided by,"""
+    of_covariances: Tensor
+    """and covariances; positive, unless components share one."""
+    shift: Tensor
+    """``s1 (K, d)``, centred at the means."""
+    scatter: Tensor
+    """``S2``, likewise."""
+    alive: Tensor | None
+    """Which components ``(K,)`` have any mass; None if all."""
+
+
+def sums(
+    theta: GaussianMixtureParams, statistics: Statistics, constraint: Constraint = FREE
+) -> Sums:
+    """Return what an M-step divides, given the sums over all samples.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The mixture that the statistics are centred at.
+    statistics : Statistics
+        Sums over all samples.
+    constraint : Constraint, default=Constraint()
+        Its prior counts.
+
+    Returns
+    -------
+    Sums
+        Sums over all samples and those of the prior.
+    """
+    mass, shift, scatter, _ = statistics
+    if constraint.prior is None:
+        mass, alive = counted_mass(mass)
+        divided = alive is not None and not theta.covariance_type.shared
+        each = torch.where(alive, mass, 1.0) if divided else mass
+        return Sums(mass, mass, each, shift, scatter, alive)
+    prior, before = constraint.prior, constraint.prior.statistics(theta)
+    return Sums(
+        mass + prior.of_weights,
+        mass + prior.of_means,
+        mass + prior.of_covariances,
+        shift + before.shift,
+        scatter + before.scatter,
+        None,
+    )
 
 
 def m_step(
     theta: GaussianMixtureParams,
     statistics: Statistics,
     reg_covar: float = 0.0,
-    *,
-    fixed_weights: bool = False,
+    constraint: Constraint = FREE,
 ) -> GaussianMixtureParams:
     """Return the mixture of largest expected likelihood, given the E-step's sums.
 
@@ -39,28 +98,49 @@ def m_step(
         Sums over all samples.
     reg_covar : float, default=0.0
         Added to the variances.
-    fixed_weights : bool, default=False
-        Whether the weights stay those of ``theta``.
+    constraint : Constraint, default=Constraint()
+        What stays as in ``theta``, and the prior, with which it is the largest expected posterior
+        density.
 
     Returns
     -------
     GaussianMixtureParams
-        The next mixture. A component without samples keeps its mean and covariance and has weight
-        zero.
+        The next mixture. Without a prior, a component without samples keeps its mean and covariance
+        and has weight zero.
     """
-    covariance_type = theta.covariance_type
-    mass, alive = counted_mass(statistics.mass)
-    shift = shifts(mass, statistics.shift, alive)
-    each = mass if alive is None or covariance_type.shared else torch.where(alive, mass, 1.0)
-    covariances = covariance_type.estimate(each, shift, statistics.scatter, reg_covar)
-    if alive is not None:
-        covariances = covariance_type.where(alive, covariances, theta.covariances)
-    return GaussianMixtureParams(
-        weights=theta.weights if fixed_weights else mass / mass.sum(),
-        means=theta.means + shift,
-        covariances=covariances,
-        covariance_type=covariance_type,
-    )
+    covariance_type, total = theta.covariance_type, sums(theta, statistics, constraint)
+    shift = constraint.free_means(shifts(total.of_means, total.shift, total.alive))
+    if constraint.moves_all_moments:
+        scatter, about = total.scatter, shift
+    else:  # the mean of the scatter is not where it is taken about, or counts for less
+        scatter, about = scatter_about(theta, total, shift), torch.zeros_like(shift)
+    covariances = covariance_type.estimate(total.of_covariances, about, scatter, reg_covar)
+    if total.alive is not None:
+        covariances = covariance_type.where(total.alive, covariances, theta.covariances)
+    weights = constraint.next_weights(theta.weights, total.of_weights)
+    found = GaussianMixtureParams(weights, theta.means + shift, covariances, covariance_type)
+    return constraint.keep_moments(found, theta)
+
+
+def scatter_about(theta: GaussianMixtureParams, total: Sums, shift: Tensor) -> Tensor:
+    """Return the scatter about the next means.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The mixture that the sums are centred at.
+    total : Sums
+        The sums.
+    shift : Tensor of shape (K, d)
+        The way that each mean goes.
+
+    Returns
+    -------
+    Tensor
+        Second moments, in the storage of the base.
+    """
+    base = theta.covariance_type.base
+    return base.move_scatter(total.scatter, total.of_means, total.shift, -shift)
 
 
 def counted_mass(mass: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -121,6 +201,7 @@ def em_step(
     *,
     reg_covar: float = 0.0,
     fixed_weights: bool = False,
+    constraint: Constraint | None = None,
 ) -> GaussianMixtureParams:
     """One iteration of EM: ``m_step(e_step(theta, X))``.
 
@@ -136,6 +217,8 @@ def em_step(
         Added to the variances.
     fixed_weights : bool, default=False
         Whether the weights stay: responsibilities use them, the M-step leaves them.
+    constraint : Constraint, default=None
+        What stays, and the prior, as in `m_step`, in the place of ``fixed_weights``.
 
     Returns
     -------
@@ -151,5 +234,9 @@ def em_step(
     -----
     Differentiable in everything.
     """
+    if constraint is None:
+        K, device = len(theta.weights), theta.weights.device
+        fixed = {"weights": fixed_weights, "device": device}
+        constraint = constraint_of(theta.covariance_type, K, **fixed)
     statistics = e_step(theta, X, sample_weight)
-    return m_step(theta, statistics, reg_covar, fixed_weights=fixed_weights)
+    return m_step(theta, statistics, reg_covar, constraint)

@@ -9,6 +9,7 @@ block's weight, and a step :math:`0 < \eta_t \le 1`,
 The sums are centred at the current means: when those move, the running sums are centred anew.
 """
 
+from skgmmot.fitting.em.constraint import constraint_of
 from skgmmot.fitting.em.step import m_step
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics
@@ -54,7 +55,13 @@ def stepwise_step(
     """
     pairs = zip(running, block, strict=True)
     running = Statistics(*((1 - eta) * old + eta * new for old, new in pairs))
-    theta_next = m_step(theta, running, reg_covar, fixed_weights=fixed_weights)
+    constraint = constraint_of(
+        theta.covariance_type,
+        len(theta.weights),
+        weights=fixed_weights,
+        device=theta.weights.device,
+    )
+    theta_next = m_step(theta, running, reg_covar, constraint)
     moved = theta.means - theta_next.means
     return theta_next, running.recentred(moved, theta.covariance_type.base)
 

@@ -5,6 +5,7 @@ from inspect import signature
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.em.constraint import constraint_of
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.fit import REG_COVAR, check_samples, check_start, fit_em
 from skgmmot.fitting.em.gradient.movement import STRATEGIES
@@ -155,7 +156,9 @@ class WarmStart:
         with torch.no_grad(), blocks.workers(X.device) as pool:
             statistics = Statistics(*pool.sum(block, len(X), 2 * theta.means.numel()))
         reg_covar = self.options.get("reg_covar", REG_COVAR)
-        fixed_weights = self.options.get("fixed_weights", False)
-        there = m_step(theta, statistics, reg_covar, fixed_weights=fixed_weights)
+        fixed = {name: self.options.get(f"fixed_{name}", False) for name in theta._fields}
+        K, device = len(theta.weights), theta.means.device
+        constraint = constraint_of(theta.covariance_type, K, **fixed, device=device)
+        there = m_step(theta, statistics, reg_covar, constraint)
         finite = all(torch.isfinite(t).all() for t in there)
         return there if finite else self.theta  # of samples that are not, the fit will say so

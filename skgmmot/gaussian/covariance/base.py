@@ -323,6 +323,17 @@ class ElementaryType(CovarianceType):
         """``left_k right_k^T`` of ``(K, d)`` rows, in storage (summed over k if tied)."""
         raise NotImplementedError
 
+    # --- the inverse Wishart prior ---------------------------------------------------------------
+
+    def least_degrees_of_freedom(self, n_features: int) -> float:
+        """Degrees of freedom that a proper prior exceeds."""
+        raise NotImplementedError
+
+    def prior_mass(self, degrees_of_freedom: float, n_components: int, n_features: int) -> float:
+        """Samples that the prior counts for, for each component: ``-2`` times its exponent of
+        ``det Sigma``, where one sample has the exponent ``-1/2``."""
+        raise NotImplementedError
+
     # --- the derivative of EM (cotangents may have axes before their own) ------------------------
 
     def pooled(self, n_features: int) -> int:

@@ -112,6 +112,13 @@ class _Matrix(ElementaryType):
             mass = mass.sum(-1, keepdim=True)
         return precisions @ scatter @ precisions - mass[..., None, None] * precisions
 
+    def least_degrees_of_freedom(self, n_features):
+        return n_features - 1.0
+
+    def prior_mass(self, degrees_of_freedom, n_components, n_features):
+        # one prior for a covariance that all components share
+        return (degrees_of_freedom + n_features + 1) / (n_components if self.shared else 1)
+
     def factor(self, covariances):
         return torch.linalg.cholesky(covariances)
 

@@ -70,6 +70,14 @@ class _Axis(ElementaryType):
         of_mass = -(of_scatter * scatter).sum(-1) / mass
         return of_mass, -2 / self.pooled(shift.shape[-1]) * cotangents * shift, of_scatter
 
+    # Independent variances of inverse gamma priors: ``sigma^-2`` times the scale is chi-squared.
+
+    def least_degrees_of_freedom(self, n_features):
+        return 0.0
+
+    def prior_mass(self, degrees_of_freedom, n_components, n_features):
+        return (degrees_of_freedom + 2) / self.pooled(n_features)
+
     def factor(self, covariances):
         return covariances.sqrt()
 

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot.fitting.em import rows
+from skgmmot.fitting.em.constraint import constraint_of
 from skgmmot.fitting.em.gradient import derivative
 from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.rows import EM
@@ -270,8 +271,9 @@ def test_the_derivative_of_em_is_symmetric_at_its_fixed_point(problem):
         options = {"reg_covar": 0.0, "fixed_weights": fixed_weights, "tol": 1e-15}
         end = fit_em(start, X, a, max_iter=5000, **options).value
         origin = blocks.origin(X, a)
-        em = EM(InMemory(X, a), origin, 0.0, fixed_weights=fixed_weights)
-        step = EMStep(em, X, a, start.weights if fixed_weights else None)
+        constraint = constraint_of(start.covariance_type, 2, weights=fixed_weights)
+        em = EM(InMemory(X, a), origin, 0.0, constraint)
+        step = EMStep(em, X, a, start if fixed_weights else None)
         linear = step.linearise(end.translated(-origin))
         J = linear.product(torch.eye(linear.residual.numel(), dtype=F64))
         assert_close(J, J.mT, rtol=1e-6, atol=1e-6)

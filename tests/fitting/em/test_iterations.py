@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from skgmmot.fitting.em.constraint import FREE, constraint_of
 from skgmmot.fitting.em.iterations import ACCELERATIONS, EMStep, climb, named
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step
@@ -26,14 +27,14 @@ def problem(covariance_type, make_mixture, make_samples):
     return theta, X, make_samples(30, 1, seed=9).mul(0.3).exp().squeeze(1)
 
 
-def in_blocks(X, a=None, fixed_weights=None, origin=None):
+def in_blocks(X, a=None, held=None, origin=None):
     """The iteration over samples, on the graph of what is on one."""
     origin = torch.zeros(X.shape[1], dtype=F64) if origin is None else origin
     constants = X.detach(), None if a is None else a.detach()
     with workers(X.device) as pool:
-        samples, fixed = InMemory(*constants, pool), fixed_weights is not None
-        em = EM(samples, origin, REG, fixed_weights=fixed)
-    return EMStep(em, X, a, fixed_weights)
+        constraint = FREE if held is None else constraint_of(held.covariance_type, 3, weights=True)
+        em = EM(InMemory(*constants, pool), origin, REG, constraint)
+    return EMStep(em, X, a, held)
 
 
 def on_graph(theta, *others):
@@ -77,7 +78,7 @@ def test_only_what_is_on_a_graph_gets_a_gradient(problem):
 def test_weights_that_stay_are_those_given(problem):
     theta, X, a = problem
     weights = torch.tensor([0.2, 0.3, 0.5], dtype=F64, requires_grad=True)
-    found = in_blocks(X, a, weights)(theta)
+    found = in_blocks(X, a, theta._replace(weights=weights))(theta)
     expected = em_step(theta._replace(weights=weights), X, a, reg_covar=REG, fixed_weights=True)
     assert_close(tuple(found), tuple(expected))
     gradients = [torch.autograd.grad(loss(value), weights) for value in (found, expected)]
@@ -109,7 +110,8 @@ def test_the_linearisation_at_a_mixture_is_kept_until_another_is_asked_for(probl
 
 def test_free_weights_move_and_constants_carry_no_graph(problem):
     theta, X, a = problem
-    stay = in_blocks(X.clone().requires_grad_(), a, theta.weights.clone().requires_grad_())
+    held = theta._replace(weights=theta.weights.clone().requires_grad_())
+    stay = in_blocks(X.clone().requires_grad_(), a, held)
     assert_close(tuple(stay.with_free_weights()(theta)), tuple(in_blocks(X, a)(theta)))
     still = stay.detach()(theta)
     assert not any(t.requires_grad for t in still)

@@ -12,6 +12,7 @@ from skgmmot import (
     DifferentiableGaussianMixture,
     MixtureBarycenter,
     OTMap,
+    Prior,
     SemidiscreteGMM,
     SlicedWassersteinGMM,
     WassersteinQuantizer,
@@ -255,6 +256,9 @@ def start(name, X):
         {"gradient": "implicit", "e_step": "sinkhorn"},
         {"gradient": "implicit", "acceleration": "squarem"},
         {"gradient": "automatic"},
+        {"gradient": "implicit", "prior": "auto"},
+        {"gradient": "automatic", "prior": "auto", "fixed_means": [True, False, False]},
+        {"gradient": "implicit", "fixed_weights": [True, False, False], "fixed_means": True},
     ],
 )
 def test_gradients_are_finite_differences(name, options, X):
@@ -278,6 +282,14 @@ def test_gradients_are_finite_differences(name, options, X):
         ahead, behind = (loss(X + t * dX, a + t * da) for t in (eps, -eps))
     found = (of_X * dX).sum() + (of_a * da).sum()
     assert_close(found, (ahead - behind) / (2 * eps), rtol=1e-4, atol=1e-5)
+
+
+def test_a_prior_is_that_of_its_base(name, X):
+    options = {"prior": Prior(2.0, scale=1.0), "reg_covar": 0.0, "tol": 1e-12, "max_iter": 300}
+    solution = fit_em(start(name, X), X[:12], **options)
+    assert (np.diff(solution.objectives) >= -1e-13).all()
+    same = fit_em(start(name, X), X[:12], fixed_covariances=True, **options).value
+    assert torch.equal(same.covariances, start(name, X).covariances)
 
 
 def test_it_has_no_natural_gradient(name, X):

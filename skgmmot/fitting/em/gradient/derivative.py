@@ -22,9 +22,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.em.constraint import FREE, Constraint
 from skgmmot.fitting.em.gradient.gram import FeatureGram, SampleGram
 from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.em.step import counted_mass, m_step, shifts
+from skgmmot.fitting.em.step import m_step, scatter_about, shifts, sums
 from skgmmot.gaussian.choice import cancellation
 from skgmmot.gaussian.coordinates import FisherCoordinates, velocities
 from skgmmot.gaussian.evaluators import FeatureEStep
@@ -71,6 +72,7 @@ def m_step_pullback(
     statistics: Statistics,
     u: GaussianMixtureParams,
     reg_covar: float = 0.0,
+    constraint: Constraint = FREE,
 ) -> Statistics:
     """Return cotangents of the statistics from those of the M-step's mixture.
 
@@ -84,28 +86,65 @@ def m_step_pullback(
         Cotangents of the next mixture; they may have axes before their own.
     reg_covar : float, default=0.0
         That of the M-step. Its derivative depends on it where the covariance type is curved.
+    constraint : Constraint, default=Constraint()
+        That of the M-step.
 
     Returns
     -------
     Statistics
         ``c0``, ``c1`` and ``C2``; the log-likelihood has none.
     """
-    covariance_type = theta.covariance_type
-    mass, alive = counted_mass(statistics.mass)
-    shift, of_covariances, each = shifts(mass, statistics.shift, alive), u.covariances, mass
+    covariance_type, total = theta.covariance_type, sums(theta, statistics, constraint)
+    base, alive, u = covariance_type.base, total.alive, constraint.free(u)
+    of_covariances = u.covariances
     if alive is not None:  # what has no samples stays as it is: no sum has a say in it
         of_covariances = covariance_type.where(
             alive, of_covariances, torch.zeros_like(of_covariances)
         )
-        each = mass if covariance_type.shared else torch.where(alive, mass, 1.0)
-    of_mass, of_shift, of_scatter = covariance_type.estimate_pullback(
-        each, shift, statistics.scatter, of_covariances, reg_covar
+    shift = constraint.free_means(shifts(total.of_means, total.shift, alive))
+    of_mass, _, of_scatter = covariance_type.estimate_pullback(
+        total.of_covariances,
+        torch.zeros_like(shift),
+        scatter_about(theta, total, shift),
+        of_covariances,
+        reg_covar,
     )
-    of_shift = shifts(mass, of_shift + u.means, alive)
-    expected = (u.weights * mass).sum(-1, keepdim=True) / mass.sum()
-    of_weights = (u.weights - expected) / mass.sum()
-    of_mass = of_mass + of_weights - (of_shift * shift).sum(-1)
-    return Statistics(of_mass, of_shift, of_scatter, torch.zeros_like(mass.sum()))
+    # the scatter about the next means is S2 - s0 b b^T where they are free, with b = s1 / s0
+    bent = base.apply(shift.unsqueeze(-2), of_scatter).squeeze(-2) / base.pooled(shift.shape[-1])
+    of_shift = shifts(total.of_means, u.means, alive)
+    of_weights = constraint.weights_pullback(theta.weights, total.of_weights, u.weights)
+    of_mass = of_mass + of_weights + ((bent - of_shift) * shift).sum(-1)
+    return Statistics(of_mass, of_shift - 2 * bent, of_scatter, torch.zeros_like(of_mass.sum()))
+
+
+def shares(
+    theta: GaussianMixtureParams, statistics: Statistics, constraint: Constraint = FREE
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    """Return the shares of the samples that `FisherCoordinates` measure changes by.
+
+    In them the derivative of an M-step with a prior, or with parameters that stay, is symmetric at
+    a fixed point, too.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The current mixture.
+    statistics : Statistics
+        Sums over all samples.
+    constraint : Constraint, default=Constraint()
+        That of the M-step.
+
+    Returns
+    -------
+    Tensor of shape (K,) or tuple of three
+        One for each component, or for its weight, mean and covariance.
+    """
+    if constraint.prior is None and (constraint.weights is None or constraint.fixes_weights):
+        return statistics.mass / statistics.mass.sum()
+    total, n = sums(theta, statistics, constraint), statistics.mass.sum()
+    known = torch.where(total.of_weights > 0, total.of_weights, torch.inf)
+    of_weights = theta.weights.square() * n / known  # s / w^2 is the information of a weight
+    return of_weights, total.of_means / n, total.of_covariances / n
 
 
 #: Eigenvalues of a Gram matrix below this share of the largest are none: a symmetric matrix is
@@ -375,11 +414,11 @@ class LinearisedEM(MovableLinearisation):
         self.em, self.theta = em, theta
         with torch.no_grad():
             self._features, self._statistics = em.exactly(theta)
-            self.value = m_step(theta, self._statistics, em.reg_covar)
-            self.objective = float(self._statistics.log_likelihood) / em.total
-            share = self._statistics.mass / self._statistics.mass.sum()
+            self.value = m_step(theta, self._statistics, em.reg_covar, em.constraint)
+            self.objective = em.objective(theta, self._statistics)
+            share = shares(theta, self._statistics, em.constraint)
             self._coordinates = FisherCoordinates(theta, share)
-            self.residual = self._coordinates.of_change(self._unweighted(self._change()))
+            self.residual = self._coordinates.of_change(em.constraint.free(self._change()))
         self.small = self._features is not None and is_small(self._features)
 
     @property
@@ -428,10 +467,10 @@ class LinearisedEM(MovableLinearisation):
         return self._pulled_to_statistics(self._decoded(identity))
 
     def _decoded(self, vector):
-        return self._unweighted(self.decode(vector))
+        return self.em.constraint.free(self.decode(vector))
 
     def _encoded(self, u):
-        return self.encode(self._unweighted(u))
+        return self.encode(self.em.constraint.of_free(u, self.theta))
 
     def encode(self, u: GaussianMixtureParams) -> Tensor:
         """The coordinates of a cotangent, a vector."""
@@ -443,26 +482,42 @@ class LinearisedEM(MovableLinearisation):
 
     def retracted(self, vector: Tensor) -> GaussianMixtureParams:
         """The mixture that a vector of coordinates leads to."""
-        return self._coordinates.retracted(vector)
+        return self.em.constraint.keep(self._coordinates.retracted(vector), self.theta)
 
     def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
         """Cotangents of ``theta`` from those of ``F(theta)``."""
-        found, (_, alive) = self._pull(u), counted_mass(self._statistics.mass)
-        if alive is None:
+        found, constraint = self._pull(u), self.em.constraint
+        total = sums(self.theta, self._statistics, constraint)
+        if total.alive is None and not constraint.fixes and constraint.prior is None:
             return found
-        # A component without samples stays, and its weight grows from zero where it is let.
+        cotangents = self._pulled_to_statistics(u)
+        # A weight grows from zero where it is let.
         zero, covariance_type = self.theta.weights == 0, self.theta.covariance_type
-        of_weights = found.weights
+        of_weights, means, covariances = found
         if zero.any():
-            cotangents = self._pulled_to_statistics(u)
             adjoint = ZeroWeightAdjoint(self.theta, self.em.origin, cotangents)
             of_weights = torch.where(zero, self.em.samples.sum(adjoint)[0], of_weights)
-        return GaussianMixtureParams(
-            of_weights,
-            torch.where(alive.unsqueeze(1), found.means, u.means),
-            covariance_type.where(alive, found.covariances, u.covariances),
-            covariance_type,
-        )
+        if total.alive is not None:  # A component without samples stays.
+            free = constraint.free(u)
+            means = torch.where(total.alive.unsqueeze(1), means, free.means)
+            covariances = covariance_type.where(total.alive, covariances, free.covariances)
+        found = found._replace(weights=of_weights, means=means, covariances=covariances)
+        return found.map(torch.add, self._of_what_stays(total, u, cotangents))
+
+    def _of_what_stays(self, total, u, cotangents):
+        """What ``F(theta)`` has of ``theta`` itself, beside by way of the responsibilities."""
+        constraint, base = self.em.constraint, self.theta.covariance_type.base
+        direct = u.map(torch.sub, constraint.free(u))
+        # the scatter is about the means: where they are free that cancels
+        bent = base.apply(total.shift.unsqueeze(-2), cotangents.scatter).squeeze(-2)
+        about = -2 * bent / base.pooled(bent.shape[-1])
+        means = direct.means + about - constraint.free_means(about)
+        weights = constraint.rest_pullback(total.of_weights, u.weights)
+        return direct._replace(weights=weights, means=means)
+
+    def pull_prior(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
+        """Cotangents of the prior's ``mean`` and ``scale``."""
+        return self.em.constraint.prior.pull(self.theta, self._pulled_to_statistics(u))
 
     def _pull(self, u):
         """The same but that components without samples are constants: they are no fixed point's."""
@@ -525,15 +580,10 @@ class LinearisedEM(MovableLinearisation):
     def _change(self):
         return self.value.map(torch.sub, self.theta)
 
-    def _unweighted(self, change):
-        """Theta has no say in weights that are fixed, and they do not move."""
-        if not self.em.fixed_weights:
-            return change
-        return change._replace(weights=torch.zeros_like(change.weights))
-
     def _pulled_to_statistics(self, u):
         """Cotangents of the statistics from those of the next mixture."""
-        return m_step_pullback(self.theta, self._statistics, u, self.em.reg_covar)
+        em = self.em
+        return m_step_pullback(self.theta, self._statistics, u, em.reg_covar, em.constraint)
 
     def _adjoint(self, u, along=None):
         """The adjoint E-step for cotangents of the next mixture."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.em.constraint import constraint_of
 from skgmmot.fitting.em.fit import check_samples, check_start
 from skgmmot.fitting.em.gradient.derivative import LinearisedEM, score
 from skgmmot.fitting.em.rows import EM
@@ -116,7 +117,10 @@ def parameter_covariance(
             sample_weight = sample_weight.detach().to(X.dtype)
         X = X.detach()
         origin = blocks.origin(X, sample_weight)
-        em = EM(InMemory(X, sample_weight), origin, reg_covar, fixed_weights=fixed_weights)
+        constraint = constraint_of(
+            theta.covariance_type, len(theta.weights), weights=fixed_weights, device=X.device
+        )
+        em = EM(InMemory(X, sample_weight), origin, reg_covar, constraint)
         theta = theta.detach().to(dtype=torch.float64).translated(-origin)
         return covariance_of(em, theta, robust=robust)
 
@@ -148,7 +152,7 @@ def covariance_of(em: EM, theta: GaussianMixtureParams, *, robust: bool) -> Para
         linear = LinearisedEM(em, theta)
         coordinates = FisherCoordinates(theta, _shares(em, theta))
         identity = torch.eye(linear.residual.numel(), dtype=torch.float64, device=em.origin.device)
-        tangent = _tangent(theta, coordinates, em.fixed_weights)
+        tangent = _tangent(theta, coordinates, em.constraint.fixes_weights)
         J = linear.product(identity)
         shares = tangent.mT @ (identity - (J + J.mT) / 2) @ tangent  # of the complete information
         values, vectors = torch.linalg.eigh(shares)

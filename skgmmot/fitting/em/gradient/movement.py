@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.em.constraint import Constraint
 from skgmmot.fitting.em.e_steps import EStep
 from skgmmot.fitting.em.gradient.gram import MAX_GRAM_SIZE
 from skgmmot.gaussian.coordinates import descended
@@ -26,8 +27,10 @@ class Request(NamedTuple):
 
     acceleration: str | None
     """What extrapolates the iterations, by its name."""
-    fixed_weights: bool
-    """Whether the weights of the mixture stay."""
+    constraint: Constraint
+    """What of the mixture stays."""
+    prior: object
+    """Its prior, a name or what a fit has of it; None or 'none' is none."""
     e_step: EStep
     """The E-step."""
     size: int
@@ -45,12 +48,18 @@ class Natural(Strategy):
 
     def check(self, loop: Request) -> None:
         """Refuse fits in which not only samples move, and mixtures that are too large."""
-        if not loop.fixed_weights or loop.e_step.balanced:
+        constraint = loop.constraint
+        if not constraint.fixes_weights or loop.e_step.balanced:
             raise ValueError(
                 "gradient='natural' must have fixed_weights=True and e_step='posterior', got "
-                f"fixed_weights={loop.fixed_weights}, e_step={loop.e_step.name!r}, for samples "
-                "take no weight along from one component to another. Set them, or use "
+                f"fixed_weights={constraint.fixes_weights}, e_step={loop.e_step.name!r}, for "
+                "samples take no weight along from one component to another. Set them, or use "
                 "gradient='implicit'."
+            )
+        if not constraint.moves_all_moments or loop.prior not in (None, "none"):
+            raise ValueError(
+                "gradient='natural' must have no prior and no fixed means or covariances, got "
+                "some, which do not follow the samples. Use gradient='implicit'."
             )
         if any(t is not None and t.requires_grad for t in loop.beside):
             raise ValueError(

@@ -3,6 +3,7 @@
 import torch
 from torch.testing import assert_close
 
+from skgmmot.fitting.em.constraint import constraint_of
 from skgmmot.fitting.em.gradient import derivative
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
@@ -18,7 +19,8 @@ def test_both_ways_to_the_gram_matrix_agree(
     theta = theta._replace(weights=torch.full((3,), 1 / 3, dtype=F64))
     X, _ = rsample(theta, 120, generator=torch.Generator().manual_seed(1))
     a = make_samples(120, 1, seed=2).mul(0.5).exp().squeeze(1)
-    em = EM(InMemory(X, a), torch.zeros(2, dtype=F64), 1e-6, fixed_weights=True)
+    constraint = constraint_of(theta.covariance_type, len(theta.weights), weights=True)
+    em = EM(InMemory(X, a), torch.zeros(2, dtype=F64), 1e-6, constraint)
     linear = derivative.LinearisedEM(em, theta)
     assert linear.small
     units = torch.eye(linear.residual.numel(), dtype=F64)
