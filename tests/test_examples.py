@@ -38,6 +38,7 @@ SHORTER = {
     "plot_flow": {"(0.04, 160,": "(0.04, 20,", "(0.7, 40,": "(0.7, 10,"},
     "plot_gradient_study": {"N_REPEATS = 12": "N_REPEATS = 2"},
     "plot_larger_than_memory": {"3_000_000": "200_000"},
+    "plot_priors": {"(20, 40, 80, 160, 320), 10": "(20, 40), 2"},
     "plot_regression": {"(200, random_state": "(20, random_state", "cv=5": "cv=2"},
     "plot_ring_square_line": {"N_STARTS = 10, 8": "N_STARTS = 10, 1"},
     "plot_stability": {"N_REPEATS = 10": "N_REPEATS = 2"},
