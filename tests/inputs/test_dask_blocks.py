@@ -343,7 +343,7 @@ def test_only_collections_of_dask_are_of_dask(data):
 @pytest.fixture(scope="module")
 def client():
     """Two workers of one thread each, in processes of their own."""
-    options = {"dashboard_address": None, "memory_limit": "2GiB", "silence_logs": 50}
+    options = {"dashboard_address": ":0", "memory_limit": "2GiB", "silence_logs": 50}
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster,
         distributed.Client(cluster) as client,

@@ -1,9 +1,12 @@
 """Fits to dask arrays and data frames: as those to the same blocks in memory."""
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -170,3 +173,20 @@ def test_fits_that_need_all_samples_at_once_refuse_collections(X, estimator):
         estimator.fit(chunked(X))
     estimator.set_params(max_iter=0, random_state=0).fit(X[:50])
     assert isinstance(estimator.predict(chunked(X)), da.Array)
+
+
+def test_searches_run_on_workers_of_dask(X):
+    """Each fit of a search is a task; here on threads, which a cluster of processes replaces."""
+    distributed = pytest.importorskip("distributed")
+    grid = {"n_components": [2, 4], "covariance_type": ["full", "diag"]}
+    search = GridSearchCV(DifferentiableGaussianMixture(random_state=0), grid, cv=3)
+    alone = clone(search).fit(X)
+    options = {"dashboard_address": ":0", "silence_logs": 50}
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, **options
+    )
+    with cluster, distributed.Client(cluster), joblib.parallel_config(backend="dask"):
+        found = clone(search).fit(X)
+    assert found.best_params_ == alone.best_params_
+    scores = "mean_test_score"
+    np.testing.assert_allclose(found.cv_results_[scores], alone.cv_results_[scores], rtol=1e-9)
