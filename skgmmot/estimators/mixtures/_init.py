@@ -26,7 +26,7 @@ from torch import Tensor
 from skgmmot._inputs.arrays import NUMPY, ArrayKind, as_tensor
 from skgmmot.estimators.mixtures._callable_start import called
 from skgmmot.fitting import kmeans
-from skgmmot.fitting.em.constraint import Constraint, check_fixed_weights, constraint_of
+from skgmmot.fitting.em.constraint import FREE, Constraint, check_fixed_weights, constraint_of
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.fitting.em.step import counted_mass, m_step, shifts
@@ -513,6 +513,8 @@ def fixed(estimator, n_features: int, device: torch.device) -> Constraint:
     K = estimator.n_components
     names = ("weights", "means", "covariances")
     masks = {name: getattr(estimator, f"fixed_{name}") for name in names}
+    if all(mask is False for mask in masks.values()):
+        return FREE
     covariance_type = estimator._covariance().reduced(K, n_features)
     return constraint_of(covariance_type, K, **masks, device=device)
 
@@ -538,6 +540,8 @@ def check_held(estimator, em: EM, given: tuple, warm: bool) -> Tensor | None:
 
 def held(theta: GaussianMixtureParams, given: tuple, em: EM) -> GaussianMixtureParams:
     """A start with what is given where that stays."""
+    if not em.constraint.fixes:
+        return theta
     parts = (t if g is None else g for t, g in zip(theta, given, strict=True))
     return em.constraint.keep(theta, GaussianMixtureParams(*parts, theta.covariance_type))
 

@@ -262,6 +262,11 @@ BAD = [
         ValueError,
         "mixture must have no checkpoint, got 'fit.pt'",
     ),
+    (
+        {"mixture": DifferentiableGaussianMixture(prior="auto")},
+        ValueError,
+        "mixture must have no prior",
+    ),
 ]
 
 
