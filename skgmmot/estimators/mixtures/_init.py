@@ -149,7 +149,7 @@ def _weights_of(em: EM) -> np.ndarray | None:
 def _single(chosen: Tensor, em: EM) -> Assignment:
     """Each component one sample."""
     labels = torch.full((len(em.X),), -1, device=chosen.device)
-    labels[chosen] = torch.arange(len(chosen), device=chosen.device)
+    labels.scatter_(0, chosen, torch.arange(len(chosen), device=chosen.device))
     return _labelled(labels, len(chosen), em.X)
 
 
