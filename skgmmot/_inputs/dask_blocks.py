@@ -8,7 +8,7 @@ import gc
 import pickle
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import nullcontext
 
@@ -36,6 +36,7 @@ ATTEMPTS = 3
 SENT_ALONG = 2**16
 #: Data in a graph of more bytes than this is sent to a cluster once for all passes.
 HELD_IN_GRAPH = 2**20
+NO_ROWS = "X must have rows, got none in any block. Pass more data."
 
 
 # --- what users hand in ---------------------------------------------------------------------------
@@ -199,6 +200,31 @@ class DaskBlocks:
                 death = error.with_traceback(None)
             gc.collect()  # failed tasks that anything still refers to would not be run again
         raise RuntimeError(_obituary(death)) from death
+
+    def one_by_one(self) -> Iterator[tuple]:
+        """Bring ``(rows, weights or None)`` of each block here, one after the other."""
+        has_rows = False
+        for i in range(len(self)):
+            ((X, weights),) = self.map(_both, {i: ()})
+            _check_lengths(i, X, weights)
+            has_rows |= len(X) > 0
+            yield X, weights
+        if not has_rows:
+            raise ValueError(NO_ROWS)
+
+
+def _both(X, weights):
+    """A block and its weights."""
+    return X, weights
+
+
+def _check_lengths(number, X, weights) -> None:
+    """Refuse a block of other rows than its weights."""
+    if weights is not None and len(weights) != len(X):
+        raise ValueError(
+            f"block {number} of X is invalid: sample_weight must have shape ({len(X)},), got "
+            f"({len(weights)},). Pass one weight a sample."
+        )
 
 
 def of_each(blocks: DaskBlocks, function: Callable, read: Callable) -> dict:
@@ -411,7 +437,7 @@ def _rows_at(X, weights, numbers):
 def _check_alike(facts: dict[int, Facts]) -> None:
     """Refuse blocks without any rows, of several dtypes, and weights that are all zero."""
     if not facts:
-        raise ValueError("X must have rows, got none in any block. Pass more data.")
+        raise ValueError(NO_ROWS)
     (first, kind), *others = ((i, each.dtype) for i, each in facts.items())
     for i, dtype in others:
         if dtype != kind:

@@ -59,7 +59,6 @@ def out_of_core(
     if arrays.is_dask(X):
         samples, kind = dask_samples(estimator, X, sample_weight, reset=reset), arrays.NUMPY
     else:
-        arrays.refuse_dask_weights(sample_weight)
         reader = reader_of(estimator, X, sample_weight, reset=reset)
         if reader is None:
             return None
@@ -88,7 +87,11 @@ def each_block(estimator, X, sample_weight, function: Callable):
 
 def reader_of(estimator, X, sample_weight=None, **options) -> "Reader | None":
     """What reads samples block by block, see `Reader`; None for samples in memory."""
-    blocks = blocks_of(X)
+    if arrays.is_dask(X):
+        blocks, sample_weight = DaskBlocks(X, sample_weight).one_by_one, None
+    else:
+        arrays.refuse_dask_weights(sample_weight)
+        blocks = blocks_of(X)
     return None if blocks is None else Reader(estimator, blocks, sample_weight, **options)
 
 

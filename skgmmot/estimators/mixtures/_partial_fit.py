@@ -111,15 +111,15 @@ class FittedByBlocks(FittedMixture):
 
         Parameters
         ----------
-        X : array-like, Tensor or memory-mapped array of shape (n_samples, n_features), or callable
+        X : array-like, Tensor, memory map or dask collection (n_samples, n_features), or callable
             The next block: at first at least two samples and ``n_components`` of them, then any
-            number. Of a function that returns an iterator of blocks, or a memory-mapped file of
-            more than 1 GB, every block is taken in its turn, in one pass.
+            number. Of a function that returns an iterator of blocks, a memory-mapped file of more
+            than 1 GB, or a dask array or data frame, every block is taken in its turn, in one pass.
         y : None
             Ignored.
         sample_weight : array-like or Tensor of shape (n_samples,), default=None
             Non-negative weights. They also count against those of other blocks. For a function
-            ``X``, as in `fit`.
+            or a collection of dask, as in `fit`.
 
         Returns
         -------

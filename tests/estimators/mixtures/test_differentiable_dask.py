@@ -13,6 +13,7 @@ from sklearn.preprocessing import FunctionTransformer
 from skgmmot import DifferentiableGaussianMixture, SemidiscreteGMM, SlicedWassersteinGMM
 from skgmmot.estimators.mixtures import _init
 
+dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 dd = pytest.importorskip("dask.dataframe")
 
@@ -131,6 +132,91 @@ def test_warm_starts_go_on(X):
     assert mixture.n_iter_ > 2
     again = mixture.fit(chunked(X))
     assert again.n_iter_ <= 2
+
+
+def assert_learned_alike(left, right):
+    for name in ("weights_", "means_", "covariances_", "n_steps_", "n_samples_seen_"):
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_partial_fit_takes_a_step_a_block_in_one_pass(X, rng, covariance_type, weighted):
+    a = rng.integers(0, 3, len(X)).astype(float) if weighted else None
+    mixtures = [DifferentiableGaussianMixture(3, covariance_type=covariance_type, random_state=0)]
+    mixtures.append(clone(mixtures[0]))
+    computed = []
+
+    def counted(block):
+        computed.append(len(block))
+        return block
+
+    x = chunked(X).map_blocks(counted, dtype=float, meta=np.empty((0, 3)))
+    mixtures[0].partial_fit(x, sample_weight=chunked(a) if weighted else None)
+    mixtures[1].partial_fit(blocks(X), sample_weight=blocks(a) if weighted else None)
+    assert_learned_alike(*mixtures)
+    assert computed == [CHUNK] * 3 and mixtures[0].n_steps_ == 3
+    assert mixtures[0].partial_fit(x).n_steps_ == 6
+
+
+def test_partial_fit_takes_data_frames_and_chunks_of_unknown_lengths(X, rng):
+    table = pd.DataFrame(X, columns=["a", "b", "c"]).assign(w=rng.random(len(X)))
+    df, options = dd.from_pandas(table, npartitions=3), {"n_components": 3, "random_state": 0}
+    expected = DifferentiableGaussianMixture(**options)
+    expected.partial_fit(blocks(table[["a", "b"]]), sample_weight=blocks(table["w"]))
+    mixture = DifferentiableGaussianMixture(**options)
+    mixture.partial_fit(df[["a", "b"]], sample_weight=df["w"])
+    assert_learned_alike(mixture, expected)
+    assert mixture.feature_names_in_.tolist() == ["a", "b"]
+    x = chunked(X)
+    some = x[(x[:, 0] > 0) & (da.arange(len(X), chunks=CHUNK) >= CHUNK)]  # none of the first chunk
+    mixture = DifferentiableGaussianMixture(**options).partial_fit(some)
+    assert (mixture.n_steps_, mixture.n_samples_seen_) == (2, (X[CHUNK:, 0] > 0).sum())
+
+
+REFUSED_BLOCKS = {
+    "features": (lambda X: chunked(X[:, :2]), r"block 0 of X .*X has 2 features"),
+    "NaN": (
+        lambda X: chunked(np.where(np.arange(600)[:, None] == 450, np.nan, X)),
+        r"block 2 of X \(from row 400\) is invalid: .*NaN",
+    ),
+    "chunks of features": (lambda X: da.zeros((6, 3), chunks=(6, 1)), "chunked by rows only"),
+    "no rows": (lambda X: da.zeros((0, 3)), "X must have rows, got none in any block"),
+    "objects": (lambda X: chunked(X.astype(object)), "must hold real numbers, got object"),
+    "dtypes": (
+        lambda X: da.concatenate(
+            [
+                da.from_delayed(dask.delayed(X[:400]), (400, 3), dtype=float),
+                da.from_delayed(dask.delayed(X[400:].astype("f4")), (200, 3), dtype=float),
+            ]
+        ),
+        "blocks must have one dtype, got torch.float32 after torch.float64",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_BLOCKS)
+def test_partial_fit_that_fails_leaves_the_model_as_it_was(X, name):
+    make, message = REFUSED_BLOCKS[name]
+    mixture = DifferentiableGaussianMixture(2, random_state=0).partial_fit(X)
+    before = dict(vars(mixture))
+    with pytest.raises((TypeError, ValueError), match=message):
+        mixture.partial_fit(make(X))
+    assert vars(mixture) == before
+
+
+def test_partial_fit_refuses_weights_that_are_cut_otherwise(X):
+    mixture = DifferentiableGaussianMixture(2)
+    with pytest.raises(ValueError, match="the row chunks of X"):
+        mixture.partial_fit(chunked(X), sample_weight=da.ones(len(X), chunks=300))
+    with pytest.raises(TypeError, match="must be a dask array or series"):
+        mixture.partial_fit(chunked(X), sample_weight=np.ones(len(X)))
+    with pytest.raises(TypeError, match="in memory where X is"):
+        mixture.partial_fit(X, sample_weight=da.ones(len(X)))
+    df = dd.from_pandas(pd.DataFrame(X), npartitions=3)
+    shorter = dd.from_pandas(pd.Series(np.ones(len(X) - 1)), npartitions=3)
+    with pytest.raises(ValueError, match=r"block 2 of X is invalid: sample_weight must have shape"):
+        mixture.partial_fit(df, sample_weight=shorter)
+    assert not hasattr(mixture, "means_")
 
 
 def test_a_fit_that_fails_leaves_the_last_one(X):
