@@ -87,13 +87,18 @@ class TiltedMixture(TypedTensors):
         smallest = torch.finfo(self.log_weights.dtype).tiny
         return self.mixture()._replace(weights=self.log_weights.exp().clamp(min=smallest))
 
-    def heated(self, temperature: float) -> "TiltedMixture":
-        """The mixture of ``t_k g_k^(1 / temperature)``, up to a common factor."""
-        base, factors = self.covariance_type.base, self.mixture().prepare().factors
-        # a heated Gaussian is a wider one, whose normalisation is another
-        excess = base.log_det(factors, self.means.shape[1]) * (1 - 1 / temperature)
-        covariances = self.covariance_type.scaled(self.covariances, temperature)
-        return self._replace(log_weights=self.log_weights - excess, covariances=covariances)
+    def heated(self, temperature: float) -> PreparedMixture:
+        """The mixture of ``t_k g_k^(1 / temperature)``, up to a common factor.
+
+        Its covariances are not factored anew: where they are nearly singular, the rounding of that
+        would change log-densities by more than the temperature does.
+        """
+        prepared = self.prepare()
+        log_det = prepared.covariance_type.log_det(prepared.factors, self.means.shape[1])
+        return prepared._replace(
+            log_weights=self.log_weights - log_det * (1 - 1 / temperature),
+            factors=prepared.factors / temperature**0.5,
+        )
 
     def translated(self, by: Tensor) -> GaussianMixtureParams:
         """The mixture of the prescribed weights with its means translated by ``by (d,)``."""
@@ -196,9 +201,11 @@ class SinkhornEM:
     def dual(self, theta: TiltedMixture, log_weights: Tensor, temperature: float = 1.0) -> Dual:
         """The problem of balance, by passes over the samples; hot, up to a constant value."""
         tilted = theta._replace(log_weights=log_weights)
-        if temperature != 1:
+        if temperature == 1:
+            statistics = self.em.statistics(tilted)
+        else:
             tilted = tilted.heated(temperature)
-        statistics = self.em.statistics(tilted)
+            statistics = self.em.sums(self.em.fastest(tilted))
         share, log_likelihood = statistics.mass / self.em.total, statistics.log_likelihood
         overlap = functools.cache(lambda: self.em.overlap(tilted) / self.em.total)
         return Dual(log_likelihood / self.em.total, share, overlap)

@@ -1,8 +1,10 @@
 """Sinkhorn-EM: where it ends, and its derivatives."""
 
+import numpy as np
 import pytest
 import torch
 
+from skgmmot import DifferentiableGaussianMixture
 from skgmmot.fitting.em.entropic import entropic_ot_objective
 from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.rows import EM
@@ -73,10 +75,20 @@ def test_integer_weights_are_repeated_samples(problem):
 def test_a_heated_mixture_has_the_responsibilities_of_flattened_densities(typed_problem):
     theta, X = typed_problem
     joint = log_joint(theta.prepare(), X)
-    heated = untilted(theta).heated(7.0)._replace(prescribed=theta.weights)
+    heated = untilted(theta).heated(7.0)
     shift = theta.weights.log() * (1 - 1 / 7)  # the tilt is no part of what is flattened
-    found = log_joint(heated.prepare(), X) - shift.unsqueeze(1)
+    found = log_joint(heated, X) - shift.unsqueeze(1)
     assert torch.allclose(torch.softmax(found, 0), torch.softmax(joint / 7, 0), atol=1e-12)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+@pytest.mark.parametrize("seed", range(3))
+def test_components_as_thin_as_reg_covar_are_balanced(rng, covariance_type, seed):
+    # fewer samples than features, of sizes from 1e-3 to 1e3: log-densities of size 1e11
+    X = rng.normal(size=(11, 15)) * 10 ** np.linspace(-3, 3, 15)
+    options = {"init_params": "sinkhorn", "reg_covar": 1e-8, "random_state": seed}
+    model = DifferentiableGaussianMixture(3, covariance_type=covariance_type, **options).fit(X)
+    assert np.isfinite(model.lower_bound_) and (model.weights_ > 0).all()
 
 
 def test_weights_must_be_positive(problem):
