@@ -160,8 +160,10 @@ class InMemory:
         def block(rows, buffers):
             return of.block(*self[rows], buffers)
 
-        with self.at_work() as pool:
-            return pool.sum(block, self.n_samples, of.row_size, min_rows=of.min_rows)
+        if self.pool is not None:  # entering a context takes as long as small samples
+            return self.pool.sum(block, self.n_samples, of.row_size, min_rows=of.min_rows)
+        with self.at_work():
+            return self.sum(of)
 
     def map(self, of) -> tuple[Tensor, Tensor]:
         """``of.samples(X, sample_weight, buffers)`` block by block: a row and a number each."""
