@@ -8,6 +8,8 @@ and estimators in `answer_kind`, which is tensors only if torch is needed.
 
 import math
 import sys
+from collections.abc import Sized
+from numbers import Number
 from typing import NamedTuple
 
 import numpy as np
@@ -196,6 +198,8 @@ def _refuse_other_objects(X) -> None:
             "blocks, and its mixture can take the place of samples elsewhere."
         )
     refuse_functions(X)
+    if not isinstance(getattr(X, "shape", ()), Sized):  # a class has that of its instances
+        raise TypeError(f"X must be an array, got {X!r}. Pass an array of numbers{OR_BLOCKS}")
     refuse_times("X", *np.atleast_1d(getattr(X, "dtypes", [getattr(X, "dtype", None)])))
 
 
@@ -393,6 +397,19 @@ def refuse_dask_weights(sample_weight) -> None:
         )
 
 
+def refuse_no_weights(sample_weight) -> None:
+    """Raise for iterators, sets, strings, classes and the like, which are not arrays of numbers."""
+    is_class = isinstance(sample_weight, type)
+    # numpy makes an array without axes, of objects or text, of what it cannot look into
+    is_one = not is_class and np.ndim(sample_weight) == 0
+    if is_class or (is_one and not isinstance(sample_weight, Number | np.ndarray | Tensor)):
+        came = repr(sample_weight) if is_class else type(sample_weight).__name__
+        raise TypeError(
+            f"sample_weight must be an array of numbers, got {came}. Pass one weight a sample, as "
+            "by np.array(list(weights))."
+        )
+
+
 def weights_as_given(sample_weight, X: Tensor) -> Tensor:
     """Validate sample weights for ``X (n, d)``, of which all may be zero; float64, not scaled."""
     refuse_dask_weights(sample_weight)
@@ -401,6 +418,7 @@ def weights_as_given(sample_weight, X: Tensor) -> Tensor:
             f"sample_weight must be an array, got {type(sample_weight).__name__}, which goes with "
             "a function that returns blocks of X. Pass one weight a sample."
         )
+    refuse_no_weights(sample_weight)
     if isinstance(sample_weight, Tensor):
         weights = as_tensor(sample_weight, device=X.device).double()
         if weights.shape != X.shape[:1]:

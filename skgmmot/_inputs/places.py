@@ -7,7 +7,7 @@ is `arrays.samples`'s.
 
 import functools
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set, Sized
 from numbers import Number
 
 import numpy as np
@@ -151,22 +151,25 @@ class Reader:
     """
 
     def __init__(self, estimator, blocks, sample_weight=None, *, reset=False, in_range=True):
-        if isinstance(sample_weight, list | tuple) or hasattr(sample_weight, "iloc"):
-            sample_weight = np.asarray(sample_weight)
+        if sample_weight is not None and not arrays.is_function(sample_weight):
+            arrays.refuse_no_weights(sample_weight)
+            if not isinstance(sample_weight, Number | torch.Tensor):
+                sample_weight = np.asarray(sample_weight)
         self.estimator, self.blocks, self.sample_weight = estimator, blocks, sample_weight
         self.reset, self.in_range, self.kind = reset, in_range, None
-        self._first = self._n_samples = None
+        self._first = self._n_samples = self._ends = None
 
     def __call__(self) -> Iterator[Block]:
         """One pass."""
-        seen = 0
+        seen, ends = 0, []
         for i, (X, weights) in enumerate(self._pairs()):
             block = self._block(i, X, weights, seen)
             if block is None:
                 continue
             seen += len(block[0])
+            ends = [ends[0] if ends else block[0][0].clone(), block[0][-1].clone()]
             yield block
-        self._check_rows(seen)
+        self._check_rows(seen, ends)
 
     def _pairs(self):
         """The user's blocks, each with its weights, or None."""
@@ -199,8 +202,8 @@ class Reader:
         n = n_rows(X)
         if n == 0:
             return None
-        if given is not None and weights is None:
-            weights = given if isinstance(given, Number) else given[seen : seen + n]
+        if given is not None and weights is None and n is not None:
+            weights = given if np.ndim(given) == 0 else given[seen : seen + n]
         try:
             reset = self.reset and self._first is None
             X, weights, kind = read_block(self.estimator, X, weights, reset=reset)
@@ -234,8 +237,11 @@ class Reader:
                 ". Give weights of one where there are none."
             )
 
-    def _check_rows(self, seen: int) -> None:
-        """Raise unless this pass had the rows of the first one, and the weights theirs."""
+    def _check_rows(self, seen: int, ends: list[Tensor]) -> None:
+        """Raise unless this pass had the rows of the first one, and the weights theirs.
+
+        Of the rows, their number and the first and the last are compared.
+        """
         name = getattr(self.blocks, "__name__", "X")
         if self._n_samples is None:
             if seen == 0:
@@ -243,7 +249,7 @@ class Reader:
                     f"X must return blocks with rows, got none from {name}(). Return an iterator "
                     "of blocks, not empty."
                 )
-            self._n_samples = seen
+            self._n_samples, self._ends = seen, ends
         elif seen == 0:
             raise ValueError(
                 f"X must return a fresh iterator at every call, got nothing at another call of "
@@ -255,8 +261,14 @@ class Reader:
                 f"X must return the same samples at every call, got {seen} rows after "
                 f"{self._n_samples} from {name}(). Leave nothing to chance in it."
             )
+        elif not all(map(torch.equal, ends, self._ends)):
+            raise ValueError(
+                "X must return the same samples in the same order at every call, got other rows "
+                f"at another call of {name}(). Leave nothing to chance in it: draw or shuffle "
+                "before the fit."
+            )
         given = self.sample_weight
-        if hasattr(given, "shape") and len(given) != seen:
+        if getattr(given, "shape", ()) and len(given) != seen:
             raise ValueError(
                 f"sample_weight must have shape ({seen},), got {tuple(given.shape)}. Pass one "
                 "weight a sample."
@@ -269,7 +281,9 @@ TWICE = "sample_weight must be given once, got it with the blocks and as {}. Lea
 def iterator_of(function, name: str) -> Iterator:
     """Call a user's function of blocks, which must return an iterator of them."""
     found = function()
-    if hasattr(found, "shape") or hasattr(found, "__array__") or not hasattr(found, "__iter__"):
+    is_data = hasattr(found, "shape") or hasattr(found, "__array__")
+    is_data |= isinstance(found, str | bytes | Mapping | Set)
+    if is_data or not hasattr(found, "__iter__"):
         raise TypeError(
             f"{name}() must return an iterator of blocks, got {type(found).__name__}. Yield "
             "the blocks, or return a list of them."
@@ -283,8 +297,10 @@ def as_pair(block):
 
 
 def n_rows(X) -> int | None:
-    """The number of rows of a block; None if it has no such thing."""
+    """The number of rows of a block; None if it has no such thing, and is refused."""
     shape = getattr(X, "shape", None)
+    if arrays.is_dask(X) or not isinstance(shape, Sized | None):
+        return None
     if shape is not None:
         return int(shape[0]) if len(shape) else None
     return len(X) if hasattr(X, "__len__") else None

@@ -108,6 +108,17 @@ def shrinking(sizes=(60, 50)):
     return lambda: iter([X[: next(sizes)]])
 
 
+def drawn(seed=0):
+    """A function that returns other samples at every call."""
+    rng = np.random.default_rng(seed)
+    return lambda: (rng.normal(size=(20, 2)) for _ in range(3))
+
+
+def shuffled(seed=0):
+    rng = np.random.default_rng(seed)
+    return lambda: iter([rng.permutation(X)])
+
+
 def with_entry(value):
     bad = X.astype(type(value) if isinstance(value, str) else float, copy=True)
     bad[45, 1] = value
@@ -122,12 +133,19 @@ REFUSED = [
     (once(cut(X)), ValueError, "fresh iterator at every call, got nothing"),
     (shrinking(), ValueError, "same samples at every call, got 50 rows after 60"),
     (shrinking((50, 60)), ValueError, "same samples at every call, got 60 rows after 50"),
+    (drawn(), ValueError, "same samples in the same order at every call, got other rows"),
+    (shuffled(), ValueError, "same samples in the same order at every call, got other rows"),
     (lambda: iter([]), ValueError, "must return blocks with rows, got none"),
     (lambda: iter([X[:0]]), ValueError, "must return blocks with rows, got none"),
     (lambda: X, TypeError, r"X\(\) must return an iterator of blocks, got ndarray"),
     (lambda: torch.ones(3, 2), TypeError, "must return an iterator of blocks, got Tensor"),
     (lambda: pd.DataFrame(X), TypeError, "must return an iterator of blocks, got DataFrame"),
     (lambda: None, TypeError, "must return an iterator of blocks, got NoneType"),
+    (lambda: "text", TypeError, "must return an iterator of blocks, got str"),
+    (lambda: {"a": X}, TypeError, "must return an iterator of blocks, got dict"),
+    (lambda: {1.0, 2.0}, TypeError, "must return an iterator of blocks, got set"),
+    (lambda: iter([np.ndarray]), TypeError, "block 0 .*must be an array, got <class 'numpy.nda"),
+    (lambda: iter([np]), TypeError, "block 0 .*must be an array, got <module 'numpy'"),
     (lambda: iter([X[:1]]), ValueError, "at least 2 samples, got 1"),
     (lambda: iter(X), ValueError, r"block 0 .*must have shape \(n_samples, n_features\), got"),
     (lambda: iter([X[None]]), ValueError, "block 0 of X"),
@@ -186,6 +204,29 @@ def test_weights_are_given_once(weights):
 def test_weights_in_blocks_need_samples_in_blocks():
     with pytest.raises(TypeError, match="sample_weight must be an array, got function"):
         DifferentiableGaussianMixture().fit(X, sample_weight=lambda: iter([W]))
+
+
+@pytest.mark.parametrize("given", [np.ndarray, pd.DataFrame, torch.Tensor, np])
+def test_classes_and_modules_are_no_samples(given):
+    with pytest.raises(TypeError, match=r"X must be an array, got <(class|module)"):
+        DifferentiableGaussianMixture().fit(given)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [(1.0 for _ in X), iter(W), map(float, W), {1.0, 2.0}, {0: 1.0}, "text", np.ndarray, object()],
+    ids=["generator", "iterator", "map", "set", "dict", "text", "class", "object"],
+)
+@pytest.mark.parametrize("samples", [X, lambda: iter(cut(X))], ids=["memory", "blocks"])
+def test_weights_that_are_no_array_are_refused(samples, weights):
+    with pytest.raises(TypeError, match="sample_weight must be an array of numbers, got"):
+        DifferentiableGaussianMixture().fit(samples, sample_weight=weights)
+
+
+@pytest.mark.parametrize("number", [2, 2.0, np.float64(2.0), np.int64(2), np.array(2.0)])
+def test_a_number_of_any_type_is_a_weight_of_all(number):
+    mixture = DifferentiableGaussianMixture().fit(lambda: iter(cut(X)), sample_weight=number)
+    assert mixture.n_samples_seen_ == 120
 
 
 def test_an_error_of_the_user_passes_through():
