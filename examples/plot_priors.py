@@ -59,9 +59,10 @@ for i, n in enumerate(tqdm(SIZES)):
 
 # %%
 # Left and middle: 40 samples and the components of both fits. Without the prior several are
-# needles through two or three samples. Right: what that costs on samples that were not fitted, the
-# median and four fifths of the fits. From about 80 samples on, seven for each component, the prior
-# is no longer of use: there it makes components a little narrower than the likelihood alone does.
+# needles through two or three samples, or a point on one. Right: how well the fits predict samples
+# that were not fitted (larger is better; a line is the median, a band holds four fifths of the
+# fits). From about 80 samples on, seven for each component, the prior is no longer of use: there it
+# makes components a little narrower than the likelihood alone does.
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
 X = samples(40, seed=0)
@@ -70,7 +71,11 @@ for axis, (name, options) in zip(axes, fits.items(), strict=False):
     GaussianMixtureDisplay.from_estimator(mixture, ax=axis, n_std=2.0)
     axis.plot(*X.T, "k.", markersize=4)
     thinnest = np.sqrt(np.linalg.eigvalsh(mixture.covariances_).min())
-    axis.set(title=f"{name}\nthinnest deviation {thinnest:.1g}", xlim=(-3.5, 7), ylim=(-3.5, 6.5))
+    axis.set(
+        title=f"{name}\nsmallest standard deviation {thinnest:.1g}",
+        xlim=(-3.5, 7),
+        ylim=(-3.5, 6.5),
+    )
 for name, colour in zip(fits, ("tab:red", "tab:blue"), strict=True):
     middle, low, high = (np.quantile(scores[name], q, axis=1) for q in (0.5, 0.1, 0.9))
     axes[2].fill_between(SIZES, low, high, color=colour, alpha=0.2)

@@ -54,7 +54,7 @@ ax = axes[0, 1]
 part = regressor.condition([0.5])
 near = position[np.abs(reading - 0.5) < 0.02]
 ax.hist(
-    near, bins=40, range=(0, 1), density=True, color="0.8", label="samples of about that reading"
+    near, bins=40, range=(0, 1), density=True, color="0.8", label="samples with readings near 0.5"
 )
 drawn = regressor.sample_y([[0.5]], n_samples=2000, random_state=0)[0]
 ax.hist(drawn, bins=40, range=(0, 1), density=True, histtype="step", color="C2", label="2000 draws")
@@ -96,12 +96,14 @@ ax.imshow(
 means = [part.weights_ @ part.means_ for part in (both.condition(value, "bmi") for value in bmi)]
 ax.plot(X["bmi"], y, ".", color="0.4", markersize=4, label="patients")
 ax.plot(bmi, means, "C1", lw=2, label="mean")
-ax.set(xlabel="body mass index", ylabel="progression", title="Diabetes: known is the bmi alone")
+ax.set(
+    xlabel="body mass index", ylabel="progression", title="Diabetes: p(y | x), only the bmi known"
+)
 ax.legend(loc="upper left", framealpha=1)
 
 # %%
 # One patient, who was left out of the fit: each measurement that becomes known changes the
-# distribution.
+# distribution of the progression.
 
 ax = axes[1, 1]
 patient, line = X.loc[held_out], pd.DataFrame({"target": np.linspace(-50, 400, 300)})
@@ -111,7 +113,7 @@ for (label, known), color in zip(shown.items(), ["0.6", "C4", "C2", "C0"], stric
     if known:
         part = part.condition(patient[known], known)
     ax.plot(line, np.exp(part.score_samples(line)), color=color, lw=2, label=f"known: {label}")
-ax.axvline(y[held_out], color="k", ls=":", label="how it was")
+ax.axvline(y[held_out], color="k", ls=":", label="the true value")
 ax.set(xlabel="progression", ylabel="density", title="One patient, as more is known")
 ax.set_ylim(0, None)
 ax.legend()

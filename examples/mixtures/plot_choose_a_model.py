@@ -40,12 +40,14 @@ for criterion, search in searches.items():
 # The criteria of all fits, and the wines with the components that predict held-out wines best. BIC
 # counts each parameter of a full covariance, of which 178 wines determine few for certain, and
 # prefers four diagonal components; wines that were not seen prefer three full ones, which are the
-# growers but for a few wines. Types that fall behind are given up early: their lines end.
+# growers but for a few wines. Smaller is better in all three, and a ring is around the best. Types
+# that fall behind are given up early: their lines end.
 
 figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), layout="constrained")
 for ax, search in zip(axes.flat, searches.values(), strict=False):
     search.plot(ax)
-    ax.set_title(f"best: {search.n_components_} components, {search.covariance_type_}")
+    best = f"{search.n_components_} components, {search.covariance_type_}"
+    ax.set_title(f"by {search.criterion}, the best has {best}")
 plane = PCA(2).fit_transform(X)
 chosen_by = searches["held_out"]
 labels = chosen_by.predict(X)
@@ -53,10 +55,13 @@ for k in range(chosen_by.n_components_):
     for grower, marker in enumerate("osv"):
         chosen = (labels == k) & (wine.target == grower)
         axes[1, 1].scatter(*plane[chosen].T, s=25, marker=marker, color=f"C{k}", alpha=0.8)
+for grower, marker in enumerate("osv"):
+    axes[1, 1].scatter([], [], marker=marker, color="0.4", label=f"grower {grower + 1}")
+axes[1, 1].legend()
 axes[1, 1].set(
-    title="components by held-out likelihood (colours), growers (markers)",
+    title="wines: colours are components by held_out",
     xlabel="first principal component",
-    ylabel="second",
+    ylabel="second principal component",
 )
 figure.savefig("choose_a_model.png", dpi=90)
 plt.show()

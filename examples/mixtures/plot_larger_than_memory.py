@@ -3,11 +3,12 @@ A mixture of more samples than memory holds
 ===========================================
 
 EM needs sums over the samples, and nothing else: it can read them from a file, block by block, once
-an iteration. The mixture is the same as in memory, and the memory needed does not grow with the
-file.
+an iteration. The memory needed does not grow with the file. From the same start the mixture is the
+same as in memory, to rounding.
 
 Here one file is fitted twice, in blocks and then loaded as a whole. It would fit into memory many
-times; the figure shows what each fit takes of it while it works, and the mixtures that they find.
+times; the figure shows how much memory each fit takes while it works, and the mixtures that they
+find.
 """
 
 import tempfile
@@ -91,8 +92,8 @@ for way, samples in {"in blocks": lambda: blocks, "in memory": load}.items():
 
 # %%
 # The fit in memory needs the samples, and for its start by k-means copies of them. In blocks, the
-# start is found from 131,072 rows, which is why the two mixtures need not be equal to the last
-# digit: from equal starts they are.
+# start is found from 131,072 of the rows. So the two fits start a little differently, and after 15
+# iterations each, before they have converged, their mean log-likelihoods differ by 0.002.
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), width_ratios=[1.3, 1, 1])
 sample = next(blocks())[:3000]
@@ -104,9 +105,9 @@ for (way, (fitted, (times, used))), ax, color in zip(
     GaussianMixtureDisplay.from_estimator(fitted, ax=ax, colors=[color] * 7, n_std=2)
     ax.set(title=f"{way}: log-likelihood {fitted.lower_bound_:.4f}", xticks=[], yticks=[])
 size = path.stat().st_size / 2**20
-axes[0].axhline(size, color="0.5", linestyle=":", label="the samples")
-axes[0].set(xlabel="seconds", ylabel="memory beyond what there was (MB)", ylim=(0, None))
-axes[0].set_title("what a fit takes")
+axes[0].axhline(size, color="0.5", linestyle=":", label="size of the file")
+axes[0].set(xlabel="seconds", ylabel="memory beyond that before the fit (MB)", ylim=(0, None))
+axes[0].set_title("memory of a fit")
 axes[0].legend()
 figure.tight_layout()
 figure.savefig("larger_than_memory.png", dpi=100)

@@ -95,9 +95,9 @@ class FittedByBlocks(FittedMixture):
     def partial_fit(self, X, y=None, sample_weight=None):
         r"""Update the mixture with a block of samples, by stepwise EM.
 
-        The first call fits its block, as `fit` does. Each further one is one pass over its block:
+        The first call fits its block, as `fit` does. Each later call is one pass over its block:
         the sums of the E-step are averaged with those of earlier blocks, which need not be kept,
-        and the M-step reads the next mixture off the average,
+        and the M-step computes the next mixture from the average,
 
         .. math:: S_{t+1} = (1 - \eta_t) S_t + \eta_t \bar s(\text{block}_t; \theta_t), \qquad
             \theta_{t+1} = \operatorname{M-step}(S_{t+1}), \qquad
@@ -114,7 +114,7 @@ class FittedByBlocks(FittedMixture):
         X : array-like, Tensor, memory map or dask collection (n_samples, n_features), or callable
             The next block: at first at least two samples and ``n_components`` of them, then any
             number. Of a function that returns an iterator of blocks, a memory-mapped file of more
-            than 1 GB, or a dask array or data frame, every block is taken in its turn, in one pass.
+            than 1 GiB, or a dask array or data frame, each block is one step, all in one pass.
         y : None
             Ignored.
         sample_weight : array-like or Tensor of shape (n_samples,), default=None

@@ -306,12 +306,12 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features), or callable
-            Samples: float32 and float64 are kept, the rest becomes float64. Samples that do not
-            fit into memory are a function that returns, at every call, a fresh iterator of blocks
+            Samples: float32 and float64 are kept, the rest becomes float64. For samples that do not
+            fit into memory, a function that returns, at every call, a fresh iterator of blocks
             of rows: arrays, data frames, record batches, tensors, or pairs of one of these and
-            its weights. Memory-mapped files of more than 1 GiB are read in blocks too. So are dask
-            arrays, in chunks of whole rows, and data frames: by the current client or by threads,
-            and anew for each iteration unless they are persisted.
+            its weights. Memory-mapped files of more than 1 GiB are read in blocks, too. So are dask
+            arrays, in chunks of whole rows, and dask data frames: by the current client or by
+            threads, and anew for each iteration unless they are persisted.
         y : None
             Ignored.
         sample_weight : array-like or Tensor of shape (n_samples,), or callable, default=None

@@ -295,6 +295,9 @@ class GaussianMixtureSearch(FittedMixture):
     def plot(self, ax=None):
         """Draw the criterion against the number of components, a line for each covariance type.
 
+        A ring is around the best. A line ends where its type was given up; fits that failed or
+        collapsed are left out.
+
         Parameters
         ----------
         ax : matplotlib Axes, default=None
