@@ -109,12 +109,12 @@ class GaussianMixtureSearch(FittedMixture):
         by ``reg_covar`` alone, so that its likelihood means nothing: such a fit is chosen only if
         all are) and ``fit_time`` in seconds. Those given up have no row.
     n_components_ : int
-        The number of components of the best.
+        The number of components K of the best.
     covariance_type_ : str
         Its covariance type.
-    weights_ : array or Tensor of shape (n_components_,)
+    weights_ : array or Tensor of shape (K,)
         Its weights.
-    means_ : array or Tensor of shape (n_components_, n_features)
+    means_ : array or Tensor of shape (K, n_features)
         Its means.
     covariances_ : array or Tensor
         Its covariances, as in `DifferentiableGaussianMixture`.
