@@ -101,6 +101,11 @@ def as_tensor(array, *, device=None, dtype=None) -> Tensor:
 def _floats(array) -> np.ndarray:
     if _is_plain(array) and array.flags.c_contiguous and array.flags.writeable:
         return array
+    if is_dask(array):
+        raise TypeError(
+            f"an array must be in memory here, got a dask {type(array).__name__}. Use .compute(), "
+            "of some of its rows if need be, or, in place of samples, a mixture fitted to them."
+        )
     refuse_masked("an array", array)
     array = np.asarray(array)
     refuse_times("an array", array.dtype)

@@ -181,25 +181,11 @@ class DaskBlocks:
     def map(self, function: Callable, arguments: dict[int, tuple] | None = None) -> list:
         """``function(rows, weights or None, *arguments)`` of all blocks, in their order.
 
-        One task a block, or a block that has ``arguments``, by its number. The function is
-        pickled. Workers that die are dask's to replace, and the pass is tried `ATTEMPTS` times.
+        One task a block, or a block that has ``arguments``, by its number; see `in_tasks`.
         """
-        import dask
-
         if arguments is None:
             arguments = dict.fromkeys(range(len(self)), ())
-        sent = _pickled(function)
-        if len(sent) > SENT_ALONG:
-            sent = dask.delayed(sent)
-        run = dask.delayed(_run, pure=False)
-        for _ in range(ATTEMPTS):
-            tasks = [run(sent, args, *self._blocks[i]) for i, args in arguments.items()]
-            try:
-                return list(dask.compute(*tasks))
-            except _deaths() as error:
-                death = error.with_traceback(None)
-            gc.collect()  # failed tasks that anything still refers to would not be run again
-        raise RuntimeError(_obituary(death)) from death
+        return in_tasks(function, [(args, *self._blocks[i]) for i, args in arguments.items()])
 
     def one_by_one(self) -> Iterator[tuple]:
         """Bring ``(rows, weights or None)`` of each block here, one after the other."""
@@ -211,6 +197,28 @@ class DaskBlocks:
             yield X, weights
         if not has_rows:
             raise ValueError(NO_ROWS)
+
+
+def in_tasks(function: Callable, calls: list[tuple]) -> list:
+    """``function(rows, weights or None, *arguments)`` of all ``(arguments, rows[, weights])``.
+
+    One task a call, before which its collections are computed to one array or frame each. The
+    function is pickled. Workers that die are dask's to replace, and all is tried `ATTEMPTS` times.
+    """
+    import dask
+
+    sent = _pickled(function)
+    if len(sent) > SENT_ALONG:
+        sent = dask.delayed(sent)
+    run = dask.delayed(_run, pure=False)
+    for _ in range(ATTEMPTS):
+        tasks = [run(sent, *call) for call in calls]
+        try:
+            return list(dask.compute(*tasks))
+        except _deaths() as error:
+            death = error.with_traceback(None)
+        gc.collect()  # failed tasks that anything still refers to would not be run again
+    raise RuntimeError(_obituary(death)) from death
 
 
 def _both(X, weights):

@@ -2,7 +2,10 @@
 
 import functools
 import math
+from numbers import Integral
 
+from joblib import effective_n_jobs
+from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
 from skgmmot._inputs.mixtures import as_pair, as_two_sequences
@@ -186,7 +189,7 @@ class MixtureWasserstein:
         return kind.restore(distance.cost_matrix(source, target))
 
     @single_threaded_torch()
-    def pairwise(self, mixtures, others=None, *, progress=False):
+    def pairwise(self, mixtures, others=None, *, progress=False, n_jobs=None):
         """Compute the distances between many mixtures at once.
 
         Parameters
@@ -196,7 +199,12 @@ class MixtureWasserstein:
         others : sequence of N mixtures, default=None
             Mixtures to compare them with; None compares the first ones with each other.
         progress : bool, default=False
-            Whether to show a progress bar over ``mixtures``.
+            Whether to show a progress bar over ``mixtures``, unless several jobs share them.
+        n_jobs : int, default=None
+            Number of processes that share the rows of the matrix, -1 for all cores; None is one,
+            or as many as ``joblib.parallel_config`` says, with whose ``backend="dask"`` they are
+            tasks of the current client. The result is the same to rounding. Pairs that require a
+            gradient or are on an accelerator are computed here.
 
         Returns
         -------
@@ -223,6 +231,7 @@ class MixtureWasserstein:
             reg_m=self.reg_m,
             debiased=self.debiased,
             track=functools.partial(tqdm, disable=not progress, desc="mixtures"),
+            run=_jobs(n_jobs),
         )
         _check_size(squared, [*sources, *(targets or ())])
         return kind.restore(self._value(squared))
@@ -233,6 +242,34 @@ class MixtureWasserstein:
     def _any_mass(self) -> bool:
         """Whether weights may have any sum: if a marginal is penalised instead of prescribed."""
         return any(lam < math.inf for lam in penalties_of(self.reg_m))
+
+
+def _jobs(n_jobs):
+    """What computes rows by joblib, for `pairwise_squared`; None for a single job."""
+    if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
+        raise ValueError(
+            f"n_jobs must be None or an integer other than 0, got {n_jobs!r}. Use -1 for all cores."
+        )
+    n_parts = effective_n_jobs(n_jobs)
+    if n_parts == 1:
+        return None
+
+    def run(rows, n_rows: int) -> list:
+        # every n-th row: those of a symmetric matrix get shorter
+        parts = [range(i, n_rows, n_parts) for i in range(min(n_parts, n_rows))]
+        jobs = [delayed(_single_threaded)(rows, part) for part in parts]
+        found = [None] * n_rows
+        for part, values in zip(parts, Parallel(n_jobs=n_jobs)(jobs), strict=True):
+            found[part.start :: n_parts] = values
+        return found
+
+    return run
+
+
+@single_threaded_torch()
+def _single_threaded(rows, part) -> list:
+    """Some rows of a matrix of distances."""
+    return rows(part)
 
 
 def _check_size(squared, mixtures):
@@ -299,7 +336,15 @@ def mixture_wasserstein_distance(
 
 
 def pairwise_mixture_wasserstein(
-    mixtures, others=None, *, reg=0.0, reg_m=None, squared=False, debiased=False, progress=False
+    mixtures,
+    others=None,
+    *,
+    reg=0.0,
+    reg_m=None,
+    squared=False,
+    debiased=False,
+    progress=False,
+    n_jobs=None,
 ):
     r"""Compute the mixture Wasserstein distances MW2 between all pairs of many mixtures.
 
@@ -320,7 +365,9 @@ def pairwise_mixture_wasserstein(
     debiased : bool, default=False
         Whether to return the Sinkhorn divergence; see `MixtureWasserstein`.
     progress : bool, default=False
-        Whether to show a progress bar.
+        Whether to show a progress bar, unless several jobs share the rows.
+    n_jobs : int, default=None
+        Number of processes that share the rows of the matrix; see `MixtureWasserstein.pairwise`.
 
     Returns
     -------
@@ -342,4 +389,4 @@ def pairwise_mixture_wasserstein(
            [7., 4., 0.]])
     """
     metric = MixtureWasserstein(reg, reg_m, squared=squared, debiased=debiased)
-    return metric.pairwise(mixtures, others, progress=progress)
+    return metric.pairwise(mixtures, others, progress=progress, n_jobs=n_jobs)

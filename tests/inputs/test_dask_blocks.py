@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from skgmmot import DifferentiableGaussianMixture
+from skgmmot import DifferentiableGaussianMixture, metrics
 from skgmmot._inputs import arrays, places
 from skgmmot._inputs.dask_blocks import (
     SENT_ALONG,
@@ -335,6 +335,23 @@ def test_dtypes_and_features_are_told_before_anything_is_computed(X):
 @pytest.mark.parametrize("data", [np.ones((3, 2)), torch.ones(3), [[1.0]], pd.DataFrame(), None])
 def test_only_collections_of_dask_are_of_dask(data):
     assert not arrays.is_dask(data)
+
+
+METRICS = {
+    "Fréchet": lambda mixture, x: metrics.frechet_distance(x, x),
+    "semi-discrete": metrics.semidiscrete_distance,
+    "its plan": metrics.semidiscrete_plan,
+    "sliced": metrics.sliced_wasserstein_scorer,
+    "arrays of a mixture": lambda mixture, x: metrics.mixture_wasserstein_distance(
+        (x[0, :2], x[:2], x[0, :2]), mixture
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_of_samples_refuse_them(fitted, X, name):
+    with pytest.raises(TypeError, match=r"in memory here, got a dask Array. Use .compute\(\)"):
+        METRICS[name](fitted, chunked(X))
 
 
 # --- a cluster of processes ----------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Matrices of distances between many mixtures."""
 
 import math
+import pickle
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
-from skgmmot.metrics import (
-    pairwise_mixture_wasserstein,
-)
+from skgmmot.functional import GaussianMixtureParams, pairwise_squared
+from skgmmot.metrics import pairwise_mixture_wasserstein
 
 #: Mixtures of one and of two features.
 ONE, TWO = ([1.0], [[0.0]], [[[1.0]]]), ([1.0], [[0.0, 0.0]], [np.eye(2)])
@@ -60,6 +61,54 @@ def test_pairwise_distances_of_tensors_are_tensors_with_gradients(rng):
     found.sum().backward()
     for part in (p for m in mixtures for p in m):
         assert torch.isfinite(part.grad).all() and part.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"reg": 0.5}, {"reg_m": (1.0, math.inf)}, {"reg": 0.5, "debiased": True}],
+)
+def test_jobs_share_the_rows_and_change_nothing(rng, options):
+    mixtures = [mixture(rng, K, d=3) for K in (1, 2, 3, 4, 2)]
+    metric = MixtureWasserstein(**options)
+    for others in (None, mixtures[:2], [*mixtures, mixtures[0]]):
+        expected = metric.pairwise(mixtures, others)
+        with joblib.parallel_config(backend="threading", n_jobs=2):  # starts faster than processes
+            assert np.array_equal(metric.pairwise(mixtures, others), expected)
+            found = pairwise_mixture_wasserstein(mixtures, others, n_jobs=-20, **options)
+            assert np.array_equal(found, expected)
+            assert np.array_equal(metric.pairwise(mixtures, others, n_jobs=9), expected)
+
+
+def test_jobs_that_compute_few_of_the_costs_change_nothing_but_rounding(rng):
+    mixtures = [mixture(rng, 10, d=8) for _ in range(7)]
+    expected = pairwise_mixture_wasserstein(mixtures)
+    with joblib.parallel_config(backend="threading"):
+        found = pairwise_mixture_wasserstein(mixtures, n_jobs=3)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)  # sums of other batches of costs
+    assert np.array_equal(found, found.T) and not found.diagonal().any()
+
+
+def test_what_jobs_are_sent_can_be_pickled(rng):
+    mixtures = [GaussianMixtureParams(*map(torch.tensor, mixture(rng))) for _ in range(5)]
+
+    def run(rows, n_rows):
+        return pickle.loads(pickle.dumps(rows))(range(n_rows))
+
+    for others in (None, mixtures[2:]):
+        found = pairwise_squared(mixtures, others, run=run)
+        assert torch.equal(found, pairwise_squared(mixtures, others))
+
+
+def test_gradients_are_computed_here(rng):
+    mixtures = [tuple(torch.tensor(p, requires_grad=True) for p in mixture(rng)) for _ in range(3)]
+    found = MixtureWasserstein().pairwise(mixtures, n_jobs=2)
+    assert found.requires_grad
+
+
+@pytest.mark.parametrize("n_jobs", [0, 1.5, "two"])
+def test_numbers_of_jobs_are_integers_other_than_zero(n_jobs):
+    with pytest.raises(ValueError, match="n_jobs must be None or an integer other than 0, got"):
+        MixtureWasserstein().pairwise([ONE, ONE], n_jobs=n_jobs)
 
 
 def test_a_progress_bar_is_shown_if_asked_for(rng, capsys):

@@ -1,9 +1,11 @@
 """Transformers of point clouds into mixtures, and of mixtures into MW2 distances."""
 
+import functools
 import warnings
 from numbers import Integral, Real
 
 import numpy as np
+import torch
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -17,6 +19,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
+from skgmmot._inputs.dask_blocks import in_tasks
 from skgmmot._inputs.mixtures import as_mixtures, as_two_sequences
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.numerics.linalg import safe_sqrt
@@ -45,7 +48,7 @@ class MixtureEmbedding(_OfObjects):
         Estimator that is cloned and fitted to each cloud; None is
         ``DifferentiableGaussianMixture(n_components)`` with this ``random_state``.
     n_jobs : int, default=None
-        Number of processes that fit; None is one.
+        Number of processes that fit; None is one. Without effect on clouds of dask.
     random_state : int, RandomState instance or None, default=None
         Controls the default mixture's starts; with an integer, the mixture of a cloud does not
         depend on the other clouds.
@@ -64,6 +67,9 @@ class MixtureEmbedding(_OfObjects):
     A *sample* here is a whole cloud, an array of shape ``(n_points, d)`` with its own number of
     points, and the data ``X`` is a list of them (or an array of objects, or of shape
     ``(n_samples, n_points, d)``). scikit-learn's splitters and searches cut such data as any other.
+
+    Clouds may be dask arrays or data frames. Each is brought into memory and fitted by one task, on
+    the current client or on threads, with the result of the same cloud in memory.
 
     Examples
     --------
@@ -100,7 +106,7 @@ class MixtureEmbedding(_OfObjects):
 
         Parameters
         ----------
-        X : sequence of array-like or Tensor of shape (n_points, n_features)
+        X : sequence of array-like, Tensor or dask collection of shape (n_points, n_features)
             The clouds.
         y : None
             Ignored.
@@ -127,7 +133,7 @@ class MixtureEmbedding(_OfObjects):
 
         Parameters
         ----------
-        X : sequence of array-like or Tensor of shape (n_points, n_features)
+        X : sequence of array-like, Tensor or dask collection of shape (n_points, n_features)
             The clouds, those of the fit or new.
 
         Returns
@@ -154,8 +160,13 @@ class MixtureEmbedding(_OfObjects):
         self._validate_params()
         _n_features(X, self.n_features_in_)
         mixture = self._new_mixture()
-        jobs = (delayed(_fitted)(clone(mixture), cloud, i) for i, cloud in enumerate(X))
-        fitted = Parallel(n_jobs=self.n_jobs)(jobs)
+        with warnings.catch_warnings():  # for threads, whose filters are those of the process
+            if any(map(arrays.is_dask, X)):
+                task = functools.partial(_fitted_in_task, mixture)
+                fitted = in_tasks(task, [((i,), cloud) for i, cloud in enumerate(X)])
+            else:
+                jobs = (delayed(_fitted)(clone(mixture), cloud, i) for i, cloud in enumerate(X))
+                fitted = Parallel(n_jobs=self.n_jobs)(jobs)
         early = [i for i, m in enumerate(fitted) if not getattr(m, "converged_", True)]
         if early:
             warnings.warn(
@@ -190,9 +201,16 @@ def _fitted(mixture, cloud, i):
             ) from error
 
 
+@torch.enable_grad()
+def _fitted_in_task(mixture, cloud, _, i):
+    """The same where a task has brought the cloud into memory."""
+    return _fitted(clone(mixture), cloud, i)
+
+
 def _n_features(X, expected):
     """Validate the clouds; return their number of features, which must be as expected."""
-    if hasattr(X, "fit") or isinstance(X, str) or not hasattr(X, "__len__"):
+    is_one = arrays.is_dask(X) and len(_shape(X)) != 3
+    if is_one or hasattr(X, "fit") or isinstance(X, str) or not hasattr(X, "__len__"):
         raise TypeError(
             f"X must be a sequence of clouds, got {type(X).__name__}. Put arrays in a list."
         )
@@ -216,10 +234,10 @@ def _n_features(X, expected):
 
 
 def _shape(cloud) -> tuple[int, ...]:
-    """The shape of an array; empty for lists of rows of different lengths."""
+    """The shape of an array; empty for what has none, as lists of rows of different lengths."""
     try:
         return tuple(np.shape(cloud))
-    except ValueError:
+    except (TypeError, ValueError):
         return ()
 
 

@@ -37,6 +37,7 @@ def pairwise_squared(
     reg_m: float | tuple[float, float] | None = None,
     debiased: bool = False,
     track: Callable[[Iterable], Iterable] = iter,
+    run: Callable[[Callable, int], list[Tensor]] | None = None,
 ) -> Tensor:
     """Return the matrix of squared MW2 distances between all pairs of mixtures.
 
@@ -55,6 +56,10 @@ def pairwise_squared(
         Whether to return Sinkhorn divergences instead.
     track : callable, default=iter
         Wraps the loop over the sources, for a progress bar.
+    run : callable, default=None
+        ``run(rows, M)`` returns all M rows in order, of which ``rows(numbers)``, which can be
+        pickled, computes those of the given numbers, for other processes. None computes them here,
+        and so are pairs that require a gradient or are not on the CPU.
 
     Returns
     -------
@@ -76,7 +81,7 @@ def pairwise_squared(
     plan can use are not computed; see `skgmmot.transport.discrete.bounded`.
     """
     if debiased:
-        return _debiased(sources, targets, {"reg": reg, "reg_m": reg_m}, track)
+        return _debiased(sources, targets, {"reg": reg, "reg_m": reg_m}, track, run)
     lam = penalties_of(reg_m)
     others = sources if targets is None else targets
     on_graph = torch.is_grad_enabled() and any(
@@ -85,27 +90,30 @@ def pairwise_squared(
     if not on_graph and targets is not None:
         which = _compare(sources, targets)
         if which > 0:
-            options = {"reg": reg, "reg_m": lam[::-1], "track": track}
+            options = {"reg": reg, "reg_m": lam[::-1], "track": track, "run": run}
             return pairwise_squared(targets, sources, **options).mT
         targets = targets if which else None
     symmetric = targets is None and lam[0] == lam[1]
     targets = sources if targets is None else targets
     # Without entropy, a mixture is at no cost from itself.
     first = [(i if reg else i + 1) if symmetric else 0 for i in range(len(sources))]
-    if on_graph:
-        row = functools.partial(_differentiable_row, sources, targets, reg=reg, reg_m=reg_m)
+    rows = functools.partial(
+        _differentiable_rows if on_graph else _rows, sources, targets, first, reg=reg, reg_m=reg_m
+    )
+    if run is None or on_graph or sources[0].means.device.type != "cpu":
+        found = rows(track(range(len(sources))))
     else:
-        row = _Rows(sources, targets, reg, reg_m)
+        found = run(rows, len(sources))
     zeros = sources[0].means.new_zeros
-    rows = [torch.cat([zeros(first[i]), row(i, first[i])]) for i in track(range(len(sources)))]
+    rows = [torch.cat([zeros(n), row]) for n, row in zip(first, found, strict=True)]
     result = torch.stack(rows)
     return result + result.triu(1).mT if symmetric else result
 
 
-def _debiased(sources, targets, options, track) -> Tensor:
+def _debiased(sources, targets, options, track, run) -> Tensor:
     """The Sinkhorn divergences of all pairs; each mixture's cost to itself is computed once."""
     check_symmetric(options["reg_m"])
-    costs = pairwise_squared(sources, targets, track=track, **options)
+    costs = pairwise_squared(sources, targets, track=track, run=run, **options)
     if targets is None:
         own = (costs.diagonal(),) * 2
     else:
@@ -132,10 +140,20 @@ def _compare(sources, targets) -> int:
     return compare_bits(*((t for mixture in side for t in mixture) for side in (sources, targets)))
 
 
-def _differentiable_row(sources, targets, i, first, **options) -> Tensor:
-    """The differentiable costs from source i to the targets."""
-    costs = [transport_plan(sources[i], target, **options).cost for target in targets[first:]]
-    return torch.stack(costs) if costs else sources[i].means.new_zeros(0)
+def _differentiable_rows(sources, targets, first, numbers, **options) -> list[Tensor]:
+    """The differentiable costs from some sources to the targets from ``first[i]`` on."""
+
+    def row(i):
+        costs = [transport_plan(sources[i], t, **options).cost for t in targets[first[i] :]]
+        return torch.stack(costs) if costs else sources[i].means.new_zeros(0)
+
+    return [row(i) for i in numbers]
+
+
+def _rows(sources, targets, first, numbers, *, reg, reg_m) -> list[Tensor]:
+    """The same without gradients."""
+    row = _Rows(sources, targets, reg, reg_m)
+    return [row(i, first[i]) for i in numbers]
 
 
 class _Stack:
