@@ -282,7 +282,9 @@ class PreparedCondition(NamedTuple):
         means, shares = self.component_means(values), resp.unsqueeze(-1)
         mean = (shares * means).sum(0)
         variances = self.covariance_type.diagonals(self.covariances).unsqueeze(1)
-        within_and_between = variances + (means - mean).square()  # (K, n, d2)
+        # (far away squares overflow: those of components without a share do not count)
+        between = torch.where(shares > 0, means - mean, 0.0)
+        within_and_between = variances + between.square()  # (K, n, d2)
         return mean, safe_sqrt((shares * within_and_between).sum(0))
 
     def log_density(self, values: Tensor, others: Tensor, log_resp: Tensor) -> Tensor:

@@ -157,6 +157,21 @@ def test_far_conditions_belong_to_one_component(mixture, size):
     assert float(found.weights.max()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("size", [1e8, 1e160, 1e300])
+def test_the_deviation_far_away_is_that_of_the_one_component(mixture, size):
+    x = torch.tensor([[size, -size / 3]], dtype=F64, requires_grad=True)
+    prepared = PreparedCondition.of(mixture, GIVEN)
+    resp = responsibilities(prepared.given, x.detach())
+    mean, deviation = prepared.mean_and_deviation(x, resp)
+    k = int(resp[:, 0].argmax())
+    expected = prepared.covariance_type.diagonals(prepared.covariances)
+    expected = expected[min(k, len(expected) - 1)].sqrt()
+    assert_close(deviation[0], expected.expand(2), rtol=1e-12, atol=0)
+    assert_close(mean[0], prepared.component_means(x)[k, 0])
+    (mean.sum() + deviation.sum() + 0 * x.sum()).backward()
+    assert torch.isfinite(x.grad).all()
+
+
 def test_a_far_condition_has_a_gradient(mixture):
     x = torch.tensor([1e200, 0.0], dtype=F64, requires_grad=True)
     found = condition(mixture, x, GIVEN)
