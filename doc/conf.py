@@ -1,5 +1,6 @@
 """Settings of the documentation: sphinx, numpydoc and the gallery of examples."""
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -33,9 +34,11 @@ numpydoc_show_class_members = False
 # has a GALLERY_HEADER.rst.
 EXAMPLES = HERE / "_build" / "examples"
 shutil.copytree(HERE.parent / "examples", EXAMPLES, dirs_exist_ok=True)
+HAS_DASK = importlib.util.find_spec("distributed") is not None
 sphinx_gallery_conf = {
     "examples_dirs": str(EXAMPLES),
     "gallery_dirs": "auto_examples",
+    "ignore_pattern": r"__init__\.py" if HAS_DASK else r"__init__\.py|plot_dask\.py",
     "show_memory": False,
     "write_computation_times": False,
 }

@@ -20,6 +20,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 #: Every example but the colour transfer, which the tests below run with arguments.
 SCRIPTS = sorted({*EXAMPLES.rglob("plot_*.py")} - {EXAMPLES / "plot_color_transfer.py"})
 
+#: Optional packages that examples need.
+NEEDED = {"plot_dask": ("dask.array", "distributed")}
+
 #: What is done less often here than in the gallery, by example: the same lines run.
 SHORTER = {
     "plot_barycenter_flow": {"trange(200,": "trange(30,", '(200, "C0")': '(30, "C0")'},
@@ -27,6 +30,7 @@ SHORTER = {
     "plot_clouds_as_samples": {"tqdm([1, 3, 6],": "tqdm([1, 3],", "120": "60"},
     "plot_color_flow": {"n_steps=120": "n_steps=20"},
     "plot_color_transfer_smooth": {"(30, 1e-6)": "(5, 1e-6)"},
+    "plot_dask": {"[2, 3, 4, 5, 6, 7, 8, 9]": "[2, 6]", "50_000": "5_000"},
     "plot_digits_embedding": {
         "range(5)": "range(2)",
         "range(120)": "range(10)",
@@ -82,6 +86,8 @@ def no_figures(monkeypatch):
 @pytest.mark.filterwarnings("ignore")  # fits that stop early say so
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_an_example_runs_and_draws(script, tmp_path, monkeypatch):
+    for name in NEEDED.get(script.stem, ()):
+        pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
     if os.environ.get("FULL_EXAMPLES"):
         done = run(cwd=tmp_path, script=script)
