@@ -10,6 +10,8 @@ import math
 import sys
 from collections.abc import Sized
 from numbers import Number
+from os import PathLike
+from os import PathLike
 from typing import NamedTuple
 
 import numpy as np
@@ -191,6 +193,11 @@ def _refuse_other_objects(X) -> None:
             f"X must be an array, got {type(X).__name__}, which can be read once. Put its parts "
             f"together first, as by np.vstack(list(X)){OR_BLOCKS}"
         )
+    if isinstance(X, str | PathLike):
+        raise TypeError(
+            f"X must be an array, got the {type(X).__name__} {str(X)!r}. Read the file first"
+            f"{OR_BLOCKS}"
+        )
     if type(X).__module__.startswith("torch.utils.data"):
         raise TypeError(
             f"X must be an array, got {type(X).__name__}. Put its batches together first, as by "
@@ -217,9 +224,10 @@ def refuse_functions(X) -> None:
     """Raise for functions that return blocks, where there is a result for each sample."""
     if is_function(X):
         raise TypeError(
-            f"X must be an array here, got {type(X).__name__}. Take its blocks one by one, as by "
-            "(mixture.predict(block) for block in X()); score, bic and aic read all of them, and "
-            "so does fit of a DifferentiableGaussianMixture."
+            f"X must be an array here, got {type(X).__name__}. Put its blocks together first, as "
+            "by np.vstack(list(X())), or predict one by one, as by (mixture.predict(block) for "
+            "block in X()). fit, score, bic and aic of a DifferentiableGaussianMixture take "
+            "functions."
         )
 
 

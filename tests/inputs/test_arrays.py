@@ -1,13 +1,14 @@
 """The border: every kind of array becomes a tensor, and results go back in kind."""
 
 from datetime import date, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from skgmmot import DifferentiableGaussianMixture
+from skgmmot import DifferentiableGaussianMixture, SlicedWassersteinGMM
 from skgmmot._inputs import arrays
 
 
@@ -179,3 +180,14 @@ def test_numbers_whose_squares_leave_the_range_are_refused_whatever_their_sign(e
     with pytest.raises(ValueError, match=r"got an entry of size 2\.0e\+155"):
         arrays.check_range(torch.tensor([entries], dtype=torch.float64))
     arrays.check_range(torch.tensor([entries], dtype=torch.float64) * 1e-20)
+
+
+@pytest.mark.parametrize("name", ["X.parquet", Path("X.npy")])
+def test_names_of_files_are_no_samples(name):
+    with pytest.raises(TypeError, match=r"got the \w+ 'X\.\w+'. Read the file first, or fit"):
+        DifferentiableGaussianMixture().fit(name)
+
+
+def test_functions_of_blocks_are_no_arrays():
+    with pytest.raises(TypeError, match=r"Put its blocks together first, as by np.vstack"):
+        SlicedWassersteinGMM().fit(lambda: iter([np.ones((3, 2))]))

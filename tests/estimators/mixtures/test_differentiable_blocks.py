@@ -196,7 +196,7 @@ def test_a_reg_covar_that_drowns_a_feature_is_warned_of(X):
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "score_samples", "fit_predict"])
 def test_results_for_each_sample_are_taken_block_by_block(X, method):
     mixture = fitted(X)
-    with pytest.raises(TypeError, match="Take its blocks one by one"):
+    with pytest.raises(TypeError, match="or predict one by one"):
         getattr(mixture, method)(in_blocks(X, 100))
 
 
