@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sized
 from numbers import Number
 from os import PathLike
-from os import PathLike
 from typing import NamedTuple
 
 import numpy as np
