@@ -108,7 +108,16 @@ def _floats(array) -> np.ndarray:
             "of some of its rows if need be, or, in place of samples, a mixture fitted to them."
         )
     refuse_masked("an array", array)
-    array = np.asarray(array)
+    given, is_class = array, isinstance(array, type)
+    array = np.asarray(None if is_class else given)
+    # numpy makes an array without axes of an object that it cannot look into
+    is_object = array.dtype == object and array.ndim == 0
+    if is_class or (is_object and not hasattr(given, "__float__")):
+        what = repr(given) if is_class or given is None else type(given).__name__
+        raise TypeError(
+            f"an array must hold numbers, got {what}. Pass an array, or a list: list(...) makes "
+            "one of what can be read once."
+        )
     refuse_times("an array", array.dtype)
     if np.iscomplexobj(array):
         raise TypeError(f"an array must be real, got {array.dtype}. Complex data not supported.")

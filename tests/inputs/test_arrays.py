@@ -1,6 +1,8 @@
 """The border: every kind of array becomes a tensor, and results go back in kind."""
 
 from datetime import date, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +193,18 @@ def test_names_of_files_are_no_samples(name):
 def test_functions_of_blocks_are_no_arrays():
     with pytest.raises(TypeError, match=r"Put its blocks together first, as by np.vstack"):
         SlicedWassersteinGMM().fit(lambda: iter([np.ones((3, 2))]))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [(v for v in [1.0]), map(float, [1]), {1.0}, {0: 1.0}, object(), np.ndarray, int, None],
+    ids=["generator", "map", "set", "dict", "object", "array class", "class", "None"],
+)
+def test_what_is_no_array_is_named(given):
+    with pytest.raises(TypeError, match=r"an array must hold numbers, got .+ Pass an array"):
+        arrays.as_tensor(given)
+
+
+@pytest.mark.parametrize("number", [2, 2.0, np.float32(2), Fraction(2), Decimal(2)])
+def test_numbers_of_any_type_are_tensors(number):
+    assert arrays.as_tensor(number).item() == 2
