@@ -354,6 +354,10 @@ class _Comparison:
     def _folds(self, rng):
         """Yield fits to the samples of each fold, and those held out, as EM."""
         cv = self.search.cv
+        if isinstance(cv, str):  # texts can be split, too
+            raise TypeError(
+                f"cv must be a number of folds or a splitter, got {cv!r}. Pass for example 5."
+            )
         if isinstance(cv, Integral):
             if cv > len(self.X):
                 raise ValueError(

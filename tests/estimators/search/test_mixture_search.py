@@ -243,6 +243,7 @@ BAD = [
     ({"covariance_types": ("full", "round")}, ValueError, "got 'round'. Pass for example"),
     ({"criterion": "mdl"}, ValueError, "The 'criterion' parameter"),
     ({"cv": 1, "criterion": "held_out"}, ValueError, "The 'cv' parameter"),
+    ({"cv": "5", "criterion": "held_out"}, TypeError, "cv must be a number of folds .* got '5'"),
     ({"cv": 601, "criterion": "held_out"}, ValueError, "cv must be at most .* got 601 for 600"),
     ({"n_components": 590, "criterion": "held_out"}, ValueError, "of a fold, got 590 for 480"),
     ({"patience": 0}, ValueError, "The 'patience' parameter"),
