@@ -11,6 +11,7 @@ up to 4 GB are written to the folder for temporary files, or to ``--folder``, an
 import argparse
 import contextlib
 import datetime
+import gc
 import inspect
 import json
 import os
@@ -44,6 +45,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from skgmmot import DifferentiableGaussianMixture, SlicedWassersteinGMM
+from skgmmot._inputs.dask_blocks import DaskBlocks
 from skgmmot.estimators.mixtures._checkpoint import KINDS, VERSION, WHAT
 from skgmmot.numerics import archive
 
@@ -398,61 +400,71 @@ def dask_iterations(quick, _folder):
     """An iteration of EM on dask against one in memory.
 
     1e6 samples, d = 8, K = 10, full covariances, float64; persisted blocks, one thread a worker;
-    November 27, 2026, on two cores shared with other work (load 10; the run was cut off before two
-    workers, and figures spread by tens of percent: measure again on a quiet machine). CPU s: of the
-    client, the scheduler and all workers, an iteration, best of three fits of ten iterations, less
-    those of a fit of none. In memory: by as many threads as there are workers. kB back: sums, an
-    iteration. MB in a worker: the most beyond what it held before the fit. Same bits: as the same
-    blocks in memory.
+    November 27, 2026, on two cores shared with other work (load 6). Medians of five rounds, in
+    each of which all rows take turns; an iteration is a tenth of a fit of ten, less a fit of none.
+    CPU s: of the client, the scheduler and all workers, which also run idle while the fit in memory
+    is timed. In memory: by as many threads as there are workers. CPU over memory: median of the
+    rounds; least: of the least CPU s. tasks: of a pass. kB: on the wire, all that went through
+    the machine's loopback, least of the rounds (none where traffic of other work is subtracted), of
+    which back: sums. MB in a worker: the most beyond what it held before the fit.
+    Same bits: as the same blocks in memory.
     """
     import dask.array as da
 
-    n, d, K, n_iter = 10**5 if quick else 10**6, 8, 10, 10
-
-    def an_iteration(X, cpu):
-        def once():
-            costs = []
-            for max_iter in (0, n_iter):
-                before, began = cpu(), time.perf_counter()
-                fitted = model(max_iter).fit(X)
-                costs.append((cpu() - before, time.perf_counter() - began))
-            (cpu_0, wall_0), (cpu_1, wall_1) = costs
-            return (cpu_1 - cpu_0) / n_iter, (wall_1 - wall_0) / n_iter, fitted
-
-        return min((once() for _ in range(3)), key=lambda found: found[0])
-
+    n, d, K, n_iter, repeats = 10**5 if quick else 10**6, 8, 10, 10, 1 if quick else 5
     X = clouds(1, n)
     first = start_of(X)
 
     def model(max_iter):
         return sklearn.base.clone(first).set_params(max_iter=max_iter)
 
+    def spent(cpu, max_iter, samples):
+        counters = cpu, time.perf_counter, on_loopback
+        before = [now() for now in counters]
+        model(max_iter).fit(samples)
+        return np.array([now() - was for now, was in zip(counters, before, strict=True)])
+
     for n_workers in (1, 2):
-        torch.set_num_threads(n_workers)
-        cpu, wall, _ = an_iteration(X, time.process_time)
-        torch.set_num_threads(1)
-        yield {"where": "memory", "workers": n_workers, "blocks": 1, "CPU s": cpu, "s": wall}
-        in_memory = cpu
-        with cluster(n_workers, "2GiB") as (client, cpu_of_all):
+        with cluster(n_workers, "2GiB") as (client, cpu):
+            places, memory = {1: X}, {}
             for n_blocks in (4, 8, 16, 32):
-                x = da.from_array(X, chunks=(n // n_blocks, d)).persist()
+                x = places[n_blocks] = da.from_array(X, chunks=(n // n_blocks, d)).persist()
                 model(1).fit(x)
                 client.run(high_water)
-                cpu, wall, fitted = an_iteration(x, cpu_of_all)
-                memory = max(peak - now for peak, now in client.run(high_water).values())
-                blocks = np.split(X, n_blocks)
-                sums = n_blocks * 8 * (K * (1 + d + d * (d + 1) // 2) + 1)
-                yield {
-                    "where": "dask",
-                    "workers": n_workers,
-                    "blocks": n_blocks,
-                    "CPU s": cpu,
-                    "s": wall,
-                    "CPU over memory %": 100 * (cpu / in_memory - 1),
-                    "kB back": sums / 1e3,
-                    "MB in a worker": memory,
-                    "same bits": same_mixture(fitted, model(n_iter).fit(lambda b=blocks: iter(b))),
-                }
+                model(n_iter).fit(x)
+                memory[n_blocks] = max(a - b for a, b in client.run(high_water).values())
+            found = {n_blocks: [] for n_blocks in places}
+            for _ in range(repeats):
+                for n_blocks, x in places.items():
+                    torch.set_num_threads(n_workers if n_blocks == 1 else 1)
+                    none, ten = (spent(cpu, k, x) for k in (0, n_iter))
+                    found[n_blocks].append((ten - none) / n_iter)
+            torch.set_num_threads(1)
+            found = {n_blocks: np.array(rounds) for n_blocks, rounds in found.items()}
+            for n_blocks, x in places.items():
+                (cpu_s, wall, _), least = np.median(found[n_blocks], 0), found[n_blocks].min(0)
+                row = {"where": "memory", "workers": n_workers, "blocks": n_blocks}
+                row |= {"CPU s": cpu_s, "s": wall}
+                if n_blocks > 1:
+                    over = np.median(found[n_blocks][:, 0] / found[1][:, 0])
+                    blocks = np.split(X, n_blocks)
+                    expected = model(n_iter).fit(lambda b=blocks: iter(b))
+                    row |= {
+                        "where": "dask",
+                        "CPU over memory %": 100 * (over - 1),
+                        "least %": 100 * (least[0] / found[1][:, 0].min() - 1),
+                        "tasks": len(DaskBlocks(x)._groups(range(n_blocks))),
+                        "kB": least[2] / 1e3 if least[2] > 0 else None,
+                        "of it back": n_blocks * 8 * (K * (1 + d + d * (d + 1) // 2) + 1) / 1e3,
+                        "MB in a worker": memory[n_blocks],
+                        "same bits": same_mixture(model(n_iter).fit(x), expected),
+                    }
+                yield row
+
+
+def on_loopback():
+    """Bytes that went through this machine's own network."""
+    return psutil.net_io_counters(pernic=True)["lo"].bytes_sent
 
 
 def dask_files(quick, folder):
@@ -460,9 +472,11 @@ def dask_files(quick, folder):
 
     4e7 samples, d = 8, K = 10, full covariances, float64, in blocks of 250,000 rows (16 MB), two
     workers of one thread and a memory limit of 1 GB each; November 27, 2026, on two shared cores.
-    Three iterations, and passes for validation and start. Same bits: as the same blocks, read
-    by this process.
+    Three iterations, and passes for validation and start. Peak MB of a worker: of its process. MB
+    beyond a block: the peak beyond what the worker held before, less one block, for reading the
+    blocks alone, and for the fit. Same bits: as the same blocks, read by this process.
     """
+    import dask
     import dask.array as da
     import dask.dataframe as dd
     import pandas as pd
@@ -473,7 +487,7 @@ def dask_files(quick, folder):
         path, first = f"{folder}/X.zarr", start_of(clouds(0, rows), max_iter=3)
 
         def blocks():
-            return (clouds(i, rows) for i in range(n_blocks))
+            return (array[i * rows : (i + 1) * rows] for i in range(n_blocks))
 
         for kind in ("zarr", "parquet"):
             if kind == "zarr":
@@ -481,27 +495,40 @@ def dask_files(quick, folder):
                 array = zarr.create_array(
                     path, shape=shape, chunks=chunks, dtype=float, compressors=None
                 )
-                for i, block in enumerate(blocks()):
-                    array[i * rows : (i + 1) * rows] = block
+                for i in range(n_blocks):
+                    array[i * rows : (i + 1) * rows] = clouds(i, rows)
+                expected = sklearn.base.clone(first).fit(blocks)
             else:
-                shutil.rmtree(path)
                 for i, block in enumerate(blocks()):
                     frame = pd.DataFrame(block, columns=names)
                     frame.to_parquet(f"{folder}/{i:03d}.parquet", compression=None)
+                shutil.rmtree(path)
             with cluster(2, "1GB") as (client, cpu):
                 x = da.from_zarr(path) if kind == "zarr" else dd.read_parquet(f"{folder}/*.parquet")
+                sklearn.base.clone(first).fit(x.partitions[:2])  # imports
+                client.run(gc.collect)
+                now = {w: rss for w, (_, rss) in client.run(high_water).items()}
+                list(
+                    dask.compute(*(dask.delayed(len)(block) for block in np.ravel(x.to_delayed())))
+                )
+                reading = client.run(high_water)
                 before, began = cpu(), time.perf_counter()
                 fitted = sklearn.base.clone(first).fit(x)
                 took, seconds = cpu() - before, time.perf_counter() - began
-                peaks = [peak for peak, _ in client.run(high_water).values()]
-            if kind == "zarr":
-                expected = sklearn.base.clone(first).fit(blocks)
+                fitting = client.run(high_water)
+            peaks = [peak for peak, _ in fitting.values()]
+            beyond = [
+                max(peak - now[w] for w, (peak, _) in found.items()) - rows * 8 * 8 / 2**20
+                for found in (reading, fitting)
+            ]
             yield {
                 "files": kind,
                 "GB": n_blocks * rows * 8 * 8 / 1e9,
                 "s": seconds,
                 "CPU s": took,
                 "peak MB of a worker": max(peaks),
+                "MB beyond a block: reading": beyond[0],
+                "MB beyond a block: fit": beyond[1],
                 "same bits": same_mixture(fitted, expected),
             }
 

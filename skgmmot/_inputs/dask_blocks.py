@@ -5,6 +5,8 @@ dask is imported here where the user has brought it, by handing in one of its co
 
 import functools
 import gc
+import itertools
+import math
 import pickle
 import sys
 import threading
@@ -37,6 +39,11 @@ SENT_ALONG = 2**16
 #: Data in a graph of more bytes than this is sent to a cluster once for all passes.
 HELD_IN_GRAPH = 2**20
 NO_ROWS = "X must have rows, got none in any block. Pass more data."
+#: Tasks of a pass into which each thread of a worker has the blocks that it holds, where these are
+#: small: each costs about as much as the arithmetic of 10,000 rows.
+TASKS_A_THREAD = 2
+#: Blocks that share a task have at most so many bytes together, as a worker may have them on disk.
+TASK_BYTES = 2**26
 
 
 # --- what users hand in ---------------------------------------------------------------------------
@@ -174,6 +181,8 @@ class DaskBlocks:
         # (held: nothing else refers to what is persisted)
         self._collections = [_with_data_sent(data) for data in given]
         self._blocks = list(zip(*map(_delayed_blocks, self._collections), strict=True))
+        self._keys = [tuple(map(_computed, block)) for block in self._blocks]
+        self._sizes = {}  # in bytes, by key
 
     def __len__(self):
         return len(self._blocks)
@@ -181,11 +190,13 @@ class DaskBlocks:
     def map(self, function: Callable, arguments: dict[int, tuple] | None = None) -> list:
         """``function(rows, weights or None, *arguments)`` of all blocks, in their order.
 
-        One task a block, or a block that has ``arguments``, by its number; see `in_tasks`.
+        One task a block, or a block that has ``arguments``, by its number, or for several
+        that a worker holds; see `in_tasks`.
         """
         if arguments is None:
             arguments = dict.fromkeys(range(len(self)), ())
-        return in_tasks(function, [(args, *self._blocks[i]) for i, args in arguments.items()])
+        calls = [(args, *self._blocks[i]) for i, args in arguments.items()]
+        return in_tasks(function, calls, lambda: self._groups(arguments))
 
     def one_by_one(self) -> Iterator[tuple]:
         """Bring ``(rows, weights or None)`` of each block here, one after the other."""
@@ -198,27 +209,81 @@ class DaskBlocks:
         if not has_rows:
             raise ValueError(NO_ROWS)
 
+    def _groups(self, numbers) -> list[list[int]]:
+        """Positions of blocks that share a task: some that one worker holds, else one."""
+        held = self._held_by()
+        threads = _client().nthreads() if held else {}
+        of_worker, groups = {}, []
+        for position, i in enumerate(numbers):
+            if i in held:
+                of_worker.setdefault(held[i], []).append(position)
+            else:
+                groups.append([position])
+        for worker, found in of_worker.items():
+            share = math.ceil(len(found) / (TASKS_A_THREAD * threads.get(worker, 1)))
+            size = max(1, min(share, TASK_BYTES // self._largest(held)))
+            groups += (found[i : i + size] for i in range(0, len(found), size))
+        return groups
 
-def in_tasks(function: Callable, calls: list[tuple]) -> list:
+    def _largest(self, numbers) -> int:
+        """Bytes of the largest of some blocks that workers hold; each is looked up once."""
+        keys = [self._keys[i][0] for i in numbers]
+        if unknown := [key for key in keys if key not in self._sizes]:
+            self._sizes |= _client().nbytes(unknown, summary=False)
+        return max(1, *(self._sizes.get(key, TASK_BYTES) for key in keys))
+
+    def _held_by(self) -> dict[int, str]:
+        """The worker that holds a block in memory, and best its weights too, by the block's number.
+
+        It is looked up for each pass: workers come, and die.
+        """
+        client = _client()
+        if client is None:
+            return {}
+        from distributed import futures_of
+
+        futures = futures_of(self._collections)
+        workers, held = client.who_has(futures) if futures else {}, {}
+        for i, keys in enumerate(self._keys):
+            of_each = [set(workers.get(key, ())) for key in keys]
+            if of_each[0]:
+                held[i] = min(set.intersection(*of_each) or of_each[0])
+        return held
+
+
+def in_tasks(function: Callable, calls: list[tuple], groups: Callable | None = None) -> list:
     """``function(rows, weights or None, *arguments)`` of all ``(arguments, rows[, weights])``.
 
-    One task a call, before which its collections are computed to one array or frame each. The
-    function is pickled. Workers that die are dask's to replace, and all is tried `ATTEMPTS` times.
+    One task a call, or those whose positions ``groups()`` returns together, before which their
+    collections are computed to one array or frame each. The function is pickled. Workers that die
+    are dask's to replace, and all is tried `ATTEMPTS` times.
     """
-    import dask
+    from dask import delayed
 
     sent = _pickled(function)
     if len(sent) > SENT_ALONG:
-        sent = dask.delayed(sent)
-    run = dask.delayed(_run, pure=False)
+        sent = delayed(sent)
     for _ in range(ATTEMPTS):
-        tasks = [run(sent, *call) for call in calls]
         try:
-            return list(dask.compute(*tasks))
+            return _tried(sent, calls, groups() if groups else [[i] for i in range(len(calls))])
         except _deaths() as error:
             death = error.with_traceback(None)
         gc.collect()  # failed tasks that anything still refers to would not be run again
     raise RuntimeError(_obituary(death)) from death
+
+
+def _tried(sent, calls: list[tuple], groups: list[list[int]]) -> list:
+    """One try of all calls."""
+    import dask
+
+    run, tasks = dask.delayed(_run, pure=False), []
+    for group in groups:
+        arguments, *collections = zip(*(calls[i] for i in group), strict=True)
+        of_each = itertools.chain.from_iterable(zip(*collections, strict=True))
+        tasks.append(run(sent, list(arguments), *of_each))
+    found = itertools.chain.from_iterable(dask.compute(*tasks))
+    of_call = dict(zip(itertools.chain.from_iterable(groups), found, strict=True))
+    return [of_call[i] for i in range(len(calls))]
 
 
 def _both(X, weights):
@@ -264,9 +329,17 @@ def _delayed_blocks(data) -> list:
     return data.to_delayed() if _is_frame(data) else data.to_delayed().ravel().tolist()
 
 
+def _computed(block):
+    """The key of what a delayed block stands for, which frames name anew."""
+    key = block.key
+    while (target := getattr(block.dask.get(key), "target", None)) is not None:
+        key = target
+    return key
+
+
 def _with_data_sent(data):
     """A collection whose graph holds no large data, which would go to a cluster for each pass."""
-    if not _is_distributed():
+    if _client() is None:
         return data
     held = [array for block in _delayed_blocks(data)[:1] for array in _held(block.dask)]
     if any(isinstance(value, np.memmap) for value in held):
@@ -290,11 +363,12 @@ def _arrays(value) -> list[np.ndarray]:
     return [np.asarray(value)] if hasattr(value, "columns") and hasattr(value, "to_numpy") else []
 
 
-def _is_distributed() -> bool:
-    """Whether tasks go to a cluster."""
+def _client():
+    """The client of the cluster to which tasks go; None if they stay in this process."""
     from dask.base import get_scheduler
 
-    return hasattr(getattr(get_scheduler(), "__self__", None), "scheduler_info")
+    client = getattr(get_scheduler(), "__self__", None)
+    return client if hasattr(client, "scheduler_info") else None
 
 
 class _Kept(threading.local):
@@ -326,10 +400,12 @@ def lent_pool() -> Workers:
     return _KEPT.pool
 
 
-def _run(sent: bytes, arguments: tuple, X, weights=None):
-    """A pickled function of one block."""
+def _run(sent: bytes, arguments: list[tuple], *blocks) -> list:
+    """A pickled function of some blocks: of rows, or of rows and then their weights, in turn."""
+    function, width = _unpickled(sent), len(blocks) // len(arguments)
+    rows, weights = blocks[::width], blocks[1::2] if width == 2 else itertools.repeat(None)
     with single_threaded_torch(), torch.no_grad():
-        return _unpickled(sent)(X, weights, *arguments)
+        return [function(X, a, *args) for X, a, args in zip(rows, weights, arguments, strict=False)]
 
 
 def _deaths() -> tuple:
@@ -347,8 +423,9 @@ def _obituary(error) -> str:
         what = (
             f"the task {error.task!r} was on a worker when that died, each time, at last {where}; "
         )
+    said = " ".join(str(error).split())  # on one line
     return (
-        f"a pass over the blocks must end, got {ATTEMPTS} failures: {what}{error} Where a block "
+        f"a pass over the blocks must end, got {ATTEMPTS} failures: {what}{said} Where a block "
         "needs more memory than a worker has, use smaller chunks or more memory a worker; data "
         "that was scattered to workers cannot be read again: persist it, or read it from files."
     )
@@ -360,8 +437,9 @@ def _obituary(error) -> str:
 class DaskSamples:
     """Samples of dask, as `skgmmot.fitting.stream.OutOfCore`: each pass is one task a block.
 
-    Sums are those of each block in memory, added in the order of the blocks: the same bits as
-    `Stream` over the same blocks, for any number of workers, and after any of them has died.
+    Blocks that a worker holds share tasks. Sums are those of each block in memory, added in the
+    order of the blocks: the same bits as `Stream` over the same blocks, for any number of workers,
+    and after any of them has died.
 
     Parameters
     ----------

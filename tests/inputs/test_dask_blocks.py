@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from skgmmot import DifferentiableGaussianMixture, metrics
-from skgmmot._inputs import arrays, places
+from skgmmot._inputs import arrays, dask_blocks, places
 from skgmmot._inputs.dask_blocks import (
     SENT_ALONG,
     DaskBlocks,
@@ -57,6 +57,11 @@ def cut(array):
 def chunked(array, dtype=None):
     """The same blocks as a dask array."""
     return da.from_array(array.astype(dtype or array.dtype), chunks=(CHUNKS, *array.shape[1:]))
+
+
+def chunked_by(n, array):
+    """A dask array in blocks of n rows."""
+    return da.from_array(array, chunks=(n, *array.shape[1:]))
 
 
 def frame(X, n=3):
@@ -426,6 +431,33 @@ def test_data_in_the_graph_is_sent_once(workers, rng):
     assert blocks.map(lambda X, weights: len(X)) == [10_000] * 5
 
 
+def test_blocks_that_a_worker_holds_share_tasks(workers, rng, monkeypatch):
+    X, a = rng.normal(size=(640, 3)), rng.uniform(size=640)
+    table = pd.DataFrame(X, columns=list("abc")).assign(w=a)
+    held = [
+        *workers.persist([chunked_by(20, X), chunked_by(20, a)]),
+        workers.persist(dd.from_pandas(table, npartitions=32)),
+    ]
+    distributed.wait(held)
+    n_workers = len(workers.scheduler_info()["workers"])
+    for blocks in (DaskBlocks(held[0]), DaskBlocks(*held[:2]), DaskBlocks(held[2])):
+        groups = blocks._groups(range(32))
+        assert sorted(i for group in groups for i in group) == list(range(32))
+        assert n_workers <= len(groups) <= 2 * n_workers
+        arguments = {i: (i,) for i in rng.permutation(32).tolist()}
+        monkeypatch.setattr(dask_blocks, "TASK_BYTES", 1)
+        assert len(blocks._groups(range(32))) == 32
+        monkeypatch.undo()
+        found = blocks.map(lambda X, w, i: (i, len(X), w is None or len(w) == len(X)), arguments)
+        assert found == [(i, 20, True) for i in arguments]
+
+
+def test_blocks_that_no_worker_holds_are_a_task_each(workers, X):
+    assert DaskBlocks(chunked(X)[:, :2])._groups([2, 0]) == [[0], [1]]
+    with dask.config.set(scheduler="threads"):
+        assert DaskBlocks(chunked(X))._groups([2, 0]) == [[0], [1]]
+
+
 def test_memory_maps_in_the_graph_are_refused_on_a_cluster_only(client, X, tmp_path):
     np.save(tmp_path / "X.npy", X)
     x = da.from_array(np.load(tmp_path / "X.npy", mmap_mode="r"), chunks=(100, 3))
@@ -480,6 +512,21 @@ def test_workers_killed_in_iterations_leave_no_trace(
         np.testing.assert_array_equal(getattr(mixture, name), getattr(expected, name))
 
 
+def test_blocks_held_by_a_killed_worker_are_computed_again(workers, X, make_mixture):
+    x = chunked_by(20, X).map_blocks(lambda block: block + 1, dtype=float).persist()
+    distributed.wait(x)
+    samples = read(x)
+    of = EM(samples, samples.facts.origin, 1e-6).fastest(make_mixture("full", 4, 3))
+    before = samples.sum(of)
+    killed, pid = next(iter(workers.run(os.getpid).items()))
+    assert killed in samples.blocks._held_by().values()
+    os.kill(pid, signal.SIGKILL)
+    assert same(samples.sum(of), before)
+    distributed.wait(x)
+    assert killed not in samples.blocks._held_by().values()
+    assert same(samples.sum(of), before)
+
+
 def test_a_pass_is_tried_again(workers, X, flag):
     scheduler = workers.cluster.scheduler
     allowed, scheduler.allowed_failures = scheduler.allowed_failures, 0
@@ -514,7 +561,7 @@ def test_a_pass_that_kills_every_worker_says_what_died(workers, X):
         scheduler.allowed_failures = allowed
 
 
-def test_fingerprints_are_those_of_a_stream_of_the_same_blocks(X, weights):
+def test_fingerprints_are_those_of_a_stream_of_the_same_blocks(workers, X, weights):
     mixture = DifferentiableGaussianMixture()
     for a in (None, weights):
         given = None if a is None else chunked(a)
@@ -524,7 +571,7 @@ def test_fingerprints_are_those_of_a_stream_of_the_same_blocks(X, weights):
         assert found.fingerprint() == stream.fingerprint()
 
 
-def test_a_fit_that_is_stopped_goes_on_with_the_same_bits(X, tmp_path, monkeypatch):
+def test_a_fit_that_is_stopped_goes_on_with_the_same_bits(workers, X, tmp_path, monkeypatch):
     mixture = DifferentiableGaussianMixture(3, n_init=2, tol=1e-6, random_state=0)
     expected = mixture.fit(chunked(X)).means_
     mixture.set_params(checkpoint=tmp_path / "fit.npz")
