@@ -447,6 +447,7 @@ def dask_iterations(quick, _folder):
                 row |= {"CPU s": cpu_s, "s": wall}
                 if n_blocks > 1:
                     over = np.median(found[n_blocks][:, 0] / found[1][:, 0])
+                    back = n_blocks * 8 * (K * (1 + d + d * (d + 1) // 2) + 1) / 1e3
                     blocks = np.split(X, n_blocks)
                     expected = model(n_iter).fit(lambda b=blocks: iter(b))
                     row |= {
@@ -454,8 +455,8 @@ def dask_iterations(quick, _folder):
                         "CPU over memory %": 100 * (over - 1),
                         "least %": 100 * (least[0] / found[1][:, 0].min() - 1),
                         "tasks": len(DaskBlocks(x)._groups(range(n_blocks))),
-                        "kB": least[2] / 1e3 if least[2] > 0 else None,
-                        "of it back": n_blocks * 8 * (K * (1 + d + d * (d + 1) // 2) + 1) / 1e3,
+                        "kB": least[2] / 1e3 if least[2] / 1e3 > back else None,
+                        "of it back": back,
                         "MB in a worker": memory[n_blocks],
                         "same bits": same_mixture(model(n_iter).fit(x), expected),
                     }
