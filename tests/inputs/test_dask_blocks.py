@@ -364,22 +364,27 @@ def test_metrics_of_samples_refuse_them(fitted, X, name):
 
 @pytest.fixture(scope="module")
 def client():
-    """Two workers of one thread each, in processes of their own."""
+    """Two workers of one thread each, in processes of their own; nobody's default."""
     options = {"dashboard_address": ":0", "memory_limit": "2GiB", "silence_logs": 50}
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster,
-        distributed.Client(cluster) as client,
+        distributed.Client(cluster, set_as_default=False) as client,
     ):
         yield client
 
 
 @pytest.fixture
 def workers(client):
-    """The same, with a worker at least: dask does not replace one that is killed as it starts."""
+    """The same as the current client of one test.
+
+    With both workers: dask does not replace one that is killed as it starts, and where it was the
+    only one, nothing would ever be computed.
+    """
     n_lost = 2 - len(client.scheduler_info()["workers"])
     client.cluster.scale(len(client.cluster.worker_spec) + n_lost)
-    client.wait_for_workers(1, timeout=60)
-    return client
+    client.wait_for_workers(2, timeout=60)
+    with client.as_current():
+        yield client
 
 
 def dying(flag):
@@ -458,7 +463,7 @@ def test_blocks_that_no_worker_holds_are_a_task_each(workers, X):
         assert DaskBlocks(chunked(X))._groups([2, 0]) == [[0], [1]]
 
 
-def test_memory_maps_in_the_graph_are_refused_on_a_cluster_only(client, X, tmp_path):
+def test_memory_maps_in_the_graph_are_refused_on_a_cluster_only(workers, X, tmp_path):
     np.save(tmp_path / "X.npy", X)
     x = da.from_array(np.load(tmp_path / "X.npy", mmap_mode="r"), chunks=(100, 3))
     with pytest.raises(ValueError, match=r"memory map.*map_blocks"):
@@ -548,14 +553,16 @@ def test_data_that_was_scattered_is_lost_with_its_worker(workers, X, flag):
         blocks.map(lambda X, weights: kill(X))
 
 
-def test_a_pass_that_kills_every_worker_says_what_died(workers, X):
+def test_a_pass_that_kills_every_worker_says_what_died(workers, X, monkeypatch):
+    monkeypatch.setattr(dask_blocks, "ATTEMPTS", 2)  # each kill takes seconds
+
     def die(X, weights):
         os.kill(os.getpid(), signal.SIGKILL)
 
     scheduler = workers.cluster.scheduler
     allowed, scheduler.allowed_failures = scheduler.allowed_failures, 0
     try:
-        with pytest.raises(RuntimeError, match=r"3 failures: the task .*each time.*smaller chunks"):
+        with pytest.raises(RuntimeError, match=r"2 failures: the task .*each time.*smaller chunks"):
             DaskBlocks(chunked(X)[:250]).map(die)
     finally:
         scheduler.allowed_failures = allowed
