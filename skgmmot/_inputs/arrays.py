@@ -418,11 +418,16 @@ def refuse_dask_weights(sample_weight) -> None:
         )
 
 
+def n_axes(array) -> int:
+    """The number of axes of an array-like."""
+    return array.ndim if hasattr(array, "ndim") else np.asarray(array).ndim
+
+
 def refuse_no_weights(sample_weight) -> None:
     """Raise for iterators, sets, strings, classes and the like, which are not arrays of numbers."""
     is_class = isinstance(sample_weight, type)
     # numpy makes an array without axes, of objects or text, of what it cannot look into
-    is_one = not is_class and np.ndim(sample_weight) == 0
+    is_one = not is_class and n_axes(sample_weight) == 0
     if is_class or (is_one and not isinstance(sample_weight, Number | np.ndarray | Tensor)):
         came = repr(sample_weight) if is_class else type(sample_weight).__name__
         raise TypeError(

@@ -203,7 +203,7 @@ class Reader:
         if n == 0:
             return None
         if given is not None and weights is None and n is not None:
-            weights = given if np.ndim(given) == 0 else given[seen : seen + n]
+            weights = given if arrays.n_axes(given) == 0 else given[seen : seen + n]
         try:
             reset = self.reset and self._first is None
             X, weights, kind = read_block(self.estimator, X, weights, reset=reset)

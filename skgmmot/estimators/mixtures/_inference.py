@@ -126,8 +126,8 @@ class MaximumLikelihood(MixtureEstimator):
         >>> from skgmmot import DifferentiableGaussianMixture
         >>> X = np.random.default_rng(0).normal(size=(400, 1))
         >>> mixture = DifferentiableGaussianMixture(1).fit(X)
-        >>> mixture.standard_errors(X).means.round(3)  # the deviation, 0.99, over a root of 400
-        array([[0.049]])
+        >>> mixture.standard_errors(X).means.round(2)  # the deviation, 0.99, over a root of 400
+        array([[0.05]])
         """
         found, kind = self._parameter_covariance(X, sample_weight, robust)
         shapes = [tuple(arrays.as_tensor(a).shape) for a in (self.weights_, self.means_)]
