@@ -1,7 +1,9 @@
 """Transformers of point clouds into mixtures, and of mixtures into MW2 distances."""
 
 import functools
+import os
 import warnings
+from contextlib import nullcontext
 from numbers import Integral, Real
 
 import numpy as np
@@ -160,12 +162,17 @@ class MixtureEmbedding(_OfObjects):
         self._validate_params()
         _n_features(X, self.n_features_in_)
         mixture = self._new_mixture()
-        with warnings.catch_warnings():  # for threads, whose filters are those of the process
+        caller = os.getpid()
+        with (
+            _no_convergence_warnings()
+        ):  # said once for all clouds; also by threads of this process
             if any(map(arrays.is_dask, X)):
-                task = functools.partial(_fitted_in_task, mixture)
+                task = functools.partial(_fitted_in_task, mixture, caller)
                 fitted = in_tasks(task, [((i,), cloud) for i, cloud in enumerate(X)])
             else:
-                jobs = (delayed(_fitted)(clone(mixture), cloud, i) for i, cloud in enumerate(X))
+                jobs = (
+                    delayed(_fitted)(clone(mixture), caller, cloud, i) for i, cloud in enumerate(X)
+                )
                 fitted = Parallel(n_jobs=self.n_jobs)(jobs)
         early = [i for i, m in enumerate(fitted) if not getattr(m, "converged_", True)]
         if early:
@@ -189,10 +196,18 @@ class MixtureEmbedding(_OfObjects):
         return self.mixture
 
 
-def _fitted(mixture, cloud, i):
-    """Fit a mixture to cloud number i."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said once for all clouds
+def _no_convergence_warnings():
+    """A context without them."""
+    return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
+
+
+def _fitted(mixture, caller, cloud, i):
+    """Fit a mixture to cloud number i.
+
+    Filters of warnings are those of a process, which threads must not change: only processes other
+    than the caller's have to be told.
+    """
+    with nullcontext() if os.getpid() == caller else _no_convergence_warnings():
         try:
             return mixture.fit(cloud)
         except ValueError as error:
@@ -202,9 +217,9 @@ def _fitted(mixture, cloud, i):
 
 
 @torch.enable_grad()
-def _fitted_in_task(mixture, cloud, _, i):
+def _fitted_in_task(mixture, caller, cloud, _, i):
     """The same where a task has brought the cloud into memory."""
-    return _fitted(clone(mixture), cloud, i)
+    return _fitted(clone(mixture), caller, cloud, i)
 
 
 def _n_features(X, expected):
