@@ -400,8 +400,8 @@ def dask_iterations(quick, _folder):
     """An iteration of EM on dask against one in memory.
 
     1e6 samples, d = 8, K = 10, full covariances, float64; persisted blocks, one thread a worker;
-    November 27, 2026, on two cores shared with other work (load 6). Medians of five rounds, in
-    each of which all rows take turns; an iteration is a tenth of a fit of ten, less a fit of none.
+    November 27, 2026, on two cores. Medians of five rounds, in each of which all rows take turns;
+    an iteration is a tenth of a fit of ten, less a fit of none.
     CPU s: of the client, the scheduler and all workers, which also run idle while the fit in memory
     is timed. In memory: by as many threads as there are workers. CPU over memory: median of the
     rounds; least: of the least CPU s. tasks: of a pass. kB: on the wire, all that went through
