@@ -111,7 +111,28 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-class InMemory:
+class Pooled:
+    """Samples whose passes are shared by threads of this process."""
+
+    device: torch.device
+    """Where they are computed with."""
+    pool: Workers | None
+    """Threads that share the passes; None where none are at work."""
+
+    @contextmanager
+    def at_work(self):
+        """Have threads share the passes within; yields their pool."""
+        if self.pool is not None:
+            yield self.pool
+            return
+        with workers(self.device) as self.pool:
+            try:
+                yield self.pool
+            finally:
+                self.pool = None
+
+
+class InMemory(Pooled):
     """Samples in one tensor.
 
     Parameters
@@ -141,18 +162,6 @@ class InMemory:
         return fingerprint(
             self.n_samples, *self[positions_looked_at(self.n_samples).to(self.device)]
         )
-
-    @contextmanager
-    def at_work(self):
-        """Have threads share the passes within; yields their pool."""
-        if self.pool is not None:
-            yield self.pool
-            return
-        with workers(self.device) as self.pool:
-            try:
-                yield self.pool
-            finally:
-                self.pool = None
 
     def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
         """Add the values of all blocks, in the order of the samples."""

@@ -1,7 +1,6 @@
 """Samples that are read block by block, once for each pass, and what one pass tells of them."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -11,12 +10,13 @@ from torch import Tensor
 from skgmmot.fitting.samples import (
     BlockSum,
     InMemory,
+    Pooled,
     Samples,
     digest,
     fingerprint,
     positions_looked_at,
 )
-from skgmmot.numerics.blocks import Workers, add, weighted_sum, workers
+from skgmmot.numerics.blocks import Workers, add, weighted_sum
 
 #: Some rows ``(b, d)``, float32 or float64, and their weights ``(b,)`` in float64, as given.
 Block = tuple[Tensor, Tensor | None]
@@ -212,7 +212,7 @@ def start_rows(facts: Facts, n_components: int) -> int:
     return max(min(START_ROWS, START_BYTES // row_bytes), 2 * n_components)
 
 
-class Stream:
+class Stream(Pooled):
     """Samples that come in blocks, read anew for each pass.
 
     Sums are those of each block in memory, added in the order of the blocks: the same blocks give
@@ -249,18 +249,6 @@ class Stream:
         (self.device,) = devices
         self.n_samples, self.n_features = self.facts.n_samples, len(self.facts.sum)
         self.dtype, self.total = self.facts.dtype, self.facts.total
-
-    @contextmanager
-    def at_work(self):
-        """Have threads share the passes within; yields their pool."""
-        if self.pool is not None:
-            yield self.pool
-            return
-        with workers(self.device) as self.pool:
-            try:
-                yield self.pool
-            finally:
-                self.pool = None
 
     def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
         """Add the values of all blocks, in their order."""
