@@ -45,7 +45,7 @@ def programs(method, K):
         DifferentiableGaussianMixture(K, reg_covar=1e-4, random_state=0).fit(pixels(name, 20_000))
         for name in ("china", "flower")
     ]
-    ours = ot_map(*fitted, method=method, random_state=0)
+    ours = ot_map(*fitted, strategy=method, random_state=0)
     names = ("means_", "covariances_", "weights_")
     arguments = [getattr(m, name) for name in names for m in fitted]
 

@@ -32,7 +32,7 @@ parser.add_argument("--source", default="china", help="image to recolour (defaul
 parser.add_argument("--target", default="flower", help="image of the palette (default: flower)")
 parser.add_argument("--out", default="color_transfer.png", help="PNG to write")
 parser.add_argument("--n-components", type=int, default=10, help="components a mixture")
-parser.add_argument("--method", choices=["mean", "random"], default="mean")
+parser.add_argument("--strategy", choices=["mean", "random"], default="mean")
 parser.add_argument("--plain", action="store_true", help="clip the colours, do not smooth")
 args = parser.parse_args()
 
@@ -56,13 +56,13 @@ with tqdm(total=3, desc="fitting the target's mixture", bar_format="{l_bar}{bar}
     bar.update()
 
     bar.set_description("fitting the source's mixture and the map")
-    transport = OTMap(target_mixture, method=args.method, mixture=mixture, random_state=0)
+    transport = OTMap(target_mixture, strategy=args.strategy, mixture=mixture, random_state=0)
     transport.fit(source_pixels)
     bar.update()
 
     bar.set_description("mapping every pixel")
     mapped_pixels = transport.transform(source_pixels)
-    if args.plain or args.method == "random":
+    if args.plain or args.strategy == "random":
         mapped_pixels = mapped_pixels.clip(0, 1)
     else:
         result = smooth_recolouring(source, mapped_pixels.reshape(source.shape))
@@ -88,7 +88,7 @@ rows = figure.subfigures(2, 1, height_ratios=[1, 1.4])
 pictures = [
     ("source", source),
     ("target", target),
-    (f"source in the target's colours ({args.method} map)", mapped_pixels.reshape(source.shape)),
+    (f"source in the target's colours ({args.strategy} map)", mapped_pixels.reshape(source.shape)),
 ]
 for ax, (title, picture) in zip(rows[0].subplots(1, 3), pictures, strict=True):
     ax.imshow(picture)

@@ -435,7 +435,7 @@ def test_the_other_metrics_are_those_of_the_cpu(dtype):
             metrics.pairwise_mixture_wasserstein([source, target]),
             metrics.mixture_wasserstein_distance(source, target),
             metrics.sliced_mixture_wasserstein(source, target),
-            metrics.sliced_mixture_wasserstein(source, target, method="dsmw"),
+            metrics.sliced_mixture_wasserstein(source, target, slicing="dsmw"),
             metrics.sliced_wasserstein_distance(source, Y),
             metrics.semidiscrete_distance(on.mixture(2, 2), planar),
             metrics.semidiscrete_distance(image, planar),
@@ -448,12 +448,12 @@ def test_the_other_metrics_are_those_of_the_cpu(dtype):
 
 
 @each_dtype
-@pytest.mark.parametrize("method", ["mean", "random"])
+@pytest.mark.parametrize("strategy", ["mean", "random"])
 @pytest.mark.parametrize("options", [{}, {"reg": 0.5, "reg_m": 2.0}])
-def test_maps_are_those_of_the_cpu(method, options, dtype):
+def test_maps_are_those_of_the_cpu(strategy, options, dtype):
     def work(on):
         X, of_samples = on.samples(), skgmmot.OTMap(on.samples(150, seed=1), random_state=0)
-        mapping = skgmmot.OTMap(on.mixture(3, seed=1), method=method, random_state=0, **options)
+        mapping = skgmmot.OTMap(on.mixture(3, seed=1), strategy=strategy, random_state=0, **options)
         images = mapping.fit(on.mixture()).transform(X)
         assert on.has(images)
         scores = mapping.score(X), of_samples.fit(X).score(X)

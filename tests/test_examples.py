@@ -158,14 +158,14 @@ def test_what_cannot_be_read_or_written_is_refused_in_plain_words(
     assert "Traceback" not in shown.err
 
 
-@pytest.mark.parametrize("method", ["mean", "random"])
-def test_the_photograph_takes_the_palette_of_the_target(method):
+@pytest.mark.parametrize("strategy", ["mean", "random"])
+def test_the_photograph_takes_the_palette_of_the_target(strategy):
     source, target = (load_photograph(n)[::2, ::2].reshape(-1, 3) for n in ("china", "flower"))
     mixture = DifferentiableGaussianMixture(10, reg_covar=1e-4, random_state=0)
-    mapped = OTMap(target, mixture=mixture, method=method, random_state=0).fit_transform(source)
+    mapped = OTMap(target, mixture=mixture, strategy=strategy, random_state=0).fit_transform(source)
     assert np.abs(mapped.mean(0) / target.mean(0) - 1).max() < 0.01
     spread = mapped.std(0) / target.std(0) - 1
-    if method == "random":
+    if strategy == "random":
         assert np.abs(spread).max() < 0.02
     else:
         # a mean over the targets of a split component is narrower than they are: inherent

@@ -56,7 +56,7 @@ def expected_failures(estimator):
         GaussianMixtureSearch((1, 2), "diag", criterion="held_out"),
         OTMap(),
         # the checks shuffle rows, which only certain components survive: draws go by the row
-        OTMap(method="random", shrinkage=None),
+        OTMap(strategy="random", shrinkage=None),
         OTMap(class_wise=True),
         OTMap(reg_m=1.0),
         SemidiscreteGMM(n_nodes=64),

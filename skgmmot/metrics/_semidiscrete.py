@@ -13,7 +13,7 @@ from skgmmot.transport.semidiscrete.plan import exact_plan
 
 @single_threaded_torch()
 def semidiscrete_distance(
-    density, points, weights=None, *, squared=False, method="auto", n_nodes=2048, seed=0
+    density, points, weights=None, *, squared=False, integration="auto", n_nodes=2048, seed=0
 ):
     r"""Compute the 2-Wasserstein distance between a density and weighted points.
 
@@ -33,13 +33,13 @@ def semidiscrete_distance(
         Their masses, non-negative; only ratios matter. None is equal masses.
     squared : bool, default=False
         Whether to return ``W2^2``.
-    method : {'auto', 'exact', 'nodes'}, default='auto'
+    integration : {'auto', 'exact', 'nodes'}, default='auto'
         ``'exact'``, for two features: integrals over the cells in the plane are evaluated in closed
         form, for images and mixtures. ``'nodes'``, for mixtures: the mixture is replaced by
         quasi-random nodes, with an error that `semidiscrete_plan` estimates. ``'auto'`` is the
         first for two features and the second otherwise.
     n_nodes : int, default=2048
-        Number of nodes, for ``method='nodes'``.
+        Number of nodes, for ``integration='nodes'``.
     seed : int, default=0
         Seed of the nodes.
 
@@ -78,14 +78,14 @@ def semidiscrete_distance(
     >>> semidiscrete_distance(square, [[0.25, 0.5], [0.75, 0.5]], squared=True)
     0.104166...
     """
-    options = {"method": method, "n_nodes": n_nodes, "seed": seed}
+    options = {"integration": integration, "n_nodes": n_nodes, "seed": seed}
     plan, kind = _semidiscrete(density, points, weights, **options)
     value = plan.cost if squared else safe_sqrt(plan.cost)
     return value if kind.is_tensor else float(value)
 
 
 @single_threaded_torch()
-def semidiscrete_plan(density, points, weights=None, *, method="auto", n_nodes=2048, seed=0):
+def semidiscrete_plan(density, points, weights=None, *, integration="auto", n_nodes=2048, seed=0):
     """Compute the optimal plan from a density to weighted points.
 
     Parameters
@@ -96,10 +96,10 @@ def semidiscrete_plan(density, points, weights=None, *, method="auto", n_nodes=2
         Points, anywhere; some may coincide.
     weights : array-like or Tensor of shape (n_points,), default=None
         Their masses, non-negative; only ratios matter. None is equal masses.
-    method : {'auto', 'exact', 'nodes'}, default='auto'
+    integration : {'auto', 'exact', 'nodes'}, default='auto'
         As for `semidiscrete_distance`.
     n_nodes : int, default=2048
-        Number of nodes, for ``method='nodes'``.
+        Number of nodes, for ``integration='nodes'``.
     seed : int, default=0
         Seed of the nodes.
 
@@ -125,7 +125,7 @@ def semidiscrete_plan(density, points, weights=None, *, method="auto", n_nodes=2
     array([[0.125, 0.5  ],
            [0.625, 0.5  ]])
     """
-    options = {"method": method, "n_nodes": n_nodes, "seed": seed}
+    options = {"integration": integration, "n_nodes": n_nodes, "seed": seed}
     plan, kind = _semidiscrete(density, points, weights, **options)
     if kind.is_tensor:
         return plan
@@ -133,16 +133,17 @@ def semidiscrete_plan(density, points, weights=None, *, method="auto", n_nodes=2
     return type(plan)(*arrays, float(plan.cost), *plan[4:])
 
 
-def _semidiscrete(density, points, weights, *, method, n_nodes, seed):
+def _semidiscrete(density, points, weights, *, integration, n_nodes, seed):
     """The plan, and the kind of array in which results are returned."""
     density, n_features, kind = as_density(density)
     points, weights, kinds = points_and_masses(points, weights, n_features)
     kind = arrays.joint_kind(kind, *kinds)
     points, weights = (t.to(kind.device) for t in (points, weights))
-    exact = n_features == 2 if method == "auto" else method == "exact"
-    if method not in ("auto", "exact", "nodes"):
+    exact = n_features == 2 if integration == "auto" else integration == "exact"
+    if integration not in ("auto", "exact", "nodes"):
         raise ValueError(
-            f"method must be 'auto', 'exact' or 'nodes', got {method!r}. Choose one of them."
+            f"integration must be 'auto', 'exact' or 'nodes', got {integration!r}. "
+            "Choose one of them."
         )
     if not isinstance(n_nodes, Integral) or n_nodes < 1:
         raise ValueError(
@@ -150,15 +151,15 @@ def _semidiscrete(density, points, weights, *, method, n_nodes, seed):
         )
     if exact and n_features != 2:
         raise ValueError(
-            f"method must be 'nodes' for {n_features} features, got 'exact', which is for the "
+            f"integration must be 'nodes' for {n_features} features, got 'exact', which is for the "
             "plane. Leave it out."
         )
     if exact:
         return exact_plan(density, points, weights), kind
     if isinstance(density, GridDensity):
         raise ValueError(
-            "method must be 'exact' for a GridDensity, got 'nodes', which are those of a mixture. "
-            "Leave it out."
+            "integration must be 'exact' for a GridDensity, got 'nodes', which are those of a "
+            "mixture. Leave it out."
         )
     plan = nodes_plan(density.to(device=kind.device), points, weights, n_nodes=n_nodes, seed=seed)
     return plan, kind

@@ -27,7 +27,7 @@ UNIT_DIRECTIONS, UNIT_EXPONENT = 10, 8
 
 @single_threaded_torch()
 def sliced_mixture_wasserstein(
-    source, target, *, method="msw", n_projections=100, squared=False, seed=0
+    source, target, *, slicing="msw", n_projections=100, squared=False, seed=0
 ):
     r"""Compute the sliced mixture Wasserstein distance MSW or DSMW between two mixtures.
 
@@ -45,7 +45,7 @@ def sliced_mixture_wasserstein(
     ----------
     source, target : fitted mixture estimator or tuple (weights, means, covariances)
         The mixtures.
-    method : {'msw', 'dsmw'}, default='msw'
+    slicing : {'msw', 'dsmw'}, default='msw'
         The distance.
     n_projections : int, default=100
         Number of quasi-random directions.
@@ -88,15 +88,15 @@ def sliced_mixture_wasserstein(
     2.0
     """
     _check_projections(n_projections)
-    if method not in ("msw", "dsmw"):
-        raise ValueError(f"method must be 'msw' or 'dsmw', got {method!r}. Choose one of them.")
+    if slicing not in ("msw", "dsmw"):
+        raise ValueError(f"slicing must be 'msw' or 'dsmw', got {slicing!r}. Choose one of them.")
     source, target, kind = _two_mixtures(source, target)
     theta = _directions("quasi", n_projections, source.means, seed)
     equal = compare_bits(source, target) == 0
     source, target, unit = _in_place(source, target)
     if equal:
         value = least(source, target)
-    elif method == "msw":
+    elif slicing == "msw":
         value = mixture_sliced_plan(source, target, theta).cost
     else:
         angles = math.pi * (torch.arange(len(theta)).to(theta) + 0.5) / len(theta)

@@ -59,7 +59,9 @@ def test_gradients_flow_to_whatever_is_a_tensor():
 
 def test_nodes_serve_any_dimension_and_agree_with_the_plane():
     exact = semidiscrete_distance(NORMAL, POINTS)
-    assert math.isclose(semidiscrete_distance(NORMAL, POINTS, method="nodes"), exact, rel_tol=1e-3)
+    assert math.isclose(
+        semidiscrete_distance(NORMAL, POINTS, integration="nodes"), exact, rel_tol=1e-3
+    )
     line = ([1.0], [[0.0]], [4.0], "spherical")
     # E(|x| - 1)^2 = 4 + 1 - 2 E|x|
     expected = 5 - 4 * math.sqrt(2 / math.pi) * 1
@@ -92,14 +94,19 @@ def test_at_zero_the_gradient_is_zero():
         (NORMAL, POINTS, {"weights": [1.0]}, r"weights must have shape \(2,\), got \(1,\)"),
         (NORMAL, POINTS, {"weights": [1.0, -1.0]}, "weights must be finite and non-negative"),
         (NORMAL, POINTS, {"weights": [0.0, 0.0]}, "with a positive sum, got a range of 0 to 0"),
-        (NORMAL, POINTS, {"method": "exakt"}, "method must be 'auto', 'exact' or 'nodes', got"),
+        (
+            NORMAL,
+            POINTS,
+            {"integration": "exakt"},
+            "integration must be 'auto', 'exact' or 'nodes', got",
+        ),
         (NORMAL, POINTS, {"n_nodes": 0}, "n_nodes must be a positive integer, got 0"),
-        (SQUARE, POINTS, {"method": "nodes"}, "method must be 'exact' for a GridDensity"),
+        (SQUARE, POINTS, {"integration": "nodes"}, "integration must be 'exact' for a GridDensity"),
         (
             ([1.0], [[0.0]], [4.0], "spherical"),
             [[1.0]],
-            {"method": "exact"},
-            "method must be 'node",
+            {"integration": "exact"},
+            "integration must be 'node",
         ),
         (([1.0], [[0.0, 0.0]], [[0.0, 1.0]], "diag"), POINTS, {}, "must be positive definite, got"),
     ],

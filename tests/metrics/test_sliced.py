@@ -18,7 +18,7 @@ from skgmmot.metrics import (
     sliced_wasserstein_scorer,
 )
 
-METHODS = ["msw", "dsmw"]
+SLICINGS = ["msw", "dsmw"]
 SOURCE = (np.array([0.3, 0.7]), np.array([[0.0, 1.0], [3.0, 0.0]]), np.ones(2) / 2, "spherical")
 TARGET = (np.array([1.0]), np.array([[2.0, -1.0]]), np.array([[2.0, 0.3]]), "diag")
 
@@ -29,17 +29,19 @@ def test_one_component_moved_is_seen_in_every_direction_by_its_cosine():
     assert sliced_mixture_wasserstein(still, moved, squared=True) == pytest.approx(2.0)  # 4 / d
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_equal_and_permuted_mixtures_are_at_distance_zero(method):
+@pytest.mark.parametrize("slicing", SLICINGS)
+def test_equal_and_permuted_mixtures_are_at_distance_zero(slicing):
     permuted = (*(np.asarray(part)[::-1] for part in SOURCE[:3]), "spherical")
-    assert sliced_mixture_wasserstein(SOURCE, permuted, method=method) == pytest.approx(0, abs=1e-9)
+    assert sliced_mixture_wasserstein(SOURCE, permuted, slicing=slicing) == pytest.approx(
+        0, abs=1e-9
+    )
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_it_is_symmetric_and_the_square_of_its_root(method):
-    value = sliced_mixture_wasserstein(SOURCE, TARGET, method=method)
-    assert value == pytest.approx(sliced_mixture_wasserstein(TARGET, SOURCE, method=method))
-    square = sliced_mixture_wasserstein(SOURCE, TARGET, method=method, squared=True)
+@pytest.mark.parametrize("slicing", SLICINGS)
+def test_it_is_symmetric_and_the_square_of_its_root(slicing):
+    value = sliced_mixture_wasserstein(SOURCE, TARGET, slicing=slicing)
+    assert value == pytest.approx(sliced_mixture_wasserstein(TARGET, SOURCE, slicing=slicing))
+    square = sliced_mixture_wasserstein(SOURCE, TARGET, slicing=slicing, squared=True)
     assert value**2 == pytest.approx(square)
 
 
@@ -47,14 +49,14 @@ def test_slices_see_no_more_than_mw2():
     assert sliced_mixture_wasserstein(SOURCE, TARGET) < MixtureWasserstein()(SOURCE, TARGET)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_gradients_are_those_of_finite_differences(method):
+@pytest.mark.parametrize("slicing", SLICINGS)
+def test_gradients_are_those_of_finite_differences(slicing):
     means = torch.tensor(SOURCE[1], requires_grad=True)
     variances = torch.tensor(SOURCE[2], requires_grad=True)
 
     def distance(means, variances):
         source = (torch.tensor(SOURCE[0]), means, variances, "spherical")
-        return sliced_mixture_wasserstein(source, TARGET, method=method)
+        return sliced_mixture_wasserstein(source, TARGET, slicing=slicing)
 
     assert torch.autograd.gradcheck(distance, (means, variances))
 
@@ -131,10 +133,10 @@ def test_distances_are_homogeneous_whatever_the_scale(to, p, projections):
         assert distance(2.0**exponent) == 2.0**exponent * distance(1.0)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("slicing", SLICINGS)
 @pytest.mark.parametrize("squared", [False, True])
-def test_distances_between_components_are_homogeneous_whatever_the_scale(method, squared):
-    options = {"method": method, "squared": squared}
+def test_distances_between_components_are_homogeneous_whatever_the_scale(slicing, squared):
+    options = {"slicing": slicing, "squared": squared}
     for exponent in (-400, 400):
         near, far = scaled(SOURCE, 2.0**exponent), scaled(TARGET, 2.0**exponent)
         found = sliced_mixture_wasserstein(near, far, **options)
@@ -245,7 +247,7 @@ def test_an_unfitted_estimator_has_no_score(rng):
     [
         ({"n_projections": 0}, "n_projections must be a positive integer, got 0"),
         ({"n_projections": 2.5}, "n_projections must be a positive integer, got 2.5"),
-        ({"method": "sw"}, "method must be 'msw' or 'dsmw', got 'sw'"),
+        ({"slicing": "sw"}, "slicing must be 'msw' or 'dsmw', got 'sw'"),
     ],
 )
 def test_bad_options_are_refused(options, message):
@@ -276,7 +278,7 @@ def test_mixtures_of_different_dimensions_are_refused():
 
 SLICED = {
     "msw": sliced_mixture_wasserstein,
-    "dsmw": functools.partial(sliced_mixture_wasserstein, method="dsmw"),
+    "dsmw": functools.partial(sliced_mixture_wasserstein, slicing="dsmw"),
     "p=2": sliced_wasserstein_distance,
     "p=1": functools.partial(sliced_wasserstein_distance, p=1),
 }

@@ -41,7 +41,7 @@ class SemidiscreteGMM(FittedMixture):
         Number of components K.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
         What the components' covariances may be.
-    method : {'auto', 'exact', 'nodes'}, default='auto'
+    integration : {'auto', 'exact', 'nodes'}, default='auto'
         ``'exact'``, for two features: the distance itself. ``'nodes'``: quasi-random nodes stand
         for the mixture, ``x = m_k + L_k z``, the same ``z`` all along. ``'auto'`` is the first for
         two features and the second otherwise.
@@ -125,7 +125,7 @@ class SemidiscreteGMM(FittedMixture):
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [CovarianceTypeName()],
-        "method": [StrOptions({"auto", "exact", "nodes"})],
+        "integration": [StrOptions({"auto", "exact", "nodes"})],
         "n_nodes": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="neither")],
@@ -143,7 +143,7 @@ class SemidiscreteGMM(FittedMixture):
         n_components=1,
         *,
         covariance_type="full",
-        method="auto",
+        integration="auto",
         n_nodes=1024,
         tol=1e-4,
         reg_covar=1e-6,
@@ -157,7 +157,7 @@ class SemidiscreteGMM(FittedMixture):
     ):
         self.n_components = n_components
         self.covariance_type = covariance_type
-        self.method = method
+        self.integration = integration
         self.n_nodes = n_nodes
         self.tol = tol
         self.reg_covar = reg_covar
@@ -213,12 +213,12 @@ class _Fit(Fit):
 
     def __init__(self, estimator, X, sample_weight, kind):
         self.estimator, self.dtype, self.kind = estimator, X.dtype, kind
-        if estimator.method == "exact" and X.shape[1] != 2:
+        if estimator.integration == "exact" and X.shape[1] != 2:
             raise ValueError(
-                f"method must be 'nodes' for {X.shape[1]} features, got 'exact', which is for the "
-                "plane. Leave it at 'auto'."
+                f"integration must be 'nodes' for {X.shape[1]} features, got 'exact', which "
+                "is for the plane. Leave it at 'auto'."
             )
-        self.exact = estimator.method != "nodes" and X.shape[1] == 2
+        self.exact = estimator.integration != "nodes" and X.shape[1] == 2
         X = X.detach()
         a = X.new_ones(len(X)) if sample_weight is None else sample_weight.detach()
         self.X, self.weights = X[a > 0], a[a > 0].double()
@@ -295,7 +295,7 @@ def _check_remoteness(points, weights):
         raise ValueError(
             f"X must hold no sample more than {FARTHEST:.0e} times as far out as half of the "
             f"samples for exact transport, got one {far:.1e} times as far out. Leave it out, "
-            "or set method='nodes'."
+            "or set integration='nodes'."
         )
 
 

@@ -19,8 +19,8 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures import barycenter, barycenter_fixed_point
 
-#: Largest numbers of tuples of components for which ``method='auto'`` is exact, and for which
-#: ``method='exact'`` is allowed.
+#: Largest numbers of tuples of components for which ``solver='auto'`` is exact, and for which
+#: ``solver='exact'`` is allowed.
 MAX_AUTO_TUPLES, MAX_EXACT_TUPLES = 10_000, 1_000_000
 
 
@@ -40,7 +40,7 @@ class MixtureBarycenter(MixtureEstimator):
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default=None
         Type of the covariances; None is the type that all mixtures share, else full. For any
         other type, the fixed point minimises over mixtures of that type.
-    method : {'auto', 'exact', 'fixed_point'}, default='auto'
+    solver : {'auto', 'exact', 'fixed_point'}, default='auto'
         ``'exact'`` solves a linear programme over all tuples of components, one from each mixture.
         ``'fixed_point'`` alternates between plans and components, from several starts, and
         ends in a local minimum. ``'auto'`` is exact if ``n_components`` is None and there are two
@@ -77,7 +77,7 @@ class MixtureBarycenter(MixtureEstimator):
         Factors ``P`` of the precisions, ``P @ P.T``, in the same shape.
     covariance_type_ : str
         The covariance type.
-    method_ : str
+    solver_ : str
         ``'exact'`` or ``'fixed_point'``.
     objective_ : float
         ``sum_j lambda_j MW2(nu, mu_j)^2``, in squared units of the data.
@@ -124,7 +124,7 @@ class MixtureBarycenter(MixtureEstimator):
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "covariance_type": [CovarianceTypeName(elementary=True), None],
-        "method": [StrOptions({"auto", "exact", "fixed_point"})],
+        "solver": [StrOptions({"auto", "exact", "fixed_point"})],
         "fixed_weights": ["boolean"],
         "init": [HasMethods(["score_samples"]), tuple, GaussianMixtureParams, None],
         "n_init": [Interval(Integral, 1, None, closed="left")],
@@ -139,7 +139,7 @@ class MixtureBarycenter(MixtureEstimator):
         n_components=None,
         *,
         covariance_type=None,
-        method="auto",
+        solver="auto",
         fixed_weights=False,
         init=None,
         n_init=5,
@@ -150,7 +150,7 @@ class MixtureBarycenter(MixtureEstimator):
     ):
         self.n_components = n_components
         self.covariance_type = covariance_type
-        self.method = method
+        self.solver = solver
         self.fixed_weights = fixed_weights
         self.init = init
         self.n_init = n_init
@@ -229,12 +229,12 @@ class MixtureBarycenter(MixtureEstimator):
         """Whether the exact barycentre is computed; raises if it is requested but impossible."""
         n_tuples = math.prod(len(m.weights) for m in mixtures)
         hindrance = self._hindrance(mixtures, n_tuples)
-        if self.method == "exact" and hindrance:
+        if self.solver == "exact" and hindrance:
             raise ValueError(
-                f"method='exact' must have {hindrance}. Use method='fixed_point' instead."
+                f"solver='exact' must have {hindrance}. Use solver='fixed_point' instead."
             )
         small = len(mixtures) <= 2 or n_tuples <= MAX_AUTO_TUPLES
-        return self.method == "exact" or (self.method == "auto" and small and not hindrance)
+        return self.solver == "exact" or (self.solver == "auto" and small and not hindrance)
 
     def _hindrance(self, mixtures, n_tuples) -> str:
         """The condition of the exact barycentre that is not met; empty if all are."""
@@ -264,7 +264,7 @@ class MixtureBarycenter(MixtureEstimator):
         covariances = wanted.nearest(found.full_covariances(), found.weights)
         found = found._replace(covariances=covariances, covariance_type=wanted)
         value = barycenter.objective(found, mixtures, weights)
-        return found, {"method_": "exact", "objective_": value, "converged_": True, "n_iter_": 0}
+        return found, {"solver_": "exact", "objective_": value, "converged_": True, "n_iter_": 0}
 
     def _fixed_point(self, mixtures, weights, callback):
         """The barycentre with a given number of components, the best of several starts."""
@@ -319,7 +319,7 @@ class MixtureBarycenter(MixtureEstimator):
 
 def _described(solution):
     """The barycentre of a fixed point, and the attributes that describe the solution."""
-    how = {"method_": "fixed_point", "objective_": -solution.objective}
+    how = {"solver_": "fixed_point", "objective_": -solution.objective}
     how |= {"converged_": solution.converged, "n_iter_": solution.n_iter}
     return with_mass(solution.value), how
 

@@ -54,7 +54,7 @@ class _Method(NamedTuple):
     """How many uniform random numbers a sample takes; for none there is no argument."""
 
 
-METHODS = {
+STRATEGIES = {
     "mean": _Method(mean_map, attrgetter("mean_row_size"), 0),
     "random": _Method(random_map, attrgetter("row_size"), 2),
 }
@@ -84,7 +84,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Where to move to: a fitted mixture (of this package or of scikit-learn), the tuple
         ``(weights, means, covariances)`` of one, samples, to which a mixture is then fitted, or
         None for the standard normal distribution.
-    method : {'mean', 'random'}, default='mean'
+    strategy : {'mean', 'random'}, default='mean'
         ``'mean'`` moves a sample by the average of the maps: smooth, but narrower than the target
         where a source component is split among several target components, since it averages over
         them. ``'random'`` draws one map a sample: it reproduces the target's spread, with noise.
@@ -111,7 +111,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         with fewer than 5 samples a feature, and leaves all others as they are. A number is the
         share for all; 0 or None for none. A ``target`` that is a mixture is never changed.
     random_state : int, RandomState instance or None, default=None
-        Controls the default mixture's starts and the draws of ``method='random'``.
+        Controls the default mixture's starts and the draws of ``strategy='random'``.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -178,7 +178,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     _parameter_constraints: dict = {
         "target": ["array-like", tuple, torch.Tensor, HasMethods(["score_samples"]), None],
-        "method": [StrOptions(set(METHODS))],
+        "strategy": [StrOptions(set(STRATEGIES))],
         "mixture": [HasMethods(["fit", "score_samples"]), None],
         "class_wise": ["boolean"],
         "reg": [Interval(Real, 0.0, None, closed="left")],
@@ -192,7 +192,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self,
         target=None,
         *,
-        method="mean",
+        strategy="mean",
         mixture=None,
         class_wise=False,
         reg=0.0,
@@ -202,7 +202,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         device=None,
     ):
         self.target = target
-        self.method = method
+        self.strategy = strategy
         self.mixture = mixture
         self.class_wise = class_wise
         self.reg = reg
@@ -506,7 +506,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Samples moved by one of the maps; those of dask later."""
         check_is_fitted(self, "plan_")
         self._validate_params()
-        random, seed = METHODS[self.method].n_uniforms > 0, None
+        random, seed = STRATEGIES[self.strategy].n_uniforms > 0, None
         if random:
             seed = check_random_state(self.random_state).randint(2**31 - 1)
         if arrays.is_dask(X):
@@ -517,16 +517,16 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self._images(X, way, reach, seed)
 
     def _images(self, X, way, reach, seed, first_row=0):
-        """The images of samples by the present method, to about where a mixture reaches."""
+        """The images of samples by the present strategy, to about where a mixture reaches."""
         X, kind = arrays.samples(self, X, reset=False)
         X = X.detach()
-        method, mapping = METHODS[self.method], getattr(self._maps, way).for_samples(X)
+        strategy, mapping = STRATEGIES[self.strategy], getattr(self._maps, way).for_samples(X)
         others = []
-        if method.n_uniforms:
-            others.append(_Uniforms(seed, method.n_uniforms, first_row, X.device))
+        if strategy.n_uniforms:
+            others.append(_Uniforms(seed, strategy.n_uniforms, first_row, X.device))
         images = blocks.map_rows(
-            lambda *block: method.move(mapping, *block),
-            method.row_size(mapping),
+            lambda *block: strategy.move(mapping, *block),
+            strategy.row_size(mapping),
             X,
             *others,
             min_rows=mapping.e_step.min_rows,

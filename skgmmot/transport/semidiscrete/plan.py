@@ -134,7 +134,7 @@ def exact_plan(
             f"the masses of the cells must be right to {tol:.1e}, got an error of {error:.1e} "
             f"after {cells.n_iter} Newton steps. Drop masses that are nearly zero, leave out a "
             "point far from all others, add a small constant to an image with gaps, or approximate "
-            "a mixture by nodes: method='nodes'."
+            "a mixture by nodes: integration='nodes'."
         )
     moments = problem.density.moments(cells.diagram)
     psi = problem.potentials(cells)

@@ -56,7 +56,8 @@ def test_nodes_serve_other_dimensions(rng, d):
 def test_exact_and_nodes_agree(clouds):
     X, _ = clouds
     exact, nodes = (
-        SemidiscreteGMM(2, method=m, n_nodes=512, random_state=0).fit(X) for m in ("exact", "nodes")
+        SemidiscreteGMM(2, integration=m, n_nodes=512, random_state=0).fit(X)
+        for m in ("exact", "nodes")
     )
     order = [np.argsort(m.means_[:, 0]) for m in (exact, nodes)]
     assert np.allclose(exact.means_[order[0]], nodes.means_[order[1]], atol=0.15)
@@ -115,11 +116,17 @@ def test_far_samples_are_fitted_as_near_ones(clouds):
     assert np.allclose(far.means_ - 1e6, near.means_, atol=1e-2)
 
 
-@pytest.mark.parametrize("method", ["exact", "nodes"])
+@pytest.mark.parametrize("integration", ["exact", "nodes"])
 @pytest.mark.parametrize("scale", [2.0**-300, 2.0**-30, 2.0**300])
-def test_small_and_large_samples_are_fitted_alike(clouds, method, scale):
+def test_small_and_large_samples_are_fitted_alike(clouds, integration, scale):
     X, _ = clouds
-    options = {"method": method, "n_nodes": 64, "max_iter": 15, "tol": 1e-2, "random_state": 0}
+    options = {
+        "integration": integration,
+        "n_nodes": 64,
+        "max_iter": 15,
+        "tol": 1e-2,
+        "random_state": 0,
+    }
     expected = SemidiscreteGMM(2, **options).fit(X)
     mixture = SemidiscreteGMM(2, reg_covar=1e-6 * scale**2, **options).fit(scale * X)
     assert mixture.distance_ == scale * expected.distance_
@@ -168,7 +175,7 @@ def test_a_sample_beyond_what_can_be_computed_is_refused_at_once_and_left_to_nod
     X = np.vstack([clouds[0], [[1e6, 0.0]]])
     with pytest.raises(ValueError, match=r"X must hold no sample more than 1e\+04 times as far"):
         SemidiscreteGMM(3, random_state=0).fit(X)
-    mixture = SemidiscreteGMM(3, random_state=0, method="nodes").fit(X)
+    mixture = SemidiscreteGMM(3, random_state=0, integration="nodes").fit(X)
     assert np.isclose(mixture.means_.max(), 1e6) and mixture.distance_ < 1
 
 
@@ -188,8 +195,8 @@ def test_bad_input_is_refused_and_leaves_the_earlier_fit(clouds, rng):
     before = mixture.means_
     with pytest.raises(ValueError, match="Expected n_samples >= n_components but got n_components"):
         mixture.set_params(n_components=5).fit(X[:3])
-    with pytest.raises(ValueError, match="method must be 'nodes' for 3 features, got 'exact'"):
-        mixture.set_params(n_components=2, method="exact").fit(rng.normal(size=(10, 3)))
+    with pytest.raises(ValueError, match="integration must be 'nodes' for 3 features, got 'exact'"):
+        mixture.set_params(n_components=2, integration="exact").fit(rng.normal(size=(10, 3)))
     assert mixture.means_ is before
     with pytest.raises(NotFittedError):
         SemidiscreteGMM().predict(X)

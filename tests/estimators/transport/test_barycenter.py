@@ -44,16 +44,16 @@ def total(mixture, mixtures, weights):
 
 def test_its_objective_is_the_mean_squared_distance(mixtures):
     weights = np.array([1.0, 2.0, 3.0])
-    for method, K in [("exact", None), ("fixed_point", 4)]:
-        average = MixtureBarycenter(K, method=method, random_state=0)
+    for solver, K in [("exact", None), ("fixed_point", 4)]:
+        average = MixtureBarycenter(K, solver=solver, random_state=0)
         average.fit(mixtures, sample_weight=weights)
-        assert average.method_ == method and average.converged_
+        assert average.solver_ == solver and average.converged_
         assert np.isclose(average.objective_, total(average, mixtures, weights / 6), rtol=1e-6)
 
 
 def test_of_two_mixtures_it_is_on_the_geodesic(mixtures):
     average = MixtureBarycenter().fit(mixtures[:2], sample_weight=[0.75, 0.25])
-    assert average.method_ == "exact"
+    assert average.solver_ == "exact"
     assert MixtureWasserstein()(average, interpolate(*mixtures[:2], 0.25)) < 1e-6
 
 
@@ -86,7 +86,7 @@ def test_a_weight_of_zero_leaves_a_mixture_out(mixtures):
 def test_many_mixtures_are_averaged_by_the_fixed_point():
     mixtures = [random_mixture(6, seed=s) for s in range(8)]
     average = MixtureBarycenter(n_init=1, random_state=0).fit(mixtures)
-    assert average.method_ == "fixed_point"
+    assert average.solver_ == "fixed_point"
     assert 1 < len(average.weights_) <= 6
     single = MixtureBarycenter(1).fit(mixtures)
     assert average.objective_ < single.objective_
@@ -99,7 +99,7 @@ def test_the_covariance_type_is_the_common_one_or_the_one_asked_for(covariance_t
     average = MixtureBarycenter().fit(fitted)
     assert average.covariance_type_ == covariance_type
     full = MixtureBarycenter(covariance_type="full").fit(fitted)
-    assert full.method_ == "exact" and full.covariance_type_ == "full"
+    assert full.solver_ == "exact" and full.covariance_type_ == "full"
     assert MixtureWasserstein()(average, full) < 1e-6
     narrow = MixtureBarycenter(covariance_type="spherical", random_state=0).fit(fitted)
     assert narrow.covariances_.ndim == 1
@@ -167,7 +167,7 @@ def test_the_average_of_clouds_of_points_has_no_density():
 @pytest.mark.parametrize(("most", "is_refused"), [(8, False), (7, True)])
 def test_the_exact_barycentre_is_of_so_many_tuples_at_most(most, is_refused, monkeypatch):
     monkeypatch.setattr("skgmmot.estimators.transport.barycenter.MAX_EXACT_TUPLES", most)
-    average, mixtures = MixtureBarycenter(method="exact"), [random_mixture(2) for _ in range(3)]
+    average, mixtures = MixtureBarycenter(solver="exact"), [random_mixture(2) for _ in range(3)]
     if is_refused:
         with pytest.raises(ValueError, match="at most 7 tuples of components, got 8"):
             average.fit(mixtures)
@@ -215,14 +215,14 @@ def test_what_are_no_mixtures_is_refused_and_the_earlier_fit_stays(X, error, mes
     ],
 )
 def test_what_the_exact_method_cannot_do_is_refused(params, message, mixtures):
-    with pytest.raises(ValueError, match=f"method='exact' must have {message}"):
-        MixtureBarycenter(method="exact", **params).fit(mixtures)
+    with pytest.raises(ValueError, match=f"solver='exact' must have {message}"):
+        MixtureBarycenter(solver="exact", **params).fit(mixtures)
 
 
 def test_too_many_tuples_are_refused_by_the_exact_method():
     mixtures = [random_mixture(11, seed=s) for s in range(6)]
     with pytest.raises(ValueError, match="at most 1000000 tuples of components, got 1771561"):
-        MixtureBarycenter(method="exact").fit(mixtures)
+        MixtureBarycenter(solver="exact").fit(mixtures)
 
 
 def test_a_start_that_does_not_fit_is_refused(mixtures):
@@ -247,7 +247,7 @@ def test_bad_weights_of_the_mixtures_are_refused(weights, message, mixtures):
 
 @pytest.mark.parametrize(
     "params",
-    [{"n_components": 0}, {"method": "best"}, {"covariance_type": "round"}, {"n_init": 0}],
+    [{"n_components": 0}, {"solver": "best"}, {"covariance_type": "round"}, {"n_init": 0}],
 )
 def test_unknown_options_are_refused(params, mixtures):
     with pytest.raises(ValueError, match=f"The '{next(iter(params))}' parameter"):

@@ -37,7 +37,7 @@ def test_between_gaussians_it_is_the_affine_map():
 
 
 def test_the_random_map_reproduces_the_target():
-    transport = ot_map(SOURCE, TARGET, method="random", random_state=0)
+    transport = ot_map(SOURCE, TARGET, strategy="random", random_state=0)
     mapped, target = transport.transform(draw(SOURCE, 60_000)), draw(TARGET, 60_000, seed=1)
     assert np.allclose(mapped.mean(0), target.mean(0), atol=0.08)
     assert np.allclose(np.cov(mapped.T), np.cov(target.T), atol=0.15)
@@ -46,7 +46,7 @@ def test_the_random_map_reproduces_the_target():
 def test_the_mean_map_keeps_the_mean_and_shrinks_a_split_component():
     source = ([1.0], [[0.0, 0.0]], [np.eye(2)])
     X = draw(source, 60_000)
-    images = {m: ot_map(source, TARGET, method=m, random_state=0) for m in ("mean", "random")}
+    images = {m: ot_map(source, TARGET, strategy=m, random_state=0) for m in ("mean", "random")}
     images = {m: t.transform(X) for m, t in images.items()}
     target = draw(TARGET, 60_000, seed=1)
     assert np.allclose(images["mean"].mean(0), target.mean(0), atol=0.1)
@@ -73,7 +73,7 @@ def test_the_target_may_be_a_mixture_or_samples(mixture, target_as):
 
 
 def test_without_a_target_samples_become_standard_normal():
-    mapped = OTMap(method="random", random_state=0).fit_transform(draw(TARGET, 5000))
+    mapped = OTMap(strategy="random", random_state=0).fit_transform(draw(TARGET, 5000))
     assert np.allclose(mapped.mean(0), 0, atol=0.05)
     assert np.allclose(np.cov(mapped.T), np.eye(2), atol=0.1)
 
@@ -127,7 +127,9 @@ def test_a_map_is_prepared_once(way, mixture, monkeypatch):
 def test_a_closer_map_scores_higher(mixture):
     X, Y = draw(SOURCE, 3000), draw(TARGET, 3000, seed=1)
     scores = [
-        OTMap(Y, mixture=clone(mixture).set_params(n_components=K), method="random", random_state=0)
+        OTMap(
+            Y, mixture=clone(mixture).set_params(n_components=K), strategy="random", random_state=0
+        )
         .fit(X)
         .score(X)
         for K in (1, 2)
@@ -156,7 +158,7 @@ def test_a_gradient_on_any_side_gives_tensors(on_graph, mixture):
 
 def test_float32_stays_float32_and_blocks_change_nothing(mixture):
     X = draw(SOURCE, 20_000)
-    transport = OTMap(TARGET, mixture=mixture, method="random", random_state=0).fit(X)
+    transport = OTMap(TARGET, mixture=mixture, strategy="random", random_state=0).fit(X)
     assert transport.transform(X.astype(np.float32)).dtype == np.float32
     whole = transport.transform(X)
     assert np.array_equal(whole, transport.transform(X))
@@ -166,11 +168,11 @@ def test_float32_stays_float32_and_blocks_change_nothing(mixture):
 
 def test_what_is_drawn_for_a_sample_depends_on_its_row_alone():
     X = draw(SOURCE, 40_000)
-    transport = ot_map(SOURCE, TARGET, method="random", random_state=0)
+    transport = ot_map(SOURCE, TARGET, strategy="random", random_state=0)
     whole = transport.transform(X)
     for n in (1, 2, 7, 30_001):
         assert np.allclose(transport.transform(X[:n]), whole[:n])
-    other = ot_map(SOURCE, TARGET, method="random", random_state=1).transform(X)
+    other = ot_map(SOURCE, TARGET, strategy="random", random_state=1).transform(X)
     assert np.mean(np.abs(other - whole).max(axis=1) > 1e-9) > 0.2
     assert len(np.unique(whole[:, 0])) == len(X)
 
@@ -207,7 +209,7 @@ def test_the_way_back_is_the_map_of_the_transposed_plan():
     there, back = ot_map(SOURCE, TARGET), ot_map(TARGET, SOURCE)
     Y = draw(TARGET, 500)
     assert np.allclose(there.inverse_transform(Y), back.transform(Y))
-    drawn = there.set_params(method="random", random_state=0)
+    drawn = there.set_params(strategy="random", random_state=0)
     mapped = drawn.inverse_transform(draw(TARGET, 60_000))
     assert np.allclose(np.cov(mapped.T), np.cov(draw(SOURCE, 60_000).T), atol=0.15)
 
@@ -252,7 +254,7 @@ def test_a_far_target_component_gets_no_mass_where_penalties_allow_it():
 def test_a_source_component_that_keeps_no_mass_is_still_mapped():
     source = ([0.5, 0.5], [[0.0, 0.0], [1e3, 0.0]], [np.eye(2), np.eye(2)])
     target = ([1.0], [[5.0, 0.0]], [np.eye(2)])
-    for method in ("mean", "random"):
-        transport = ot_map(source, target, reg_m=[0.1, 0.1], method=method, random_state=0)
+    for strategy in ("mean", "random"):
+        transport = ot_map(source, target, reg_m=[0.1, 0.1], strategy=strategy, random_state=0)
         assert transport.plan_[1, 0] < 1e-12
         assert np.allclose(transport.transform([[1001.0, 2.0]]), [[6.0, 2.0]])

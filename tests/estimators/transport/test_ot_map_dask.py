@@ -17,11 +17,11 @@ def chunked(array):
     return da.from_array(array, chunks=(150, *array.shape[1:]))
 
 
-@pytest.mark.parametrize("method", ["mean", "random"])
+@pytest.mark.parametrize("strategy", ["mean", "random"])
 @pytest.mark.parametrize("way", ["transform", "inverse_transform"])
-def test_images_are_lazy_and_those_of_memory(labelled, method, way):
+def test_images_are_lazy_and_those_of_memory(labelled, strategy, way):
     X, _, Y = labelled
-    transport = OTMap(Y, method=method, mixture=MIXTURE, random_state=0).fit(X)
+    transport = OTMap(Y, strategy=strategy, mixture=MIXTURE, random_state=0).fit(X)
     images = getattr(transport, way)(chunked(X))
     assert isinstance(images, da.Array) and images.chunks == ((150, 150, 100), (2,))
     assert images.dtype == X.dtype
@@ -35,7 +35,7 @@ def test_images_of_data_frames_and_other_dtypes(labelled):
     transport = OTMap(Y, mixture=MIXTURE).fit(X)
     np.testing.assert_allclose(transport.transform(df).compute(), transport.transform(df.compute()))
     assert transport.transform(df.astype("float32")).compute().dtype == np.float32
-    transport.set_params(method="random")
+    transport.set_params(strategy="random")
     with pytest.raises(ValueError, match=r"known lengths.*to_dask_array\(lengths=True\)"):
         transport.transform(df)
 

@@ -79,7 +79,7 @@ def test_a_search_chooses_the_components_of_a_pipeline(labelled):
     X, y, Y = labelled
     mixture = DifferentiableGaussianMixture(random_state=0)
     pipeline = make_pipeline(OTMap(Y, mixture=mixture, class_wise=True), KNeighborsClassifier())
-    grid = {"otmap__mixture__n_components": [1, 2], "otmap__method": ["mean"]}
+    grid = {"otmap__mixture__n_components": [1, 2], "otmap__strategy": ["mean"]}
     search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(X, y)
     assert search.best_score_ > 0.9
 

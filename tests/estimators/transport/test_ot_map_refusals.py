@@ -80,14 +80,14 @@ def test_an_unfitted_map_is_refused():
         OTMap(TARGET).transform(np.ones((3, 2)))
 
 
-@pytest.mark.parametrize("params", [{"method": "best"}, {"mixture": 3}, {"device": 3}])
+@pytest.mark.parametrize("params", [{"strategy": "best"}, {"mixture": 3}, {"device": 3}])
 def test_unknown_options_are_refused(params):
     with pytest.raises(ValueError, match=f"The '{next(iter(params))}' parameter"):
         OTMap(TARGET, **params).fit(draw(SOURCE, 50))
     with pytest.raises(ValueError, match=f"The '{next(iter(params))}' parameter"):
         ot_map(SOURCE, TARGET, **params)
-    with pytest.raises(ValueError, match="The 'method' parameter"):
-        ot_map(SOURCE, TARGET).set_params(method="best").transform([[0.0, 0.0]])
+    with pytest.raises(ValueError, match="The 'strategy' parameter"):
+        ot_map(SOURCE, TARGET).set_params(strategy="best").transform([[0.0, 0.0]])
 
 
 def test_samples_of_another_dimension_are_refused(mixture):

@@ -9,11 +9,11 @@ from skgmmot.estimators.transport._reach import Reach
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 
-@pytest.mark.parametrize("method", ["mean", "random"])
-def test_images_far_from_the_target_are_warned_of_both_ways(method):
+@pytest.mark.parametrize("strategy", ["mean", "random"])
+def test_images_far_from_the_target_are_warned_of_both_ways(strategy):
     thin = ([1.0], [[0.0, 0.0]], [np.diag([1.0, 1e-6])])
     wide = ([0.0, 1.0], [[9e9, 0.0], [3.0, 5.0]], [np.eye(2), np.eye(2)])  # no mass at the first
-    there, back = (ot_map(*m, method=method) for m in ((thin, wide), (wide, thin)))
+    there, back = (ot_map(*m, strategy=strategy) for m in ((thin, wide), (wide, thin)))
     for move in (there.transform, back.inverse_transform):
         move([[14.0, 0.0], [0.0, 0.049]])  # as far again as nine times the target's reach
         with pytest.warns(UserWarning, match="got one at 65 in feature 1, .* from 0 to 10"):

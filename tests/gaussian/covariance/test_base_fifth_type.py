@@ -342,7 +342,7 @@ def test_a_change_of_unit_scales_the_storage(what, n_features, spheres, X):
     def result(mixture):
         mixture = mixture._replace(means=mixture.means[:, :n_features])
         if what == "semidiscrete":
-            return semidiscrete_distance(mixture, points, method="nodes", n_nodes=64)
+            return semidiscrete_distance(mixture, points, integration="nodes", n_nodes=64)
         if what == "sliced":
             other = spheres[0].scaled(9.0)
             other = other._replace(means=other.means[:, :n_features])
