@@ -198,7 +198,7 @@ def compared(X, n_components, scaled, seed):
     mixture = SlicedWassersteinGMM(n_components, random_state=seed).fit(inside)
     spent = time.process_time() - began
     distances = [
-        sliced_wasserstein_distance(m, outside, n_projections=1000, seed=1000 + seed)
+        sliced_wasserstein_distance(m, outside, n_projections=1000, random_state=1000 + seed)
         for m in (mixture, reference)
     ]
     return *distances, mixture.score(outside), reference.score(outside), spent

@@ -74,7 +74,7 @@ def fit_to_points(
     weights: Tensor,
     *,
     n_nodes: int | None = None,
-    seed: int = 0,
+    random_state: int = 0,
     reg_covar: float = 1e-6,
     tol: float = 1e-4,
     max_iter: int = 200,
@@ -92,7 +92,7 @@ def fit_to_points(
         Their masses, non-negative, of positive sum.
     n_nodes : int, default=None
         Number of nodes that approximate the mixture; None is the exact distance, for d = 2.
-    seed : int, default=0
+    random_state : int, default=0
         Seed of the nodes.
     reg_covar : float, default=1e-6
         Added to the variances.
@@ -117,7 +117,7 @@ def fit_to_points(
     -----
     A step is one transport plan and its gradient, sometimes two.
     """
-    transport = _Transport(points, weights, reg_covar, n_nodes, seed)
+    transport = _Transport(points, weights, reg_covar, n_nodes, random_state)
     descent = _Descent(theta0, transport, reg_covar, tol, callback)
     descent.run(max_iter)
     if n_nodes is not None or descent.stalled:
@@ -284,8 +284,11 @@ class _Descent:
 class _Transport:
     """Squared distances of mixtures to points, each solved from the potentials of the last plan."""
 
-    def __init__(self, points: Tensor, weights: Tensor, reg_covar: float, n_nodes, seed: int):
-        self.points, self.weights, self.n_nodes, self.seed = points, weights, n_nodes, seed
+    def __init__(
+        self, points: Tensor, weights: Tensor, reg_covar: float, n_nodes, random_state: int
+    ):
+        self.points, self.weights = points, weights
+        self.n_nodes, self.random_state = n_nodes, random_state
         share = weights / weights.sum()
         variance = float(share @ (points - share @ points).square().sum(1))
         # Potentials are about as large as the points' deviation times that of the mixture.
@@ -325,5 +328,9 @@ class _Transport:
 
     def _by_nodes(self, mixture: GaussianMixtureParams) -> Tensor:
         """The squared distance of the nodes."""
-        options = {"n_nodes": self.n_nodes, "seed": self.seed, "estimate_error": False}
+        options = {
+            "n_nodes": self.n_nodes,
+            "random_state": self.random_state,
+            "estimate_error": False,
+        }
         return nodes_plan(mixture, self.points, self.weights, **options).cost

@@ -4,6 +4,7 @@ from numbers import Integral
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import as_density, points_and_masses
+from skgmmot._inputs.seeds import seed_of
 from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.semidiscrete.grid import GridDensity
@@ -13,7 +14,14 @@ from skgmmot.transport.semidiscrete.plan import exact_plan
 
 @single_threaded_torch()
 def semidiscrete_distance(
-    density, points, weights=None, *, squared=False, integration="auto", n_nodes=2048, seed=0
+    density,
+    points,
+    weights=None,
+    *,
+    squared=False,
+    integration="auto",
+    n_nodes=2048,
+    random_state=0,
 ):
     r"""Compute the 2-Wasserstein distance between a density and weighted points.
 
@@ -40,8 +48,8 @@ def semidiscrete_distance(
         first for two features and the second otherwise.
     n_nodes : int, default=2048
         Number of nodes, for ``integration='nodes'``.
-    seed : int, default=0
-        Seed of the nodes.
+    random_state : int, RandomState instance or None, default=0
+        Controls the nodes. The default gives the same value at each call; None does not.
 
     Returns
     -------
@@ -78,14 +86,16 @@ def semidiscrete_distance(
     >>> semidiscrete_distance(square, [[0.25, 0.5], [0.75, 0.5]], squared=True)
     0.104166...
     """
-    options = {"integration": integration, "n_nodes": n_nodes, "seed": seed}
+    options = {"integration": integration, "n_nodes": n_nodes, "random_state": random_state}
     plan, kind = _semidiscrete(density, points, weights, **options)
     value = plan.cost if squared else safe_sqrt(plan.cost)
     return value if kind.is_tensor else float(value)
 
 
 @single_threaded_torch()
-def semidiscrete_plan(density, points, weights=None, *, integration="auto", n_nodes=2048, seed=0):
+def semidiscrete_plan(
+    density, points, weights=None, *, integration="auto", n_nodes=2048, random_state=0
+):
     """Compute the optimal plan from a density to weighted points.
 
     Parameters
@@ -100,8 +110,8 @@ def semidiscrete_plan(density, points, weights=None, *, integration="auto", n_no
         As for `semidiscrete_distance`.
     n_nodes : int, default=2048
         Number of nodes, for ``integration='nodes'``.
-    seed : int, default=0
-        Seed of the nodes.
+    random_state : int, RandomState instance or None, default=0
+        Controls the nodes. The default gives the same value at each call; None does not.
 
     Returns
     -------
@@ -125,7 +135,7 @@ def semidiscrete_plan(density, points, weights=None, *, integration="auto", n_no
     array([[0.125, 0.5  ],
            [0.625, 0.5  ]])
     """
-    options = {"integration": integration, "n_nodes": n_nodes, "seed": seed}
+    options = {"integration": integration, "n_nodes": n_nodes, "random_state": random_state}
     plan, kind = _semidiscrete(density, points, weights, **options)
     if kind.is_tensor:
         return plan
@@ -133,7 +143,7 @@ def semidiscrete_plan(density, points, weights=None, *, integration="auto", n_no
     return type(plan)(*arrays, float(plan.cost), *plan[4:])
 
 
-def _semidiscrete(density, points, weights, *, integration, n_nodes, seed):
+def _semidiscrete(density, points, weights, *, integration, n_nodes, random_state):
     """The plan, and the kind of array in which results are returned."""
     density, n_features, kind = as_density(density)
     points, weights, kinds = points_and_masses(points, weights, n_features)
@@ -161,5 +171,11 @@ def _semidiscrete(density, points, weights, *, integration, n_nodes, seed):
             "integration must be 'exact' for a GridDensity, got 'nodes', which are those of a "
             "mixture. Leave it out."
         )
-    plan = nodes_plan(density.to(device=kind.device), points, weights, n_nodes=n_nodes, seed=seed)
+    plan = nodes_plan(
+        density.to(device=kind.device),
+        points,
+        weights,
+        n_nodes=n_nodes,
+        random_state=seed_of(random_state),
+    )
     return plan, kind

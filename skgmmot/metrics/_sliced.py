@@ -10,6 +10,7 @@ from torch import Tensor
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import reshaping
 from skgmmot._inputs.mixtures import as_mixture, as_pair, in_double, is_mixture
+from skgmmot._inputs.seeds import seed_of
 from skgmmot.gaussian.mixture import least
 from skgmmot.numerics.linalg import Rescaling, compare_bits, power_of_two, safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
@@ -27,7 +28,7 @@ UNIT_DIRECTIONS, UNIT_EXPONENT = 10, 8
 
 @single_threaded_torch()
 def sliced_mixture_wasserstein(
-    source, target, *, slicing="msw", n_projections=100, squared=False, seed=0
+    source, target, *, slicing="msw", n_projections=100, squared=False, random_state=0
 ):
     r"""Compute the sliced mixture Wasserstein distance MSW or DSMW between two mixtures.
 
@@ -51,8 +52,8 @@ def sliced_mixture_wasserstein(
         Number of quasi-random directions.
     squared : bool, default=False
         Whether to return the square.
-    seed : int, default=0
-        Seed of the directions; compare only distances with equal seeds.
+    random_state : int, RandomState instance or None, default=0
+        Controls the directions; compare only distances with an equal integer.
 
     Returns
     -------
@@ -91,6 +92,7 @@ def sliced_mixture_wasserstein(
     if slicing not in ("msw", "dsmw"):
         raise ValueError(f"slicing must be 'msw' or 'dsmw', got {slicing!r}. Choose one of them.")
     source, target, kind = _two_mixtures(source, target)
+    seed = seed_of(random_state)
     theta = _directions("quasi", n_projections, source.means, seed)
     equal = compare_bits(source, target) == 0
     source, target, unit = _in_place(source, target)
@@ -118,7 +120,7 @@ def sliced_wasserstein_distance(
     n_projections=100,
     projections="quasi",
     exact=False,
-    seed=0,
+    random_state=0,
 ):
     r"""Compute the sliced Wasserstein distance of a mixture to samples or to another mixture.
 
@@ -145,8 +147,8 @@ def sliced_wasserstein_distance(
     exact : bool, default=False
         Whether to compute distances to samples to rounding, for p = 1 or 2, instead of to about
         1e-5 (for p = 2).
-    seed : int, default=0
-        Seed of the directions.
+    random_state : int, RandomState instance or None, default=0
+        Controls the directions; compare only distances with an equal integer.
 
     Returns
     -------
@@ -195,7 +197,9 @@ def sliced_wasserstein_distance(
     *sides, unit = _in_place(*sides)
     seeks = projections == "max"
     like = sides[0].means
-    theta = _directions("quasi" if seeks else projections, n_projections, like, seed)
+    theta = _directions(
+        "quasi" if seeks else projections, n_projections, like, seed_of(random_state)
+    )
     if p > 2:
         nearer = _power_unit(sides, options, theta)
         sides, unit = [_divided(side, nearer) for side in sides], unit * nearer

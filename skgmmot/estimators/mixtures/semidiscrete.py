@@ -237,7 +237,7 @@ class _Fit(Fit):
         starts = [self._earlier()] if warm else self._starts(rng)
         options = {
             "n_nodes": None if self.exact else e.n_nodes,
-            "seed": int(rng.randint(2**31 - 1)),
+            "random_state": int(rng.randint(2**31 - 1)),
             "reg_covar": self.reg_covar,
             "tol": e.tol,
             "max_iter": e.max_iter,

@@ -78,7 +78,7 @@ def nodes_plan(
     weights: Tensor,
     *,
     n_nodes: int = 2048,
-    seed: int = 0,
+    random_state: int = 0,
     estimate_error: bool = True,
 ) -> SemidiscretePlan:
     """Solve semi-discrete transport between nodes of a mixture and points, in any dimension.
@@ -93,8 +93,8 @@ def nodes_plan(
         Their masses, non-negative, of any positive sum.
     n_nodes : int, default=2048
         Bound on the number of all nodes: each component gets the same power of two, at least one.
-    seed : int, default=0
-        Seed of the nodes. With equal seeds the cost is a smooth function of the mixture.
+    random_state : int, default=0
+        Seed of the nodes. With an equal one the cost is a smooth function of the mixture.
     estimate_error : bool, default=True
         Whether to estimate the error of the cost, from four times as many other nodes.
 
@@ -125,11 +125,11 @@ def nodes_plan(
     scaling = Rescaling.of(torch.cat([mixture.means, points]), _deviation(mixture))
     y, b = scaling.apply(points), weights / weights.sum()
     mixture = mixture.translated(-scaling.origin).scaled(1 / scaling.unit)
-    nodes, a = mixture_nodes(mixture, torch.as_tensor(standard_nodes(each, d, seed)).to(y))
+    nodes, a = mixture_nodes(mixture, torch.as_tensor(standard_nodes(each, d, random_state)).to(y))
     plan = exact(a, b, squared_distances(nodes, y))
     error = math.nan
     if estimate_error:
-        other = torch.as_tensor(standard_nodes(4 * each, d, seed + 1)).to(y)
+        other = torch.as_tensor(standard_nodes(4 * each, d, random_state + 1)).to(y)
         error = abs(float(plan.cost.detach()) - _dual(mixture, other, y, b, plan.target_potential))
     mass = plan.coupling.sum(0)
     held = (mass > 0).unsqueeze(1)

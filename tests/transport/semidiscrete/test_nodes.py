@@ -54,7 +54,7 @@ def test_nodes_err_to_either_side_by_about_the_error_they_estimate(rng):
             weights, torch.tensor(2 * rng.normal(size=(2, 2))), covariances
         )
         points, b = torch.tensor(2 * rng.normal(size=(10, 2))), torch.ones(10, dtype=DOUBLE)
-        plan = nodes_plan(mixture, points, b, n_nodes=128, seed=seed)
+        plan = nodes_plan(mixture, points, b, n_nodes=128, random_state=seed)
         shares.append(float(plan.cost - exact_plan(mixture, points, b).cost) / plan.error)
     shares = np.array(shares)
     assert 0.3 < np.mean(shares > 0) < 0.7
