@@ -189,7 +189,7 @@ class MixtureWasserstein:
         return kind.restore(distance.cost_matrix(source, target))
 
     @single_threaded_torch()
-    def pairwise(self, mixtures, others=None, *, progress=False, n_jobs=None):
+    def pairwise(self, mixtures, others=None, *, verbose=0, n_jobs=None):
         """Compute the distances between many mixtures at once.
 
         Parameters
@@ -198,8 +198,8 @@ class MixtureWasserstein:
             The mixtures; they may differ in covariance type and number of components.
         others : sequence of N mixtures, default=None
             Mixtures to compare them with; None compares the first ones with each other.
-        progress : bool, default=False
-            Whether to show a progress bar over ``mixtures``, unless several jobs share them.
+        verbose : int, default=0
+            1 shows a progress bar over ``mixtures``, unless several jobs share them.
         n_jobs : int, default=None
             Number of processes that share the rows of the matrix, -1 for all cores; None is one,
             or as many as ``joblib.parallel_config`` says, with whose ``backend="dask"`` they are
@@ -230,7 +230,7 @@ class MixtureWasserstein:
             reg=self.reg,
             reg_m=self.reg_m,
             debiased=self.debiased,
-            track=functools.partial(tqdm, disable=not progress, desc="mixtures"),
+            track=functools.partial(tqdm, disable=not verbose, desc="mixtures"),
             run=_jobs(n_jobs),
         )
         _check_size(squared, [*sources, *(targets or ())])
@@ -343,7 +343,7 @@ def pairwise_mixture_wasserstein(
     reg_m=None,
     squared=False,
     debiased=False,
-    progress=False,
+    verbose=0,
     n_jobs=None,
 ):
     r"""Compute the mixture Wasserstein distances MW2 between all pairs of many mixtures.
@@ -364,8 +364,8 @@ def pairwise_mixture_wasserstein(
         Whether to return squares.
     debiased : bool, default=False
         Whether to return the Sinkhorn divergence; see `MixtureWasserstein`.
-    progress : bool, default=False
-        Whether to show a progress bar, unless several jobs share the rows.
+    verbose : int, default=0
+        1 shows a progress bar, unless several jobs share the rows.
     n_jobs : int, default=None
         Number of processes that share the rows of the matrix; see `MixtureWasserstein.pairwise`.
 
@@ -389,4 +389,4 @@ def pairwise_mixture_wasserstein(
            [7., 4., 0.]])
     """
     metric = MixtureWasserstein(reg, reg_m, squared=squared, debiased=debiased)
-    return metric.pairwise(mixtures, others, progress=progress, n_jobs=n_jobs)
+    return metric.pairwise(mixtures, others, verbose=verbose, n_jobs=n_jobs)

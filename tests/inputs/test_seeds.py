@@ -27,7 +27,7 @@ def test_none_draws_from_numpys_global_generator():
 
 @pytest.mark.parametrize("given", ["zero", 0.5, -1])
 def test_what_seeds_no_generator_is_refused(given):
-    with pytest.raises(ValueError, match="[sS]eed"):
+    with pytest.raises(ValueError, match=r"[sS]eed"):
         sliced_wasserstein_distance(CLOUD, OTHER, random_state=given)
 
 

@@ -115,7 +115,7 @@ def test_a_progress_bar_is_shown_if_asked_for(rng, capsys):
     mixtures = [mixture(rng) for _ in range(3)]
     MixtureWasserstein().pairwise(mixtures)
     assert capsys.readouterr().err == ""
-    MixtureWasserstein().pairwise(mixtures, progress=True)
+    MixtureWasserstein().pairwise(mixtures, verbose=1)
     assert "3/3" in capsys.readouterr().err
 
 
