@@ -46,8 +46,9 @@ class MixtureBarycenter(MixtureEstimator):
         ends in a local minimum. ``'auto'`` is exact if ``n_components`` is None and there are two
         mixtures or at most 10,000 tuples.
     fixed_weights : bool, default=False
-        Whether the weights are fixed to be equal, or to those of ``init``, instead of optimised.
-    init : mixture estimator or tuple, default=None
+        Whether the weights are fixed to be equal, or to those of ``init_params``, instead of
+        optimised.
+    init_params : fitted mixture estimator or tuple (weights, means, covariances), default=None
         The mixture to start the fixed point from; None makes ``n_init`` starts along geodesics
         between the mixtures.
     n_init : int, default=5
@@ -126,7 +127,7 @@ class MixtureBarycenter(MixtureEstimator):
         "covariance_type": [CovarianceTypeName(elementary=True), None],
         "solver": [StrOptions({"auto", "exact", "fixed_point"})],
         "fixed_weights": ["boolean"],
-        "init": [HasMethods(["score_samples"]), tuple, GaussianMixtureParams, None],
+        "init_params": [HasMethods(["score_samples"]), tuple, GaussianMixtureParams, None],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -141,7 +142,7 @@ class MixtureBarycenter(MixtureEstimator):
         covariance_type=None,
         solver="auto",
         fixed_weights=False,
-        init=None,
+        init_params=None,
         n_init=5,
         tol=1e-7,
         max_iter=100,
@@ -152,7 +153,7 @@ class MixtureBarycenter(MixtureEstimator):
         self.covariance_type = covariance_type
         self.solver = solver
         self.fixed_weights = fixed_weights
-        self.init = init
+        self.init_params = init_params
         self.n_init = n_init
         self.tol = tol
         self.max_iter = max_iter
@@ -240,7 +241,7 @@ class MixtureBarycenter(MixtureEstimator):
         """The condition of the exact barycentre that is not met; empty if all are."""
         if self.n_components is not None:
             return f"n_components=None, got {self.n_components}: it has as many as it needs"
-        if self.fixed_weights or self.init is not None:
+        if self.fixed_weights or self.init_params is not None:
             return "no fixed weights and no start, got one of them: it is unique"
         if not self._wanted_type(mixtures).holds(barycenter.common_type(mixtures)):
             return (
@@ -296,14 +297,14 @@ class MixtureBarycenter(MixtureEstimator):
 
     def _start(self, mixtures) -> GaussianMixtureParams | None:
         """The mixture to start from, if one is given."""
-        if self.init is None:
+        if self.init_params is None:
             return None
-        start, _ = as_mixture(self.init, "init")
+        start, _ = as_mixture(self.init_params, "init_params")
         d = mixtures[0].means.shape[1]
         if self.n_components not in (None, len(start.weights)) or start.means.shape[1] != d:
             expected = len(start.weights) if self.n_components is None else self.n_components
             raise ValueError(
-                f"init must have {expected} component(s) in {d} dimension(s), got "
+                f"init_params must have {expected} component(s) in {d} dimension(s), got "
                 f"{len(start.weights)} in {start.means.shape[1]}. Leave n_components=None to take "
                 "its number."
             )

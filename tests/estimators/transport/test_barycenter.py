@@ -70,10 +70,10 @@ def test_the_exact_one_is_the_best_and_more_components_are_better(mixtures):
 def test_fixed_weights_are_uniform_or_those_of_the_start(mixtures):
     average = MixtureBarycenter(4, fixed_weights=True, random_state=0).fit(mixtures)
     assert np.allclose(average.weights_, 0.25)
-    init = random_mixture(3, seed=9)
-    held = MixtureBarycenter(init=init, fixed_weights=True).fit(mixtures)
-    assert np.allclose(held.weights_, init[0]) and held.n_iter_ > 0
-    free = MixtureBarycenter(init=init).fit(mixtures)
+    start = random_mixture(3, seed=9)
+    held = MixtureBarycenter(init_params=start, fixed_weights=True).fit(mixtures)
+    assert np.allclose(held.weights_, start[0]) and held.n_iter_ > 0
+    free = MixtureBarycenter(init_params=start).fit(mixtures)
     assert free.objective_ < held.objective_
 
 
@@ -214,22 +214,26 @@ def test_what_are_no_mixtures_is_refused_and_the_earlier_fit_stays(X, error, mes
         ({"covariance_type": "diag"}, "a covariance_type that holds the barycentre.*got 'diag'"),
     ],
 )
-def test_what_the_exact_method_cannot_do_is_refused(params, message, mixtures):
+def test_what_the_exact_solver_cannot_do_is_refused(params, message, mixtures):
     with pytest.raises(ValueError, match=f"solver='exact' must have {message}"):
         MixtureBarycenter(solver="exact", **params).fit(mixtures)
 
 
-def test_too_many_tuples_are_refused_by_the_exact_method():
+def test_too_many_tuples_are_refused_by_the_exact_solver():
     mixtures = [random_mixture(11, seed=s) for s in range(6)]
     with pytest.raises(ValueError, match="at most 1000000 tuples of components, got 1771561"):
         MixtureBarycenter(solver="exact").fit(mixtures)
 
 
 def test_a_start_that_does_not_fit_is_refused(mixtures):
-    with pytest.raises(ValueError, match=r"init must have 4 component\(s\) in 2 .* got 3 in 2"):
-        MixtureBarycenter(4, init=random_mixture(3)).fit(mixtures)
-    with pytest.raises(ValueError, match=r"init must have 3 component\(s\) in 2 .* got 3 in 3"):
-        MixtureBarycenter(init=random_mixture(3, d=3)).fit(mixtures)
+    with pytest.raises(
+        ValueError, match=r"init_params must have 4 component\(s\) in 2 .* got 3 in 2"
+    ):
+        MixtureBarycenter(4, init_params=random_mixture(3)).fit(mixtures)
+    with pytest.raises(
+        ValueError, match=r"init_params must have 3 component\(s\) in 2 .* got 3 in 3"
+    ):
+        MixtureBarycenter(init_params=random_mixture(3, d=3)).fit(mixtures)
 
 
 @pytest.mark.parametrize(
