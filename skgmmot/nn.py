@@ -283,7 +283,7 @@ or tuple (weights, means, covariances), default='kmeans'
 
 
 class MixtureWassersteinLoss(torch.nn.Module):
-    """Mixture Wasserstein distance MW2 between batches and a target, as a loss.
+    """Squared mixture Wasserstein distance MW2 of batches to a target, as a loss.
 
     .. math:: \\min_{P \\in \\Pi(a, b)} \\sum_{kl} P_{kl} W_2^2(N(m_k, S_k), N(m_l, S_l))
 
@@ -303,8 +303,9 @@ of shape (n, d)
         Penalties of the plan's marginals, the batch's and the target's, in squared units of the
         samples: about the cost above which mass is not moved. One number applies to both;
         ``math.inf`` prescribes a marginal, None prescribes both.
-    squared : bool, default=True
-        Whether to return ``MW2^2``, penalties included, or its root.
+    root : bool, default=False
+        Whether to return ``MW2`` instead of ``MW2^2``, penalties included. The square has no kink
+        at zero.
     **options : dict
         Options of `EMLayer`: ``covariance_type``, ``gradient``, ``gradient_tol``, ``tol``,
         ``max_iter``, ``reg_covar``, ``fixed_weights``, ``init_params`` and ``random_state``.
@@ -353,9 +354,9 @@ of shape (n, d)
     True
     """
 
-    def __init__(self, target, n_components=None, *, reg=0.0, reg_m=None, squared=True, **options):
+    def __init__(self, target, n_components=None, *, reg=0.0, reg_m=None, root=False, **options):
         super().__init__()
-        self.reg, self.reg_m, self.squared = reg, reg_m, squared
+        self.reg, self.reg_m, self.root = reg, reg_m, root
         if n_components is None:
             n_components = _n_components_of(target)
         self.em = EMLayer(n_components, **options)
@@ -408,11 +409,11 @@ of shape (n, d)
         source = mixture.to(dtype=torch.float64)
         target = self.target.to(dtype=torch.float64, device=source.means.device)
         cost = transport_plan(source, target, reg=self.reg, reg_m=self.reg_m).cost
-        return (cost if self.squared else safe_sqrt(cost)).to(mixture.means.dtype)
+        return (safe_sqrt(cost) if self.root else cost).to(mixture.means.dtype)
 
     def extra_repr(self) -> str:
         """The parameters that torch shows in the representation of the module."""
-        return f"reg={self.reg}, reg_m={self.reg_m}, squared={self.squared}"
+        return f"reg={self.reg}, reg_m={self.reg_m}, root={self.root}"
 
 
 def _is_stuck(theta: GaussianMixtureParams) -> bool:

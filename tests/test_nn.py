@@ -278,12 +278,12 @@ def test_the_loss_is_the_cost_of_the_plan_between_the_fit_and_the_target(batch, 
     value = loss(batch)
     assert_close(value, transport_plan(loss.em.mixture, loss.target, **options).cost)
     assert loss.em.means.shape == (3, 2)
-    loss = MixtureWassersteinLoss(TARGET, random_state=0, squared=False, **options)
+    loss = MixtureWassersteinLoss(TARGET, random_state=0, root=True, **options)
     assert_close(loss(batch) ** 2, value)
 
 
 def test_balanced_it_is_the_metric(batch):
-    loss = MixtureWassersteinLoss(TARGET, 2, squared=False, random_state=0)
+    loss = MixtureWassersteinLoss(TARGET, 2, root=True, random_state=0)
     fitted = DifferentiableGaussianMixture(2, tol=1e-6, random_state=0).fit(batch)
     assert_close(float(loss(batch)), MixtureWasserstein()(fitted, TARGET))
 
@@ -303,7 +303,7 @@ def test_a_target_of_samples_is_fitted_to_the_end(batch):
 
 
 def test_at_the_target_the_gradient_of_the_distance_is_finite(batch):
-    loss = MixtureWassersteinLoss(batch, 1, squared=False)
+    loss = MixtureWassersteinLoss(batch, 1, root=True)
     X = batch.requires_grad_()
     value = loss(X)
     (gradient,) = torch.autograd.grad(value, X)
