@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import check_random_state
 
+__all__ = ["load_photograph", "make_ring_square_line"]
+
 #: Image formats that are read; decoders of others may execute code.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 #: Largest number of pixels of a picture: 1.2 GB in float64.

@@ -21,6 +21,8 @@ from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.transport.mixtures.distance import transport_plan
 
+__all__ = ["EMLayer", "MixtureWassersteinLoss"]
+
 #: Parameters of the estimator that are options of `fit_em`.
 FIT_OPTIONS = ("gradient", "gradient_tol", "tol", "max_iter", "reg_covar", "fixed_weights")
 #: Options by which a mixture is fitted to a target's samples, whatever those for batches are.

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.ndimage import map_coordinates, uniform_filter
 
+__all__ = ["into_gamut", "smooth_recolouring"]
+
 #: Default radius of windows, as a share of the picture's shorter side.
 RADIUS_SHARE = 1 / 20
 #: Number of samples along the radius of a window: the cost does then not grow with the radius.

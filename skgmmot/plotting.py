@@ -4,6 +4,8 @@ import numpy as np
 
 from skgmmot._inputs.mixtures import as_mixture
 
+__all__ = ["GaussianMixtureDisplay"]
+
 
 class GaussianMixtureDisplay:
     """Plot of the components of a mixture as ellipses (two features) or ellipsoids (three).

@@ -125,7 +125,8 @@ def found(name):
 def test_every_public_object_has_a_page_and_every_page_an_object():
     pages = [found(name) for name in reference_pages()]
     assert len({id(page) for page in pages}) == len(pages)
-    for module in ("skgmmot", "skgmmot.metrics", "skgmmot.functional"):
+    faces = ("metrics", "functional", "nn", "plotting", "pictures", "datasets")
+    for module in ("skgmmot", *(f"skgmmot.{face}" for face in faces)):
         for name in importlib.import_module(module).__all__:
             thing = getattr(importlib.import_module(module), name)
             assert name == "SCORERS" or any(thing is page for page in pages), name
