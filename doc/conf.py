@@ -2,7 +2,9 @@
 
 import importlib.util
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import urlopen
 
 import skgmmot
 
@@ -16,19 +18,43 @@ version = release = skgmmot.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # formulas are set by files of the site, not by those of a CDN
+    "myst_parser",
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "architecture.md"]
+exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 default_role = "py:obj"
-html_theme = "alabaster"
-html_theme_options = {"description": "Gaussian mixtures and optimal transport"}
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"skgmmot {version}"
+html_static_path = ["_static"]
+html_css_files = ["skgmmot.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "skgmmot"},
+    "header_links_before_dropdown": 7,
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "secondary_sidebar_items": {"index": [], "**": ["page-toc"]},
+    "footer_start": ["copyright"],
+    "footer_end": ["theme-version"],
+}
+html_sidebars = {page: [] for page in ("index", "choose")}
 
 autodoc_member_order = "bysource"
 autosummary_generate = True  # a page for each object of api.rst
 numpydoc_show_class_members = False
+toc_object_entries_show_parents = "hide"
+
+# Only prompts and what follows them are copied, without the output.
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 # The gallery runs a copy of the examples, for they write files where they run. Each of its folders
 # has a GALLERY_HEADER.rst.
@@ -39,6 +65,40 @@ sphinx_gallery_conf = {
     "examples_dirs": str(EXAMPLES),
     "gallery_dirs": "auto_examples",
     "ignore_pattern": r"__init__\.py" if HAS_DASK else r"__init__\.py|plot_dask\.py",
+    "backreferences_dir": "generated/backreferences",  # which examples use an object
+    "doc_module": ("skgmmot",),
+    "reference_url": {"skgmmot": None},
     "show_memory": False,
     "write_computation_times": False,
 }
+
+MANUALS = {
+    "python": "https://docs.python.org/3/",
+    "numpy": "https://numpy.org/doc/stable/",
+    "scipy": "https://docs.scipy.org/doc/scipy/",
+    "sklearn": "https://scikit-learn.org/stable/",
+    "torch": "https://docs.pytorch.org/docs/stable/",
+    "matplotlib": "https://matplotlib.org/stable/",
+    "pandas": "https://pandas.pydata.org/docs/",
+}
+
+
+def is_reachable(url):
+    """Whether a manual's index can be read from here."""
+    try:
+        with urlopen(f"{url}objects.inv", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+# Names of other packages link to their manuals where these can be reached; otherwise, and with
+# ``-t offline``, they are plain text, which is no reason to warn.
+if not tags.has("offline"):  # noqa: F821 (sphinx defines tags)
+    with ThreadPoolExecutor(len(MANUALS)) as pool:
+        found = list(pool.map(is_reachable, MANUALS.values()))
+    intersphinx_mapping = {
+        name: (url, None)
+        for (name, url), reached in zip(MANUALS.items(), found, strict=True)
+        if reached
+    }
