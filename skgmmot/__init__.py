@@ -7,7 +7,7 @@ from skgmmot.estimators.mixtures.sliced import SlicedWassersteinGMM
 from skgmmot.estimators.search.mixture_search import GaussianMixtureSearch
 from skgmmot.estimators.transport.barycenter import MixtureBarycenter, reduce
 from skgmmot.estimators.transport.embedding import MixtureEmbedding, PairwiseMW2
-from skgmmot.estimators.transport.geodesic import interpolate
+from skgmmot.estimators.transport.geodesic import MixtureFlow, interpolate
 from skgmmot.estimators.transport.ot_map import OTMap, ot_map
 from skgmmot.estimators.transport.quantizer import WassersteinQuantizer
 from skgmmot.fitting.em.prior import Prior
@@ -22,6 +22,7 @@ __all__ = [
     "GridDensity",
     "MixtureBarycenter",
     "MixtureEmbedding",
+    "MixtureFlow",
     "MixtureRegressor",
     "MixtureWasserstein",
     "OTMap",

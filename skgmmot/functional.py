@@ -24,12 +24,8 @@ from skgmmot.numerics.fixed_point import Solution, iterate
 from skgmmot.numerics.krylov import neumann
 from skgmmot.transport.mixtures.barycenter import exact_barycenter
 from skgmmot.transport.mixtures.barycenter_fixed_point import reduce
-from skgmmot.transport.mixtures.distance import (
-    cost_matrix,
-    debiased_cost,
-    interpolate,
-    transport_plan,
-)
+from skgmmot.transport.mixtures.distance import cost_matrix, debiased_cost, transport_plan
+from skgmmot.transport.mixtures.geodesic import interpolate, mixture_flow
 from skgmmot.transport.mixtures.maps import mean_map, mixture_map, random_map
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 from skgmmot.transport.semidiscrete.grid import GridDensity
@@ -65,6 +61,7 @@ __all__ = [
     "log_responsibilities",
     "marginal",
     "mean_map",
+    "mixture_flow",
     "mixture_map",
     "nearest_plan",
     "neumann",

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams, select
-from skgmmot.transport.mixtures.distance import cost_matrix, interpolate
+from skgmmot.transport.mixtures.distance import cost_matrix
+from skgmmot.transport.mixtures.geodesic import interpolate
 
 #: A mixture on the way is thinned to this many times ``n_components``, if it has more components.
 MAX_CHAIN_FACTOR = 8

@@ -1,4 +1,4 @@
-"""`interpolate`: a mixture on the way, as an estimator."""
+"""`interpolate` and `MixtureFlow`: mixtures between two, as estimators, and their velocities."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,10 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
+from torch import Tensor
 
-from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein, interpolate
+import skgmmot.functional as F
+from skgmmot import DifferentiableGaussianMixture, MixtureFlow, MixtureWasserstein, interpolate
 from skgmmot.plotting import GaussianMixtureDisplay
 
 SOURCE = ([0.6, 0.4], [[0.0, 0.0], [5.0, 0.0]], [[1.0, 2.0], [0.5, 3.0]], "diag")
@@ -87,3 +89,58 @@ def test_what_is_no_mixture_is_refused():
         interpolate(DifferentiableGaussianMixture(), TARGET, 0.5)
     with pytest.raises(ValueError, match="equal numbers of features, got 2 and 3"):
         interpolate(SOURCE, ([1.0], [[0.0] * 3], [np.eye(3)]), 0.5)
+
+
+# --- flows ---------------------------------------------------------------------------------------
+
+
+def test_a_flow_shows_mixtures_velocities_and_paths_in_the_kind_of_its_arrays():
+    flow = MixtureFlow(SOURCE, TARGET, reg=0.5)
+    assert np.allclose(flow.plan, [[0.6], [0.4]])
+    middle = flow.mixture(0.5)
+    same = interpolate(SOURCE, TARGET, 0.5, reg=0.5)
+    assert np.array_equal(middle.covariances_, same.covariances_)
+    X = middle.means_.astype(np.float32)
+    assert flow.velocity(0.5, X).dtype == flow.drift(0.5, X).dtype == np.float32
+    times = np.linspace(0, 1, 5)
+    assert flow.transport(X, times).shape == (5, 2, 2)
+    paths = flow.paths(times, 3, random_state=0)
+    assert paths.shape == (5, 3, 2)
+    assert np.array_equal(paths, flow.paths(times, 3, random_state=0))
+    source = tuple(torch.tensor(t, dtype=torch.float64) for t in SOURCE[:3])
+    source[1].requires_grad_()
+    of_tensors = MixtureFlow((*source, "diag"), TARGET)
+    assert isinstance(of_tensors.plan, torch.Tensor)
+    assert isinstance(of_tensors.velocity(0.5, X), torch.Tensor)
+
+
+def test_without_entropy_a_flow_of_one_gaussian_ends_where_its_map_does():
+    source = ([1.0], [[0.0, 0.0]], [[[1.0, 0.3], [0.3, 2.0]]])
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    ends = (
+        F.GaussianMixtureParams(*map(torch.tensor, m)).map(Tensor.double) for m in (source, TARGET)
+    )
+    mapped = F.mean_map(F.mixture_map(*ends), torch.from_numpy(X))
+    assert np.allclose(MixtureFlow(source, TARGET).transport(X, n_steps=40)[-1], mapped, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda flow: flow.velocity(1.5, [[0.0, 0.0]]), ValueError, "t must be from 0 to 1"),
+        (lambda flow: flow.velocity("0", [[0.0, 0.0]]), TypeError, "t must be a number, got str"),
+        (lambda flow: flow.velocity(0.5, [[0.0]]), ValueError, "1 feature"),
+        (lambda flow: flow.drift(0.5, [[np.nan, 0.0]]), ValueError, "NaN"),
+        (lambda flow: flow.transport([[0.0, 0.0]], 0.5), TypeError, "times must be a sequence"),
+        (lambda flow: flow.transport([[0.0, 0.0]], [0, 1, 0.5]), ValueError, "ascend or descend"),
+        (lambda flow: flow.transport([[0.0, 0.0]], n_steps=0), ValueError, "n_steps must be"),
+        (lambda flow: flow.paths([1.0, 0.0]), ValueError, "times must ascend"),
+        (lambda flow: flow.paths([]), ValueError, "one or more"),
+        (lambda flow: flow.paths([0.5], 0.5), ValueError, "n_paths must be a positive integer"),
+        (lambda flow: MixtureFlow(SOURCE, TARGET, reg=-1.0), ValueError, "reg must"),
+        (lambda flow: interpolate(SOURCE, TARGET, 0.5, reg="1"), TypeError, "reg must"),
+    ],
+)
+def test_what_is_no_time_sample_number_or_entropy_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call(MixtureFlow(SOURCE, TARGET))

@@ -10,7 +10,8 @@ from skgmmot.gaussian.bures.barycenter import gaussian_barycenter
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.barycenter import common_type, exact_barycenter, objective
-from skgmmot.transport.mixtures.distance import interpolate, transport_plan
+from skgmmot.transport.mixtures.distance import transport_plan
+from skgmmot.transport.mixtures.geodesic import interpolate
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.2, 0.3, 0.5], dtype=F64)
