@@ -22,8 +22,6 @@ moon = np.c_[np.cos(angle), np.sin(angle)]
 moons = np.r_[moon[:500], np.array([1.0, 0.4]) - moon[500:]] + rng.normal(0, 0.06, size=(1000, 2))
 centres = np.array([[4.5, 1.6], [5.5, 0.2], [4.5, -1.2]])
 blobs = rng.normal(0, 0.22, size=(900, 2)) + centres.repeat(300, axis=0)
-    [[4.5, 1.6], [5.5, 0.2], [4.5, -1.2]], 300, 0
-)
 
 source = DifferentiableGaussianMixture(6, random_state=0).fit(moons)
 target = DifferentiableGaussianMixture(3, random_state=0).fit(blobs)
