@@ -5,6 +5,7 @@ defined here, nothing is validated beyond what each function says, and covarianc
 storage of their type.
 """
 
+from skgmmot.fitting.em.coordinate_descent import mixture_step, plan_objective, plan_step
 from skgmmot.fitting.em.entropic import entropic_ot_objective
 from skgmmot.fitting.em.fit import fit_em
 from skgmmot.fitting.em.gradient.information import parameter_covariance
@@ -63,11 +64,14 @@ __all__ = [
     "mean_map",
     "mixture_flow",
     "mixture_map",
+    "mixture_step",
     "nearest_plan",
     "neumann",
     "nodes_plan",
     "pairwise_squared",
     "parameter_covariance",
+    "plan_objective",
+    "plan_step",
     "random_map",
     "reduce",
     "responsibilities",

@@ -23,11 +23,11 @@ from skgmmot import DifferentiableGaussianMixture
 from skgmmot.datasets import make_ring_square_line
 from skgmmot.functional import (
     GaussianMixtureParams,
-    em_step,
     entropic_ot_objective,
     fit_em,
-    log_density,
-    log_responsibilities,
+    mixture_step,
+    plan_objective,
+    plan_step,
 )
 from skgmmot.plotting import GaussianMixtureDisplay
 
@@ -47,30 +47,22 @@ start = GaussianMixtureParams(
 )
 
 # %%
-# EM, half a step at a time. After an E-step the right-hand side above is the negative
-# log-likelihood. ``cost`` is it for any plan: the plan of one E-step with the mixture of the next
-# M-step stands between two likelihoods.
-
-
-def cost(log_resp, theta):
-    """``<P, C> + KL(P | a w^T)`` of the plan ``P = a resp``, with equal weights ``a``."""
-    log_joint = log_responsibilities(theta, samples) + log_density(theta, samples)
-    excess = log_resp - log_joint
-    return float((log_resp.exp() * excess).sum() / len(samples))
-
+# EM, half a step at a time: the best plan for the mixture, then the best mixture for the plan. Each
+# lowers the right-hand side above, which ``plan_objective`` computes for any plan; after an E-step
+# it is the negative log-likelihood.
 
 halves, theta = [], start
 for _ in range(8):
-    log_resp = log_responsibilities(theta, samples)
-    halves.append(float(entropic_ot_objective(theta, samples)))  # after the E-step
-    theta = em_step(theta, samples, reg_covar=REG_COVAR)
-    halves.append(cost(log_resp, theta))  # after the M-step
+    plan = plan_step(theta, samples)
+    halves.append(float(plan_objective(plan, theta, samples)))  # after the E-step
+    theta = mixture_step(plan, theta, samples, reg_covar=REG_COVAR)
+    halves.append(float(plan_objective(plan, theta, samples)))  # after the M-step
 
 # %%
-# Both readings of the objective, free and balanced, along the iterations of EM and of Sinkhorn-EM.
+# The free and the balanced cost, along the iterations of EM and of Sinkhorn-EM.
 
 N_ITER = 50
-readings = {}
+costs = {}
 for name, e_step in [("EM", "posterior"), ("Sinkhorn-EM", "sinkhorn")]:
     options = {"e_step": e_step, "reg_covar": REG_COVAR, "tol": 0}
     values = []
@@ -79,7 +71,7 @@ for name, e_step in [("EM", "posterior"), ("Sinkhorn-EM", "sinkhorn")]:
         values.append(
             [float(entropic_ot_objective(theta, samples, balanced=b)) for b in (False, True)]
         )
-    readings[name] = np.array(values)
+    costs[name] = np.array(values)
     free, balanced = values[-1]
     print(f"{name}, {N_ITER} iterations: free {free:.4f}, balanced {balanced:.4f}")
 
@@ -96,31 +88,35 @@ fits = {
 }
 
 # %%
-# Above left, every half step of EM goes down. Above right, the two readings. EM descends the free
-# one; the balanced one is never lower, and meets it, for where EM ends every component receives its
-# weight: balance is no certificate of a good fit. Sinkhorn-EM starts far from balance, and both
-# readings go up and down while its components travel to their shares; once balanced, it descends
-# the balanced reading. Its weights are held uniform, which the data are not; EM from there, with
-# free weights, ends at the dotted line, far below EM from the start itself.
+# Above left: every half step of EM lowers the objective. Above right: EM lowers the free cost; the
+# balanced one is never smaller, and equal at the end, where every component has its share of the
+# samples. So balance does not tell a good fit from a poor one. Sinkhorn-EM starts far from balance,
+# and both costs rise and fall while its components move to their shares; once balanced, it
+# lowers the balanced cost. Its weights are fixed and equal, which those of the data are not. EM
+# from there, with free weights, ends at the dotted line, far below EM from the start itself.
 #
-# Below, the fits. EM covers the ring with two components, breaks a side of the frame in two and
-# leaves two components idle, too small to be seen. Of Sinkhorn-EM's none could be idle or take all:
-# five share the ring, one has the strip, and one each side of the frame.
+# Below: EM covers the ring with two components, breaks a side of the frame in two and leaves two
+# components idle, too small to be seen. After Sinkhorn-EM none is idle: five share the ring,
+# one has the strip, and one each side of the frame.
 
 figure, axes = plt.subplots(2, 2, figsize=(12, 8.5), layout="constrained")
 turns = np.arange(len(halves)) / 2
 axes[0, 0].plot(turns, halves, color="0.6", zorder=0)
 axes[0, 0].plot(turns[::2], halves[::2], "o", label="after an E-step: $-$log-likelihood")
 axes[0, 0].plot(turns[1::2], halves[1::2], "s", label="after an M-step")
-axes[0, 0].set(title="EM descends by turns in plan and mixture", xlabel="iteration")
+axes[0, 0].text(0.1, halves[1] + 0.02, f"\u2191 start: {halves[0]:.1f}")
+axes[0, 0].set(title="EM: each half step lowers the objective", xlabel="iteration")
 axes[0, 0].set(ylabel="nats a sample", ylim=(min(halves) - 0.05, halves[1] + 0.05))
 axes[0, 0].legend()
-for color, (name, values) in zip(("C0", "C1"), readings.items(), strict=True):
+for color, (name, values) in zip(("C0", "C1"), costs.items(), strict=True):
     iterations = np.arange(1, len(values) + 1)
     axes[0, 1].plot(iterations, values[:, 0], color=color, label=f"{name}, free")
     axes[0, 1].plot(iterations, values[:, 1], "--", color=color, label=f"{name}, balanced")
-axes[0, 1].axhline(-fits["Sinkhorn-EM, then EM"].score(X), color="C1", linestyle=":")
-axes[0, 1].set(title="two readings of the objective", xlabel="iteration", ylim=(1.6, 3.2))
+axes[0, 1].axhline(
+    -fits["Sinkhorn-EM, then EM"].score(X), color="C1", linestyle=":", label="Sinkhorn-EM, then EM"
+)
+axes[0, 1].set(title="free and balanced cost", xlabel="iteration", ylim=(1.6, 3.2))
+axes[0, 1].set_ylabel("nats a sample")
 axes[0, 1].legend()
 for ax, (name, fit) in zip(axes[1], fits.items(), strict=True):
     ax.scatter(*X.T, s=3, color="0.7")
