@@ -460,6 +460,7 @@ class DaskSamples:
     """
 
     device = torch.device("cpu")
+    groups = ()
 
     def __init__(self, blocks: DaskBlocks, read: Callable):
         self.blocks, self.read = blocks, read

@@ -38,6 +38,8 @@ class Samples(Protocol):
     """Where their sums are."""
     total: float
     """The sum of their weights, n if there are none."""
+    groups: tuple
+    """Those that see a part of a mixture each (`fitting.groups.Group`); none if all see all."""
 
     def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
         """Add the values of all blocks, in the order of the samples."""
@@ -118,6 +120,8 @@ class Pooled:
     """Where they are computed with."""
     pool: Workers | None
     """Threads that share the passes; None where none are at work."""
+    groups: tuple = ()
+    """All samples see the whole mixture."""
 
     @contextmanager
     def at_work(self):

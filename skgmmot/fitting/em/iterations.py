@@ -9,7 +9,7 @@ import torch
 from skgmmot.fitting.em.constraint import FREE, Constraint
 from skgmmot.fitting.em.gradient.derivative import LinearisedEM
 from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.em.step import em_step
+from skgmmot.fitting.em.step import m_step
 from skgmmot.gaussian.coordinates import LogCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.fixed_point import (
@@ -180,12 +180,14 @@ class _Iteration(torch.autograd.Function):
 
 def _taped(em, covariance_type, inputs, cotangents, needed):
     """The derivative of an iteration on autograd's own tape, to be differentiated once more."""
+    # aliases: the mixture may depend on the samples, too, by way of earlier iterations
+    inputs = [None if t is None else t.view_as(t) for t in inputs]
     *theta, X, sample_weight, mean, scale = inputs
     theta, constraint = GaussianMixtureParams(*theta, covariance_type), em.constraint
     if constraint.prior is not None:
         constraint = replace(constraint, prior=replace(constraint.prior, mean=mean, scale=scale))
-    options = {"reg_covar": em.reg_covar, "constraint": constraint}
-    theta_next = em_step(theta, X - em.origin, sample_weight, **options)
+    statistics = em.definition(theta, X - em.origin, sample_weight)
+    theta_next = m_step(theta, statistics, em.reg_covar, constraint)
     wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
     found = iter(torch.autograd.grad(theta_next, wanted, cotangents, create_graph=True))
     return [next(found) if need else None for need in needed]

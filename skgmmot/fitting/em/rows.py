@@ -1,6 +1,7 @@
 """EM over all samples, wherever they live: what an iteration asks of them are sums."""
 
 import copy
+import functools
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -9,12 +10,13 @@ from torch import Tensor
 
 from skgmmot.fitting.em.constraint import FREE, Constraint
 from skgmmot.fitting.em.step import m_step
+from skgmmot.fitting.groups import View
 from skgmmot.fitting.samples import Samples
 from skgmmot.gaussian.choice import cancellation, fastest_e_step, feature_e_step
 from skgmmot.gaussian.covariance.base import check_positive
 from skgmmot.gaussian.evaluators import EStep, FeatureEStep
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
-from skgmmot.gaussian.statistics import Statistics
+from skgmmot.gaussian.statistics import Statistics, e_step
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS
 
 
@@ -24,7 +26,7 @@ class EM:
     Parameters
     ----------
     samples : Samples
-        The samples and their weights.
+        The samples and their weights; in groups, if some see only a part of the mixture.
     origin : Tensor of shape (d,)
         A point near the samples' mean, in their dtype; mixtures are relative to it.
     reg_covar : float
@@ -39,6 +41,10 @@ class EM:
         self.dtype = samples.dtype  # of the products
         self._last, self._next = None, None
         self._total_scatter = None
+        self.parts = tuple(
+            Part(EM(group.samples, origin[group.view.features], reg_covar), group.view, group.rows)
+            for group in samples.groups
+        )
 
     @property
     def total(self) -> float:
@@ -106,6 +112,7 @@ class EM:
         other = copy.copy(self)
         if self.dtype != torch.float64:
             other.dtype, other._last = torch.float64, None
+            other.parts = tuple(part._replace(em=part.em.in_float64()) for part in self.parts)
         return other
 
     def exactly(self, theta: GaussianMixtureParams) -> tuple[FeatureEStep | None, Statistics]:
@@ -125,15 +132,36 @@ class EM:
         """The E-step's sums over all samples, by the fastest way that is accurate."""
         return self.e_step(theta)[1]
 
-    def e_step(self, theta: GaussianMixtureParams) -> tuple[EStep, Statistics]:
-        """The E-step and its sums.
+    def e_step(self, theta: GaussianMixtureParams) -> tuple[EStep | None, Statistics]:
+        """The E-step and its sums; of samples in groups, which have one each, the sums alone.
 
         The last one is kept: a derivative is often taken where an iteration has just been.
         """
         if not self._is_last(theta):
-            step = self.fastest(theta)
-            self._last = theta, step, self.sums(step)
+            step = None if self.parts else self.fastest(theta)
+            sums = self.sums(step) if step is not None else self._sums_of_parts(theta)
+            self._last = theta, step, sums
         return self._last[1:]
+
+    def _sums_of_parts(self, theta):
+        """The sums of all groups, for the whole mixture."""
+        return added(
+            part.view.lift(theta, part.em.statistics(part.view.of(theta))) for part in self.parts
+        )
+
+    def definition(
+        self, theta: GaussianMixtureParams, X: Tensor, sample_weight: Tensor | None
+    ) -> Statistics:
+        """The sums by their definition, on the graph of all samples about the origin."""
+        if not self.parts:
+            return e_step(theta, X, sample_weight)
+
+        def of(part):
+            X_seen = X[part.rows][:, part.view.features]
+            a = None if sample_weight is None else sample_weight[part.rows]
+            return part.view.lift(theta, e_step(part.view.of(theta), X_seen, a))
+
+        return added(map(of, self.parts))
 
     def _is_last(self, theta) -> bool:
         """Whether the last E-step was of this mixture; the next one is not compared with it."""
@@ -149,6 +177,11 @@ class EM:
 
     def fastest(self, theta: GaussianMixtureParams) -> EStep:
         """The fastest E-step that is accurate; no block factors a covariance again."""
+        if self.parts:
+            raise ValueError(
+                "samples in groups must be evaluated group by group, got one E-step for all of "
+                "them. Use `statistics`, or samples without labels and missing values."
+            )
         largest = None
         if self._next is not None and self._next.theta is theta:
             _, theta, finite, largest = self._next
@@ -164,6 +197,37 @@ class EM:
         if self._total_scatter is None:
             (self._total_scatter,) = self.samples.sum(_TotalScatter(self.origin))
         return self._total_scatter
+
+
+class Part(NamedTuple):
+    """An iteration over the samples of a group."""
+
+    em: EM
+    """Their sums at the mixture that they see."""
+    view: View
+    """What they see."""
+    rows: Tensor
+    """Which of all samples they are."""
+
+
+def added(statistics) -> Statistics:
+    """Add the statistics of several groups, in order.
+
+    Parameters
+    ----------
+    statistics : iterable of Statistics
+        Those of each group, about the same centres.
+
+    Returns
+    -------
+    Statistics
+        Their sum.
+    """
+
+    def add(total, more):
+        return Statistics(*map(torch.add, total, more))
+
+    return functools.reduce(add, statistics)
 
 
 class _Next(NamedTuple):

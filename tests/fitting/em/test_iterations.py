@@ -98,6 +98,23 @@ def test_second_derivatives_are_those_of_the_definition(problem):
         assert_close(ours / scale, reference / scale, rtol=1e-7, atol=1e-9)
 
 
+def test_derivatives_that_are_differentiated_count_what_goes_through_iterations_once(problem):
+    theta, X, a = problem
+
+    def second(twice):
+        x = X.clone().requires_grad_()
+        (first,) = torch.autograd.grad(loss(twice(x)), x, create_graph=True)
+        return first.detach(), torch.autograd.grad(first.square().sum(), x)[0]
+
+    def twice_by_definition(x):
+        return em_step(em_step(theta, x, a, reg_covar=REG), x, a, reg_covar=REG)
+
+    found = second(lambda x: in_blocks(x, a)(in_blocks(x, a)(theta)))
+    expected = second(twice_by_definition)
+    for ours, reference in zip(found, expected, strict=True):
+        assert_close(ours, reference, rtol=1e-7, atol=1e-9 * float(reference.abs().max()))
+
+
 def test_the_linearisation_at_a_mixture_is_kept_until_another_is_asked_for(problem):
     theta, X, a = problem
     step = in_blocks(X, a)

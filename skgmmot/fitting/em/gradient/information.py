@@ -12,7 +12,8 @@ from torch import Tensor
 
 from skgmmot.fitting.em.constraint import constraint_of
 from skgmmot.fitting.em.fit import check_samples, check_start
-from skgmmot.fitting.em.gradient.derivative import LinearisedEM, score
+from skgmmot.fitting.em.gradient.adjoint import score
+from skgmmot.fitting.em.gradient.derivative import LinearisedEM
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.coordinates import FisherCoordinates
