@@ -7,6 +7,7 @@ import torch
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
 from skgmmot.estimators.mixtures._fit import Fit, FittedMixture
@@ -64,7 +65,7 @@ class SemidiscreteGMM(FittedMixture):
     warm_start : bool, default=False
         Whether a further `fit` starts from the last solution.
     verbose : int, default=0
-        1 prints the distance after every tenth step.
+        1 shows a progress bar with the distance.
     device : str or torch.device, default=None
         Where the samples go; None is where they are. Plans are found on the CPU.
 
@@ -228,7 +229,13 @@ class _Fit(Fit):
         self.scaling = Rescaling.of(X, math.sqrt(estimator.reg_covar))
         self.points, unit = self.scaling.apply(X), self.scaling.unit
         self.reg_covar = estimator.reg_covar / unit / unit
-        self.runs = Runs(_Log(estimator.verbose, unit))
+        self.bar = ProgressBar(
+            estimator.verbose,
+            estimator.max_iter,
+            "semi-discrete fit",
+            lambda s: {"distance": unit * math.sqrt(max(-s.objective, 0.0))},
+        )
+        self.runs = Runs(self.bar)
 
     def solve(self, warm):
         """The fit of least distance."""
@@ -248,7 +255,8 @@ class _Fit(Fit):
         def run(start, callback):
             return fit_to_points(start, self.points, self.weights, callback=callback, **options)
 
-        return self.runs.best_of(starts, run)
+        with self.bar:
+            return self.runs.best_of(starts, run)
 
     def _starts(self, rng) -> list:
         """The mixtures to start from."""
@@ -308,19 +316,3 @@ def _fitting(tensor, dtype, name):
             f"{float(tensor.abs().max()):.1e}. Rescale X, pass float64 or increase reg_covar."
         )
     return shown
-
-
-class _Log:
-    """Prints the distance after every tenth step."""
-
-    def __init__(self, verbose, unit):
-        self.verbose, self.unit = verbose, unit
-
-    def step(self, solution):
-        """Print it, if it is the tenth."""
-        if self.verbose and solution.n_iter % 10 == 0:
-            distance = self.unit * math.sqrt(-solution.objective)
-            print(f"  Iteration {solution.n_iter}\t distance {distance:.5g}")
-
-    def end(self, solution):
-        """Print nothing."""

@@ -10,8 +10,8 @@ from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from tqdm import tqdm
 
+from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.mixtures import _checkpoint, _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName, whole_fit
 from skgmmot.estimators.mixtures._fit import Fit, FittedMixture
@@ -96,7 +96,7 @@ class SlicedWassersteinGMM(FittedMixture):
     warm_start : bool, default=False
         Whether a further `fit` starts from the last solution.
     verbose : int, default=0
-        Whether to show a progress bar with the sliced distance.
+        1 shows a progress bar with the sliced distance.
     checkpoint : str or path-like, default=None
         File in which `fit` keeps its state. After an interruption the next fit of the same
         parameters and samples continues from it, with the same bits as one that was never
@@ -354,7 +354,9 @@ class _Fit(Fit):
         self, estimator, X, sample_weight, array_kind, like=None, n_iter=0, checkpoint=None
     ):
         self.estimator, self.array_kind, self.checkpoint = estimator, array_kind, checkpoint
-        self.bar = _Bar(estimator.verbose, estimator.max_iter)
+        self.bar = ProgressBar(
+            estimator.verbose, estimator.max_iter, "sliced fit", lambda s: {"distance": s.objective}
+        )
         self.runs, self.refined = Runs(self.bar, lowest=True, store=checkpoint), None
         self.covariance_type = estimator._covariance().reduced(estimator.n_components, X.shape[1])
         self.rng = self.runs.draw_from("random_state", check_random_state(estimator.random_state))
@@ -393,15 +395,13 @@ class _Fit(Fit):
             loop = {"callback": callback, "journal": self.runs.journal}
             return self.descend(theta0, hold_weights=not warm, **loop)
 
-        try:
+        with self.bar:
             best = self.runs.best_of(self.starts(warm), run)
             if e.refine is not None:
                 self.refined = self.runs.once("end", lambda: self.refine(best.value, alone))
             elif e.max_iter > 0:
                 end = self.runs.once("end", lambda: self.finish(best, alone))
                 best = best._replace(value=end)
-        finally:
-            self.bar.close()
         return best
 
     def show(self, solution):
@@ -531,29 +531,6 @@ class _Fit(Fit):
     def _em(self, pool, reg_covar):
         rows = self.objective.X
         return EM(InMemory(rows, self.sample_weight, pool), torch.zeros_like(rows[0]), reg_covar)
-
-
-class _Bar:
-    """A bar that shows the present run."""
-
-    def __init__(self, verbose, max_iter):
-        self._bar = tqdm(total=max_iter, desc="sliced fit", unit="step", disable=not verbose)
-
-    def begin(self, run):
-        """Start counting anew."""
-        self._bar.reset()
-
-    def step(self, solution):
-        """Show an epoch."""
-        self._bar.update(solution.n_iter - self._bar.n)
-        self._bar.set_postfix(distance=f"{solution.objective:.3g}", refresh=False)
-
-    def end(self, solution):
-        """Leave it as it is."""
-
-    def close(self):
-        """Show no more."""
-        self._bar.close()
 
 
 def _optimizer(given):

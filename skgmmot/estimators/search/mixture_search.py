@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
+from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import MixtureEstimator
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
@@ -88,7 +89,8 @@ class GaussianMixtureSearch(FittedMixture):
     random_state : int, RandomState instance or None, default=None
         Controls the starts, the folds and `sample`.
     verbose : int, default=0
-        1 prints a line for each fit.
+        1 shows a progress bar over the fits, with the best criterion; types that are given up end
+        it early.
 
     Attributes
     ----------
@@ -385,7 +387,9 @@ class _Comparison:
         """Fit and compare, for so many samples in all; show the best, and return its warnings."""
         self.count, self.rows = count, {}
         courses = {name: _Course() for name in self.types}
-        with warnings.catch_warnings():
+        total = len(self.numbers) * len(self.types)
+        self.bar = ProgressBar(self.search.verbose, total, "search")
+        with self.bar, warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # those of the best come later
             for position, K in enumerate(self.numbers):
                 for name, course in courses.items():
@@ -459,11 +463,8 @@ class _Comparison:
             criterion = row[self.search.criterion]
             row["criterion"] = -2 * self.count * criterion if self.folds else criterion
         self.rows[K, name] = row | {"fit_time": spent}
-        if self.search.verbose:
-            print(
-                f"{K} components, {name}: {LABELS[self.search.criterion]} {row['criterion']:.1f}"
-                f" after {row['n_iter']} iterations from {row['start']!r}"
-            )
+        lowest = min(row["criterion"] for row in self.rows.values())
+        self.bar.at(len(self.rows), **{f"best {LABELS[self.search.criterion]}": lowest})
 
     def _n_parameters(self, K, name):
         d = self.X.shape[1]

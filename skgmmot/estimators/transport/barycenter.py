@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture, as_mixtures, common_feature_names, shown_type
+from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.mixtures._base import CovarianceTypeName, MixtureEstimator, whole_fit
 from skgmmot.estimators.transport.geodesic import known_mixture
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
@@ -60,6 +61,8 @@ class MixtureBarycenter(MixtureEstimator):
         Largest number of iterations of the fixed point.
     random_state : int, RandomState instance or None, default=None
         Controls the starts and `sample`.
+    verbose : int, default=0
+        1 shows a progress bar over the iterations of the fixed point, with the objective.
     device : str or torch.device, default=None
         Where to compute; None is where the mixtures are.
 
@@ -132,6 +135,7 @@ class MixtureBarycenter(MixtureEstimator):
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
+        "verbose": ["verbose"],
         "device": [str, torch.device, None],
     }
 
@@ -147,6 +151,7 @@ class MixtureBarycenter(MixtureEstimator):
         tol=1e-7,
         max_iter=100,
         random_state=None,
+        verbose=0,
         device=None,
     ):
         self.n_components = n_components
@@ -158,6 +163,7 @@ class MixtureBarycenter(MixtureEstimator):
         self.tol = tol
         self.max_iter = max_iter
         self.random_state = random_state
+        self.verbose = verbose
         self.device = device
 
     def __sklearn_tags__(self):
@@ -272,20 +278,15 @@ class MixtureBarycenter(MixtureEstimator):
         options = {"covariance_type": self._wanted_type(mixtures)}
         options |= {name: getattr(self, name) for name in ("fixed_weights", "tol", "max_iter")}
         start = self._start(mixtures)
-        if start is None:
-            K = self.n_components or max(len(m.weights) for m in mixtures)
-            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-            solution, value = barycenter_fixed_point.best_of_starts(
-                mixtures,
-                weights,
-                K,
-                torch.Generator().manual_seed(seed),
-                n_init=self.n_init,
-                callback=lambda solution, value: callback(solution._replace(objective=-value)),
-                **options,
-            )
-        else:
-            solution, value = barycenter_fixed_point.improve(mixtures, weights, start, **options)
+        with ProgressBar(
+            self.verbose, self.max_iter, "barycentre", lambda s: {"objective": -s.objective}
+        ) as bar:
+            options["on_step"] = bar.step
+            if start is None:
+                solution, value = self._from_starts(mixtures, weights, callback, options)
+            else:
+                improve = barycenter_fixed_point.improve
+                solution, value = improve(mixtures, weights, start, **options)
         if not solution.converged:
             warnings.warn(
                 f"The barycentre's fixed point stopped at max_iter={self.max_iter} with change "
@@ -294,6 +295,20 @@ class MixtureBarycenter(MixtureEstimator):
                 stacklevel=5,
             )
         return solution._replace(objective=-value)
+
+    def _from_starts(self, mixtures, weights, callback, options):
+        """The best of several starts, and its objective."""
+        K = self.n_components or max(len(m.weights) for m in mixtures)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return barycenter_fixed_point.best_of_starts(
+            mixtures,
+            weights,
+            K,
+            torch.Generator().manual_seed(seed),
+            n_init=self.n_init,
+            callback=lambda solution, value: callback(solution._replace(objective=-value)),
+            **options,
+        )
 
     def _start(self, mixtures) -> GaussianMixtureParams | None:
         """The mixture to start from, if one is given."""

@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
+from tqdm import tqdm
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.dask_blocks import in_tasks
@@ -54,6 +55,9 @@ class MixtureEmbedding(_OfObjects):
     random_state : int, RandomState instance or None, default=None
         Controls the default mixture's starts; with an integer, the mixture of a cloud does not
         depend on the other clouds.
+    verbose : int, default=0
+        1 shows a progress bar over the clouds, unless they are of dask. Iterations are shown by
+        ``verbose`` of ``mixture``.
 
     Attributes
     ----------
@@ -94,13 +98,15 @@ class MixtureEmbedding(_OfObjects):
         "mixture": [HasMethods(["fit", "score_samples"]), None],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
+        "verbose": ["verbose"],
     }
 
-    def __init__(self, n_components=5, *, mixture=None, n_jobs=None, random_state=None):
+    def __init__(self, n_components=5, *, mixture=None, n_jobs=None, random_state=None, verbose=0):
         self.n_components = n_components
         self.mixture = mixture
         self.n_jobs = n_jobs
         self.random_state = random_state
+        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None):
@@ -170,9 +176,8 @@ class MixtureEmbedding(_OfObjects):
                 task = functools.partial(_fitted_in_task, mixture, caller)
                 fitted = in_tasks(task, [((i,), cloud) for i, cloud in enumerate(X)])
             else:
-                jobs = (
-                    delayed(_fitted)(clone(mixture), caller, cloud, i) for i, cloud in enumerate(X)
-                )
+                counted = tqdm(enumerate(X), "clouds", len(X), disable=not self.verbose)
+                jobs = (delayed(_fitted)(clone(mixture), caller, cloud, i) for i, cloud in counted)
                 fitted = Parallel(n_jobs=self.n_jobs)(jobs)
         early = [i for i, m in enumerate(fitted) if not getattr(m, "converged_", True)]
         if early:

@@ -1,5 +1,6 @@
 """Quantisation of samples or a density in the Wasserstein distance."""
 
+import math
 import warnings
 from numbers import Integral, Real
 
@@ -21,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import as_density, check_squares, reshaping
 from skgmmot._inputs.mixtures import looks_like_mixture
+from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.fitting.quantization import Lloyd, Samples, nearest_cell
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -60,6 +62,8 @@ class WassersteinQuantizer(
         Number of quasi-random nodes that replace a mixture unless it has two features.
     random_state : int, RandomState instance or None, default=None
         Controls the start.
+    verbose : int, default=0
+        1 shows a progress bar with the distance.
     device : str or torch.device, default=None
         Where to compute with samples; None is where they are. Cells in the plane are computed on
         the CPU.
@@ -121,6 +125,7 @@ class WassersteinQuantizer(
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "n_nodes": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
+        "verbose": ["verbose"],
         "device": [str, torch.device, None],
     }
 
@@ -134,6 +139,7 @@ class WassersteinQuantizer(
         tol=1e-4,
         n_nodes=4096,
         random_state=None,
+        verbose=0,
         device=None,
     ):
         self.n_clusters = n_clusters
@@ -143,6 +149,7 @@ class WassersteinQuantizer(
         self.tol = tol
         self.n_nodes = n_nodes
         self.random_state = random_state
+        self.verbose = verbose
         self.device = device
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -199,7 +206,7 @@ class WassersteinQuantizer(
             return plan
 
         reached.show = show
-        plan = show(self._quantize(step, start, reached))
+        plan = show(self._quantize(step, start, scaling.unit, reached))
         if n_idle := int((plan.masses == 0).sum()):
             warnings.warn(
                 f"{n_idle} of {self.n_clusters} points have no mass: nothing is nearest to them. "
@@ -284,16 +291,21 @@ class WassersteinQuantizer(
             )
         return start
 
-    def _quantize(self, step, start, reached):
+    def _quantize(self, step, start, unit, reached):
         """Iterate Lloyd's steps until convergence."""
         tol = max(self.tol, np.finfo(float).tiny)  # no change at all is below it
         last = []
 
         def note(solution):
             last[:] = [solution]
+            bar.step(solution)
+
+        def shown(solution):
+            return {"distance": unit * math.exp(-solution.objective / 2)}  # -log of its square
 
         reached.best = lambda: last[0] if last else None
-        solution = iterate(step, (start,), tol=tol, max_iter=self.max_iter, callback=note)
+        with ProgressBar(self.verbose, self.max_iter, "quantisation", shown) as bar:
+            solution = iterate(step, (start,), tol=tol, max_iter=self.max_iter, callback=note)
         if not solution.converged:
             warnings.warn(
                 f"Lloyd's steps stopped at max_iter={self.max_iter} with a relative change of "

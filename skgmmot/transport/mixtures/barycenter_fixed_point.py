@@ -39,6 +39,7 @@ def best_of_starts(
     tol: float = 1e-7,
     max_iter: int = 100,
     callback: Callable[[Solution, float], None] | None = None,
+    on_step: Callable[[Solution], None] | None = None,
 ) -> tuple[Solution, float]:
     """Return the best of the local barycentres with K components found from several starts.
 
@@ -64,6 +65,8 @@ def best_of_starts(
         As in `improve`.
     callback : callable, default=None
         Called with what is returned, after each start that improved on the others.
+    on_step : callable, default=None
+        As in `improve`.
 
     Returns
     -------
@@ -87,6 +90,7 @@ def best_of_starts(
             fixed_weights=fixed_weights,
             tol=tol,
             max_iter=max_iter,
+            on_step=on_step,
         )
         if best is None or found[1] < best[1]:
             best = found
@@ -104,6 +108,7 @@ def improve(
     fixed_weights: bool = False,
     tol: float = 1e-7,
     max_iter: int = 100,
+    on_step: Callable[[Solution], None] | None = None,
 ) -> tuple[Solution, float]:
     """Return the local barycentre with K components that the fixed point reaches from a start.
 
@@ -125,6 +130,8 @@ def improve(
         the components.
     max_iter : int, default=100
         Largest number of iterations.
+    on_step : callable, default=None
+        Called after each iteration with the solution so far, whose objective is the negative one.
 
     Returns
     -------
@@ -149,7 +156,7 @@ def improve(
     .. [1] Tanguy, Delon and Gozlan 2024, fixed point of barycentres with generic costs.
     """
     problem, start = pool(mixtures, weights, diagonal=covariance_type.diagonal), start.detach()
-    options = {"covariance_type": covariance_type, "max_iter": max_iter}
+    options = {"covariance_type": covariance_type, "max_iter": max_iter, "on_step": on_step}
     options["tol"] = tol * _variance(problem)
     make_plans = _free_plans if len(mixtures) == 1 and not fixed_weights else fixed_plans
     # Covariances start from means, whose ranges hold all others, whatever those of the start.
@@ -165,7 +172,7 @@ def improve(
 
 
 def _fixed_point(
-    problem, start, make_plans, *, covariance_type, tol, max_iter
+    problem, start, make_plans, *, covariance_type, tol, max_iter, on_step
 ) -> tuple[Solution, float]:
     """Alternate between plans and components; return the limit and its objective."""
 
@@ -173,7 +180,7 @@ def _fixed_point(
         plans, value = make_plans(theta, problem)
         return _best_components(theta, plans, problem, covariance_type), -value
 
-    solution = iterate(step, start, tol=tol, max_iter=max_iter)
+    solution = iterate(step, start, tol=tol, max_iter=max_iter, callback=on_step)
     plans, value = make_plans(solution.value, problem)
     return solution._replace(value=solution.value._replace(weights=_masses(plans))), value
 

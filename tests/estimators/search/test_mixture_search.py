@@ -228,9 +228,11 @@ def test_a_search_that_is_not_fitted_is_no_mixture_yet():
         GaussianMixtureSearch().predict([[0.0]])
 
 
-def test_verbose_prints_a_line_for_each_fit(capsys):
-    GaussianMixtureSearch((1, 2), "diag", verbose=1, random_state=0).fit(groups("diag"))
-    assert capsys.readouterr().out.startswith("1 components, diag: BIC ")
+def test_verbose_shows_a_bar_over_the_fits(capsys):
+    search = GaussianMixtureSearch((1, 2), "diag", verbose=1, random_state=0).fit(groups("diag"))
+    shown = capsys.readouterr()
+    assert "2/2 [" in shown.err and not shown.out
+    assert f"best BIC={search.results_['criterion'].min():.5g}" in shown.err
 
 
 BAD = [

@@ -1,0 +1,56 @@
+"""The progress bar of fits."""
+
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from skgmmot.numerics.fixed_point import Solution
+
+
+class ProgressBar:
+    """A bar over the steps of the present run, with a number beside it; closed by ``with``.
+
+    Parameters
+    ----------
+    verbose : int
+        0 shows nothing.
+    total : int
+        Largest number of steps.
+    what : str
+        What is going on.
+    shown : callable, default=None
+        Returns the numbers to show after a step, by name: ``shown(solution) -> dict``.
+    """
+
+    def __init__(
+        self,
+        verbose: int,
+        total: int,
+        what: str,
+        shown: Callable[[Solution], dict[str, float]] | None = None,
+    ):
+        self._bar = tqdm(total=total, desc=what, unit="step", disable=not verbose)
+        self._shown = shown
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._bar.close()
+
+    def begin(self, run: int) -> None:
+        """Start counting from zero."""
+        self._bar.reset()
+
+    def step(self, solution: Solution) -> None:
+        """Show a step."""
+        if not self._bar.disable:
+            self.at(solution.n_iter, **self._shown(solution))
+
+    def at(self, n: int, **numbers: float) -> None:
+        """Show that n steps are done, and numbers."""
+        self._bar.set_postfix({k: f"{v:.5g}" for k, v in numbers.items()}, refresh=False)
+        self._bar.update(n - self._bar.n)
+
+    def end(self, solution: Solution) -> None:
+        """Leave the bar as it is."""

@@ -1,0 +1,59 @@
+"""The progress bar of fits."""
+
+import numpy as np
+import pytest
+
+from skgmmot import MixtureBarycenter, MixtureEmbedding, WassersteinQuantizer
+from skgmmot.estimators._progress import ProgressBar
+from skgmmot.numerics.fixed_point import iterate
+
+X = np.random.default_rng(0).normal(size=(60, 2))
+MIXTURES = [([0.5, 0.5], [[0.0, j], [5.0, 1.0]], [1.0, 2.0], "spherical") for j in range(3)]
+
+
+def halve(verbose):
+    """Five steps of an iteration, shown by a bar."""
+    with ProgressBar(verbose, 5, "halving", lambda s: {"left": -s.objective}) as bar:
+        bar.begin(0)
+        iterate(
+            lambda t: ((t[0] / 2,), -float(t[0][0])),
+            (np.ones(1),),
+            tol=0.0,
+            max_iter=5,
+            callback=bar.step,
+        )
+
+
+def test_a_bar_shows_steps_and_a_number_on_stderr(capsys):
+    halve(1)
+    shown = capsys.readouterr()
+    assert "halving" in shown.err and "5/5 [" in shown.err and "left=0.0625]" in shown.err
+    assert not shown.out
+
+
+def test_nothing_is_shown_unless_verbose(capsys):
+    halve(0)
+    shown = capsys.readouterr()
+    assert not shown.err and not shown.out
+
+
+FITS = {
+    "MixtureBarycenter": lambda **v: MixtureBarycenter(2, random_state=0, **v).fit(MIXTURES),
+    "WassersteinQuantizer": lambda **v: WassersteinQuantizer(4, random_state=0, **v).fit(X),
+    "MixtureEmbedding": lambda **v: MixtureEmbedding(2, random_state=0, **v).fit_transform([X, X]),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_verbose_shows_a_bar_and_changes_nothing_else(name, capsys):
+    quiet, loud = FITS[name](), FITS[name](verbose=1)
+    assert "it/s" in (shown := capsys.readouterr().err) or "step/s" in shown
+    for attribute in ("cluster_centers_", "means_"):
+        if hasattr(quiet, attribute):
+            assert np.array_equal(getattr(quiet, attribute), getattr(loud, attribute))
+
+
+def test_the_distance_shown_is_the_one_reached(capsys):
+    quantizer = FITS["WassersteinQuantizer"](verbose=1)
+    last = capsys.readouterr().err.split("distance=")[-1].split("]")[0]
+    assert np.isclose(float(last), quantizer.distance_, rtol=1e-2)
