@@ -14,7 +14,7 @@ from skgmmot.fitting.em.prior import Prior
 from skgmmot.metrics import MixtureWasserstein, semidiscrete_distance, semidiscrete_plan
 from skgmmot.transport.semidiscrete.grid import GridDensity
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "DifferentiableGaussianMixture",

@@ -164,6 +164,33 @@ def test_the_readme_gives_the_two_commands_that_ci_runs():
         assert text.count(f"<!-- {marker} -->\n```sh\n") == 1
 
 
+def test_the_version_is_the_same_everywhere():
+    """It is set in skgmmot/__init__.py, and repeated where readers and other tools look for it."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"]["attr"] == "skgmmot.__version__"
+    version = skgmmot.__version__
+    for name, line in {
+        "CITATION.cff": f"version: {version}",
+        "packaging/recipe.yaml": f'  version: "{version}"',
+        "doc/cite.rst": f"     version = {{{version}}},",
+    }.items():
+        assert line in (REPOSITORY / name).read_text().splitlines(), name
+    headings = re.findall(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] in (version, "Unreleased")
+    assert version in headings
+
+
+def test_the_conda_recipe_requires_what_the_package_does():
+    """Under conda's names."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    recipe = (REPOSITORY / "packaging" / "recipe.yaml").read_text()
+    names = {"torch": "pytorch", "POT": "pot"}
+    for requirement in map(Requirement, project["dependencies"]):
+        name = names.get(requirement.name, requirement.name)
+        assert f"    - {name} {requirement.specifier}\n" in recipe, name
+
+
 def test_the_oldest_releases_in_ci_are_the_declared_ones():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
