@@ -4,6 +4,7 @@ from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMix
 from skgmmot.estimators.mixtures.regressor import MixtureRegressor
 from skgmmot.estimators.mixtures.semidiscrete import SemidiscreteGMM
 from skgmmot.estimators.mixtures.sliced import SlicedWassersteinGMM
+from skgmmot.estimators.saving import load, save
 from skgmmot.estimators.search.mixture_search import GaussianMixtureSearch
 from skgmmot.estimators.transport.barycenter import MixtureBarycenter, reduce
 from skgmmot.estimators.transport.embedding import MixtureEmbedding, PairwiseMW2
@@ -32,8 +33,10 @@ __all__ = [
     "SlicedWassersteinGMM",
     "WassersteinQuantizer",
     "interpolate",
+    "load",
     "ot_map",
     "reduce",
+    "save",
     "semidiscrete_distance",
     "semidiscrete_plan",
 ]

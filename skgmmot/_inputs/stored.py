@@ -1,12 +1,16 @@
 """Values of the package in files: as tensors and plain values, and checked when they come back."""
 
 import functools
+import os
+import pathlib
 from dataclasses import fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.em.prior import Prior
 from skgmmot.fitting.em.sinkhorn import TiltedMixture
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -14,6 +18,8 @@ from skgmmot.numerics.archive import Kind
 from skgmmot.numerics.fixed_point import LoopState, Solution
 from skgmmot.numerics.minimise import DescentState
 from skgmmot.numerics.runs import Reached
+from skgmmot.transport.discrete.plan import Plan
+from skgmmot.transport.semidiscrete.grid import GridDensity
 
 #: The axes of each tensor of a mixture but its covariances, by the number of components and
 #: features; and what may be infinite: logarithms of weights that are zero.
@@ -133,4 +139,114 @@ KINDS: tuple[Kind, ...] = (
         random=dict,
         results=dict,
     ),
+)
+
+
+# --- what estimators have beside fits ------------------------------------------------------------
+
+#: Sources of random numbers that may be named in a file.
+BIT_GENERATORS = {
+    cls.__name__: cls
+    for cls in (np.random.MT19937, np.random.PCG64, np.random.PCG64DXSM, np.random.Philox)
+} | {np.random.SFC64.__name__: np.random.SFC64}
+
+
+def _bit_generator(name):
+    """A source of random numbers of that name, of no particular state."""
+    if name not in BIT_GENERATORS:
+        raise ValueError(f"random numbers must come from a generator of numpy, got {name!r}")
+    return BIT_GENERATORS[name]()
+
+
+def _make_random_state(state: dict) -> np.random.RandomState:
+    found = np.random.RandomState(_bit_generator(state["bit_generator"]))
+    found.set_state(state)
+    return found
+
+
+def _make_generator(state: dict) -> np.random.Generator:
+    found = _bit_generator(state["bit_generator"])
+    found.state = state
+    return np.random.Generator(found)
+
+
+class Frame(NamedTuple):
+    """A data frame as arrays."""
+
+    library: str
+    """The package that it is of, a name among `FRAMES`."""
+    columns: dict
+    """Arrays by the names of columns."""
+
+
+#: Packages of data frames.
+FRAMES = ("pandas", "polars")
+
+
+def as_frame(value) -> Frame | None:
+    """Return a data frame as arrays; None for anything else.
+
+    Parameters
+    ----------
+    value : object
+        Any value. The index of a data frame of pandas is left out.
+
+    Returns
+    -------
+    Frame or None
+        Its columns.
+
+    Raises
+    ------
+    TypeError
+        If a column has a dtype that numpy has not, or two columns have one name.
+    """
+    library = type(value).__module__.partition(".")[0]
+    if library not in FRAMES or type(value).__name__ != "DataFrame":
+        return None
+    columns = {name: value[name].to_numpy() for name in value.columns}
+    if len(columns) != len(value.columns):
+        raise TypeError(
+            f"a data frame must have columns of different names to be stored, got "
+            f"{list(value.columns)}. Rename them."
+        )
+    return Frame(library, columns)
+
+
+def from_frame(frame: Frame):
+    """Return the data frame of some arrays.
+
+    Parameters
+    ----------
+    frame : Frame
+        Its columns, and the package that it is of, which must be installed.
+
+    Returns
+    -------
+    DataFrame
+        The data frame.
+    """
+    if frame.library not in FRAMES:
+        raise ValueError(f"a data frame must be of pandas or polars, got {frame.library[:40]!r}")
+    if frame.library == "pandas":
+        import pandas
+
+        return pandas.DataFrame(frame.columns)
+    import polars
+
+    return polars.DataFrame(frame.columns)
+
+
+#: What estimators are made of.
+MODEL_KINDS: tuple[Kind, ...] = (
+    *KINDS,
+    record(Plan, **dict.fromkeys(Plan._fields, Tensor)),
+    record(GridDensity),
+    record(Prior),
+    record(Frame, library=str, columns=dict),
+    Kind(torch.device, str, torch.device),
+    Kind(range, lambda r: [r.start, r.stop, r.step], lambda parts: range(*parts)),
+    Kind(type(pathlib.Path()), os.fspath, pathlib.Path),
+    Kind(np.random.RandomState, lambda r: r.get_state(legacy=False), _make_random_state),
+    Kind(np.random.Generator, lambda g: g.bit_generator.state, _make_generator),
 )

@@ -242,6 +242,8 @@ class _Writer:
             return {"value": [name, self.encode(kind.take(value), f"{place}.{name}")]}
         if value is None or type(value) in (bool, int, str):
             return value
+        if type(value) is np.str_:
+            return str(value)
         if type(value) is float:
             return value if math.isfinite(value) else {"float": repr(value)}
         if type(value) in (list, tuple):
@@ -332,10 +334,17 @@ def _read(file: BinaryIO, path: str, what: str, version: int, kinds, device) -> 
         raise ArchiveError(f"{path!r} is no {what}, or a damaged one: {_reason(error)}.") from error
     if header["format"] != what:
         raise ArchiveError(f"{path!r} must be a {what}, got a {str(header['format'])[:80]}.")
-    if header["version"] != version:
+    found = header["version"]
+    if found != version:
+        newer = isinstance(found, int) and found > version
+        advice = (
+            "A newer release wrote it: update"
+            if newer
+            else "Read it with the release that wrote it"
+        )
         raise ArchiveError(
-            f"{path!r} must be a {what} of version {version}, got version "
-            f"{str(header['version'])[:20]}. Read it with the release that wrote it."
+            f"{path!r} must be a {what} of version {version}, got version {str(found)[:20]}. "
+            f"{advice}."
         )
     try:
         return _Reader(kinds, members.arrays(), device).decode(header["content"])

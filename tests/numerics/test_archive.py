@@ -354,7 +354,7 @@ def test_numbers_beyond_float64_are_refused(path):
 
 def test_files_of_another_kind_or_version_say_so(path):
     write(path, 1, what="test file", version=4)
-    with pytest.raises(ArchiveError, match=r"of version 3, got version 4\. Read it with"):
+    with pytest.raises(ArchiveError, match=r"of version 3, got version 4\. A newer release"):
         read(path, **OPTIONS)
     write(path, 1, what="photograph", version=3)
     with pytest.raises(ArchiveError, match="must be a test file, got a photograph"):

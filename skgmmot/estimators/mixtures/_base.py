@@ -9,7 +9,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.base import DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
@@ -18,6 +18,7 @@ from skgmmot._inputs import arrays, places
 from skgmmot._inputs.dask_blocks import answers
 from skgmmot._inputs.mixtures import attributes, check_means
 from skgmmot.estimators.mixtures._parts import MixtureParts
+from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.evaluators import DefinitionEStep, EStep
@@ -99,7 +100,7 @@ def whole_fit(estimator):
     estimator.__dict__ = vars(fitted)
 
 
-class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
+class MixtureEstimator(MixtureParts, DensityMixin, SavedEstimator):
     """Base of the mixture estimators.
 
     A fitted mixture is its attributes ``weights_``, ``means_``, ``covariances_`` and
@@ -466,13 +467,6 @@ class MixtureEstimator(MixtureParts, DensityMixin, BaseEstimator):
             If ``X`` or ``sample_weight`` is invalid.
         """
         return -2 * self._log_likelihood(X, sample_weight)[0] + 2 * self._n_parameters()
-
-    def __getstate__(self):
-        """Pickle fitted tensors without their graph."""
-        return {
-            name: value.detach() if isinstance(value, torch.Tensor) else value
-            for name, value in super().__getstate__().items()
-        }
 
 
 def _sums_of(estimator, X, weights):

@@ -4,7 +4,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, RegressorMixin, _fit_context, clone
+from sklearn.base import RegressorMixin, _fit_context, clone
 from sklearn.cluster import KMeans
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
@@ -19,6 +19,7 @@ from skgmmot._inputs.targets import regression_targets
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import check_covariance_type, fitted_to
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.saving import SavedEstimator, named_function
 from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.conditional import PreparedCondition
 from skgmmot.gaussian.evaluators import DefinitionEStep
@@ -29,7 +30,7 @@ from skgmmot.numerics.threads import single_threaded_torch
 DEFAULT_COMPONENTS = 3
 
 
-class MixtureRegressor(RegressorMixin, BaseEstimator):
+class MixtureRegressor(RegressorMixin, SavedEstimator):
     r"""Gaussian mixture regression: the conditional distribution of ``y`` given ``X``.
 
     `fit` fits a mixture to the samples ``(x_i, y_i)`` as one; `predict` computes the mean of its
@@ -414,6 +415,7 @@ class MixtureRegressor(RegressorMixin, BaseEstimator):
         )
 
 
+@named_function
 def scaled_kmeans(X, n_components, random_state):
     """Start from k-means in units of each column's deviation, so that those of y have no say."""
     X = arrays.as_tensor(X).numpy(force=True)

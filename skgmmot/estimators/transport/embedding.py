@@ -9,7 +9,6 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import (
-    BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     _fit_context,
@@ -25,12 +24,13 @@ from skgmmot._inputs import arrays
 from skgmmot._inputs.dask_blocks import in_tasks
 from skgmmot._inputs.mixtures import as_mixtures, as_two_sequences
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 
-class _OfObjects(TransformerMixin, BaseEstimator):
+class _OfObjects(TransformerMixin, SavedEstimator):
     """Base of transformers whose samples are point clouds or mixtures, not rows of numbers."""
 
     def __sklearn_tags__(self):

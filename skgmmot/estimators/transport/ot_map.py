@@ -9,13 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.base import (
-    BaseEstimator,
-    OneToOneFeatureMixin,
-    TransformerMixin,
-    _fit_context,
-    clone,
-)
+from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
@@ -28,15 +22,14 @@ from skgmmot._inputs.mixtures import as_mixture, is_mixture
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import check_covariance_type, fitted_to
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.estimators.transport._reach import Maps, warn_of_far_images
 from skgmmot.estimators.transport.geodesic import known_mixture
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
-from skgmmot.gaussian.mixture import GaussianMixtureParams, join
+from skgmmot.gaussian.mixture import join
 from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics import blocks
 from skgmmot.numerics.linalg import oas_shrinkage
 from skgmmot.numerics.threads import single_threaded_torch
-from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.mixtures.distance import transport_plan
 from skgmmot.transport.mixtures.maps import carried_labels, mean_map, random_map
 from skgmmot.transport.sliced.directions import directions
@@ -72,7 +65,7 @@ def _counts_classes(transport) -> bool:
     return transport.class_wise
 
 
-class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class OTMap(OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
     """Map samples to a target distribution by optimal transport between Gaussian mixtures.
 
     `fit` fits a mixture to the source samples and finds the optimal plan between its components
@@ -419,32 +412,18 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.plan_ = kind.restore(plan.coupling)
         self.distance_ = float(plan.cost.clamp(min=0).sqrt())
 
-    def __getstate__(self):
-        """State of arrays alone, for every way to save it: maps are worked out again from it."""
-        state = super().__getstate__()
+    def _state(self):
+        # what the maps are between; they are worked out again from it
+        state = super()._state()
         if "_maps" in state:
-            state = dict(state)
-            ends = state.pop("_maps").ends
-            state["_ends"] = [[t.cpu().numpy() for t in end] for end in ends]
-            state["_types"] = [end.covariance_type.name for end in ends[:2]]
-            state["_device"] = str(ends[0].means.device)
+            state["_ends"] = state.pop("_maps").ends
         return state
 
-    def __setstate__(self, state):
-        """Take over a state and work out the maps."""
-        state = dict(state)
-        device, names = state.pop("_device", None), state.pop("_types", ())
-        super().__setstate__(state)
-        if device is not None:
-            source, target, plan = (
-                [torch.from_numpy(np.array(t)).to(device) for t in end]
-                for end in vars(self).pop("_ends")
-            )
-            source, target = (
-                GaussianMixtureParams(*end, COVARIANCE_TYPES[name])
-                for end, name in zip((source, target), names, strict=True)
-            )
-            self._maps = Maps(source, target, Plan(*plan))
+    def _set_state(self, state):
+        ends = state.pop("_ends", None)
+        super()._set_state(state)
+        if ends is not None:
+            self._maps = Maps(*ends)
 
     @single_threaded_torch()
     def transform(self, X):

@@ -7,7 +7,6 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import (
-    BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     ClusterMixin,
     TransformerMixin,
@@ -24,6 +23,7 @@ from skgmmot._inputs.densities import as_density, check_squares, reshaping
 from skgmmot._inputs.mixtures import looks_like_mixture
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.mixtures._base import whole_fit
+from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.fitting.quantization import Lloyd, Samples, nearest_cell
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
@@ -35,7 +35,7 @@ from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
 
 
 class WassersteinQuantizer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, SavedEstimator
 ):
     r"""Points that approximate samples or a density best in the 2-Wasserstein distance.
 
