@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
+from sphinx.util.nodes import make_refnode
+
 import skgmmot
 
 HERE = Path(__file__).parent
@@ -28,6 +30,13 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build"]
+# Every link within the site has a target; those to other packages may have none (see MANUALS).
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(collections|joblib|matplotlib|numpy|ot|pandas|scipy|sklearn|torch)(\..*)?"),
+    # in docstrings that are inherited from scikit-learn
+    (r"py:obj", r'X|input_features|feature_names_in_|\[".*"\]'),
+]
 templates_path = ["_templates"]
 default_role = "py:obj"
 
@@ -48,6 +57,7 @@ html_theme_options = {
 html_sidebars = {page: [] for page in ("index", "choose")}
 
 autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say it, with shapes
 autosummary_generate = True  # a page for each object of api.rst
 numpydoc_show_class_members = False
 toc_object_entries_show_parents = "hide"
@@ -102,3 +112,19 @@ if not tags.has("offline"):  # noqa: F821 (sphinx defines tags)
         for (name, url), reached in zip(MANUALS.items(), found, strict=True)
         if reached
     }
+
+
+def public_object(app, env, node, contnode):
+    """Link a public object that is named without its module, as `OTMap` or `OTMap.fit`."""
+    domain, target = env.get_domain("py"), node.get("reftarget", "")
+    for module in ("", "metrics.", "nn.", "plotting.", "pictures.", "functional."):
+        name = f"skgmmot.{module}{target}"
+        if node.get("refdomain") == "py" and name in domain.objects:
+            page, anchor = domain.objects[name][:2]
+            return make_refnode(app.builder, node["refdoc"], page, anchor, contnode, name)
+    return None
+
+
+def setup(app):
+    """Connect the above."""
+    app.connect("missing-reference", public_object)

@@ -57,9 +57,7 @@ moved = transport.fit_transform(X)
 # moves.
 
 BLUE, ORANGE = "#1f4e9c", "#f39c34"
-figure, axes = plt.subplots(
-    1, 3, figsize=(12, 2.0), sharex=True, sharey=True, layout="constrained"
-)
+figure, axes = plt.subplots(1, 3, figsize=(12, 2.0), sharex=True, sharey=True, layout="constrained")
 
 
 def ellipses(mixture, colour, ax):

@@ -20,9 +20,15 @@ from skgmmot.gaussian.conditional import condition, marginal
 from skgmmot.gaussian.log_density import log_density, log_responsibilities, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import rsample, sample
-from skgmmot.numerics.adjoint import InexactGradientWarning, implicit, spectral_radius
+from skgmmot.numerics.adjoint import (
+    Adjoint,
+    InexactGradientWarning,
+    implicit,
+    spectral_radius,
+)
 from skgmmot.numerics.fixed_point import Solution, iterate
 from skgmmot.numerics.krylov import neumann
+from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.mixtures.barycenter import exact_barycenter
 from skgmmot.transport.mixtures.barycenter_fixed_point import reduce
 from skgmmot.transport.mixtures.distance import cost_matrix, debiased_cost, transport_plan
@@ -31,15 +37,18 @@ from skgmmot.transport.mixtures.maps import mean_map, mixture_map, random_map
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
-from skgmmot.transport.semidiscrete.plan import exact_plan, nearest_plan
+from skgmmot.transport.semidiscrete.plan import SemidiscretePlan, exact_plan, nearest_plan
 from skgmmot.transport.sliced.directions import directions
 from skgmmot.transport.sliced.distance import sliced_wasserstein, sliced_wasserstein_between
 
 __all__ = [
+    "Adjoint",
     "GaussianMixtureParams",
     "GridDensity",
     "InexactGradientWarning",
+    "Plan",
     "Prior",
+    "SemidiscretePlan",
     "Solution",
     "WarmStart",
     "bures_wasserstein_squared",

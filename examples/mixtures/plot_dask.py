@@ -2,7 +2,7 @@
 How do I fit a mixture to data on a cluster?
 ============================================
 
-Pass `fit` a dask array: each iteration of EM is one task a chunk, wherever the current client's
+Pass ``fit`` a dask array: each iteration of EM is one task a chunk, wherever the current client's
 workers are, and only sums over the chunks come back. Predictions are dask arrays that nothing has
 computed yet. The number of components is chosen before, on a sample that fits into memory, by many
 small fits at once.

@@ -329,14 +329,22 @@ def fit_sliced(
     hold_weights : bool, default=True
         Whether the weights are held fixed until there is no progress without them; False is for
         starts near the minimum.
-    tol, max_iter : float, int
-        Stopping criteria, as in `skgmmot.numerics.minimise.minimise`.
+    tol : float, default=0.01
+        An epoch of ten steps makes progress if it lowers the least distance so far by more than
+        this share of it. After two epochs without, the learning rate is halved.
+    max_iter : int, default=1000
+        Largest number of steps.
     learning_rate : float, default=0.05
         Length of the first steps, in units of the samples.
-    optimizer, n_halvings, callback : callable, int, callable
-        As in `skgmmot.numerics.minimise.minimise`.
+    optimizer : callable
+        ``(parameters, learning_rate) -> torch.optim.Optimizer``; RMSprop if none is given.
+    n_halvings : int, default=5
+        Halvings of the learning rate, after which the descent has converged.
+    callback : callable, default=None
+        Called with the `Solution` so far after each epoch.
     journal : Journal, default=None
-        As there; the state of the objective is to be kept beside it.
+        Where the state after each epoch is kept, and one to go on from is found; that of the
+        objective is to be kept beside it. None keeps nothing.
 
     Returns
     -------

@@ -165,7 +165,7 @@ class GaussianMixtureParams(TypedTensors):
         PreparedMixture
             The mixture with its factors.
         finite : Tensor of shape ()
-            A number for `check_positive`, which raises the error.
+            A number for ``check_positive``, which raises the error.
         """
         weights, means, covariances = base = self.in_base()
         factors, finite = base.covariance_type.unchecked_precision_factor(covariances)

@@ -178,7 +178,7 @@ def get_scorer(name):
     Parameters
     ----------
     name : str or callable
-        A name in `SCORERS` or in ``sklearn.metrics.get_scorer_names()``; a callable is returned.
+        A name in ``SCORERS`` or in ``sklearn.metrics.get_scorer_names()``; a callable is returned.
 
     Returns
     -------

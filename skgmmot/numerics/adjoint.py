@@ -183,7 +183,7 @@ class Adjoint:
 
     @property
     def one_step_error(self) -> float:
-        """Estimate of the relative error that `one_step` would have made."""
+        """Estimate of the relative error that ``'one_step'`` would have made."""
         if self._seen is None:
             return math.nan
         _, u, v = self._seen
@@ -193,7 +193,7 @@ class Adjoint:
 def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
     """Estimate the largest modulus of an eigenvalue of ``dF/dtheta``.
 
-    The rate at which the iteration converges, and the relative error of `one_step` in the
+    The rate at which the iteration converges, and the relative error of ``'one_step'`` in the
     direction in which it converges slowest.
 
     Parameters
@@ -257,12 +257,12 @@ def implicit(
     solution : Solution
         The end of the loop.
     solve : callable, default=None
-        ``solve(matvec, b)``, the linear solver; see `skgmmot.numerics.krylov`. None is `dense`
-        where that is cheap and `gmres` elsewhere.
+        ``solve(matvec, b)``, the linear solver, for example `neumann`. None makes the matrix where
+        that is cheap, and is GMRES elsewhere.
     tol : float, default=1e-10
-        Residual to which `gmres` then solves, relative to the cotangent.
+        Residual to which GMRES then solves, relative to the cotangent.
     linearise : callable, default=None
-        ``linearise(theta)`` is the `Linearisation` of ``F`` at a point; None is autograd's.
+        ``linearise(theta)`` is the ``Linearisation`` of ``F`` at a point; None is autograd's.
     adjoint : Adjoint, default=None
         Where backward takes notes.
 

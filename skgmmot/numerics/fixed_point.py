@@ -39,7 +39,7 @@ class Solution(NamedTuple):
     distance: float = math.nan
     """Estimate of the distance of `value` to the fixed point, if the gradient is taken there."""
     adjoint: object = None
-    """What backward takes notes in: the `Adjoint` of an implicit gradient, the `Asked` of a natural
+    """What backward takes notes in: the `Adjoint` of an implicit gradient, ``Asked`` of a natural
     one."""
 
 
@@ -97,7 +97,7 @@ def iterate(
         Called with the `Solution` so far after each step that is not rejected, and once with all
         its objectives where the loop goes on from an earlier state.
     journal : Journal, default=None
-        Where the `LoopState` after such a step is kept, and one to go on from is found; None
+        Where the ``LoopState`` after such a step is kept, and one to go on from is found; None
         keeps nothing.
 
     Returns

@@ -144,8 +144,8 @@ class SlicedWassersteinGMM(FittedMixture):
     Notes
     -----
     All parameters are learned. Covariances are ``B B^T + reg_covar I``, positive definite whatever
-    ``B``; weights are a softmax, which moves once the components have spread (see
-    `skgmmot.fitting.sliced`). A step costs ``O(L (n + K^2))`` for its L directions of n
+    ``B``; weights are a softmax, which moves once the components have spread
+    to the data. A step costs ``O(L (n + K^2))`` for its L directions of n
     samples, and every ten steps ``O(L n (d + log n))`` more, for all, to project and sort. Memory
     is a few times that of the samples, and up to 64 MB for each of three sets of lines (three times
     that with ``sample_weight``): where ``L n`` is above ``2**23``, each draw of lines draws as many

@@ -38,8 +38,8 @@ def interpolate(source, target, t, *, reg=0.0):
     Returns
     -------
     DifferentiableGaussianMixture
-        The mixture as an estimator that was never fitted to samples, ready to `sample`,
-        `score_samples`, `predict`, draw and compare. At most ``K + L - 1`` components, in the same
+        The mixture as an estimator that was never fitted to samples, ready to sample,
+        score, predict, draw and compare. At most ``K + L - 1`` components, in the same
         order at every ``t``; covariances are diagonal, spherical or tied if both mixtures' are,
         else full. Constants; tensors if a mixture requires a gradient or is not on the CPU.
 

@@ -218,7 +218,7 @@ def em_step(
     fixed_weights : bool, default=False
         Whether the weights stay: responsibilities use them, the M-step leaves them.
     constraint : Constraint, default=None
-        What stays, and the prior, as in `m_step`, in the place of ``fixed_weights``.
+        What stays, and the prior, as in ``m_step``, in the place of ``fixed_weights``.
 
     Returns
     -------

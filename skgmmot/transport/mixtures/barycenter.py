@@ -172,7 +172,7 @@ def exact_barycenter(
     Returns
     -------
     GaussianMixtureParams
-        At most ``K_1 + ... + K_J - J + 1`` components, of the `common_type`. Not differentiable.
+        At most ``K_1 + ... + K_J - J + 1`` components, of the type that all share. Constants.
 
     Raises
     ------

@@ -60,13 +60,14 @@ def best_of_starts(
     n_init : int, default=1
         Number of starts.
     tol : float, default=1e-7
-        As in `improve`.
+        Bound on the change of the objective by one iteration, relative to the variance of the
+        components.
     max_iter : int, default=100
-        As in `improve`.
+        Largest number of iterations.
     callback : callable, default=None
         Called with what is returned, after each start that improved on the others.
     on_step : callable, default=None
-        As in `improve`.
+        Called after each iteration with the solution so far.
 
     Returns
     -------
@@ -286,9 +287,10 @@ def reduce(
     n_init : int, default=1
         Number of starts; the nearest result is kept.
     tol : float, default=1e-7
-        As in `improve`.
+        Bound on the change of the objective by one iteration, relative to the variance of the
+        components.
     max_iter : int, default=100
-        As in `improve`.
+        Largest number of iterations.
 
     Returns
     -------

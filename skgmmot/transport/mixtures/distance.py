@@ -114,7 +114,7 @@ def transport_plan(
     Notes
     -----
     Between many components with matrices, and without entropy, only the costs that the plan may
-    use are computed; see `skgmmot.transport.discrete.plan.solve_bounded`. If components are well
+    use are computed. If components are well
     separated, these are a few for each; if all means are equal, 5 to 35 percent of all.
 
     References

@@ -78,7 +78,7 @@ def pairwise_squared(
     -----
     Differentiable where a mixture requires a gradient; the pairs are then taken one by one.
     Holds the costs of one source at a time. Between matrices and without penalties, costs that no
-    plan can use are not computed; see `skgmmot.transport.discrete.bounded`.
+    plan can use are not computed.
     """
     if debiased:
         return _debiased(sources, targets, {"reg": reg, "reg_m": reg_m}, track, run)
