@@ -5,6 +5,8 @@ iterations. The kept mixture is in buffers: saved by ``state_dict``, moved by ``
 in evaluation mode.
 """
 
+import difflib
+import inspect
 import warnings
 from collections.abc import Sequence
 
@@ -361,7 +363,7 @@ of shape (n, d)
         self.reg, self.reg_m, self.root = reg, reg_m, root
         if n_components is None:
             n_components = _n_components_of(target)
-        self.em = EMLayer(n_components, **options)
+        self.em = _layer(n_components, options)
         if not is_mixture(target):
             target = clone(self.em.estimator).set_params(**TARGET_OPTIONS).fit(target)
         params, _ = as_mixture(target, "target")
@@ -427,6 +429,20 @@ def _is_stuck(theta: GaussianMixtureParams) -> bool:
     covariances = theta.covariances.flatten(1).expand(K, -1)
     numbers = torch.cat([theta.means / scale, covariances / scale**2], dim=1)
     return bool(torch.pdist(numbers).min() < MIN_DIFFERENCE)
+
+
+def _layer(n_components, options) -> EMLayer:
+    """The layer of a loss; options that it does not have are named."""
+    known = [name for name in inspect.signature(EMLayer).parameters if name != "n_components"]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, 1, 0.8)
+        raise TypeError(
+            f"MixtureWassersteinLoss has no parameter {unknown[0]!r}. "
+            + (f"Did you mean {near[0]!r}? " if near else "")
+            + f"Those of its EM layer are {', '.join(known)}."
+        )
+    return EMLayer(n_components, **options)
 
 
 def _n_components_of(target) -> int:

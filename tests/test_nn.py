@@ -431,3 +431,18 @@ def test_a_diverging_run_is_told_its_batch_and_its_size():
             diverging(bad * X)
     layer.reset()
     assert layer.n_batches == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("regcovar", "Did you mean 'reg_covar'[?] "),
+        ("n_init", "Those of its EM layer are"),
+        ("squared", "Those of its EM layer are covariance_type, gradient"),
+    ],
+)
+def test_options_that_the_loss_does_not_have_are_named(option, hint):
+    with pytest.raises(
+        TypeError, match=f"MixtureWassersteinLoss has no parameter '{option}'. {hint}"
+    ):
+        MixtureWassersteinLoss(TARGET, **{option: 1})

@@ -8,6 +8,7 @@ and estimators in `answer_kind`, which is tensors only if torch is needed.
 
 import math
 import sys
+import warnings
 from collections.abc import Sized
 from numbers import Number
 from os import PathLike
@@ -18,6 +19,8 @@ import torch
 from sklearn import get_config
 from sklearn.utils.validation import _check_sample_weight, validate_data
 from torch import Tensor
+
+from skgmmot._inputs.refusals import refuse_other_axes, refuse_text
 
 FLOATS = (torch.float64, torch.float32)
 
@@ -269,6 +272,10 @@ def _numbers(estimator, X, reset: bool, min_samples: int) -> np.ndarray:
             ensure_all_finite=False,
             ensure_min_samples=min_samples,
         )
+    except ValueError as error:
+        if "could not convert string" not in str(error):
+            raise
+        refuse_text("X", X, error)
     except TypeError as error:
         if "float()" not in str(error):
             raise
@@ -278,17 +285,13 @@ def _numbers(estimator, X, reset: bool, min_samples: int) -> np.ndarray:
         ) from error
 
 
-def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
+def _validated(estimator, X, reset: bool, min_samples: int, name: str = "X") -> Tensor:
     """Validate samples ``(n, d)``; return them on the estimator's device, or their own."""
     if isinstance(X, list | tuple):
         X = np.asarray(X)
     _refuse_other_objects(X)
-    shape = getattr(X, "shape", None)
-    if shape is not None and len(shape) == 1:
-        raise ValueError(
-            f"X must have shape (n_samples, n_features), got {tuple(shape)}. Reshape your data: "
-            "X[:, None] if it holds one feature, X[None, :] if it holds one sample."
-        )
+    if hasattr(X, "shape"):
+        refuse_other_axes(name, X.shape)
     if _is_ready(estimator, X, reset, min_samples):
         X = as_tensor(X)
     if isinstance(X, Tensor):
@@ -297,7 +300,7 @@ def _validated(estimator, X, reset: bool, min_samples: int) -> Tensor:
         refuse_masked("X", X)
         tensor = as_tensor(_numbers(estimator, X, reset, min_samples))
     tensor = on_device(tensor, estimator.device)
-    _check_finite(tensor)
+    _check_finite(tensor, name)
     return tensor
 
 
@@ -333,11 +336,6 @@ def _checked_tensor(estimator, X: Tensor, reset: bool, min_samples: int) -> Tens
         raise TypeError(f"X must be real, got {X.dtype}. Complex data not supported.")
     if X.layout != torch.strided:
         raise TypeError(f"X must be dense, got a tensor of {X.layout}. Use X.to_dense().")
-    if X.ndim != 2:
-        raise ValueError(
-            f"X must have shape (n_samples, n_features), got {tuple(X.shape)}. "
-            "Flatten the axes of each sample into features."
-        )
     n_samples, n_features = X.shape
     if n_samples < min_samples or n_features < 1:
         raise ValueError(
@@ -358,16 +356,19 @@ def _checked_tensor(estimator, X: Tensor, reset: bool, min_samples: int) -> Tens
 def companion(estimator, X, name: str):
     """Validate a second set of samples, which must have the features of those of the fit.
 
-    Returns them in the kind in which the fit returns results for ``X``.
+    Returns them in the kind in which the fit returns results for ``X``. Names of features are
+    compared where both have them; scikit-learn would warn of names that only one has.
     """
-    try:
-        tensor = _validated(estimator, X, reset=False, min_samples=2)
-    except ValueError as error:
-        raise ValueError(f"{name} must be samples like those of the fit. {error}") from error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "X (has|does not have valid) feature names", UserWarning)
+        try:
+            tensor = _validated(estimator, X, reset=False, min_samples=2, name=name)
+        except ValueError as error:
+            raise ValueError(f"{name} must be samples like those of the fit. {error}") from error
     return answer_kind(kind_of(X)).restore(tensor)
 
 
-def _check_finite(X: Tensor) -> None:
+def _check_finite(X: Tensor, name: str = "X") -> None:
     """Raise if an entry is NaN or infinite, naming the rows."""
     extremes = torch.aminmax(X.detach())  # NaN if any entry is; takes no memory
     if all(math.isfinite(float(x)) for x in extremes):
@@ -376,8 +377,8 @@ def _check_finite(X: Tensor) -> None:
     row = int(bad.nonzero()[0])
     what = "NaN" if torch.isnan(X[bad]).any() else "infinity (inf)"
     raise ValueError(
-        f"X must be finite, got {what} in {int(bad.sum())} of {len(X)} rows (first: row {row}). "
-        "Remove or impute these rows."
+        f"{name} must be finite, got {what} in {int(bad.sum())} of {len(X)} rows (first: row "
+        f"{row}). Remove or impute these rows."
     )
 
 

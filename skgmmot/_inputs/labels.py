@@ -8,8 +8,14 @@ from sklearn.utils.multiclass import check_classification_targets
 UNLABELLED = -1
 
 
-def refuse_target(X, y, target):
-    """Refuse a target in place of labels: a mixture, or rows with the columns of the source."""
+def refuse_target(X, y, sample_weight, target):
+    """Refuse a target in place of labels or weights: a mixture, or rows as those of the source."""
+    if len(_shape(sample_weight)) == 2 and _shape(sample_weight)[1:] == _shape(X)[1:]:
+        raise ValueError(
+            f"sample_weight must be one number for each source sample, got an array of shape "
+            f"{_shape(sample_weight)}, which looks like a target. Pass that as OTMap(target=...), "
+            "then call fit(X, y)."
+        )
     shape = _shape(y)
     if isinstance(y, tuple) and len(y) in (3, 4) and len(_shape(y[1])) == 2:
         what = "a tuple of weights, means and covariances"

@@ -374,6 +374,11 @@ def reduce(mixture, n_components, *, n_init=5, random_state=None):
     ValueError
         If a number is not positive, or the mixture is not one.
 
+    Warns
+    -----
+    UserWarning
+        If the mixture has fewer components than ``n_components``.
+
     See Also
     --------
     skgmmot.MixtureBarycenter : The same for several mixtures.
@@ -398,6 +403,13 @@ def reduce(mixture, n_components, *, n_init=5, random_state=None):
     check_scalar(n_components, "n_components", Integral, min_val=1)
     check_scalar(n_init, "n_init", Integral, min_val=1)
     params, kind = as_mixture(mixture, "mixture")
+    if n_components > len(params.weights):
+        warnings.warn(
+            f"n_components must be at most the {len(params.weights)} of the mixture, got "
+            f"{n_components}. The mixture is returned as it is: components can be removed only.",
+            UserWarning,
+            stacklevel=3,
+        )
     seed = int(check_random_state(random_state).randint(2**31 - 1))
     found = barycenter_fixed_point.reduce(
         params, n_components, torch.Generator().manual_seed(seed), n_init=n_init

@@ -3,6 +3,7 @@
 import functools
 import os
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from numbers import Integral, Real
 
@@ -229,20 +230,17 @@ def _fitted_in_task(mixture, caller, cloud, _, i):
 
 def _n_features(X, expected):
     """Validate the clouds; return their number of features, which must be as expected."""
-    is_one = arrays.is_dask(X) and len(_shape(X)) != 3
-    if is_one or hasattr(X, "fit") or isinstance(X, str) or not hasattr(X, "__len__"):
-        raise TypeError(
-            f"X must be a sequence of clouds, got {type(X).__name__}. Put arrays in a list."
-        )
+    _refuse_other_collections(X)
     if len(X) == 0:
         raise ValueError("X must hold at least one cloud, got none. Pass a list of arrays.")
     for i, cloud in enumerate(X):
         shape = _shape(cloud)
         if len(shape) != 2:
             raise ValueError(
-                f"X[{i}] must have shape (n_points, n_features), got {shape or 'no matrix'}. X is "
-                "a list of clouds, each a matrix"
-                + (f": X[{i}][:, None] if points have one feature." if len(shape) == 1 else ".")
+                f"X[{i}] must have shape (n_points, n_features), got "
+                f"{shape or _no_matrix(cloud)}. X is a list of clouds, each a matrix"
+                + (f": X[{i}][:, None] if points have one feature" if len(shape) == 1 else "")
+                + (", or [X] if X is one cloud." if len(shape) == 1 else ".")
             )
         expected = shape[1] if expected is None else expected
         if shape[1] != expected:
@@ -251,6 +249,31 @@ def _n_features(X, expected):
                 "Describe all clouds by the same features."
             )
     return expected
+
+
+def _refuse_other_collections(X):
+    """Raise for what is one cloud, or a collection whose elements are not clouds."""
+    is_one = arrays.is_dask(X) and len(_shape(X)) != 3
+    if hasattr(X, "groups") and hasattr(X, "get_group"):  # pandas' groupby yields names and rows
+        remedy = "Pass [rows[features] for _, rows in X], with the columns of the points."
+    elif isinstance(X, Mapping):
+        remedy = "Pass list(X.values())."
+    elif hasattr(X, "columns") and not arrays.is_dask(X):
+        remedy = (
+            "That is one cloud: put clouds in a list. Of the groups of a data frame pass [rows["
+            "features] for _, rows in frame.groupby(column)]."
+        )
+    elif is_one or hasattr(X, "fit") or isinstance(X, str) or not hasattr(X, "__len__"):
+        remedy = "Put arrays in a list."
+    else:
+        return
+    raise TypeError(f"X must be a sequence of clouds, got {type(X).__name__}. {remedy}")
+
+
+def _no_matrix(cloud) -> str:
+    """What came where a cloud must be."""
+    pair = isinstance(cloud, tuple) and len(cloud) == 2 and hasattr(cloud[1], "columns")
+    return "a pair of a name and a data frame" if pair else "no matrix"
 
 
 def _shape(cloud) -> tuple[int, ...]:

@@ -289,7 +289,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
             If a parameter, ``X``, ``y`` or ``sample_weight`` is invalid, or source and target
             differ in features.
         """
-        refuse_target(X, y, self.target)
+        refuse_target(X, y, sample_weight, self.target)
         with whole_fit(self) as (fitted, _):
             for name in ("classes_", "component_labels_"):
                 vars(fitted).pop(name, None)

@@ -22,8 +22,8 @@ BAD_SAMPLES = [
         torch.ones(10),
         r"X must have shape \(n_samples, n_features\), got \(10,\). Reshape your data",
     ),
-    (torch.ones(2, 3, 4), r"X must have shape .* got \(2, 3, 4\). Flatten"),
-    (np.ones((2, 3, 4)), "Found array with dim 3"),
+    (torch.ones(2, 3, 4), r"X must have shape .* got \(2, 3, 4\). Reshape"),
+    (np.ones((2, 3, 4)), r"X.reshape\(-1, 4\) if it is a picture"),
     (np.empty((0, 3)), r"Found array with 0 sample\(s\)"),
     (torch.empty((0, 3)), r"X must have at least 2 sample\(s\)"),
     (torch.empty((10, 0)), r"X must have at least 2 sample\(s\) and 1 feature\(s\)"),
@@ -31,7 +31,7 @@ BAD_SAMPLES = [
     (torch.full((9, 3), torch.inf), r"X must be finite, got infinity \(inf\) in 9 of 9 rows"),
     (np.ma.masked_less(np.arange(30.0).reshape(10, 3), 4), "X must have no masked entries, got 4"),
     (np.random.default_rng(0).normal(size=(3, 3)), "n_components = 4, n_samples = 3"),
-    (np.full((9, 3), "a"), "could not convert string to float"),
+    (np.full((9, 3), "a"), "the text 'a' in column 0"),
 ]
 
 

@@ -19,6 +19,11 @@ from sklearn.utils import get_tags
 
 from skgmmot import DifferentiableGaussianMixture, MixtureEmbedding, MixtureWasserstein, PairwiseMW2
 
+#: Points of two patients, who are named in a column.
+FRAME = pd.DataFrame(
+    {"a": [0.0, 1.0, 2.0, 3.0], "b": [1.0, 0.0, 2.0, 2.0], "patient": list("ppqq")}
+)
+
 
 @pytest.fixture
 def clouds(rng):
@@ -173,6 +178,16 @@ def test_a_bad_cloud_is_refused_by_its_number(spoil, message, clouds):
     [
         ([], ValueError, "X must hold at least one cloud, got none"),
         (None, TypeError, "X must be a sequence of clouds, got NoneType"),
+        (
+            FRAME,
+            TypeError,
+            r"got DataFrame. That is one cloud: put clouds in a list. Of the groups",
+        ),
+        (FRAME.groupby("patient"), TypeError, r"got DataFrameGroupBy. Pass \[rows\[features\] for"),
+        (FRAME.groupby("patient")[["a", "b"]], TypeError, r"got DataFrameGroupBy. Pass \[rows"),
+        ({"p": FRAME, "q": FRAME}, TypeError, r"got dict. Pass list\(X.values\(\)\)"),
+        (list(FRAME.groupby("patient")), ValueError, "got a pair of a name and a data frame"),
+        ([FRAME, FRAME], ValueError, "got the text 'p' in column 'patient'. Drop the column, or"),
         ("clouds", TypeError, "X must be a sequence of clouds, got str"),
         (
             np.ones((4, 2)),
@@ -183,7 +198,7 @@ def test_a_bad_cloud_is_refused_by_its_number(spoil, message, clouds):
 )
 def test_what_are_no_clouds_is_refused(X, error, message):
     with pytest.raises(error, match=message):
-        MixtureEmbedding().fit(X)
+        MixtureEmbedding(1).fit_transform(X)
 
 
 def test_new_clouds_have_the_features_of_the_fit(clouds):
@@ -263,3 +278,9 @@ def test_what_are_no_mixtures_has_no_distances(mixtures):
         PairwiseMW2().fit([])
     with pytest.raises(NotFittedError):
         PairwiseMW2().transform(mixtures)
+
+
+def test_groups_of_a_data_frame_are_clouds_once_they_are_rows_of_points():
+    clouds = [rows[["a", "b"]] for _, rows in FRAME.groupby("patient")]
+    fitted = MixtureEmbedding(1).fit_transform(clouds)
+    assert [list(m.feature_names_in_) for m in fitted] == [["a", "b"]] * 2

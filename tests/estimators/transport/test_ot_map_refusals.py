@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import KernelDensity
@@ -20,10 +21,10 @@ def mixture():
     "target, message",
     [
         (np.ones((10, 3)), "target must be samples like those of the fit. X has 3 features"),
-        (np.ones(10), "target must be samples like those of the fit. X must have shape"),
+        (np.ones(10), "target must be samples like those of the fit. target must have shape"),
         (
             np.full((10, 2), np.nan),
-            "target must be samples like those of the fit. X must be finite, got NaN",
+            "target must be samples like those of the fit. target must be finite, got NaN",
         ),
         (([1.0], [[0.0, 0.0, 0.0]], [np.eye(3)]), "equal numbers of features, got 2 and 3"),
         (([0.7], [[0.0, 0.0]], [np.eye(2)]), "weights must be non-negative and sum to 1"),
@@ -122,3 +123,31 @@ def test_a_source_that_is_another_estimator_is_refused():
 def test_penalties_that_cannot_be_are_refused(params, message):
     with pytest.raises(ValueError, match=message):
         ot_map(SOURCE, TARGET, **params)
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, lambda X, **_: X])
+@pytest.mark.parametrize("target", [pd.DataFrame, lambda X, **_: X])
+def test_names_of_features_are_those_of_who_has_any(frame, target):
+    X, Y = draw(SOURCE, 60), draw(TARGET, 50)
+    source = frame(X, columns=["a", "b"])
+    one = DifferentiableGaussianMixture()
+    transport = OTMap(target(Y, columns=["a", "b"]), mixture=one).fit(source)
+    expected = OTMap(Y, mixture=one).fit(X)
+    assert transport.score(source) == expected.score(X)
+    assert np.array_equal(transport.transform(source), expected.transform(X))
+
+
+def test_a_target_of_other_features_than_the_source_is_refused():
+    X, Y = (pd.DataFrame(draw(m, 50), columns=["a", "b"]) for m in (SOURCE, TARGET))
+    with pytest.raises(ValueError, match="target must be samples like those of the fit"):
+        OTMap(Y.rename(columns={"b": "c"})).fit(X)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, pd.DataFrame, torch.as_tensor, np.ndarray.tolist])
+def test_a_target_in_the_order_of_pot_is_refused(convert):
+    X, Y = draw(SOURCE, 60), convert(draw(TARGET, 50))
+    message = r"which looks like a target. Pass that as OTMap\(target=...\), then call fit"
+    with pytest.raises(ValueError, match=message):
+        OTMap().fit(X, Y)
+    with pytest.raises(ValueError, match=message):
+        OTMap().fit(X, np.zeros(60), Y)

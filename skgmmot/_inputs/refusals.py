@@ -1,0 +1,47 @@
+"""Error messages for samples that are no matrix of numbers."""
+
+import numpy as np
+
+
+def refuse_other_axes(name: str, shape) -> None:
+    """Raise for arrays that do not have two axes, one of samples and one of features."""
+    if len(shape) == 2:
+        return
+    shape = tuple(shape)
+    if len(shape) == 1:
+        remedy = f"{name}[:, None] if it holds one feature, {name}[None, :] if it holds one sample"
+    elif not shape:
+        remedy = f"[[{name}]] if it is one sample of one feature"
+    else:
+        remedy = (
+            f"{name}.reshape(-1, {shape[-1]}) if it is a picture, whose samples are pixels, "
+            f"{name}.reshape({shape[0]}, -1) if each {name}[i] is one sample"
+        )
+    raise ValueError(
+        f"{name} must have shape (n_samples, n_features), got {shape}. Reshape your data: {remedy}."
+    )
+
+
+def refuse_text(name: str, X, error: Exception) -> None:
+    """Raise for text among numbers, naming the column and the first of it."""
+    columns = getattr(X, "columns", None)
+    names = range(np.shape(X)[1]) if columns is None else list(columns)
+    for position, label in enumerate(names):
+        column = np.asarray(X[label] if columns is not None else np.asarray(X)[:, position])
+        for value in column.ravel():
+            if isinstance(value, str) and not _is_number(value):
+                raise ValueError(
+                    f"{name} must hold numbers, got the text {str(value)!r} in column "
+                    f"{label if columns is None else repr(label)}. Drop the column, or encode it, "
+                    "as by sklearn.preprocessing.OneHotEncoder."
+                ) from error
+    raise error
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text can be converted to a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

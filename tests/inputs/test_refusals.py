@@ -1,0 +1,70 @@
+"""Error messages for samples that are no matrix of numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from skgmmot import DifferentiableGaussianMixture, OTMap, SlicedWassersteinGMM, WassersteinQuantizer
+
+PICTURE = np.random.default_rng(0).uniform(size=(6, 5, 3))
+FITS = [DifferentiableGaussianMixture(), OTMap(), SlicedWassersteinGMM(), WassersteinQuantizer(2)]
+
+
+@pytest.mark.parametrize("estimator", FITS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor, list])
+def test_a_picture_is_no_matrix_and_the_message_says_how_to_make_one(estimator, convert):
+    message = (
+        r"X must have shape \(n_samples, n_features\), got \(6, 5, 3\). Reshape your data: "
+        r"X.reshape\(-1, 3\) if it is a picture, whose samples are pixels, X.reshape\(6, -1\) if"
+    )
+    with pytest.raises(ValueError, match=message):
+        estimator.fit(convert(PICTURE))
+
+
+def test_a_picture_as_target_is_called_so():
+    with pytest.raises(ValueError, match=r"target must have shape .* target.reshape\(-1, 3\) if"):
+        OTMap(PICTURE).fit(PICTURE.reshape(-1, 3))
+    with pytest.raises(ValueError, match=r"target must be finite, got NaN in 1 of 5 rows"):
+        OTMap(np.r_[PICTURE[0, :4], np.full((1, 3), np.nan)]).fit(PICTURE.reshape(-1, 3))
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.zeros(3), r"got \(3,\). Reshape your data: X\[:, None\] if it holds one feature, X\[N"),
+        (np.zeros((2, 2, 2, 2)), r"X.reshape\(-1, 2\) if .* X.reshape\(2, -1\) if each X\[i\]"),
+        (np.float64(3.0), r"got \(\). Reshape your data: \[\[X\]\] if it is one sample"),
+    ],
+)
+def test_other_numbers_of_axes_are_told_how_to_be_reshaped(X, message):
+    with pytest.raises(ValueError, match=message):
+        DifferentiableGaussianMixture().fit(X)
+
+
+WORDS = ["3.5", "4", "many"]
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (pd.DataFrame({"a": [0.0, 1, 2], "size": WORDS}), "text 'many' in column 'size'. Drop"),
+        (
+            pd.DataFrame({"a": [0.0, 1, 2], "size": pd.Categorical(WORDS)}),
+            "text 'many' in column 'size'. Drop the column, or encode it",
+        ),
+        (pd.DataFrame([[0.0, "x"], [1.0, "y"]]), "text 'x' in column 1"),
+        (np.array([[0.0, "b"], [1.0, 2.0]], dtype=object), "text 'b' in column 1"),
+        (np.array([["1", "b"], ["c", "2"]]), "text 'c' in column 0"),
+        ([["1", "b"], ["c", "2"]], "text 'c' in column 0"),
+    ],
+    ids=["frame", "categories", "numbered frame", "objects", "texts", "list"],
+)
+def test_text_is_named_with_its_column(X, message):
+    with pytest.raises(ValueError, match=f"X must hold numbers, got the {message}"):
+        DifferentiableGaussianMixture().fit(X)
+
+
+def test_numbers_written_as_text_are_numbers_as_in_scikit_learn():
+    X = pd.DataFrame({"a": [0.0, 1.0, 2.0], "b": ["1", "3", "8"]})
+    assert DifferentiableGaussianMixture().fit(X).means_[0, 1] == 4
