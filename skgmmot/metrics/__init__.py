@@ -15,6 +15,7 @@ from skgmmot.metrics._scorers import (
 )
 from skgmmot.metrics._semidiscrete import semidiscrete_distance, semidiscrete_plan
 from skgmmot.metrics._sliced import sliced_mixture_wasserstein, sliced_wasserstein_distance
+from skgmmot.metrics._stability import stability_bounds
 
 __all__ = [
     "SCORERS",
@@ -31,4 +32,5 @@ __all__ = [
     "sliced_mixture_wasserstein",
     "sliced_wasserstein_distance",
     "sliced_wasserstein_scorer",
+    "stability_bounds",
 ]
