@@ -20,6 +20,7 @@ from skgmmot.gaussian.conditional import condition, marginal
 from skgmmot.gaussian.log_density import log_density, log_responsibilities, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import rsample, sample
+from skgmmot.gaussian.torch_distributions import from_torch, to_torch
 from skgmmot.numerics.adjoint import (
     Adjoint,
     InexactGradientWarning,
@@ -63,6 +64,7 @@ __all__ = [
     "fit_em",
     "fit_sliced",
     "fit_to_points",
+    "from_torch",
     "gaussian_barycenter",
     "implicit",
     "interpolate",
@@ -89,5 +91,6 @@ __all__ = [
     "sliced_wasserstein",
     "sliced_wasserstein_between",
     "spectral_radius",
+    "to_torch",
     "transport_plan",
 ]

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from skgmmot._inputs import arrays, places
 from skgmmot._inputs.dask_blocks import answers
 from skgmmot._inputs.mixtures import attributes, check_means
+from skgmmot.estimators.interchange import Interchange
 from skgmmot.estimators.mixtures._parts import MixtureParts
 from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.gaussian.choice import fastest_e_step
@@ -100,7 +101,7 @@ def whole_fit(estimator):
     estimator.__dict__ = vars(fitted)
 
 
-class MixtureEstimator(MixtureParts, DensityMixin, SavedEstimator):
+class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
     """Base of the mixture estimators.
 
     A fitted mixture is its attributes ``weights_``, ``means_``, ``covariances_`` and

@@ -1,0 +1,161 @@
+"""Mixture estimators as scikit-learn's, torch's and ONNX's, and back."""
+
+import models
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skgmmot import DifferentiableGaussianMixture as EM
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+X = models.X
+OPTIONS = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def check_same_answers(model, other):
+    """Both predict the same, to rounding."""
+    np.testing.assert_array_equal(model.predict(X), other.predict(X))
+    np.testing.assert_allclose(model.predict_proba(X), other.predict_proba(X), **OPTIONS)
+    np.testing.assert_allclose(model.score_samples(X), other.score_samples(X), **OPTIONS)
+    np.testing.assert_allclose(model.bic(X), other.bic(X))
+
+
+# --- scikit-learn --------------------------------------------------------------------------------
+
+
+def test_scikit_learn_predicts_the_same_and_back(covariance_type):
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    options = {"tol": 1e-5, "reg_covar": 1e-4, "max_iter": 50, "random_state": 3, "n_init": 2}
+    model = EM(2, covariance_type=covariance_type, **options).fit(frame)
+    other = model.to_sklearn()
+    assert type(other) is GaussianMixture
+    expected = GaussianMixture(2, covariance_type=covariance_type, **options)
+    assert other.get_params() == expected.get_params()
+    assert vars(expected.fit(frame)).keys() <= vars(other).keys() | {"lower_bounds_"}
+    again = EM.from_sklearn(other, gradient="one_step")
+    assert again.get_params() == model.set_params(gradient="one_step").get_params()
+    for one in (other, again):
+        assert list(one.feature_names_in_) == ["a", "b"] and one.converged_
+        np.testing.assert_array_equal(one.predict(frame), model.predict(frame))
+    np.testing.assert_allclose(other.score_samples(frame), model.score_samples(frame), **OPTIONS)
+    np.testing.assert_array_equal(again.predict_proba(frame), model.predict_proba(frame))
+    assert other.means_ is not model.means_ and again.means_ is not other.means_
+
+
+def test_what_scikit_learn_does_not_accept_keeps_its_default():
+    model = EM(
+        2,
+        init_params="sinkhorn",
+        means_init=torch.tensor([[0.0, 0.0], [4.0, 4.0]]),
+        acceleration="squarem",
+    )
+    other = model.fit(X).to_sklearn()
+    assert other.init_params == "kmeans" and isinstance(other.means_init, np.ndarray)
+    check_same_answers(model, other)
+    other.fit(X)  # it is whole
+
+
+def test_tensors_become_arrays():
+    model = models.em(torch.from_numpy(X).requires_grad_())
+    other = model.to_sklearn()
+    assert all(not isinstance(value, torch.Tensor) for value in vars(other).values())
+    np.testing.assert_allclose(other.means_, model.means_.detach())
+
+
+@pytest.mark.parametrize("name", ["SlicedWassersteinGMM", "SemidiscreteGMM", "MixtureBarycenter"])
+def test_other_mixtures_go_to_scikit_learn_too(name):
+    model = models.MODELS[name][0]()
+    other = model.to_sklearn()
+    check_same_answers(model, other)
+    assert other.n_components == 2
+    other.fit(X)
+
+
+def test_a_mixture_of_scikit_learn_goes_on_with_gradients():
+    other = models.sklearn_mixture()
+    model = EM.from_sklearn(other, warm_start=True, max_iter=1, tol=0)
+    check_same_answers(model, other)
+    samples = torch.from_numpy(X).requires_grad_()
+    model.set_params(gradient="one_step").fit(samples).means_.sum().backward()
+    assert samples.grad.shape == X.shape
+
+
+def test_refusals_of_scikit_learn_are_named():
+    with pytest.raises(NotFittedError):
+        EM().to_sklearn()
+    with pytest.raises(NotFittedError):
+        EM.from_sklearn(GaussianMixture())
+    bayesian = BayesianGaussianMixture().fit(X)
+    for wrong in (bayesian, models.em(), X):
+        with pytest.raises(TypeError, match=r"must be a GaussianMixture .* got .* from_parameters"):
+            EM.from_sklearn(wrong)
+    with pytest.raises(TypeError, match="unexpected"):
+        EM.from_sklearn(models.sklearn_mixture(), unknown=1)
+    singular = EM.from_parameters([1.0], [[0.0, 0.0]], [np.zeros((2, 2))])
+    with pytest.raises(ValueError, match="singular"):
+        singular.to_sklearn()
+
+
+# --- torch ---------------------------------------------------------------------------------------
+
+
+def test_torch_has_the_same_density_and_back(covariance_type):
+    model = models.em(covariance_type=covariance_type)
+    distribution = model.to_torch()
+    found = distribution.log_prob(torch.from_numpy(X))
+    np.testing.assert_allclose(found, model.score_samples(X), **OPTIONS)
+    again = EM.from_torch(distribution, random_state=5)
+    assert again.covariance_type == covariance_type and again.random_state == 5
+    check_same_answers(model, again)
+    model.means_[:] = 0  # a distribution has numbers of its own
+    assert distribution.log_prob(torch.from_numpy(X)).equal(found)
+
+
+def test_gradients_go_through_the_distribution_of_a_fit():
+    samples = torch.from_numpy(X).requires_grad_()
+    model = EM(2, random_state=0).fit(samples)
+    loss = model.to_torch().log_prob(torch.zeros(1, 2, dtype=torch.float64)).sum()
+    (found,) = torch.autograd.grad(loss, samples, retain_graph=True)
+    assert found.abs().sum() > 0
+    again = EM.from_torch(model.to_torch())
+    (other,) = torch.autograd.grad(again.score_samples([[0.0, 0.0]]).sum(), samples)
+    torch.testing.assert_close(other, found)
+
+
+def test_refusals_of_torch_are_named():
+    with pytest.raises(NotFittedError):
+        EM().to_torch()
+    with pytest.raises(TypeError, match="distribution must be a MixtureSameFamily"):
+        EM.from_torch(torch.distributions.Categorical(torch.ones(2)))
+
+
+# --- ONNX ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_onnx_answers_the_same(dtype, covariance_type):
+    skl2onnx = pytest.importorskip("skl2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    model = models.em(covariance_type=covariance_type)
+    samples = X.astype(dtype)
+    onnx = skl2onnx.to_onnx(model.to_sklearn(), samples[:1], options={"score_samples": True})
+    session = runtime.InferenceSession(onnx.SerializeToString(), providers=["CPUExecutionProvider"])
+    labels, probabilities, scores = session.run(None, {"X": samples})
+    tolerance = 1e-4 if dtype == np.float32 else 1e-12  # products of features in float32
+    np.testing.assert_array_equal(labels.ravel(), model.predict(X))
+    np.testing.assert_allclose(probabilities, model.predict_proba(X), atol=tolerance)
+    np.testing.assert_allclose(scores.ravel(), model.score_samples(X), atol=tolerance)
+
+
+def test_onnx_takes_a_pipeline_that_ends_in_a_mixture():
+    skl2onnx = pytest.importorskip("skl2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    pipeline = make_pipeline(StandardScaler(), EM(2, random_state=0)).fit(X)
+    onnx = skl2onnx.to_onnx(make_pipeline(*pipeline[:-1], pipeline[-1].to_sklearn()), X[:1])
+    session = runtime.InferenceSession(onnx.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"X": X})[0].ravel(), pipeline.predict(X))
