@@ -81,7 +81,7 @@ def kmeans(
     .. [1] Lloyd 1982, least squares quantisation.
     .. [2] Arthur and Vassilvitskii 2007, k-means++.
     """
-    samples = _Samples(X, sample_weight)
+    samples = Weighted(X, sample_weight)
     tol, best = tol * float(samples.variance()), None
     for _ in range(n_init):
         found = _one_run(samples, n_clusters, rng, max_iter, tol)
@@ -128,11 +128,19 @@ def seeds(
     ----------
     .. [1] Arthur and Vassilvitskii 2007, k-means++.
     """
-    return _seeds(_Samples(X, sample_weight), n_clusters, rng)
+    return _seeds(Weighted(X, sample_weight), n_clusters, rng)
 
 
-class _Samples:
-    """Samples and their weights, in blocks."""
+class Weighted:
+    """Samples and their weights, in blocks.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+        Samples, of a mean near zero.
+    sample_weight : Tensor of shape (n,) or None
+        Their weights; None is one each.
+    """
 
     def __init__(self, X: Tensor, sample_weight: Tensor | None):
         self.X = X
@@ -178,9 +186,9 @@ def _squared_distances(x: Tensor, centres: Tensor) -> Tensor:
     return torch.addmm(squares, x, centres.mT, alpha=-2).clamp_(min=0).double()
 
 
-def _seeds(samples: _Samples, n_clusters: int, rng) -> Tensor:
+def _seeds(samples: Weighted, n_clusters: int, rng) -> Tensor:
     """`seeds`."""
-    n, n_trials, device = len(samples.X), 2 + int(math.log(n_clusters)), samples.X.device
+    n_trials, device = 2 + int(math.log(n_clusters)), samples.X.device
     # in the order of scikit-learn's calls, which depends on no number of theirs
     drawn = np.append(rng.random_sample(), rng.uniform(size=(n_clusters - 1) * n_trials))
     first, *others = torch.from_numpy(drawn).to(device).split([1] + [n_trials] * (n_clusters - 1))
@@ -188,16 +196,60 @@ def _seeds(samples: _Samples, n_clusters: int, rng) -> Tensor:
     share = (a / a.sum()).cumsum(0)
     chosen = [torch.searchsorted(share / share[-1:], first, right=True)]
     closest = samples.nearest(chosen[0], torch.full_like(share, torch.inf))
-    for u in others:
+    return torch.cat([*chosen, *_farther(samples, closest, others)])
+
+
+def _farther(samples: Weighted, closest: Tensor, drawn):
+    """Yield samples far from those to which the squared distances are, and from each other.
+
+    For each there are a few random numbers; the best of as many candidates counts.
+    """
+    a, n = samples.weights, len(samples.X)
+    for u in drawn:
         parts = a * closest
         candidates = torch.searchsorted(parts.cumsum(0), u * parts.sum()).clamp_(max=n - 1)
         best = samples.inertias(candidates, closest).argmin(0, keepdim=True)
-        chosen.append(candidates.gather(0, best))
-        closest = samples.nearest(chosen[-1], closest)
-    return torch.cat(chosen)
+        chosen = candidates.gather(0, best)
+        yield chosen
+        closest = samples.nearest(chosen, closest)
 
 
-def _one_run(samples: _Samples, n_clusters: int, rng, max_iter: int, tol: float) -> Clustering:
+def further_seeds(
+    X: Tensor,
+    n_clusters: int,
+    rng: np.random.RandomState,
+    sample_weight: Tensor | None,
+    centres: Tensor,
+) -> Tensor:
+    """Choose samples far from given centres, and from each other, by greedy k-means++.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+        Samples, as in `seeds`.
+    n_clusters : int
+        How many are chosen, K.
+    rng : RandomState
+        Source of random numbers, on the host.
+    sample_weight : Tensor of shape (n,) or None
+        Non-negative weights; None is one each.
+    centres : Tensor of shape (L, d)
+        The given centres, L >= 1.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        The indices of the samples, on their device.
+    """
+    samples, n_trials = Weighted(X, sample_weight), 2 + int(math.log(n_clusters))
+    drawn = torch.from_numpy(rng.uniform(size=(n_clusters, n_trials))).to(X.device)
+    closest = torch.empty_like(samples.weights, memory_format=torch.contiguous_format)
+    for rows, x, _ in samples.blocks(len(centres)):
+        closest[rows] = _squared_distances(x, centres.to(x.dtype)).amin(1)
+    return torch.cat(list(_farther(samples, closest, drawn)))
+
+
+def _one_run(samples: Weighted, n_clusters: int, rng, max_iter: int, tol: float) -> Clustering:
     """One run: seeds, and Lloyd's iterations until labels or centres stay."""
     centres = samples.X[_seeds(samples, n_clusters, rng)].double()
     labels = torch.full((len(samples.X),), -1, device=centres.device)
@@ -221,7 +273,7 @@ def _one_run(samples: _Samples, n_clusters: int, rng, max_iter: int, tol: float)
     return Clustering(labels, centres, inertia, n_iter)
 
 
-def _assign(samples: _Samples, centres: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _assign(samples: Weighted, centres: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Label each sample by its nearest centre, in place.
 
     Returns the clusters' sums ``(K, d)``, their masses ``(K,)``, and how many labels changed.
@@ -253,7 +305,7 @@ def _means(sums: Tensor, mass: Tensor) -> Tensor:
     return torch.where(full.unsqueeze(1), means, elsewhere)
 
 
-def _to_centres(samples: _Samples, centres: Tensor, labels: Tensor):
+def _to_centres(samples: Weighted, centres: Tensor, labels: Tensor):
     """Yield the rows, weights and squared distances to their centres of each block of samples."""
     for rows, x, a in samples.blocks():
         yield rows, a, (x.double() - centres[labels[rows]]).square().sum(1)

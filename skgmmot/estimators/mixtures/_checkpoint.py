@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import warnings
+from collections.abc import Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -195,6 +196,8 @@ def _described(value):
     if isinstance(value, np.random.RandomState):
         key = value.get_state(legacy=False)
         return f"RandomState {_digest(repr(_plain(key)).encode())}"
+    if isinstance(value, Mapping):
+        return {repr(name): _described(part) for name, part in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {name: _described(getattr(value, name)) for name in vars(value)}
     if callable(value):

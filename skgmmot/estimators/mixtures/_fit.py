@@ -57,15 +57,15 @@ class FittedMixture(MixtureEstimator):
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
             Samples.
-        y : None
-            Ignored.
+        y : array-like of shape (n_samples,), default=None
+            As in `fit`, which ignores it unless a parameter says otherwise.
         sample_weight : array-like or Tensor of shape (n_samples,), default=None
             Non-negative weights.
 
         Returns
         -------
         array or Tensor of shape (n_samples,)
-            What ``fit(X).predict(X)`` gives.
+            What ``fit(X, y).predict(X)`` gives.
 
         Raises
         ------
@@ -75,18 +75,22 @@ class FittedMixture(MixtureEstimator):
             As `fit`; also if ``X`` is a function that returns blocks.
         """
         arrays.refuse_functions(X)
-        return self._fit(X, sample_weight).predict(X)
+        return self._fit(X, sample_weight, **self._from_y(y)).predict(X)
+
+    def _from_y(self, y) -> dict:
+        """What of ``y`` a fit takes into account, by name."""
+        return {}
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def _fit(self, X, sample_weight):
+    def _fit(self, X, sample_weight, **known):
         with whole_fit(self) as (fitted, reached):
-            fitted._fit_samples(X, sample_weight, reached)
+            fitted._fit_samples(X, sample_weight, reached, **known)
         return self
 
-    def _fit_samples(self, X, sample_weight, reached):
+    def _fit_samples(self, X, sample_weight, reached, **known):
         """`fit`, on a copy."""
         warm = self._is_warm()
-        fit = self._fit_to(*self._validated(X, sample_weight))
+        fit = self._fit_to(*self._validated(X, sample_weight), **known)
         reached.best, reached.show = lambda: fit.runs.best, fit.show
         with nullcontext() if fit.checkpoint is None else fit.checkpoint.guarded():
             solution = fit.solve(warm)

@@ -148,6 +148,11 @@ class MaximumLikelihood(MixtureEstimator):
                 f"e_step must maximise the likelihood for standard errors, got {self.e_step!r}. "
                 "Fit with e_step='posterior'."
             )
+        if self.labels != "ignore":
+            raise ValueError(
+                f"labels must be 'ignore' for standard errors, got {self.labels!r}, with which the "
+                "fit has another likelihood. Fit without labels, or use the bootstrap."
+            )
         if robust is not None and not isinstance(robust, bool):
             raise TypeError(f"robust must be True, False or None, got {robust!r}. Choose one.")
         if not self._is_likeliest():

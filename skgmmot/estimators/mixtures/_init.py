@@ -30,13 +30,14 @@ from skgmmot.fitting.em.constraint import FREE, Constraint, check_fixed_weights,
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.fitting.em.step import counted_mass, m_step, shifts
+from skgmmot.fitting.labels import Labelling, clusters, masses, single_samples
 from skgmmot.fitting.samples import InMemory
 from skgmmot.fitting.stream import OutOfCore, start_rows
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.log_density import log_density, log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture, select
 from skgmmot.gaussian.statistics import Statistics
-from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, origin
+from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, map_rows, origin
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.threads import in_forked_process
 
@@ -119,9 +120,14 @@ def assign(
 
 def _by_kmeans(em: EM, n_components: int, rng) -> Assignment:
     """The clusters of k-means."""
+    return _labelled(_labels_by_kmeans(em, n_components, rng), n_components, em.X)
+
+
+def _labels_by_kmeans(em: EM, n_components: int, rng) -> Tensor:
+    """The cluster of each sample ``(n,)``."""
     on_host = em.X.device.type == "cpu"
     X = _near_origin(em, _centred_by_mean(em)) if on_host else em.X - em.origin
-    return _labelled(_clusters(X, em.sample_weight, n_components, 1, rng), n_components, em.X)
+    return _clusters(X, em.sample_weight, n_components, 1, rng)
 
 
 def _by_kmeans_plusplus(em: EM, n_components: int, rng) -> Assignment:
@@ -238,6 +244,91 @@ def _by_chance(em: EM, n_components: int, rng) -> Assignment:
             yield slice(start, start + BLOCK), slice(None), resp / resp.sum(0)
 
     return blocks
+
+
+def assign_labelled(
+    name: str | Callable,
+    em: EM,
+    labelling: Labelling,
+    rng: np.random.RandomState,
+    run: int = 0,
+    kind: ArrayKind = NUMPY,
+) -> Assignment:
+    """Assign samples, of which some classes are known, to components that are possible for them.
+
+    Parameters
+    ----------
+    name : {'kmeans', 'k-means++', 'random', 'random_from_data'} or callable
+        The start. ``'kmeans'`` begins with the means of the classes in the first run, and without
+        them in others, which would be the first one again. Components that are found without the
+        classes, or by a callable, are put in the order that fits the classes best.
+    em : EM
+        The samples, their weights and their origin.
+    labelling : Labelling
+        The classes.
+    rng : RandomState
+        Source of random numbers.
+    run : int, default=0
+        How many starts there were before.
+    kind : ArrayKind, default=NUMPY
+        The kind of array that a callable gets.
+
+    Returns
+    -------
+    callable
+        The responsibilities, block by block.
+    """
+    K = labelling.n_components
+    if callable(name):
+        found = called(name, em.X, K, rng, kind)
+        found = torch.from_numpy(found) if found.ndim == 1 else found
+        return _in_order_of_classes(found.to(em.X.device), em, labelling)
+    if name == "kmeans" and run > 0:
+        return _in_order_of_classes(_labels_by_kmeans(em, K, rng), em, labelling)
+    if name == "random":
+        return _restricted(_by_chance(em, K, rng), labelling)
+    X = em.X - em.origin
+    if name == "kmeans":
+        return _labelled(clusters(labelling, X, em.sample_weight, rng), K, em.X)
+    far = name == "k-means++"
+    chosen = single_samples(labelling, X, em.sample_weight, rng, far=far)
+    labels = torch.full_like(labelling.codes, -1)
+    labels[chosen] = torch.arange(K, device=labels.device)
+    for c, components in enumerate(labelling.components):
+        if len(components) == 1:
+            labels[labelling.rows(c)] = components[0]
+    return _labelled(labels, K, em.X)
+
+
+def _in_order_of_classes(found: Tensor, em: EM, labelling: Labelling) -> Assignment:
+    """Labels ``(n,)`` or responsibilities ``(n, K)`` of components in any order."""
+    if found.ndim == 1:
+        found = torch.nn.functional.one_hot(found.long(), labelling.n_components).double()
+    order = labelling.order(masses(labelling, found.mT, em.sample_weight))
+    return _restricted(_divided(found[:, order]), labelling)
+
+
+def _restricted(assignment: Assignment, labelling: Labelling) -> Assignment:
+    """Responsibilities of all components, shared among those that are possible."""
+
+    def blocks():
+        for rows, components, resp in assignment():
+            yield rows, components, labelling.restricted(resp, rows)
+
+    return blocks
+
+
+def _in_classes(
+    found: GaussianMixtureParams, em: EM, labelling: Labelling
+) -> GaussianMixtureParams:
+    """Components in the order that fits the classes of the samples best."""
+    step = em.fastest(found)
+
+    def resp(block):
+        return step.responsibilities(block)[0].mT
+
+    of_all = map_rows(resp, step.row_size, em.X, min_rows=step.min_rows).mT
+    return select(found, labelling.order(masses(labelling, of_all, em.sample_weight)))
 
 
 def start(
@@ -473,24 +564,33 @@ def one_start(
     run: int,
     kind: ArrayKind = NUMPY,
     grouped: EM | None = None,
+    labelling: Labelling | None = None,
 ) -> GaussianMixtureParams:
     """One start: what is given, and for the rest the moments of an assignment, or Sinkhorn-EM.
 
     The assignment may be of the same samples in other coordinates, ``grouped``. A callable start
-    gets them in the user's kind of array.
+    gets them in the user's kind of array. Where classes are known, components begin with theirs.
     """
     name = estimator.init_params
     fitted = None if callable(name) else FITTED.get(name)
     if fitted is not None:
         # another run from given means and covariances would be the first one again
         given = given if run == 0 else (given[0], None, None)
-        return fitted(em, given, estimator._covariance(), estimator.n_components, rng)
+        size = estimator._covariance(), estimator.n_components
+        if labelling is None:
+            return fitted(em, given, *size, rng)
+        plain = EM(InMemory(em.X, em.sample_weight), em.origin, em.reg_covar, em.constraint)
+        found = fitted(plain, given, *size, rng)
+        return found if given[1] is not None else _in_classes(found, plain, labelling)
     if all(part is not None for part in given):
         covariance_type = estimator._covariance().reduced(*given[1].shape)
         return GaussianMixtureParams(*given, covariance_type)
-    assignment = assign(name, grouped or em, estimator.n_components, rng, kind)
+    if labelling is None:
+        assignment = assign(name, grouped or em, estimator.n_components, rng, kind)
+    else:
+        assignment = assign_labelled(name, em, labelling, rng, run, kind)
     found = start(assignment, em, estimator._covariance(), estimator.n_components)
-    if em.constraint.means is not None:
+    if em.constraint.means is not None and labelling is None:
         found = _in_order_of(given[1], found)
     if estimator.max_iter == 0:
         # Nothing normalises the weights of a start later: do it now.

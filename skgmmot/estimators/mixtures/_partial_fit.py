@@ -85,6 +85,11 @@ def _can_go_by_blocks(estimator):
             f"partial_fit needs e_step='posterior', got {estimator.e_step!r}, whose plan is one of "
             "all samples at once. Set e_step='posterior', or call fit with all samples."
         )
+    if estimator.labels != "ignore":
+        raise AttributeError(
+            f"partial_fit needs labels='ignore', got {estimator.labels!r}: blocks have no classes "
+            "yet. Call fit with all samples, or set labels='ignore'."
+        )
     return True
 
 

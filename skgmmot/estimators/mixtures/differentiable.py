@@ -13,6 +13,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays, places
+from skgmmot._inputs.labels import classes_of
+from skgmmot.estimators.classes import CLASSES, ClassPredictor
 from skgmmot.estimators.mixtures import _checkpoint, _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
 from skgmmot.estimators.mixtures._fit import Fit, check_enough
@@ -25,6 +27,7 @@ from skgmmot.fitting.em.gradient.movement import STRATEGIES, Request
 from skgmmot.fitting.em.prior import PRIORS, Prior, check_prior
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
+from skgmmot.fitting.labels import Labelling, check_weights
 from skgmmot.fitting.samples import InMemory
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import ACCELERATIONS
@@ -41,7 +44,7 @@ EMPTY = (
 )
 
 
-class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
+class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByBlocks):
     """Gaussian mixture fitted by EM in torch, differentiable with respect to the data.
 
     A drop-in replacement for `sklearn.mixture.GaussianMixture`: the same parameters, attributes and
@@ -131,6 +134,15 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         posterior density, see `skgmmot.Prior`. It keeps components from collapsing onto a few
         samples. 'auto' is ``Prior()``, that of Fraley and Raftery; ``score``, ``bic`` and ``aic``
         remain those of the likelihood.
+    labels : {'ignore', 'y'}, default='ignore'
+        What ``y`` is to `fit`: ignored, as in scikit-learn, or the classes of the samples, of which
+        some are known. With 'y' each sample of known class belongs to one of the components of its
+        class, the others are shared among all components as ever (semi-supervised learning), and
+        `predict_class` predicts classes.
+    components_of_class : dict, default=None
+        For ``labels='y'``: the components of each class, as ``{'a': [0, 1], 'b': [2]}``. None gives
+        each class one, in sorted order. Components of no class are for samples of unknown class
+        alone, and so are those of a class that no sample has.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -168,6 +180,10 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
         ``distance``) and, after backward through an implicit gradient, what that found
         (``adjoint``, with its residual, spectral radius and the error of one_step).
+    classes_ : ndarray of shape (n_classes,)
+        For ``labels='y'``: the classes, sorted.
+    components_of_class_ : dict
+        For ``labels='y'``: the components of each.
     n_features_in_ : int
         Number of features d.
     n_samples_seen_ : int or float
@@ -240,6 +256,8 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         "fixed_means": ["boolean", "array-like", torch.Tensor],
         "fixed_covariances": ["boolean", "array-like", torch.Tensor],
         "prior": [StrOptions(set(PRIORS)), Prior],
+        "labels": [StrOptions({"ignore", "y"})],
+        "components_of_class": [dict, None],
         "device": [str, torch.device, None],
     }
 
@@ -271,6 +289,8 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         fixed_means=False,
         fixed_covariances=False,
         prior="none",
+        labels="ignore",
+        components_of_class=None,
         device=None,
     ):
         self.n_components = n_components
@@ -298,6 +318,8 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         self.fixed_means = fixed_means
         self.fixed_covariances = fixed_covariances
         self.prior = prior
+        self.labels = labels
+        self.components_of_class = components_of_class
         self.device = device
 
     def fit(self, X, y=None, sample_weight=None):
@@ -312,8 +334,10 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
             its weights. Memory-mapped files of more than 1 GiB are read in blocks, too. So are dask
             arrays, in chunks of whole rows, and dask data frames: by the current client or by
             threads, and anew for each iteration unless they are persisted.
-        y : None
-            Ignored.
+        y : array-like of shape (n_samples,), default=None
+            Ignored, unless ``labels='y'``: then the class of each sample, integers or text. -1
+            marks an unknown class, in arrays of text the empty text, in arrays of objects also
+            None and NaN. Floats are integers, and NaN.
         sample_weight : array-like or Tensor of shape (n_samples,), or callable, default=None
             Non-negative weights; a weight of 2 is a row given twice, 0 a row left out. Of blocks,
             also a function that returns a fresh iterator of theirs. Of samples of dask, a dask
@@ -350,11 +374,16 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         a fit in memory, others its numbers to rounding. Where samples are more than 131,072, or
         more than 64 MB, the start is found from so many of them, drawn uniformly.
         """
-        self._fit(X, sample_weight)
+        self._fit(X, sample_weight, **self._from_y(y))
         return self
+
+    def _from_y(self, y):
+        return {} if self.labels == "ignore" else {"y": y}
 
     def _validated(self, X, sample_weight, *, first=True):
         """As for all, in memory; elsewhere samples that hold their weights, None and the kind."""
+        if self.labels != "ignore":
+            _check_in_memory(X)
         found = places.out_of_core(self, X, sample_weight, reset=first)
         if found is None:
             X, a, kind = super()._validated(X, sample_weight, first=first)
@@ -369,7 +398,9 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
         self.n_samples_seen_ = n if seen == n else seen
         return samples, None, kind
 
-    def _fit_to(self, X, sample_weight, kind):
+    def _fit_to(self, X, sample_weight, kind, **known):
+        if known:
+            return _LabelledFit(self, X, sample_weight, kind, **known)
         if not isinstance(X, torch.Tensor):
             return _OutOfCoreFit(self, X, kind)
         return _Fit(self, X, sample_weight, kind)
@@ -431,10 +462,20 @@ class DifferentiableGaussianMixture(MaximumLikelihood, FittedByBlocks):
             return SinkhornEM(em).gap(untilted(theta._replace(weights=weights).translated(-origin)))
 
 
+def _check_in_memory(X) -> None:
+    """Refuse samples in blocks, which come without classes."""
+    if arrays.is_dask(X) or places.blocks_of(X) is not None:
+        raise ValueError(
+            f"X must be in memory for labels='y', got {type(X).__name__}, which is read in blocks. "
+            "Pass an array, or set labels='ignore'."
+        )
+
+
 class _Fit(Fit):
     """EM on given samples, and the best run's end on their graph."""
 
     unit = 1.0  # the weight of a sample that was seen once
+    labelling: Labelling | None = None  # no class is known
 
     def __init__(self, estimator, X, sample_weight, kind):
         self.estimator, self.kind = estimator, kind
@@ -445,7 +486,11 @@ class _Fit(Fit):
         constants = (X.detach(), None if sample_weight is None else sample_weight.detach())
         origin = blocks.origin(*constants)
         _init.warn_of_units(estimator, _init.variances(*constants, origin), origin)
-        self._begin(InMemory(*constants), origin)
+        self._begin(self._samples(*constants), origin)
+
+    def _samples(self, X, sample_weight):
+        """The samples, in one place."""
+        return InMemory(X, sample_weight)
 
     def _begin(self, samples, origin):
         """Prepare the iteration over the samples."""
@@ -521,21 +566,29 @@ class _Fit(Fit):
         if warm:
             objective = float(getattr(e, "lower_bound_", -math.inf))
             start = functools.partial(_init.earlier_fit, e, em)
-            yield from self.runs.starts(1, lambda _: (_init.held(start(), given, em), objective))
+            yield from self.runs.starts(
+                1, lambda _: (self._checked(_init.held(start(), given, em), warm=True), objective)
+            )
             return
         with _init.random_numbers(e.random_state) as rng:
             rng = self.runs.draw_from("random_state", rng)
             rows = functools.cache(lambda: self._to_start_from(rng))
 
             def draw(run):
-                start = _init.one_start(e, rows(), given, rng, run, self.kind)
-                return _init.held(start, given, em), -math.inf
+                start = _init.one_start(
+                    e, rows(), given, rng, run, self.kind, labelling=self.labelling
+                )
+                return self._checked(_init.held(start, given, em)), -math.inf
 
             yield from self.runs.starts(e.n_init, draw)
 
     def _to_start_from(self, rng) -> EM:
         """The samples in memory that starts are found from."""
         return self.em
+
+    def _checked(self, start, *, warm=False):
+        """A start from which the samples have a density."""
+        return start
 
     def not_converged(self, solution):
         """The warning, and what it means for the gradient."""
@@ -555,7 +608,7 @@ class _Fit(Fit):
     def show(self, solution):
         """Set the estimator's attributes; those that only some fits have go."""
         e = self.estimator
-        for name in ("solution_", "entropic_ot_gap_", *STATE):
+        for name in ("solution_", "entropic_ot_gap_", *CLASSES, *STATE):
             vars(e).pop(name, None)
         value = solution.value.translated(self.origin)
         if self.held_means is not None:  # no rounding from the way to the origin and back
@@ -579,6 +632,44 @@ class _Fit(Fit):
         with em.at_work():
             share = em.statistics(theta).mass / em.total
         return balance_gap_bound(theta.weights, share)
+
+
+class _LabelledFit(_Fit):
+    """EM on samples in memory, of which some classes are known."""
+
+    def __init__(self, estimator, X, sample_weight, kind, y):
+        e = estimator
+        if E_STEPS[e.e_step].balanced:
+            raise ValueError(
+                f"e_step must be 'posterior' for labels='y', got {e.e_step!r}, whose plan gives "
+                "every component its weight of all samples. Set one of the two back."
+            )
+        if X.requires_grad and STRATEGIES[e.gradient].follows_data:
+            raise ValueError(
+                f"gradient must be a derivative for labels='y', got {e.gradient!r}, which moves "
+                "samples from one component to another. Use gradient='implicit'."
+            )
+        self.classes = classes_of(y, len(X), e.n_components, e.components_of_class)
+        codes = torch.from_numpy(self.classes.codes).to(X.device)
+        labelling = Labelling(codes, self.classes.components, e.n_components)
+        self.labelling = labelling.counted(sample_weight)
+        super().__init__(estimator, X, sample_weight, kind)
+
+    def _samples(self, X, sample_weight):
+        return self.labelling.grouped(X, sample_weight)
+
+    def _checked(self, start, *, warm=False):
+        """Refuse weights of zero for classes that have samples; of an earlier fit, change them."""
+        if warm and not self.em.constraint.fixes_weights:
+            start = self.labelling.with_weight(start)
+        check_weights(self.labelling, start.weights, self.classes.names)
+        return start
+
+    def show(self, solution):
+        super().show(solution)
+        e, (names, components, _, unknown) = self.estimator, self.classes
+        e.classes_, e._unknown_class = names, unknown
+        e.components_of_class_ = dict(zip(names.tolist(), map(list, components), strict=True))
 
 
 class _OutOfCoreFit(_Fit):

@@ -287,6 +287,11 @@ class GaussianMixtureSearch(FittedMixture):
                 "covariances, got some of them: candidates are compared by their likelihood. Unset "
                 "them."
             )
+        if mixture.labels != "ignore":
+            raise ValueError(
+                f"mixture must have labels='ignore', got {mixture.labels!r}: components of classes "
+                "cannot be split and merged. Fit best_estimator_ with labels afterwards."
+            )
         if E_STEPS[mixture.e_step].balanced:
             raise ValueError(
                 f"mixture must maximise the likelihood, got e_step={mixture.e_step!r}. Use "
