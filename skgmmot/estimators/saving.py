@@ -11,6 +11,7 @@ from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 
 from skgmmot._inputs.states import packed, unpacked
 from skgmmot._inputs.stored import MODEL_KINDS, Frame, as_frame, from_frame
+from skgmmot.estimators.documented import Documented
 from skgmmot.numerics import archive
 from skgmmot.numerics.archive import Kind
 
@@ -31,7 +32,7 @@ def named_function(function: Callable) -> Callable:
     return function
 
 
-class SavedEstimator(BaseEstimator):
+class SavedEstimator(Documented, BaseEstimator):
     """Base of all estimators: how they are saved, in each of the ways that there are.
 
     A state is a dictionary of parameters and attributes. Subclasses whose attributes can be

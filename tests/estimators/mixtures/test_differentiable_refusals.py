@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.utils.validation import check_is_fitted
 
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot.fitting.em.rows import EM
@@ -153,6 +154,19 @@ def test_an_interrupted_fit_keeps_what_it_reached(blobs, monkeypatch, difference
         model.fit(blobs)
     monkeypatch.undo()
     assert model.n_iter_ == 3 and not model.converged_
+    check_is_fitted(model)  # also after a first fit; converged_ tells
+    assert model.predict_proba(blobs).shape == (len(blobs), 4)
     with pytest.warns(ConvergenceWarning):
         expected = clone(model).set_params(max_iter=3).fit(blobs)
     assert difference(model, expected) == 0
+
+
+def test_a_first_fit_that_is_interrupted_before_its_start_is_none(blobs):
+    def interrupted(X, n_components, random_state):
+        raise KeyboardInterrupt
+
+    model = DifferentiableGaussianMixture(4, init_params=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(blobs)
+    with pytest.raises(NotFittedError):
+        model.predict(blobs)
