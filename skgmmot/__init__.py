@@ -6,6 +6,7 @@ from skgmmot.estimators.mixtures.semidiscrete import SemidiscreteGMM
 from skgmmot.estimators.mixtures.sliced import SlicedWassersteinGMM
 from skgmmot.estimators.saving import load, save
 from skgmmot.estimators.search.mixture_search import GaussianMixtureSearch
+from skgmmot.estimators.transport.adapted_classifier import AdaptedClassifier
 from skgmmot.estimators.transport.barycenter import MixtureBarycenter, reduce
 from skgmmot.estimators.transport.embedding import MixtureEmbedding, PairwiseMW2
 from skgmmot.estimators.transport.geodesic import MixtureFlow, interpolate
@@ -18,6 +19,7 @@ from skgmmot.transport.semidiscrete.grid import GridDensity
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptedClassifier",
     "DifferentiableGaussianMixture",
     "GaussianMixtureSearch",
     "GridDensity",

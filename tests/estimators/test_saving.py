@@ -130,7 +130,7 @@ def test_every_estimator_of_the_package_has_such_a_file():
     public = [getattr(skgmmot, name) for name in skgmmot.__all__]
     estimators = {
         o.__name__ for o in public if isinstance(o, type) and issubclass(o, BaseEstimator)
-    }
+    } - {"AdaptedClassifier"}  # which holds a classifier of any package: a matter for skops
     assert estimators <= models.RELEASED.keys() <= {path.stem for path in models.DATA.iterdir()}
 
 

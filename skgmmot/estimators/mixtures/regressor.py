@@ -16,6 +16,7 @@ from skgmmot._inputs import arrays
 from skgmmot._inputs.features import values_of
 from skgmmot._inputs.mixtures import as_mixture
 from skgmmot._inputs.targets import regression_targets
+from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import check_covariance_type, fitted_to
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
@@ -30,7 +31,7 @@ from skgmmot.numerics.threads import single_threaded_torch
 DEFAULT_COMPONENTS = 3
 
 
-class MixtureRegressor(RegressorMixin, SavedEstimator):
+class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
     r"""Gaussian mixture regression: the conditional distribution of ``y`` given ``X``.
 
     `fit` fits a mixture to the samples ``(x_i, y_i)`` as one; `predict` computes the mean of its
@@ -115,32 +116,6 @@ class MixtureRegressor(RegressorMixin, SavedEstimator):
         self.random_state = random_state
         self.device = device
 
-    def set_params(self, **params):
-        """Set parameters.
-
-        Parameters
-        ----------
-        **params : dict
-            Parameters by name, those of ``mixture`` as ``mixture__name``.
-
-        Returns
-        -------
-        MixtureRegressor
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            For an unknown parameter, or one of the mixture where none is given.
-        """
-        nested = sorted(name for name in params if name.startswith("mixture__"))
-        if nested and params.get("mixture", self.mixture) is None:
-            raise ValueError(
-                f"mixture must be given for {nested} to be set, got None. Use "
-                "MixtureRegressor(DifferentiableGaussianMixture())."
-            )
-        return super().set_params(**params)
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
@@ -196,14 +171,17 @@ class MixtureRegressor(RegressorMixin, SavedEstimator):
     def _new_mixture(self):
         """The unfitted mixture."""
         if self.mixture is None:
-            return DifferentiableGaussianMixture(
-                DEFAULT_COMPONENTS,
-                init_params=scaled_kmeans,
-                random_state=self.random_state,
-                device=self.device,
-            )
+            return self._default_mixture()
         check_covariance_type(self.mixture, "X and y")
         return clone(self.mixture)
+
+    def _default_mixture(self):
+        return DifferentiableGaussianMixture(
+            DEFAULT_COMPONENTS,
+            init_params=scaled_kmeans,
+            random_state=self.random_state,
+            device=self.device,
+        )
 
     def predict(self, X, return_std=False):
         """Predict the conditional mean of the targets.

@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
+from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import MixtureEstimator
@@ -51,7 +52,7 @@ CRITERIA = ("bic", "aic", "icl", "held_out")
 LABELS = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "held_out": "-2 held-out log-likelihood"}
 
 
-class GaussianMixtureSearch(FittedMixture):
+class GaussianMixtureSearch(DefaultMixture, FittedMixture):
     r"""Gaussian mixture whose number of components and covariance type are chosen by a criterion.
 
     Mixtures of each covariance type are fitted with more and more components, each from starts of
@@ -260,7 +261,7 @@ class GaussianMixtureSearch(FittedMixture):
     def _template(self):
         """The mixture that candidates are clones of."""
         if self.mixture is None:
-            return DifferentiableGaussianMixture(n_init=2)
+            return self._default_mixture()
         mixture = self.mixture
         if not isinstance(mixture, DifferentiableGaussianMixture):
             raise TypeError(
@@ -298,6 +299,9 @@ class GaussianMixtureSearch(FittedMixture):
                 "e_step='posterior', or init_params='sinkhorn'."
             )
         return mixture
+
+    def _default_mixture(self):
+        return DifferentiableGaussianMixture(n_init=2)
 
     def plot(self, ax=None):
         """Draw the criterion against the number of components, a line for each covariance type.

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from skgmmot._inputs import arrays
 from skgmmot._inputs.dask_blocks import in_tasks
 from skgmmot._inputs.mixtures import as_mixtures, as_two_sequences
+from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.numerics.linalg import safe_sqrt
@@ -41,7 +42,7 @@ class _OfObjects(TransformerMixin, SavedEstimator):
         return tags
 
 
-class MixtureEmbedding(_OfObjects):
+class MixtureEmbedding(DefaultMixture, _OfObjects):
     """Transformer that fits a Gaussian mixture to each of many point clouds.
 
     Parameters
@@ -193,13 +194,16 @@ class MixtureEmbedding(_OfObjects):
     def _new_mixture(self):
         """The mixture estimator to clone for each cloud."""
         if self.mixture is None:
-            return DifferentiableGaussianMixture(self.n_components, random_state=self.random_state)
+            return self._default_mixture()
         if not hasattr(self.mixture, "covariance_type"):
             raise TypeError(
                 "mixture must be a Gaussian mixture estimator, got "
                 f"{type(self.mixture).__name__}. Pass a DifferentiableGaussianMixture."
             )
         return self.mixture
+
+    def _default_mixture(self):
+        return DifferentiableGaussianMixture(self.n_components, random_state=self.random_state)
 
 
 def _no_convergence_warnings():

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from skgmmot._inputs import arrays, places
 from skgmmot._inputs.dask_blocks import DaskBlocks, answers, by_method, check_features, dtype_of
 from skgmmot._inputs.labels import class_labels, refuse_target
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
+from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import check_covariance_type, fitted_to
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
@@ -65,7 +66,7 @@ def _counts_classes(transport) -> bool:
     return transport.class_wise
 
 
-class OTMap(OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
+class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
     """Map samples to a target distribution by optimal transport between Gaussian mixtures.
 
     `fit` fits a mixture to the source samples and finds the optimal plan between its components
@@ -82,9 +83,9 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
         where a source component is split among several target components, since it averages over
         them. ``'random'`` draws one map a sample: it reproduces the target's spread, with noise.
     mixture : mixture estimator, default=None
-        What is fitted to samples, cloned each time; None is
-        ``DifferentiableGaussianMixture(n_components=10)`` with this ``random_state`` and
-        ``device``, or with one component if ``class_wise``.
+        What is fitted to samples, cloned each time; None is a `DifferentiableGaussianMixture`
+        of 10 components, or of one if ``class_wise``, with this ``random_state`` and ``device``.
+        Its parameters can be set as ``mixture__tol`` and so on, also where it is None.
     class_wise : bool, default=False
         Whether the labels ``y`` of the source samples count: a mixture is then fitted to each
         class, target samples get as many components as all classes together, and `predict` carries
@@ -105,6 +106,9 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
         share for all; 0 or None for none. A ``target`` that is a mixture is never changed.
     random_state : int, RandomState instance or None, default=None
         Controls the default mixture's starts and the draws of ``strategy='random'``.
+    n_components : int, default=None
+        Number of components that are fitted to the source (to each class, if ``class_wise``), and
+        to the target; None leaves that of ``mixture``.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -178,6 +182,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
         "reg_m": [Interval(Real, 0.0, None, closed="right"), tuple, list, None],
         "shrinkage": [StrOptions({"auto"}), Interval(Real, 0.0, 1.0, closed="both"), None],
         "random_state": ["random_state"],
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "device": [str, torch.device, None],
     }
 
@@ -192,6 +197,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
         reg_m=None,
         shrinkage="auto",
         random_state=None,
+        n_components=None,
         device=None,
     ):
         self.target = target
@@ -202,6 +208,7 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
         self.reg_m = reg_m
         self.shrinkage = shrinkage
         self.random_state = random_state
+        self.n_components = n_components
         self.device = device
 
     def get_params(self, deep=True):
@@ -395,11 +402,19 @@ class OTMap(OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
     def _new_mixture(self, name):
         """An unfitted mixture for the samples of that name."""
         if self.mixture is None:
-            default = {"random_state": self.random_state, "device": self.device}
-            K = 1 if self.class_wise else DEFAULT_COMPONENTS
-            return DifferentiableGaussianMixture(n_components=K, **default)
-        check_covariance_type(self.mixture, name)
-        return clone(self.mixture)
+            mixture = self._default_mixture()
+        else:
+            check_covariance_type(self.mixture, name)
+            mixture = clone(self.mixture)
+        if self.n_components is not None:
+            mixture.set_params(n_components=self.n_components)
+        return mixture
+
+    def _default_mixture(self):
+        K = 1 if self.class_wise else DEFAULT_COMPONENTS
+        return DifferentiableGaussianMixture(
+            n_components=K, random_state=self.random_state, device=self.device
+        )
 
     def _set_plan(self, source, target, *given):
         """Find the plan between two mixtures and show it; the kinds of what was given count."""

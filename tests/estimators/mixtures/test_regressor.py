@@ -380,13 +380,13 @@ def test_bad_requests_are_refused(data):
         MixtureRegressor().condition([0.0])
 
 
-def test_parameters_of_no_mixture_cannot_be_set(data):
-    with pytest.raises(ValueError, match=r"mixture must be given for \['mixture__tol'\]"):
-        MixtureRegressor().set_params(mixture__tol=1.0)
+def test_parameters_of_the_default_mixture_can_be_searched(data):
     both = MixtureRegressor().set_params(mixture=Mixture(), mixture__tol=1.0)
     assert both.mixture.tol == 1.0
-    with pytest.raises(ValueError, match="mixture must be given"):
-        GridSearchCV(MixtureRegressor(), {"mixture__n_components": [1, 2]}).fit(*data)
+    search = GridSearchCV(MixtureRegressor(random_state=0), {"mixture__n_components": [1, 2]}, cv=2)
+    search.fit(*data)
+    expected = MixtureRegressor(random_state=0).set_params(**search.best_params_).fit(*data)
+    assert search.score(*data) == expected.score(*data)
     with pytest.raises(ValueError, match="Invalid parameter 'n_components'"):
         MixtureRegressor().set_params(n_components=2)
 

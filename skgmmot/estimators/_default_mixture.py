@@ -1,0 +1,39 @@
+"""Estimators with a mixture inside, ``mixture=None`` being a default one."""
+
+from abc import abstractmethod
+
+
+class DefaultMixture:
+    """Base of estimators whose ``mixture`` may be None: its parameters can be set all the same."""
+
+    @abstractmethod
+    def _default_mixture(self):
+        """The unfitted mixture in the place of None."""
+
+    def set_params(self, **params):
+        """Set parameters.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name, those of ``mixture`` as ``mixture__name``. Where ``mixture`` is
+            None, they are set on the default mixture, which then becomes ``mixture``.
+
+        Returns
+        -------
+        estimator
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            For an unknown parameter.
+        """
+        inner = {n: value for n, value in params.items() if n.startswith("mixture__")}
+        super().set_params(**{n: value for n, value in params.items() if n not in inner})
+        if self.mixture is not None or not inner:
+            return super().set_params(**inner)
+        mixture = self._default_mixture()
+        mixture.set_params(**{n.removeprefix("mixture__"): value for n, value in inner.items()})
+        self.mixture = mixture
+        return self

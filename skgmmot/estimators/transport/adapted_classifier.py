@@ -1,0 +1,230 @@
+"""`AdaptedClassifier` trains a classifier on mapped samples, and predicts target samples."""
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    MetaEstimatorMixin,
+    _fit_context,
+    clone,
+)
+from sklearn.utils import get_tags
+from sklearn.utils._param_validation import HasMethods
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    has_fit_parameter,
+    validate_data,
+)
+
+from skgmmot._inputs.arrays import refuse_functions
+from skgmmot._inputs.labels import class_labels
+from skgmmot.estimators.transport.ot_map import OTMap
+
+
+def _classifier_has(method):
+    """Whether the classifier, fitted or not, has a method."""
+    return lambda self: hasattr(getattr(self, "classifier_", self.classifier), method)
+
+
+class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+    """Classifier of target samples, trained on the images of labelled source samples.
+
+    `fit` maps source samples to the target by an `OTMap` and fits the classifier to their images
+    and labels. `predict` takes samples of the target, which it does not map.
+
+    Parameters
+    ----------
+    ot_map : OTMap
+        The map, unfitted; its ``target`` are samples of the target, without labels, or a mixture.
+    classifier : classifier
+        What is fitted to the images; unfitted.
+
+    Attributes
+    ----------
+    ot_map_ : OTMap
+        The fitted map.
+    classifier_ : classifier
+        The classifier, fitted to the images.
+    classes_ : ndarray of shape (n_classes,)
+        The labels.
+    n_features_in_ : int
+        Number of features d.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if ``X`` had any. The classifier is given arrays without names.
+
+    See Also
+    --------
+    OTMap : The map; with ``class_wise=True`` it carries labels to the target by itself.
+
+    Notes
+    -----
+    In ``make_pipeline(OTMap(target), classifier)``, `predict` and `score` map their argument: such
+    a pipeline predicts labels of *source* samples, and is wrong for target samples.
+
+    Held-out source samples say nothing about parameters of the map. To choose these by
+    cross-validation, label a few target samples, and test on them alone: stack both and pass
+    ``cv=[(source_rows, target_rows)]`` to the search.
+
+    Steps that are fitted to the features, such as a scaler, belong into ``classifier``, or before
+    the target is given to the map: the map does not apply them to its ``target``.
+
+    References
+    ----------
+    .. [1] Montesuma, Ngole Mboula and Souloumiac 2024, mixtures in domain adaptation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import make_blobs
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from skgmmot import AdaptedClassifier, OTMap
+    >>> X, y = make_blobs(300, centers=[[0, 0], [6, 0], [0, 4]], random_state=0)
+    >>> target = X @ [[1.0, 0.4], [-0.4, 1.5]] + [5.0, 5.0]
+    >>> LogisticRegression().fit(X, y).score(target, y) < 0.8
+    True
+    >>> transport = OTMap(target, n_components=3, random_state=0)
+    >>> adapted = AdaptedClassifier(transport, LogisticRegression()).fit(X, y)
+    >>> adapted.score(target, y) > 0.95
+    True
+    """
+
+    _parameter_constraints: dict = {
+        "ot_map": [OTMap],
+        "classifier": [HasMethods(["fit", "predict"])],
+    }
+
+    def __init__(self, ot_map, classifier):
+        self.ot_map = ot_map
+        self.classifier = classifier
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags = get_tags(self.classifier).classifier_tags
+        return tags
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, sample_weight=None):
+        """Fit the map, and the classifier to the images of source samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Source samples.
+        y : array-like of shape (n_samples,)
+            Their labels. If the map is ``class_wise``, -1 means that the class is not known: such
+            samples are left out.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights of the source samples, for the map and the classifier.
+
+        Returns
+        -------
+        AdaptedClassifier
+            The fitted classifier.
+
+        Raises
+        ------
+        ValueError
+            If the map has no target, the classifier takes no weights but some are given, or an
+            argument is invalid.
+        """
+        if self.ot_map.target is None:
+            raise ValueError(
+                "ot_map must have a target, got None. Pass the unlabelled samples of the target: "
+                "OTMap(X_target)."
+            )
+        refuse_functions(X)
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        y, known = class_labels(y, X) if self.ot_map.class_wise else (y, slice(None))
+        weights = {}
+        if sample_weight is not None:
+            weights["sample_weight"] = self._checked_weights(sample_weight, X)
+        ot_map = clone(self.ot_map).set_output(transform="default").fit(X, y, **weights)
+        weights = {name: values[known] for name, values in weights.items()}
+        images = np.asarray(ot_map.transform(X[known]))
+        classifier = clone(self.classifier).fit(images, y[known], **weights)
+        self.ot_map_, self.classifier_ = ot_map, classifier
+        self.classes_ = classifier.classes_
+        return self
+
+    def _checked_weights(self, sample_weight, X):
+        """Weights as an array, which the classifier must take."""
+        if not has_fit_parameter(self.classifier, "sample_weight"):
+            raise ValueError(
+                "classifier must be one whose fit takes sample_weight, got "
+                f"{type(self.classifier).__name__}. Leave the weights out."
+            )
+        return _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+
+    def predict(self, X):
+        """Predict the labels of target samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples of the target.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Their labels.
+        """
+        X = self._target_samples(X)
+        return self.classifier_.predict(X)
+
+    @available_if(_classifier_has("predict_proba"))
+    def predict_proba(self, X):
+        """Compute the probabilities of the labels of target samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples of the target.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities, in the order of ``classes_``.
+        """
+        X = self._target_samples(X)
+        return self.classifier_.predict_proba(X)
+
+    @available_if(_classifier_has("predict_log_proba"))
+    def predict_log_proba(self, X):
+        """Compute the logarithms of the probabilities of the labels of target samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples of the target.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Their logarithms.
+        """
+        X = self._target_samples(X)
+        return self.classifier_.predict_log_proba(X)
+
+    @available_if(_classifier_has("decision_function"))
+    def decision_function(self, X):
+        """Compute the classifier's decision values of target samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples of the target.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            The values.
+        """
+        X = self._target_samples(X)
+        return self.classifier_.decision_function(X)
+
+    def _target_samples(self, X):
+        """Validated samples, as an array without names."""
+        check_is_fitted(self, "classifier_")
+        return validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
