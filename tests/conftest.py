@@ -88,8 +88,10 @@ def make_mixture(make_covariances):
             "tied": full[:1],
             "diag": variances,
             "spherical": variances.mean(-1, keepdim=True),
+            "lowrank": torch.stack([0.5 * _normal(K, d, seed=seed + 4000), variances / 2], -1),
         }
-        return GaussianMixtureParams(weights, means, storage[name].clone())
+        given = name if name == "lowrank" else None  # the others are found by their shapes
+        return GaussianMixtureParams(weights, means, storage[name].clone(), given)
 
     return make
 

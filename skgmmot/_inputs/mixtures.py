@@ -286,7 +286,7 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None, *, any
             f"{(K, d)}. Pass one row of means for each component."
         )
     found = {}
-    for covariance in _possible_types(covariance_type):
+    for covariance in _possible_types(covariance_type, covariances):
         storage, public, reduced = _shapes(covariance, K, d)
         if covariances.shape == storage:
             found[reduced] = covariances
@@ -314,7 +314,7 @@ def _shapes(covariance: CovarianceType, K: int, d: int) -> tuple:
     return covariance.shape(K, d), covariance.public_shape(K, d), covariance.reduced(K, d)
 
 
-def _possible_types(covariance_type) -> Sequence[CovarianceType]:
+def _possible_types(covariance_type, covariances: Tensor) -> Sequence[CovarianceType]:
     """The types that a mixture may have, given its type, the name of one, or None."""
     if covariance_type is None:
         return ELEMENTARY_TYPES
@@ -325,7 +325,7 @@ def _possible_types(covariance_type) -> Sequence[CovarianceType]:
             f"the covariance type of a mixture must be one of {sorted(COVARIANCE_TYPES)}, got "
             f"{covariance_type!r}. Name one of them, or leave it out."
         )
-    return [COVARIANCE_TYPES[covariance_type]]
+    return [COVARIANCE_TYPES[covariance_type].of_storage(covariances)]
 
 
 def rounding(array) -> float:
@@ -387,8 +387,9 @@ def check_mixture(
             "weights must be non-negative and sum to 1, got sum "
             f"{total:.6g} and minimum {least:.3g}. Normalise them."
         )
-    if params.covariance_type.diagonal:
-        smallest = np.minimum.reduce(covariances, 1)
+    smallest = params.covariance_type.base.least_eigenvalues(torch.from_numpy(covariances))
+    if smallest is not None:
+        smallest = smallest.numpy()
     else:
         if not (covariances == covariances.swapaxes(1, 2)).all():
             _check_symmetric(covariances, max(1e-5, 4 * covariances_eps))

@@ -36,7 +36,8 @@ MAY_BE_MINUS_INFINITY = "log_weights"
 def _take_mixture(theta) -> dict:
     """A mixture's tensors and the name of its type."""
     name = theta.covariance_type.name
-    if COVARIANCE_TYPES.get(name) != theta.covariance_type:
+    registered = COVARIANCE_TYPES.get(name)
+    if registered is None or registered.of_storage(theta.covariances) != theta.covariance_type:
         raise TypeError(
             f"covariance_type must be registered to be stored, got {name!r}. Add it to "
             "COVARIANCE_TYPES under its name."
@@ -50,9 +51,10 @@ def _make_mixture(cls, parts: dict):
     name = parts.pop("covariance_type")
     if name not in COVARIANCE_TYPES:
         raise ValueError(f"covariance_type must be registered, got {str(name)[:40]!r}")
-    covariance_type, K_d = COVARIANCE_TYPES[name], parts["means"].shape
+    K_d = parts["means"].shape
     if parts.keys() != set(cls._fields) or len(K_d) != 2:
         raise ValueError("a mixture must have a matrix of means and its other tensors")
+    covariance_type = COVARIANCE_TYPES[name].of_storage(parts["covariances"])
     for field, tensor in parts.items():
         shape = AXES[field](*K_d) if field in AXES else covariance_type.shape(*K_d)
         if not isinstance(tensor, Tensor) or tensor.shape != shape:

@@ -65,7 +65,7 @@ def fastest_e_step(
     Not differentiable but for the definition.
     """
     mixture = mixture.prepare()
-    if is_small(mixture, n_samples):
+    if is_small(mixture, n_samples) or mixture.covariance_type.sketched:
         return DefinitionEStep(mixture, origin)
     about, centre = (mixture, origin) if origin is not None else about_middle(mixture, dtype)
     accurate = accurate_dtype(about, dtype, largest)
@@ -96,6 +96,8 @@ def feature_e_step(
         None where features are too many, or not accurate.
     """
     mixture = mixture.prepare()
+    if mixture.covariance_type.sketched:
+        return None
     if quadratic_share(mixture.covariance_type, len(origin)) > MAX_QUADRATIC:
         return None
     accurate = accurate_dtype(mixture, dtype)

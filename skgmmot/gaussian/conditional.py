@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.base import ElementaryType
+from skgmmot.gaussian.covariance.base import DensityType
 from skgmmot.gaussian.log_density import responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.linalg import product, safe_sqrt
@@ -218,7 +218,7 @@ class PreparedCondition(NamedTuple):
     """``B (K or 1, d2, d1)``; None if all are zero."""
     covariances: Tensor
     """Conditional covariances, in the storage of their type."""
-    covariance_type: ElementaryType
+    covariance_type: DensityType
     """The type of these covariances."""
 
     @classmethod
@@ -237,6 +237,11 @@ class PreparedCondition(NamedTuple):
             ) from error
         slopes, rest = covariance_type.regression(covariances, given, others)
         return cls(first, means[:, others], slopes, rest, covariance_type)
+
+    @property
+    def n_normals(self) -> int:
+        """How many normal numbers `draw` makes a draw of."""
+        return self.covariance_type.n_normals(self.means.shape[1])
 
     @property
     def requires_grad(self) -> bool:
@@ -297,7 +302,7 @@ class PreparedCondition(NamedTuple):
         return torch.logsumexp(self.covariance_type.log_density(centred, factors) + log_resp, dim=0)
 
     def draw(self, values: Tensor, resp: Tensor, uniforms: Tensor, normals: Tensor) -> Tensor:
-        """Draws ``(n, s, d2)``, from random numbers ``(n, s)`` and ``(n, s, d2)``; constants."""
+        """Draws ``(n, s, d2)``, from random numbers ``(n, s)`` and ``(n, s, n_normals)``."""
         cumulated = resp.mT.cumsum(1)  # (n, K)
         levels = uniforms.to(resp) * cumulated[:, -1:]
         # a level at the sum, by rounding, belongs to the last component that has any weight
@@ -305,9 +310,9 @@ class PreparedCondition(NamedTuple):
         labels = torch.searchsorted(cumulated, levels, right=True).minimum(last)
         means = self.component_means(values).transpose(0, 1)  # (n, K, d2)
         drawn = means.gather(1, labels.unsqueeze(2).expand(-1, -1, means.shape[2]))
-        factors = self.covariance_type.root(self.covariances)
-        for k, factor in enumerate(factors.expand(len(resp), *factors.shape[1:]).split(1)):
+        each = self.covariance_type.colouring(self.covariances)
+        for k, colouring in enumerate(each.expand(len(resp), *each.shape[1:]).split(1)):
             chosen = labels == k
-            turned = self.covariance_type.transpose(factor)
-            drawn[chosen] += self.covariance_type.apply(normals[chosen].unsqueeze(0), turned)[0]
+            rows = normals[chosen].unsqueeze(0)
+            drawn[chosen] += self.covariance_type.coloured(rows, colouring).squeeze(0)
         return drawn

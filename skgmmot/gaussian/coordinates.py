@@ -19,7 +19,7 @@ class FreeCoordinates:
     """
 
     def __init__(self, like: GaussianMixtureParams):
-        variances = like.full_covariances().diagonal(dim1=-2, dim2=-1) + like.means.square()
+        variances = like.variances() + like.means.square()
         self.scale = (like.weights @ variances).sqrt()  # (d,)
         self.covariance_type, like = like.covariance_type, like.in_base()
         self.base = like.covariance_type
@@ -58,7 +58,7 @@ class LogCoordinates(FreeCoordinates):
 
     The coordinates of a covariance are ``log(L^{-1} Sigma L^{-T})`` relative to that of one
     mixture, ``L L^T``. Lengths of vectors do not depend on the order of the features, as they do
-    for triangular factors.
+    for triangular factors. Those of a low rank are factors, and logarithms of what is left.
 
     Parameters
     ----------
@@ -69,9 +69,7 @@ class LogCoordinates(FreeCoordinates):
 
     def __init__(self, like: GaussianMixtureParams):
         super().__init__(like)
-        like = like.in_base()
-        self.inverses = self.base.precision_factor(like.covariances)
-        self.back = self.base.transpose(self.base.factor(like.covariances))
+        self.chart = self.base.chart(like.in_base().covariances)
 
     def length(self, change: Tensor) -> float:
         """The length of a change, with means in units of their component's standard deviations.
@@ -81,14 +79,14 @@ class LogCoordinates(FreeCoordinates):
         """
         weights, means, covariances = change.split([shape.numel() for shape in self.shapes])
         rows = (means.view(self.shapes[1]) * self.scale).unsqueeze(-2)
-        rows = self.base.apply(rows, self.inverses).flatten()  # L_k^{-1} dm_k
+        rows = self.chart.whitened(rows).flatten()  # L_k^{-1} dm_k
         return float(torch.linalg.vector_norm(torch.cat([weights, rows, covariances])))
 
     def _covariances_to_free(self, covariances: Tensor) -> Tensor:
-        return self.base.logarithm(self.base.congruence(covariances, self.inverses))
+        return self.chart.to_free(covariances)
 
     def _covariances_from_free(self, free: Tensor) -> Tensor:
-        return self.base.congruence(self.base.exponential(free), self.back)
+        return self.chart.from_free(free)
 
 
 class FisherCoordinates:
@@ -275,7 +273,7 @@ def velocities(
         If the covariance type is not elementary.
     """
     w, covariance_type = mixture.weights, mixture.covariance_type
-    if covariance_type.base != covariance_type:
+    if not covariance_type.elementary:
         raise ValueError(
             "covariance_type must be elementary for velocities of components, got "
             f"{covariance_type.name!r}. Use gradient='implicit'."

@@ -173,7 +173,8 @@ def _nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
     mixture = mixture.to()
     covariance_type = mixture.covariance_type
     X = X.to(mixture.factors.dtype)
-    factors = mixture.factors / mixture.factors.abs().max()  # so that no product overflows
+    largest = mixture.factors.abs().max()
+    factors = covariance_type.divided(mixture.factors, largest)  # so that no product overflows
     u = (X / X.abs().amax(1, keepdim=True)).expand(len(mixture.means), -1, -1)  # (K, n, d)
     white = covariance_type.apply(u, factors)
     first = white.square().sum(-1)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.base import CovarianceType, ElementaryType
+from skgmmot.gaussian.covariance.base import CovarianceType, DensityType
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, DIAG, FULL, type_of_storage
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
 from skgmmot.numerics.fixed_point import named
@@ -61,7 +61,7 @@ class GaussianMixtureParams(TypedTensors):
         if given is None:
             found = type_of_storage(self.covariances, self.means)
         else:
-            found = named("covariance_type", given, COVARIANCE_TYPES)
+            found = named("covariance_type", given, COVARIANCE_TYPES).of_storage(self.covariances)
         object.__setattr__(self, "covariance_type", found)
 
     def translated(self, by: Tensor) -> "GaussianMixtureParams":
@@ -96,13 +96,38 @@ class GaussianMixtureParams(TypedTensors):
         covariances = self.covariance_type.scaled(once, by)
         return self._replace(means=self.means * by, covariances=covariances)
 
+    @property
+    def scatter_type(self) -> CovarianceType:
+        """The type that takes scatter at this mixture."""
+        return self.covariance_type.base.at(self.covariances)
+
+    def canonical(self) -> "GaussianMixtureParams":
+        """Return the same mixture in the storage chosen among those of the same covariances.
+
+        Returns
+        -------
+        GaussianMixtureParams
+            The mixture.
+        """
+        return self._replace(covariances=self.covariance_type.canonical(self.covariances))
+
+    def variances(self) -> Tensor:
+        """Return the variances of the features in each component.
+
+        Returns
+        -------
+        Tensor of shape (K, d)
+            The diagonals of the covariance matrices.
+        """
+        return self.covariance_type.variances(self.covariances, *self.means.shape)
+
     def in_base(self) -> "GaussianMixtureParams":
         """Return the same mixture in the storage of the base of its covariance type.
 
         Returns
         -------
         GaussianMixtureParams
-            The mixture, whose covariance type is an elementary one.
+            The mixture, whose covariance type is its own base.
         """
         covariance_type = self.covariance_type
         if covariance_type.base is covariance_type:
@@ -274,15 +299,15 @@ class PreparedMixture(NamedTuple):
     """``m (K, d)``."""
     factors: Tensor
     """Precision factors ``P``, ``P @ P.T = Sigma^{-1}``, in the storage of their type."""
-    covariance_type: ElementaryType
-    """The elementary type of the factors."""
+    covariance_type: DensityType
+    """The type of the factors."""
     weights: Tensor | None = None
     """``w (K,)`` if they are on a graph and one is zero: ``log w`` has no derivative there, where
     densities have one."""
 
     @classmethod
     def of(
-        cls, weights: Tensor, means: Tensor, factors: Tensor, covariance_type: ElementaryType
+        cls, weights: Tensor, means: Tensor, factors: Tensor, covariance_type: DensityType
     ) -> "PreparedMixture":
         """The mixture of these weights, means and precision factors."""
         if weights.requires_grad:
@@ -291,6 +316,11 @@ class PreparedMixture(NamedTuple):
                 log_weights = weights.masked_fill(zero, 1.0).log().masked_fill(zero, -torch.inf)
                 return cls(log_weights, means, factors, covariance_type, weights)
         return cls(weights.log(), means, factors, covariance_type)
+
+    @property
+    def scatter_type(self) -> DensityType:
+        """The type that takes scatter at this mixture."""
+        return self.covariance_type.at_factors(self.factors)
 
     @property
     def requires_grad(self) -> bool:

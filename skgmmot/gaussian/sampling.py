@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.numerics.linalg import factor
 
 
 def sample(
@@ -28,15 +27,16 @@ def sample(
     labels : Tensor of shape (n_samples,)
         Their components.
     """
-    weights, means, _ = mixture.detach()
+    weights, means, covariances = mixture = mixture.detach().in_base()
+    covariance_type, d = mixture.covariance_type, means.shape[1]
     labels = torch.multinomial(weights, n_samples, replacement=True, generator=generator)
-    normal = torch.randn(
-        n_samples, means.shape[1], generator=generator, dtype=means.dtype, device=means.device
-    )
+    size = n_samples, covariance_type.n_normals(d)
+    normal = torch.randn(*size, generator=generator, dtype=means.dtype, device=means.device)
     X = means[labels]
-    for k, L in enumerate(factor(mixture.full_covariances())):
+    each = covariance_type.colouring(covariances).expand(len(weights), *covariances.shape[1:])
+    for k, colouring in enumerate(each.split(1)):
         chosen = labels == k
-        X[chosen] += normal[chosen] @ L.mT
+        X[chosen] += covariance_type.coloured(normal[chosen].unsqueeze(0), colouring).squeeze(0)
     return X, labels
 
 
@@ -79,14 +79,12 @@ def rsample(
     weights, means, covariances = mixture = mixture.in_base()
     covariance_type = mixture.covariance_type
     counts = _proportional_counts(weights.detach(), n_samples)
-    normal = torch.randn(
-        n_samples, means.shape[1], generator=generator, dtype=means.dtype, device=means.device
-    )
-    factors = covariance_type.transpose(covariance_type.factor(covariances)).expand(
-        len(weights), *covariances.shape[1:]
-    )
-    parts = zip(means, normal.split(counts), factors.split(1), strict=True)
-    X = torch.cat([m + covariance_type.apply(z.unsqueeze(0), L).squeeze(0) for m, z, L in parts])
+    size = n_samples, covariance_type.n_normals(means.shape[1])
+    normal = torch.randn(*size, generator=generator, dtype=means.dtype, device=means.device)
+    colouring = covariance_type.differentiable_colouring(covariances)
+    each = colouring.expand(len(weights), *covariances.shape[1:])
+    parts = zip(means, normal.split(counts), each.split(1), strict=True)
+    X = torch.cat([m + covariance_type.coloured(z.unsqueeze(0), L).squeeze(0) for m, z, L in parts])
     counts = torch.tensor(counts, device=means.device)
     return X, (weights / counts.clamp(min=1)).repeat_interleave(counts)
 

@@ -18,7 +18,8 @@ class Statistics(NamedTuple):
     shift: Tensor
     """``s1 (K, d)``, centred at the means."""
     scatter: Tensor
-    """``S2``, centred at the means, in the storage of the base of their covariance type."""
+    """``S2``, centred at the means, in the storage of the base of their covariance type; of a low
+    rank only its products with directions of the mixture, see `CovarianceType.at`."""
     log_likelihood: Tensor
     """``sum_i a_i log p(x_i)``, a scalar."""
 
@@ -85,6 +86,6 @@ def _moments(theta, centred: Tensor, resp: Tensor, log_likelihood: Tensor) -> St
     return Statistics(
         mass=resp.sum(-1),
         shift=product(resp.unsqueeze(-2), centred).squeeze(-2),
-        scatter=theta.covariance_type.base.scatter(centred, resp),
+        scatter=theta.scatter_type.scatter(centred, resp),
         log_likelihood=log_likelihood,
     )

@@ -132,6 +132,42 @@ def symmetrize(matrices: Tensor) -> Tensor:
     return (matrices + matrices.mT).div_(2)  # in place, to avoid a copy of a large matrix
 
 
+def rotation(matrices: Tensor) -> Tensor:
+    """Return the orthogonal factors ``Q`` of ``Q @ S`` with ``S`` symmetric positive definite.
+
+    Parameters
+    ----------
+    matrices : Tensor of shape (..., r, r)
+        Invertible matrices.
+
+    Returns
+    -------
+    Tensor of shape (..., r, r)
+        The orthogonal matrices that are nearest to them. Differentiable once, also at equal
+        singular values, where differentiating a singular value decomposition gives NaN.
+    """
+    return _Rotation.apply(matrices)
+
+
+class _Rotation(torch.autograd.Function):
+    """Orthogonal polar factors."""
+
+    @staticmethod
+    def forward(ctx, matrices):
+        left, values, right = torch.linalg.svd(matrices)
+        ctx.save_for_backward(left, values, right)
+        return left @ right
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, cotangents):
+        # dQ = A ((X - X^T) / (s_i + s_j)) B^T with X = A^T dM B, M = A diag(s) B^T
+        left, values, right = ctx.saved_tensors
+        inner = left.mT @ cotangents @ right.mT
+        sums = values.unsqueeze(-1) + values.unsqueeze(-2)
+        return left @ ((inner - inner.mT) / sums) @ right
+
+
 def safe_sqrt(values: Tensor) -> Tensor:
     """Return square roots whose derivative at zero is zero instead of infinite.
 

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.fitting.sliced import WHITENING_RIDGE, SlicedObjective, Whitening, fit_sliced
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL, SPHERICAL
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, ELEMENTARY_TYPES, FULL, SPHERICAL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 
@@ -16,7 +16,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture(params=COVARIANCE_TYPES)
+@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
 def name(request):
     return request.param
 

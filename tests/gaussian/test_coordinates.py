@@ -5,14 +5,14 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.gaussian.coordinates import FisherCoordinates, LogCoordinates, descended, velocities
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.distance import transport_plan
 
 K, d = 3, 2
 
 
-@pytest.fixture(params=COVARIANCE_TYPES)
+@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
 def theta(request, make_mixture):
     """A mixture of each covariance type."""
     return make_mixture(request.param, K, d)

@@ -6,7 +6,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, ELEMENTARY_TYPES
 from skgmmot.gaussian.log_density import (
     log_density,
     log_joint,
@@ -23,7 +23,7 @@ F64 = torch.float64
 K, d = 3, 2
 
 
-@pytest.fixture(params=COVARIANCE_TYPES)
+@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
 def theta(request, make_mixture):
     """A mixture of each covariance type."""
     return make_mixture(request.param, K, d)
@@ -169,7 +169,7 @@ def test_a_sample_whose_square_overflows_leaves_the_gradients_of_the_others(thet
     assert_close(gradients[1][3], torch.zeros(d, dtype=F64))
 
 
-@pytest.mark.parametrize("name", COVARIANCE_TYPES)
+@pytest.mark.parametrize("name", [t.name for t in ELEMENTARY_TYPES])
 def test_densities_pass_gradcheck_in_samples_and_mixture(name, make_mixture, make_samples):
     theta, X = make_mixture(name, 2, 2), make_samples(5, 2)
 

@@ -5,7 +5,7 @@ import scipy.stats
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import rsample, sample
 
@@ -15,7 +15,7 @@ F64 = torch.float64
 K, d = 3, 2
 
 
-@pytest.fixture(params=COVARIANCE_TYPES)
+@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
 def theta(request, make_mixture):
     """A mixture of each covariance type."""
     return make_mixture(request.param, K, d)

@@ -33,22 +33,24 @@ from skgmmot.numerics.threads import single_threaded_torch
 class CovarianceTypeName(StrOptions):
     """The name of a covariance type that is registered when it is validated.
 
-    ``elementary`` says whether it must have an arithmetic of its own.
+    ``elementary`` says whether it must have the arithmetic of an `ElementaryType` itself, and
+    ``sketched`` whether not even its base need have it.
     """
 
-    def __init__(self, elementary=False):
-        self.elementary = elementary
+    def __init__(self, elementary=False, sketched=False):
+        self.elementary, self.sketched = elementary, sketched
         super().__init__(set())
 
     @property
     def options(self):
         """The names of such types."""
-        types = COVARIANCE_TYPES.items()
-        return {
-            name
-            for name, covariance_type in types
-            if not self.elementary or covariance_type.base == covariance_type
-        }
+        return {name for name, each in COVARIANCE_TYPES.items() if self._allows(each)}
+
+    def _allows(self, covariance_type):
+        """Whether a type has the arithmetic that is needed."""
+        if self.elementary:
+            return covariance_type.elementary
+        return self.sketched or covariance_type.base.elementary
 
     @options.setter
     def options(self, _):
@@ -120,7 +122,8 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
 
     def _covariance(self):
         """The covariance type: that of the fit where the mixture has its type from elsewhere."""
-        return COVARIANCE_TYPES[getattr(self, "covariance_type_", self.covariance_type)]
+        found = COVARIANCE_TYPES[getattr(self, "covariance_type_", self.covariance_type)]
+        return found.with_rank(getattr(self, "rank", 1))
 
     def _tensors(self, name, covariance) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The fitted weights, means and a covariance-like attribute, in the storage of a type.
@@ -190,14 +193,16 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             "means_": theta.means,
             "covariances_": covariance.to_public(theta.covariances),
         }
-        if factors is not None:
-            base = covariance.base
+        base = covariance.base
+        if factors is not None and base.elementary:  # else they would be matrices
             shown["precisions_cholesky_"] = base.to_public(factors)
             shown["precisions_"] = base.to_public(base.precisions(factors))
         return shown
 
     def _set_parameters(self, theta: GaussianMixtureParams, dtype, kind) -> None:
         """Show a fit in the user's kind of array and dtype."""
+        for name in ("precisions_", "precisions_cholesky_"):
+            vars(self).pop(name, None)
         for name, tensor in self._public(theta, theta.prepare().factors).items():
             setattr(self, name, kind.restore(tensor.to(dtype)))
 
@@ -380,9 +385,9 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         weights = params.weights.numpy()
         counts = rng.multinomial(n_samples, weights / weights.sum())
         # A shared covariance is stored once; every component reads that one.
-        each = params.covariances.expand(len(weights), *params.covariances.shape[1:]).numpy()
+        each = params.covariances.expand(len(weights), *params.covariances.shape[1:])
         drawn = [
-            _draw(rng, mean, cov, int(count), params.covariance_type.diagonal)
+            _draw(rng, mean, cov, int(count), params.covariance_type)
             for mean, cov, count in zip(params.means.numpy(), each, counts, strict=True)
             if count
         ]
@@ -484,11 +489,15 @@ def _evaluated(function, estimator, X):
     return estimator._evaluate(function, X)
 
 
-def _draw(rng, mean, covariance, size, diagonal):
+def _draw(rng, mean, covariance, size, covariance_type):
     """Draw from one component, with scikit-learn's random numbers."""
-    if diagonal:
-        return mean + rng.standard_normal(size=(size, len(mean))) * np.sqrt(covariance)
-    return rng.multivariate_normal(mean, covariance, size)
+    if covariance_type.elementary and not covariance_type.diagonal:
+        return rng.multivariate_normal(mean, covariance.numpy(), size)
+    normals = rng.standard_normal(size=(size, covariance_type.n_normals(len(mean))))
+    if covariance_type.diagonal:
+        return mean + normals * np.sqrt(covariance.numpy())
+    colouring = covariance_type.colouring(covariance)
+    return mean + covariance_type.coloured(torch.from_numpy(normals), colouring).numpy()
 
 
 def _log_density(step: EStep, X):

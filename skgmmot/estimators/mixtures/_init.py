@@ -357,7 +357,8 @@ def start(
         shift[components].add_(resp @ x)
     mass, alive = counted_mass(mass)
     means = shifts(mass, shift, alive)
-    scatter, unassigned = torch.zeros(base.shape(K, d), **options), torch.zeros(d, d, **options)
+    scatter = torch.zeros(base.shape(K, d), **options)
+    unassigned = torch.zeros(d if base.shared else 0, d, **options)
     for x, a, components, resp in blocks():
         part = base.scatter(x - means[components].unsqueeze(1), resp)
         scatter[slice(None) if base.shared else components].add_(part)
@@ -369,6 +370,12 @@ def start(
         return m_step(about, found, em.reg_covar, Constraint(prior=em.constraint.prior))
     each = mass if alive is None or covariance_type.shared else torch.where(alive, mass, 1.0)
     covariances = covariance_type.start(each, scatter, unassigned, em.reg_covar)
+    for _ in range(covariance_type.start_iterations):
+        kind, scatter = covariance_type.at(covariances), torch.zeros_like(scatter)
+        for x, _, components, resp in blocks():
+            part = kind.of(components).scatter(x - means[components].unsqueeze(1), resp)
+            scatter[components].add_(part)
+        covariances = kind.estimate(each, torch.zeros_like(means), scatter, em.reg_covar)
     if alive is not None:  # what is assigned nothing is wide: so it can come back
         zero = torch.zeros_like(means)
         about_origin = base.move_scatter(scatter, mass, zero, means)
@@ -698,6 +705,12 @@ def check_weights(weights, n_components: int) -> Tensor:
 def check_precisions(precisions, covariance_type: CovarianceType, *shape: int) -> Tensor:
     """Validate ``precisions_init`` and return the covariances, in storage."""
     base = covariance_type.base
+    if not base.elementary:
+        raise ValueError(
+            f"precisions_init must be None with covariance_type={base.name!r}, whose precisions "
+            "are not stored. Start from DifferentiableGaussianMixture.from_parameters with "
+            "warm_start=True."
+        )
     precisions = check_shape(precisions, base.public_shape(*shape), f"{base.name} precision")
     precisions = base.from_public(precisions)
     requirement = base.not_precisions(precisions)

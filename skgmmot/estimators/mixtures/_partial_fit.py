@@ -192,6 +192,12 @@ class FittedByBlocks(FittedMixture):
                 "mask, for partial_fit, which averages sums of the likelihood; got some of them. "
                 "Call fit, which takes blocks, too."
             )
+        if self._covariance().base.sketched:
+            raise ValueError(
+                "covariance_type must have sums that do not depend on the mixture for partial_fit, "
+                f"which averages them over time, got {self.covariance_type!r}. Call fit, which "
+                "takes blocks, too."
+            )
         with whole_fit(self) as (fitted, _):
             n_taken = 0
             for block in fitted._blocks(X, sample_weight):

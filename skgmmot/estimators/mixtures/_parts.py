@@ -7,7 +7,7 @@ from skgmmot._inputs import arrays
 from skgmmot._inputs.features import checked_names, chosen_features, values_of
 from skgmmot._inputs.mixtures import as_mixture, in_double, shown_type
 from skgmmot.gaussian.conditional import condition, marginal, other_features
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 
@@ -35,8 +35,8 @@ class MixtureParts:
             Means.
         covariances : array-like or Tensor
             Covariances, in the shape of ``covariances_``: ``(K, d, d)`` if full, ``(d, d)`` if
-            tied, ``(K, d)`` if diag, ``(K,)`` if spherical.
-        covariance_type : {'full', 'tied', 'diag', 'spherical'}, default=None
+            tied, ``(K, d)`` if diag, ``(K,)`` if spherical, ``(K, d, rank + 1)`` if lowrank.
+        covariance_type : {'full', 'tied', 'diag', 'spherical', 'lowrank'}, default=None
             Their type; None finds it by their shape, where only one type has it.
         feature_names : list of str, default=None
             Names of the features, for ``feature_names_in_``.
@@ -93,9 +93,11 @@ class MixtureParts:
     def _known(cls, params, kind, covariance_type=None, *, names=None, **parameters):
         """A fitted estimator of a mixture given as a value."""
         name = covariance_type or shown_type(params)
+        covariance = COVARIANCE_TYPES[name].of_storage(params.covariances)
+        parameters = _with_those_of(covariance, cls, parameters)
         mixture = cls(len(params.weights), covariance_type=name, **parameters)
         # where types are the same model, that of the name
-        shape = COVARIANCE_TYPES[name].shape(*params.means.shape)
+        shape = covariance.shape(*params.means.shape)
         mixture._set_mixture(params._replace(covariances=params.covariances.view(shape)), kind)
         if names is not None:
             mixture.feature_names_in_ = names
@@ -128,7 +130,8 @@ class MixtureParts:
         -------
         MixtureEstimator
             A fitted estimator of this class with these features, of the same covariance type (of
-            one that is not elementary, its base), with this ``random_state`` and ``device``.
+            one that is not elementary, its base; of 'lowrank' with no more than ``rank`` of them,
+            'full'), with this ``random_state`` and ``device``.
             Tensors stay on their graph.
 
         Raises
@@ -213,14 +216,34 @@ class MixtureParts:
     def _part(self, params, features: list[int], kind):
         """An estimator of this class of a mixture of some of the features."""
         names = getattr(self, "feature_names_in_", None)
+        base = self._covariance().base
+        if not base.fits(params.means.shape[1]):
+            base = FULL
+            params = params._replace(covariances=params.full_covariances(), covariance_type=FULL)
         return self._known(
             params,
             kind,
-            self._covariance().base.name,
+            base.name,
             names=None if names is None else np.asarray(names, dtype=object)[features],
             random_state=self.random_state,
             device=self.device,
         )
+
+
+def _with_those_of(covariance_type, cls, parameters: dict) -> dict:
+    """Parameters of an estimator, with those that its covariance type has."""
+    for name, value in covariance_type.parameters().items():
+        if name not in cls._parameter_constraints:
+            raise ValueError(
+                f"covariance_type must be elementary for {cls.__name__}, got "
+                f"{covariance_type.name!r}. Use DifferentiableGaussianMixture.from_parameters."
+            )
+        if parameters.setdefault(name, value) != value:
+            raise ValueError(
+                f"{name} must be that of covariances, {value}, got {parameters[name]}. Leave it "
+                "out."
+            )
+    return parameters
 
 
 def _known_type(name) -> str:

@@ -56,8 +56,9 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
     ----------
     n_components : int, default=1
         Number of components K.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        What the components' covariances may be.
+    covariance_type : {'full', 'tied', 'diag', 'spherical', 'lowrank'}, default='full'
+        What the components' covariances may be. 'lowrank' is a mixture of factor analysers: each
+        covariance is ``F @ F.T + diag(psi)`` with ``rank`` columns in ``F``, for many features.
     tol : float, default=1e-3
         EM stops when the mean log-likelihood changes by less than this in one iteration.
     reg_covar : float, default=1e-6
@@ -143,6 +144,9 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         For ``labels='y'``: the components of each class, as ``{'a': [0, 1], 'b': [2]}``. None gives
         each class one, in sorted order. Components of no class are for samples of unknown class
         alone, and so are those of a class that no sample has.
+    rank : int, default=1
+        Number of factors r of ``covariance_type='lowrank'``, less than that of the features; other
+        types ignore it.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -154,11 +158,11 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         Means.
     covariances_ : array or Tensor
         Covariances: ``(K, d, d)`` if full, ``(d, d)`` if tied, ``(K, d)`` if diag, ``(K,)`` if
-        spherical.
+        spherical; if lowrank ``(K, d, rank + 1)``, the columns of ``F``, then ``psi``.
     precisions_ : array or Tensor
-        Inverse covariances, in the same shape.
+        Inverse covariances, in the same shape; none if lowrank.
     precisions_cholesky_ : array or Tensor
-        Factors ``P`` of the precisions, ``P @ P.T``, in the same shape.
+        Factors ``P`` of the precisions, ``P @ P.T``, in the same shape; none if lowrank.
     converged_ : bool
         Whether the best fit converged; False after `partial_fit`.
     n_iter_ : int
@@ -216,6 +220,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
     .. [2] Mena, Nejatbakhsh, Varol and Niles-Weed 2020, Sinkhorn-EM.
     .. [3] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
     .. [4] Fraley and Raftery 2007, Bayesian regularization for normal mixtures.
+    .. [5] Ghahramani and Hinton 1996, EM for mixtures of factor analysers.
 
     Examples
     --------
@@ -232,7 +237,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
 
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [CovarianceTypeName()],
+        "covariance_type": [CovarianceTypeName(sketched=True)],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
@@ -258,6 +263,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         "prior": [StrOptions(set(PRIORS)), Prior],
         "labels": [StrOptions({"ignore", "y"})],
         "components_of_class": [dict, None],
+        "rank": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device, None],
     }
 
@@ -291,6 +297,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         prior="none",
         labels="ignore",
         components_of_class=None,
+        rank=1,
         device=None,
     ):
         self.n_components = n_components
@@ -320,6 +327,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         self.prior = prior
         self.labels = labels
         self.components_of_class = components_of_class
+        self.rank = rank
         self.device = device
 
     def fit(self, X, y=None, sample_weight=None):
@@ -405,6 +413,30 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
             return _OutOfCoreFit(self, X, kind)
         return _Fit(self, X, sample_weight, kind)
 
+    @property
+    def factor_loadings_(self):
+        """Factors ``F`` of a fit with ``covariance_type='lowrank'``, of shape ``(K, d, rank)``.
+
+        Of those with the same ``F @ F.T`` the one whose columns are orthogonal in units of the
+        noise, the longest first; the largest entry of each, in these units, is positive.
+        """
+        return self._loadings()[0]
+
+    @property
+    def noise_variance_(self):
+        """Variances ``psi`` that the factors leave, likewise, of shape ``(K, d)``."""
+        return self._loadings()[1]
+
+    def _loadings(self):
+        """Factors and what they leave."""
+        found = self._covariance().loadings(getattr(self, "covariances_", None))
+        if found is None:
+            raise AttributeError(
+                "factor_loadings_ and noise_variance_ are of covariance_type='lowrank', got "
+                f"{self.covariance_type!r}. See covariances_."
+            )
+        return found
+
     # --- the entropic reading ------------------------------------------------------------------
 
     @single_threaded_torch()
@@ -471,6 +503,15 @@ def _check_in_memory(X) -> None:
         )
 
 
+def _check_rank(estimator, n_features):
+    """Refuse a rank for which there are too few features."""
+    if not estimator._covariance().fits(n_features):
+        raise ValueError(
+            f"rank must be below the number of features, {n_features}, got {estimator.rank}. Use a "
+            "smaller rank, or covariance_type='full'."
+        )
+
+
 class _Fit(Fit):
     """EM on given samples, and the best run's end on their graph."""
 
@@ -479,6 +520,7 @@ class _Fit(Fit):
 
     def __init__(self, estimator, X, sample_weight, kind):
         self.estimator, self.kind = estimator, kind
+        _check_rank(estimator, X.shape[1])
         self.e_step = E_STEPS[estimator.e_step]
         self.graph = X, sample_weight
         self.constraint = _init.fixed(estimator, X.shape[1], X.device)
@@ -554,7 +596,7 @@ class _Fit(Fit):
         size = samples.n_samples * samples.n_features * self.estimator.n_components
         small = size < SMALL and samples.device.type == "cpu"
         constant = self.gradient is None and self.kind is arrays.NUMPY
-        off = small and constant and covariance.base is covariance
+        off = small and constant and covariance.elementary
         return torch.inference_mode() if off else nullcontext()
 
     def _starts(self, warm):
@@ -611,6 +653,7 @@ class _Fit(Fit):
         for name in ("solution_", "entropic_ot_gap_", *CLASSES, *STATE):
             vars(e).pop(name, None)
         value = solution.value.translated(self.origin)
+        value = self.constraint.keep_moments(value.canonical(), value)
         if self.held_means is not None:  # no rounding from the way to the origin and back
             value = self.constraint.keep_moments(value, value._replace(means=self.held_means))
         e._set_parameters(value, self.em.samples.dtype, self.kind)
@@ -679,6 +722,7 @@ class _OutOfCoreFit(_Fit):
 
     def __init__(self, estimator, samples, kind):
         facts = samples.facts
+        _check_rank(estimator, samples.n_features)
         _init.warn_of_units(estimator, facts.variances, facts.origin)
         self.estimator, self.kind, self.graph = estimator, kind, (None, None)
         self.e_step, self.unit = E_STEPS[estimator.e_step], 1 / facts.largest_weight

@@ -280,7 +280,8 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         rng = check_random_state(self.random_state if random_state is None else random_state)
         shape = len(X), int(n_samples)
         uniforms = torch.from_numpy(rng.random_sample(shape)).to(X.device)
-        normals = torch.from_numpy(rng.standard_normal((*shape, self.n_outputs_))).to(X.device)
+        n_normals = self._prepared(X.device).n_normals
+        normals = torch.from_numpy(rng.standard_normal((*shape, n_normals))).to(X.device)
         with torch.no_grad():
             drawn = self._evaluate(_draw, X.detach(), uniforms, normals).transpose(1, 2)
         return kind.restore(drawn.squeeze(1) if self._single_output else drawn)
@@ -369,11 +370,15 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         """Answers in the shape of the fit's targets and the user's kind of array."""
         return kind.restore(values.squeeze(1) if self._single_output else values)
 
+    def _prepared(self, device):
+        """The targets' distribution given samples."""
+        mixture, _ = as_mixture(self.mixture_, "mixture_")
+        return PreparedCondition.of(mixture.to(device=device), range(self.n_features_in_))
+
     @single_threaded_torch()
     def _evaluate(self, function, X, *others):
         """Apply ``function(condition, E-step, block, ...)`` to blocks of samples and others."""
-        mixture, _ = as_mixture(self.mixture_, "mixture_")
-        prepared = PreparedCondition.of(mixture.to(device=X.device), range(self.n_features_in_))
+        prepared = self._prepared(X.device)
 
         def of(step, x, *rows):
             return function(prepared, step, x, *(r.double() for r in (x, *rows))).to(X.dtype)

@@ -13,7 +13,7 @@ from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.prior import Prior, check_prior
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
-from skgmmot.gaussian.coordinates import FisherCoordinates
+from skgmmot.gaussian.factor_coordinates import fisher_coordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
 from skgmmot.numerics.adjoint import Solver
@@ -201,7 +201,7 @@ def fit_em(
     solution = measured(solution)
 
     def back(theta, held):  # what stays takes no rounding from its way to the origin and back
-        theta = theta.translated(origin).to(dtype=X.dtype)
+        theta = theta.translated(origin).canonical().to(dtype=X.dtype)
         return constraint.keep_moments(theta, held.to(dtype=X.dtype))
 
     value, previous = solution.value, solution.previous
@@ -404,5 +404,5 @@ def measured(solution: Solution) -> Solution:
         ).detach()
         for theta in (solution.value, solution.previous)
     )
-    vector = FisherCoordinates(before, after.weights).of_change(after.map(torch.sub, before))
+    vector = fisher_coordinates(before, after.weights).of_change(after.map(torch.sub, before))
     return solution._replace(residual=float(torch.linalg.vector_norm(vector)))

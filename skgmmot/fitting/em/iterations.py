@@ -8,6 +8,7 @@ import torch
 
 from skgmmot.fitting.em.constraint import FREE, Constraint
 from skgmmot.fitting.em.gradient.derivative import LinearisedEM
+from skgmmot.fitting.em.gradient.taped import TapedEM
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import m_step
 from skgmmot.gaussian.coordinates import LogCoordinates
@@ -126,10 +127,11 @@ class EMStep:
         theta_next = _Iteration.apply(linear, *theta, self.X, self.sample_weight, *of_prior)
         return self._kept(GaussianMixtureParams(*theta_next, theta.covariance_type))
 
-    def linearise(self, theta: GaussianMixtureParams) -> "LinearisedEM":
+    def linearise(self, theta: GaussianMixtureParams) -> LinearisedEM | TapedEM:
         """The iteration at a mixture; the last one is kept, for it is asked for twice."""
         if self._last is None or not all(map(torch.equal, self._last.theta, theta)):
-            self._last = LinearisedEM(self.em, theta)
+            by_hand = not theta.covariance_type.sketched
+            self._last = (LinearisedEM if by_hand else TapedEM)(self.em, theta)
         return self._last
 
     def advance(self, theta: GaussianMixtureParams, n_steps: int) -> GaussianMixtureParams:

@@ -182,6 +182,11 @@ class Prior:
             If a shape is another, or the prior is not proper.
         """
         K, d, base = n_components, len(origin), covariance_type.base
+        if not base.elementary:
+            raise ValueError(
+                f"prior must be 'none' with covariance_type={covariance_type.name!r}, got one: it "
+                "is conjugate to other covariances. Increase reg_covar to keep variances up."
+            )
         to = {"dtype": torch.float64, "device": origin.device}
         concentration = _tensor("weight_concentration", self.weight_concentration).to(**to)
         if concentration.ndim and concentration.shape != (K,):

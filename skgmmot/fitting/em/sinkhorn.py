@@ -17,10 +17,10 @@ from torch import Tensor
 from skgmmot.fitting.em.entropic import Dual, balance, curvature, imbalance, sinkhorn_update
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import m_step
-from skgmmot.gaussian.coordinates import FisherCoordinates
 from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
 from skgmmot.gaussian.evaluators import EStep
+from skgmmot.gaussian.factor_coordinates import fisher_coordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import iterate
@@ -97,7 +97,7 @@ class TiltedMixture(TypedTensors):
         log_det = prepared.covariance_type.log_det(prepared.factors, self.means.shape[1])
         return prepared._replace(
             log_weights=self.log_weights - log_det * (1 - 1 / temperature),
-            factors=prepared.factors / temperature**0.5,
+            factors=prepared.covariance_type.divided(prepared.factors, temperature**0.5),
         )
 
     def translated(self, by: Tensor) -> GaussianMixtureParams:
@@ -337,7 +337,7 @@ class LinearisedSinkhorn(Linearisation):
         if prior is not None:
             n = step.step.em.total
             share = share, share + prior.of_means / n, share + prior.of_covariances / n
-        self._coordinates = FisherCoordinates(theta.mixture(), share)
+        self._coordinates = fisher_coordinates(theta.mixture(), share)
         changes = (o - i for o, i in zip(self._outputs, self._inputs, strict=True))
         self.residual = self._coordinates.of_change(self._fixed(*(c.detach() for c in changes)))
         with step.step.at_work() as em:

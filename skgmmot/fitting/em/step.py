@@ -114,7 +114,8 @@ def m_step(
         scatter, about = total.scatter, shift
     else:  # the mean of the scatter is not where it is taken about, or counts for less
         scatter, about = scatter_about(theta, total, shift), torch.zeros_like(shift)
-    covariances = covariance_type.estimate(total.of_covariances, about, scatter, reg_covar)
+    estimate = covariance_type.at(theta.covariances).estimate
+    covariances = estimate(total.of_covariances, about, scatter, reg_covar)
     if total.alive is not None:
         covariances = covariance_type.where(total.alive, covariances, theta.covariances)
     weights = constraint.next_weights(theta.weights, total.of_weights)
@@ -139,8 +140,8 @@ def scatter_about(theta: GaussianMixtureParams, total: Sums, shift: Tensor) -> T
     Tensor
         Second moments, in the storage of the base.
     """
-    base = theta.covariance_type.base
-    return base.move_scatter(total.scatter, total.of_means, total.shift, -shift)
+    move_scatter = theta.covariance_type.base.at(theta.covariances).move_scatter
+    return move_scatter(total.scatter, total.of_means, total.shift, -shift)
 
 
 def counted_mass(mass: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class CovarianceType:
 
     A type must have the *core*: ``name``, ``base``, ``shape``, ``n_parameters``, ``to_base``,
     ``nearest`` and ``estimate``. Densities and statistics are computed in the storage of its base,
-    an `ElementaryType` that holds it; the rest follows, some of it by autograd. A type may replace
+    a `DensityType` that holds it; the rest follows, some of it by autograd. A type may replace
     any of it by something faster.
 
     The storage has one entry along its first axis for each component, or a single one if the
@@ -31,10 +32,16 @@ class CovarianceType:
 
     #: What users call it.
     name: str
-    #: The elementary type in whose storage densities and statistics are computed.
-    base: "ElementaryType"
+    #: The type in whose storage densities and statistics are computed.
+    base: "DensityType"
     #: Whether all components share one covariance.
     shared = False
+    #: Whether it has the arithmetic of `ElementaryType`.
+    elementary = False
+    #: Whether its scatter is taken along directions of the current mixture only, see `at`.
+    sketched = False
+    #: Iterations of EM for the covariances alone that a start makes, with its assignment.
+    start_iterations = 0
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of the storage."""
@@ -66,6 +73,28 @@ class CovarianceType:
     def from_public(self, array: Tensor) -> Tensor:
         """The inverse of `to_public`."""
         return array
+
+    # --- types with a parameter ------------------------------------------------------------------
+
+    def with_rank(self, rank: int) -> "CovarianceType":
+        """The type of that rank; itself, if it has none."""
+        return self
+
+    def of_storage(self, storage: Tensor) -> "CovarianceType":
+        """The type of this name that has such a storage."""
+        return self
+
+    def fits(self, n_features: int) -> bool:
+        """Whether there are enough features for it."""
+        return True
+
+    def parameters(self) -> dict:
+        """What an estimator is given beside its name."""
+        return {}
+
+    def loadings(self, storage) -> tuple | None:
+        """Factor loadings and noise variances of a storage, an array or a tensor, if it has any."""
+        return None
 
     # --- what follows from it --------------------------------------------------------------------
 
@@ -105,6 +134,19 @@ class CovarianceType:
         size = n_components, n_features
         return self.base.to_full(self.to_base(covariances, *size), *size)
 
+    def variances(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
+        """The variances of the features ``(K, d)``."""
+        size = n_components, n_features
+        return self.base.variances(self.to_base(covariances, *size), *size)
+
+    def canonical(self, covariances: Tensor) -> Tensor:
+        """The storage chosen among those of the same covariances; differentiable."""
+        return covariances
+
+    def at(self, covariances: Tensor) -> "CovarianceType":
+        """The type that takes scatter, and estimates from it, at a mixture of such covariances."""
+        return self
+
     def from_base(self, covariances: Tensor, weights: Tensor, n_features: int) -> Tensor:
         """The nearest of this type to covariances in the storage of the base."""
         if self.diagonal:
@@ -134,9 +176,10 @@ class CovarianceType:
         """Covariances of a start: scatter about the start's own means.
 
         ``unassigned (d, d)`` is the scatter of samples that belong to no component (starts from
-        single samples): only the tied type, which describes all samples at once, counts it.
+        single samples): only the tied type, which describes all samples at once, counts it; for
+        others it is ``(0, d)``.
         """
-        shift = mass.new_zeros(len(mass), len(unassigned))
+        shift = mass.new_zeros(len(mass), unassigned.shape[-1])
         return self.estimate(mass, shift, scatter, reg_covar)
 
     def estimate_pullback(
@@ -195,10 +238,10 @@ def check_positive(finite: float) -> None:
         raise ValueError(ILL_DEFINED)
 
 
-class ElementaryType(CovarianceType):
-    """A covariance type with an arithmetic of its own: matrices or variances as they are.
+class DensityType(CovarianceType):
+    """A covariance type with densities and statistics in a storage of its own.
 
-    What is called a *storage* here holds covariances, or other matrices of the same shape.
+    *Precision factors* ``P`` with ``P @ P.T = Sigma^{-1}`` are tensors of its own kind, too.
     """
 
     #: Whether it stores variances, and all its covariances commute.
@@ -217,6 +260,10 @@ class ElementaryType(CovarianceType):
 
     def base_pullback(self, covariances, n_components, n_features, cotangents):
         return cotangents
+
+    def at_factors(self, factors: Tensor) -> "DensityType":
+        """`at`, given precision factors, for scatter alone."""
+        return self
 
     def to_full(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         """The covariances as matrices ``(K, d, d)``."""
@@ -249,40 +296,12 @@ class ElementaryType(CovarianceType):
         """
         raise NotImplementedError
 
-    def precisions(self, factors: Tensor) -> Tensor:
-        """``P @ P.T``."""
-        raise NotImplementedError
-
-    def from_precisions(self, precisions: Tensor) -> Tensor:
-        """Covariances from precisions."""
-        raise NotImplementedError
-
-    def not_precisions(self, precisions: Tensor) -> str:
-        """What precisions in storage should be and are not; empty if they are fine."""
-        raise NotImplementedError
+    def divided(self, factors: Tensor, by: Tensor | float) -> Tensor:
+        """The precision factors of covariances that are ``by**2`` times as large."""
+        return factors / by
 
     def apply(self, rows: Tensor, storage: Tensor) -> Tensor:
         """Rows ``(K, b, d)`` times each component's matrix, given in storage."""
-        raise NotImplementedError
-
-    def diagonals(self, storage: Tensor) -> Tensor:
-        """The diagonals of the matrices in storage, to broadcast against ``(K, d)``."""
-        raise NotImplementedError
-
-    def deviations(self, covariances: Tensor) -> Tensor:
-        """Standard deviations along the axes, in the order of the features or descending."""
-        raise NotImplementedError
-
-    def commutes_with(self, other: "ElementaryType") -> bool:
-        """Whether all covariances of this type are known to commute with all of another."""
-        return self.diagonal and other.diagonal
-
-    def align(self, factors: Tensor, reference: Tensor) -> Tensor:
-        """Factors ``F`` of matrices ``F @ F.T`` turned to be nearest to others; constants."""
-        raise NotImplementedError
-
-    def shrunk(self, covariances: Tensor, share: Tensor) -> Tensor:
-        """Covariances, each moved a share ``(K or 1,)`` of the way to the sphere of its trace."""
         raise NotImplementedError
 
     def precision_diagonals(self, factors: Tensor) -> Tensor:
@@ -309,6 +328,49 @@ class ElementaryType(CovarianceType):
         squared = self.squared_distances(centred, factors)
         return torch.sub(largest.unsqueeze(-1), squared, alpha=0.5)
 
+    def variances(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
+        """The variances of the features ``(K, d)``."""
+        return self.diagonals(covariances).expand(n_components, n_features)
+
+    def diagonals(self, storage: Tensor) -> Tensor:
+        """The diagonals of the matrices in storage, to broadcast against ``(K, d)``."""
+        raise NotImplementedError
+
+    def pooled(self, n_features: int) -> int:
+        """Number of features that one stored number stands for."""
+        return 1
+
+    def commutes_with(self, other: "DensityType") -> bool:
+        """Whether all covariances of this type are known to commute with all of another."""
+        return self.diagonal and other.diagonal
+
+    def chart(self, covariances: Tensor) -> "Chart":
+        """Coordinates of covariances relative to these."""
+        raise NotImplementedError
+
+    def least_eigenvalues(self, covariances: Tensor) -> Tensor | None:
+        """Bounds ``(K,)`` below the eigenvalues that need no factorisation; None if there are none.
+
+        If they are negative, so is an eigenvalue.
+        """
+        return None
+
+    def n_normals(self, n_features: int) -> int:
+        """How many normal numbers `coloured` makes a sample of."""
+        return n_features
+
+    def colouring(self, covariances: Tensor) -> Tensor:
+        """What `coloured` makes samples with: constants, of covariances that may be singular."""
+        raise NotImplementedError
+
+    def coloured(self, normals: Tensor, colouring: Tensor) -> Tensor:
+        """Rows of ``N(0, Sigma_k) (K, b, d)`` from standard normal numbers."""
+        return self.apply(normals, colouring)
+
+    def differentiable_colouring(self, covariances: Tensor) -> Tensor:
+        """`colouring` as a differentiable function of covariances that are positive definite."""
+        raise NotImplementedError
+
     def scatter(self, centred: Tensor, resp: Tensor) -> Tensor:
         """Second moments ``sum_i resp_ki (x_i - c_k)(x_i - c_k)^T``, in storage."""
         raise NotImplementedError
@@ -323,6 +385,96 @@ class ElementaryType(CovarianceType):
         """``left_k right_k^T`` of ``(K, d)`` rows, in storage (summed over k if tied)."""
         raise NotImplementedError
 
+
+class Chart(Protocol):
+    """Coordinates of covariances, in the shape of the storage, in which every tensor is one."""
+
+    def to_free(self, covariances: Tensor) -> Tensor:
+        """The coordinates of covariances."""
+
+    def from_free(self, free: Tensor) -> Tensor:
+        """The inverse of `to_free`."""
+
+    def whitened(self, rows: Tensor) -> Tensor:
+        """Rows ``(K, b, d)`` in units of the standard deviations."""
+
+
+class Logarithms:
+    """Matrix logarithms ``log(L^{-1} Sigma L^{-T})`` relative to covariances ``L L^T``.
+
+    Parameters
+    ----------
+    covariance_type : ElementaryType
+        The type.
+    covariances : Tensor
+        The covariances, positive definite, in storage.
+    """
+
+    def __init__(self, covariance_type: "ElementaryType", covariances: Tensor):
+        self.type = covariance_type
+        self.inverses = covariance_type.precision_factor(covariances)
+        self.back = covariance_type.transpose(covariance_type.factor(covariances))
+
+    def to_free(self, covariances: Tensor) -> Tensor:
+        """The coordinates of covariances."""
+        return self.type.logarithm(self.type.congruence(covariances, self.inverses))
+
+    def from_free(self, free: Tensor) -> Tensor:
+        """The inverse of `to_free`."""
+        return self.type.congruence(self.type.exponential(free), self.back)
+
+    def whitened(self, rows: Tensor) -> Tensor:
+        """Rows ``(K, b, d)`` in units of the standard deviations."""
+        return self.type.apply(rows, self.inverses)
+
+
+class ElementaryType(DensityType):
+    """A covariance type with an arithmetic of its own: matrices or variances as they are.
+
+    What is called a *storage* here holds covariances, or other matrices of the same shape.
+    """
+
+    @property
+    def elementary(self) -> bool:
+        """Whether it has the arithmetic of `ElementaryType`."""
+        return self.base is self
+
+    def precisions(self, factors: Tensor) -> Tensor:
+        """``P @ P.T``."""
+        raise NotImplementedError
+
+    def from_precisions(self, precisions: Tensor) -> Tensor:
+        """Covariances from precisions."""
+        raise NotImplementedError
+
+    def not_precisions(self, precisions: Tensor) -> str:
+        """What precisions in storage should be and are not; empty if they are fine."""
+        raise NotImplementedError
+
+    def chart(self, covariances: Tensor) -> Chart:
+        """Coordinates of covariances relative to these."""
+        return Logarithms(self, covariances)
+
+    def colouring(self, covariances: Tensor) -> Tensor:
+        """What `coloured` makes samples with: constants, of covariances that may be singular."""
+        return self.transpose(self.root(covariances))
+
+    def differentiable_colouring(self, covariances: Tensor) -> Tensor:
+        """`colouring` as a differentiable function of covariances that are positive definite."""
+        return self.transpose(self.factor(covariances))
+
+    def deviations(self, covariances: Tensor) -> Tensor:
+        """Standard deviations along the axes, in the order of the features or descending."""
+        raise NotImplementedError
+
+    def align(self, factors: Tensor, reference: Tensor) -> Tensor:
+        """Factors ``F`` of matrices ``F @ F.T`` turned to be nearest to others; constants."""
+        raise NotImplementedError
+
+    def shrunk(self, covariances: Tensor, share: Tensor) -> Tensor:
+        """Covariances, each moved a share ``(K or 1,)`` of the way to the sphere of its trace."""
+        raise NotImplementedError
+
     # --- the inverse Wishart prior ---------------------------------------------------------------
 
     def least_degrees_of_freedom(self, n_features: int) -> float:
@@ -335,10 +487,6 @@ class ElementaryType(CovarianceType):
         raise NotImplementedError
 
     # --- the derivative of EM (cotangents may have axes before their own) ------------------------
-
-    def pooled(self, n_features: int) -> int:
-        """Number of features that one stored number stands for."""
-        return 1
 
     def score(self, precisions: Tensor, mass: Tensor, scatter: Tensor) -> Tensor:
         """The derivative in ``Sigma`` of ``sum_k mass_k log det Lambda_k - tr(Lambda_k S2_k)``."""

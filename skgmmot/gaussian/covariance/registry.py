@@ -1,4 +1,4 @@
-"""The four covariance types, each one object.
+"""The covariance types, each one object.
 
 ===========  ===============  ==================================================
 type         storage          covariance of component k
@@ -7,6 +7,7 @@ type         storage          covariance of component k
 `TIED`       ``(1, d, d)``    one matrix for all
 `DIAG`       ``(K, d)``       its own variances
 `SPHERICAL`  ``(K, 1)``       its own variance, the same for every feature
+`LOW_RANK`   ``(K, d, r+1)``  its own ``F F^T + diag(psi)``: ``F (d, r)``, then ``psi``
 ===========  ===============  ==================================================
 
 A mixture carries its covariance type: the shape of the storage alone does not tell it. (For K = 1
@@ -21,6 +22,7 @@ Each type also describes its densities as a linear function of *features* of a s
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.base import CovarianceType
+from skgmmot.gaussian.covariance.low_rank import LOW_RANK
 from skgmmot.gaussian.covariance.matrices import FULL, TIED
 from skgmmot.gaussian.covariance.variances import DIAG, SPHERICAL
 
@@ -28,7 +30,9 @@ from skgmmot.gaussian.covariance.variances import DIAG, SPHERICAL
 #: the shape of one of these.
 ELEMENTARY_TYPES = (FULL, TIED, DIAG, SPHERICAL)
 #: The covariance types by scikit-learn's names.
-COVARIANCE_TYPES = {covariance_type.name: covariance_type for covariance_type in ELEMENTARY_TYPES}
+COVARIANCE_TYPES = {
+    covariance_type.name: covariance_type for covariance_type in (*ELEMENTARY_TYPES, LOW_RANK)
+}
 
 
 def type_of_gaussians(covariances: Tensor, means: Tensor) -> CovarianceType:

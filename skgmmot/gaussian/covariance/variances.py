@@ -43,6 +43,9 @@ class _Axis(ElementaryType):
     def diagonals(self, storage):
         return storage
 
+    def least_eigenvalues(self, covariances):
+        return covariances.amin(-1)
+
     def deviations(self, covariances):
         return safe_sqrt(covariances)
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, ELEMENTARY_TYPES
 
 F64 = torch.float64
 K, d = 3, 4
 EYE = torch.eye(d, dtype=F64)
 
 
-@pytest.fixture(params=COVARIANCE_TYPES)
+@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
 def name(request):
     """A covariance type's name."""
     return request.param

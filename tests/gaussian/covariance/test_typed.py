@@ -8,14 +8,14 @@ import torch
 from torch.testing import assert_close
 from torch.utils._pytree import tree_flatten
 
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, DIAG, FULL
+from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, DIAG, ELEMENTARY_TYPES, FULL
 from skgmmot.gaussian.log_density import log_density
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 K, d = 3, 2
 
 
-@pytest.fixture(params=COVARIANCE_TYPES)
+@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
 def theta(request, make_mixture):
     """A mixture of each covariance type."""
     return make_mixture(request.param, K, d)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.barycenter import exact_barycenter
 from skgmmot.transport.mixtures.barycenter_starts import chained_start, spread_start
@@ -13,7 +13,7 @@ from skgmmot.transport.mixtures.distance import transport_plan
 F64 = torch.float64
 
 
-@pytest.fixture(params=COVARIANCE_TYPES)
+@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
 def name(request):
     """A covariance type's name."""
     return request.param

@@ -178,7 +178,7 @@ def covariance_of(em: EM, theta: GaussianMixtureParams, *, robust: bool) -> Para
 def _check(theta: GaussianMixtureParams) -> None:
     """Refuse mixtures whose parameters have no covariance, or too large a one."""
     covariance_type, size = theta.covariance_type, sum(t.numel() for t in theta)
-    if covariance_type.base != covariance_type:
+    if not covariance_type.elementary:
         raise ValueError(
             "covariance_type must be elementary for standard errors, got "
             f"{covariance_type.name!r}. Use its base, {covariance_type.base.name!r}."

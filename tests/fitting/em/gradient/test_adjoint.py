@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.fitting.em.gradient.adjoint import CentredAdjoint, FeatureAdjoint, score
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
 from skgmmot.gaussian.evaluators import FeatureEStep
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -14,7 +14,7 @@ from skgmmot.gaussian.statistics import Statistics, e_step
 F64 = torch.float64
 
 
-@pytest.fixture(params=COVARIANCE_TYPES)
+@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
 def theta(request, make_mixture):
     """Four overlapping components in three dimensions."""
     return make_mixture(request.param, 4, 3)

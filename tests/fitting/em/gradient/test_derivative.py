@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from skgmmot.fitting.em.gradient.adjoint import FeatureAdjoint, score
 from skgmmot.fitting.em.gradient.derivative import FeatureCovariance, is_small, m_step_pullback
 from skgmmot.fitting.em.step import m_step
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
 from skgmmot.gaussian.evaluators import FeatureEStep
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics, e_step
@@ -15,7 +15,7 @@ from skgmmot.gaussian.statistics import Statistics, e_step
 F64 = torch.float64
 
 
-@pytest.fixture(params=COVARIANCE_TYPES)
+@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
 def theta(request, make_mixture):
     """Four overlapping components in three dimensions."""
     return make_mixture(request.param, 4, 3)

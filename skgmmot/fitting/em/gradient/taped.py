@@ -1,0 +1,167 @@
+"""The derivative of one iteration of EM by autograd, block by block, for any covariance type.
+
+The E-step is differentiated on the tape of one block at a time, and the M-step, which is small, on
+a tape of its own: a vector-Jacobian product is a pass over the samples, like that by hand.
+"""
+
+import torch
+from torch import Tensor
+
+from skgmmot.fitting.em.gradient.derivative import shares
+from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.em.step import m_step
+from skgmmot.fitting.groups import WHOLE, View
+from skgmmot.gaussian.factor_coordinates import fisher_coordinates
+from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.statistics import Statistics, e_step
+from skgmmot.numerics.adjoint import Linearisation
+
+
+def _leaves(tensors) -> list[Tensor]:
+    """Constants with the same values that require a gradient."""
+    return [t.detach().clone().requires_grad_() for t in tensors]
+
+
+def _pulled(outputs, inputs, cotangents) -> tuple[Tensor, ...]:
+    """Vector-Jacobian products by autograd, zero where there is no way from one to another."""
+    pairs = [(t, u) for t, u in zip(outputs, cotangents, strict=True) if t.requires_grad]
+    outputs, cotangents = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, inputs, cotangents, materialize_grads=True)
+
+
+class TapedAdjoint:
+    """Pulls cotangents of the statistics back through the E-step.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The current mixture.
+    origin : Tensor of shape (d,)
+        What the mixture is relative to.
+    cotangents : Statistics
+        Those of the statistics.
+    view : View, default=Whole()
+        What the samples see of the mixture.
+
+    Notes
+    -----
+    Holds a few times ``(K, b, d)`` for a block of b samples.
+    """
+
+    min_rows = 16
+
+    def __init__(self, theta, origin: Tensor, cotangents: Statistics, view: View = WHOLE):
+        self.theta, self.origin, self.cotangents, self.view = theta, origin, cotangents, view
+        self.row_size = self.sample_size = 4 * theta.means.numel()
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
+        """Sum cotangents of the mixture's three tensors over one block; those of blocks add."""
+        x = X.double() - self.origin.double()
+        with torch.enable_grad():
+            inputs = _leaves(self.theta)
+            theta = GaussianMixtureParams(*inputs, self.theta.covariance_type)
+            return _pulled(self._sums(theta, x, sample_weight), inputs, self.cotangents)
+
+    def samples(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+        """Cotangents of the samples ``(b, d)`` and of their weights ``(b,)``."""
+        a = X.new_ones(len(X)) if sample_weight is None else sample_weight
+        with torch.enable_grad():
+            inputs = _leaves((X.double() - self.origin.double(), a.double()))
+            return _pulled(self._sums(self.theta, *inputs), inputs, self.cotangents)
+
+    def _sums(self, theta, x, sample_weight):
+        """The E-step's sums for the whole mixture."""
+        return self.view.lift(theta, e_step(self.view.of(theta), x, sample_weight))
+
+
+class TapedEM(Linearisation):
+    """One iteration of EM at a mixture, and its derivative, where there is none by hand.
+
+    Parameters
+    ----------
+    em : EM
+        The iteration.
+    theta : GaussianMixtureParams
+        Where it starts, a constant.
+    """
+
+    small = False
+
+    def __init__(self, em: EM, theta: GaussianMixtureParams):
+        self.em, self.theta = em, theta
+        with torch.no_grad():
+            _, self._statistics = em.exactly(theta)
+            self.value = m_step(theta, self._statistics, em.reg_covar, em.constraint)
+            self.objective = em.objective(theta, self._statistics)
+            share = shares(theta, self._statistics, em.constraint)
+            self._coordinates = fisher_coordinates(theta, share)
+            change = self.value.map(torch.sub, theta)
+            self.residual = self._coordinates.of_change(em.constraint.free(change))
+
+    def product(self, u: Tensor) -> Tensor:
+        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
+        if u.ndim > 1:
+            return torch.stack([self.product(row) for row in u])
+        constraint = self.em.constraint
+        found = self.pull(constraint.free(self.decode(u)))
+        return self.encode(constraint.of_free(found, self.theta))
+
+    def encode(self, u: GaussianMixtureParams) -> Tensor:
+        """The coordinates of a cotangent, a vector."""
+        return self._coordinates.of_cotangent(u)
+
+    def decode(self, vector: Tensor) -> GaussianMixtureParams:
+        """A vector as a cotangent."""
+        return self._coordinates.cotangent(vector)
+
+    def retracted(self, vector: Tensor) -> GaussianMixtureParams:
+        """The mixture that a vector of coordinates leads to."""
+        return self.em.constraint.keep(self._coordinates.retracted(vector), self.theta)
+
+    def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
+        """Cotangents of ``theta`` from those of ``F(theta)``."""
+        tensors, cotangents = self._through_m_step(u)
+        for em, view, _ in self._parts():
+            adjoint = TapedAdjoint(self.theta, em.origin, cotangents, view)
+            tensors = [*map(torch.add, tensors, em.samples.sum(adjoint))]
+        return GaussianMixtureParams(*tensors, self.theta.covariance_type)
+
+    def pull_samples(self, u: GaussianMixtureParams) -> tuple[Tensor, Tensor]:
+        """Cotangents of the samples ``(n, d)`` and of their weights ``(n,)``."""
+        samples, cotangents = self.em.samples, self._through_m_step(u)[1]
+        of_X, of_a = torch.zeros_like(samples.X), samples.X.new_zeros(samples.n_samples)
+        for em, view, rows in self._parts():
+            adjoint = TapedAdjoint(self.theta, em.origin, cotangents, view)
+            X, of_a[rows] = em.samples.map(adjoint)
+            seen = X.new_zeros(len(X), samples.n_features)
+            seen[:, view.features] = X
+            of_X[rows] = seen
+        return of_X, of_a
+
+    def _parts(self):
+        """The iteration over each group of samples, what they see, and which they are."""
+        em = self.em
+        return [(p.em, p.view, p.rows) for p in em.parts] or [(em, WHOLE, slice(None))]
+
+    def natural(self, v: Tensor) -> Tensor:
+        """Refuse: samples that go along with components have no such statistics."""
+        return self.movement(self.theta, v)
+
+    def movement(self, v: GaussianMixtureParams, u: Tensor) -> Tensor:
+        """Refuse likewise."""
+        raise ValueError(
+            "gradient='natural' must be asked of an elementary covariance type, got "
+            f"{self.theta.covariance_type.name!r}. Use gradient='implicit'."
+        )
+
+    def _through_m_step(self, u) -> tuple[tuple[Tensor, ...], Statistics]:
+        """Cotangents of the mixture by way of the M-step alone, and those of the sums."""
+        em, covariance_type = self.em, self.theta.covariance_type
+        with torch.enable_grad():
+            inputs = _leaves((*self.theta, *self._statistics[:3]))
+            theta = GaussianMixtureParams(*inputs[:3], covariance_type)
+            statistics = Statistics(*inputs[3:], self._statistics.log_likelihood)
+            outputs = m_step(theta, statistics, em.reg_covar, em.constraint)
+            found = _pulled(outputs, inputs, u)
+        nothing = torch.zeros_like(self._statistics.log_likelihood)
+        return found[:3], Statistics(*found[3:], nothing)
