@@ -1,6 +1,7 @@
 """Data sets for examples and tests: photographs, and generators of samples."""
 
 import math
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000
 
 
-def load_photograph(source):
+def load_photograph(source: str | PathLike[str]) -> np.ndarray:
     """Load an RGB picture as an array.
 
     Parameters
@@ -77,7 +78,9 @@ def load_photograph(source):
         ) from error
 
 
-def make_ring_square_line(n_samples=850, *, random_state=None):
+def make_ring_square_line(
+    n_samples: int = 850, *, random_state=None
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw samples uniformly from a ring, a square frame and the strip between them.
 
     The ring is centred at (1.5, 1.5), with radii 0.5 and 1; the strip is [2.5, 4] x [1.4, 1.6]; the

@@ -114,6 +114,13 @@ or tuple (weights, means, covariances), default='kmeans'
     torch.Size([4, 1])
     """
 
+    #: The kept mixture, in buffers; None before the first batch.
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+    #: The last fit; None before the first batch.
+    solution: Solution | None
+
     def __init__(
         self,
         n_components=1,
@@ -164,7 +171,8 @@ or tuple (weights, means, covariances), default='kmeans'
         """Discard the kept mixture: the next fit starts as the first did."""
         self.solution, self.n_batches = None, 0
         given = self._given or (None, None, None)
-        self.weights, self.means, self.covariances = (t if t is None else t.clone() for t in given)
+        for name, tensor in zip(("weights", "means", "covariances"), given, strict=True):
+            setattr(self, name, None if tensor is None else tensor.clone())
 
     def forward(self, X: Tensor, sample_weight: Tensor | None = None) -> GaussianMixtureParams:
         """Fit the mixture to a batch.
@@ -358,6 +366,11 @@ of shape (n, d)
     True
     """
 
+    #: The target, in buffers.
+    target_weights: Tensor
+    target_means: Tensor
+    target_covariances: Tensor
+
     def __init__(self, target, n_components=None, *, reg=0.0, reg_m=None, root=False, **options):
         super().__init__()
         self.reg, self.reg_m, self.root = reg, reg_m, root
@@ -402,7 +415,7 @@ of shape (n, d)
             As `EMLayer`; or if the batch and the target differ in the number of features, or a
             penalty is NaN, infinite or of the wrong sign.
         """
-        shape, d = getattr(X, "shape", ()), self.target_means.shape[1]
+        shape, d = tuple(getattr(X, "shape", ())), self.target_means.shape[1]
         if len(shape) == 2 and shape[1] != d:  # before the layer keeps a mixture of such samples
             raise ValueError(
                 f"X must have the {d} feature(s) of the target, got {shape[1]}. Describe both by "

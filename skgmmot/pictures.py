@@ -1,6 +1,7 @@
 """Smoothing of recoloured pictures, and mapping of their colours into the gamut."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.ndimage import map_coordinates, uniform_filter
 
 __all__ = ["into_gamut", "smooth_recolouring"]
@@ -13,7 +14,9 @@ RADIUS_SAMPLES = 8
 COMPRESSION_START = 0.9
 
 
-def smooth_recolouring(source, recoloured, *, radius=None, contrast=0.03):
+def smooth_recolouring(
+    source: np.ndarray, recoloured: np.ndarray, *, radius: int | None = None, contrast: float = 0.03
+) -> np.ndarray:
     """Smooth the change of colours between a picture and its recoloured version by a guided filter.
 
     The change ``recoloured - source`` is replaced by the local affine function of the source's
@@ -76,7 +79,7 @@ def smooth_recolouring(source, recoloured, *, radius=None, contrast=0.03):
     return into_gamut(source + _interpolated(slopes, offsets, source, step))
 
 
-def into_gamut(colours):
+def into_gamut(colours: ArrayLike) -> np.ndarray:
     """Map colours into [0, 1] by moving them towards the grey of the same mean.
 
     Parameters

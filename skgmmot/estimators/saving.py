@@ -140,7 +140,7 @@ def save(model, path) -> None:
         raise type(error)(error.errno, error.strerror, path) from error
 
 
-def load(path, *, device=None):
+def load(path, *, device=None) -> Any:
     """Load a model from a file that `save` wrote.
 
     Parameters

@@ -24,7 +24,9 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.linalg import product, safe_sqrt
 
 
-def marginal(mixture: GaussianMixtureParams, features: Sequence[int] | Tensor):
+def marginal(
+    mixture: GaussianMixtureParams, features: Sequence[int] | Tensor
+) -> GaussianMixtureParams:
     r"""Return the distribution of some features of a mixture.
 
     .. math:: p(x_a) = \sum_k w_k \, N(x_a;\; m_{k,a},\; \Sigma_{k,aa})

@@ -6,7 +6,7 @@ in log space, and samples are centred at each component before anything else is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class GaussianMixtureParams(TypedTensors):
     weights: Tensor
     means: Tensor
     covariances: Tensor
-    covariance_type: CovarianceType | str | None = None
+    covariance_type: Any = None  # given as its name, too, or not; then found, and always an object
 
     def __post_init__(self):
         given = self.covariance_type

@@ -6,7 +6,7 @@ registered class. A *step* maps ``theta`` to ``(F(theta), objective)``.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,9 +20,9 @@ ROUNDING = 1e-13
 class Solution(NamedTuple):
     """The result of an iteration: its last point, objectives, and whether it converged."""
 
-    value: Point
+    value: Any  # a sequence of tensors, as a mixture is
     """The last point."""
-    previous: Point
+    previous: Any
     """The point before it: ``value = F(previous)``; the start if there was no step."""
     objective: float
     """The objective at `previous`, ``-inf`` before the first step."""
@@ -38,7 +38,7 @@ class Solution(NamedTuple):
     """Size of the last change ``F(theta) - theta``; NaN if it was not measured."""
     distance: float = math.nan
     """Estimate of the distance of `value` to the fixed point, if the gradient is taken there."""
-    adjoint: object = None
+    adjoint: Any = None
     """What backward takes notes in: the `Adjoint` of an implicit gradient, ``Asked`` of a natural
     one."""
 

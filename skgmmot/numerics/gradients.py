@@ -31,8 +31,9 @@ class Step(Protocol):
 class Loop(Protocol):
     """What is known of a loop before it runs."""
 
-    acceleration: str | None
-    """What extrapolates the iterations, by its name."""
+    @property
+    def acceleration(self) -> str | None:
+        """What extrapolates the iterations, by its name."""
 
 
 class Strategy:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ class FittedByBlocks(FittedMixture):
     """Base of the estimators that also learn a mixture block by block."""
 
     @available_if(_can_go_by_blocks)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    def partial_fit(self, X, y=None, sample_weight=None) -> Self:
         r"""Update the mixture with a block of samples, by stepwise EM.
 
         The first call fits its block, as `fit` does. Each later call is one pass over its block:

@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import nullcontext
 from numbers import Integral, Real
+from typing import Self
 
 import numpy as np
 import torch
@@ -330,7 +331,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         self.rank = rank
         self.device = device
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None) -> Self:
         """Fit the mixture by EM.
 
         Parameters

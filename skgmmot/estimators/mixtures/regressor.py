@@ -1,6 +1,7 @@
 """`MixtureRegressor`: regression by the conditional distribution of a Gaussian mixture."""
 
 from numbers import Integral
+from typing import Self
 
 import numpy as np
 import torch
@@ -122,7 +123,7 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         return tags
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None) -> Self:
         """Fit a mixture to samples and their targets as one.
 
         Parameters

@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral, Real
+from typing import Self
 
 import torch
 from sklearn.utils import check_random_state
@@ -170,7 +171,7 @@ class SemidiscreteGMM(FittedMixture):
         self.verbose = verbose
         self.device = device
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None) -> Self:
         """Fit the mixture.
 
         Parameters

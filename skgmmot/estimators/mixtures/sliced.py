@@ -4,6 +4,7 @@ import math
 import os
 import warnings
 from numbers import Integral, Real
+from typing import Self
 
 import torch
 from sklearn.base import _fit_context
@@ -255,7 +256,7 @@ class SlicedWassersteinGMM(FittedMixture):
         self.checkpoint_every = checkpoint_every
         self.device = device
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None) -> Self:
         """Fit the mixture.
 
         Parameters
@@ -287,7 +288,7 @@ class SlicedWassersteinGMM(FittedMixture):
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    def partial_fit(self, X, y=None, sample_weight=None) -> Self:
         """Take one epoch of ten steps towards a batch of samples.
 
         Parameters

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from numbers import Integral, Real
+from typing import Self
 
 import numpy as np
 import torch
@@ -192,7 +193,7 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None) -> Self:
         """Fit and compare all mixtures, and keep the best.
 
         Parameters
@@ -394,7 +395,8 @@ class _Comparison:
 
     def run(self, count: float) -> list[str]:
         """Fit and compare, for so many samples in all; show the best, and return its warnings."""
-        self.count, self.rows = count, {}
+        self.count = count
+        self.rows: dict = {}
         courses = {name: _Course() for name in self.types}
         total = len(self.numbers) * len(self.types)
         self.bar = ProgressBar(self.search.verbose, total, "search")

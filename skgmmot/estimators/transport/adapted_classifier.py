@@ -1,5 +1,7 @@
 """`AdaptedClassifier` trains a classifier on mapped samples, and predicts target samples."""
 
+from typing import Self
+
 import numpy as np
 from sklearn.base import (
     BaseEstimator,
@@ -105,7 +107,7 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return tags
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None) -> Self:
         """Fit the map, and the classifier to the images of source samples.
 
         Parameters

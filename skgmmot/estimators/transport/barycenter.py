@@ -3,6 +3,7 @@
 import math
 import warnings
 from numbers import Integral, Real
+from typing import Self
 
 import torch
 from sklearn.base import _fit_context
@@ -14,6 +15,7 @@ from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture, as_mixtures, common_feature_names, shown_type
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.mixtures._base import CovarianceTypeName, MixtureEstimator, whole_fit
+from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.transport.geodesic import known_mixture
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
@@ -173,7 +175,7 @@ class MixtureBarycenter(MixtureEstimator):
         return tags
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None) -> Self:
         """Compute the barycentre of mixtures.
 
         Parameters
@@ -341,7 +343,9 @@ def _described(solution):
 
 
 @single_threaded_torch()
-def reduce(mixture, n_components, *, n_init=5, random_state=None):
+def reduce(
+    mixture, n_components: int, *, n_init: int = 5, random_state=None
+) -> DifferentiableGaussianMixture:
     r"""Return a mixture with fewer components, close to a given one in MW2, as an estimator.
 
     .. math:: \min_\nu \operatorname{MW}_2^2(\mu, \nu)

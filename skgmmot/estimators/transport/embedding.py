@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from numbers import Integral, Real
+from typing import Self
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ class MixtureEmbedding(DefaultMixture, _OfObjects):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None) -> Self:
         """Record the number of features; mixtures are fitted by `transform`.
 
         Parameters
@@ -339,7 +340,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         self.squared = squared
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None) -> Self:
         """Store the mixtures to which distances are computed.
 
         Parameters

@@ -14,7 +14,7 @@ from skgmmot.transport.mixtures import geodesic
 
 
 @single_threaded_torch()
-def interpolate(source, target, t, *, reg=0.0):
+def interpolate(source, target, t: float, *, reg: float = 0.0) -> DifferentiableGaussianMixture:
     r"""Return the mixture at time ``t`` on the MW2 geodesic between two, as a fitted estimator.
 
     .. math::
@@ -325,7 +325,7 @@ def time(t) -> float:
     """A time between two mixtures, validated."""
     if not isinstance(t, Real) or isinstance(t, bool):
         raise TypeError(f"t must be a number, got {type(t).__name__}. Pass one time a call.")
-    if not 0 <= t <= 1:
+    if not 0 <= float(t) <= 1:
         raise ValueError(
             f"t must be from 0 to 1, got {t}. Beyond its ends a geodesic need not go on."
         )

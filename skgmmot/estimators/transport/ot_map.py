@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from numbers import Integral, Real
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -227,7 +227,7 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         params = super().get_params(deep)
         return {name: v for name, v in params.items() if not name.startswith("target__")}
 
-    def set_params(self, **params):
+    def set_params(self, **params) -> Self:
         """Set parameters.
 
         Parameters
@@ -265,7 +265,7 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         return type(self)(target, **cloned)
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None) -> Self:
         """Fit the source mixture and the plan to the target.
 
         Parameters
@@ -725,7 +725,7 @@ def _thinned(X):
     return X[_some_rows(len(X)).to(X.device)]
 
 
-def ot_map(source, target, **options):
+def ot_map(source, target, **options) -> OTMap:
     """Return the fitted `OTMap` from a source to a target.
 
     Parameters

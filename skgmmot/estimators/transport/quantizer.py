@@ -3,6 +3,7 @@
 import math
 import warnings
 from numbers import Integral, Real
+from typing import Self
 
 import numpy as np
 import torch
@@ -153,7 +154,7 @@ class WassersteinQuantizer(
         self.device = device
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None) -> Self:
         """Compute the points.
 
         Parameters
