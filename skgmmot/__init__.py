@@ -13,6 +13,7 @@ from skgmmot.estimators.transport.geodesic import MixtureFlow, interpolate
 from skgmmot.estimators.transport.ot_map import OTMap, ot_map
 from skgmmot.estimators.transport.quantizer import WassersteinQuantizer
 from skgmmot.fitting.em.prior import Prior
+from skgmmot.fitting.robust.noise import UniformNoise
 from skgmmot.metrics import MixtureWasserstein, semidiscrete_distance, semidiscrete_plan
 from skgmmot.transport.semidiscrete.grid import GridDensity
 
@@ -33,6 +34,7 @@ __all__ = [
     "Prior",
     "SemidiscreteGMM",
     "SlicedWassersteinGMM",
+    "UniformNoise",
     "WassersteinQuantizer",
     "interpolate",
     "load",

@@ -146,6 +146,12 @@ OTHERS = {
         ).fit(X),
         density,
     ),
+    "noise": (
+        lambda: EM(
+            2, noise=skgmmot.UniformNoise(bounds=(-9.0, [9.0, 9.0])), random_state=0, reg_covar=0.1
+        ).fit(torch.from_numpy(X).requires_grad_()),
+        density,
+    ),
     "blocks": (lambda: EM(2, random_state=0).partial_fit(X), density),
     "map between mixtures": (
         lambda: skgmmot.OTMap(em(TARGET), strategy="random", random_state=0).fit(em()),

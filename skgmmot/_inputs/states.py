@@ -78,7 +78,8 @@ def unpacked(value: Any) -> Any:
         return torch.device(value["device"])
     parts = unpacked(value["parts"])
     if kind == GaussianMixtureParams.__name__:
-        return GaussianMixtureParams(*parts, COVARIANCE_TYPES[value["covariance_type"]])
+        covariance_type = COVARIANCE_TYPES[value["covariance_type"]]
+        return GaussianMixtureParams(*parts, covariance_type, value.get("noise"))
     if kind in NAMED_TUPLES:
         return NAMED_TUPLES[kind](*parts)
     found = object.__new__(WITH_ATTRIBUTES[kind])
@@ -101,7 +102,8 @@ def _packed_mixture(mixture: TypedTensors):
     if COVARIANCE_TYPES.get(name) != mixture.covariance_type:
         return mixture  # pickle saves it
     parts = packed(tuple(mixture))
-    return {KIND: type(mixture).__name__, "covariance_type": name, "parts": parts}
+    found = {KIND: type(mixture).__name__, "covariance_type": name, "parts": parts}
+    return found if mixture.noise is None else found | {"noise": mixture.noise}
 
 
 def _each(function, value):

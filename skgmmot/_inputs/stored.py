@@ -12,6 +12,7 @@ from torch import Tensor
 
 from skgmmot.fitting.em.prior import Prior
 from skgmmot.fitting.em.sinkhorn import TiltedMixture
+from skgmmot.fitting.robust.noise import UniformNoise
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.archive import Kind
@@ -42,21 +43,29 @@ def _take_mixture(theta) -> dict:
             f"covariance_type must be registered to be stored, got {name!r}. Add it to "
             "COVARIANCE_TYPES under its name."
         )
-    return dict(zip(theta._fields, theta, strict=True)) | {"covariance_type": name}
+    kept = {"covariance_type": name}
+    if theta.noise is not None:
+        kept["noise"] = theta.noise
+    return dict(zip(theta._fields, theta, strict=True)) | kept
 
 
 def _make_mixture(cls, parts: dict):
     """A mixture of such parts, if that is what they are."""
     parts = dict(parts)
-    name = parts.pop("covariance_type")
+    name, noise = parts.pop("covariance_type"), parts.pop("noise", None)
     if name not in COVARIANCE_TYPES:
         raise ValueError(f"covariance_type must be registered, got {str(name)[:40]!r}")
     K_d = parts["means"].shape
+    noise_is_sound = isinstance(noise, float) and cls is GaussianMixtureParams
+    if noise is not None and not noise_is_sound:
+        raise ValueError("noise of a mixture must be a number")
     if parts.keys() != set(cls._fields) or len(K_d) != 2:
         raise ValueError("a mixture must have a matrix of means and its other tensors")
     covariance_type = COVARIANCE_TYPES[name].of_storage(parts["covariances"])
     for field, tensor in parts.items():
         shape = AXES[field](*K_d) if field in AXES else covariance_type.shape(*K_d)
+        if field == "weights" and noise is not None:
+            shape = (K_d[0] + 1,)
         if not isinstance(tensor, Tensor) or tensor.shape != shape:
             raise ValueError(f"{field} of a mixture must have shape {tuple(shape)}")
         if tensor.dtype not in (torch.float32, torch.float64):
@@ -64,7 +73,8 @@ def _make_mixture(cls, parts: dict):
         finite = tensor.exp() if field == MAY_BE_MINUS_INFINITY else tensor
         if not torch.isfinite(finite).all():
             raise ValueError(f"{field} of a mixture must be finite")
-    return cls(**parts, covariance_type=covariance_type)
+    constants = {} if noise is None else {"noise": noise}
+    return cls(**parts, covariance_type=covariance_type, **constants)
 
 
 def _mixture(cls) -> Kind:
@@ -245,6 +255,7 @@ MODEL_KINDS: tuple[Kind, ...] = (
     record(Plan, **dict.fromkeys(Plan._fields, Tensor)),
     record(GridDensity),
     record(Prior),
+    record(UniformNoise),
     record(Frame, library=str, columns=dict),
     Kind(torch.device, str, torch.device),
     Kind(range, lambda r: [r.start, r.stop, r.step], lambda parts: range(*parts)),

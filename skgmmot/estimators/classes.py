@@ -103,7 +103,7 @@ class ClassPredictor(MixtureEstimator):
     def _names(self) -> np.ndarray:
         """The classes, and what marks an unknown one if a component is of no class."""
         names = self.classes_
-        if not self._components()[-1]:
+        if not self._components()[-1] and not hasattr(self, "noise_weight_"):
             return names
         return np.append(names, np.array([self._unknown_class], dtype=_with_mark(names.dtype)))
 
@@ -121,7 +121,10 @@ def _probabilities(components, step, X):
 
 def _codes(components, step, X):
     """The place of the most probable group of components ``(b,)``, the first of equal ones."""
-    return _probabilities(components, step, X).argmax(1)
+    found = _probabilities(components, step, X)
+    if step.theta.noise is not None:  # it is of no class, either
+        found[:, -1] = 1 - found[:, :-1].sum(1)
+    return found.argmax(1)
 
 
 def _take(names: np.ndarray, codes):

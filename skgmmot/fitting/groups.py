@@ -65,8 +65,8 @@ WHOLE = Whole()
 class Possible:
     """The view of samples that belong to one of some components.
 
-    The others have a log-density of -inf. The weights stay: what such a sample adds to the
-    log-likelihood is the logarithm of ``sum_{k possible} w_k g_k(x)``, the density of its value
+    The others, and noise, have a log-density of -inf. The weights stay: what such a sample adds to
+    the log-likelihood is the logarithm of ``sum_{k possible} w_k g_k(x)``, the density of its value
     and its label together.
 
     Parameters
@@ -90,7 +90,8 @@ class Possible:
 
         mass, shift, scatter, log_likelihood = statistics
         scatter = scatter if base.shared else placed(scatter)
-        return Statistics(placed(mass), placed(shift), scatter, log_likelihood)
+        found = Statistics(placed(mass), placed(shift), scatter, log_likelihood)
+        return found if theta.noise is None else found.beside(mass.new_zeros(()))
 
     def _index(self, like):
         return torch.tensor(self.components, device=like.device)

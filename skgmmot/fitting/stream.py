@@ -46,6 +46,10 @@ class Facts(NamedTuple):
     """Weighted sum of squared distances from the mean ``(d,)``, float64."""
     dtype: torch.dtype
     """That of the rows."""
+    low: Tensor
+    """The least value of each feature ``(d,)`` in rows of positive weight, float64."""
+    high: Tensor
+    """The largest, likewise."""
 
     @property
     def mean(self) -> Tensor:
@@ -88,7 +92,33 @@ def facts_of(X: Tensor, weights: Tensor | None) -> Facts:
         deviations = (X[i : i + 2**14].double() - mean).square()
         squares += deviations.sum(0) if a is None else a[i : i + 2**14].double() @ deviations
     n_positive = len(X) if weights is None else int((weights > 0).sum())
-    return Facts(len(X), n_positive, largest, float(total), sums, squares, X.dtype)
+    box = bounds(X, weights)
+    return Facts(len(X), n_positive, largest, float(total), sums, squares, X.dtype, *box)
+
+
+def bounds(X: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Find the smallest box around rows.
+
+    Parameters
+    ----------
+    X : Tensor of shape (b, d)
+        Rows.
+    weights : Tensor of shape (b,) or None
+        Their weights; rows of weight zero do not count.
+
+    Returns
+    -------
+    low : Tensor of shape (d,)
+        The least values, in float64; infinite where no row counts.
+    high : Tensor of shape (d,)
+        The largest; minus infinity where no row counts.
+    """
+    if weights is not None and not (weights > 0).all():
+        X = X[weights > 0]
+    if not len(X):
+        infinite = torch.full(X.shape[1:], torch.inf, dtype=torch.float64, device=X.device)
+        return infinite, -infinite
+    return X.amin(0).double(), X.amax(0).double()
 
 
 def merged(facts: Iterable[Facts]) -> Facts:
@@ -129,6 +159,8 @@ def _merge(first: Facts, second: Facts) -> Facts:
         a * first.sum + b * second.sum,
         a * first.squares + b * second.squares + shared * apart,
         first.dtype,
+        torch.minimum(first.low, second.low),
+        torch.maximum(first.high, second.high),
     )
 
 

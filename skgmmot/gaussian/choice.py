@@ -33,6 +33,8 @@ def fastest_e_step(
     dtype: torch.dtype,
     origin: Tensor | None = None,
     largest: float | None = None,
+    *,
+    apart: bool = False,
 ) -> EStep:
     """Choose the fastest E-step that is accurate for a mixture and so many samples.
 
@@ -49,6 +51,8 @@ def fastest_e_step(
         zero; products then take an origin of their own, in the middle of the mixture.
     largest : float, default=None
         The `cancellation` of the mixture about its origin, if it has been read already.
+    apart : bool, default=False
+        Whether the shares of a sample that are accumulated may have any sum.
 
     Returns
     -------
@@ -71,9 +75,9 @@ def fastest_e_step(
     accurate = accurate_dtype(about, dtype, largest)
     if accurate is None:
         return DefinitionEStep(mixture, origin)
-    covariance_type = mixture.covariance_type
+    covariance_type = _type_of_products(mixture, apart)
     whitened = whitening_is_faster(covariance_type, *mixture.means.shape)
-    return (WhiteningEStep if whitened else FeatureEStep)(about, centre, accurate)
+    return (WhiteningEStep if whitened else FeatureEStep)(about, centre, accurate, apart)
 
 
 def feature_e_step(
@@ -98,10 +102,16 @@ def feature_e_step(
     mixture = mixture.prepare()
     if mixture.covariance_type.sketched:
         return None
-    if quadratic_share(mixture.covariance_type, len(origin)) > MAX_QUADRATIC:
+    if quadratic_share(_type_of_products(mixture), len(origin)) > MAX_QUADRATIC:
         return None
     accurate = accurate_dtype(mixture, dtype)
     return None if accurate is None else FeatureEStep(mixture, origin, accurate)
+
+
+def _type_of_products(mixture: PreparedMixture, apart: bool = False) -> CovarianceType:
+    """The covariance type that products compute with."""
+    covariance_type = mixture.covariance_type
+    return covariance_type.unshared if apart or mixture.noise is not None else covariance_type
 
 
 def is_small(mixture: PreparedMixture, n_samples: float) -> bool:

@@ -20,8 +20,8 @@ class FreeCoordinates:
 
     def __init__(self, like: GaussianMixtureParams):
         variances = like.variances() + like.means.square()
-        self.scale = (like.weights @ variances).sqrt()  # (d,)
-        self.covariance_type, like = like.covariance_type, like.in_base()
+        self.scale = (like.component_weights @ variances).sqrt()  # (d,)
+        self.covariance_type, self.noise, like = like.covariance_type, like.noise, like.in_base()
         self.base = like.covariance_type
         self.shapes = [t.shape for t in like]
 
@@ -44,6 +44,7 @@ class FreeCoordinates:
             means * self.scale,
             self._covariances_from_free(free),
             self.base,
+            self.noise,
         ).out_of_base(self.covariance_type)
 
     def _covariances_to_free(self, covariances: Tensor) -> Tensor:
@@ -107,9 +108,9 @@ class FisherCoordinates:
     mixture : GaussianMixtureParams
         The mixture at which changes are measured.
     share : Tensor of shape (K,) or tuple of three
-        The components' shares of the samples, equal to ``w`` unless weights are fixed. Three, for
-        weights, means and covariances, if they are not determined by the same samples: a weight of
-        share s has the information ``1 / s``.
+        The components' shares of the samples, equal to ``w`` unless weights are fixed; with noise
+        ``(K + 1,)`` like ``w``. Three, for weights, means and covariances, if they are not
+        determined by the same samples: a weight of share s has the information ``1 / s``.
     """
 
     def __init__(self, mixture: GaussianMixtureParams, share: Tensor | tuple[Tensor, ...]):
@@ -118,6 +119,8 @@ class FisherCoordinates:
         self.factors = self.base.factor(base.covariances)
         self.inverses = self.base.precision_factor(base.covariances)
         self.precisions = self.base.precisions(self.inverses)
+        if mixture.noise is not None and isinstance(share, torch.Tensor):
+            share = share, share[:-1], share[:-1]
         shares = (share,) if isinstance(share, torch.Tensor) else share
         # a component without samples has a scale of one
         shares = [torch.where(each > EMPTY, each, 1.0) for each in shares]
@@ -160,11 +163,10 @@ class FisherCoordinates:
         relative = weights * self.weight_root / w.clamp(min=torch.finfo(w.dtype).tiny)
         weights = w * (1 + relative / 2).square()
         means = m + self._rows(means / self.root.unsqueeze(-1), self.base.transpose(self.factors))
-        return GaussianMixtureParams(
-            weights * (w.sum() / weights.sum()),
-            means,
-            self._chart.changed_covariances(covariances),
-            self.mixture.covariance_type,
+        return self.mixture._replace(
+            weights=weights * (w.sum() / weights.sum()),
+            means=means,
+            covariances=self._chart.changed_covariances(covariances),
         )
 
     def of_velocities(self, shift: Tensor, bend: Tensor) -> Tensor:

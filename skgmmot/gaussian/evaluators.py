@@ -23,7 +23,7 @@ from skgmmot.gaussian.log_density import (
     log_responsibilities,
     responsibilities,
 )
-from skgmmot.gaussian.statistics import Statistics, e_step
+from skgmmot.gaussian.statistics import Statistics, e_step, moments
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS
 
 #: Blocks of fewer rows make matrix products slow, however many numbers a row takes.
@@ -55,6 +55,12 @@ class EStep(Protocol):
 
     def responsibilities(self, X: Tensor, buffers=None) -> tuple[Tensor, Tensor]:
         """Return the posterior of the components ``(K, b)``, and samples about the origin."""
+
+    def products(self, X: Tensor, buffers) -> tuple[Tensor, Tensor]:
+        """Return what `accumulate` takes, and the log-joint ``(K, b)``."""
+
+    def accumulate(self, lifted: Tensor, resp: Tensor, buffers) -> tuple[Tensor, ...]:
+        """Sum a block for given (weighted) responsibilities ``(K, b)``."""
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
         """Sum over one block what `statistics` needs; the sums of several blocks add."""
@@ -116,6 +122,13 @@ class DefinitionEStep:
         x = self.about_origin(X)
         return responsibilities(self.theta, x), x.mT
 
+    def products(self, X, buffers):
+        x = self.about_origin(X)
+        return x, log_joint(self.theta, x)
+
+    def accumulate(self, lifted, resp, buffers):
+        return tuple(moments(self.theta, lifted, resp)[:3])
+
     def block(self, X, sample_weight, buffers):
         return tuple(e_step(self.theta, self.about_origin(X), sample_weight))
 
@@ -137,6 +150,10 @@ class ProductEStep:
         A point near the samples' mean.
     dtype : torch.dtype, default=torch.float64
         That of the products.
+    apart : bool, default=False
+        Whether the shares of a sample that are accumulated may have any sum. Then, and with noise,
+        the scatter about a covariance that components share is not that of all samples: they are
+        given one each, and their scatters are added.
 
     Raises
     ------
@@ -146,8 +163,14 @@ class ProductEStep:
 
     min_rows = MIN_PRODUCT_ROWS
 
-    def __init__(self, theta, origin, dtype=torch.float64):
+    def __init__(self, theta, origin, dtype=torch.float64, apart=False):
         self.theta, self.origin, self.dtype = theta.prepare(), origin, dtype
+        self.noise, self.pools = None, False
+        if self.theta.noise is not None:
+            self.noise = self.theta.noise.to(dtype)
+        if apart or self.theta.noise is not None:
+            self.pools = self.theta.covariance_type.shared
+            self.theta = self.theta.unshared()
         log_weights, means, self.factors = self.theta[:3]
         self.covariance_type = covariance_type = self.theta.covariance_type
         constant = log_weights + covariance_type.log_det(self.factors, means.shape[1])
@@ -180,34 +203,60 @@ class ProductEStep:
         return joint if torch.isfinite(joint.amax(0)).all() else self.definition.log_joint(X)
 
     def log_density(self, X):
-        return torch.logsumexp(self.log_joint(X), dim=0)
+        return self.theta.log_normaliser(self.log_joint(X))
 
     def log_responsibilities(self, X):
         joint = self.log_joint(X)
         if is_far(joint).any():
             return self.definition.log_responsibilities(X)
+        if self.noise is not None:
+            return joint - self.theta.log_normaliser(joint)
         return torch.log_softmax(joint, dim=0)
 
     def responsibilities(self, X, buffers=None):
         lifted, joint = self.products(X, _new_memory(X) if buffers is None else buffers)
         if is_far(joint).any():
             return self.definition.responsibilities(X)
-        resp = torch.softmax(joint, dim=0)
+        if self.noise is None:
+            resp = torch.softmax(joint, dim=0)
+        else:
+            resp = joint.div_(self.exponentiate(joint)[0])
         # subnormal numbers are slow in products, where nothing depends on them
         torch.nn.functional.threshold_(resp, torch.finfo(resp.dtype).tiny, 0.0)
         return resp, lifted[: X.shape[1]]
 
-    @staticmethod
-    def exponentiate(joint: Tensor) -> tuple[Tensor, Tensor]:
+    def exponentiate(self, joint: Tensor) -> tuple[Tensor, Tensor]:
         """Turn a log-joint ``(K, b)`` in place into responsibilities before they are normalised.
 
-        Returns their sum ``(b,)`` and the logarithm that was taken out of them ``(b,)``.
+        Returns their sum ``(b,)``, with that of noise, and the logarithm that was taken out of them
+        ``(b,)``.
         """
         top = joint.amax(0)
+        if self.noise is not None:
+            top = torch.maximum(top, self.noise)
         # The floor keeps subnormal numbers out, which are slow and which no sum sees.
         floor = math.log(torch.finfo(joint.dtype).tiny) + 8
         joint.sub_(top).clamp_(min=floor).exp_()
-        return joint.sum(0), top
+        total = joint.sum(0)
+        return (total if self.noise is None else total + (self.noise - top).exp()), top
+
+    def noise_mass(
+        self, total: Tensor, top: Tensor, sample_weight: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """What noise has of a block, ``()``, in a tuple; an empty one without noise."""
+        if self.noise is None:
+            return ()
+        share = (self.noise - top).exp_().div_(total)
+        if sample_weight is not None:
+            share.mul_(sample_weight)
+        return (share.sum(dtype=torch.float64),)
+
+    def _about_means(self, found: Statistics, noise: tuple[Tensor, ...]) -> Statistics:
+        """Sums about the origin at the means; with those of noise, pooled if components share."""
+        found = found.recentred(-self.theta.means, self.covariance_type)
+        if self.pools:
+            found = found._replace(scatter=found.scatter.sum(-3, keepdim=True))
+        return found.beside(*noise) if noise else found
 
     @staticmethod
     def normalise(resp: Tensor, total: Tensor, top: Tensor, sample_weight: Tensor | None) -> Tensor:
@@ -245,6 +294,8 @@ class FeatureEStep(ProductEStep):
         A point near the samples' mean.
     dtype : torch.dtype, default=torch.float64
         That of the products.
+    apart : bool, default=False
+        As in `ProductEStep`.
 
     Raises
     ------
@@ -257,9 +308,9 @@ class FeatureEStep(ProductEStep):
     for the diagonal, ``d + 2`` for the spherical and ``d + 1`` for the tied one.
     """
 
-    def __init__(self, theta, origin, dtype=torch.float64):
-        super().__init__(theta, origin, dtype)
-        no_slope = torch.zeros_like(theta.means)
+    def __init__(self, theta, origin, dtype=torch.float64, apart=False):
+        super().__init__(theta, origin, dtype, apart)
+        no_slope = torch.zeros_like(self.theta.means)
         self.coefficients = self.of_features(self.constant, no_slope, self.precisions)
         self._coefficients = self.coefficients.to(dtype)
         self.row_size = sum(self.coefficients.shape)
@@ -281,8 +332,12 @@ class FeatureEStep(ProductEStep):
     def block(self, X, sample_weight, buffers):
         """Sum over one block: ``resp @ phi.T (K, d + 1 + q)`` and the log-likelihood."""
         phi, resp, total, top = self.posterior(X, buffers)
+        noise = self.noise_mass(total, top, sample_weight)
         log_likelihood = self.normalise(resp, total, top, sample_weight)
-        return (resp @ phi.mT).double(), log_likelihood
+        return *self.accumulate(phi, resp, buffers), log_likelihood, *noise
+
+    def accumulate(self, lifted, resp, buffers):
+        return ((resp @ lifted.mT).double(),)
 
     def products(self, X, buffers):
         (b, d), (K, width) = X.shape, self.coefficients.shape
@@ -301,27 +356,24 @@ class FeatureEStep(ProductEStep):
         phi, resp = self.products(X, buffers)
         return phi, resp, *self.exponentiate(resp)
 
-    def statistics(self, sums, log_likelihood, *, total_scatter=None):
+    def statistics(self, sums, log_likelihood, *noise, total_scatter=None):
         """Turn the sums over all blocks into statistics centred at the means."""
         total = None
         if self.covariance_type.shared:
             total = total_scatter()
             log_likelihood = log_likelihood - (self.precisions * total).sum() / 2
-        return self.moments(sums, total)._replace(log_likelihood=log_likelihood)
+        return self.moments(sums, total, *noise)._replace(log_likelihood=log_likelihood)
 
-    def moments(self, sums: Tensor, total_scatter: Tensor | None) -> Statistics:
+    def moments(self, sums: Tensor, total_scatter: Tensor | None, *noise: Tensor) -> Statistics:
         """Turn ``resp @ phi.T`` into moments centred at the means.
 
         ``total_scatter``, for a type with a shared covariance, is the scatter about the origin.
         """
-        means, d = self.theta.means, self.theta.means.shape[1]
-        scatter = total_scatter
+        d, scatter = self.theta.means.shape[1], total_scatter
         if not self.covariance_type.shared:
             scatter = self.covariance_type.from_quadratic(sums[..., d + 1 :], d)
         zero = sums.new_zeros(())
-        return Statistics(sums[..., d], sums[..., :d], scatter, zero).recentred(
-            -means, self.covariance_type
-        )
+        return self._about_means(Statistics(sums[..., d], sums[..., :d], scatter, zero), noise)
 
 
 class WhiteningEStep(ProductEStep):
@@ -339,6 +391,8 @@ class WhiteningEStep(ProductEStep):
         A point near the samples' mean.
     dtype : torch.dtype, default=torch.float64
         That of the products.
+    apart : bool, default=False
+        As in `ProductEStep`.
 
     Raises
     ------
@@ -354,11 +408,11 @@ class WhiteningEStep(ProductEStep):
     #: Columns at a time.
     WIDTH = 16
 
-    def __init__(self, theta, origin, dtype=torch.float64):
-        super().__init__(theta, origin, dtype)
-        K, d = theta.means.shape
+    def __init__(self, theta, origin, dtype=torch.float64, apart=False):
+        super().__init__(theta, origin, dtype, apart)
+        K, d = self.theta.means.shape
         self.row_size = K * self.WIDTH + K + d
-        shift = self.covariance_type.apply(theta.means.unsqueeze(1), self.factors).squeeze(1)
+        shift = self.covariance_type.apply(self.theta.means.unsqueeze(1), self.factors).squeeze(1)
         columns = zip(self.factors.split(self.WIDTH, -1), shift.split(self.WIDTH, -1), strict=True)
         #: For each few columns: transposed triangular factors ``(K w, rows)`` and ``m P (K w, 1)``.
         self.columns = [
@@ -384,19 +438,22 @@ class WhiteningEStep(ProductEStep):
     def block(self, X, sample_weight, buffers):
         """Sum over one block, about the origin: mass, shift, lower triangles, log-likelihood."""
         x, resp = self.products(X, buffers)
-        (d, b), K = x.shape, len(resp)
-        log_likelihood = self.normalise(resp, *self.exponentiate(resp), sample_weight)
+        total, top = self.exponentiate(resp)
+        noise = self.noise_mass(total, top, sample_weight)
+        log_likelihood = self.normalise(resp, total, top, sample_weight)
+        return *self.accumulate(x, resp, buffers), log_likelihood, *noise
+
+    def accumulate(self, lifted, resp, buffers):
+        x, (d, b), K = lifted, lifted.shape, len(resp)
         lent = buffers("products", (K * self.WIDTH, b), self.dtype)
         second = self.constant.new_zeros(K, d, d)
         for rows, part in zip(self._rows(d), x.split(self.WIDTH), strict=True):
             weighted = lent[: K * len(part)]
             torch.mul(resp.unsqueeze(1), part, out=weighted.view(K, -1, b))
             second[:, rows - len(part) : rows, :rows] = (weighted @ x[:rows].mT).view(K, -1, rows)
-        return resp.sum(1).double(), (resp @ x.mT).double(), second, log_likelihood
+        return resp.sum(1).double(), (resp @ x.mT).double(), second
 
-    def statistics(self, mass, shift, second, log_likelihood, *, total_scatter=None):
+    def statistics(self, mass, shift, second, log_likelihood, *noise, total_scatter=None):
         """Turn the sums over all blocks into statistics centred at the means."""
         scatter = second.tril() + second.tril(-1).mT
-        return Statistics(mass, shift, scatter, log_likelihood).recentred(
-            -self.theta.means, self.covariance_type
-        )
+        return self._about_means(Statistics(mass, shift, scatter, log_likelihood), noise)

@@ -35,6 +35,8 @@ class FactorCoordinates:
 
     def __init__(self, mixture: GaussianMixtureParams, share: Tensor | tuple[Tensor, ...]):
         self.mixture = mixture
+        if mixture.noise is not None and isinstance(share, Tensor):
+            share = share, share[:-1], share[:-1]
         shares = (share,) if isinstance(share, Tensor) else share
         shares = [torch.where(each > EMPTY, each, 1.0).sqrt() for each in shares]
         self.weight_root = shares[0]
@@ -104,11 +106,10 @@ class FactorCoordinates:
         F = storage[..., :-1] + V * self.deviations.unsqueeze(-1)
         psi = storage[..., -1:] * (covariances[..., -1:] * 2**0.5).exp()
         means = m + self._stretched(means / self.root, self.widening) * self.deviations
-        return GaussianMixtureParams(
-            weights * (w.sum() / weights.sum()),
-            means,
-            torch.cat([F, psi], dim=-1),
-            self.mixture.covariance_type,
+        return self.mixture._replace(
+            weights=weights * (w.sum() / weights.sum()),
+            means=means,
+            covariances=torch.cat([F, psi], dim=-1),
         )
 
     def _stretched(self, rows, by):

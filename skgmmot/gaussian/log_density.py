@@ -57,7 +57,7 @@ def log_density(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> 
     """
     mixture = mixture.prepare()
     joint = log_joint(mixture, X)
-    return torch.logsumexp(joint, dim=0) + _of_zero_weights(mixture, X, joint)
+    return mixture.log_normaliser(joint) + _of_zero_weights(mixture, X, joint)
 
 
 def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:
@@ -74,7 +74,8 @@ def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Te
     -------
     Tensor of shape (K, n)
         Columns whose exponentials sum to one, also for samples so far away that their squares
-        overflow: those belong to the component nearest in its own metric.
+        overflow: those belong to the component nearest in its own metric. With noise the rest is
+        its share, and samples so far away are noise.
 
     Raises
     ------
@@ -85,15 +86,45 @@ def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Te
     joint = log_joint(mixture, X)
     overflowed = is_far(joint.detach())  # (n,)
     if not overflowed.any():
-        return torch.log_softmax(joint, dim=0) - _of_zero_weights(mixture, X, joint)
+        return _log_posterior(mixture, joint) - _of_zero_weights(mixture, X, joint)
     # Far samples stay off the graph, for the derivative of an overflow is not a number: another
     # point takes their place on it.
     near = torch.where(overflowed.unsqueeze(1), mixture.means[0].detach(), X)
     joint = log_joint(mixture, near)
-    log_resp = torch.log_softmax(joint, dim=0) - _of_zero_weights(mixture, near, joint)
+    log_resp = _log_posterior(mixture, joint) - _of_zero_weights(mixture, near, joint)
     one_hot = torch.zeros_like(log_resp)
     one_hot[:, overflowed] = _nearest(mixture, X.detach()[overflowed])
+    if mixture.noise is not None:
+        nobody = torch.isfinite(mixture.noise.detach())
+        one_hot = torch.where(nobody, -torch.inf, one_hot)
     return torch.where(overflowed, one_hot, log_resp)
+
+
+def posterior(mixture: PreparedMixture, joint: Tensor) -> Tensor:
+    """Return the posterior of the components from their log-joint.
+
+    Parameters
+    ----------
+    mixture : PreparedMixture
+        K components in d dimensions, perhaps with noise.
+    joint : Tensor of shape (K, n)
+        What `log_joint` gives.
+
+    Returns
+    -------
+    Tensor of shape (K, n)
+        ``w_k g_k(x_i) / p(x_i)``; with noise, columns of a sum below one.
+    """
+    if mixture.noise is None:
+        return torch.softmax(joint, dim=0)
+    return (joint - mixture.log_normaliser(joint)).exp()
+
+
+def _log_posterior(mixture: PreparedMixture, joint: Tensor) -> Tensor:
+    """The log-posterior of the components ``(K, n)`` from their log-joint."""
+    if mixture.noise is None:
+        return torch.log_softmax(joint, dim=0)
+    return joint - mixture.log_normaliser(joint)
 
 
 def is_far(joint: Tensor) -> Tensor:
@@ -145,7 +176,7 @@ def _of_zero_weights(mixture: PreparedMixture, X: Tensor, joint: Tensor) -> Tens
     """What components of weight zero add to the log-density: zeros with a derivative, or none."""
     if mixture.weights is None:
         return 0.0
-    _, share = _zero_shares(mixture, X, torch.logsumexp(joint, dim=0))
+    _, share = _zero_shares(mixture, X, mixture.log_normaliser(joint))
     return torch.log1p(share.sum(0))
 
 

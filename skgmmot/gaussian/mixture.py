@@ -32,7 +32,7 @@ class GaussianMixtureParams(TypedTensors):
     Parameters
     ----------
     weights : Tensor of shape (K,)
-        ``w``, non-negative, of sum one.
+        ``w``, non-negative, of sum one; with ``noise`` ``(K + 1,)``, its weight ``w_0`` last.
     means : Tensor of shape (K, d)
         ``m``.
     covariances : Tensor
@@ -42,6 +42,9 @@ class GaussianMixtureParams(TypedTensors):
         The type, or its name; if it is given, shapes are not checked. None finds an elementary one
         by the shape of the covariances; where two types are the same model, it is tied rather than
         full (for K = 1) and spherical rather than diagonal (for d = 1).
+    noise : float, default=None
+        Log-density of uniform noise beside the components, the same everywhere:
+        ``p(x) = sum_k w_k g_k(x) + w_0 exp(noise)``. None is no noise.
 
     Raises
     ------
@@ -53,6 +56,7 @@ class GaussianMixtureParams(TypedTensors):
     means: Tensor
     covariances: Tensor
     covariance_type: Any = None  # given as its name, too, or not; then found, and always an object
+    noise: float | None = None
 
     def __post_init__(self):
         given = self.covariance_type
@@ -63,6 +67,11 @@ class GaussianMixtureParams(TypedTensors):
         else:
             found = named("covariance_type", given, COVARIANCE_TYPES).of_storage(self.covariances)
         object.__setattr__(self, "covariance_type", found)
+
+    def __repr__(self):
+        shown = [*self._fields, "covariance_type", *([] if self.noise is None else ["noise"])]
+        parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        return f"{type(self).__name__}({parts})"
 
     def translated(self, by: Tensor) -> "GaussianMixtureParams":
         """Return the same mixture with other means.
@@ -101,6 +110,44 @@ class GaussianMixtureParams(TypedTensors):
         """The type that takes scatter at this mixture."""
         return self.covariance_type.base.at(self.covariances)
 
+    @property
+    def component_weights(self) -> Tensor:
+        """The weights ``(K,)`` of the components; with noise their sum is less than one."""
+        return self.weights if self.noise is None else self.weights[:-1]
+
+    def with_noise(self, weight, noise: float) -> "GaussianMixtureParams":
+        """Return a mixture of this one and uniform noise.
+
+        Parameters
+        ----------
+        weight : float or Tensor of shape ()
+            The weight of the noise, ``w_0``.
+        noise : float
+            Its log-density.
+
+        Returns
+        -------
+        GaussianMixtureParams
+            ``(1 - w_0) p(x) + w_0 exp(noise)``.
+        """
+        to = {"dtype": self.weights.dtype, "device": self.weights.device}
+        weight = torch.as_tensor(weight, **to)
+        weights = torch.cat([self.weights * (1 - weight), weight.reshape(1)])
+        return self._replace(weights=weights, noise=noise)
+
+    def without_noise(self) -> "GaussianMixtureParams":
+        """Return the components alone.
+
+        Returns
+        -------
+        GaussianMixtureParams
+            The mixture of the components, with weights of sum one.
+        """
+        if self.noise is None:
+            return self
+        weights = self.component_weights
+        return self._replace(weights=weights / weights.sum(), noise=None)
+
     def canonical(self) -> "GaussianMixtureParams":
         """Return the same mixture in the storage chosen among those of the same covariances.
 
@@ -133,7 +180,7 @@ class GaussianMixtureParams(TypedTensors):
         if covariance_type.base is covariance_type:
             return self
         covariances = covariance_type.to_base(self.covariances, *self.means.shape)
-        return GaussianMixtureParams(self.weights, self.means, covariances, covariance_type.base)
+        return self._replace(covariances=covariances, covariance_type=covariance_type.base)
 
     def out_of_base(self, covariance_type: CovarianceType) -> "GaussianMixtureParams":
         """Return the nearest mixture of a covariance type whose base is that of this mixture.
@@ -150,8 +197,9 @@ class GaussianMixtureParams(TypedTensors):
         """
         if covariance_type.base is covariance_type:
             return self
-        covariances = covariance_type.from_base(self.covariances, self.weights, self.means.shape[1])
-        return GaussianMixtureParams(self.weights, self.means, covariances, covariance_type)
+        weights, d = self.component_weights, self.means.shape[1]
+        covariances = covariance_type.from_base(self.covariances, weights, d)
+        return self._replace(covariances=covariances, covariance_type=covariance_type)
 
     def full_covariances(self) -> Tensor:
         """Return one covariance matrix for each component, whatever the storage.
@@ -178,9 +226,8 @@ class GaussianMixtureParams(TypedTensors):
         """
         weights, means, covariances = base = self.in_base()
         covariance_type = base.covariance_type
-        return PreparedMixture.of(
-            weights, means, covariance_type.precision_factor(covariances), covariance_type
-        )
+        factors = covariance_type.precision_factor(covariances)
+        return PreparedMixture.of(weights, means, factors, covariance_type, self.noise)
 
     def unchecked(self) -> tuple["PreparedMixture", Tensor]:
         """Factor the covariances like `prepare`, without waiting for the device.
@@ -194,7 +241,7 @@ class GaussianMixtureParams(TypedTensors):
         """
         weights, means, covariances = base = self.in_base()
         factors, finite = base.covariance_type.unchecked_precision_factor(covariances)
-        return PreparedMixture.of(weights, means, factors, base.covariance_type), finite
+        return PreparedMixture.of(weights, means, factors, base.covariance_type, self.noise), finite
 
 
 def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> GaussianMixtureParams:
@@ -304,12 +351,24 @@ class PreparedMixture(NamedTuple):
     weights: Tensor | None = None
     """``w (K,)`` if they are on a graph and one is zero: ``log w`` has no derivative there, where
     densities have one."""
+    noise: Tensor | None = None
+    """``log w_0`` and the log-density of uniform noise, added ``()``; None is no noise."""
 
     @classmethod
     def of(
-        cls, weights: Tensor, means: Tensor, factors: Tensor, covariance_type: DensityType
+        cls,
+        weights: Tensor,
+        means: Tensor,
+        factors: Tensor,
+        covariance_type: DensityType,
+        noise: float | None = None,
     ) -> "PreparedMixture":
-        """The mixture of these weights, means and precision factors."""
+        """The mixture of these weights, means and precision factors, perhaps with noise."""
+        if noise is not None:
+            share = weights[-1]  # there is no derivative where it is zero
+            known = torch.where(share > 0, share, 1.0).log()
+            joint = torch.where(share > 0, known, -torch.inf) + noise
+            return cls.of(weights[:-1], means, factors, covariance_type)._replace(noise=joint)
         if weights.requires_grad:
             zero = weights.detach() == 0
             if zero.any():
@@ -325,12 +384,25 @@ class PreparedMixture(NamedTuple):
     @property
     def requires_grad(self) -> bool:
         """Whether any of it is on a graph."""
-        return any(t.requires_grad for t in self[:3])
+        noise = () if self.noise is None else (self.noise,)
+        return any(t.requires_grad for t in (*self[:3], *noise))
 
     def to(self, **options) -> "PreparedMixture":
         """The same mixture, as a constant, with another ``device`` or ``dtype``."""
         tensors = (t.detach().to(**options) for t in self[:3])
-        return PreparedMixture(*tensors, self.covariance_type)
+        noise = None if self.noise is None else self.noise.detach().to(**options)
+        return PreparedMixture(*tensors, self.covariance_type, noise=noise)
+
+    def unshared(self) -> "PreparedMixture":
+        """The same mixture with a covariance for each component."""
+        covariance_type = self.covariance_type.unshared
+        factors = self.factors.expand(covariance_type.shape(*self.means.shape))
+        return self._replace(factors=factors, covariance_type=covariance_type)
+
+    def log_normaliser(self, joint: Tensor) -> Tensor:
+        """``log p (n,)`` from the log-joint of the components ``(K, n)``."""
+        log_p = torch.logsumexp(joint, dim=0)
+        return log_p if self.noise is None else torch.logaddexp(log_p, self.noise)
 
     @property
     def row_size(self) -> int:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.base import CovarianceType
@@ -14,7 +15,7 @@ class Statistics(NamedTuple):
     """Sums over samples, computed by the E-step and used by the M-step; those of blocks add."""
 
     mass: Tensor
-    """``s0 (K,)``."""
+    """``s0 (K,)``; with noise ``(K + 1,)``, that of the noise last."""
     shift: Tensor
     """``s1 (K, d)``, centred at the means."""
     scatter: Tensor
@@ -23,11 +24,20 @@ class Statistics(NamedTuple):
     log_likelihood: Tensor
     """``sum_i a_i log p(x_i)``, a scalar."""
 
+    @property
+    def component_mass(self) -> Tensor:
+        """The mass of the components ``(K,)``."""
+        return self.mass[..., : self.shift.shape[-2]]
+
+    def beside(self, noise: Tensor) -> "Statistics":
+        """The same with the mass of noise ``(..., )`` beside the components."""
+        return self._replace(mass=torch.cat([self.mass, noise.unsqueeze(-1)], dim=-1))
+
     def recentred(self, by: Tensor, covariance_type: CovarianceType) -> "Statistics":
         """The same samples about other centres, ``c - by`` instead of ``c``."""
         return self._replace(
-            shift=self.shift + self.mass.unsqueeze(-1) * by,
-            scatter=covariance_type.move_scatter(self.scatter, self.mass, self.shift, by),
+            shift=self.shift + self.component_mass.unsqueeze(-1) * by,
+            scatter=covariance_type.move_scatter(self.scatter, self.component_mass, self.shift, by),
         )
 
 
@@ -66,14 +76,21 @@ def e_step(
     centred = X - theta.means.unsqueeze(1)  # (K, n, d)
     joint = theta.log_joint_of_centred(centred)  # (K, n)
     top = joint.detach().amax(0)
+    if theta.noise is not None:
+        top = torch.maximum(top, theta.noise.detach())
     resp = (joint - top).exp()
     total = resp.sum(0)
+    if theta.noise is not None:
+        total = total + (theta.noise - top).exp()
     resp, log_p = resp / total, total.log() + top
     if theta.weights is not None:  # derivatives in weights of zero are asked for
         resp, log_p = responsibilities(theta, X), log_density(theta, X)
+    noise = None if theta.noise is None else (theta.noise - log_p).exp()
     if sample_weight is not None:
         resp, log_p = resp * sample_weight, log_p * sample_weight
-    return _moments(theta, centred, resp, log_p.sum())
+        noise = None if noise is None else noise * sample_weight
+    found = _moments(theta, centred, resp, log_p.sum())
+    return found if noise is None else found.beside(noise.sum())
 
 
 def moments(theta: GaussianMixtureParams | PreparedMixture, X: Tensor, resp: Tensor) -> Statistics:

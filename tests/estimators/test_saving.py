@@ -66,7 +66,7 @@ def same(value, other):
         return value.equals(other)
     if isinstance(value, SavedEstimator):
         return same(value._state(), other._state())
-    if isinstance(value, skgmmot.Prior | BaseEstimator):
+    if isinstance(value, skgmmot.Prior | skgmmot.UniformNoise | BaseEstimator):
         return same(vars(value), vars(other))
     if hasattr(value, "covariance_type"):
         return value.covariance_type == other.covariance_type and same([*value], [*other])

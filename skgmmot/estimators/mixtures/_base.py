@@ -29,6 +29,9 @@ from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.threads import single_threaded_torch
 
+#: The label of noise.
+NOISE = -1
+
 
 class CovarianceTypeName(StrOptions):
     """The name of a covariance type that is registered when it is validated.
@@ -171,7 +174,11 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             )
         to = {"dtype": torch.float64, "device": like.device}
         weights, means, factors = (t.to(**to) for t in (weights, means, factors))
-        return PreparedMixture.of(weights, means, factors, base.reduced(*means.shape))
+        base, noise = base.reduced(*means.shape), None
+        if (share := getattr(self, "noise_weight_", 0.0)) > 0:
+            noise, share = float(self.noise_log_density_), arrays.as_tensor(share).to(**to)
+            weights = torch.cat([weights * (1 - share), share.reshape(1)])
+        return PreparedMixture.of(weights, means, factors, base, noise)
 
     def _factored(self):
         """The fitted weights and means, and factors of the precisions that nobody has set."""
@@ -238,12 +245,18 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             return found.to(X.dtype) if found.is_floating_point() else found
 
         if X.requires_grad or mixture.requires_grad:
-            return values(DefinitionEStep(mixture), X)
+            return values(self._evaluator(mixture), X)
         own = arrays.as_tensor(self.means_).dtype
-        step = fastest_e_step(mixture, len(X), torch.promote_types(own, X.dtype))
+        step = self._evaluator(mixture, len(X), torch.promote_types(own, X.dtype))
         return blocks.map_rows(
             lambda block: values(step, block), step.row_size, X, min_rows=step.min_rows
         )
+
+    def _evaluator(self, mixture: PreparedMixture, n_samples=None, dtype=None) -> EStep:
+        """The fastest E-step for so many samples; None is the definition, on the graph."""
+        if n_samples is None:
+            return DefinitionEStep(mixture)
+        return fastest_e_step(mixture, n_samples, dtype)
 
     def score_samples(self, X):
         """Compute the log-density of each sample.
@@ -257,7 +270,8 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         -------
         array or Tensor of shape (n_samples,)
             ``log p(x_i)``, in the dtype of ``X``; a tensor, and differentiable, if ``X`` or the
-            fitted tensors require a gradient. Of samples of dask, a lazy dask array.
+            fitted tensors require a gradient. Of samples of dask, a lazy dask array. With noise
+            that of the whole model, whose noise is as dense everywhere as in its box.
 
         Raises
         ------
@@ -317,7 +331,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         Returns
         -------
         array or Tensor of shape (n_samples,)
-            Component indices. Of samples of dask, a lazy dask array.
+            Component indices, -1 for noise. Of samples of dask, a lazy dask array.
 
         Raises
         ------
@@ -339,7 +353,8 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         Returns
         -------
         array or Tensor of shape (n_samples, n_components)
-            Responsibilities; rows sum to one. Of samples of dask, a lazy dask array.
+            Responsibilities; rows sum to one. If the mixture was fitted with noise, its probability
+            is one more column, the last. Of samples of dask, a lazy dask array.
 
         Raises
         ------
@@ -352,7 +367,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
 
     @single_threaded_torch()
     def sample(self, n_samples=1):
-        """Draw samples from the fitted mixture.
+        """Draw samples from the fitted mixture, from its components without noise.
 
         Parameters
         ----------
@@ -397,7 +412,8 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
     def _n_parameters(self):
         """Number of free parameters."""
         K, d = np.shape(self.means_)
-        return int(self._covariance().n_parameters(K, d) + K * d + K - 1)
+        of_noise = getattr(self, "noise_weight_", None) is not None
+        return int(self._covariance().n_parameters(K, d) + K * d + K - 1 + of_noise)
 
     @single_threaded_torch()
     def _sums(self, X, sample_weight):
@@ -505,11 +521,15 @@ def _log_density(step: EStep, X):
 
 
 def _labels(step: EStep, X):
-    joint = step.log_joint(X)
-    if is_far(joint).any():
+    joint, noise = step.log_joint(X), step.theta.noise
+    if noise is None and is_far(joint).any():
         joint = step.log_responsibilities(X)
-    return joint.max(0).indices  # many times faster than argmax, and equal
+    largest, labels = joint.max(0)  # many times faster than argmax, and equal
+    return labels if noise is None else torch.where(largest >= noise, labels, NOISE)
 
 
 def _responsibilities(step: EStep, X):
-    return step.responsibilities(X)[0].mT
+    resp = step.responsibilities(X)[0].mT
+    if step.theta.noise is None:
+        return resp
+    return torch.cat([resp, (1 - resp.sum(1, keepdim=True)).clamp(min=0)], dim=1)

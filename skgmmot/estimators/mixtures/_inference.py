@@ -155,6 +155,11 @@ class MaximumLikelihood(MixtureEstimator):
             )
         if robust is not None and not isinstance(robust, bool):
             raise TypeError(f"robust must be True, False or None, got {robust!r}. Choose one.")
+        if self.noise != "none":
+            raise ValueError(
+                "noise must be 'none' for standard errors, got some, whose weight would need one, "
+                "too. Fit without, or use the bootstrap."
+            )
         if not self._is_likeliest():
             raise ValueError(
                 "prior, fixed_means and fixed_covariances must be unset, and fixed_weights be no "

@@ -12,6 +12,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from numbers import Integral
 
 import numpy as np
@@ -31,6 +32,7 @@ from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.fitting.em.step import counted_mass, m_step, shifts
 from skgmmot.fitting.labels import Labelling, clusters, masses, single_samples
+from skgmmot.fitting.robust.noise import check_noise
 from skgmmot.fitting.samples import InMemory
 from skgmmot.fitting.stream import OutOfCore, start_rows
 from skgmmot.gaussian.covariance.registry import CovarianceType
@@ -617,18 +619,33 @@ def _in_order_of(means: Tensor, found: GaussianMixtureParams) -> GaussianMixture
 
 def fixed(estimator, n_features: int, device: torch.device) -> Constraint:
     """What of the mixture stays, without values."""
-    K = estimator.n_components
+    K, noise = estimator.n_components, check_noise(estimator.noise)
     names = ("weights", "means", "covariances")
     masks = {name: getattr(estimator, f"fixed_{name}") for name in names}
-    if all(mask is False for mask in masks.values()):
+    if all(mask is False for mask in masks.values()) and (noise is None or not noise.fixed_weight):
         return FREE
     covariance_type = estimator._covariance().reduced(K, n_features)
-    return constraint_of(covariance_type, K, **masks, device=device)
+    found = constraint_of(covariance_type, K, **masks, device=device)
+    if noise is None:
+        return found
+    if found.weights is not None and not noise.fixed_weight:
+        raise ValueError(
+            "fixed_weights must be False beside noise whose weight is fitted, got "
+            f"{estimator.fixed_weights!r}: the components share what noise leaves. Fix that, too, "
+            "by UniformNoise(weight=..., fixed_weight=True)."
+        )
+    if not noise.fixed_weight:
+        return found
+    of_components = torch.zeros(K, dtype=torch.bool, device=device)
+    if found.weights is not None:
+        of_components = found.weights
+    own = of_components.new_ones(1)
+    return replace(found, weights=torch.cat([of_components, own]))
 
 
 def check_held(estimator, em: EM, given: tuple, warm: bool) -> Tensor | None:
     """Refuse to hold what is not given; return the means that are held, about zero."""
-    constraint = em.constraint
+    constraint = of_components(em.constraint, estimator.n_components)
     masks = (constraint.weights, constraint.means, constraint.covariances)
     names = (("weights", "weights"), ("means", "means"), ("covariances", "precisions"))
     for mask, value, (fixed, initial) in zip(masks, given, names, strict=True):
@@ -643,6 +660,14 @@ def check_held(estimator, em: EM, given: tuple, warm: bool) -> Tensor | None:
         return None
     means = estimator.means_ if given[1] is None else estimator.means_init
     return as_tensor(means).detach().to(dtype=torch.float64, device=em.samples.device)
+
+
+def of_components(constraint: Constraint, n_components: int) -> Constraint:
+    """The same without what it says of the weight of noise."""
+    if constraint.weights is None or len(constraint.weights) == n_components:
+        return constraint
+    weights = constraint.weights[:n_components]
+    return replace(constraint, weights=weights if weights.any() else None)
 
 
 def held(theta: GaussianMixtureParams, given: tuple, em: EM) -> GaussianMixtureParams:

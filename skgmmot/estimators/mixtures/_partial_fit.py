@@ -186,6 +186,11 @@ class FittedByBlocks(FittedMixture):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _partial_fit(self, X, sample_weight):
+        if self.noise != "none":
+            raise ValueError(
+                "noise must be 'none' for partial_fit, got some, whose box is that of all samples. "
+                "Call fit, which takes blocks, too."
+            )
         if not self._is_likeliest():
             raise ValueError(
                 "prior, fixed_means and fixed_covariances must be unset, and fixed_weights be no "

@@ -29,7 +29,9 @@ from skgmmot.fitting.em.prior import PRIORS, Prior, check_prior
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
 from skgmmot.fitting.labels import Labelling, check_weights
+from skgmmot.fitting.robust.noise import NOISES, UniformNoise, check_noise, clear_of_noise
 from skgmmot.fitting.samples import InMemory
+from skgmmot.fitting.stream import bounds
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import ACCELERATIONS
 from skgmmot.numerics.runs import Runs
@@ -38,6 +40,8 @@ from skgmmot.numerics.threads import single_threaded_torch
 #: Fits of fewer numbers in samples, times components, spend their time around the arithmetic; each
 #: pass over them is one block.
 SMALL = 2**15
+#: Attributes that only fits with noise have.
+OF_NOISE = ("noise_weight_", "noise_log_density_", "noise_bounds_")
 EMPTY = (
     "n_components must be at most the number of clusters that the start finds, got components "
     "without samples: {} of {}. They have weight zero and are never predicted. Use fewer "
@@ -148,6 +152,11 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
     rank : int, default=1
         Number of factors r of ``covariance_type='lowrank'``, less than that of the features; other
         types ignore it.
+    noise : {'none', 'uniform'} or UniformNoise, default='none'
+        Whether there is uniform noise beside the components, so that outliers spoil neither means
+        nor covariances. 'uniform' fills the box around the samples, and its weight is fitted;
+        `skgmmot.UniformNoise` has its box, density and weight. ``weights_`` sum to one over the
+        components; samples, distances and maps are those of the components alone.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -189,6 +198,13 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         For ``labels='y'``: the classes, sorted.
     components_of_class_ : dict
         For ``labels='y'``: the components of each.
+    noise_weight_ : float or Tensor of shape ()
+        With noise: its share ``w_0`` of the samples. The density of the whole model is
+        ``(1 - w_0) sum_k w_k g_k(x) + w_0 exp(noise_log_density_)``.
+    noise_log_density_ : float
+        With noise: minus the logarithm of the volume that it fills.
+    noise_bounds_ : ndarray of shape (2, n_features) or None
+        With noise: the box; None if its density was given.
     n_features_in_ : int
         Number of features d.
     n_samples_seen_ : int or float
@@ -222,6 +238,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
     .. [3] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
     .. [4] Fraley and Raftery 2007, Bayesian regularization for normal mixtures.
     .. [5] Ghahramani and Hinton 1996, EM for mixtures of factor analysers.
+    .. [6] Banfield and Raftery 1993, mixtures with uniform noise.
 
     Examples
     --------
@@ -265,6 +282,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         "labels": [StrOptions({"ignore", "y"})],
         "components_of_class": [dict, None],
         "rank": [Interval(Integral, 1, None, closed="left")],
+        "noise": [StrOptions(set(NOISES)), UniformNoise],
         "device": [str, torch.device, None],
     }
 
@@ -299,6 +317,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         labels="ignore",
         components_of_class=None,
         rank=1,
+        noise="none",
         device=None,
     ):
         self.n_components = n_components
@@ -329,6 +348,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         self.labels = labels
         self.components_of_class = components_of_class
         self.rank = rank
+        self.noise = noise
         self.device = device
 
     def fit(self, X, y=None, sample_weight=None) -> Self:
@@ -477,6 +497,11 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         .. [1] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
         """
         check_is_fitted(self)
+        if hasattr(self, "noise_weight_"):
+            raise ValueError(
+                "the mixture must have no noise for entropic_ot_gap, got some: transport to the "
+                "components has to take all samples. Fit with noise='none'."
+            )
         found = places.out_of_core(self, X, sample_weight, reset=False)
         if found is not None:
             samples = found[0]
@@ -538,7 +563,10 @@ class _Fit(Fit):
     def _begin(self, samples, origin):
         """Prepare the iteration over the samples."""
         e, self.origin = self.estimator, origin
-        self.held_means = None
+        self.held_means, self.noise = None, check_noise(e.noise)
+        if self.noise is not None:
+            self._check_noise()
+            self.density, self.box = self.noise.density(*self._bounds(samples), e.reg_covar)
         self.em = EM(samples, origin, e.reg_covar, self._under_prior(samples))
         self.log = _Log(e.verbose, e.verbose_interval)
         self.checkpoint = _checkpoint.of_fit(e, samples, e._is_warm())
@@ -552,11 +580,24 @@ class _Fit(Fit):
         K, d = e.n_components, X.shape[1]
         size = K + K * d + math.prod(e._covariance().shape(K, d))
         beside = (sample_weight,)
-        request = Request(e.acceleration, self.constraint, e.prior, self.e_step, size, beside)
-        strategy.check(request)
+        of_mixture = self.constraint, e.prior, self.e_step, size, beside
+        strategy.check(Request(e.acceleration, *of_mixture, check_noise(e.noise) is not None))
         if e.max_iter == 0 or not torch.is_grad_enabled():
             return None
         return Gradient(strategy, e.gradient_tol)
+
+    def _bounds(self, samples):
+        """The box around the samples."""
+        return bounds(samples.X, samples.sample_weight)
+
+    def _check_noise(self):
+        """Refuse noise where all shares are prescribed."""
+        if self.e_step.balanced:
+            raise ValueError(
+                f"noise must be 'none' with e_step={self.e_step.name!r}, got "
+                f"{self.estimator.noise!r}: all shares of the samples are prescribed there. Set "
+                "one of the two back."
+            )
 
     def _under_prior(self, samples):
         """What stays, and the prior: on the graph of the samples where a gradient is asked for."""
@@ -585,7 +626,20 @@ class _Fit(Fit):
                 runs=self.runs,
                 **options,
             )
+        if self.noise is not None:
+            self._check_left(solution.value.component_weights.detach())
         return solution
+
+    def _check_left(self, weights):
+        """Refuse a fit in which all samples are noise."""
+        left = float(weights.sum()) * self.em.samples.n_samples
+        if left < 1:
+            raise ValueError(
+                f"noise must leave samples to the components, got {left:.2g} of "
+                f"{self.em.samples.n_samples}: its log-density {self.density:.4g} is larger than "
+                "theirs. Pass UniformNoise with larger bounds, or give means_init and "
+                "precisions_init."
+            )
 
     def _recording(self):
         """A context in which small fits without a gradient are faster: autograd is off for good.
@@ -610,18 +664,17 @@ class _Fit(Fit):
             objective = float(getattr(e, "lower_bound_", -math.inf))
             start = functools.partial(_init.earlier_fit, e, em)
             yield from self.runs.starts(
-                1, lambda _: (self._checked(_init.held(start(), given, em), warm=True), objective)
+                1, lambda _: (self._whole(start(), given, warm=True), objective)
             )
             return
         with _init.random_numbers(e.random_state) as rng:
             rng = self.runs.draw_from("random_state", rng)
-            rows = functools.cache(lambda: self._to_start_from(rng))
+            rows = functools.cache(lambda: self._cleared(self._to_start_from(rng)))
 
             def draw(run):
-                start = _init.one_start(
-                    e, rows(), given, rng, run, self.kind, labelling=self.labelling
-                )
-                return self._checked(_init.held(start, given, em)), -math.inf
+                em, share = rows()
+                start = _init.one_start(e, em, given, rng, run, self.kind, labelling=self.labelling)
+                return self._whole(start, given, share), -math.inf
 
             yield from self.runs.starts(e.n_init, draw)
 
@@ -632,6 +685,28 @@ class _Fit(Fit):
     def _checked(self, start, *, warm=False):
         """A start from which the samples have a density."""
         return start
+
+    def _cleared(self, em: EM) -> tuple[EM, float]:
+        """Samples to start from without those that look like noise, and the share of these."""
+        e = self.estimator
+        if self.noise is None:
+            return em, 0.0
+        clear, share = clear_of_noise(em, e.n_components)
+        all_count = callable(e.init_params) or self.labelling is not None
+        return em if all_count else clear, share
+
+    def _whole(self, theta, given, share: float | None = None, *, warm=False):
+        """A start with noise, if there is any, and with what is given where that stays."""
+        if self.noise is None:
+            return self._checked(_init.held(theta, given, self.em), warm=warm)
+        theta = self._checked(theta, warm=warm)
+        if share is None:
+            share = float(getattr(self.estimator, "noise_weight_", 0.0))
+        if self.noise.weight is not None and (self.noise.fixed_weight or not warm):
+            share = self.noise.weight
+        share = max(share, 1 / self.em.samples.n_samples)
+        theta = theta._replace(weights=theta.weights / theta.weights.sum())
+        return _init.held(theta.with_noise(share, self.density), (None, *given[1:]), self.em)
 
     def not_converged(self, solution):
         """The warning, and what it means for the gradient."""
@@ -645,19 +720,24 @@ class _Fit(Fit):
 
     def remarks(self, solution):
         """That components have no samples."""
-        n_empty = solution.value.weights.tolist().count(0.0)
+        K = self.estimator.n_components
+        n_empty = solution.value.weights[:K].tolist().count(0.0)
         return [EMPTY.format(n_empty, self.estimator.n_components)] if n_empty else []
 
     def show(self, solution):
         """Set the estimator's attributes; those that only some fits have go."""
         e = self.estimator
-        for name in ("solution_", "entropic_ot_gap_", *CLASSES, *STATE):
+        for name in ("solution_", "entropic_ot_gap_", *CLASSES, *OF_NOISE, *STATE):
             vars(e).pop(name, None)
         value = solution.value.translated(self.origin)
         value = self.constraint.keep_moments(value.canonical(), value)
         if self.held_means is not None:  # no rounding from the way to the origin and back
             value = self.constraint.keep_moments(value, value._replace(means=self.held_means))
-        e._set_parameters(value, self.em.samples.dtype, self.kind)
+        e._set_parameters(value.without_noise(), self.em.samples.dtype, self.kind)
+        if self.noise is not None:
+            share = value.weights[-1]
+            e.noise_weight_ = share if share.requires_grad else np.float64(share)
+            e.noise_log_density_, e.noise_bounds_ = self.density, self.box
         e.converged_, e.n_iter_ = solution.converged, solution.n_iter
         e.lower_bound_ = np.float64(solution.objective)
         e.lower_bounds_ = list(solution.objectives)
@@ -729,6 +809,10 @@ class _OutOfCoreFit(_Fit):
         self.e_step, self.unit = E_STEPS[estimator.e_step], 1 / facts.largest_weight
         self.constraint = _init.fixed(estimator, samples.n_features, samples.device)
         self._begin(samples, facts.origin)
+
+    def _bounds(self, samples):
+        """The box around the samples, of which the facts tell."""
+        return samples.facts.low, samples.facts.high
 
     def _recording(self):
         """Nothing is switched off: the user's code runs within, and may make tensors of its own."""

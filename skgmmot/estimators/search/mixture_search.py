@@ -281,6 +281,11 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
                 f"mixture must have no checkpoint, got {str(mixture.checkpoint)!r}, which all fits "
                 "would share. Set it to None; best_estimator_ may have one."
             )
+        if mixture.noise != "none":
+            raise ValueError(
+                f"mixture must have noise='none', got {mixture.noise!r}. Compare the bic of "
+                "fits with noise one by one."
+            )
         held = mixture.fixed_means, mixture.fixed_covariances
         no_mask = isinstance(mixture.fixed_weights, bool) and all(f is False for f in held)
         if not no_mask or mixture.prior != "none":

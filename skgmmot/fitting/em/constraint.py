@@ -23,7 +23,7 @@ class Constraint:
     Parameters
     ----------
     weights : Tensor of shape (K,), default=None
-        Whose weights stay. The others share the rest.
+        Whose weights stay, with noise ``(K + 1,)``. The others share the rest.
     means : Tensor of shape (K,), default=None
         Whose means stay.
     covariances : Tensor of shape (K,), default=None
@@ -188,6 +188,7 @@ def constraint_of(
     means=False,
     covariances=False,
     device: torch.device | None = None,
+    noise: bool = False,
 ) -> Constraint:
     """Return the constraint that some parameters stay, from what a user says.
 
@@ -205,6 +206,8 @@ def constraint_of(
         Whose covariances stay.
     device : torch.device, default=None
         Where the masks are to be.
+    noise : bool, default=False
+        Whether there is noise: the mask of weights then is ``(K + 1,)``, its own last.
 
     Returns
     -------
@@ -218,8 +221,10 @@ def constraint_of(
     ValueError
         If a mask has another shape, some of a shared covariance is to stay, or everything.
     """
-    masks = {"weights": weights, "means": means, "covariances": covariances}
+    masks = {"means": means, "covariances": covariances}
     masks = {name: _mask(f"fixed_{name}", m, n_components) for name, m in masks.items()}
+    n_weights = n_components + noise
+    masks = {"weights": _mask("fixed_weights", weights, n_weights), **masks}
     mask = masks["covariances"]
     if covariance_type.shared and mask is not None and not mask.all():
         raise ValueError(
@@ -227,7 +232,7 @@ def constraint_of(
             f"got a mask of {int(mask.sum())} of {n_components} components, which share one "
             "covariance. Fix it or leave it free."
         )
-    trivial = ["weights"] if n_components == 1 else []
+    trivial = ["weights"] if n_weights == 1 else []
     if all(name in trivial or (m is not None and m.all()) for name, m in masks.items()):
         raise ValueError(
             "fixed_weights, fixed_means and fixed_covariances must leave something to fit, got all "

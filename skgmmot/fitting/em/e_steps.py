@@ -144,6 +144,11 @@ def climb_balanced(
             f"acceleration must be None with e_step='sinkhorn', got {acceleration!r}, which "
             "extrapolates plain EM. Set one of the two back."
         )
+    if theta0.noise is not None:
+        raise ValueError(
+            "noise must be 'none' with e_step='sinkhorn', got some: all shares of the samples are "
+            "prescribed there. Use e_step='posterior'."
+        )
     start = untilted(theta0, ANY if objective == -math.inf else 0.0)
     return climb(SinkhornEM(em), start, objective=objective, **options)
 

@@ -51,7 +51,8 @@ def fit_em(
     Parameters
     ----------
     theta0 : GaussianMixtureParams
-        The start: K components in d dimensions.
+        The start: K components in d dimensions, perhaps with noise (``theta0.with_noise(0.1,
+        log_density)``), whose weight is fitted and whose density stays.
     X : Tensor of shape (n, d)
         Samples, float32 or float64.
     sample_weight : Tensor of shape (n,), default=None
@@ -162,11 +163,12 @@ def fit_em(
     e_step = named("e_step", e_step, E_STEPS)
     constraint = constraint_of(
         theta0.covariance_type,
-        len(theta0.weights),
+        len(theta0.means),
         weights=fixed_weights,
         means=fixed_means,
         covariances=fixed_covariances,
         device=X.device,
+        noise=theta0.noise is not None,
     )
     check_fixed_weights(constraint, theta0.weights)
     prior = check_prior(prior)
@@ -185,11 +187,12 @@ def fit_em(
     of, samples = InMemory(*constants), (X, sample_weight)
     if prior is not None:
         graph = samples if on_graph else None
-        size = theta0.covariance_type, len(theta0.weights)
+        size = theta0.covariance_type, len(theta0.means)
         constraint = constraint.under(prior, *size, of, origin, reg_covar, graph)
     if on_graph:
         numbers = sum(t.numel() for t in theta0)
-        how.strategy.check(Request(acceleration, constraint, prior, e_step, numbers, beside))
+        noisy = theta0.noise is not None
+        how.strategy.check(Request(acceleration, constraint, prior, e_step, numbers, beside, noisy))
     em = EM(of, origin, reg_covar, constraint)
     start = theta0.to(dtype=torch.float64).translated(-origin)
     start = constraint.keep(start, start)  # free weights share what is left
@@ -325,6 +328,11 @@ def check_start(theta0: GaussianMixtureParams, name: str = "theta0") -> None:
             f"{theta0.covariance_type.name!r}, got {tuple(theta0.covariances.shape)}. Name their "
             "type, or leave it out."
         )
+    if theta0.noise is not None and len(theta0.weights) != len(theta0.means) + 1:
+        raise ValueError(
+            f"{name} must have weights of shape ({len(theta0.means) + 1},) with noise, whose own "
+            f"is the last, got {tuple(theta0.weights.shape)}. Use with_noise of the mixture."
+        )
     if not all(torch.isfinite(t).all() for t in theta0):
         raise ValueError(f"{name} must be finite, got NaN or infinity. Check where it is from.")
 
@@ -400,7 +408,8 @@ def measured(solution: Solution) -> Solution:
         return solution
     after, before = (
         GaussianMixtureParams(
-            theta.weights, theta.means, theta.covariances, theta.covariance_type
+            *(theta.weights, theta.means, theta.covariances, theta.covariance_type),
+            theta.noise,
         ).detach()
         for theta in (solution.value, solution.previous)
     )

@@ -125,7 +125,7 @@ class EMStep:
         linear = self.linearise(theta.detach())
         of_prior = (None, None) if prior is None else (prior.mean, prior.scale)
         theta_next = _Iteration.apply(linear, *theta, self.X, self.sample_weight, *of_prior)
-        return self._kept(GaussianMixtureParams(*theta_next, theta.covariance_type))
+        return self._kept(GaussianMixtureParams(*theta_next, theta.covariance_type, theta.noise))
 
     def linearise(self, theta: GaussianMixtureParams) -> LinearisedEM | TapedEM:
         """The iteration at a mixture; the last one is kept, for it is asked for twice."""
@@ -172,7 +172,7 @@ class _Iteration(torch.autograd.Function):
         linear, needed = ctx.linear, ctx.needs_input_grad[1:]
         covariance_type = linear.theta.covariance_type
         if torch.is_grad_enabled():
-            return None, *_taped(linear.em, covariance_type, ctx.saved_tensors, cotangents, needed)
+            return None, *_taped(linear, ctx.saved_tensors, cotangents, needed)
         u = GaussianMixtureParams(*cotangents, covariance_type)
         of_theta = linear.pull(u) if any(needed[:3]) else (None, None, None)
         of_X, of_a = linear.pull_samples(u) if any(needed[3:5]) else (None, None)
@@ -180,12 +180,14 @@ class _Iteration(torch.autograd.Function):
         return None, *of_theta, of_X, of_a if needed[4] else None, *of_prior
 
 
-def _taped(em, covariance_type, inputs, cotangents, needed):
+def _taped(linear, inputs, cotangents, needed):
     """The derivative of an iteration on autograd's own tape, to be differentiated once more."""
     # aliases: the mixture may depend on the samples, too, by way of earlier iterations
     inputs = [None if t is None else t.view_as(t) for t in inputs]
     *theta, X, sample_weight, mean, scale = inputs
-    theta, constraint = GaussianMixtureParams(*theta, covariance_type), em.constraint
+    em, like = linear.em, linear.theta
+    theta = GaussianMixtureParams(*theta, like.covariance_type, like.noise)
+    constraint = em.constraint
     if constraint.prior is not None:
         constraint = replace(constraint, prior=replace(constraint.prior, mean=mean, scale=scale))
     statistics = em.definition(theta, X - em.origin, sample_weight)

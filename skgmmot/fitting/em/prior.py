@@ -336,7 +336,7 @@ class ConjugatePrior:
         statistics = self.statistics(theta)
         mass = base.total(torch.full_like(statistics.mass, self.of_covariances))
         squares = base.pooled(d) * (statistics.scatter * base.precisions(factors)).sum()
-        of_weights = torch.xlogy(self.of_weights, theta.weights).sum()
+        of_weights = torch.xlogy(self.of_weights, theta.component_weights).sum()
         return of_weights + mass @ base.log_det(factors, d) - squares / 2
 
     def pull(self, theta: GaussianMixtureParams, cotangents: Statistics) -> tuple[Tensor, Tensor]:

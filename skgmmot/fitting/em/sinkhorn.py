@@ -67,6 +67,8 @@ class TiltedMixture(TypedTensors):
     allowed: Tensor
     covariance_type: CovarianceType
 
+    noise = None
+
     def prepare(self) -> PreparedMixture:
         """Factor the covariances, once, for evaluating densities."""
         return self.mixture().prepare()._replace(log_weights=self.log_weights)
@@ -74,6 +76,11 @@ class TiltedMixture(TypedTensors):
     @property
     def weights(self) -> Tensor:
         """``w (K,)``: the weights of the mixture that it is a view of."""
+        return self.prescribed
+
+    @property
+    def component_weights(self) -> Tensor:
+        """The same: there is no noise."""
         return self.prescribed
 
     def mixture(self) -> GaussianMixtureParams:

@@ -33,7 +33,7 @@ class Sums(NamedTuple):
     """Sums that an M-step divides: those of the samples, and of a prior's."""
 
     of_weights: Tensor
-    """Masses ``(K,)`` that weights are in proportion to,"""
+    """Masses that weights are in proportion to: ``(K,)``, with noise ``(K + 1,)``,"""
     of_means: Tensor
     """that means are divided by,"""
     of_covariances: Tensor
@@ -65,21 +65,28 @@ def sums(
     Sums
         Sums over all samples and those of the prior.
     """
-    mass, shift, scatter, _ = statistics
+    _, shift, scatter, _ = statistics
+    mass = statistics.component_mass
     if constraint.prior is None:
         mass, alive = counted_mass(mass)
         divided = alive is not None and not theta.covariance_type.shared
         each = torch.where(alive, mass, 1.0) if divided else mass
-        return Sums(mass, mass, each, shift, scatter, alive)
+        return Sums(_beside_noise(mass, statistics), mass, each, shift, scatter, alive)
     prior, before = constraint.prior, constraint.prior.statistics(theta)
     return Sums(
-        mass + prior.of_weights,
+        _beside_noise(mass + prior.of_weights, statistics),
         mass + prior.of_means,
         mass + prior.of_covariances,
         shift + before.shift,
         scatter + before.scatter,
         None,
     )
+
+
+def _beside_noise(mass: Tensor, statistics: Statistics) -> Tensor:
+    """Masses that weights are in proportion to, and after them that of noise, if there is any."""
+    noise = statistics.mass[len(mass) :]
+    return torch.cat([mass, noise]) if len(noise) else mass
 
 
 def m_step(
@@ -119,7 +126,8 @@ def m_step(
     if total.alive is not None:
         covariances = covariance_type.where(total.alive, covariances, theta.covariances)
     weights = constraint.next_weights(theta.weights, total.of_weights)
-    found = GaussianMixtureParams(weights, theta.means + shift, covariances, covariance_type)
+    parts = weights, theta.means + shift, covariances
+    found = GaussianMixtureParams(*parts, covariance_type, theta.noise)
     return constraint.keep_moments(found, theta)
 
 
@@ -236,8 +244,8 @@ def em_step(
     Differentiable in everything.
     """
     if constraint is None:
-        K, device = len(theta.weights), theta.weights.device
-        fixed = {"weights": fixed_weights, "device": device}
+        K, noise = len(theta.means), theta.noise is not None
+        fixed = {"weights": fixed_weights, "device": theta.weights.device, "noise": noise}
         constraint = constraint_of(theta.covariance_type, K, **fixed)
     statistics = e_step(theta, X, sample_weight)
     return m_step(theta, statistics, reg_covar, constraint)

@@ -155,10 +155,13 @@ class WarmStart:
 
         with torch.no_grad(), blocks.workers(X.device) as pool:
             statistics = Statistics(*pool.sum(block, len(X), 2 * theta.means.numel()))
+        if theta.noise is not None:  # what is left of the samples
+            total = len(X) if sample_weight is None else sample_weight.detach().double().sum()
+            statistics = statistics.beside(total - statistics.mass.sum())
         reg_covar = self.options.get("reg_covar", REG_COVAR)
         fixed = {name: self.options.get(f"fixed_{name}", False) for name in theta._fields}
-        K, device = len(theta.weights), theta.means.device
-        constraint = constraint_of(theta.covariance_type, K, **fixed, device=device)
+        fixed |= {"device": theta.means.device, "noise": theta.noise is not None}
+        constraint = constraint_of(theta.covariance_type, len(theta.means), **fixed)
         there = m_step(theta, statistics, reg_covar, constraint)
         finite = all(torch.isfinite(t).all() for t in there)
         return there if finite else self.theta  # of samples that are not, the fit will say so

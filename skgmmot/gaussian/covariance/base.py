@@ -117,6 +117,11 @@ class CovarianceType:
         """Shape of the storage as scikit-learn shows it."""
         return tuple(self.to_public(torch.empty(self.shape(n_components, n_features))).shape)
 
+    @property
+    def unshared(self) -> "CovarianceType":
+        """The type of the same covariances if each component has its own."""
+        return self
+
     def public_name(self, n_components: int) -> str:
         """What the type of a mixture of so many components is called."""
         return self.name

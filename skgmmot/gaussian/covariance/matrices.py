@@ -249,6 +249,10 @@ class _Tied(_Matrix):
     name = "tied"
     shared = True
 
+    @property
+    def unshared(self):
+        return FULL
+
     def public_name(self, n_components):
         return FULL.name if n_components == 1 else self.name
 

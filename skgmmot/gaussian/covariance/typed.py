@@ -9,10 +9,10 @@ from torch.utils import _pytree
 
 
 class TypedTensors(Sequence):
-    """Base of frozen dataclasses whose fields are tensors and, last, their ``covariance_type``.
+    """Base of frozen dataclasses whose fields are tensors and, after them, ``covariance_type``.
 
     They iterate over their tensors. With `as_pytree` torch walks them too, as in `torch.func.grad`:
-    the tensors are leaves, and the covariance type is part of the structure.
+    the tensors are leaves; the covariance type, and constants after it, are part of the structure.
     """
 
     __slots__ = ()
@@ -42,7 +42,7 @@ class TypedTensors(Sequence):
             The results, as a value of the same class and covariance type.
         """
         tensors = (function(*each) for each in zip(self, *others, strict=True))
-        return type(self)(*tensors, self.covariance_type)
+        return type(self)(*tensors, *self._constants(self))
 
     def to(self, **options):
         """Return the same value with another ``device`` or ``dtype``.
@@ -85,11 +85,16 @@ def as_pytree(cls: type[TypedTensors]) -> type[TypedTensors]:
     type
         The same class.
     """
-    cls._fields = tuple(field.name for field in fields(cls))[:-1]
+    names = [field.name for field in fields(cls)]
+    n_tensors = names.index("covariance_type")
+    cls._fields = tuple(names[:n_tensors])
     cls._tensors = attrgetter(*cls._fields)
+    constants = attrgetter(*names[n_tensors:])
+    one = len(names) == n_tensors + 1
+    cls._constants = staticmethod((lambda value: (value.covariance_type,)) if one else constants)
     _pytree.register_pytree_node(
         cls,
-        lambda value: (list(value), value.covariance_type),
-        lambda leaves, covariance_type: cls(*leaves, covariance_type),
+        lambda value: (list(value), cls._constants(value)),
+        lambda leaves, kept: cls(*leaves, *kept),
     )
     return cls

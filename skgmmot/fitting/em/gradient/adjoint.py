@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.evaluators import FeatureEStep
-from skgmmot.gaussian.log_density import log_joint
+from skgmmot.gaussian.log_density import log_joint, posterior
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics, moments
 
@@ -38,13 +38,55 @@ def score(
     """
     covariance_type, size = theta.covariance_type, theta.means.shape
     base, share = covariance_type.base, covariance_type.base.pooled(size[1]) / 2
-    of_base = share * base.score(precisions, statistics.mass, statistics.scatter)
+    of_base = share * base.score(precisions, statistics.component_mass, statistics.scatter)
     return GaussianMixtureParams(
         weights=torch.where(theta.weights > 0, statistics.mass / theta.weights, 0.0),
         means=base.apply(statistics.shift.unsqueeze(-2), precisions).squeeze(-2),
         covariances=covariance_type.base_pullback(theta.covariances, *size, of_base),
         covariance_type=covariance_type,
     )
+
+
+# Uniform noise is one more component, whose density is a constant: `h_i0` is the cotangent of its
+# mass. A number that is taken from all `h_ik` changes no `r_ik`. So `h_i0` is made zero: sums over
+# components need not include noise, and its `r_i0` is minus their sum.
+
+
+def beside_noise(cotangents: Statistics) -> Statistics:
+    """Return cotangents for the components alone, less that of the mass of noise.
+
+    Parameters
+    ----------
+    cotangents : Statistics
+        With noise, whose mass ``(..., K + 1)`` is the last, or without.
+
+    Returns
+    -------
+    Statistics
+        Those of ``(..., K)`` masses.
+    """
+    mass = cotangents.component_mass
+    if mass.shape == cotangents.mass.shape:
+        return cotangents
+    return cotangents._replace(mass=mass - cotangents.mass[..., -1:])
+
+
+def with_noise(theta: GaussianMixtureParams, moments: Statistics) -> Statistics:
+    """Return moments under ``r`` with that of noise, if the mixture has any.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The mixture.
+    moments : Statistics
+        Those of its components.
+
+    Returns
+    -------
+    Statistics
+        The mass of noise is minus that of all components.
+    """
+    return moments if theta.noise is None else moments.beside(-moments.mass.sum(-1))
 
 
 class FeatureAdjoint:
@@ -164,7 +206,7 @@ class CentredAdjoint:
     def _responsibilities(self, X, sample_weight):
         """Samples about the origin, ``gamma``, ``r``, ``C2 y`` and ``sum_k gamma_ik h_ik``."""
         x = X.double() - self.origin.double()
-        resp = torch.softmax(log_joint(self.prepared, x), dim=0)  # (K, b)
+        resp = posterior(self.prepared, log_joint(self.prepared, x))  # (K, b)
         bent, h = self._added(x)
         expected = (resp * h).sum(0)
         signed = resp * (h - expected)
@@ -221,13 +263,14 @@ class ZeroWeightAdjoint(CentredAdjoint):
 
     def __init__(self, theta: GaussianMixtureParams, origin: Tensor, cotangents: Statistics):
         super().__init__(theta, origin, cotangents)
-        self.unweighted = self.prepared._replace(log_weights=torch.zeros_like(theta.weights))
+        zeros = torch.zeros_like(self.prepared.log_weights)
+        self.unweighted = self.prepared._replace(log_weights=zeros)
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor]:
         """Sum the cotangents of all weights ``(K,)`` over one block."""
         x = X.double() - self.origin.double()
         joint = log_joint(self.prepared, x)
-        log_p = torch.logsumexp(joint, dim=0)
+        log_p = self.prepared.log_normaliser(joint)
         # where such a component has all the density, the derivative is huge, but no infinity
         largest = math.log(torch.finfo(joint.dtype).max) / 2
         ratio = (log_joint(self.unweighted, x) - log_p).clamp(max=largest).exp()  # (K, b)

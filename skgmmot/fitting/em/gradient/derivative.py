@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.constraint import FREE, Constraint
-from skgmmot.fitting.em.gradient.adjoint import FeatureAdjoint, score
+from skgmmot.fitting.em.gradient.adjoint import FeatureAdjoint, beside_noise, score, with_noise
 from skgmmot.fitting.em.gradient.e_step import e_step_derivative
 from skgmmot.fitting.em.gradient.gram import FeatureGram, SampleGram
 from skgmmot.fitting.em.rows import EM
@@ -80,7 +80,10 @@ def m_step_pullback(
     bent = base.apply(shift.unsqueeze(-2), of_scatter).squeeze(-2) / base.pooled(shift.shape[-1])
     of_shift = shifts(total.of_means, u.means, alive)
     of_weights = constraint.weights_pullback(theta.weights, total.of_weights, u.weights)
-    of_mass = of_mass + of_weights + ((bent - of_shift) * shift).sum(-1)
+    K = shift.shape[-2]
+    of_mass = of_mass + of_weights[..., :K] + ((bent - of_shift) * shift).sum(-1)
+    if theta.noise is not None:
+        of_mass = torch.cat([of_mass, of_weights[..., K:]], dim=-1)
     return Statistics(of_mass, of_shift - 2 * bent, of_scatter, torch.zeros_like(of_mass.sum()))
 
 
@@ -231,12 +234,13 @@ class LinearisedEM(MovableLinearisation):
             moments = adjoint.moments(
                 covariance.product(adjoint.H, *self.em.samples.sum(covariance))
             )
+            moments = with_noise(self.theta, moments)
             return self._encoded(score(self.theta, self._coordinates.precisions, moments))
 
     @cached_property
     def _unit_adjoint(self):
         """The adjoint E-step for all unit vectors together."""
-        return FeatureAdjoint(self._features, self._cotangents)
+        return FeatureAdjoint(self._features, beside_noise(self._cotangents))
 
     @cached_property
     def _cotangents(self):

@@ -9,7 +9,9 @@ from skgmmot.fitting.em.gradient.adjoint import (
     CentredAdjoint,
     FeatureAdjoint,
     ZeroWeightAdjoint,
+    beside_noise,
     score,
+    with_noise,
 )
 from skgmmot.fitting.em.rows import EM, Part, added
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -61,7 +63,7 @@ class EStepDerivative:
     @cached_property
     def _precisions(self):
         step = self.features
-        if step is not None:
+        if step is not None and not step.pools:
             return step.precisions
         prepared = self.theta.prepare()
         return prepared.covariance_type.precisions(prepared.factors)
@@ -69,12 +71,14 @@ class EStepDerivative:
     def pull(self, cotangents: Statistics) -> GaussianMixtureParams:
         """Cotangents of the mixture from those of the sums; none of weights that are zero."""
         adjoint = self._adjoint(cotangents)
-        moments = adjoint.moments(*self.em.samples.sum(adjoint))
+        moments = with_noise(self.theta, adjoint.moments(*self.em.samples.sum(adjoint)))
         return score(self.theta, self._precisions, moments)
 
     def pull_to_weights(self, cotangents: Statistics) -> Tensor:
-        """Cotangents of the weights ``(K,)``, also where they are zero."""
-        return self.em.samples.sum(ZeroWeightAdjoint(self.theta, self.em.origin, cotangents))[0]
+        """Cotangents of the weights ``(K,)``, also where they are zero; that of noise is none."""
+        cotangents = beside_noise(cotangents)
+        found = self.em.samples.sum(ZeroWeightAdjoint(self.theta, self.em.origin, cotangents))[0]
+        return found if self.theta.noise is None else torch.cat([found, found.new_zeros(1)])
 
     def pull_to_samples(
         self, cotangents: Statistics, along: Statistics | None = None
@@ -83,9 +87,13 @@ class EStepDerivative:
 
         Samples may go along with the components, which have the velocities ``along``.
         """
-        return self.em.samples.map(self._adjoint(cotangents, along))
+        of_X, of_a = self.em.samples.map(self._adjoint(cotangents, along))
+        if self.theta.noise is not None:  # what was taken from all h
+            of_a = of_a + cotangents.mass[-1].to(of_a.dtype)
+        return of_X, of_a
 
     def _adjoint(self, cotangents, along=None):
+        cotangents = beside_noise(cotangents)
         if self.features is not None:
             return FeatureAdjoint(self.features, cotangents, along)
         return CentredAdjoint(self.theta, self.em.origin, cotangents, along)

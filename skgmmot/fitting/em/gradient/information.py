@@ -178,6 +178,10 @@ def covariance_of(em: EM, theta: GaussianMixtureParams, *, robust: bool) -> Para
 def _check(theta: GaussianMixtureParams) -> None:
     """Refuse mixtures whose parameters have no covariance, or too large a one."""
     covariance_type, size = theta.covariance_type, sum(t.numel() for t in theta)
+    if theta.noise is not None:
+        raise ValueError(
+            "a mixture must have no noise for standard errors, got some. Use the bootstrap."
+        )
     if not covariance_type.elementary:
         raise ValueError(
             "covariance_type must be elementary for standard errors, got "

@@ -37,6 +37,8 @@ class Request(NamedTuple):
     """Numbers that the mixture stores."""
     beside: Iterable[Tensor | None]
     """What the fit depends on beside the samples."""
+    noise: bool = False
+    """Whether there is uniform noise beside the components."""
 
 
 class Natural(Strategy):
@@ -60,6 +62,11 @@ class Natural(Strategy):
             raise ValueError(
                 "gradient='natural' must have no prior and no fixed means or covariances, got "
                 "some, which do not follow the samples. Use gradient='implicit'."
+            )
+        if loop.noise:
+            raise ValueError(
+                "gradient='natural' must have no noise, got some, which samples would move into "
+                "and out of. Use gradient='implicit'."
             )
         if any(t is not None and t.requires_grad for t in loop.beside):
             raise ValueError(

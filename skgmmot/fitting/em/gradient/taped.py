@@ -59,7 +59,7 @@ class TapedAdjoint:
         x = X.double() - self.origin.double()
         with torch.enable_grad():
             inputs = _leaves(self.theta)
-            theta = GaussianMixtureParams(*inputs, self.theta.covariance_type)
+            theta = GaussianMixtureParams(*inputs, self.theta.covariance_type, self.theta.noise)
             return _pulled(self._sums(theta, x, sample_weight), inputs, self.cotangents)
 
     def samples(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ class TapedEM(Linearisation):
         em, covariance_type = self.em, self.theta.covariance_type
         with torch.enable_grad():
             inputs = _leaves((*self.theta, *self._statistics[:3]))
-            theta = GaussianMixtureParams(*inputs[:3], covariance_type)
+            theta = GaussianMixtureParams(*inputs[:3], covariance_type, self.theta.noise)
             statistics = Statistics(*inputs[3:], self._statistics.log_likelihood)
             outputs = m_step(theta, statistics, em.reg_covar, em.constraint)
             found = _pulled(outputs, inputs, u)
