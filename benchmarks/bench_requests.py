@@ -16,15 +16,30 @@ import numpy as np
 import sklearn
 import torch
 from _common import RESULTS, machine, markdown, read_csv, write_csv
+from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp, softmax
 from scipy.stats import norm
-from sklearn.datasets import load_diabetes, load_linnerud, make_friedman1
+from sklearn.datasets import (
+    load_diabetes,
+    load_digits,
+    load_iris,
+    load_linnerud,
+    load_wine,
+    make_friedman1,
+)
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import (
+    LinearDiscriminantAnalysis,
+    QuadraticDiscriminantAnalysis,
+)
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression
-from sklearn.metrics import r2_score
+from sklearn.metrics import confusion_matrix, r2_score
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -377,11 +392,129 @@ _AGAINST_COLLAPSE = {
 }
 
 
+# --- known classes -----------------------------------------------------------------------------
+
+
+def labels(quick):
+    """Known classes: accuracy where few samples have labels.
+
+    Wine and iris are standardised, digits are their first ten principal components, whitened. So
+    many per cent of the samples of each class, at least one, have a label; accuracy is that of the
+    others, on average over 20 draws (+- standard deviation). labels='y': one component a class,
+    reg_covar=0.1, else the defaults. weighted: by sample_weight the labelled samples count for as
+    much as all others together. Without labels: the same mixture, components matched to classes by
+    the same labels. Discriminant analysis: scikit-learn's of the labelled samples alone,
+    with Ledoit-Wolf shrinkage; self-training: SelfTrainingClassifier of it. failed: too few samples
+    for a covariance of each class. LabelSpreading: the better of its two kernels, by the truth.
+    """
+    sets = {
+        "iris": load_iris(return_X_y=True),
+        "wine": load_wine(return_X_y=True),
+        "digits": load_digits(return_X_y=True),
+    }
+    for data, (X, truth) in sets.items():
+        scale = PCA(10, whiten=True, random_state=0) if data == "digits" else StandardScaler()
+        X = scale.fit_transform(X)
+        for share in (1, 5, 20):
+            found = {}
+            for seed in tqdm(range(3 if quick else 20), desc=f"{data}, {share} %", leave=False):
+                y = _some_known(truth, share, np.random.default_rng(seed))
+                for name, predict in _LEARNERS.items():
+                    unknown = y < 0
+                    predicted = predict(X, y)
+                    score = np.nan if predicted is None else (predicted == truth)[unknown].mean()
+                    found.setdefault(name, []).append(score)
+            n_known = int((y >= 0).sum())
+            spreading = [found.pop(f"LabelSpreading, {kernel}") for kernel in ("knn", "rbf")]
+            found["LabelSpreading"] = max(spreading, key=np.mean)
+            for name, scores in found.items():
+                mean, spread = np.mean(scores), np.std(scores)
+                yield {
+                    "data": data,
+                    "known %": share,
+                    "known": n_known,
+                    "program": name,
+                    "accuracy %": "failed" if np.isnan(mean) else f"{100 * mean:.1f}",
+                    "+-": "" if np.isnan(mean) else f"{100 * spread:.1f}",
+                }
+
+
+def _some_known(truth, share, rng):
+    """So many per cent of the labels of each class, at least one; -1 for the others."""
+    y = np.full(len(truth), -1)
+    for name in np.unique(truth):
+        rows = np.flatnonzero(truth == name)
+        known = rng.choice(rows, max(1, round(share / 100 * len(rows))), replace=False)
+        y[known] = name
+    return y
+
+
+def _by_mixture(covariance_type, *, with_labels=True, weighted=False):
+    """What a mixture with a component a class predicts."""
+
+    def predict(X, y):
+        names = np.unique(y[y >= 0])
+        options = {"covariance_type": covariance_type, "reg_covar": 0.1, "random_state": 0}
+        if with_labels:
+            mixture = DifferentiableGaussianMixture(len(names), labels="y", **options)
+            known = y >= 0
+            a = np.where(known, np.sum(~known) / np.sum(known), 1.0) if weighted else None
+            return mixture.fit(X, y, a).predict_class(X)
+        found = DifferentiableGaussianMixture(len(names), **options).fit_predict(X)
+        table = confusion_matrix(y[y >= 0], found[y >= 0], labels=names)
+        rows, columns = linear_sum_assignment(table, maximize=True)
+        return names[rows[np.argsort(columns)]][found]
+
+    return predict
+
+
+def _by_classifier(make, *, unlabelled=False):
+    """What a classifier of scikit-learn predicts; None where it cannot be fitted."""
+
+    def predict(X, y):
+        known = slice(None) if unlabelled else y >= 0
+        try:
+            return make().fit(X[known], y[known]).predict(X)
+        except ValueError:
+            return None
+
+    return predict
+
+
+def _quadratic():
+    return QuadraticDiscriminantAnalysis(solver="eigen", shrinkage="auto")
+
+
+def _linear():
+    return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+
+
+_LEARNERS = {
+    "labels='y', full": _by_mixture("full"),
+    "labels='y', tied": _by_mixture("tied"),
+    "labels='y', full, weighted": _by_mixture("full", weighted=True),
+    "labels='y', tied, weighted": _by_mixture("tied", weighted=True),
+    "without labels, full": _by_mixture("full", with_labels=False),
+    "without labels, tied": _by_mixture("tied", with_labels=False),
+    "quadratic discriminant": _by_classifier(_quadratic),
+    "linear discriminant": _by_classifier(_linear),
+    "self-training, quadratic": _by_classifier(
+        lambda: SelfTrainingClassifier(_quadratic()), unlabelled=True
+    ),
+    "self-training, linear": _by_classifier(
+        lambda: SelfTrainingClassifier(_linear()), unlabelled=True
+    ),
+    "LabelSpreading, knn": _by_classifier(lambda: LabelSpreading("knn"), unlabelled=True),
+    "LabelSpreading, rbf": _by_classifier(lambda: LabelSpreading("rbf"), unlabelled=True),
+}
+
+
 QUESTIONS = {
     "search": search,
     "standard_errors": standard_errors,
     "regression": regression,
     "collapse": collapse,
+    "labels": labels,
 }
 
 

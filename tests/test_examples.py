@@ -46,6 +46,7 @@ SHORTER = {
     "plot_priors": {"(20, 40, 80, 160, 320), 10": "(20, 40), 2"},
     "plot_regression": {"(200, random_state": "(20, random_state", "cv=5": "cv=2"},
     "plot_ring_square_line": {"N_STARTS = 10, 8": "N_STARTS = 10, 1"},
+    "plot_semi_supervised": {"[1, 2, 5, 10, 20, 50], range(5)": "[1, 20], range(1)"},
     "plot_stability": {"N_REPEATS = 40": "N_REPEATS = 2"},
     "plot_stippling": {"default=4000": "default=400"},
     "plot_texture": {"trange(100,": "trange(10,"},

@@ -174,8 +174,10 @@ def clusters(labelling: Labelling, X: Tensor, sample_weight: Tensor | None, rng)
 
     .. math:: \min_c \sum_i a_i \min_{k \text{ possible for } i} |x_i - c_k|^2
 
-    A class of one component begins with the mean of its samples, others with samples that are far
-    from each other.
+    There are two runs, of which the one of least inertia counts. In the first a class of one
+    component begins with the mean of its samples, others with samples that are far from each other.
+    The second begins with the centres of k-means without the classes, in the order that fits them
+    best: of few samples, whose mean may be anywhere in their class, that is often better.
 
     Parameters
     ----------
@@ -203,31 +205,48 @@ def clusters(labelling: Labelling, X: Tensor, sample_weight: Tensor | None, rng)
     .. [1] Basu, Banerjee and Mooney 2002, semi-supervised clustering by seeding.
     """
     chosen = single_samples(labelling, X, sample_weight, rng, far=True)
-    centres = _centres(labelling, X, sample_weight, chosen)
+    found = kmeans.kmeans(X, labelling.n_components, rng, sample_weight)
+    one_hot = torch.nn.functional.one_hot(found.labels, labelling.n_components)
+    order = labelling.order(masses(labelling, one_hot.mT, sample_weight))
     samples = kmeans.Weighted(X, sample_weight)
+    runs = [
+        _run(samples, centres, labelling)
+        for centres in (_centres(labelling, X, sample_weight, chosen), found.centres[order])
+    ]
+    return min(runs, key=lambda run: run[1])[0]
+
+
+def _run(samples, centres, labelling) -> tuple[Tensor, float]:
+    """Lloyd's iterations from some centres: the labels and their inertia."""
     tol = TOL * float(samples.variance())
     far = torch.where(labelling.possible(), 0.0, torch.inf).double()  # (n_classes + 1, K)
     labels = torch.full_like(labelling.codes, -1)
     for _ in range(MAX_ITER):
-        centres_next, changed = _lloyd(samples, centres, labels, far, labelling.codes)
+        centres_next, inertia, changed = _lloyd(samples, centres, labels, far, labelling.codes)
         shift, centres = float((centres_next - centres).square().sum()), centres_next
         if not changed or shift <= tol:
             break
-    return labels
+    return labels, inertia
 
 
-def _lloyd(samples, centres, labels, far, codes) -> tuple[Tensor, bool]:
-    """Label each sample by its nearest possible centre, in place; return the next centres."""
+def _lloyd(samples, centres, labels, far, codes) -> tuple[Tensor, float, bool]:
+    """Label each sample by its nearest possible centre, in place.
+
+    Returns the next centres, the inertia about these ones, and whether a label changed.
+    """
     sums, mass, changed = torch.zeros_like(centres), torch.zeros_like(centres[:, 0]), False
+    inertia = 0.0
     for rows, x, a in samples.blocks(3 * len(centres)):
         squares = torch.cdist(x.double(), centres).square() + far[codes[rows]]  # (b, K)
-        found = squares.argmin(1)
+        nearest, found = squares.min(1)
+        inertia += float(a @ nearest)
         changed = changed or not torch.equal(found, labels[rows])
         labels[rows] = found
         sums.index_add_(0, found, x.double() * a.unsqueeze(1))
         mass.index_add_(0, found, a)
     full = (mass > 0).unsqueeze(1)
-    return torch.where(full, sums / torch.where(full, mass.unsqueeze(1), 1.0), centres), changed
+    centres = torch.where(full, sums / torch.where(full, mass.unsqueeze(1), 1.0), centres)
+    return centres, inertia, changed
 
 
 def masses(labelling: Labelling, resp: Tensor, sample_weight: Tensor | None) -> Tensor:
