@@ -42,6 +42,7 @@ SHORTER = {
     "plot_flow": {"(0.04, 160,": "(0.04, 20,", "(0.7, 40,": "(0.7, 10,"},
     "plot_gradient_study": {"N_REPEATS = 12": "N_REPEATS = 2"},
     "plot_in_one_picture": {"1500": "300"},
+    "plot_landscapes": {"-4.0, 9.0, 53": "-4.0, 9.0, 14"},
     "plot_larger_than_memory": {"3_000_000": "200_000"},
     "plot_priors": {"(20, 40, 80, 160, 320), 10": "(20, 40), 2"},
     "plot_regression": {"(200, random_state": "(20, random_state", "cv=5": "cv=2"},
