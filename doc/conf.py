@@ -35,7 +35,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(collections|joblib|matplotlib|numpy|ot|pandas|scipy|sklearn|torch)(\..*)?"),
     # in docstrings that are inherited from scikit-learn
-    (r"py:obj", r'X|input_features|feature_names_in_|\[".*"\]'),
+    (r"py:obj", r'X|y|input_features|feature_names_in_|\[".*"\]'),
 ]
 templates_path = ["_templates"]
 default_role = "py:obj"
@@ -93,6 +93,10 @@ MANUALS = {
 }
 
 
+#: In docstrings that are inherited from scikit-learn, where its manual cannot be reached.
+LABELS_OF_OTHERS = {("ref", "accuracy_score"), ("ref", "r2_score")}
+
+
 def is_reachable(url):
     """Whether a manual's index can be read from here."""
     try:
@@ -117,6 +121,8 @@ if not tags.has("offline"):  # noqa: F821 (sphinx defines tags)
 def public_object(app, env, node, contnode):
     """Link a public object that is named without its module, as `OTMap` or `OTMap.fit`."""
     domain, target = env.get_domain("py"), node.get("reftarget", "")
+    if (node.get("reftype"), target) in LABELS_OF_OTHERS:
+        return contnode
     for module in ("", "metrics.", "nn.", "plotting.", "pictures.", "functional."):
         name = f"skgmmot.{module}{target}"
         if node.get("refdomain") == "py" and name in domain.objects:
