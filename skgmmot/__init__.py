@@ -1,7 +1,8 @@
 """Gaussian mixtures and optimal transport, on torch, for scikit-learn."""
 
+from skgmmot.estimators.conditional.imputer import MixtureImputer
+from skgmmot.estimators.conditional.regressor import MixtureRegressor
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
-from skgmmot.estimators.mixtures.regressor import MixtureRegressor
 from skgmmot.estimators.mixtures.semidiscrete import SemidiscreteGMM
 from skgmmot.estimators.mixtures.sliced import SlicedWassersteinGMM
 from skgmmot.estimators.saving import load, save
@@ -27,6 +28,7 @@ __all__ = [
     "MixtureBarycenter",
     "MixtureEmbedding",
     "MixtureFlow",
+    "MixtureImputer",
     "MixtureRegressor",
     "MixtureWasserstein",
     "OTMap",

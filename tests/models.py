@@ -15,6 +15,7 @@ rng = np.random.default_rng(0)
 X = np.vstack([rng.normal(size=(30, 2)), 0.5 * rng.normal(size=(30, 2)) + 4]).round(3)
 y = np.repeat(["left", "right"], 30)
 TARGET = X @ np.diag([1.5, 0.5]) + 1
+HOLES = np.where(np.arange(120).reshape(60, 2) % 7 == 0, np.nan, X)
 CLOUDS = [X[:25], X[10:40], X[30:]]
 
 
@@ -76,6 +77,11 @@ def regression(model):
     return [model.predict(X[:, :1]), *model.predict(X[:, :1], return_std=True)]
 
 
+def imputed(model):
+    """What an imputer answers."""
+    return [model.transform(HOLES), model.get_feature_names_out().astype(str)]
+
+
 def params(model):
     """What a mixture that is a value holds."""
     return [*model]
@@ -111,6 +117,10 @@ RELEASED = {
     "MixtureRegressor": (
         lambda: skgmmot.MixtureRegressor(random_state=0).fit(X[:, :1], X[:, 1]),
         regression,
+    ),
+    "MixtureImputer": (
+        lambda: skgmmot.MixtureImputer(EM(2), add_indicator=True, random_state=0).fit(HOLES),
+        imputed,
     ),
     "GaussianMixtureSearch": (
         lambda: skgmmot.GaussianMixtureSearch((1, 2), "diag", random_state=0).fit(X),

@@ -6,6 +6,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skgmmot import (
     DifferentiableGaussianMixture,
     GaussianMixtureSearch,
+    MixtureImputer,
     MixtureRegressor,
     OTMap,
     SemidiscreteGMM,
@@ -50,6 +51,9 @@ def expected_failures(estimator):
         DifferentiableGaussianMixture(2, covariance_type="diag"),
         DifferentiableGaussianMixture(2, e_step="sinkhorn"),
         DifferentiableGaussianMixture(2, init_params="sinkhorn"),
+        DifferentiableGaussianMixture(missing_values="nan"),
+        MixtureImputer(),
+        MixtureImputer(draw=True, add_indicator=True, random_state=0),
         MixtureRegressor(),
         MixtureRegressor(DifferentiableGaussianMixture(2, covariance_type="tied", random_state=0)),
         GaussianMixtureSearch((1, 2)),

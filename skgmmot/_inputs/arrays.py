@@ -145,7 +145,13 @@ def _is_plain(array) -> bool:
 
 
 def samples(
-    estimator, X, *, reset: bool, min_samples: int = 1, sample_weight=None
+    estimator,
+    X,
+    *,
+    reset: bool,
+    min_samples: int = 1,
+    sample_weight=None,
+    missing: bool = False,
 ) -> tuple[Tensor, ArrayKind]:
     """Validate samples and return them as a tensor ``(n, d)`` on the estimator's device.
 
@@ -161,11 +167,14 @@ def samples(
         Least number of samples.
     sample_weight : array-like or Tensor, default=None
         Weights of the samples of a fit; they count for the kind too.
+    missing : bool, default=False
+        Whether entries may be missing: NaN, None or masked.
 
     Returns
     -------
     tensor : Tensor of shape (n, d)
-        float32 or float64; without a ``device``, it is where the answer will be.
+        float32 or float64, NaN where entries are missing; without a ``device``, it is where the
+        answer will be.
     kind : ArrayKind
         The kind in which to return results; see `answer_kind`.
 
@@ -179,10 +188,15 @@ def samples(
     """
     fitted = NUMPY if reset else fitted_kind(estimator)
     kind = answer_kind(kind_of(X), kind_of(sample_weight), fitted=fitted)
-    tensor = _validated(estimator, X, reset, min_samples)
+    tensor = _validated(estimator, X, reset, min_samples, missing=missing)
     if estimator.device is None and kind.is_tensor:
         tensor = tensor.to(kind.device)
     return tensor, kind
+
+
+def takes_missing(estimator) -> bool:
+    """Whether entries of its samples may be missing, by its parameter ``missing_values``."""
+    return getattr(estimator, "missing_values", "error") == "nan"
 
 
 def is_dask(data) -> bool:
@@ -285,10 +299,14 @@ def _numbers(estimator, X, reset: bool, min_samples: int) -> np.ndarray:
         ) from error
 
 
-def _validated(estimator, X, reset: bool, min_samples: int, name: str = "X") -> Tensor:
+def _validated(
+    estimator, X, reset: bool, min_samples: int, name: str = "X", *, missing: bool = False
+) -> Tensor:
     """Validate samples ``(n, d)``; return them on the estimator's device, or their own."""
     if isinstance(X, list | tuple):
         X = np.asarray(X)
+    if missing:
+        X = with_nan(X)
     _refuse_other_objects(X)
     if hasattr(X, "shape"):
         refuse_other_axes(name, X.shape)
@@ -300,7 +318,7 @@ def _validated(estimator, X, reset: bool, min_samples: int, name: str = "X") -> 
         refuse_masked("X", X)
         tensor = as_tensor(_numbers(estimator, X, reset, min_samples))
     tensor = on_device(tensor, estimator.device)
-    _check_finite(tensor, name)
+    _check_finite(tensor, name, estimator, missing)
     return tensor
 
 
@@ -353,38 +371,66 @@ def _checked_tensor(estimator, X: Tensor, reset: bool, min_samples: int) -> Tens
     return X if X.dtype in FLOATS else X.double()
 
 
-def companion(estimator, X, name: str):
+def companion(estimator, X, name: str, *, missing: bool = False):
     """Validate a second set of samples, which must have the features of those of the fit.
 
-    Returns them in the kind in which the fit returns results for ``X``. Names of features are
-    compared where both have them; scikit-learn would warn of names that only one has.
+    Entries may be ``missing`` or not. Returns them in the kind in which the fit returns results
+    for ``X``. Names of features are compared where both have them; scikit-learn would warn of names
+    that only one has.
     """
+    options = {"name": name, "missing": missing}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "X (has|does not have valid) feature names", UserWarning)
         try:
-            tensor = _validated(estimator, X, reset=False, min_samples=2, name=name)
+            tensor = _validated(estimator, X, reset=False, min_samples=2, **options)
         except ValueError as error:
             raise ValueError(f"{name} must be samples like those of the fit. {error}") from error
     return answer_kind(kind_of(X)).restore(tensor)
 
 
-def _check_finite(X: Tensor, name: str = "X") -> None:
-    """Raise if an entry is NaN or infinite, naming the rows."""
+def with_nan(X):
+    """Samples whose masked entries, and those of a data frame that are None or NA, are NaN."""
+    if np.ma.isMaskedArray(X):
+        numbers = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
+        return numbers.filled(np.nan)
+    if getattr(getattr(X, "dtype", None), "kind", "") == "O":
+        return np.where(X == None, np.nan, X)  # noqa: E711 - each entry
+    if hasattr(X, "columns") and hasattr(X, "isna") and not is_dask(X):
+        kinds = zip(X.columns, X.dtypes, strict=True)
+        objects = [name for name, dtype in kinds if getattr(dtype, "kind", "") == "O"]
+        if objects:
+            X = X.copy()
+            X[objects] = X[objects].where(X[objects].notna(), np.nan).astype(np.float64)
+    return X
+
+
+def _check_finite(X: Tensor, name: str = "X", estimator=None, missing: bool = False) -> None:
+    """Raise if an entry is infinite, or NaN where none may be missing, naming the rows."""
     extremes = torch.aminmax(X.detach())  # NaN if any entry is; takes no memory
     if all(math.isfinite(float(x)) for x in extremes):
         return
-    bad = ~torch.isfinite(X).all(dim=1)
-    row = int(bad.nonzero()[0])
+    bad = torch.isinf(X) if missing else ~torch.isfinite(X)
+    if not bad.any():
+        return
     what = "NaN" if torch.isnan(X[bad]).any() else "infinity (inf)"
+    bad = bad.any(dim=1)
+    row, n_bad = int(bad.nonzero()[0]), int(bad.sum())
+    advice = "Remove or impute these rows."
+    if what == "NaN" and takes_missing(estimator):
+        advice = "Impute them first, as by impute(X): this takes complete samples."
+    elif what == "NaN" and hasattr(estimator, "missing_values"):
+        advice = "Remove or impute these rows, or set missing_values='nan' if entries are missing."
     raise ValueError(
-        f"{name} must be finite, got {what} in {int(bad.sum())} of {len(X)} rows (first: row "
-        f"{row}). Remove or impute these rows."
+        f"{name} must be finite, got {what} in {n_bad} of {len(X)} rows (first: row {row}). "
+        f"{advice}"
     )
 
 
 def check_range(X: Tensor, name: str = "X") -> None:
     """Raise if the second moments of samples would overflow their dtype."""
     low, high = (float(x) for x in torch.aminmax(X.detach()))
+    if math.isnan(low):  # entries are missing
+        low, high = (float(x) for x in torch.aminmax(X.detach().nan_to_num()))
     largest, limit = max(-low, high), torch.finfo(X.dtype).max ** 0.5 / 1e3
     if largest > limit:
         raise ValueError(

@@ -22,9 +22,9 @@ from torch import Tensor
 from skgmmot._inputs.arrays import is_dask
 from skgmmot.fitting.samples import (
     BlockSum,
-    InMemory,
     digest,
     fingerprint,
+    in_memory,
     positions_looked_at,
 )
 from skgmmot.fitting.stream import Facts, chosen, facts_of, merged, scaled
@@ -470,6 +470,7 @@ class DaskSamples:
         self.facts = merged(self._facts.values())
         self.n_samples, self.n_features = self.facts.n_samples, len(self.facts.sum)
         self.dtype, self.total = self.facts.dtype, self.facts.total
+        self.incomplete = self.facts.observed is not None
 
     def at_work(self):
         """Nothing to prepare: the workers are dask's."""
@@ -477,7 +478,7 @@ class DaskSamples:
 
     def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
         """Add the values of all blocks, in their order."""
-        sum_of = _SumOf(of, self.facts.largest_weight, self.dtype)
+        sum_of = _SumOf(of, self.facts.largest_weight, self.dtype, self.incomplete)
         found = self._map(sum_of, dict.fromkeys(self._facts, ()))
         return add(tuple(torch.from_numpy(np.array(t)) for t in part) for part in found)
 
@@ -551,12 +552,13 @@ class _OfTensors:
 class _SumOf:
     """A sum over a block, by one thread: the others of a worker have blocks of their own."""
 
-    def __init__(self, of, largest_weight, dtype):
+    def __init__(self, of, largest_weight, dtype, incomplete):
         self.of, self.largest_weight, self.dtype = of, largest_weight, dtype
+        self.incomplete = incomplete
 
     def __call__(self, X, weights):
         weights = scaled(weights, self.largest_weight, self.dtype)
-        return InMemory(X, weights, lent_pool()).sum(self.of)
+        return in_memory(X, weights, lent_pool(), incomplete=self.incomplete).sum(self.of)
 
 
 # --- answers that stay lazy -----------------------------------------------------------------------

@@ -261,7 +261,7 @@ class Reader:
                 f"X must return the same samples at every call, got {seen} rows after "
                 f"{self._n_samples} from {name}(). Leave nothing to chance in it."
             )
-        elif not all(map(torch.equal, ends, self._ends)):
+        elif not all(map(_equal, ends, self._ends)):
             raise ValueError(
                 "X must return the same samples in the same order at every call, got other rows "
                 f"at another call of {name}(). Leave nothing to chance in it: draw or shuffle "
@@ -273,6 +273,11 @@ class Reader:
                 f"sample_weight must have shape ({seen},), got {tuple(given.shape)}. Pass one "
                 "weight a sample."
             )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether rows have the same numbers; NaN is missing."""
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 TWICE = "sample_weight must be given once, got it with the blocks and as {}. Leave one out."
@@ -349,7 +354,8 @@ def read_block(
                 "blocks are fitted without gradients, got a tensor that requires one. Use "
                 "block.detach(), or fit one tensor in memory."
             )
-    X, kind = arrays.samples(estimator, X, reset=reset, sample_weight=weights)
+    options = {"sample_weight": weights, "missing": arrays.takes_missing(estimator)}
+    X, kind = arrays.samples(estimator, X, reset=reset, **options)
     if weights is None:
         return X, None, kind
     weights = arrays.as_tensor(weights, dtype=torch.float64)
@@ -397,7 +403,7 @@ def _dask_blocks(
     blocks = DaskBlocks(X, sample_weight)
     check_features(estimator, X, reset=reset)
     reader = object.__new__(type(estimator))  # what validation needs to know of it
-    names = ("device", "n_features_in_", "feature_names_in_")
+    names = ("device", "missing_values", "n_features_in_", "feature_names_in_")
     reader.__dict__ = {name: value for name, value in vars(estimator).items() if name in names}
     return blocks, functools.partial(_read_dask_block, reader, in_range)
 

@@ -150,6 +150,8 @@ class Grouped(InMemory):
     groups : iterable of (Tensor of int64, View)
         The rows of each group, in order, and what they see. Every row is in one group. Sums are
         added in the order of the groups.
+    incomplete : bool, default=False
+        Whether entries may be missing, NaN; rows of a group are best sorted by their pattern.
 
     Notes
     -----
@@ -158,11 +160,17 @@ class Grouped(InMemory):
     """
 
     def __init__(
-        self, X: Tensor, sample_weight: Tensor | None, groups: Iterable[tuple[Tensor, View]]
+        self,
+        X: Tensor,
+        sample_weight: Tensor | None,
+        groups: Iterable[tuple[Tensor, View]],
+        *,
+        incomplete: bool = False,
     ):
-        super().__init__(X, sample_weight)
+        super().__init__(X, sample_weight, incomplete=incomplete)
         self.groups = tuple(
-            Group(rows, InMemory(*self._seen(rows, view)), view) for rows, view in groups
+            Group(rows, InMemory(*self._seen(rows, view), incomplete=incomplete), view)
+            for rows, view in groups
         )
 
     def _seen(self, rows, view):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from skgmmot.fitting import kmeans
 from skgmmot.fitting.groups import WHOLE, Grouped, Possible, View
+from skgmmot.gaussian.incomplete import by_pattern
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 #: Iterations of Lloyd's at most, and the movement of centres at which they end, as in `kmeans`.
@@ -43,11 +44,16 @@ class Labelling(NamedTuple):
         mass = sample_weight.new_zeros(len(self.components))
         return mass.index_add(0, self.codes[known], sample_weight[known])
 
-    def grouped(self, X: Tensor, sample_weight: Tensor | None) -> Grouped:
+    def grouped(
+        self, X: Tensor, sample_weight: Tensor | None, *, incomplete: bool = False
+    ) -> Grouped:
         """The samples in groups: those of unknown class, then those of each class."""
         views: list[View] = [WHOLE, *map(Possible, self.components)]
-        groups = ((self.rows(c), view) for c, view in enumerate(views, start=-1))
-        return Grouped(X, sample_weight, [group for group in groups if len(group[0])])
+        groups = [(self.rows(c), view) for c, view in enumerate(views, start=-1)]
+        if incomplete:
+            groups = [(rows[by_pattern(X[rows])], view) for rows, view in groups]
+        groups = [group for group in groups if len(group[0])]
+        return Grouped(X, sample_weight, groups, incomplete=incomplete)
 
     def rows(self, code: int) -> Tensor:
         """The samples of a class, or with -1 those of unknown class."""

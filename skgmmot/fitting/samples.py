@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from skgmmot.gaussian.incomplete import by_pattern
 from skgmmot.numerics.blocks import Workers, workers
 
 
@@ -40,6 +41,8 @@ class Samples(Protocol):
     """The sum of their weights, n if there are none."""
     groups: tuple
     """Those that see a part of a mixture each (`fitting.groups.Group`); none if all see all."""
+    incomplete: bool
+    """Whether entries of theirs are missing, NaN."""
 
     def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
         """Add the values of all blocks, in the order of the samples."""
@@ -148,10 +151,20 @@ class InMemory(Pooled):
     pool : Workers, default=None
         Threads that share the passes. None starts some for each pass, or once for all within
         `at_work`.
+    incomplete : bool, default=False
+        Whether entries are missing, NaN; passes are faster over samples sorted by their pattern.
     """
 
-    def __init__(self, X: Tensor, sample_weight: Tensor | None = None, pool: Workers | None = None):
+    def __init__(
+        self,
+        X: Tensor,
+        sample_weight: Tensor | None = None,
+        pool: Workers | None = None,
+        *,
+        incomplete: bool = False,
+    ):
         self.X, self.sample_weight, self.pool = X, sample_weight, pool
+        self.incomplete = incomplete
         self.n_samples, self.n_features = X.shape
         self.dtype, self.device = X.dtype, X.device
         self.total = float(len(X) if sample_weight is None else sample_weight.double().sum())
@@ -190,3 +203,30 @@ class InMemory(Pooled):
             row_size = of.row_size + of.sample_size
             list(pool.map(over_span, self.n_samples, row_size, min_rows=of.min_rows))
         return of_X, of_a
+
+
+def in_memory(
+    X: Tensor, sample_weight: Tensor | None, pool: Workers | None = None, *, incomplete: bool
+) -> InMemory:
+    """Return the samples of a block, sorted by pattern where entries are missing.
+
+    Parameters
+    ----------
+    X : Tensor of shape (b, d)
+        Rows.
+    sample_weight : Tensor of shape (b,) or None
+        Their weights, scaled.
+    pool : Workers, default=None
+        As `InMemory`.
+    incomplete : bool
+        Whether entries of theirs may be missing.
+
+    Returns
+    -------
+    InMemory
+        The samples.
+    """
+    if incomplete:
+        order = by_pattern(X)
+        X, sample_weight = X[order], None if sample_weight is None else sample_weight[order]
+    return InMemory(X, sample_weight, pool, incomplete=incomplete)

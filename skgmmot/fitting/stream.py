@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.incomplete import ObservedSums
 from skgmmot.fitting.samples import (
     BlockSum,
-    InMemory,
     Pooled,
     Samples,
     digest,
     fingerprint,
+    in_memory,
     positions_looked_at,
 )
 from skgmmot.numerics.blocks import Workers, add, weighted_sum
@@ -50,11 +51,18 @@ class Facts(NamedTuple):
     """The least value of each feature ``(d,)`` in rows of positive weight, float64."""
     high: Tensor
     """The largest, likewise."""
+    observed: Tensor | None = None
+    """Where entries are missing, the sum of the weights of those that are not ``(d,)``."""
+
+    @property
+    def counted(self) -> Tensor | float:
+        """The weights of the entries of each feature."""
+        return self.total if self.observed is None else self.observed
 
     @property
     def mean(self) -> Tensor:
         """The weighted mean ``(d,)``, float64; zero for a block whose weights are all zero."""
-        return self.sum / (self.total or 1.0)
+        return self.sum / _positive(self.counted)
 
     @property
     def origin(self) -> Tensor:
@@ -64,7 +72,14 @@ class Facts(NamedTuple):
     @property
     def variances(self) -> Tensor:
         """The variance of each feature ``(d,)``, float64."""
-        return self.squares / self.total
+        return self.squares / self.counted
+
+
+def _positive(totals):
+    """Totals to divide by: what is zero is one."""
+    if isinstance(totals, Tensor):
+        return torch.where(totals > 0, totals, 1.0)
+    return totals or 1.0
 
 
 def facts_of(X: Tensor, weights: Tensor | None) -> Facts:
@@ -85,13 +100,18 @@ def facts_of(X: Tensor, weights: Tensor | None) -> Facts:
     """
     largest = 1.0 if weights is None else float(weights.max())
     a = scaled(weights, largest or 1.0, X.dtype)
+    n_positive = len(X) if weights is None else int((weights > 0).sum())
+    if torch.isnan(X).any():
+        found = ObservedSums.of(X, a)
+        total, squares = len(X) if a is None else float(a.double().sum()), found.squares(X, a)
+        facts = len(X), n_positive, largest, float(total), found.sum, squares, X.dtype
+        return Facts(*facts, *bounds(X, weights), found.total)
     sums, total = weighted_sum(X, a)
     mean = sums / (float(total) or 1.0)
     squares = torch.zeros_like(sums)
     for i in range(0, len(X), 2**14):
         deviations = (X[i : i + 2**14].double() - mean).square()
         squares += deviations.sum(0) if a is None else a[i : i + 2**14].double() @ deviations
-    n_positive = len(X) if weights is None else int((weights > 0).sum())
     box = bounds(X, weights)
     return Facts(len(X), n_positive, largest, float(total), sums, squares, X.dtype, *box)
 
@@ -149,7 +169,8 @@ def _merge(first: Facts, second: Facts) -> Facts:
     largest = max(first.largest_weight, second.largest_weight)
     a, b = (f.largest_weight / (largest or 1.0) for f in (first, second))
     total = a * first.total + b * second.total
-    shared = a * first.total * (b * second.total) / (total or 1.0)
+    counted = a * first.counted + b * second.counted
+    shared = a * first.counted * (b * second.counted) / _positive(counted)
     apart = (second.mean - first.mean).square()
     return Facts(
         first.n_samples + second.n_samples,
@@ -161,6 +182,7 @@ def _merge(first: Facts, second: Facts) -> Facts:
         first.dtype,
         torch.minimum(first.low, second.low),
         torch.maximum(first.high, second.high),
+        counted if isinstance(counted, Tensor) else None,
     )
 
 
@@ -281,11 +303,15 @@ class Stream(Pooled):
         (self.device,) = devices
         self.n_samples, self.n_features = self.facts.n_samples, len(self.facts.sum)
         self.dtype, self.total = self.facts.dtype, self.facts.total
+        self.incomplete = self.facts.observed is not None
 
     def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
         """Add the values of all blocks, in their order."""
         with self.at_work() as pool:
-            return add(InMemory(X, self._scaled(a), pool).sum(of) for X, a in self.read())
+            return add(
+                in_memory(X, self._scaled(a), pool, incomplete=self.incomplete).sum(of)
+                for X, a in self.read()
+            )
 
     def take(self, numbers: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
         """Bring rows into memory, in their order, with their scaled weights; see `OutOfCore`."""

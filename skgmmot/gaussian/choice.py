@@ -7,8 +7,9 @@ lose digits where components are much narrower than their distance from the orig
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.base import CovarianceType
+from skgmmot.gaussian.covariance.base import CovarianceType, ElementaryType
 from skgmmot.gaussian.evaluators import DefinitionEStep, EStep, FeatureEStep, WhiteningEStep
+from skgmmot.gaussian.incomplete import IncompleteDefinition, IncompleteFeatures
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 
 #: The definition is as fast as matrix products for fewer log-joint densities (samples times
@@ -35,6 +36,7 @@ def fastest_e_step(
     largest: float | None = None,
     *,
     apart: bool = False,
+    incomplete: bool = False,
 ) -> EStep:
     """Choose the fastest E-step that is accurate for a mixture and so many samples.
 
@@ -53,6 +55,8 @@ def fastest_e_step(
         The `cancellation` of the mixture about its origin, if it has been read already.
     apart : bool, default=False
         Whether the shares of a sample that are accumulated may have any sum.
+    incomplete : bool, default=False
+        Whether entries of the samples may be missing, NaN.
 
     Returns
     -------
@@ -68,6 +72,8 @@ def fastest_e_step(
     -----
     Not differentiable but for the definition.
     """
+    if incomplete:
+        return _of_incomplete(mixture, n_samples, dtype, origin, largest)
     mixture = mixture.prepare()
     if is_small(mixture, n_samples) or mixture.covariance_type.sketched:
         return DefinitionEStep(mixture, origin)
@@ -78,6 +84,48 @@ def fastest_e_step(
     covariance_type = _type_of_products(mixture, apart)
     whitened = whitening_is_faster(covariance_type, *mixture.means.shape)
     return (WhiteningEStep if whitened else FeatureEStep)(about, centre, accurate, apart)
+
+
+def _of_incomplete(mixture, n_samples, dtype, origin, largest) -> EStep:
+    """The E-step for samples with missing entries."""
+    prepared, about, centre = mixture.prepare(), mixture, origin
+    covariance_type, d = prepared.covariance_type, prepared.means.shape[1]
+    elementary = isinstance(covariance_type, ElementaryType)  # others refuse missing entries
+    many = not elementary or quadratic_share(covariance_type, d) > MAX_QUADRATIC
+    if many or is_small(prepared, n_samples):
+        return IncompleteDefinition(mixture, origin)
+    if origin is None:
+        about, centre = about_middle(prepared, dtype)
+    # precisions of marginals are smaller than the blocks of those of all features
+    accurate = accurate_dtype(about.prepare(), dtype, largest)
+    if accurate is None:
+        return IncompleteDefinition(mixture, origin)
+    return IncompleteFeatures(about, centre, accurate)
+
+
+def definition_e_step(
+    mixture: GaussianMixtureParams | PreparedMixture,
+    origin: Tensor | None = None,
+    *,
+    incomplete: bool = False,
+) -> EStep:
+    """Return the E-step by its definition: always accurate, and differentiable.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams or PreparedMixture
+        K components in d dimensions, about the origin.
+    origin : Tensor of shape (d,), default=None
+        What the mixture is relative to; None is zero.
+    incomplete : bool, default=False
+        Whether entries of the samples may be missing, NaN.
+
+    Returns
+    -------
+    EStep
+        The E-step.
+    """
+    return (IncompleteDefinition if incomplete else DefinitionEStep)(mixture, origin)
 
 
 def feature_e_step(

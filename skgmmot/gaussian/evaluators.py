@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.base import LOG_2PI
+from skgmmot.gaussian.covariance.base import LOG_2PI, ElementaryType
 from skgmmot.gaussian.log_density import (
     is_far,
     log_density,
@@ -275,6 +275,40 @@ def _new_memory(X: Tensor):
     return lambda _, shape, dtype: X.new_empty(shape, dtype=dtype)
 
 
+def coefficients_on_features(
+    covariance_type: ElementaryType,
+    means: Tensor,
+    constant: Tensor,
+    slope: Tensor,
+    curvature: Tensor,
+) -> Tensor:
+    """Write functions of the samples as coefficients on the quadratic features of `FeatureEStep`.
+
+    Parameters
+    ----------
+    covariance_type : ElementaryType
+        The type, in whose storage the curvatures are.
+    means : Tensor of shape (..., K, d)
+        ``m``.
+    constant : Tensor of shape (..., K)
+        The functions are ``constant_k + <slope_k, y> - <y, curvature_k y> / 2`` with
+        ``y = x - m_k``, without ``<x, curvature x> / 2`` where all components share it.
+    slope : Tensor of shape (..., K, d)
+        Their slopes at the means.
+    curvature : Tensor
+        Matrices in storage, with the axes of the means in front.
+
+    Returns
+    -------
+    Tensor of shape (..., K, d + 1 + q)
+        The coefficients.
+    """
+    bent = covariance_type.apply(means.unsqueeze(-2), curvature).squeeze(-2)  # (..., K, d)
+    constant = constant - (slope * means).sum(-1) - (bent * means).sum(-1) / 2
+    quadratic = covariance_type.quadratic_coefficients(curvature).expand(*bent.shape[:-1], -1)
+    return torch.cat([slope + bent, constant.unsqueeze(-1), quadratic], dim=-1)
+
+
 class FeatureEStep(ProductEStep):
     r"""The E-step as two matrix products, on quadratic features of the samples.
 
@@ -321,13 +355,9 @@ class FeatureEStep(ProductEStep):
         They are ``constant_k + <slope_k, y> - <y, curvature_k y> / 2`` with ``y = x - m_k``, and
         without ``<x, curvature x> / 2`` where all components share it.
         """
-        means = self.theta.means
-        bent = self.covariance_type.apply(means.unsqueeze(1), curvature).squeeze(-2)  # (K, d)
-        constant = constant - (slope * means).sum(-1) - (bent * means).sum(-1) / 2
-        quadratic = self.covariance_type.quadratic_coefficients(curvature).expand(
-            *bent.shape[:-1], -1
+        return coefficients_on_features(
+            self.covariance_type, self.theta.means, constant, slope, curvature
         )
-        return torch.cat([slope + bent, constant.unsqueeze(-1), quadratic], dim=-1)
 
     def block(self, X, sample_weight, buffers):
         """Sum over one block: ``resp @ phi.T (K, d + 1 + q)`` and the log-likelihood."""

@@ -20,9 +20,10 @@ from skgmmot._inputs.mixtures import attributes, check_means
 from skgmmot.estimators.interchange import Interchange
 from skgmmot.estimators.mixtures._parts import MixtureParts
 from skgmmot.estimators.saving import SavedEstimator
-from skgmmot.gaussian.choice import fastest_e_step
+from skgmmot.gaussian.choice import definition_e_step, fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
-from skgmmot.gaussian.evaluators import DefinitionEStep, EStep
+from skgmmot.gaussian.evaluators import EStep
+from skgmmot.gaussian.incomplete import by_pattern
 from skgmmot.gaussian.log_density import is_far
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics import blocks
@@ -221,7 +222,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             return answers(self, X, functools.partial(_evaluated, function))
         if places.is_large_map(X):
             return self._evaluate_blocks(function, X)
-        X, kind = arrays.samples(self, X, reset=False)
+        X, kind = arrays.samples(self, X, reset=False, missing=arrays.takes_missing(self))
         return kind.restore(self._blockwise(function, X))
 
     def _evaluate_blocks(self, function, X):
@@ -238,25 +239,32 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
 
     def _blockwise(self, function, X):
         """Numbers in the dtype of the samples; the mixture is not rounded to it."""
-        mixture = self._prepared(X)
+        mixture, incomplete, back = self._prepared(X), False, None
+        if arrays.takes_missing(self) and torch.isnan(X).any():
+            order = by_pattern(X)
+            X, back, incomplete = X[order], order.argsort(), True
 
         def values(step, block):
             found = function(step, block)
             return found.to(X.dtype) if found.is_floating_point() else found
 
         if X.requires_grad or mixture.requires_grad:
-            return values(self._evaluator(mixture), X)
-        own = arrays.as_tensor(self.means_).dtype
-        step = self._evaluator(mixture, len(X), torch.promote_types(own, X.dtype))
-        return blocks.map_rows(
-            lambda block: values(step, block), step.row_size, X, min_rows=step.min_rows
-        )
+            found = values(self._evaluator(mixture, incomplete=incomplete), X)
+        else:
+            dtype = torch.promote_types(arrays.as_tensor(self.means_).dtype, X.dtype)
+            step = self._evaluator(mixture, len(X), dtype, incomplete=incomplete)
+            found = blocks.map_rows(
+                lambda block: values(step, block), step.row_size, X, min_rows=step.min_rows
+            )
+        return found if back is None else found[back]
 
-    def _evaluator(self, mixture: PreparedMixture, n_samples=None, dtype=None) -> EStep:
+    def _evaluator(
+        self, mixture: PreparedMixture, n_samples=None, dtype=None, *, incomplete=False
+    ) -> EStep:
         """The fastest E-step for so many samples; None is the definition, on the graph."""
         if n_samples is None:
-            return DefinitionEStep(mixture)
-        return fastest_e_step(mixture, n_samples, dtype)
+            return definition_e_step(mixture, incomplete=incomplete)
+        return fastest_e_step(mixture, n_samples, dtype, incomplete=incomplete)
 
     def score_samples(self, X):
         """Compute the log-density of each sample.
@@ -311,7 +319,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         if sums is not None:
             log_likelihood, total = sums
             return log_likelihood / total
-        X, _ = arrays.samples(self, X, reset=False)
+        X, _ = arrays.samples(self, X, reset=False, missing=arrays.takes_missing(self))
         weights = arrays.sample_weights(sample_weight, X)
         values = self._blockwise(_log_density, X).detach().cpu().numpy()
         if weights is None:

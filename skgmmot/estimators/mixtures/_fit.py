@@ -112,9 +112,8 @@ class FittedMixture(MixtureEstimator):
     def _validated(self, X, sample_weight, *, first=True):
         """Samples, their weights or None, and the kind of array that they came in."""
         least = 2 if first else 1
-        X, kind = arrays.samples(
-            self, X, reset=first, min_samples=least, sample_weight=sample_weight
-        )
+        options = {"sample_weight": sample_weight, "missing": arrays.takes_missing(self)}
+        X, kind = arrays.samples(self, X, reset=first, min_samples=least, **options)
         a = arrays.sample_weights(sample_weight, X)
         if first:
             check_enough(len(X) if a is None else int((a > 0).sum()), self.n_components)

@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays, places
 from skgmmot.estimators.mixtures._base import MixtureEstimator
+from skgmmot.estimators.mixtures._missing import refuse_missing
 from skgmmot.fitting.em.constraint import constraint_of
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.gradient.information import ParameterCovariance, covariance_of
@@ -198,6 +199,7 @@ class MaximumLikelihood(MixtureEstimator):
         elsewhere = places.out_of_core(self, X, sample_weight, reset=False)
         if elsewhere is not None:
             samples, kind = elsewhere
+            refuse_missing(samples, "standard errors")
             facts = samples.facts
             return samples, facts.origin, facts.total * facts.largest_weight, kind
         X, kind = arrays.samples(self, X, reset=False)

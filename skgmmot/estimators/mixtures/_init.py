@@ -35,8 +35,8 @@ from skgmmot.fitting.labels import Labelling, clusters, masses, single_samples
 from skgmmot.fitting.robust.noise import check_noise
 from skgmmot.fitting.samples import InMemory
 from skgmmot.fitting.stream import OutOfCore, start_rows
+from skgmmot.gaussian.choice import definition_e_step
 from skgmmot.gaussian.covariance.registry import CovarianceType
-from skgmmot.gaussian.log_density import log_density, log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture, select
 from skgmmot.gaussian.statistics import Statistics
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, map_rows, origin
@@ -523,7 +523,7 @@ def _revived(theta: GaussianMixtureParams, em: EM) -> GaussianMixtureParams:
     if not empty.any():
         return theta
     mixture = theta.prepare()
-    (ratio,) = em.samples.sum(_DensityRatio(mixture, em.origin))
+    (ratio,) = em.samples.sum(_DensityRatio(mixture, em.origin, em.samples.incomplete))
     weights = torch.where(empty & (ratio > em.total), 1 / em.samples.n_samples, theta.weights)
     return theta._replace(weights=weights / weights.sum())
 
@@ -533,13 +533,14 @@ class _DensityRatio:
 
     min_rows = MIN_BLOCK_ROWS
 
-    def __init__(self, mixture: PreparedMixture, origin: Tensor):
-        self.mixture, self.origin, self.row_size = mixture, origin.double(), mixture.row_size
-        self.unweighted = mixture._replace(log_weights=torch.zeros_like(mixture.log_weights))
+    def __init__(self, mixture: PreparedMixture, origin: Tensor, incomplete: bool):
+        self.row_size, options = mixture.row_size, {"incomplete": incomplete}
+        unweighted = mixture._replace(log_weights=torch.zeros_like(mixture.log_weights))
+        self.step = definition_e_step(mixture, origin, **options)
+        self.unweighted = definition_e_step(unweighted, origin, **options)
 
     def block(self, X, sample_weight, buffers):
-        x = X.double() - self.origin
-        ratio = (log_joint(self.unweighted, x) - log_density(self.mixture, x)).exp()
+        ratio = (self.unweighted.log_joint(X) - self.step.log_density(X)).exp()
         return ((ratio if sample_weight is None else ratio * sample_weight).sum(1),)
 
 

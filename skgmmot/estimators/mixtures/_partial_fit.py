@@ -18,7 +18,7 @@ from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.stepwise import implied_statistics, step_size, stepwise_step
-from skgmmot.fitting.samples import InMemory
+from skgmmot.fitting.samples import in_memory
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics
 
@@ -309,7 +309,9 @@ def _block_statistics(estimator, running: Running, X, sample_weight) -> Statisti
     # in the dtype of the samples, which may be another than that of the first block
     origin = running.origin.to(X.dtype)
     theta = running.theta.translated(running.origin - origin.double())
-    em = EM(InMemory(X, sample_weight), origin, estimator.reg_covar)
+    incomplete = arrays.takes_missing(estimator) and bool(torch.isnan(X).any())
+    samples = in_memory(X, sample_weight, incomplete=incomplete)
+    em = EM(samples, origin, estimator.reg_covar)
     with em.at_work():
         return per_weight(em.statistics(theta), em.total)
 

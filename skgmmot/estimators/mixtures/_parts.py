@@ -220,6 +220,7 @@ class MixtureParts:
         if not base.fits(params.means.shape[1]):
             base = FULL
             params = params._replace(covariances=params.full_covariances(), covariance_type=FULL)
+        same = {"missing_values": "nan"} if arrays.takes_missing(self) else {}
         return self._known(
             params,
             kind,
@@ -227,6 +228,7 @@ class MixtureParts:
             names=None if names is None else np.asarray(names, dtype=object)[features],
             random_state=self.random_state,
             device=self.device,
+            **same,
         )
 
 

@@ -20,6 +20,12 @@ from skgmmot.estimators.mixtures import _checkpoint, _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
 from skgmmot.estimators.mixtures._fit import Fit, check_enough
 from skgmmot.estimators.mixtures._inference import MaximumLikelihood
+from skgmmot.estimators.mixtures._missing import (
+    Imputing,
+    check_observed,
+    refuse_missing,
+    to_start_from,
+)
 from skgmmot.estimators.mixtures._partial_fit import STATE, FittedByBlocks
 from skgmmot.fitting.em.e_steps import E_STEPS, Gradient
 from skgmmot.fitting.em.entropic import balance_gap_bound
@@ -28,10 +34,13 @@ from skgmmot.fitting.em.gradient.movement import STRATEGIES, Request
 from skgmmot.fitting.em.prior import PRIORS, Prior, check_prior
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.sinkhorn import SinkhornEM, untilted
+from skgmmot.fitting.groups import WHOLE, Grouped
+from skgmmot.fitting.incomplete import ObservedSums, Together, n_informative, together
 from skgmmot.fitting.labels import Labelling, check_weights
 from skgmmot.fitting.robust.noise import NOISES, UniformNoise, check_noise, clear_of_noise
 from skgmmot.fitting.samples import InMemory
 from skgmmot.fitting.stream import bounds
+from skgmmot.gaussian.incomplete import NO_NOISE, by_pattern
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import ACCELERATIONS
 from skgmmot.numerics.runs import Runs
@@ -49,7 +58,7 @@ EMPTY = (
 )
 
 
-class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByBlocks):
+class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing, FittedByBlocks):
     """Gaussian mixture fitted by EM in torch, differentiable with respect to the data.
 
     A drop-in replacement for `sklearn.mixture.GaussianMixture`: the same parameters, attributes and
@@ -157,6 +166,11 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         nor covariances. 'uniform' fills the box around the samples, and its weight is fitted;
         `skgmmot.UniformNoise` has its box, density and weight. ``weights_`` sum to one over the
         components; samples, distances and maps are those of the components alone.
+    missing_values : {'error', 'nan'}, default='error'
+        Whether entries of ``X`` may be missing at random, as NaN: 'nan' fits by exact EM over what
+        is observed of each sample, and predicts by marginalising. Starts are found from samples
+        whose missing entries are estimated, which is also what a callable ``init_params`` gets. See
+        also `impute`.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -283,6 +297,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         "components_of_class": [dict, None],
         "rank": [Interval(Integral, 1, None, closed="left")],
         "noise": [StrOptions(set(NOISES)), UniformNoise],
+        "missing_values": [StrOptions({"error", "nan"})],
         "device": [str, torch.device, None],
     }
 
@@ -318,6 +333,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         components_of_class=None,
         rank=1,
         noise="none",
+        missing_values="error",
         device=None,
     ):
         self.n_components = n_components
@@ -349,6 +365,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         self.components_of_class = components_of_class
         self.rank = rank
         self.noise = noise
+        self.missing_values = missing_values
         self.device = device
 
     def fit(self, X, y=None, sample_weight=None) -> Self:
@@ -505,6 +522,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, FittedByB
         found = places.out_of_core(self, X, sample_weight, reset=False)
         if found is not None:
             samples = found[0]
+            refuse_missing(samples, "entropic_ot_gap")
             return self._entropic_ot_gap(samples, samples.facts.origin)
         X, _ = arrays.samples(self, X, reset=False)
         arrays.check_range(X)
@@ -543,6 +561,7 @@ class _Fit(Fit):
 
     unit = 1.0  # the weight of a sample that was seen once
     labelling: Labelling | None = None  # no class is known
+    incomplete = False  # whether entries are missing
 
     def __init__(self, estimator, X, sample_weight, kind):
         self.estimator, self.kind = estimator, kind
@@ -552,12 +571,35 @@ class _Fit(Fit):
         self.constraint = _init.fixed(estimator, X.shape[1], X.device)
         self.gradient = self._gradient(X, sample_weight)
         constants = (X.detach(), None if sample_weight is None else sample_weight.detach())
-        origin = blocks.origin(*constants)
-        _init.warn_of_units(estimator, _init.variances(*constants, origin), origin)
+        if arrays.takes_missing(estimator) and torch.isnan(constants[0]).any():
+            self.incomplete = True
+            origin, variances = self._of_observed(*constants)
+        else:
+            origin = blocks.origin(*constants)
+            variances = _init.variances(*constants, origin)
+        _init.warn_of_units(estimator, variances, origin)
         self._begin(self._samples(*constants), origin)
+
+    def _of_observed(self, X, sample_weight):
+        """Means and variances of what is observed, where the fit can do without the rest."""
+        _check_posterior(self.e_step)
+        if check_noise(self.estimator.noise) is not None:
+            raise ValueError(NO_NOISE)
+        if self.gradient is not None and self.gradient.strategy.follows_data:
+            raise ValueError(
+                f"gradient must be a derivative where entries are missing, got "
+                f"{self.gradient.strategy.name!r}, which moves complete samples. Use "
+                "gradient='implicit'."
+            )
+        pairs, n = together(X, sample_weight), n_informative(X, sample_weight)
+        check_observed(self.estimator, pairs, n)
+        sums = ObservedSums.of(X, sample_weight)
+        return sums.mean.to(X.dtype), sums.squares(X, sample_weight) / sums.total
 
     def _samples(self, X, sample_weight):
         """The samples, in one place."""
+        if self.incomplete:
+            return Grouped(X, sample_weight, [(by_pattern(X), WHOLE)], incomplete=True)
         return InMemory(X, sample_weight)
 
     def _begin(self, samples, origin):
@@ -680,6 +722,8 @@ class _Fit(Fit):
 
     def _to_start_from(self, rng) -> EM:
         """The samples in memory that starts are found from."""
+        if self.incomplete:
+            return to_start_from(self.em, self.em.X, self.em.sample_weight)
         return self.em
 
     def _checked(self, start, *, warm=False):
@@ -780,7 +824,7 @@ class _LabelledFit(_Fit):
         super().__init__(estimator, X, sample_weight, kind)
 
     def _samples(self, X, sample_weight):
-        return self.labelling.grouped(X, sample_weight)
+        return self.labelling.grouped(X, sample_weight, incomplete=self.incomplete)
 
     def _checked(self, start, *, warm=False):
         """Refuse weights of zero for classes that have samples; of an earlier fit, change them."""
@@ -796,6 +840,15 @@ class _LabelledFit(_Fit):
         e.components_of_class_ = dict(zip(names.tolist(), map(list, components), strict=True))
 
 
+def _check_posterior(e_step) -> None:
+    """Refuse the balanced E-step for samples with missing entries."""
+    if e_step.balanced:
+        raise ValueError(
+            f"e_step must be 'posterior' for samples with missing entries, got {e_step.name!r}, "
+            "whose plan takes complete samples. Change it, or impute missing entries first."
+        )
+
+
 class _OutOfCoreFit(_Fit):
     """EM on samples that are not in memory, from a start that some of them give; no gradients."""
 
@@ -804,6 +857,11 @@ class _OutOfCoreFit(_Fit):
     def __init__(self, estimator, samples, kind):
         facts = samples.facts
         _check_rank(estimator, samples.n_features)
+        if samples.incomplete:
+            _check_posterior(E_STEPS[estimator.e_step])
+            if check_noise(estimator.noise) is not None:
+                raise ValueError(NO_NOISE)
+            check_observed(estimator, samples.sum(Together(len(facts.sum)))[0])
         _init.warn_of_units(estimator, facts.variances, facts.origin)
         self.estimator, self.kind, self.graph = estimator, kind, (None, None)
         self.e_step, self.unit = E_STEPS[estimator.e_step], 1 / facts.largest_weight
@@ -823,6 +881,8 @@ class _OutOfCoreFit(_Fit):
         found = self.runs.redrawn(
             "rows", lambda source: _init.sample_of(em.samples, n_components, source), rng
         )
+        if em.samples.incomplete:
+            return to_start_from(em, found.X, found.sample_weight)
         return EM(found, em.origin, em.reg_covar, em.constraint)
 
 

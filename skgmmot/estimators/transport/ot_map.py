@@ -311,7 +311,8 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
             return self._given_source(X, sample_weight)
         if arrays.is_dask(X):
             return self._dask_source(X, sample_weight)
-        tensor, kind = arrays.samples(self, X, reset=True, min_samples=2)
+        missing = arrays.takes_missing(self.mixture)
+        tensor, kind = arrays.samples(self, X, reset=True, min_samples=2, missing=missing)
         tensor = tensor.detach()
         weights = arrays.sample_weights(sample_weight, tensor)
         samples = kind.restore(tensor)
@@ -392,7 +393,8 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
     def _companion(self, target):
         """Target samples, which must have the features of those of the fit."""
         if not arrays.is_dask(target):
-            return arrays.companion(self, target, "target")
+            missing = arrays.takes_missing(self.mixture)
+            return arrays.companion(self, target, "target", missing=missing)
         try:
             check_features(self, target, reset=False)
         except ValueError as error:

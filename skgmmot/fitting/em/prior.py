@@ -373,11 +373,42 @@ class Moments:
         return a.sum(1), (a.unsqueeze(-1) * x).sum(1), self.base.scatter(x, a)
 
     def of(self, samples: Samples, on_graph=None) -> tuple[Tensor, Tensor]:
-        """Mean ``(1, d)`` and covariance of samples, or of those on a graph ``(X, weights)``."""
+        """Mean ``(1, d)`` and covariance of samples, or of those on a graph ``(X, weights)``.
+
+        Where entries are missing, it is that of independent features.
+        """
+        if samples.incomplete:
+            return self._of_observed(samples, on_graph)
         sums = samples.sum(self) if on_graph is None else self.block(*on_graph, None)
         mass, first, second = sums
         mean = first / mass
         return mean, self.base.estimate(mass, mean, second, 0.0)
+
+    def _of_observed(self, samples, on_graph):
+        """Means and variances of the entries of each feature that are observed."""
+        observed = _ObservedMoments(self.origin)
+        sums = samples.sum(observed) if on_graph is None else observed.block(*on_graph, None)
+        total, first, second = sums
+        mean = (first / total).unsqueeze(0)
+        variances = (second / total).unsqueeze(0) - mean.square()
+        return mean, self.base.nearest(variances, torch.ones_like(mean[:, 0]))
+
+
+class _ObservedMoments:
+    """Weights, sums and sums of squares ``(d,)`` of observed entries about an origin."""
+
+    min_rows = MIN_BLOCK_ROWS
+
+    def __init__(self, origin: Tensor):
+        self.origin, self.row_size = origin, 2 * len(origin)
+
+    def block(self, X, sample_weight, buffers):
+        missing = torch.isnan(X)
+        x = torch.where(missing, 0.0, X).double() - self.origin
+        a = (~missing).double()
+        if sample_weight is not None:
+            a = a * sample_weight.double().unsqueeze(1)
+        return a.sum(0), (a * x).sum(0), (a * x.square()).sum(0)
 
 
 PRIORS = {"none": None, "auto": Prior()}

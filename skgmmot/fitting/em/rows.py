@@ -15,6 +15,7 @@ from skgmmot.fitting.samples import Samples
 from skgmmot.gaussian.choice import cancellation, fastest_e_step, feature_e_step
 from skgmmot.gaussian.covariance.base import check_positive
 from skgmmot.gaussian.evaluators import EStep, FeatureEStep
+from skgmmot.gaussian.incomplete import IncompleteDefinition
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.gaussian.statistics import Statistics, e_step
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS
@@ -119,6 +120,8 @@ class EM:
         """The E-step by features, or None where they are no good, and its sums, in float64."""
         with self.in_float64().at_work() as em:
             step, statistics = em.e_step(theta)
+            if self.samples.incomplete:
+                return None, statistics
             if not isinstance(step, FeatureEStep):
                 step = feature_e_step(theta, em.dtype, self.origin)
             return step, statistics
@@ -154,14 +157,21 @@ class EM:
     ) -> Statistics:
         """The sums by their definition, on the graph of all samples about the origin."""
         if not self.parts:
-            return e_step(theta, X, sample_weight)
+            return self._by_definition(theta, X, sample_weight)
 
         def of(part):
             X_seen = X[part.rows][:, part.view.features]
             a = None if sample_weight is None else sample_weight[part.rows]
-            return part.view.lift(theta, e_step(part.view.of(theta), X_seen, a))
+            seen = part.em.definition(part.view.of(theta), X_seen, a)
+            return part.view.lift(theta, seen)
 
         return added(map(of, self.parts))
+
+    def _by_definition(self, theta, X, sample_weight):
+        """The same for samples that see the whole mixture."""
+        if not self.samples.incomplete:
+            return e_step(theta, X, sample_weight)
+        return Statistics(*IncompleteDefinition(theta).block(X, sample_weight, None))
 
     def _is_last(self, theta) -> bool:
         """Whether the last E-step was of this mixture; the next one is not compared with it."""
@@ -186,7 +196,9 @@ class EM:
         if self._next is not None and self._next.theta is theta:
             _, theta, finite, largest = self._next
             check_positive(finite)
-        return fastest_e_step(theta, self.samples.n_samples, self.dtype, self.origin, largest)
+        samples = self.samples
+        size = samples.n_samples, self.dtype, self.origin, largest
+        return fastest_e_step(theta, *size, incomplete=samples.incomplete)
 
     def overlap(self, theta) -> Tensor:
         """``sum_i a_i gamma_ik gamma_il (K, K)``: what components share of the samples."""

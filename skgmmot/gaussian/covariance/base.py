@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -226,6 +226,27 @@ def _pulled_back(outputs: Tensor, inputs: list[Tensor], cotangents: Tensor) -> l
     return [t.reshape(*cotangents.shape[:axes], *t.shape[1:]) for t in stacked]
 
 
+class Observed(NamedTuple):
+    """What Gaussians are where only some features are observed, for each of S sets of them.
+
+    In storage, with an axis of length S before that of the components. Samples centred at a
+    component have zeros where they are not observed.
+    """
+
+    factors: Tensor
+    """Precision factors of the marginals; zero for features that are not observed."""
+    log_det: Tensor
+    """Logarithms of their determinants ``(S, K or 1)``."""
+    completion: Tensor | None
+    """Matrices that take centred samples, as rows, to their conditional means: the identity for
+    what is observed, slopes for the others. None if all slopes are zero."""
+    root: Tensor
+    """Factors ``R`` of the conditional covariances ``R @ R.T`` of the others, as matrices or, if
+    these are diagonal, as ``(S, K, d)``."""
+    remainder: Tensor
+    """These covariances in storage; zero for observed features."""
+
+
 def check_positive(finite: float) -> None:
     """Raise if the number that `ElementaryType.unchecked_precision_factor` returns is not finite.
 
@@ -285,6 +306,22 @@ class DensityType(CovarianceType):
 
         Slopes ``Sigma_og Sigma_gg^{-1} (K or 1, others, given)``, None if all are zero, and the
         covariances that are left, in storage. ``Sigma_gg`` must be positive definite.
+        """
+        raise NotImplementedError
+
+    def observed(self, covariances: Tensor, observed: Tensor) -> Observed:
+        """Marginals and regressions for sets of observed features ``(S, d)``, truth values."""
+        raise ValueError(
+            "covariance_type must be 'full', 'tied', 'diag' or 'spherical' where entries are "
+            f"missing, got {self.name!r}. Use one of these, or impute missing entries first."
+        )
+
+    def completed(
+        self, mass: Tensor, shift: Tensor, scatter: Tensor, observed: Observed
+    ) -> tuple[Tensor, Tensor]:
+        """Expected first and second moments of all features, from those of the observed ones.
+
+        All have an axis of length S in front.
         """
         raise NotImplementedError
 

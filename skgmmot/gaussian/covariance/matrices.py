@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.base import ILL_DEFINED, ElementaryType
+from skgmmot.gaussian.covariance.base import ILL_DEFINED, ElementaryType, Observed
 from skgmmot.numerics.linalg import (
     factor,
     product,
@@ -49,6 +49,36 @@ class _Matrix(ElementaryType):
             left = product(rest, rest.mT)
         first = factors[..., :n, :n]
         return torch.linalg.solve_triangular(first, half, upper=False, left=False), left
+
+    def observed(self, covariances, observed):
+        # with the observed features first, one factor has it all: L L^T = [[S_oo, .], [S_mo, S_mm]]
+        order = (~observed).to(torch.uint8).argsort(dim=1, stable=True)  # (S, d)
+        first = observed.gather(1, order)[:, None, :, None]
+        i, j = order[:, None, :, None], order[:, None, None, :]
+        components = torch.arange(len(covariances), device=covariances.device)[:, None, None]
+        factors, failed = torch.linalg.cholesky_ex(covariances[components, i, j])  # (S, K, d, d)
+        if failed.any():
+            raise ValueError(ILL_DEFINED)
+        identity = torch.eye(observed.shape[1], dtype=factors.dtype, device=factors.device)
+        back = order.argsort(dim=1)[:, None, :, None]
+        half = _inverse_transpose(torch.where(first, factors, identity))
+        half = torch.where(first, half, 0.0)  # S_oo^{-1} = half half^T
+        others = torch.where(first, 0.0, factors)
+        slopes = others @ half.mT + torch.where(first, identity, 0.0)
+        rest = torch.where(first.mT, 0.0, others)  # S_mm - S_mo S_oo^{-1} S_om = rest rest^T
+        half, slopes, rest = (
+            t.gather(-2, back.expand_as(t)) for t in (half, slopes, rest)
+        )  # columns of the first and the last are those of any factor
+        slopes = slopes.gather(-1, back.mT.expand_as(slopes))
+        log_det = torch.where(first.squeeze(-1), self.diagonals(factors), 1.0).log().sum(-1)
+        return Observed(half, -log_det, slopes.mT, rest, rest @ rest.mT)
+
+    def completed(self, mass, shift, scatter, observed):
+        if self.shared:
+            mass = mass.sum(-1, keepdim=True)
+        spread = mass[..., None, None] * observed.remainder
+        shift = (shift.unsqueeze(-2) @ observed.completion).squeeze(-2)
+        return shift, self.congruence(scatter, observed.completion) + spread
 
     # What is not finite anywhere in a matrix is not finite in the pivots after it; entries of a
     # factor are no larger than standard deviations, so that their sum does not overflow.

@@ -2,7 +2,7 @@
 
 import torch
 
-from skgmmot.gaussian.covariance.base import ElementaryType
+from skgmmot.gaussian.covariance.base import ElementaryType, Observed
 from skgmmot.numerics.linalg import safe_sqrt
 
 
@@ -22,6 +22,17 @@ class _Axis(ElementaryType):
 
     def regression(self, covariances, given, others):
         return None, self.marginal(covariances, others)
+
+    def observed(self, covariances, observed):
+        seen = observed.unsqueeze(1).to(covariances)  # (S, 1, d)
+        factors = covariances.rsqrt()
+        log_det = (factors.log() * seen).sum(-1)
+        others = 1 - seen
+        root = covariances.sqrt() * others
+        return Observed(factors * seen, log_det, None, root, covariances * others)
+
+    def completed(self, mass, shift, scatter, observed):
+        return shift, scatter + mass.unsqueeze(-1) * observed.remainder
 
     def unchecked_precision_factor(self, covariances):
         factors = covariances.rsqrt()
@@ -185,6 +196,13 @@ class _Spherical(_Axis):
 
     def nearest(self, matrices, weights):
         return super().nearest(matrices, weights).mean(-1, keepdim=True)
+
+    def observed(self, covariances, observed):
+        found = super().observed(covariances, observed)
+        factors = covariances.rsqrt().expand(len(observed), *covariances.shape)
+        return found._replace(
+            factors=factors, remainder=found.remainder.mean(-1, keepdim=True)
+        )  # what is not observed is zero in samples: factors need not be
 
     # Second moments are kept as the mean over features, so that `estimate` is the diagonal one.
 

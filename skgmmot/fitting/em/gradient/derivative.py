@@ -206,7 +206,8 @@ class LinearisedEM(MovableLinearisation):
     @property
     def _is_constant(self) -> bool:
         """Whether there is one component, all of whose moments are seen: it goes there at once."""
-        return len(self.theta.weights) == 1 and not self.em.parts
+        whole = not self.em.parts and not self.em.samples.incomplete
+        return whole and len(self.theta.weights) == 1
 
     def solve(self, b: Tensor, tol: float):
         """Solve ``(I - dF/dtheta^T) x = b``."""

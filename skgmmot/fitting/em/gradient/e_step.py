@@ -13,6 +13,7 @@ from skgmmot.fitting.em.gradient.adjoint import (
     score,
     with_noise,
 )
+from skgmmot.fitting.em.gradient.incomplete import IncompleteEStepDerivative
 from skgmmot.fitting.em.rows import EM, Part, added
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics
@@ -20,7 +21,7 @@ from skgmmot.gaussian.statistics import Statistics
 
 def e_step_derivative(
     em: EM, theta: GaussianMixtureParams
-) -> "EStepDerivative | GroupedEStepDerivative":
+) -> "EStepDerivative | GroupedEStepDerivative | IncompleteEStepDerivative":
     """Return the E-step's sums at a mixture, and their derivative.
 
     Parameters
@@ -32,10 +33,12 @@ def e_step_derivative(
 
     Returns
     -------
-    EStepDerivative or GroupedEStepDerivative
-        By whether the samples are in groups.
+    EStepDerivative, GroupedEStepDerivative or IncompleteEStepDerivative
+        By whether the samples are in groups, or have missing entries.
     """
-    return GroupedEStepDerivative(em, theta) if em.parts else EStepDerivative(em, theta)
+    if em.parts:
+        return GroupedEStepDerivative(em, theta)
+    return (IncompleteEStepDerivative if em.samples.incomplete else EStepDerivative)(em, theta)
 
 
 class EStepDerivative:
@@ -163,7 +166,7 @@ class _PartDerivative:
         with torch.enable_grad():
             self._theta = theta.detach().map(lambda t: t.clone().requires_grad_())
             self._seen = part.view.of(self._theta)
-            self._of_seen = EStepDerivative(part.em, self._seen.detach())
+            self._of_seen = e_step_derivative(part.em, self._seen.detach())
             sums = self._of_seen.statistics
             self._sums = Statistics(*(t.clone().requires_grad_() for t in sums))
             moved = self._seen.means.detach() - self._seen.means

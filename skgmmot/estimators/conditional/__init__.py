@@ -1,0 +1,1 @@
+"""Estimators that predict some features of a mixture from others."""
