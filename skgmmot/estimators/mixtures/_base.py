@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,6 +115,13 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
     ``precisions_cholesky_``: nothing is cached behind them, so models built by hand and later
     edits count.
     """
+
+    # What a fit sets: arrays, or tensors where results are tensors.
+    weights_: Any
+    means_: Any
+    covariances_: Any
+    precisions_cholesky_: Any
+    n_features_in_: int
 
     def _validate_params(self):
         """Validate parameters; those at their defaults, for which it takes as long, are valid."""
