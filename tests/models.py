@@ -16,6 +16,7 @@ X = np.vstack([rng.normal(size=(30, 2)), 0.5 * rng.normal(size=(30, 2)) + 4]).ro
 y = np.repeat(["left", "right"], 30)
 TARGET = X @ np.diag([1.5, 0.5]) + 1
 HOLES = np.where(np.arange(120).reshape(60, 2) % 7 == 0, np.nan, X)
+MORE = rng.normal(size=(2, 4))
 CLOUDS = [X[:25], X[10:40], X[30:]]
 
 
@@ -44,6 +45,11 @@ def sklearn_mixture(samples=X, cls=GaussianMixture):
 def density(model):
     """What a mixture answers."""
     return [model.predict_proba(X), model.score_samples(X), *model.sample(5)]
+
+
+def wide(model):
+    """What a mixture of more features answers."""
+    return [model.predict_proba(X @ MORE), model.score_samples(X @ MORE), *model.sample(5)]
 
 
 def images(model):
@@ -129,6 +135,11 @@ RELEASED = {
     "GaussianMixtureParams": (lambda: em(covariance_type="tied")._params(), params),
 }
 OTHERS = {
+    "low rank": (lambda: EM(2, covariance_type="lowrank", random_state=0).fit(X @ MORE), wide),
+    "classes": (
+        lambda: EM(2, labels="y", random_state=0).fit(X, np.repeat([0, -1, 1], 20)),
+        density,
+    ),
     "float32": (lambda: em(X.astype(np.float32)), density),
     "tied": (lambda: em(covariance_type="tied"), density),
     "spherical, weighted, held": (

@@ -9,6 +9,7 @@ from sklearn.utils._param_validation import InvalidParameterError, validate_para
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot.gaussian import torch_distributions
+from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
 
 #: Parameters that follow from the mixture.
 FROM_MIXTURE = {"n_components", "covariance_type"}
@@ -31,7 +32,7 @@ class Interchange:
         NotFittedError
             Before `fit`.
         ValueError
-            If a covariance is singular.
+            If a covariance is singular, or the mixture has noise beside its components.
 
         See Also
         --------
@@ -45,25 +46,36 @@ class Interchange:
         GaussianMixture(n_components=2, random_state=0)
         """
         check_is_fitted(self, "means_")
-        base = self._params().detach().in_base()
-        shown = self._shown_in_base(base)
+        self._refuse_noise("a GaussianMixture")
+        theta = torch_distributions.in_elementary(self._params().detach())
+        covariance_type, shown = self._shown_elementary(theta)
         other = GaussianMixture(**_shared(self, GaussianMixture))
-        other.set_params(
-            n_components=len(base.weights), covariance_type=self._covariance().base.name
-        )
+        other.set_params(n_components=len(theta.weights), covariance_type=covariance_type.name)
         own = {name: value for name, value in vars(self).items() if name in OF_A_FIT}
         for name, value in (own | shown).items():
             setattr(other, name, _as_numpy(value))
         return other
 
-    def _shown_in_base(self, base) -> dict:
-        """The attributes of the mixture in the elementary type that holds it."""
-        covariance = self._covariance().base
-        factors = self._prepared(base.means).factors.to(base.means)
-        return {
-            "weights_": base.weights,
-            "means_": base.means,
-            "covariances_": covariance.to_public(base.covariances),
+    def _refuse_noise(self, what: str) -> None:
+        """Refuse a mixture with noise beside its components, which others have not."""
+        if (share := float(getattr(self, "noise_weight_", 0.0))) > 0:
+            raise ValueError(
+                f"the mixture must be without noise to become {what}, got noise of weight "
+                f"{share:.3g}. Make a mixture of its components by from_parameters."
+            )
+
+    def _shown_elementary(self, theta) -> tuple:
+        """The elementary type of the mixture and its attributes in that."""
+        own = self._covariance().base
+        if own in ELEMENTARY_TYPES:  # also where another type is the same model
+            covariance, factors = own, self._prepared(theta.means).factors
+        else:
+            covariance, factors = theta.covariance_type, theta.prepare().factors
+        factors = factors.to(theta.means)
+        return covariance, {
+            "weights_": theta.weights,
+            "means_": theta.means,
+            "covariances_": covariance.to_public(theta.covariances),
             "precisions_cholesky_": covariance.to_public(factors),
             "precisions_": covariance.to_public(covariance.precisions(factors)),
         }
@@ -129,7 +141,7 @@ class Interchange:
         NotFittedError
             Before `fit`.
         ValueError
-            If a covariance is singular.
+            If a covariance is singular, or the mixture has noise beside its components.
 
         See Also
         --------
@@ -142,6 +154,8 @@ class Interchange:
         >>> mixture.to_torch().sample((4,)).shape
         torch.Size([4, 1])
         """
+        check_is_fitted(self, "means_")
+        self._refuse_noise("a MixtureSameFamily")
         return torch_distributions.to_torch(self._params().map(torch.clone))
 
     @classmethod

@@ -1,5 +1,6 @@
 """Save estimators and mixtures to files that hold no code, and load them."""
 
+import inspect
 import os
 import types
 from collections.abc import Callable
@@ -241,7 +242,8 @@ def _maker(cls) -> Callable[[Any], BaseEstimator]:
                 f"{cls.__name__} has no parameter {', '.join(sorted(map(str, unknown)))} in this "
                 "release"
             )
-        estimator = cls()  # parameters that the release of the file did not have
+        estimator = object.__new__(cls)
+        vars(estimator).update(_defaults(cls))  # the release of the file may not have had all
         for name in attributes:
             if not isinstance(name, str) or hasattr(cls, name):
                 raise ValueError(f"{cls.__name__} has another attribute {name!r}")
@@ -258,6 +260,12 @@ def _maker(cls) -> Callable[[Any], BaseEstimator]:
         return estimator
 
     return make
+
+
+def _defaults(cls) -> dict:
+    """The defaults of the parameters of a class."""
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def _check(place: str, value, is_parameter: bool) -> None:

@@ -78,7 +78,7 @@ def fit_to_points(
     reg_covar: float = 1e-6,
     tol: float = 1e-4,
     max_iter: int = 200,
-    callback: Callable[[Solution], None] | None = None,
+    callback: Callable[[Solution], bool | None] | None = None,
 ) -> Solution:
     """Fit a mixture to weighted points by minimising the Wasserstein distance with L-BFGS.
 
@@ -101,7 +101,7 @@ def fit_to_points(
     max_iter : int, default=200
         Largest number of steps; 0 returns the start.
     callback : callable, default=None
-        Called with the `Solution` so far after each step.
+        Called with the `Solution` so far after each step; stops where it returns True.
 
     Returns
     -------
@@ -216,6 +216,7 @@ class _Descent:
         self.tol, self.callback = tol, callback
         self.objectives: list[float] = []  # of all steps, and of those since the last `run`
         self.stage: list[float] = []
+        self.stopped = False  # by the callback
         self.stalled = False  # whether no step lowers the distance, by rounding or at a kink
         cost = float(transport(theta0).detach())
         self.solution = Solution(theta0, theta0, -cost, (), 0, False, math.inf)
@@ -223,7 +224,7 @@ class _Descent:
     def run(self, max_iter: int, held: int = 0) -> None:
         """Descend until ``max_iter`` steps in all, with the first ``held`` coordinates fixed."""
         max_iter -= self.solution.n_iter
-        if max_iter <= 0:
+        if max_iter <= 0 or self.stopped:
             return
         self.stage = [self.solution.objective]
 
@@ -276,8 +277,8 @@ class _Descent:
             change=objective - self.stage[-2],
         )
         if self.callback is not None:
-            self.callback(self.solution)
-        if self.solution.converged:
+            self.stopped = bool(self.callback(self.solution))
+        if self.stopped or self.solution.converged:
             raise StopIteration
 
 

@@ -315,7 +315,7 @@ def fit_sliced(
     learning_rate: float = 0.05,
     optimizer: Callable = rmsprop,
     n_halvings: int = N_HALVINGS,
-    callback: Callable[[Solution], None] | None = None,
+    callback: Callable[[Solution], bool | None] | None = None,
     journal: Journal | None = None,
 ) -> Solution:
     """Fit a mixture by minimising the sliced distance with a first-order optimiser.

@@ -12,8 +12,27 @@ from torch.distributions import (
     Normal,
 )
 
-from skgmmot.gaussian.covariance.registry import DIAG, FULL, SPHERICAL, TIED
+from skgmmot.gaussian.covariance.registry import DIAG, ELEMENTARY_TYPES, FULL, SPHERICAL, TIED
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+
+
+def in_elementary(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
+    """Return the same mixture in an elementary covariance type, which other packages have, too.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        The mixture in its base or, where that is no elementary type, with full covariances.
+    """
+    base = mixture.in_base()
+    if base.covariance_type in ELEMENTARY_TYPES:
+        return base
+    return GaussianMixtureParams(base.weights, base.means, mixture.full_covariances(), FULL)
 
 
 def to_torch(mixture: GaussianMixtureParams) -> MixtureSameFamily:
@@ -39,7 +58,7 @@ def to_torch(mixture: GaussianMixtureParams) -> MixtureSameFamily:
     --------
     from_torch : The way back.
     """
-    base = mixture.in_base()
+    base = in_elementary(mixture)
     covariance_type, means = base.covariance_type, base.means
     covariance_type.precision_factor(base.covariances.detach())  # raises, and says which
     if covariance_type.diagonal:

@@ -72,7 +72,7 @@ def iterate(
     max_iter: int,
     objective: float = -math.inf,
     accelerator: "Squarem | None" = None,
-    callback: Callable[[Solution], None] | None = None,
+    callback: Callable[[Solution], bool | None] | None = None,
     journal: Journal | None = None,
 ) -> Solution:
     """Iterate ``theta = F(theta)`` until the objective changes by less than ``tol``.
@@ -95,7 +95,8 @@ def iterate(
         the cost of its step, and the plain iteration goes on; None is the plain iteration.
     callback : callable, default=None
         Called with the `Solution` so far after each step that is not rejected, and once with all
-        its objectives where the loop goes on from an earlier state.
+        its objectives where the loop goes on from an earlier state. Where it returns True, the
+        iteration stops.
     journal : Journal, default=None
         Where the ``LoopState`` after such a step is kept, and one to go on from is found; None
         keeps nothing.
@@ -111,9 +112,8 @@ def iterate(
     if journal is not None and journal.loop is not None:
         solution, proposal = _found(journal.loop, accelerator)
         objectives = list(solution.objectives)
-        if callback is not None:
-            callback(solution)
-        if solution.converged:
+        stop = callback is not None and callback(solution)
+        if stop or solution.converged:
             return solution
     for n_iter in range(solution.n_iter + 1, max_iter + 1):
         point = solution.value if proposal is None else proposal
@@ -131,13 +131,12 @@ def iterate(
         change = value - solution.objective
         converged = proposal is None and abs(change) < tol
         solution = Solution(theta, point, value, (), n_iter, converged, change)
-        if callback is not None:
-            callback(solution)
+        stop = callback is not None and callback(solution)
         if journal is not None:
             so_far = solution._replace(objectives=tuple(objectives))
             state = {} if accelerator is None else accelerator.state()
             journal.step(LoopState(so_far, proposal is not None, state))
-        if converged:
+        if stop or converged:
             break
         if accelerator is not None:
             proposal = accelerator.propose(point, theta, proposal is not None)

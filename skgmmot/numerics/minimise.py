@@ -122,7 +122,7 @@ def minimise(
     objective: Callable[[Point], float] | None = None,
     late: tuple[int, ...] = (),
     n_halvings: int = N_HALVINGS,
-    callback: Callable[[Solution], None] | None = None,
+    callback: Callable[[Solution], bool | None] | None = None,
     journal: Journal | None = None,
 ) -> Solution:
     """Minimise a differentiable function by a first-order optimiser with learning rate halving.
@@ -152,7 +152,7 @@ def minimise(
         Halvings of the learning rate.
     callback : callable, default=None
         Called with the `Solution` so far after each epoch, and where the descent goes on from an
-        earlier state.
+        earlier state. Where it returns True, the descent stops.
     journal : Journal, default=None
         Where the `DescentState` after each epoch is kept, and one to go on from is found; None
         keeps nothing. What random numbers the loss draws is not in it.
@@ -182,9 +182,8 @@ def minimise(
         best, found, state, stage, idle, reference = journal.loop
         _restore(descent, leaves, found, state)
         values = list(best.objectives)
-        if callback is not None:
-            callback(best)
-        if best.converged:
+        stop = callback is not None and callback(best)
+        if stop or best.converged:
             return best
     for n_iter in range(best.n_iter + 1, max_iter + 1):
         descent.step(functools.partial(_backward, loss, leaves, () if stage else late))
@@ -202,13 +201,12 @@ def minimise(
                 _restart_slower(descent, leaves, best.value, forget=not finite)
             stage, idle = stage + 1, 0
         best = best._replace(n_iter=n_iter, converged=stage > last, change=change)
-        if callback is not None:
-            callback(best._replace(objectives=tuple(values)))
+        stop = callback is not None and callback(best._replace(objectives=tuple(values)))
         if journal is not None:
             so_far, state = best._replace(objectives=tuple(values)), descent.state_dict()
             here = _constant(leaves), copy.deepcopy(state)
             journal.step(DescentState(so_far, *here, stage, idle, reference))
-        if best.converged:
+        if stop or best.converged:
             break
     return best._replace(objectives=tuple(values))
 

@@ -15,11 +15,11 @@ class Log(Protocol):
     def begin(self, run: int) -> None:
         """Show that a run begins, whose start is not drawn yet."""
 
-    def step(self, solution: Solution) -> None:
-        """Show a step of a run."""
+    def step(self, solution: Solution) -> bool | None:
+        """Show a step of a run; return whether the run stops there."""
 
-    def end(self, solution: Solution) -> None:
-        """Show the end of a run."""
+    def end(self, solution: Solution) -> bool | None:
+        """Show the end of a run; return whether it is the last one."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,15 @@ class Runs:
     ----------
     start : object
         Where the best of the runs that have ended began; None before.
+    stopped : bool
+        Whether the log has stopped a run.
     """
 
     def __init__(self, log: Log | None = None, *, lowest: bool = False, store: Store | None = None):
         self.log, self.sign, self.store = log, -1 if lowest else 1, store
         self.reached = (store and store.reached) or Reached()
         self.start, self._best = self.reached.best_start, self.reached.best
-        self._objectives, self._sources = [], {}
+        self._objectives, self._sources, self.stopped = [], {}, False
 
     @property
     def best(self) -> Solution | None:
@@ -194,7 +196,7 @@ class Runs:
     def best_of(
         self,
         starts: Iterable[Point],
-        run: Callable[[Point, Callable[[Solution], None]], Solution],
+        run: Callable[[Point, Callable[[Solution], bool]], Solution],
     ) -> Solution:
         """Run from every start, and return the best end.
 
@@ -205,7 +207,8 @@ class Runs:
             of `starts`.
         run : callable
             ``run(start, callback) -> Solution``, a loop that calls ``callback(solution so far)``
-            after each step, and once with all objectives where it goes on.
+            after each step, and once with all objectives where it goes on, and stops where that
+            returns True.
 
         Returns
         -------
@@ -213,19 +216,21 @@ class Runs:
             The end of the best objective, the first of them if there are several.
         """
         for start in starts:
-            self._end(start, run(start, self.reach))
+            if self._end(start, run(start, self.reach)):
+                break
         return self.best
 
-    def reach(self, solution: Solution) -> None:
-        """Note a step."""
-        if self.log is not None:
-            self.log.step(solution)
+    def reach(self, solution: Solution) -> bool:
+        """Note a step; return whether the run stops there."""
+        stop = self.log is not None and bool(self.log.step(solution))
+        self.stopped |= stop
         if self.start is None:
             if solution.objectives:
                 self._objectives = list(solution.objectives)
             else:
                 self._objectives.append(solution.objective)
             self._best = solution
+        return stop
 
     # --- the journal of a loop -------------------------------------------------------------------
 
@@ -238,13 +243,14 @@ class Runs:
         """Keep where the loop stands."""
         self._note(loop=loop)
 
-    def _end(self, start: Point, solution: Solution) -> None:
-        if self.log is not None:
-            self.log.end(solution)
+    def _end(self, start: Point, solution: Solution) -> bool:
+        """Note the end of a run; return whether it is the last one."""
+        last = self.log is not None and bool(self.log.end(solution))
         if self.start is None or self.sign * solution.objective > self.sign * self._best.objective:
             self._best, self.start = solution, start
         run, best = self.reached.run + 1, {"best": self._best, "best_start": self.start}
         self._note(run=run, start=None, loop=None, **best)
+        return last
 
     def _note(self, **changes) -> None:
         """Take over changes of what is reached, and keep it."""

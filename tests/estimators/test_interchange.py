@@ -60,6 +60,18 @@ def test_what_scikit_learn_does_not_accept_keeps_its_default():
     other.fit(X)  # it is whole
 
 
+def test_types_of_this_package_become_full():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(60, 2)) @ rng.normal(size=(2, 5)) + rng.normal(size=(60, 5))
+    model = EM(2, covariance_type="lowrank", random_state=0).fit(samples)
+    other = model.to_sklearn()
+    assert other.covariance_type == "full"
+    np.testing.assert_allclose(other.score_samples(samples), model.score_samples(samples))
+    found = model.to_torch().log_prob(torch.from_numpy(samples))
+    np.testing.assert_allclose(found, model.score_samples(samples))
+    other.fit(samples)
+
+
 def test_tensors_become_arrays():
     model = models.em(torch.from_numpy(X).requires_grad_())
     other = model.to_sklearn()
@@ -125,6 +137,14 @@ def test_gradients_go_through_the_distribution_of_a_fit():
     again = EM.from_torch(model.to_torch())
     (other,) = torch.autograd.grad(again.score_samples([[0.0, 0.0]]).sum(), samples)
     torch.testing.assert_close(other, found)
+
+
+def test_noise_is_refused():
+    outliers = np.vstack([X, np.random.default_rng(0).uniform(-20, 20, size=(20, 2))])
+    model = EM(2, noise="uniform", random_state=0).fit(outliers)
+    for convert in (model.to_sklearn, model.to_torch):
+        with pytest.raises(ValueError, match=r"must be without noise to become .* of weight 0"):
+            convert()
 
 
 def test_refusals_of_torch_are_named():

@@ -9,6 +9,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import has_fit_parameter
 
 from skgmmot._inputs import arrays
+from skgmmot.estimators.callbacks import (
+    CallbackSupportMixin,
+    Task,
+    called_log,
+    fit_task,
+    fitted_as_far,
+)
 from skgmmot.estimators.mixtures._base import MixtureEstimator, whole_fit
 from skgmmot.estimators.mixtures._checkpoint import Checkpoint
 from skgmmot.numerics.fixed_point import Solution
@@ -38,6 +45,24 @@ class Fit(ABC):
     def show(self, solution: Solution) -> None:
         """Set the estimator's attributes."""
 
+    @property
+    def n_steps(self) -> int | None:
+        """Largest number of steps of a run that are noted; None is any number."""
+        return None
+
+    def attributes(self, solution: Solution) -> dict:
+        """The attributes of an estimator that is fitted as far as that."""
+        estimator = self.estimator
+
+        def show(on, solution):
+            self.estimator = on
+            try:
+                self.show(solution)
+            finally:
+                self.estimator = estimator
+
+        return fitted_as_far(estimator, show, solution)
+
     def not_converged(self, solution: Solution) -> str:
         """What the warning says where the best run has not converged."""
         return NOT_CONVERGED
@@ -47,7 +72,7 @@ class Fit(ABC):
         return []
 
 
-class FittedMixture(MixtureEstimator):
+class FittedMixture(CallbackSupportMixin, MixtureEstimator):
     """Base of the estimators that fit a mixture to samples from several starts."""
 
     def fit_predict(self, X, y=None, sample_weight=None):
@@ -75,27 +100,28 @@ class FittedMixture(MixtureEstimator):
             As `fit`; also if ``X`` is a function that returns blocks.
         """
         arrays.refuse_functions(X)
-        return self._fit(X, sample_weight, **self._from_y(y)).predict(X)
+        return self._fit(X, sample_weight, y, **self._from_y(y)).predict(X)
 
     def _from_y(self, y) -> dict:
         """What of ``y`` a fit takes into account, by name."""
         return {}
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def _fit(self, X, sample_weight, **known):
-        with whole_fit(self) as (fitted, reached):
-            fitted._fit_samples(X, sample_weight, reached, **known)
+    def _fit(self, X, sample_weight, given=None, /, **known):
+        with fit_task(self, X, given, sample_weight) as task, whole_fit(self) as (fitted, reached):
+            fitted._fit_samples(X, sample_weight, reached, task, **known)
         return self
 
-    def _fit_samples(self, X, sample_weight, reached, **known):
+    def _fit_samples(self, X, sample_weight, reached, task: Task | None, **known):
         """`fit`, on a copy."""
         warm = self._is_warm()
         fit = self._fit_to(*self._validated(X, sample_weight), **known)
         reached.best, reached.show = lambda: fit.runs.best, fit.show
+        fit.runs.log = called_log(fit.runs.log, task, fit.n_steps, fit.attributes)
         with nullcontext() if fit.checkpoint is None else fit.checkpoint.guarded():
             solution = fit.solve(warm)
         texts = fit.remarks(solution)
-        if not solution.converged and self.max_iter > 0:
+        if not solution.converged and self.max_iter > 0 and not fit.runs.stopped:
             texts = [fit.not_converged(solution), *texts]
         for text in texts:
             warnings.warn(text, ConvergenceWarning, stacklevel=5)

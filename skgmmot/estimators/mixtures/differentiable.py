@@ -420,7 +420,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         a fit in memory, others its numbers to rounding. Where samples are more than 131,072, or
         more than 64 MB, the start is found from so many of them, drawn uniformly.
         """
-        self._fit(X, sample_weight, **self._from_y(y))
+        self._fit(X, sample_weight, y, **self._from_y(y))
         return self
 
     def _from_y(self, y):
@@ -601,6 +601,10 @@ class _Fit(Fit):
         if self.incomplete:
             return Grouped(X, sample_weight, [(by_pattern(X), WHOLE)], incomplete=True)
         return InMemory(X, sample_weight)
+
+    @property
+    def n_steps(self):
+        return self.estimator.max_iter
 
     def _begin(self, samples, origin):
         """Prepare the iteration over the samples."""

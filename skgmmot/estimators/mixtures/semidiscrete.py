@@ -203,7 +203,7 @@ class SemidiscreteGMM(FittedMixture):
         UserWarning
             If ``reg_covar`` exceeds a tenth of the smallest variance among the features that vary.
         """
-        self._fit(X, sample_weight)
+        self._fit(X, sample_weight, y)
         return self
 
     def _fit_to(self, X, sample_weight, kind):

@@ -284,7 +284,7 @@ class SlicedWassersteinGMM(FittedMixture):
         ConvergenceWarning
             If the best fit stopped at ``max_iter``.
         """
-        self._fit(X, sample_weight)
+        self._fit(X, sample_weight, y)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from skgmmot._inputs import arrays
 from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators._progress import ProgressBar
+from skgmmot.estimators.callbacks import Task
 from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import MixtureEstimator
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
@@ -226,7 +227,7 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         UserWarning
             If ``reg_covar`` is large for the features, or the best fit has collapsed components.
         """
-        self._fit(X, sample_weight)
+        self._fit(X, sample_weight, y)
         return self
 
     # --- what the frame of a fit needs ---------------------------------------------------------
@@ -244,7 +245,7 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
     def _fit_to(self, X, sample_weight, kind):
         return _Comparison(self, self._template(), X, sample_weight, kind)
 
-    def _fit_samples(self, X, sample_weight, reached):
+    def _fit_samples(self, X, sample_weight, reached, task):
         for attribute in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, attribute)  # of an earlier fit; on a copy
         X, kind = arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
@@ -255,7 +256,7 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
             count = float(given.expand(len(X)).sum())
             X, a = X[a > 0], a[a > 0].detach()
         comparison = self._fit_to(X.detach(), a, kind)
-        texts = comparison.run(count)
+        texts = comparison.run(count, task)
         for text in texts:
             warnings.warn(text, ConvergenceWarning, stacklevel=5)
 
@@ -398,9 +399,9 @@ class _Comparison:
         a = self.sample_weight
         return self.X[rows], None if a is None else a[rows]
 
-    def run(self, count: float) -> list[str]:
+    def run(self, count: float, task: Task | None = None) -> list[str]:
         """Fit and compare, for so many samples in all; show the best, and return its warnings."""
-        self.count = count
+        self.count, stop = count, False
         self.rows: dict = {}
         courses = {name: _Course() for name in self.types}
         total = len(self.numbers) * len(self.types)
@@ -409,12 +410,14 @@ class _Comparison:
             warnings.simplefilter("ignore", ConvergenceWarning)  # those of the best come later
             for position, K in enumerate(self.numbers):
                 for name, course in courses.items():
-                    if not course.given_up:
+                    if not course.given_up and not stop:
+                        candidate = None if task is None else task.subtask("fit of a candidate")
                         self._fit(K, name)
                         self._look_back(self.numbers[:position], name)
                         course.values = {
                             k: row["criterion"] for (k, t), row in self.rows.items() if t == name
                         }
+                        stop = candidate is not None and candidate.end()
                 lowest = min(course.lowest for course in courses.values())
                 for course in courses.values():
                     course.judge(lowest, self.numbers[-1] - K, self.search.patience)

@@ -4,7 +4,6 @@ from typing import Self
 
 import numpy as np
 from sklearn.base import (
-    BaseEstimator,
     ClassifierMixin,
     MetaEstimatorMixin,
     _fit_context,
@@ -22,6 +21,7 @@ from sklearn.utils.validation import (
 
 from skgmmot._inputs.arrays import refuse_functions
 from skgmmot._inputs.labels import class_labels
+from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.estimators.transport.ot_map import OTMap
 
 
@@ -30,7 +30,7 @@ def _classifier_has(method):
     return lambda self: hasattr(getattr(self, "classifier_", self.classifier), method)
 
 
-class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
     """Classifier of target samples, trained on the images of labelled source samples.
 
     `fit` maps source samples to the target by an `OTMap` and fits the classifier to their images

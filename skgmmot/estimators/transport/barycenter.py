@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture, as_mixtures, common_feature_names, shown_type
 from skgmmot.estimators._progress import ProgressBar
+from skgmmot.estimators.callbacks import CallbackSupportMixin, called_log, fit_task
 from skgmmot.estimators.mixtures._base import CovarianceTypeName, MixtureEstimator, whole_fit
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.transport.geodesic import known_mixture
@@ -27,7 +28,7 @@ from skgmmot.transport.mixtures import barycenter, barycenter_fixed_point
 MAX_AUTO_TUPLES, MAX_EXACT_TUPLES = 10_000, 1_000_000
 
 
-class MixtureBarycenter(MixtureEstimator):
+class MixtureBarycenter(CallbackSupportMixin, MixtureEstimator):
     r"""Barycentre of Gaussian mixtures in the mixture Wasserstein distance MW2.
 
     .. math:: \min_\nu \sum_j \lambda_j \operatorname{MW}_2^2(\nu, \mu_j)
@@ -207,11 +208,11 @@ class MixtureBarycenter(MixtureEstimator):
         ConvergenceWarning
             If the best fixed point stopped at ``max_iter``.
         """
-        with whole_fit(self) as (fitted, reached):
-            fitted._fit_validated(X, sample_weight, reached)
+        with fit_task(self, X, y, sample_weight) as task, whole_fit(self) as (fitted, reached):
+            fitted._fit_validated(X, sample_weight, reached, task)
         return self
 
-    def _fit_validated(self, X, sample_weight, reached):
+    def _fit_validated(self, X, sample_weight, reached, task):
         """`fit`, on a copy."""
         mixtures, kind = as_mixtures(X, device=self.device)
         names = common_feature_names(X)
@@ -232,7 +233,7 @@ class MixtureBarycenter(MixtureEstimator):
         runs = []  # the best so far
         reached.best = lambda: runs[-1] if runs else None
         reached.show = lambda solution: show(*_described(solution))
-        show(*_described(self._fixed_point(mixtures, weights, runs.append)))
+        show(*_described(self._fixed_point(mixtures, weights, runs.append, task)))
 
     def _is_exact(self, mixtures) -> bool:
         """Whether the exact barycentre is computed; raises if it is requested but impossible."""
@@ -275,7 +276,7 @@ class MixtureBarycenter(MixtureEstimator):
         value = barycenter.objective(found, mixtures, weights)
         return found, {"solver_": "exact", "objective_": value, "converged_": True, "n_iter_": 0}
 
-    def _fixed_point(self, mixtures, weights, callback):
+    def _fixed_point(self, mixtures, weights, callback, task):
         """The barycentre with a given number of components, the best of several starts."""
         options = {"covariance_type": self._wanted_type(mixtures)}
         options |= {name: getattr(self, name) for name in ("fixed_weights", "tol", "max_iter")}
@@ -283,13 +284,15 @@ class MixtureBarycenter(MixtureEstimator):
         with ProgressBar(
             self.verbose, self.max_iter, "barycentre", lambda s: {"objective": -s.objective}
         ) as bar:
-            options["on_step"] = bar.step
+            log = called_log(bar, task, None, lambda solution: None)
+            options["on_step"] = log.step
             if start is None:
                 solution, value = self._from_starts(mixtures, weights, callback, options)
             else:
                 improve = barycenter_fixed_point.improve
                 solution, value = improve(mixtures, weights, start, **options)
-        if not solution.converged:
+            log.end(solution)
+        if not solution.converged and solution.n_iter >= self.max_iter:
             warnings.warn(
                 f"The barycentre's fixed point stopped at max_iter={self.max_iter} with change "
                 f"{solution.change:.2g} of its objective {value:.3g}. Increase max_iter or tol.",

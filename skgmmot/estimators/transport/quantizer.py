@@ -1,5 +1,6 @@
 """Quantisation of samples or a density in the Wasserstein distance."""
 
+import functools
 import math
 import warnings
 from numbers import Integral, Real
@@ -23,6 +24,12 @@ from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import as_density, check_squares, reshaping
 from skgmmot._inputs.mixtures import looks_like_mixture
 from skgmmot.estimators._progress import ProgressBar
+from skgmmot.estimators.callbacks import (
+    CallbackSupportMixin,
+    called_log,
+    fit_task,
+    fitted_as_far,
+)
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.fitting.quantization import Lloyd, Samples, nearest_cell
@@ -36,7 +43,11 @@ from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
 
 
 class WassersteinQuantizer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, SavedEstimator
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClusterMixin,
+    SavedEstimator,
 ):
     r"""Points that approximate samples or a density best in the 2-Wasserstein distance.
 
@@ -183,11 +194,11 @@ class WassersteinQuantizer(
         ConvergenceWarning
             If the steps ended at ``max_iter``, or leave points without mass.
         """
-        with whole_fit(self) as (fitted, reached):
-            fitted._fit_validated(X, sample_weight, reached)
+        with fit_task(self, X, y, sample_weight) as task, whole_fit(self) as (fitted, reached):
+            fitted._fit_validated(X, sample_weight, reached, task)
         return self
 
-    def _fit_validated(self, X, sample_weight, reached):
+    def _fit_validated(self, X, sample_weight, reached, task):
         """`fit`, on a copy."""
         is_density = looks_like_mixture(X) or isinstance(X, GridDensity)
         read = self._read_density if is_density else self._read_samples
@@ -196,18 +207,24 @@ class WassersteinQuantizer(
         free = self.masses == "free"
         step = Lloyd(density, None if free else torch.full_like(start[:, 0], 1 / self.n_clusters))
 
-        def show(solution):
+        def show(on, solution):
             points = scaling.invert(solution.value[0]).to(dtype)
             plan, label = step.final_plan(scaling.apply(points.double()))
-            self._set_attributes(points, plan, scaling, dtype, kind)
-            self.n_iter_, self.converged_ = solution.n_iter, solution.converged
-            vars(self).pop("labels_", None)
+            on._set_attributes(points, plan, scaling, dtype, kind)
+            on.n_iter_, on.converged_ = solution.n_iter, solution.converged
+            vars(on).pop("labels_", None)
             if not is_density:
-                self.labels_ = self._labels(X, sample_weight, label, kind)
+                on.labels_ = on._labels(X, sample_weight, label, kind)
             return plan
 
-        reached.show = show
-        plan = show(self._quantize(step, start, scaling.unit, reached))
+        reached.show = functools.partial(show, self)
+
+        def log(bar):
+            return called_log(
+                bar, task, self.max_iter, functools.partial(fitted_as_far, self, show)
+            )
+
+        plan = show(self, self._quantize(step, start, scaling.unit, reached, log))
         if n_idle := int((plan.masses == 0).sum()):
             warnings.warn(
                 f"{n_idle} of {self.n_clusters} points have no mass: nothing is nearest to them. "
@@ -292,22 +309,24 @@ class WassersteinQuantizer(
             )
         return start
 
-    def _quantize(self, step, start, unit, reached):
+    def _quantize(self, step, start, unit, reached, called):
         """Iterate Lloyd's steps until convergence."""
         tol = max(self.tol, np.finfo(float).tiny)  # no change at all is below it
         last = []
 
         def note(solution):
             last[:] = [solution]
-            bar.step(solution)
+            return log.step(solution)
 
         def shown(solution):
             return {"distance": unit * math.exp(-solution.objective / 2)}  # -log of its square
 
         reached.best = lambda: last[0] if last else None
         with ProgressBar(self.verbose, self.max_iter, "quantisation", shown) as bar:
+            log = called(bar)
             solution = iterate(step, (start,), tol=tol, max_iter=self.max_iter, callback=note)
-        if not solution.converged:
+            log.end(solution)
+        if not solution.converged and solution.n_iter == self.max_iter:
             warnings.warn(
                 f"Lloyd's steps stopped at max_iter={self.max_iter} with a relative change of "
                 f"{solution.change:.1e} > tol={self.tol:.1e}. Increase max_iter or tol.",

@@ -37,7 +37,7 @@ def climb(
     acceleration: str | None = None,
     radius: float = math.inf,
     objective: float = -math.inf,
-    callback: Callable[[Solution], None] | None = None,
+    callback: Callable[[Solution], bool | None] | None = None,
     journal: Journal | None = None,
     constraint: Constraint = FREE,
 ) -> Solution:
@@ -60,7 +60,7 @@ def climb(
     objective : float, default=-inf
         Objective that the first change is measured against.
     callback : callable, default=None
-        Called with the `Solution` so far after each iteration.
+        Called with the `Solution` so far after each iteration; stops where it returns True.
     journal : Journal, default=None
         Where the loop's state is kept, and one to go on from is found; ``theta0`` is then where
         that began.

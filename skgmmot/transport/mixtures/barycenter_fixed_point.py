@@ -39,7 +39,7 @@ def best_of_starts(
     tol: float = 1e-7,
     max_iter: int = 100,
     callback: Callable[[Solution, float], None] | None = None,
-    on_step: Callable[[Solution], None] | None = None,
+    on_step: Callable[[Solution], bool | None] | None = None,
 ) -> tuple[Solution, float]:
     """Return the best of the local barycentres with K components found from several starts.
 
@@ -67,7 +67,7 @@ def best_of_starts(
     callback : callable, default=None
         Called with what is returned, after each start that improved on the others.
     on_step : callable, default=None
-        Called after each iteration with the solution so far.
+        Called after each iteration with the solution so far; the run stops where it returns True.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def improve(
     fixed_weights: bool = False,
     tol: float = 1e-7,
     max_iter: int = 100,
-    on_step: Callable[[Solution], None] | None = None,
+    on_step: Callable[[Solution], bool | None] | None = None,
 ) -> tuple[Solution, float]:
     """Return the local barycentre with K components that the fixed point reaches from a start.
 
@@ -132,7 +132,8 @@ def improve(
     max_iter : int, default=100
         Largest number of iterations.
     on_step : callable, default=None
-        Called after each iteration with the solution so far, whose objective is the negative one.
+        Called after each iteration with the solution so far, whose objective is the negative one;
+        stops where it returns True.
 
     Returns
     -------
