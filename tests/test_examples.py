@@ -50,6 +50,7 @@ SHORTER = {
     "plot_semi_supervised": {"[1, 2, 5, 10, 20, 50], range(5)": "[1, 20], range(1)"},
     "plot_stability": {"N_REPEATS = 40": "N_REPEATS = 2"},
     "plot_stippling": {"default=4000": "default=400"},
+    "plot_style_transfer": {"N_STEPS = 150.0, 80": "N_STEPS = 150.0, 5"},
     "plot_texture": {"trange(100,": "trange(10,"},
     "plot_which_start": {"N_STARTS, CLOSE = 20,": "N_STARTS, CLOSE = 2,"},
 }

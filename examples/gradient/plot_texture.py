@@ -10,11 +10,10 @@ descent on the sum of ``MW2^2`` over the scales. No neural network is involved.
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from torch.nn.functional import avg_pool2d, unfold
 from tqdm import trange
 
 from skgmmot.datasets import load_photograph
-from skgmmot.nn import MixtureWassersteinLoss
+from skgmmot.nn import MultiscalePatchLoss
 
 # %%
 # The texture: a tree before the sky, 64 x 64 pixels; and its patches of 4 x 4 pixels, of pictures
@@ -22,12 +21,6 @@ from skgmmot.nn import MixtureWassersteinLoss
 
 texture = load_photograph("china")[196:260, 570:634]
 FACTORS = [1, 2, 4]
-
-
-def patches(image, factor):
-    """All patches of a picture (3, height, width) made smaller, one a row."""
-    return unfold(avg_pool2d(image, factor).unsqueeze(0), kernel_size=4)[0].T
-
 
 # %%
 # The start: a stationary Gaussian field with the texture's mean and covariances. White noise,
@@ -40,28 +33,17 @@ field = np.fft.ifft2(filtered, axes=(0, 1)).real / texture[..., 0].size ** 0.5
 field += texture.mean((0, 1))
 
 # %%
-# One loss for each scale, with four components of fixed weights, and the warm start: one iteration
-# of EM a step.
+# The loss: at each scale a mixture of four components of fixed weights, and one iteration of EM a
+# step, from the fit of the step before.
 
 target = torch.tensor(texture).permute(2, 0, 1)
-losses = [
-    MixtureWassersteinLoss(
-        patches(target, factor),
-        n_components=4,
-        fixed_weights=True,
-        gradient="one_step",
-        max_iter=1,
-        reg_covar=1e-4,
-        random_state=0,
-    )
-    for factor in FACTORS
-]
+loss = MultiscalePatchLoss(target, scales=FACTORS, patch_size=4, random_state=0)
 image = torch.tensor(field).permute(2, 0, 1).requires_grad_()
 optimiser = torch.optim.Adam([image], lr=0.015)
 values = []
 for _ in trange(100, desc="texture"):
     optimiser.zero_grad()
-    by_scale = [loss(patches(image, factor)) for loss, factor in zip(losses, FACTORS, strict=True)]
+    by_scale = loss.by_scale(image)
     sum(by_scale).backward()
     optimiser.step()
     values.append([value.item() for value in by_scale])
