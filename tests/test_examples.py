@@ -44,6 +44,7 @@ SHORTER = {
     "plot_in_one_picture": {"1500": "300"},
     "plot_landscapes": {"-4.0, 9.0, 53": "-4.0, 9.0, 14"},
     "plot_larger_than_memory": {"3_000_000": "200_000"},
+    "plot_missing_values": {"n_init=3": "n_init=1"},
     "plot_priors": {"(20, 40, 80, 160, 320), 10": "(20, 40), 2"},
     "plot_regression": {"(200, random_state": "(20, random_state", "cv=5": "cv=2"},
     "plot_ring_square_line": {"N_STARTS = 10, 8": "N_STARTS = 10, 1"},

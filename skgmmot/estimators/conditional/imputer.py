@@ -56,7 +56,7 @@ class MixtureImputer(TransformerMixin, SavedEstimator):
 
     References
     ----------
-    .. [1] Ghahramani and Jordan 1994, supervised learning from incomplete data.
+    .. [1] Ghahramani and Jordan 1993, supervised learning from incomplete data.
     .. [2] Little and Rubin 2002, statistical analysis with missing data.
 
     Examples
