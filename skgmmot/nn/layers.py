@@ -19,7 +19,9 @@ from skgmmot._inputs.mixtures import as_mixture, is_mixture
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.fitting.em.fit import fit_em
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics.adjoint import InexactGradientWarning
 from skgmmot.numerics.fixed_point import Solution
+from skgmmot.numerics.gradients import GRADIENTS
 from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.transport.mixtures.distance import transport_plan
 
@@ -169,7 +171,7 @@ or tuple (weights, means, covariances), default='kmeans'
 
     def reset(self) -> None:
         """Discard the kept mixture: the next fit starts as the first did."""
-        self.solution, self.n_batches = None, 0
+        self.solution, self.n_batches, self._warned = None, 0, False
         given = self._given or (None, None, None)
         for name, tensor in zip(("weights", "means", "covariances"), given, strict=True):
             setattr(self, name, None if tensor is None else tensor.clone())
@@ -277,7 +279,25 @@ or tuple (weights, means, covariances), default='kmeans'
     def _fit(self, theta0, X, sample_weight) -> Solution:
         """Run EM from a start with the layer's options."""
         options = {name: getattr(self.estimator, name) for name in FIT_OPTIONS}
-        return fit_em(theta0.to(device=X.device), X, sample_weight, **options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            solution = fit_em(theta0.to(device=X.device), X, sample_weight, **options)
+        for warning in caught:
+            self._warn(warning)
+        return solution
+
+    def _warn(self, caught) -> None:
+        """Pass a warning on, those of inexact gradients only once until the layer is reset."""
+        if not issubclass(caught.category, InexactGradientWarning):
+            warnings.warn_explicit(caught.message, caught.category, caught.filename, caught.lineno)
+        elif not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{caught.message} To train in many small steps, set gradient='one_step' and "
+                "max_iter=1 instead. Later batches are not warned of until reset().",
+                InexactGradientWarning,
+                stacklevel=6,
+            )
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *others):
         """Allocate buffers for a saved mixture; discard the kept one if none was saved."""
@@ -318,9 +338,16 @@ of shape (n, d)
     root : bool, default=False
         Whether to return ``MW2`` instead of ``MW2^2``, penalties included. The square has no kink
         at zero.
+    gradient : {'one_step', 'implicit', 'automatic', 'natural'}, default='one_step'
+        How a fit is differentiated, see `EMLayer`. ``'one_step'`` trains networks in many small
+        steps; ``'implicit'`` gives the exact loss and gradient of each batch, in 2 to 10 times
+        the time where EM converges fast, and in hundreds of times where it does not.
+    max_iter : int, default=None
+        Largest number of EM iterations for each batch; None is 1 for ``'one_step'``, so that the
+        mixture follows the batches, and 100 otherwise.
     **options : dict
-        Options of `EMLayer`: ``covariance_type``, ``gradient``, ``gradient_tol``, ``tol``,
-        ``max_iter``, ``reg_covar``, ``fixed_weights``, ``init_params`` and ``random_state``.
+        Further options of `EMLayer`: ``covariance_type``, ``gradient_tol``, ``tol``,
+        ``reg_covar``, ``fixed_weights``, ``init_params`` and ``random_state``.
 
     Attributes
     ----------
@@ -341,8 +368,12 @@ of shape (n, d)
     Notes
     -----
     Costs are computed in float64 and the loss is given in the dtype of the batch. It is once
-    differentiable. A batch of n samples costs a few EM iterations, ``O(n K d^2)`` each, and
+    differentiable. A batch of n samples costs ``O(n K d^2)`` for each EM iteration, and
     ``O(K L d^3)``.
+
+    By default each batch is one EM iteration, from the mixture of the last batch, whose derivative
+    is taken with its start as a constant. The loss is then that of a mixture which lags behind the
+    batches; compare such values in evaluation only with others from the same mixture.
 
     References
     ----------
@@ -354,7 +385,7 @@ of shape (n, d)
     >>> import torch
     >>> from skgmmot.nn import MixtureWassersteinLoss
     >>> target = ([0.5, 0.5], [[-3.0, 0.0], [3.0, 0.0]], [1.0, 1.0], "spherical")
-    >>> loss = MixtureWassersteinLoss(target, fixed_weights=True, random_state=0)
+    >>> loss = MixtureWassersteinLoss(target, random_state=0)
     >>> X = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
     >>> optimiser = torch.optim.Adam([X], lr=0.1)
     >>> for step in range(60):
@@ -371,11 +402,26 @@ of shape (n, d)
     target_means: Tensor
     target_covariances: Tensor
 
-    def __init__(self, target, n_components=None, *, reg=0.0, reg_m=None, root=False, **options):
+    def __init__(
+        self,
+        target,
+        n_components=None,
+        *,
+        reg=0.0,
+        reg_m=None,
+        root=False,
+        gradient="one_step",
+        max_iter=None,
+        **options,
+    ):
         super().__init__()
         self.reg, self.reg_m, self.root = reg, reg_m, root
         if n_components is None:
             n_components = _n_components_of(target)
+        if max_iter is None:
+            brief = gradient in GRADIENTS and GRADIENTS[gradient].of_last_iteration
+            max_iter = 1 if brief else 100
+        options |= {"gradient": gradient, "max_iter": max_iter}
         self.em = _layer(n_components, options)
         if not is_mixture(target):
             target = clone(self.em.estimator).set_params(**TARGET_OPTIONS).fit(target)

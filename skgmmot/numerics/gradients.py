@@ -43,6 +43,8 @@ class Strategy:
     """What a caller writes for it."""
     at_fixed_point = False
     """Whether it is right at a fixed point only, which the end is then brought to."""
+    of_last_iteration = False
+    """Whether it is the derivative of the last iteration alone."""
     follows_data = False
     """Whether the next loop, on data moved far along the result, should start where they went."""
 
@@ -131,6 +133,7 @@ class OneStep(Strategy):
     """Through the last iteration; see `one_step`."""
 
     name = "one_step"
+    of_last_iteration = True
 
     def attach(self, step, theta0, solution, **_):
         """Run the last iteration again, on the graph."""

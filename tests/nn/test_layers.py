@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
-from skgmmot.functional import GaussianMixtureParams, fit_em
+from skgmmot.functional import GaussianMixtureParams, InexactGradientWarning, em_step, fit_em
 from skgmmot.nn import EMLayer, MixtureWassersteinLoss
 from skgmmot.transport.mixtures.distance import transport_plan
 
@@ -282,15 +282,46 @@ def test_the_loss_is_the_cost_of_the_plan_between_the_fit_and_the_target(batch, 
     assert_close(loss(batch) ** 2, value)
 
 
+def test_by_default_a_batch_is_one_iteration_from_the_last_mixture(batch, make_batch):
+    loss = MixtureWassersteinLoss(TARGET, random_state=0)
+    loss(batch)
+    X, before = make_batch(60, seed=1).requires_grad_(), loss.em.mixture
+    loss(X).backward()
+    assert loss.em.solution.n_iter == 1
+    assert_close(loss.em.mixture.means, em_step(before, X.detach(), reg_covar=1e-6).means)
+    step = em_step(before, Z := X.detach().requires_grad_(), reg_covar=1e-6)
+    transport_plan(step, loss.target).cost.backward()
+    assert_close(X.grad, Z.grad)
+    exact = MixtureWassersteinLoss(TARGET, gradient="implicit", random_state=0)
+    exact(batch)
+    assert exact.em.solution.n_iter > 1 and exact.em.solution.converged
+
+
+def test_inexact_gradients_are_warned_of_once_until_the_reset():
+    noise = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    X = noise.requires_grad_()  # one cloud: EM for three components is slow
+    layer = EMLayer(3, gradient_tol=1e-300, random_state=0)
+    message = (
+        "gradient may be off by .* set gradient='one_step' and max_iter=1 instead. Later batches"
+    )
+    for _ in range(2):
+        with pytest.warns(InexactGradientWarning, match=message) as caught:
+            layer(X)
+        assert len(caught) == 1
+        layer(X)  # warnings are errors here
+        layer.reset()
+
+
 def test_balanced_it_is_the_metric(batch):
-    loss = MixtureWassersteinLoss(TARGET, 2, root=True, random_state=0)
+    loss = MixtureWassersteinLoss(TARGET, 2, root=True, gradient="implicit", random_state=0)
     fitted = DifferentiableGaussianMixture(2, tol=1e-6, random_state=0).fit(batch)
     assert_close(float(loss(batch)), MixtureWasserstein()(fitted, TARGET))
 
 
 def test_samples_may_be_the_target(batch, make_batch):
+    options = {"covariance_type": "diag", "gradient": "implicit", "random_state": 0}
     for samples in (batch, batch.numpy(), batch.tolist()):
-        loss = MixtureWassersteinLoss(samples, 2, random_state=0, covariance_type="diag")
+        loss = MixtureWassersteinLoss(samples, 2, **options)
         assert loss.target_covariances.shape == (2, 2)
         assert loss(batch) < 1e-12
         assert loss(make_batch(60, seed=1)) > 1e-3
@@ -346,7 +377,7 @@ def test_one_step_is_the_gradient_of_the_last_iteration(batch):
     assert gradcheck(loss.eval(), batch[:10].requires_grad_(), nondet_tol=1e-9)
 
 
-@pytest.mark.parametrize("options", [{}, {"reg_m": 20.0}, {"max_iter": 1, "gradient": "one_step"}])
+@pytest.mark.parametrize("options", [{}, {"reg_m": 20.0}, {"gradient": "implicit"}])
 def test_training_on_minibatches_reaches_the_target(options):
     _, values = trained(**options)
     assert values[-10:].mean() < 0.02 * values[0]
@@ -361,7 +392,7 @@ def test_training_in_float32_follows_float64():
 
 def test_it_shows_its_options():
     text = repr(MixtureWassersteinLoss(TARGET, reg_m=2.0, covariance_type="diag"))
-    assert "reg_m=2.0" in text and "EMLayer(3, covariance_type='diag', gradient='implicit')" in text
+    assert "reg_m=2.0" in text and "EMLayer(3, covariance_type='diag', gradient='one_step')" in text
 
 
 # --- misuse --------------------------------------------------------------------------------------
