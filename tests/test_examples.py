@@ -38,6 +38,12 @@ SHORTER = {
     },
     "plot_digits_generator": {"trange(600,": "trange(20,"},
     "plot_entropic_em": {"N_ITER = 50": "N_ITER = 10"},
+    "plot_fit_by_transport": {
+        "trange(100,": "trange(5,",
+        "60),": "20),",
+        "40),": "15),",
+        "50),": "15),",
+    },
     "plot_fixed_weights": {"n_steps=500": "n_steps=50"},
     "plot_flow": {"(0.04, 160,": "(0.04, 20,", "(0.7, 40,": "(0.7, 10,"},
     "plot_gradient_study": {"N_REPEATS = 12": "N_REPEATS = 2"},
