@@ -5,6 +5,7 @@ from skgmmot.estimators.conditional.regressor import MixtureRegressor
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.mixtures.semidiscrete import SemidiscreteGMM
 from skgmmot.estimators.mixtures.sliced import SlicedWassersteinGMM
+from skgmmot.estimators.robust.student import StudentMixture
 from skgmmot.estimators.saving import load, save
 from skgmmot.estimators.search.mixture_search import GaussianMixtureSearch
 from skgmmot.estimators.transport.adapted_classifier import AdaptedClassifier
@@ -36,6 +37,7 @@ __all__ = [
     "Prior",
     "SemidiscreteGMM",
     "SlicedWassersteinGMM",
+    "StudentMixture",
     "UniformNoise",
     "WassersteinQuantizer",
     "interpolate",

@@ -106,6 +106,7 @@ RELEASED = {
         lambda: skgmmot.SemidiscreteGMM(2, random_state=0, n_nodes=64, max_iter=3).fit(X),
         density,
     ),
+    "StudentMixture": (lambda: skgmmot.StudentMixture(2, random_state=0).fit(X), density),
     "OTMap": (lambda: skgmmot.OTMap(TARGET, class_wise=True).fit(X, y), classes),
     "MixtureBarycenter": (
         lambda: skgmmot.MixtureBarycenter(2, random_state=0, max_iter=3).fit([em(), em(TARGET)]),

@@ -93,6 +93,8 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64, *, any_mass=False):
     ValueError
         If the arrays are not a mixture.
     """
+    if hasattr(mixture, "moments"):
+        mixture = _moments(mixture, name)
     if isinstance(mixture, GaussianMixtureParams):
         given = (*mixture, mixture.covariance_type)
     elif hasattr(mixture, "covariance_type"):
@@ -115,6 +117,15 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64, *, any_mass=False):
         raise refusal(f"{name} must be a Gaussian mixture. {error}") from error
     # float64: distances between close mixtures are small differences of large numbers
     return params if dtype is None else in_double(params).to(dtype=dtype), kind
+
+
+def _moments(mixture, name: str):
+    """The Gaussian mixture of the same moments as one of other components."""
+    check_is_fitted(mixture, "means_", msg=_not_fitted(name))
+    try:
+        return mixture.moments()
+    except ValueError as error:
+        raise ValueError(f"{name} must have means and covariances. {error}") from error
 
 
 def _not_fitted(name) -> str:

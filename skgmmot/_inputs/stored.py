@@ -13,6 +13,7 @@ from torch import Tensor
 from skgmmot.fitting.em.prior import Prior
 from skgmmot.fitting.em.sinkhorn import TiltedMixture
 from skgmmot.fitting.robust.noise import UniformNoise
+from skgmmot.fitting.robust.student import StudentMixtureParams
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.archive import Kind
@@ -30,8 +31,9 @@ AXES = {
     "prescribed": lambda K, d: (K,),
     "means": lambda K, d: (K, d),
     "allowed": lambda K, d: (),
+    "degrees_of_freedom": lambda K, d: (K,),
 }
-MAY_BE_MINUS_INFINITY = "log_weights"
+MAY_BE_MINUS_INFINITY, MAY_BE_INFINITE = "log_weights", "degrees_of_freedom"
 
 
 def _take_mixture(theta) -> dict:
@@ -71,6 +73,7 @@ def _make_mixture(cls, parts: dict):
         if tensor.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{field} of a mixture must be float32 or float64")
         finite = tensor.exp() if field == MAY_BE_MINUS_INFINITY else tensor
+        finite = 1 / tensor if field == MAY_BE_INFINITE else finite
         if not torch.isfinite(finite).all():
             raise ValueError(f"{field} of a mixture must be finite")
     constants = {} if noise is None else {"noise": noise}
@@ -132,6 +135,7 @@ def record(cls, **types) -> Kind:
 KINDS: tuple[Kind, ...] = (
     _mixture(GaussianMixtureParams),
     _mixture(TiltedMixture),
+    _mixture(StudentMixtureParams),
     Kind(Solution, _take_solution, _make_solution),
     record(LoopState, solution=Solution, proposed=bool, accelerator=dict),
     record(

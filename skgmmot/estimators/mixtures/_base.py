@@ -422,8 +422,13 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             for mean, cov, count in zip(params.means.numpy(), each, counts, strict=True)
             if count
         ]
-        labels = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
-        return kind.restore(torch.from_numpy(np.vstack(drawn))), kind.restore(labels)
+        labels = np.repeat(np.arange(len(counts)), counts)
+        X = self._tails(rng, np.vstack(drawn), labels)
+        return kind.restore(torch.from_numpy(X)), kind.restore(torch.from_numpy(labels))
+
+    def _tails(self, rng, X, labels):
+        """Samples of the components, made of those of their Gaussians."""
+        return X
 
     def _n_parameters(self):
         """Number of free parameters."""

@@ -566,7 +566,7 @@ class _Fit(Fit):
     def __init__(self, estimator, X, sample_weight, kind):
         self.estimator, self.kind = estimator, kind
         _check_rank(estimator, X.shape[1])
-        self.e_step = E_STEPS[estimator.e_step]
+        self.e_step = self._e_step()
         self.graph = X, sample_weight
         self.constraint = _init.fixed(estimator, X.shape[1], X.device)
         self.gradient = self._gradient(X, sample_weight)
@@ -596,6 +596,14 @@ class _Fit(Fit):
         sums = ObservedSums.of(X, sample_weight)
         return sums.mean.to(X.dtype), sums.squares(X, sample_weight) / sums.total
 
+    def _e_step(self):
+        """What the iterations are, and their derivative."""
+        return E_STEPS[self.estimator.e_step]
+
+    def _iteration(self, samples, origin):
+        """One iteration over the samples."""
+        return EM(samples, origin, self.estimator.reg_covar, self._under_prior(samples))
+
     def _samples(self, X, sample_weight):
         """The samples, in one place."""
         if self.incomplete:
@@ -613,7 +621,7 @@ class _Fit(Fit):
         if self.noise is not None:
             self._check_noise()
             self.density, self.box = self.noise.density(*self._bounds(samples), e.reg_covar)
-        self.em = EM(samples, origin, e.reg_covar, self._under_prior(samples))
+        self.em = self._iteration(samples, origin)
         self.log = _Log(e.verbose, e.verbose_interval)
         self.checkpoint = _checkpoint.of_fit(e, samples, e._is_warm())
         self.runs = Runs(self.log, store=self.checkpoint)
@@ -792,7 +800,8 @@ class _Fit(Fit):
         if self.gradient is not None:
             previous = solution.previous.translated(self.origin)
             e.solution_ = solution._replace(value=value.detach(), previous=previous)
-        e.entropic_ot_gap_ = self._gap(solution)
+        if (gap := self._gap(solution)) is not None:
+            e.entropic_ot_gap_ = gap
 
     def _gap(self, solution):
         """The gap on the samples of the fit, or a bound from its last E-step, which `em` kept."""
@@ -868,7 +877,7 @@ class _OutOfCoreFit(_Fit):
             check_observed(estimator, samples.sum(Together(len(facts.sum)))[0])
         _init.warn_of_units(estimator, facts.variances, facts.origin)
         self.estimator, self.kind, self.graph = estimator, kind, (None, None)
-        self.e_step, self.unit = E_STEPS[estimator.e_step], 1 / facts.largest_weight
+        self.e_step, self.unit = self._e_step(), 1 / facts.largest_weight
         self.constraint = _init.fixed(estimator, samples.n_features, samples.device)
         self._begin(samples, facts.origin)
 
