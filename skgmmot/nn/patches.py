@@ -228,7 +228,7 @@ def _scale_weights(weights, scales) -> tuple[float, ...]:
     """One weight for each scale, validated."""
     if weights is None:
         return (1.0,) * len(scales)
-    found = list(weights) if np.ndim(weights) == 1 else [None]
+    found: list = list(weights) if np.ndim(weights) == 1 else [None]
     usable = all(isinstance(w, Real) and 0 <= w < np.inf for w in found)
     if len(found) != len(scales) or not usable or not any(found):
         raise ValueError(
