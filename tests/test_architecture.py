@@ -11,7 +11,7 @@ import pytest
 import skgmmot
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.gradient.movement import STRATEGIES
-from skgmmot.numerics.fixed_point import ACCELERATIONS
+from skgmmot.fitting.em.iterations import ACCELERATIONS
 
 ROOT = Path(skgmmot.__file__).parent
 

@@ -56,6 +56,11 @@ class Linearisation(Protocol):
     def retracted(self, vector: Tensor) -> Point:
         """The point that a vector of coordinates leads to."""
 
+    @property
+    def against(self) -> Tensor:
+        """The part of the residual that is not the gradient of an objective ``(m,)``."""
+        return torch.zeros_like(self.residual)
+
     def solve(self, b: Tensor, tol: float) -> tuple[Tensor, Products]:
         """Solve ``(I - dF/dtheta^T) x = b``, and return the products that it took."""
         products = self.products()

@@ -71,7 +71,7 @@ def iterate(
     tol: float,
     max_iter: int,
     objective: float = -math.inf,
-    accelerator: "Squarem | None" = None,
+    accelerator: "Acceleration | None" = None,
     callback: Callable[[Solution], bool | None] | None = None,
     journal: Journal | None = None,
 ) -> Solution:
@@ -84,15 +84,16 @@ def iterate(
     theta0 : tuple of Tensor
         Where to start.
     tol : float
-        The iteration stops when one plain step changes the objective by less than this; with 0 it
-        never stops.
+        The iteration stops when one plain step changes the objective by less than this, unless the
+        accelerator has another rule; with 0 it never stops.
     max_iter : int
         Largest number of steps; 0 returns the start.
     objective : float, default=-inf
         Objective that the first change is measured against.
-    accelerator : Squarem, default=None
-        Extrapolates from the last points. A proposal that lowers the objective is rejected, at
-        the cost of its step, and the plain iteration goes on; None is the plain iteration.
+    accelerator : Acceleration, default=None
+        Extrapolates from the last points. A proposal that lowers the objective, or is refused, is
+        rejected, at the cost of its step, and the plain iteration goes on; None is the plain
+        iteration.
     callback : callable, default=None
         Called with the `Solution` so far after each step that is not rejected, and once with all
         its objectives where the loop goes on from an earlier state. Where it returns True, the
@@ -123,27 +124,32 @@ def iterate(
             if proposal is None:
                 raise
             value = -math.inf  # a proposal outside the domain of F
-        if proposal is not None and not value >= solution.objective - ROUNDING * abs(value):
+        jumped = proposal is not None
+        fall = solution.objective - value
+        fell = jumped and not (fall <= 0 or accelerator.may_fall(fall, value))
+        if fell or not (accelerator is None or accelerator.arrive(point, value, jumped)):
             accelerator.reject()
             proposal, solution = None, solution._replace(n_iter=n_iter)
             continue
         objectives.append(value)
         change = value - solution.objective
-        converged = proposal is None and abs(change) < tol
+        converged = not jumped and abs(change) < tol
+        if accelerator is not None:
+            converged = accelerator.converged(converged, tol)
         solution = Solution(theta, point, value, (), n_iter, converged, change)
         stop = callback is not None and callback(solution)
         if journal is not None:
             so_far = solution._replace(objectives=tuple(objectives))
             state = {} if accelerator is None else accelerator.state()
-            journal.step(LoopState(so_far, proposal is not None, state))
+            journal.step(LoopState(so_far, jumped, state))
         if stop or converged:
             break
         if accelerator is not None:
-            proposal = accelerator.propose(point, theta, proposal is not None)
+            proposal = accelerator.propose(point, theta, jumped)
     return solution._replace(objectives=tuple(objectives))
 
 
-def _found(state: LoopState, accelerator: "Squarem | None") -> tuple[Solution, Point | None]:
+def _found(state: LoopState, accelerator: "Acceleration | None") -> tuple[Solution, Point | None]:
     """A solution to go on from, and what the accelerator proposes there."""
     solution = state.solution
     if accelerator is None or solution.converged:
@@ -152,7 +158,39 @@ def _found(state: LoopState, accelerator: "Squarem | None") -> tuple[Solution, P
     return solution, accelerator.propose(solution.previous, solution.value, state.proposed)
 
 
-class Squarem:
+class Acceleration:
+    """What extrapolates a fixed point iteration; `iterate` calls the methods in this order."""
+
+    def arrive(self, point: Point, objective: float, was_proposed: bool) -> bool:
+        """Note a step from a point; False refuses a point that was proposed."""
+        return True
+
+    def may_fall(self, fall: float, objective: float) -> bool:
+        """Whether the objective may fall so far, after a proposal: by rounding errors."""
+        return fall <= ROUNDING * abs(objective)
+
+    def converged(self, settled: bool, tol: float) -> bool:
+        """Whether the loop may end, given whether a plain step changed less than ``tol``."""
+        return settled
+
+    def propose(self, point: Point, image: Point, was_proposed: bool) -> Point | None:
+        """Return where to go from the step from ``point`` to ``image``; None is on to ``image``."""
+        raise NotImplementedError
+
+    def reject(self) -> None:
+        """Note that the last proposal was rejected."""
+        raise NotImplementedError
+
+    def state(self) -> dict:
+        """All that `propose` depends on, for `restore`."""
+        raise NotImplementedError
+
+    def restore(self, state: dict) -> None:
+        """Go on from what `state` returned."""
+        raise NotImplementedError
+
+
+class Squarem(Acceleration):
     r"""SQUAREM: squared extrapolation from two plain steps of a fixed point iteration.
 
     From :math:`x_0`, :math:`x_1 = F(x_0)` and :math:`x_2 = F(x_1)` in unconstrained coordinates,
@@ -235,10 +273,6 @@ class Squarem:
         """Go on from what `state` returned."""
         self.visited = list(state["visited"])
         self.length, self.longest = state["length"], state["longest"]
-
-
-#: What may extrapolate the iterations, by name.
-ACCELERATIONS = {"squarem": Squarem}
 
 
 def named(parameter: str, name: str, registry: dict):

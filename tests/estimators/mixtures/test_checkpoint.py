@@ -80,6 +80,10 @@ def by_hand(parameters, learning_rate):
 FITS = {
     "em": em(n_init=3),
     "squarem": em(acceleration="squarem", tol=1e-9),
+    "newton": em(acceleration="newton", tol=1e-9),
+    "newton, products": lambda **more: EM(
+        14, acceleration="newton", max_iter=40, tol=1e-9, random_state=3, **more
+    ),
     "random starts": em(n_init=3, init_params="random"),
     "tied": em(n_init=2, covariance_type="tied", init_params="random"),
     "diag": em(n_init=2, covariance_type="diag", init_params="random_from_data"),

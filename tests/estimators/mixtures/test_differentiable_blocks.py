@@ -65,6 +65,7 @@ PARAMETERS = [
     {"init_params": "sinkhorn"},
     {"e_step": "sinkhorn"},
     {"acceleration": "squarem"},
+    {"acceleration": "newton"},
     {"fixed_weights": True, "weights_init": [0.1, 0.2, 0.3, 0.4]},
     {"means_init": np.arange(12.0).reshape(4, 3)},
     {"max_iter": 0},

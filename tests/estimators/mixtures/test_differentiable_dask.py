@@ -47,6 +47,7 @@ OPTIONS = {
     "Sinkhorn-EM": {"e_step": "sinkhorn", "max_iter": 500, "tol": 1e-4},
     "a start by Sinkhorn-EM": {"init_params": "sinkhorn"},
     "squarem": {"acceleration": "squarem", "tol": 1e-6},
+    "newton": {"acceleration": "newton", "tol": 1e-6},
     "random responsibilities": {"init_params": "random", "max_iter": 500},
     "fixed weights": {"fixed_weights": True},
 }

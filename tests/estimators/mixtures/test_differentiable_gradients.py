@@ -188,5 +188,5 @@ def test_an_unconverged_fit_says_how_far_its_gradient_is_from_a_fixed_point(blob
 def test_gradients_through_all_iterations_need_plain_iterations(blobs):
     X = torch.tensor(blobs, requires_grad=True)
     with pytest.raises(ValueError, match="gradient must be 'implicit' or 'one_step' when EM is"):
-        fitted(X, gradient="automatic", acceleration="squarem")
-    assert fitted(X, acceleration="squarem").means_.requires_grad
+        fitted(X, gradient="automatic", acceleration="newton")
+    assert fitted(X, acceleration="newton").means_.requires_grad

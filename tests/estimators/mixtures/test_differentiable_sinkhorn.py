@@ -167,9 +167,9 @@ def test_it_is_cloned_pickled_and_predicts(blobs):
 def test_what_cannot_be_is_refused_in_plain_words(blobs):
     model = fitted(blobs)
     before = model.means_
-    message = "acceleration must be None with e_step='sinkhorn', got 'squarem', which extrapolates"
+    message = "acceleration must be None with e_step='sinkhorn', got 'newton', which extrapolates"
     with pytest.raises(ValueError, match=message):
-        model.set_params(acceleration="squarem").fit(blobs)
+        model.set_params(acceleration="newton").fit(blobs)
     assert model.means_ is before
     message = "weights must be positive where each component receives its weight, got 0 in comp"
     weights = [0.5, 0.5, 0.0, 0.0]

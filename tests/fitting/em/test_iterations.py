@@ -201,8 +201,9 @@ def test_the_callback_sees_every_iteration_and_the_first_change_has_its_referenc
 
 
 def test_names_are_looked_up_or_refused():
-    assert named("acceleration", "squarem", ACCELERATIONS) is ACCELERATIONS["squarem"]
-    with pytest.raises(ValueError, match=r"acceleration must be one of \['squarem'\], got 'fast'"):
+    assert named("acceleration", "newton", ACCELERATIONS) is ACCELERATIONS["newton"]
+    message = r"acceleration must be one of \['newton', 'squarem'\], got 'fast'"
+    with pytest.raises(ValueError, match=message):
         named("acceleration", "fast", ACCELERATIONS)
 
 

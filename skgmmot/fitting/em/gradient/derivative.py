@@ -209,6 +209,12 @@ class LinearisedEM(MovableLinearisation):
         whole = not self.em.parts and not self.em.samples.incomplete
         return whole and len(self.theta.weights) == 1
 
+    @property
+    def against(self) -> Tensor:
+        """What ``reg_covar`` adds to the covariances, which the likelihood has no part in."""
+        free = m_step(self.theta, self._statistics, 0.0, self.em.constraint)
+        return self._coordinates.of_change(self.value.map(torch.sub, free))
+
     def solve(self, b: Tensor, tol: float):
         """Solve ``(I - dF/dtheta^T) x = b``."""
         if not self._is_constant:

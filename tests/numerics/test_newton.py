@@ -1,4 +1,4 @@
-"""Fixed points made exact."""
+"""Newton's method for fixed points."""
 
 import math
 import warnings
@@ -8,7 +8,7 @@ import torch
 
 from skgmmot.numerics.adjoint import Adjoint, AutogradLinearisation, implicit
 from skgmmot.numerics.fixed_point import iterate
-from skgmmot.numerics.polish import polish
+from skgmmot.numerics.newton import DerivativeModel, Newton, polish
 
 F64 = torch.float64
 
@@ -25,6 +25,78 @@ def run(F, theta0, max_iter=200):
             return F(theta), 0.0
 
     return iterate(step, theta0, tol=0.0, max_iter=max_iter)
+
+
+def model_of(J):
+    return DerivativeModel(torch.eye(len(J), dtype=F64), J)
+
+
+@pytest.mark.parametrize("n_iter", [1, 2, 13, 100])
+def test_a_jump_is_many_iterations_of_the_linear_map(n_iter, make_samples):
+    J = make_samples(4, 4, seed=1) / 4
+    r = make_samples(4, 1, seed=2).squeeze(1)
+    J = J + 0.99 * torch.eye(4, dtype=F64)  # grows in each iteration, so that the radius decides
+    delta = torch.zeros_like(r)
+    for _ in range(n_iter):
+        delta = J @ delta + r
+    radius = float(delta.norm()) * (1 + 1e-9)
+    jump = model_of(J).jump(r, radius)
+    assert jump.n_iter == n_iter
+    torch.testing.assert_close(jump.delta, delta)
+    torch.testing.assert_close(jump.residual, r - delta + J @ delta)
+    torch.testing.assert_close(jump.of(2 * r), 2 * delta)
+
+
+def test_a_jump_without_bound_is_newtons_step(make_samples):
+    J = torch.diag(torch.tensor([0.9999, 0.5, -0.3], dtype=F64))
+    r = make_samples(3, 1, seed=2).squeeze(1)
+    jump = model_of(J).jump(r, math.inf)
+    assert jump.n_iter == math.inf
+    torch.testing.assert_close(jump.delta, r / (1 - J.diagonal()), rtol=1e-9, atol=0)
+    assert jump.gain == pytest.approx(float(r @ jump.delta) / 2)
+
+
+@pytest.mark.parametrize("rank", [0, 5])
+def test_a_model_has_the_products_that_it_has_seen(rank, make_samples):
+    A = make_samples(5, 5, seed=3)
+    J = A + A.mT
+    model = DerivativeModel(torch.eye(5, dtype=F64)[:, :rank], torch.zeros(rank, rank, dtype=F64))
+    Q, _ = torch.linalg.qr(make_samples(5, 3, seed=4))
+    for v in Q.mT:  # orthogonal ones, which leave each other's products alone
+        model.observe(v, J @ v)
+    for v in Q.mT:
+        torch.testing.assert_close(model.product(v), J @ v)
+    torch.testing.assert_close(model.basis.mT @ model.basis, torch.eye(5, dtype=F64))
+
+
+def test_newton_takes_fewer_steps_and_is_restored_from_any_of_its_states(slow):
+    F, _, x = slow
+    states = []
+
+    class Journal:
+        loop = None
+
+        def step(self, loop):
+            states.append(loop)
+
+    def step(theta):  # the map is the gradient of this
+        z = (theta[0] - x).unsqueeze(0)
+        H = (x - F((x + 1e-4 * torch.eye(6, dtype=F64),))[0]) / 1e-4 + torch.eye(6, dtype=F64)
+        return F(theta), float(-(z @ H @ z.mT).sum() / 2 - 0.075 * (z**4).sum())
+
+    def run(loop=None):
+        journal = Journal()
+        journal.loop = loop
+        newton = Newton(lambda theta: AutogradLinearisation(F, theta))
+        options = {"accelerator": newton, "journal": journal}
+        return iterate(step, (x + 0.1,), tol=1e-13, max_iter=1000, **options)
+
+    first = run()
+    assert first.converged and first.n_iter < 60
+    assert (first.value[0] - x).norm() < 1e-5
+    assert all(b >= a - 1e-15 for a, b in zip(first.objectives, first.objectives[1:], strict=False))
+    for state in list(states)[::5]:
+        assert run(state).value[0].tolist() == first.value[0].tolist()
 
 
 @pytest.fixture
