@@ -75,8 +75,9 @@ def fit_em(
         Whether responsibilities are posterior probabilities, or the plan of balanced entropic
         transport to the weights of ``theta0``, which then stay.
     acceleration : {'squarem', 'newton'}, default=None
-        What extrapolates the iterations, posterior ones. With 'newton' ``tol`` bounds what the mean
-        log-likelihood should still grow by on all the way to its limit.
+        What extrapolates the iterations, posterior ones ('newton' not with 'lowrank'). With
+        'newton' ``tol`` bounds what the mean log-likelihood should still grow by on all the way to
+        its limit.
     gradient_tol : float, default=1e-6
         For ``gradient='implicit'`` and 'natural': relative error accepted in the gradient. The fit
         is polished, and the adjoint equation solved, until it should be smaller.

@@ -102,6 +102,12 @@ def _squarem(em, theta0, constraint, radius):
 
 def _newton(em, theta0, constraint, radius):
     """Newton's method, in Fisher's coordinates; float32 would round the objective too much."""
+    if theta0.covariance_type.sketched:
+        raise ValueError(
+            f"acceleration must be None or 'squarem' with {theta0.covariance_type.name!r} "
+            "covariances, got 'newton', which needs the derivative of an iteration as sums over "
+            "blocks. Set acceleration='squarem'."
+        )
     em = em.in_float64()
     return em, Newton(lambda theta: LinearisedEM(em, theta))
 

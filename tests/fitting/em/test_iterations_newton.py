@@ -78,6 +78,31 @@ def test_one_component_takes_one_step_and_a_fixed_point_none(K):
     torch.testing.assert_close(solution.value.means, expected, rtol=0, atol=ROUNDING)
 
 
+def test_covariances_without_a_derivative_by_hand_are_refused():
+    X = problem(0, d=6)[1].numpy()
+    mixture = DifferentiableGaussianMixture(2, covariance_type="lowrank", acceleration="newton")
+    with pytest.raises(ValueError, match="acceleration must be None or 'squarem' with 'lowrank'"):
+        mixture.fit(X)
+
+
+def test_labels_and_noise_change_what_newton_fits():
+    _, X, _ = problem(0)
+    labels = np.full(200, -1)
+    labels[:20] = np.arange(20) % 3
+    options = {"max_iter": 20_000, "random_state": 0}
+    for given, y in (({"labels": "y"}, labels), ({"noise": "uniform"}, None)):
+        bounds, n_iter = [], []
+        for tol, name in ((1e-11, None), (1e-9, "newton")):
+            mixture = DifferentiableGaussianMixture(
+                3, acceleration=name, tol=tol, **given, **options
+            )
+            mixture.fit(X.numpy(), y)
+            bounds.append(mixture.lower_bound_)
+            n_iter.append(mixture.n_iter_)
+        assert bounds[1] == pytest.approx(bounds[0], abs=1e-7)
+        assert n_iter[1] < n_iter[0]
+
+
 def test_the_likelihood_never_falls():
     for seed in range(100):
         start, X, _ = problem(seed, list(COVARIANCE_TYPES)[seed % 4], n=60, K=2)
