@@ -703,13 +703,15 @@ class _Fit(Fit):
         """A context in which small fits without a gradient are faster: autograd is off for good.
 
         Tensors made within must reach no user and, as in larger fits, no other thread; covariance
-        types that are not elementary may need autograd in their M-step.
+        types that are not elementary may need autograd in their M-step, and accelerations for the
+        derivative of an E-step over groups.
         """
         covariance, samples = self.estimator._covariance(), self.em.samples
         size = samples.n_samples * samples.n_features * self.estimator.n_components
         small = size < SMALL and samples.device.type == "cpu"
         constant = self.gradient is None and self.kind is arrays.NUMPY
-        off = small and constant and covariance.elementary
+        grouped = self.estimator.acceleration is not None and bool(samples.groups)
+        off = small and constant and covariance.elementary and not grouped
         return torch.inference_mode() if off else nullcontext()
 
     def _starts(self, warm):
