@@ -21,8 +21,7 @@ from skgmmot.estimators.mixtures.differentiable import (
 )
 from skgmmot.fitting.robust.noise import clear_of_noise
 from skgmmot.fitting.robust.student import StudentEStep, StudentMixtureParams, moments_of
-from skgmmot.fitting.robust.student_fit import MAX_TAPE, STUDENT, StudentEM
-from skgmmot.numerics.fixed_point import ACCELERATIONS
+from skgmmot.fitting.robust.student_fit import ACCELERATIONS, MAX_TAPE, STUDENT, StudentEM
 from skgmmot.numerics.gradients import GRADIENTS
 
 #: Degrees of freedom that EM starts from where they are estimated.

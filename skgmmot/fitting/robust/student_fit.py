@@ -18,8 +18,10 @@ from skgmmot.fitting.robust.student import (
 from skgmmot.gaussian.coordinates import FisherCoordinates, LogCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.adjoint import SMALL, Linearisation
-from skgmmot.numerics.fixed_point import ACCELERATIONS, Solution, iterate, named
+from skgmmot.numerics.fixed_point import Solution, Squarem, iterate, named
 
+#: What may extrapolate the iterations, by name.
+ACCELERATIONS = {"squarem": Squarem}
 #: Gradients put an iteration over all samples on the tape: at most so many numbers n K d.
 MAX_TAPE = 2**22
 
