@@ -2,6 +2,7 @@
 
 from skgmmot.estimators.conditional.imputer import MixtureImputer
 from skgmmot.estimators.conditional.regressor import MixtureRegressor
+from skgmmot.estimators.mixtures._inference import StandardErrors
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.mixtures.semidiscrete import SemidiscreteGMM
 from skgmmot.estimators.mixtures.sliced import SlicedWassersteinGMM
@@ -37,6 +38,7 @@ __all__ = [
     "Prior",
     "SemidiscreteGMM",
     "SlicedWassersteinGMM",
+    "StandardErrors",
     "StudentMixture",
     "UniformNoise",
     "WassersteinQuantizer",

@@ -8,6 +8,8 @@ from skgmmot.metrics._mixture import (
 )
 from skgmmot.metrics._scorers import (
     SCORERS,
+    aic_scorer,
+    bic_scorer,
     get_scorer,
     make_mixture_wasserstein_scorer,
     mixture_wasserstein_scorer,
@@ -20,6 +22,8 @@ from skgmmot.metrics._stability import stability_bounds
 __all__ = [
     "SCORERS",
     "MixtureWasserstein",
+    "aic_scorer",
+    "bic_scorer",
     "bures_wasserstein_distance",
     "frechet_distance",
     "get_scorer",

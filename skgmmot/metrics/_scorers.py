@@ -1,4 +1,4 @@
-"""Scorers that compare fitted mixtures with held-out samples by transport distances."""
+"""Scorers of fitted mixtures: transport distances to held-out samples, information criteria."""
 
 import sklearn.metrics
 from sklearn.base import clone
@@ -162,8 +162,115 @@ def sliced_wasserstein_scorer(estimator, X, y=None):
     return -float(sliced_wasserstein_distance(*last_step(estimator, X)))
 
 
+def bic_scorer(estimator, X, y=None):
+    """Score a fitted mixture by minus its Bayesian information criterion.
+
+    Parameters
+    ----------
+    estimator : fitted mixture estimator, pipeline or tuple (weights, means, covariances)
+        Of this package or of scikit-learn; a pipeline's last step is scored, on the samples as its
+        other steps transform them.
+    X : array-like or Tensor of shape (n_samples, n_features)
+        The samples of the fit.
+    y : None
+        Ignored.
+
+    Returns
+    -------
+    float
+        ``-estimator.bic(X)``: larger is better.
+
+    Raises
+    ------
+    NotFittedError
+        Before ``fit``.
+    ValueError
+        If ``X`` is invalid.
+
+    See Also
+    --------
+    skgmmot.GaussianMixtureSearch : Compares more mixtures in less time.
+
+    Notes
+    -----
+    The criterion counts parameters because it is computed on the samples of the fit: pass ``cv``
+    with one split of which both parts are all samples, as below. On held-out samples
+    ``score``, the mean log-likelihood, needs no correction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skgmmot import DifferentiableGaussianMixture
+    >>> from skgmmot.metrics import bic_scorer
+    >>> X, rows = load_iris().data, np.arange(150)
+    >>> search = GridSearchCV(
+    ...     DifferentiableGaussianMixture(random_state=0),
+    ...     {"n_components": [1, 2, 3], "covariance_type": ["full", "tied", "diag"]},
+    ...     scoring=bic_scorer,
+    ...     cv=[(rows, rows)],
+    ... )
+    >>> search.fit(X).best_params_
+    {'covariance_type': 'full', 'n_components': 2}
+    """
+    estimator, X = _with_criteria(estimator, X)
+    return -float(estimator.bic(X))
+
+
+def aic_scorer(estimator, X, y=None):
+    """Score a fitted mixture by minus its Akaike information criterion.
+
+    Parameters
+    ----------
+    estimator : fitted mixture estimator, pipeline or tuple (weights, means, covariances)
+        As in `bic_scorer`.
+    X : array-like or Tensor of shape (n_samples, n_features)
+        The samples of the fit.
+    y : None
+        Ignored.
+
+    Returns
+    -------
+    float
+        ``-estimator.aic(X)``: larger is better.
+
+    Raises
+    ------
+    NotFittedError
+        Before ``fit``.
+    ValueError
+        If ``X`` is invalid.
+
+    See Also
+    --------
+    bic_scorer : With an example.
+    """
+    estimator, X = _with_criteria(estimator, X)
+    return -float(estimator.aic(X))
+
+
+def _with_criteria(estimator, X):
+    """A mixture estimator that has ``bic`` and ``aic``, and samples as it takes them."""
+    estimator, X = last_step(estimator, X)
+    if _is_value(estimator):
+        params, _ = as_mixture(estimator, "estimator")
+        values = (tensor.detach() for tensor in params)
+        estimator = DifferentiableGaussianMixture.from_parameters(
+            *values, covariance_type=params.covariance_type.name
+        )
+    elif not hasattr(estimator, "bic"):
+        raise TypeError(
+            f"estimator must be a mixture with bic and aic, got {type(estimator).__name__}. Score "
+            "a DifferentiableGaussianMixture."
+        )
+    return estimator, X
+
+
 #: The scorers of this package by name.
 SCORERS = {
+    "aic": aic_scorer,
+    "bic": bic_scorer,
     "mixture_wasserstein": mixture_wasserstein_scorer,
     "sliced_wasserstein": sliced_wasserstein_scorer,
 }
@@ -172,8 +279,8 @@ SCORERS = {
 def get_scorer(name):
     """Get a scorer by name: one of this package, or one of scikit-learn's.
 
-    Scikit-learn has no place to register scorers, so ``scoring="mixture_wasserstein"`` does
-    not work there; ``scoring=get_scorer("mixture_wasserstein")`` does.
+    Scikit-learn has no place to register scorers, so ``scoring="bic"`` and
+    ``scoring="mixture_wasserstein"`` do not work there; ``scoring=get_scorer("bic")`` does.
 
     Parameters
     ----------

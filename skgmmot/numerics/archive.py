@@ -153,8 +153,10 @@ def check_place(path: str | os.PathLike) -> None:
     Raises
     ------
     OSError
-        If it is a folder, or in a folder that is missing or cannot be written.
+        If it is a folder, or in a folder that is missing or cannot be written, or no name.
     """
+    if "\0" in os.fspath(path):
+        raise OSError("no file has a NUL character in its name")
     path = os.path.realpath(path)
     if os.path.isdir(path):
         raise IsADirectoryError(f"{path!r} is a folder")

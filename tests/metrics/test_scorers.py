@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
@@ -17,6 +18,8 @@ from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.metrics import (
     SCORERS,
+    aic_scorer,
+    bic_scorer,
     get_scorer,
     make_mixture_wasserstein_scorer,
     mixture_wasserstein_scorer,
@@ -46,6 +49,21 @@ def test_scorers_take_tuples(blobs):
         assert scorer(as_tuple, test) == scorer(fitted, test)
         as_value = GaussianMixtureParams(*map(torch.from_numpy, as_tuple))
         assert scorer(as_value, test) == scorer(fitted, test)
+
+
+def test_criteria_choose_as_a_loop_over_them(blobs):
+    model, rows = DifferentiableGaussianMixture(random_state=0), np.arange(len(blobs))
+    for name in ("bic", "aic"):
+        options = {"scoring": get_scorer(name), "cv": [(rows, rows)]}
+        found = GridSearchCV(model, {"n_components": [1, 4, 6]}, **options).fit(blobs)
+        fits = [clone(model).set_params(n_components=K).fit(blobs) for K in (1, 4, 6)]
+        values = [-getattr(fitted, name)(blobs) for fitted in fits]
+        np.testing.assert_allclose(found.cv_results_["mean_test_score"], values)
+    piped = make_pipeline(StandardScaler(), GaussianMixture(2, random_state=0)).fit(blobs)
+    scaled = piped[0].transform(blobs)
+    assert bic_scorer(piped, blobs) == -piped[-1].bic(scaled)
+    with pytest.raises(TypeError, match="a mixture with bic and aic, got KMeans"):
+        aic_scorer(KMeans(2, n_init=1).fit(blobs), blobs)
 
 
 @pytest.mark.parametrize("scoring", [mixture_wasserstein_scorer, get_scorer("mixture_wasserstein")])

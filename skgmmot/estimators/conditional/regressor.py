@@ -28,8 +28,10 @@ from skgmmot.gaussian.evaluators import DefinitionEStep
 from skgmmot.numerics import blocks
 from skgmmot.numerics.threads import single_threaded_torch
 
-#: Components of the mixture that `MixtureRegressor` fits unless told otherwise.
-DEFAULT_COMPONENTS = 3
+#: Components of the mixture that `MixtureRegressor` fits unless told otherwise: so many, but each
+#: has at least so many samples for a column of ``X`` and ``y``, and one more. With fewer, the
+#: regression of a component follows their noise.
+DEFAULT_COMPONENTS, SAMPLES_PER_COLUMN = 3, 4
 
 
 class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
@@ -52,7 +54,8 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
     mixture : mixture estimator, default=None
         What is fitted to ``(X, y)``, cloned each time; None is
         ``DifferentiableGaussianMixture(n_components=3)`` with this ``random_state`` and ``device``,
-        started by k-means of standardised columns: units of ``X`` and ``y`` do not matter.
+        started by k-means of standardised columns: units of ``X`` and ``y`` do not matter. Of few
+        samples it has fewer components: at most one for every ``4 (d + n_outputs + 1)`` samples.
     random_state : int, RandomState instance or None, default=None
         Controls the default mixture's starts and `sample_y`.
     device : str or torch.device, default=None
@@ -162,17 +165,20 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         joint = torch.cat([X, y.values.to(X.device)], dim=1)
         weights = arrays.sample_weights(sample_weight, joint)
         weights = None if weights is None else kind.restore(weights)
-        self.mixture_ = fitted_to(self._new_mixture(), kind.restore(joint, copy=False), weights)
+        n = len(joint) if weights is None else int((arrays.as_tensor(weights) > 0).sum())
+        mixture = self._new_mixture(n // (SAMPLES_PER_COLUMN * (joint.shape[1] + 1)))
+        self.mixture_ = fitted_to(mixture, kind.restore(joint, copy=False), weights)
         self.n_outputs_, self._single_output = y.values.shape[1], y.single
         if y.names is not None and hasattr(self, "feature_names_in_"):
             names = [*self.feature_names_in_, *y.names]
             if len(set(names)) == len(names):
                 self.mixture_.feature_names_in_ = np.array(names, dtype=object)
 
-    def _new_mixture(self):
-        """The unfitted mixture."""
+    def _new_mixture(self, most):
+        """The unfitted mixture; of a default one, at most so many components, but one."""
         if self.mixture is None:
-            return self._default_mixture()
+            mixture = self._default_mixture()
+            return mixture.set_params(n_components=max(1, min(most, mixture.n_components)))
         check_covariance_type(self.mixture, "X and y")
         return clone(self.mixture)
 

@@ -49,6 +49,14 @@ COLLAPSED_TEXT = (
     "n_components must be few enough for the samples, got a best fit with a collapsed component, "
     "whose variance is that of reg_covar. Use fewer components, or a larger reg_covar."
 )
+LEFT_OUT = (
+    "n_components must be at most the number of samples{}, got {} for {}. Larger numbers are left "
+    "out."
+)
+AT_THE_END = (
+    "n_components must go beyond the best number to show that it is the best, got {0} for the best "
+    "and the largest. Compare more components, such as range(1, {1})."
+)
 CRITERIA = ("bic", "aic", "icl", "held_out")
 #: What the criteria are called in plots.
 LABELS = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "held_out": "-2 held-out log-likelihood"}
@@ -73,7 +81,8 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
     Parameters
     ----------
     n_components : int or iterable of int, default=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
-        Numbers of components to compare.
+        Numbers of components to compare. Those that exceed the number of samples (of a fold) are
+        left out.
     covariance_types : str or iterable of str, default=('full', 'tied', 'diag', 'spherical')
         Covariance types to compare.
     criterion : {'bic', 'aic', 'icl', 'held_out'}, default='bic'
@@ -218,14 +227,16 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
             If ``mixture`` is another estimator.
         ValueError
             If a parameter, ``X`` or ``sample_weight`` is invalid, there are fewer samples (of a
-            fold) than components, or every fit fails; an earlier fit is then left as it was.
+            fold) than the fewest components, or every fit fails; an earlier fit is then left as it
+            was.
 
         Warns
         -----
         ConvergenceWarning
             If the best fit has not converged, or has components without samples.
         UserWarning
-            If ``reg_covar`` is large for the features, or the best fit has collapsed components.
+            If ``reg_covar`` is large for the features, numbers of components are left out, or the
+            best one is the largest of several.
         """
         self._fit(X, sample_weight, y)
         return self
@@ -259,6 +270,8 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         texts = comparison.run(count, task)
         for text in texts:
             warnings.warn(text, ConvergenceWarning, stacklevel=5)
+        for text in comparison.advice:
+            warnings.warn(text, UserWarning, stacklevel=5)
 
     def _template(self):
         """The mixture that candidates are clones of."""
@@ -355,8 +368,9 @@ class _Comparison:
         self.search, self.template, self.kind = search, template, kind
         self.X, self.sample_weight = X, sample_weight
         self.numbers = _numbers(search.n_components)
-        self.types = _types(search.covariance_types)
-        check_enough(len(X), self.numbers[-1])
+        self.types, self.advice = _types(search.covariance_types), []
+        check_enough(len(X), self.numbers[0])
+        self._leave_out(len(X), "")
         origin = blocks.origin(X, sample_weight)
         _init.warn_of_units(template, _init.variances(X, sample_weight, origin), origin)
         rng = check_random_state(search.random_state)
@@ -383,16 +397,24 @@ class _Comparison:
                     "Decrease it."
                 )
             cv = KFold(cv, shuffle=True, random_state=rng.randint(2**31 - 1))
-        for train, test in cv.split(self.X):
-            if len(train) < self.numbers[-1]:
-                raise ValueError(
-                    f"n_components must be at most the number of samples of a fold, got "
-                    f"{self.numbers[-1]} for {len(train)}. Ask for fewer components, or increase "
-                    "cv."
-                )
+        splits = list(cv.split(self.X))
+        fewest = min((len(train) for train, _ in splits), default=len(self.X))
+        if fewest < self.numbers[0]:
+            raise ValueError(
+                f"n_components must be at most the number of samples of a fold, got "
+                f"{self.numbers[0]} for {fewest}. Ask for fewer components, or increase cv."
+            )
+        self._leave_out(fewest, " of a fold")
+        for train, test in splits:
             grown = self._grown(*self._rows(train))
             held_out = InMemory(*self._rows(test))
             yield grown, EM(held_out, grown.em.origin, 0.0)
+
+    def _leave_out(self, n_samples, of):
+        """Compare no more components than samples."""
+        if self.numbers[-1] > n_samples:
+            self.advice.append(LEFT_OUT.format(of, self.numbers[-1], n_samples))
+            self.numbers = [K for K in self.numbers if n_samples >= K]
 
     def _rows(self, rows):
         rows = torch.as_tensor(np.asarray(rows), device=self.X.device)
@@ -517,6 +539,9 @@ class _Comparison:
         search.covariance_type_ = estimator.covariance_type
         for name in SHOWN:
             setattr(search, name, getattr(estimator, name))
+        best = search.n_components_
+        if len(self.numbers) > 1 and best == self.numbers[-1] < len(self.X):
+            self.advice.append(AT_THE_END.format(best, 2 * best + 1))
         texts = fitted.candidate.remarks(fitted.solution)
         if fitted.collapsed:
             texts.append(COLLAPSED_TEXT)

@@ -348,7 +348,6 @@ def test_the_number_of_threads_changes_no_bit(regressor, data):
         ([[1.0], [2.0], [2.0], [3.0]], None, "requires y to be passed"),
         ([[1.0], [2.0], [2.0], [3.0]], [1.0, 1e200, 3, 4], "y must be smaller than .* Rescale y"),
         ([[1.0], [2e200], [2.0], [3.0]], [1.0, 2, 3, 4], "X must be smaller than .* Rescale X"),
-        ([[1.0], [2.0]], [1.0, 2.0], "Expected n_samples >= n_components"),
     ],
 )
 def test_bad_data_are_refused_and_the_earlier_fit_stays(X, y, message, data):
@@ -404,3 +403,15 @@ def test_other_estimators_are_no_mixtures(data):
     for given in (3, "full", LinearRegression()):
         with pytest.raises(ValueError, match="'mixture' parameter of MixtureRegressor must be"):
             MixtureRegressor(given).fit(*data)
+
+
+@pytest.mark.parametrize("n, n_components", [(20, 1), (40, 2), (60, 3), (200, 3)])
+def test_the_default_has_few_components_of_few_samples(n, n_components, rng):
+    X = rng.normal(size=(n, 3))
+    y = X @ [1.0, 2.0, 0.0] + 0.1 * rng.normal(size=n)
+    found = MixtureRegressor(random_state=0).fit(X, y)
+    assert len(found.mixture_.means_) == n_components
+    Z = rng.normal(size=(50, 3))
+    assert found.score(Z, Z @ [1.0, 2.0, 0.0]) > 0.9
+    a = np.r_[np.ones(20), np.zeros(n - 20)]  # those of weight zero are absent
+    assert len(MixtureRegressor(random_state=0).fit(X, y, a).mixture_.means_) == 1

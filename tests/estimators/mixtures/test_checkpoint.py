@@ -366,7 +366,8 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(
     monkeypatch.setattr("skgmmot.estimators.mixtures._init.one_start", _stop)
     file = tmp_path / "file"
     file.write_bytes(b"")
-    for wrong in (tmp_path, tmp_path / "none" / "fit.npz", file / "fit.npz", "", "x" * 300):
+    places = (tmp_path, tmp_path / "none" / "fit.npz", file / "fit.npz", "", "x" * 300, "a\0b")
+    for wrong in places:
         with pytest.raises(ValueError, match=r"checkpoint must be a file in a folder that can be"):
             em(checkpoint=wrong)().fit(blobs)
     for wrong in (3, True, b"fit.npz"):

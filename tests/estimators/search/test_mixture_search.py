@@ -1,6 +1,7 @@
 """The choice of a number of components and a covariance type."""
 
 import pickle
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -55,6 +56,28 @@ def test_other_criteria_find_at_least_the_groups(criterion):
     X = groups("full")
     found = GaussianMixtureSearch(range(1, 6), "full", criterion=criterion, random_state=0).fit(X)
     assert found.n_components_ >= 3
+
+
+@pytest.mark.parametrize("criterion, K, n_samples", [("bic", 13, 12), ("held_out", 10, 9)])
+def test_numbers_that_exceed_the_samples_are_left_out(criterion, K, n_samples):
+    X = groups("spherical")[::50]
+    with pytest.warns(UserWarning, match=f"at most .*, got {K} for {n_samples}. Larger"):
+        found = GaussianMixtureSearch(
+            [1, 2, 3, K], "spherical", criterion=criterion, cv=4, random_state=0
+        ).fit(X)
+    assert set(found.results_["n_components"]) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("largest, warned", [(2, True), (3, True), (5, False)])
+def test_a_best_number_at_the_end_of_the_grid_is_warned_of(largest, warned):
+    numbers = range(1, largest + 1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        GaussianMixtureSearch(numbers, "full", random_state=0).fit(groups("full"))
+        GaussianMixtureSearch(largest, random_state=0).fit(groups("full"))  # no choice
+    texts = [str(w.message) for w in caught if "must go beyond the best number" in str(w.message)]
+    assert len(texts) == warned
+    assert all(f"got {largest} for the best and the largest" in text for text in texts)
 
 
 def test_criteria_are_those_of_the_fits(search):
