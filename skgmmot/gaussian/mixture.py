@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.covariance.base import CovarianceType, DensityType
+from skgmmot.gaussian.covariance.low_rank import joined
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, DIAG, FULL, type_of_storage
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
 from skgmmot.numerics.fixed_point import named
@@ -158,6 +159,17 @@ class GaussianMixtureParams(TypedTensors):
         """
         return self._replace(covariances=self.covariance_type.canonical(self.covariances))
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Return factors and variances, ``Sigma_k = F_k @ F_k.T + diag(psi_k)``.
+
+        Returns
+        -------
+        tuple of Tensor of shapes (K, d, r) and (K, d), or None
+            None if its covariances are matrices.
+        """
+        base = self.in_base()
+        return base.covariance_type.factors(base.covariances, *self.means.shape)
+
     def variances(self) -> Tensor:
         """Return the variances of the features in each component.
 
@@ -258,7 +270,7 @@ def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> Gaussian
     -------
     GaussianMixtureParams
         All their components, one mixture after the other. Diagonal if all of them are, spherical
-        likewise, else full.
+        likewise; of low rank if all of them are that or diagonal; else full.
     """
     types = {m.covariance_type for m in mixtures}
     if len(types) == 1 and not mixtures[0].covariance_type.shared:
@@ -267,6 +279,9 @@ def join(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> Gaussian
     elif all(each.diagonal for each in types):
         covariance_type = DIAG
         covariances = [m.in_base().covariances.expand_as(m.means) for m in mixtures]
+    elif all(m.factors() is not None for m in mixtures):
+        storage, covariance_type = joined([m.factors() for m in mixtures])
+        covariances = [storage]
     else:
         covariance_type = FULL
         covariances = [m.full_covariances() for m in mixtures]

@@ -46,8 +46,9 @@ def to_torch(mixture: GaussianMixtureParams) -> MixtureSameFamily:
     Returns
     -------
     MixtureSameFamily
-        Of `torch.distributions.MultivariateNormal`, or of independent ``Normal`` features where
-        covariances are diagonal. On the graph of the mixture; weights are divided by their sum.
+        Of `torch.distributions.MultivariateNormal`, of ``LowRankMultivariateNormal`` where
+        covariances are of low rank, or of independent ``Normal`` features where they are diagonal.
+        On the graph of the mixture; weights are divided by their sum.
 
     Raises
     ------
@@ -58,11 +59,13 @@ def to_torch(mixture: GaussianMixtureParams) -> MixtureSameFamily:
     --------
     from_torch : The way back.
     """
-    base = in_elementary(mixture)
+    base = mixture.in_base()
     covariance_type, means = base.covariance_type, base.means
     covariance_type.precision_factor(base.covariances.detach())  # raises, and says which
     if covariance_type.diagonal:
         components = Independent(Normal(means, base.covariances.sqrt().expand_as(means)), 1)
+    elif not covariance_type.elementary:
+        components = LowRankMultivariateNormal(means, *base.factors())
     else:
         components = MultivariateNormal(means, scale_tril=torch.linalg.cholesky(base.covariances))
     return MixtureSameFamily(Categorical(base.weights), components)

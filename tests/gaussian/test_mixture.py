@@ -81,3 +81,11 @@ def test_components_without_weight_are_dropped_from_the_same_distribution(
     assert len(kept.weights) == 2
     assert_close(log_density(kept, X), log_density(mixture, X))
     assert_close(tuple(kept), tuple(select(mixture, [0, 2])))
+
+
+def test_joined_low_ranks_are_of_the_larger(make_mixture):
+    one, other = make_mixture("lowrank", 2, 3), make_mixture("diag", 2, 3, seed=1)
+    both = join([one, other], torch.ones(2, dtype=torch.float64) / 2)
+    assert both.covariance_type == one.covariance_type
+    expected = torch.cat([one.full_covariances(), other.full_covariances()])
+    assert_close(both.full_covariances(), expected)

@@ -135,7 +135,10 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
     def _covariance(self):
         """The covariance type: that of the fit where the mixture has its type from elsewhere."""
         found = COVARIANCE_TYPES[getattr(self, "covariance_type_", self.covariance_type)]
-        return found.with_rank(getattr(self, "rank", 1))
+        if hasattr(self, "rank"):
+            return found.with_rank(self.rank)
+        covariances = getattr(self, "covariances_", None)  # of a class that fits others
+        return found if covariances is None else found.of_storage(covariances)
 
     def _tensors(self, name, covariance) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The fitted weights, means and a covariance-like attribute, in the storage of a type.

@@ -339,7 +339,10 @@ class Grown:
     def _has_collapsed(self, theta, reg_covar):
         """Whether a component is held open by ``reg_covar`` alone, where the samples are wide."""
         base = theta.in_base()
-        least = float(base.covariance_type.deviations(base.covariances).min()) ** 2
+        least = base.covariance_type.least_eigenvalues(base.covariances)
+        if least is None:
+            least = base.covariance_type.deviations(base.covariances).square()
+        least = float(least.min())
         return least < COLLAPSED * reg_covar and self._least_variance > WIDE * reg_covar
 
     @functools.cached_property

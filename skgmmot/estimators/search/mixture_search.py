@@ -509,7 +509,7 @@ class _Comparison:
 
     def _n_parameters(self, K, name):
         d = self.X.shape[1]
-        return COVARIANCE_TYPES[name].n_parameters(K, d) + K * d + K - 1
+        return self._estimator(K, name)._covariance().n_parameters(K, d) + K * d + K - 1
 
     def _held_out(self, K, name):
         """The mean log-likelihood of held-out samples, over all folds."""
@@ -538,7 +538,9 @@ class _Comparison:
         search.n_components_ = estimator.n_components
         search.covariance_type_ = estimator.covariance_type
         for name in SHOWN:
-            setattr(search, name, getattr(estimator, name))
+            vars(search).pop(name, None)
+            if name in vars(estimator):  # covariances of low rank have no precisions
+                setattr(search, name, getattr(estimator, name))
         best = search.n_components_
         if len(self.numbers) > 1 and best == self.numbers[-1] < len(self.X):
             self.advice.append(AT_THE_END.format(best, 2 * best + 1))

@@ -685,7 +685,7 @@ def _shrunk_mixture(fitted, size, shrinkage):
     params = params.in_base()
     covariances, d, base = params.covariances, params.means.shape[1], params.covariance_type
     if shrinkage == "auto":
-        if base.diagonal:
+        if base.diagonal or not base.elementary:  # few numbers, that many samples determine
             return fitted
         own = base.total(params.weights)  # the share of the samples that each matrix stands on
         n_samples = size()

@@ -20,7 +20,8 @@ from skgmmot.gaussian.bures.distance import (
     bures_squared_pairs,
     factored,
 )
-from skgmmot.gaussian.covariance.base import ElementaryType
+from skgmmot.gaussian.bures.low_rank import bures_squared_of_factors, is_dense
+from skgmmot.gaussian.covariance.base import DensityType
 from skgmmot.gaussian.covariance.registry import type_of_storage
 from skgmmot.numerics.linalg import squared_distances
 
@@ -31,7 +32,7 @@ def bures_wasserstein_squared(
     target_means: Tensor,
     target_covariances: Tensor,
     *,
-    covariance_types: tuple[ElementaryType, ElementaryType] | None = None,
+    covariance_types: tuple[DensityType, DensityType] | None = None,
 ) -> Tensor:
     r"""Return all pairwise squared Wasserstein distances between Gaussians.
 
@@ -49,7 +50,7 @@ def bures_wasserstein_squared(
         Means of the target Gaussians.
     target_covariances : Tensor of shape (L, d, d), (1, d, d), (L, d) or (L, 1)
         Their covariances, of the same or another type.
-    covariance_types : tuple of two ElementaryType, default=None
+    covariance_types : tuple of two DensityType, default=None
         The types of both; None finds them by the shapes of means and covariances.
 
     Returns
@@ -61,7 +62,8 @@ def bures_wasserstein_squared(
     -----
     Differentiable once, in closed form: ``2 (m0 - m1)`` in the mean and ``I - A`` in the
     covariance. Costs ``O(K L d^3)`` between matrices; ``O(K L d)`` between variances, and
-    ``O((K + L) d^3 + K L d)`` between matrices and spheres.
+    ``O((K + L) d^3 + K L d)`` between matrices and spheres; ``O(K L d r^2)`` with few factors for
+    many features.
 
     References
     ----------
@@ -77,16 +79,23 @@ def bures_wasserstein_squared(
     if commute(*covariance_types):
         deviations = [covariance_type.deviations(S).expand(-1, d) for covariance_type, S in typed]
         return between + squared_distances(*deviations)
+    sizes = len(source_means), len(target_means)
+    factors = [
+        covariance_type.factors(S, size, d)
+        for (covariance_type, S), size in zip(typed, sizes, strict=True)
+    ]
+    if are_factored(*factors):
+        return between + bures_squared_of_factors(*factors)
     matrices = [covariance_type.to_full(S, len(S), d) for covariance_type, S in typed]
     return between + bures_squared(*matrices)
 
 
-def commute(one: ElementaryType, other: ElementaryType) -> bool:
+def commute(one: DensityType, other: DensityType) -> bool:
     """Return whether all covariances of one type commute with all of another.
 
     Parameters
     ----------
-    one, other : ElementaryType
+    one, other : DensityType
         The types.
 
     Returns
@@ -95,6 +104,25 @@ def commute(one: ElementaryType, other: ElementaryType) -> bool:
         True if both are diagonal or one is spherical.
     """
     return one.commutes_with(other) or other.commutes_with(one)
+
+
+def are_factored(*factors: tuple[Tensor, Tensor] | None) -> bool:
+    """Return whether distances between covariances are found by their factors, not by matrices.
+
+    Parameters
+    ----------
+    *factors : tuple of Tensor of shapes (K, d, r) and (K, d), or None
+        Factors and variances; None where there are matrices.
+
+    Returns
+    -------
+    bool
+        True if all have few factors for their features, and some have any.
+    """
+    if any(each is None for each in factors):
+        return False
+    rank = sum(sorted(F.shape[-1] for F, _ in factors)[-2:])
+    return rank > 0 and not is_dense(factors[0][0].shape[-2], rank)
 
 
 class GaussianCosts(NamedTuple):

@@ -386,6 +386,19 @@ class DensityType(CovarianceType):
         """Whether all covariances of this type are known to commute with all of another."""
         return self.diagonal and other.diagonal
 
+    def factors(
+        self, covariances: Tensor, n_components: int, n_features: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """Factors ``F (K, d, r)`` and variances ``psi (K, d)``, ``Sigma = F @ F.T + diag(psi)``.
+
+        None if it has no fewer numbers than matrices.
+        """
+        return None
+
+    def shrunk(self, covariances: Tensor, share: Tensor) -> Tensor:
+        """Covariances, each moved a share ``(K or 1,)`` of the way to the sphere of its trace."""
+        raise NotImplementedError
+
     def chart(self, covariances: Tensor) -> "Chart":
         """Coordinates of covariances relative to these."""
         raise NotImplementedError
@@ -400,6 +413,11 @@ class DensityType(CovarianceType):
     def n_normals(self, n_features: int) -> int:
         """How many normal numbers `coloured` makes a sample of."""
         return n_features
+
+    def variances_along(self, directions: Tensor, covariances: Tensor) -> Tensor:
+        """The variances ``(L, K or 1)`` of the coordinates along directions ``(L, d)``."""
+        along = self.apply(directions.unsqueeze(0), covariances)
+        return (along * directions).sum(-1).mT
 
     def colouring(self, covariances: Tensor) -> Tensor:
         """What `coloured` makes samples with: constants, of covariances that may be singular."""
@@ -511,10 +529,6 @@ class ElementaryType(DensityType):
 
     def align(self, factors: Tensor, reference: Tensor) -> Tensor:
         """Factors ``F`` of matrices ``F @ F.T`` turned to be nearest to others; constants."""
-        raise NotImplementedError
-
-    def shrunk(self, covariances: Tensor, share: Tensor) -> Tensor:
-        """Covariances, each moved a share ``(K or 1,)`` of the way to the sphere of its trace."""
         raise NotImplementedError
 
     # --- the inverse Wishart prior ---------------------------------------------------------------

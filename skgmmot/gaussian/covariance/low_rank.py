@@ -14,6 +14,8 @@ Nothing here has ``d x d`` numbers. With ``W = diag(psi)^{-1/2} F`` and the Chol
 and ``D (I + W (I + L)^{-1} W^T)`` with ``D = diag(psi)^{1/2}`` is one of the covariance.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,8 @@ from skgmmot.numerics.linalg import rotation, symmetrize
 
 #: Fits begin with so many iterations for the factors, while the start's assignment stays.
 START_ITERATIONS = 5
+#: Numbers in matrices that stand for covariances, at most: 1 GiB in float64.
+MAX_MATRICES = 2**27
 #: A component begins with this share of each variance explained by factors.
 START_SHARE = 0.5
 
@@ -79,6 +83,12 @@ class LowRank(DensityType):
 
     def to_full(self, covariances, n_components, n_features):
         F, psi = _parts(covariances)
+        if n_components * n_features**2 > MAX_MATRICES:
+            raise ValueError(
+                "covariances must have few features where they become matrices, as barycentres and "
+                f"geodesics of low rank do, got {n_components} of {n_features} features. Use "
+                "covariance_type='diag', or fewer features."
+            )
         return F @ F.mT + torch.diag_embed(psi)
 
     def nearest(self, matrices, weights):
@@ -197,6 +207,16 @@ class LowRank(DensityType):
         W, roots, L = _taken_apart(factors)
         return roots.square() - _directions(W, roots, L).square().sum(-1)
 
+    def factors(self, covariances, n_components, n_features):
+        return _parts(covariances)
+
+    def shrunk(self, covariances, share):
+        F, psi = _parts(covariances)
+        share = share.unsqueeze(-1)
+        mean = self.diagonals(covariances).mean(-1, keepdim=True)
+        shorter = F * (1 - share).sqrt().unsqueeze(-1)
+        return _stored(shorter, (1 - share) * psi + share * mean)
+
     def chart(self, covariances):
         return Factors(self, covariances)
 
@@ -204,6 +224,10 @@ class LowRank(DensityType):
 
     def n_normals(self, n_features):
         return n_features + self.rank
+
+    def variances_along(self, directions, covariances):
+        F, psi = _parts(covariances)
+        return (directions @ F).square().sum(-1).mT + directions.square() @ psi.mT
 
     def colouring(self, covariances):
         return self.differentiable_colouring(covariances.detach())
@@ -321,3 +345,23 @@ class _At(LowRank):
 
 
 LOW_RANK = LowRank()
+
+
+def joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, LowRank]:
+    """Return the storage of several covariances together, and their type.
+
+    Parameters
+    ----------
+    parts : sequence of tuple of Tensor of shapes (K, d, r) and (K, d)
+        Factors, perhaps of several numbers r, and variances.
+
+    Returns
+    -------
+    storage : Tensor of shape (sum of K, d, largest r + 1)
+        All of them, one after the other.
+    covariance_type : LowRank
+        The type of the largest rank.
+    """
+    rank = max(F.shape[-1] for F, _ in parts)
+    padded = [_stored(torch.nn.functional.pad(F, (0, rank - F.shape[-1])), psi) for F, psi in parts]
+    return torch.cat(padded), LowRank(rank)

@@ -54,6 +54,10 @@ class _Axis(ElementaryType):
     def diagonals(self, storage):
         return storage
 
+    def factors(self, covariances, n_components, n_features):
+        variances = covariances.expand(n_components, n_features)
+        return variances.new_zeros(n_components, n_features, 0), variances
+
     def least_eigenvalues(self, covariances):
         return covariances.amin(-1)
 

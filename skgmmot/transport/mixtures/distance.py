@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skgmmot.gaussian.bures.gaussians import (
     GaussianCosts,
+    are_factored,
     bures_wasserstein_squared,
     commute,
 )
@@ -59,7 +60,8 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
 
     Notes
     -----
-    Differentiable once. Costs ``O(K L d^3)``; ``O(K L d)`` if both covariances are diagonal.
+    Differentiable once. Costs ``O(K L d^3)``; ``O(K L d)`` if both covariances are diagonal, and
+    ``O(K L d r^2)`` if they are of low rank in many features.
     """
     check_dimensions(source, target)
     source, target = source.in_base(), target.in_base()
@@ -223,6 +225,8 @@ def _is_bounded(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
     """Whether finding the costs that are needed takes less time than computing all of them."""
     d = source.means.shape[1]
     if d < 3 or commute(source.covariance_type.base, target.covariance_type.base):
+        return False
+    if are_factored(source.factors(), target.factors()):
         return False
     source, target = source.in_base(), target.in_base()
     return len(source.covariances) * len(target.covariances) * d**2 > MIN_BOUNDED_SIZE

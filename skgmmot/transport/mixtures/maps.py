@@ -13,10 +13,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from skgmmot.gaussian.bures.gaussians import are_factored
+from skgmmot.gaussian.bures.low_rank import optimal_map
 from skgmmot.gaussian.choice import fastest_e_step, is_small
 from skgmmot.gaussian.evaluators import EStep
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.linalg import bures_map
+from skgmmot.numerics.threads import map_items
 from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.mixtures.distance import cost_matrix, transport_plan
 
@@ -116,6 +119,90 @@ class MixtureMap:
         matrices = maps[..., :d].permute((2, 1, 0) if d <= K else (1, 0, 2))
         return matrices.contiguous(), maps[..., d].mT.contiguous()
 
+    def mean_images(self, resp: Tensor, x: Tensor) -> Tensor:
+        """Images ``(d, n)`` of samples about the origin by the mean of the maps."""
+        matrices, at_origin = (t.to(resp) for t in self.mean_maps)
+        if len(x) <= len(resp):
+            # The mean of the affine maps first, as (d, d) rows of numbers, then its image.
+            means = (matrices.flatten(0, 1) @ resp).view(*matrices.shape[:2], -1)
+            images = (means * x.unsqueeze(1)).sum(0)
+        else:
+            weighted = resp.unsqueeze(1) * x  # (K, d, n)
+            images = matrices.flatten(1) @ weighted.flatten(0, 1)
+        return images.addmm_(at_origin, resp)
+
+    def images(self, pair: Tensor, x: Tensor) -> Tensor:
+        """Images ``(d, n)`` of samples about the origin, each by the map of its pair."""
+        return _each_by_its_own(self.affine.to(x), pair, x)
+
+
+@dataclass(eq=False)
+class FactoredMap(MixtureMap):
+    """The same with maps ``A_kl = diag(a) - L R^T``, of covariances with few factors.
+
+    Parameters
+    ----------
+    source : PreparedMixture
+        As in `MixtureMap`.
+    component, partner : Tensor of shape (p,)
+        Likewise.
+    share : Tensor of shape (p,)
+        Likewise.
+    origin : Tensor of shape (d,)
+        Likewise.
+    affine : Tensor of shape (p, d, 2)
+        ``(a, T_kl(origin))`` of each pair, in float64.
+    n_samples : int, default=inf
+        As in `MixtureMap`.
+    left, right : tuple of p Tensor of shape (d, c)
+        ``L`` and ``R`` of each pair.
+    """
+
+    left: tuple[Tensor, ...] = ()
+    right: tuple[Tensor, ...] = ()
+
+    def _made_for(self, X):
+        origin = self.origin.to(X)
+        shift = origin.to(self.affine) - self.origin  # the origin is rounded to their dtype
+        sides = zip(self.left, self.right, strict=True)
+        less = torch.stack([L @ (R.mT @ shift) for L, R in sides])
+        offsets = self.affine[..., 1] + self.affine[..., 0] * shift - less
+        to = {"device": X.device}
+        return replace(
+            self,
+            source=self.source.to(**to),
+            component=self.component.to(**to),
+            partner=self.partner.to(**to),
+            share=self.share.to(**to),
+            origin=origin,
+            affine=torch.stack([self.affine[..., 0], offsets], dim=-1).to(**to),
+            left=tuple(L.to(**to) for L in self.left),
+            right=tuple(R.to(**to) for R in self.right),
+            n_samples=len(X),
+        )
+
+    @property
+    def mean_row_size(self) -> int:
+        return self.e_step.row_size + 4 * self.source.means.shape[1]
+
+    def mean_images(self, resp: Tensor, x: Tensor) -> Tensor:
+        shares = resp[self.component] * self.share.to(resp).unsqueeze(1)  # (p, n)
+        diagonal, offsets = self.affine.to(resp).unbind(-1)
+        images = x * (diagonal.mT @ shares) + offsets.mT @ shares
+        for L, R, share in zip(self.left, self.right, shares, strict=True):
+            images.addmm_(L.to(resp), (R.mT.to(resp) @ x) * share, alpha=-1)
+        return images
+
+    def images(self, pair: Tensor, x: Tensor) -> Tensor:
+        found = torch.empty_like(x)
+        for p, (L, R) in enumerate(zip(self.left, self.right, strict=True)):
+            chosen = (pair == p).nonzero().squeeze(1)
+            part = x[:, chosen]
+            diagonal, offset = self.affine[p].to(x).split(1, dim=1)
+            along = L.to(x) @ (R.mT.to(x) @ part)
+            found[:, chosen] = diagonal * part - along + offset
+        return found
+
 
 def mixture_map(
     source: GaussianMixtureParams, target: GaussianMixtureParams, plan: Plan | None = None
@@ -135,7 +222,8 @@ def mixture_map(
     Returns
     -------
     MixtureMap
-        The affine maps: at most ``K + L - 1`` for an exact plan. Not differentiable.
+        The affine maps: at most ``K + L - 1`` for an exact plan; a `FactoredMap` where covariances
+        have few factors for their features. Not differentiable.
 
     Raises
     ------
@@ -154,8 +242,6 @@ def mixture_map(
     mass = coupling[k, l]
     total = torch.zeros_like(source.weights).index_add_(0, k, mass)
     origin = source.weights @ source.means
-    A = bures_map(source.full_covariances()[k], target.full_covariances()[l])
-    offsets = target.means[l] + ((origin - source.means[k]).unsqueeze(1) @ A).squeeze(1)
     try:
         prepared = source.prepare()
     except ValueError:
@@ -163,8 +249,26 @@ def mixture_map(
             "source covariances must be positive definite to tell samples apart, got one that is "
             "singular. Add to its diagonal, or increase reg_covar."
         ) from None
-    affine = torch.cat([A, offsets.unsqueeze(2)], dim=2)
-    return MixtureMap(prepared, k, l, mass / total[k], origin, affine)
+    plain = prepared, k, l, mass / total[k], origin
+    way = origin - source.means[k]
+    factors = source.factors(), target.factors()
+    if are_factored(*factors):
+        pairs = [(_of(factors[0], i), _of(factors[1], j)) for i, j in zip(k, l, strict=True)]
+        maps = map_items(lambda pair: optimal_map(*pair).compressed(), pairs, k.device)
+        offsets = [A.apply(y.unsqueeze(1)).squeeze(1) for A, y in zip(maps, way, strict=True)]
+        diagonals = torch.stack([A.diagonal for A in maps])
+        affine = torch.stack([diagonals, target.means[l] + torch.stack(offsets)], dim=2)
+        left, right = ([*sides] for sides in zip(*(A[1:] for A in maps), strict=True))
+        return FactoredMap(*plain, affine, left=tuple(left), right=tuple(right))
+    A = bures_map(source.full_covariances()[k], target.full_covariances()[l])
+    offsets = target.means[l] + (way.unsqueeze(1) @ A).squeeze(1)
+    return MixtureMap(*plain, torch.cat([A, offsets.unsqueeze(2)], dim=2))
+
+
+def _of(factors: tuple[Tensor, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors and variances of one component."""
+    F, psi = factors
+    return F[index], psi[index]
 
 
 def mean_map(mapping: MixtureMap, X: Tensor) -> Tensor:
@@ -195,17 +299,7 @@ def mean_map(mapping: MixtureMap, X: Tensor) -> Tensor:
     ----------
     .. [1] Delon and Desolneux 2020, from a plan to a map (T_mean and T_rand).
     """
-    resp, x = mapping.responsibilities(X)  # (K, n), (d, n)
-    matrices, at_origin = (t.to(resp) for t in mapping.mean_maps)
-    if len(x) <= len(resp):
-        # The mean of the affine maps first, as (d, d) rows of numbers, then its image.
-        means = (matrices.flatten(0, 1) @ resp).view(*matrices.shape[:2], -1)
-        images = (means * x.unsqueeze(1)).sum(0)
-    else:
-        weighted = resp.unsqueeze(1) * x  # (K, d, n)
-        images = matrices.flatten(1) @ weighted.flatten(0, 1)
-    images.addmm_(at_origin, resp)
-    return images.mT.to(X.dtype)
+    return mapping.mean_images(*mapping.responsibilities(X)).mT.to(X.dtype)
 
 
 def random_map(mapping: MixtureMap, X: Tensor, uniforms: Tensor) -> Tensor:
@@ -244,7 +338,7 @@ def random_map(mapping: MixtureMap, X: Tensor, uniforms: Tensor) -> Tensor:
     level = uniforms[:, 0].to(resp).clamp(max=below_one) * cumulated[-1]
     component = (cumulated <= level).sum(0)
     pair = _draw_pairs(mapping, component, uniforms[:, 1])
-    return _each_by_its_own(mapping.affine.to(x), pair, x).mT.to(X.dtype)
+    return mapping.images(pair, x).mT.to(X.dtype)
 
 
 def carried_labels(mapping: MixtureMap, labels: Tensor, X: Tensor) -> Tensor:

@@ -14,7 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.bures.gaussians import GaussianCosts, bures_wasserstein_squared
+from skgmmot.gaussian.bures.gaussians import (
+    GaussianCosts,
+    are_factored,
+    bures_wasserstein_squared,
+)
+from skgmmot.gaussian.covariance.low_rank import joined
+from skgmmot.gaussian.covariance.registry import DIAG, FULL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.linalg import compare_bits
 from skgmmot.transport.discrete.bounded import BoundedCosts, solve_in_step
@@ -159,12 +165,16 @@ def _rows(sources, targets, first, numbers, *, reg, reg_m) -> list[Tensor]:
 class _Stack:
     """The components of several mixtures, one mixture after the other, without gradients."""
 
-    def __init__(self, mixtures: Sequence[GaussianMixtureParams], diagonal: bool):
+    def __init__(self, mixtures: Sequence[GaussianMixtureParams], diagonal: bool, factored: bool):
         mixtures = [m.detach() for m in mixtures]
         self.weights = [m.weights.cpu() for m in mixtures]
         self.names = [b"|".join(t.cpu().numpy().tobytes() for t in m) for m in mixtures]
         self.edges = list(itertools.accumulate((len(w) for w in self.weights), initial=0))
         self.means = torch.cat([m.means for m in mixtures])
+        if factored:
+            self.covariances, self.type = joined([m.factors() for m in mixtures])
+            return
+        self.type = DIAG if diagonal else FULL
         self.covariances = torch.cat(
             [
                 m.in_base().covariances.expand_as(m.means) if diagonal else m.full_covariances()
@@ -178,14 +188,15 @@ class _Rows:
 
     def __init__(self, sources, targets, reg, reg_m):
         diagonal = all(m.covariance_type.diagonal for m in (*sources, *targets))
-        self.sources = _Stack(sources, diagonal)
-        self.targets = self.sources if targets is sources else _Stack(targets, diagonal)
+        factored = not diagonal and are_factored(*(m.factors() for m in (*sources, *targets)))
+        self.sources = _Stack(sources, diagonal, factored)
+        self.targets = self.sources if targets is sources else _Stack(targets, diagonal, factored)
         self.penalties = {"reg": reg, "reg_m": reg_m}
         self.exact = not reg and all(math.isinf(lam) for lam in penalties_of(reg_m))
         n_pairs = len(self.sources.means) * len(self.targets.means) / len(sources) / len(targets)
         d = self.sources.means.shape[1]
         self.costs = None
-        if d > 2 and not diagonal:
+        if d > 2 and not diagonal and not factored:
             stacks = self.sources, self.targets
             self.costs = GaussianCosts.between(
                 *(t for s in stacks for t in (s.means, s.covariances))
@@ -222,6 +233,7 @@ class _Rows:
             source.covariances[here],
             target.means[there],
             target.covariances[there],
+            covariance_types=(source.type, target.type),
         )
 
     def _value(self, a: Tensor, b: Tensor, C: np.ndarray) -> float:

@@ -166,8 +166,7 @@ def slices(mixture: GaussianMixtureParams, theta: Tensor) -> Slices:
     mixture = mixture.in_base()
     weights, means, covariances = mixture.to(dtype=torch.float64)
     theta = theta.to(means)
-    along = mixture.covariance_type.apply(theta.unsqueeze(0), covariances)
-    variances = (along * theta).sum(-1).mT  # (L, K or 1)
+    variances = mixture.covariance_type.variances_along(theta, covariances)  # (L, K or 1)
     projected = theta @ means.mT  # (L, K)
     second = (projected.square() + variances).detach()
     lowest = second.amax(1, keepdim=True) * MIN_RELATIVE_DEVIATION**2

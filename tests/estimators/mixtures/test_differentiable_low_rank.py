@@ -8,7 +8,13 @@ import torch
 from sklearn.decomposition import FactorAnalysis
 from sklearn.model_selection import GridSearchCV
 
-from skgmmot import DifferentiableGaussianMixture, SlicedWassersteinGMM
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    GaussianMixtureSearch,
+    OTMap,
+    SlicedWassersteinGMM,
+)
+from skgmmot.metrics import mixture_wasserstein_distance, sliced_mixture_wasserstein
 
 
 @pytest.fixture
@@ -159,3 +165,34 @@ def test_blocks_over_time_and_other_types_are_refused(X):
         DifferentiableGaussianMixture.from_parameters(
             mixture.weights_, mixture.means_, mixture.covariances_, "lowrank", rank=3
         )
+
+
+def test_a_search_counts_the_parameters_of_the_rank(X):
+    template = DifferentiableGaussianMixture(rank=2, random_state=0)
+    search = GaussianMixtureSearch(
+        [1, 2, 3], ["lowrank", "diag"], mixture=template, random_state=0
+    ).fit(X)
+    assert search.best_params_ == {"n_components": 2, "covariance_type": "lowrank"}
+    rows = search.results_["covariance_type"] == "lowrank"
+    expected = [K * (8 * 3 - 1) + K * 8 + K - 1 for K in search.results_["n_components"][rows]]
+    assert search.results_["n_parameters"][rows].tolist() == expected
+
+
+def test_it_becomes_a_distribution_of_torch(X):
+    mixture = fitted(X)
+    found = mixture.to_torch().log_prob(torch.from_numpy(X))
+    np.testing.assert_allclose(found.numpy(), mixture.score_samples(X))
+
+
+def test_distances_and_maps_are_those_of_matrices(X):
+    mixture = fitted(X)
+    full = DifferentiableGaussianMixture.from_parameters(
+        mixture.weights_, mixture.means_, matrices(mixture), random_state=0
+    )
+    other = DifferentiableGaussianMixture(2, covariance_type="diag", random_state=0).fit(X + 1)
+    for distance in (mixture_wasserstein_distance, sliced_mixture_wasserstein):
+        assert distance(mixture, other) == pytest.approx(distance(full, other), rel=1e-9)
+    ours, theirs = (OTMap(other).fit(source) for source in (mixture, full))
+    np.testing.assert_allclose(ours.transform(X), theirs.transform(X), rtol=1e-8, atol=1e-8)
+    shrunk = OTMap(mixture, shrinkage=0.2).fit(other)
+    assert shrunk.distance_ == pytest.approx(OTMap(full, shrinkage=0.2).fit(other).distance_)

@@ -179,6 +179,22 @@ def test_types_are_of_a_rank():
     assert GaussianMixtureParams(weights, means, storage, "lowrank").covariance_type == LowRank(3)
 
 
+def test_variances_along_directions_are_those_of_matrices(theta, make_samples):
+    directions, kind = make_samples(4, d), theta.covariance_type
+    found = kind.variances_along(directions, theta.covariances)
+    full = theta.full_covariances()
+    assert_close(found, FULL.variances_along(directions, full))
+    share = torch.tensor([0.0, 0.5, 1.0], dtype=F64)
+    shrunk = kind.to_full(kind.shrunk(theta.covariances, share), K, d)
+    assert_close(shrunk, FULL.shrunk(full, share))
+
+
+def test_matrices_of_many_features_are_refused():
+    kind = LowRank(1)
+    with pytest.raises(ValueError, match="few features where they become matrices"):
+        kind.to_full(torch.ones(1, 20_000, 2), 1, 20_000)
+
+
 def test_variances_of_nothing_are_refused(make_mixture):
     theta = low_rank(make_mixture, 1)
     theta.covariances[0, 0, -1] = 0

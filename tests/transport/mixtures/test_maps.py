@@ -7,8 +7,9 @@ import scipy.stats
 import torch
 from torch.testing import assert_close
 
+from skgmmot.gaussian.bures import low_rank
 from skgmmot.gaussian.choice import fastest_e_step
-from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
+from skgmmot.gaussian.covariance.registry import DIAG, ELEMENTARY_TYPES, FULL
 from skgmmot.gaussian.evaluators import DefinitionEStep, WhiteningEStep
 from skgmmot.gaussian.log_density import log_responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -16,8 +17,9 @@ from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics.linalg import bures_map
 from skgmmot.transport.discrete.plan import transposed
 from skgmmot.transport.mixtures import maps
-from skgmmot.transport.mixtures.distance import transport_plan
+from skgmmot.transport.mixtures.distance import cost_matrix, transport_plan
 from skgmmot.transport.mixtures.maps import (
+    FactoredMap,
     carried_labels,
     mean_map,
     mixture_map,
@@ -414,3 +416,28 @@ def test_samples_in_float32_far_away_do_not_round_the_mixture(d, make_mixture, m
     resp, _ = mixture_map(mixture, mixture).for_samples(X).responsibilities(X)
     expected = log_responsibilities(mixture, X.double()).exp()
     assert_close(resp.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def low_rank_pair(make_mixture, monkeypatch):
+    """Two mixtures of low rank, whose maps are taken by factors for any number of features."""
+    monkeypatch.setattr(low_rank, "MAX_DENSE_FEATURES", 0)
+    monkeypatch.setattr(low_rank, "MAX_DENSE_SHARE", 0)
+    return make_mixture("lowrank", 2, 6), make_mixture("lowrank", 3, 6, seed=1)
+
+
+def test_maps_between_low_ranks_are_those_of_matrices(low_rank_pair, make_samples):
+    X, uniforms = 3 * make_samples(30, 6), torch.rand(30, 2, dtype=F64)
+    for target in (low_rank_pair[1], low_rank_pair[1].canonical()):
+        pair = low_rank_pair[0], target
+        full = [m._replace(covariances=m.full_covariances(), covariance_type=FULL) for m in pair]
+        found, expected = mixture_map(*pair), mixture_map(*full)
+        assert isinstance(found, FactoredMap)
+        for rows in (X, X.float()):
+            ours, theirs = found.for_samples(rows), expected.for_samples(rows)
+            assert_close(mean_map(ours, rows), mean_map(theirs, rows))
+            drawn = random_map(ours, rows, uniforms), random_map(theirs, rows, uniforms)
+            assert_close(*drawn)
+        assert_close(cost_matrix(*pair), cost_matrix(*full))
+        diagonal = target._replace(covariances=target.variances(), covariance_type=DIAG)
+        assert_close(cost_matrix(pair[0], diagonal), cost_matrix(full[0], diagonal))
