@@ -59,7 +59,7 @@ def image(name):
         "two bumps on 10 %": bumps + 0.1,
         "noise": np.random.default_rng(1).random((64, 64)),
     }[name]
-    return GridDensity(torch.as_tensor(values))
+    return GridDensity(torch.as_tensor(values), origin="lower")
 
 
 def points(n):

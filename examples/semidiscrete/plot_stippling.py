@@ -26,13 +26,12 @@ parser.add_argument("--out", default="stippling.png")
 args, _ = parser.parse_known_args()
 
 # %%
-# The light: the grey of blocks of 3 x 3 pixels, squared for contrast. Rows of a density run up,
-# those of a picture down.
+# The light: the grey of blocks of 3 x 3 pixels, squared for contrast.
 
 picture = load_photograph(args.source)
 height, width = (size // 3 * 3 for size in picture.shape[:2])
 grey = picture[:height, :width].mean(axis=2).reshape(height // 3, 3, width // 3, 3).mean((1, 3))
-density = GridDensity(grey[::-1] ** 2, extent=(0, width, 0, height))
+density = GridDensity(grey**2, extent=(0, width, 0, height))
 
 # %%
 # Lloyd's steps, from random draws of the density, until one gains less than 0.3 %.

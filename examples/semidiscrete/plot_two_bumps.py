@@ -25,14 +25,14 @@ from skgmmot.functional import nearest_plan
 side = (np.arange(64) + 0.5) / 64
 x, y = np.meshgrid(side, side)
 image = sum(np.exp(-50 * ((x - c) ** 2 + (y - c) ** 2)) for c in (0.25, 0.75))
-density = GridDensity(image, extent=(0, 1, 0, 1))
+density = GridDensity(image, extent=(0, 1, 0, 1), origin="lower")
 points = np.random.default_rng(0).uniform(size=(200, 2))
 
 # %%
 # Cells of the nearest points, and cells of the plan. Newton's method takes seven steps to find
 # potentials whose cells hold a two-hundredth of the image each, to ``1e-8`` in all.
 
-nearest = nearest_plan(GridDensity(torch.tensor(image), density.extent), torch.tensor(points))
+nearest = nearest_plan(density._replace(values=torch.tensor(image)), torch.tensor(points))
 plan = semidiscrete_plan(density, points)
 print(f"nearest points: masses from {nearest.masses.min():.1e} to {nearest.masses.max():.1e}")
 print(f"optimal plan:   masses from {plan.masses.min():.6f} to {plan.masses.max():.6f}")

@@ -84,7 +84,12 @@ def reshaping(name: str, array, remedy: str) -> str:
 
 
 def grid_density(density):
-    """Validate an image density; returns it in float64 and the kind of its array."""
+    """Validate an image density; returns it in float64, rows upwards, and the kind of its array."""
+    if density.origin not in ("upper", "lower"):
+        raise ValueError(
+            f"origin of a GridDensity must be 'upper' or 'lower', got {density.origin!r}. Pass "
+            "'upper' if row 0 is at the top, as in a picture."
+        )
     kind, values = kind_of(density.values), as_tensor(density.values, dtype=torch.float64)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(
@@ -110,11 +115,11 @@ def grid_density(density):
     ):
         raise ValueError(
             "extent of a GridDensity must be (left, right, bottom, top) with left < right and "
-            f"bottom < top, got {extent}. Rows of the image run upwards: flip it, not its extent."
+            f"bottom < top, got {extent}. Set origin to turn the image upside down."
         )
     width = min(extent[1] - extent[0], extent[3] - extent[2])
     check_squares("extent of a GridDensity", max(map(abs, extent)), width)
-    return type(density)(values / high, extent), kind
+    return type(density)(values / high, extent, density.origin).upwards(), kind
 
 
 def points_and_masses(points, weights, n_features: int):

@@ -77,7 +77,7 @@ def test_a_point_that_is_nearest_to_nothing_stays_where_it_is():
 def test_a_free_plan_on_an_image_has_the_masses_and_cost_of_the_nearest_points():
     g = torch.Generator().manual_seed(3)
     values, points = torch.rand(10, 10, dtype=DOUBLE, generator=g), torch.rand(6, 2).double()
-    step = Lloyd(GridDensity(values), None)
+    step = Lloyd(GridDensity(values, origin="lower"), None)
     step((points,))
     side = (torch.arange(400, dtype=DOUBLE) + 0.5) / 400
     x = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).reshape(-1, 2)

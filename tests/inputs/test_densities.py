@@ -21,7 +21,9 @@ NORMAL = ([1.0], [[0.0, 0.0, 1.0]], [[4.0, 9.0, 1.0]], "diag")
 
 
 def test_an_image_is_measured_against_its_largest_pixel():
-    density, kind = grid_density(GridDensity(np.array([[0, 2], [1, 4]], dtype=np.float32)))
+    density, kind = grid_density(
+        GridDensity(np.array([[0, 2], [1, 4]], dtype=np.float32), origin="lower")
+    )
     assert_close(density.values, torch.tensor([[0.0, 0.5], [0.25, 1.0]], dtype=DOUBLE))
     assert density.extent == (0.0, 1.0, 0.0, 1.0) and not kind.is_tensor
     assert grid_density(GridDensity(torch.ones(2, 2)))[1].is_tensor
@@ -81,6 +83,13 @@ def test_the_size_of_a_mixture_is_that_of_its_means_and_deviations():
 def test_an_extent_must_have_an_inside(extent):
     with pytest.raises(ValueError, match="left < right and bottom < top, got"):
         grid_density(GridDensity(np.ones((2, 2)), extent))
+
+
+def test_an_origin_is_upper_or_lower_and_rows_then_go_up():
+    density, _ = grid_density(GridDensity(np.array([[0.0, 2.0], [1.0, 4.0]])))
+    assert density.origin == "lower" and density.values[0, 1] == 1.0
+    with pytest.raises(ValueError, match="origin of a GridDensity must be 'upper' or 'lower', got"):
+        grid_density(GridDensity(np.ones((2, 2)), origin="top"))
 
 
 @pytest.mark.parametrize("extent", [(0, 1, 0, 1e-200), (0, 1e-200, 0, 1)])

@@ -41,6 +41,9 @@ from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
 
+#: Columns from which on samples may be a picture, and the largest height of one for its width.
+MIN_WIDTH, MAX_HEIGHT = 16, 4
+
 
 class WassersteinQuantizer(
     CallbackSupportMixin,
@@ -172,7 +175,8 @@ class WassersteinQuantizer(
         ----------
         X : array-like or Tensor of shape (n_samples, n_features), GridDensity or mixture
             What to quantise: samples, an image, or a mixture (a fitted estimator or a tuple
-            ``(weights, means, covariances)``).
+            ``(weights, means, covariances)``). An array is always samples; wrap a picture in
+            `GridDensity`.
         y : None
             Ignored.
         sample_weight : array-like or Tensor of shape (n_samples,), default=None
@@ -193,6 +197,9 @@ class WassersteinQuantizer(
         -----
         ConvergenceWarning
             If the steps ended at ``max_iter``, or leave points without mass.
+        UserWarning
+            If samples may be a picture: non-negative, of 16 features or more, at most four times
+            as many samples as features, and without ``sample_weight``.
         """
         with fit_task(self, X, y, sample_weight) as task, whole_fit(self) as (fitted, reached):
             fitted._fit_validated(X, sample_weight, reached, task)
@@ -260,6 +267,14 @@ class WassersteinQuantizer(
         """Normalised weighted samples, their rescaling, the dtype of results, and their kind."""
         X, kind = arrays.samples(self, X, reset=True, sample_weight=sample_weight)
         arrays.check_range(X)
+        if sample_weight is None and _may_be_picture(X):
+            warnings.warn(
+                f"X of shape {tuple(X.shape)} is taken as {len(X)} samples of {X.shape[1]} "
+                "features. If it is a picture, pass GridDensity(X); if it is not, pass "
+                "sample_weight=1.0.",
+                UserWarning,
+                stacklevel=4,
+            )
         a = arrays.sample_weights(sample_weight, X)
         X, dtype = X.detach().double(), X.dtype
         a = X.new_ones(len(X)) if a is None else a.detach().double()
@@ -414,6 +429,12 @@ class WassersteinQuantizer(
     @property
     def _n_features_out(self):
         return len(self.cluster_centers_)
+
+
+def _may_be_picture(X: torch.Tensor) -> bool:
+    """Whether samples are as many as a picture has rows for its columns, and not negative."""
+    n, d = X.shape
+    return d >= MIN_WIDTH and n <= MAX_HEIGHT * d and float(X.min()) >= 0
 
 
 def _rescaled_image(density: GridDensity) -> tuple[GridDensity, Rescaling]:

@@ -118,7 +118,7 @@ def exact_plan(
     ----------
     .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm.
     """
-    b = weights / weights.sum()
+    density, b = _upwards(density), weights / weights.sum()
     cells = problem = None
     for distance in MERGING_DISTANCES:
         merged = ScaledProblem(density, points, b, distance)
@@ -202,6 +202,7 @@ def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -
     SemidiscretePlan
         With potentials of zero; constants.
     """
+    density = _upwards(density)
     problem = ScaledProblem(density, points, torch.ones_like(points[:, 0]) / len(points))
     cells = evaluate(problem.density, problem.sites, problem.heights(np.zeros(len(points))))
     moments = problem.density.moments(cells.diagram)
@@ -210,6 +211,11 @@ def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -
     cost = problem.cost(cells, moments, cells.masses)
     shown = (torch.as_tensor(v).to(points) for v in (np.zeros_like(masses), masses, barycentres))
     return SemidiscretePlan(*shown, points.new_tensor(cost), 0.0, 0, problem.diagram(cells))
+
+
+def _upwards(density):
+    """A density, the rows of an image going up."""
+    return density.upwards() if isinstance(density, GridDensity) else density
 
 
 def _parameters(density) -> tuple[Tensor, ...]:

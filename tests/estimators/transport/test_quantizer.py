@@ -213,3 +213,13 @@ def test_weights_beside_a_density_are_refused():
 def test_it_must_be_fitted_first():
     with pytest.raises(NotFittedError):
         WassersteinQuantizer().predict(np.ones((3, 2)))
+
+
+def test_a_picture_that_is_no_density_is_told_how_to_be_one():
+    picture = np.random.default_rng(0).uniform(size=(20, 16))
+    quantizer = WassersteinQuantizer(2, random_state=0)
+    with pytest.warns(UserWarning, match=r"X of shape \(20, 16\) is taken as 20 samples of 16"):
+        quantizer.fit(picture)
+    assert quantizer.fit(picture, sample_weight=1.0).cluster_centers_.shape == (2, 16)
+    assert quantizer.fit(GridDensity(picture)).cluster_centers_.shape == (2, 2)
+    quantizer.fit(picture - 1)  # warnings are errors here

@@ -27,7 +27,7 @@ def problem(n=12, seed=0):
 
 
 def image_cost(values, points, weights):
-    return exact_plan(GridDensity(values, EXTENT), points, weights, tol=1e-13).cost
+    return exact_plan(GridDensity(values, EXTENT, "lower"), points, weights, tol=1e-13).cost
 
 
 def even(n=8):
@@ -71,13 +71,13 @@ def test_an_image_equals_discrete_transport_of_its_pixels():
 
 def test_the_plan_is_consistent_with_itself():
     values, points, weights = problem()
-    plan = exact_plan(GridDensity(values, EXTENT), points, weights)
+    plan = exact_plan(GridDensity(values, EXTENT, "lower"), points, weights)
     b = weights / weights.sum()
     assert torch.allclose(plan.masses, b, atol=1e-9)
     assert plan.error == 0 and plan.cells.n_sites == 12
     assert abs(float(plan.potentials.mean())) < 1e-12
     # all barycentres together are the mean of the image
-    mean = exact_plan(GridDensity(values, EXTENT), points[:1], weights[:1]).barycentres[0]
+    mean = exact_plan(GridDensity(values, EXTENT, "lower"), points[:1], weights[:1]).barycentres[0]
     assert torch.allclose(b @ plan.barycentres, mean)
     polygons = plan.cells.polygons()
     assert min(p[:, 1].min() for p in polygons) == 1 and max(p[:, 0].max() for p in polygons) == 2
@@ -118,10 +118,10 @@ def test_many_samples_of_a_mixture_cost_little_more_than_nothing(make_mixture):
 def test_translating_points_and_image_together_changes_nothing():
     values, points, weights = problem()
     left, right, bottom, top = EXTENT
-    far = GridDensity(values, (left + 1e5, right + 1e5, bottom - 1e5, top - 1e5))
+    far = GridDensity(values, (left + 1e5, right + 1e5, bottom - 1e5, top - 1e5), "lower")
     moved = points + torch.tensor([1e5, -1e5], dtype=DOUBLE)
     plan = exact_plan(far, moved, weights)
-    here = exact_plan(GridDensity(values, EXTENT), points, weights)
+    here = exact_plan(GridDensity(values, EXTENT, "lower"), points, weights)
     assert torch.isclose(plan.cost, here.cost)
     assert torch.allclose(plan.potentials, here.potentials, atol=1e-6)
 
@@ -144,7 +144,8 @@ def test_scale_and_place_of_density_and_points_do_not_count(make_mixture, densit
         if density == "image":
             left, right, low, high = (scale * e + shift for e in EXTENT)
             parameters = [values.clone().requires_grad_()]
-            plan = exact_plan(GridDensity(*parameters, (left, right, low, high)), y, weights)
+            grid = GridDensity(*parameters, (left, right, low, high), "lower")
+            plan = exact_plan(grid, y, weights)
             unit = [scale**2]
         else:
             w, m, C = mixture
@@ -212,7 +213,7 @@ def test_points_that_coincide_share_a_cell():
     split = torch.cat([weights, weights[:1] / 4])
     split[0] *= 3 / 4
     plan, single = (
-        exact_plan(GridDensity(values, EXTENT), *both)
+        exact_plan(GridDensity(values, EXTENT, "lower"), *both)
         for both in [(twice, split), (points, weights)]
     )
     assert torch.isclose(plan.cost, single.cost)
@@ -225,7 +226,7 @@ def test_a_point_without_mass_changes_nothing_and_has_the_right_slope():
     values, points, weights = problem()
     more = torch.cat([points, torch.tensor([[1.0, 2.0]], dtype=DOUBLE)])
     none = torch.cat([weights, torch.zeros(1, dtype=DOUBLE)]).requires_grad_()
-    plan = exact_plan(GridDensity(values, EXTENT), more, none, tol=1e-13)
+    plan = exact_plan(GridDensity(values, EXTENT, "lower"), more, none, tol=1e-13)
     assert torch.isclose(plan.cost.detach(), image_cost(values, points, weights))
     assert plan.masses[-1] == 0 and torch.equal(plan.barycentres[-1], more[-1])
     (slope,) = torch.autograd.grad(plan.cost, none)
@@ -237,17 +238,17 @@ def test_a_point_without_mass_changes_nothing_and_has_the_right_slope():
 
 def test_potentials_of_a_plan_nearby_save_steps():
     values, points, weights = problem(60)
-    cold = exact_plan(GridDensity(values, EXTENT), points, weights)
+    cold = exact_plan(GridDensity(values, EXTENT, "lower"), points, weights)
     moved = points + 1e-4 * torch.randn(60, 2, dtype=DOUBLE)
     options = {"potentials": cold.potentials}
-    warm = exact_plan(GridDensity(values, EXTENT), moved, weights, **options)
+    warm = exact_plan(GridDensity(values, EXTENT, "lower"), moved, weights, **options)
     assert warm.n_iter < cold.n_iter
     assert torch.isclose(warm.cost, image_cost(values, moved, weights))
 
 
 def test_float32_comes_back_as_float32():
     values, points, weights = (t.float() for t in problem())
-    plan = exact_plan(GridDensity(values, EXTENT), points.requires_grad_(), weights)
+    plan = exact_plan(GridDensity(values, EXTENT, "lower"), points.requires_grad_(), weights)
     assert {plan.cost.dtype, plan.potentials.dtype, plan.barycentres.dtype} == {torch.float32}
     assert math.isclose(plan.cost.detach(), image_cost(*problem()), rel_tol=1e-5)
     plan.cost.backward()
@@ -259,7 +260,7 @@ def test_what_has_not_converged_is_an_error():
     with pytest.raises(
         RuntimeError, match=r"masses of the cells must be right to 1\.0e-08, got an"
     ):
-        exact_plan(GridDensity(values, EXTENT), points, weights, max_iter=1)
+        exact_plan(GridDensity(values, EXTENT, "lower"), points, weights, max_iter=1)
 
 
 def test_slack_makes_masses_give_way_to_potentials_and_keeps_gradients(make_mixture):
