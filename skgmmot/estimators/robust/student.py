@@ -65,8 +65,7 @@ class StudentMixture(FittedMixture):
         Largest number of EM iterations; 0 keeps the start.
     n_init : int, default=1
         Number of starts; the fit of largest lower bound is kept.
-    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', 'sinkhorn'} or callable, \
-            default='kmeans'
+    init_params : str or callable, default='kmeans'
         How to start, as in `skgmmot.DifferentiableGaussianMixture`; without samples that look like
         outliers, as with its ``noise='uniform'``.
     weights_init : array-like of shape (n_components,), default=None
