@@ -1,5 +1,6 @@
 """A small model of every estimator, and what it answers: for the tests of how models are saved."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,14 @@ OTHERS = {
     ),
 }
 MODELS = RELEASED | OTHERS
+
+
+@functools.cache
+def made(name: str):
+    """A model, which is made once: not to be changed."""
+    return MODELS[name][0]()
+
+
 #: Files of earlier releases, which every later one loads.
 DATA = Path(__file__).parent / "data"
 

@@ -32,7 +32,6 @@ def named(library):
 FITTED = {
     "em": lambda: EM(2, random_state=0),
     "sliced": lambda: skgmmot.SlicedWassersteinGMM(2, random_state=0, max_iter=0),
-    "semidiscrete": lambda: skgmmot.SemidiscreteGMM(2, n_nodes=32, random_state=0, max_iter=1),
     "map": lambda: OTMap(models.TARGET, mixture=EM(2, random_state=0)),
     "points": lambda: skgmmot.WassersteinQuantizer(3, random_state=0),
     "search": lambda: skgmmot.GaussianMixtureSearch((1, 2), "diag", random_state=0),

@@ -23,7 +23,7 @@ FITS = {
     "squarem": lambda: EM(3, random_state=0, acceleration="squarem"),
     "sinkhorn": lambda: EM(3, random_state=0, e_step="sinkhorn", tol=0, max_iter=4),
     "sliced": lambda: skgmmot.SlicedWassersteinGMM(
-        2, random_state=0, max_iter=40, n_projections=5, n_init=1
+        2, random_state=0, max_iter=30, n_projections=3, n_init=1
     ),
     "semidiscrete": lambda: skgmmot.SemidiscreteGMM(2, n_nodes=32, random_state=0, max_iter=4),
     "points": lambda: skgmmot.WassersteinQuantizer(3, random_state=0),

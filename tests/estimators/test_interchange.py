@@ -81,7 +81,7 @@ def test_tensors_become_arrays():
 
 @pytest.mark.parametrize("name", ["SlicedWassersteinGMM", "SemidiscreteGMM", "MixtureBarycenter"])
 def test_other_mixtures_go_to_scikit_learn_too(name):
-    model = models.MODELS[name][0]()
+    model = models.made(name)
     other = model.to_sklearn()
     check_same_answers(model, other)
     assert other.n_components == 2

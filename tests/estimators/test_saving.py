@@ -43,7 +43,7 @@ def fitted():
     """Every model, fitted once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
-        return {name: make() for name, (make, _) in models.MODELS.items()}
+        return {name: models.made(name) for name in models.MODELS}
 
 
 def same(value, other):
