@@ -77,7 +77,6 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"__init__\.py" if HAS_DASK else r"__init__\.py|plot_dask\.py",
     "backreferences_dir": "generated/backreferences",  # which examples use an object
     "doc_module": ("skgmmot",),
-    "reference_url": {"skgmmot": None},
     "show_memory": False,
     "write_computation_times": False,
 }
