@@ -222,7 +222,7 @@ def mixture_map(
     Returns
     -------
     MixtureMap
-        The affine maps: at most ``K + L - 1`` for an exact plan; a ``FactoredMap`` where covariances
+        The affine maps: at most ``K + L - 1`` for an exact plan; ``FactoredMap`` where covariances
         have few factors for their features. Not differentiable.
 
     Raises
