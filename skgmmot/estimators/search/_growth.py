@@ -2,10 +2,15 @@
 
 import functools
 import math
+import time
+import warnings
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skgmmot._inputs.arrays import ArrayKind
@@ -13,6 +18,7 @@ from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures.differentiable import _Fit
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import FULL, CovarianceType
 from skgmmot.gaussian.evaluators import EStep
 from skgmmot.gaussian.mixture import EMPTY, GaussianMixtureParams, select
@@ -188,8 +194,8 @@ class Candidate(_Fit):
 class Fitted(NamedTuple):
     """The best fit of a number of components and a covariance type."""
 
-    candidate: Candidate
-    """What sets the attributes of its estimator."""
+    candidate: Candidate | None
+    """What sets the attributes of its estimator; None of one fitted in another process."""
     solution: Solution
     """The end of the fit."""
     start: str
@@ -230,6 +236,32 @@ class Grown:
         self._last: dict[str, Fitted] = {}  # by type, where merges begin
         self._top: dict[str, Fitted] = {}  # and where splits do
         self._assigned: dict[tuple, _init.Assignment] = {}
+
+    def fits(self, name: str) -> tuple[dict, dict, dict]:
+        """The fits of a covariance type, without what only this process can use.
+
+        They are the best, the last and the top ones.
+        """
+
+        def lean(found):
+            return {key: fitted._replace(candidate=None) for key, fitted in found.items()}
+
+        best = {key: fitted for key, fitted in self.best.items() if key[1] == name}
+        at_ends = ({name: ends[name]} if name in ends else {} for ends in (self._last, self._top))
+        return lean(best), *map(lean, at_ends)
+
+    def take(self, fits: tuple[dict, dict, dict]) -> None:
+        """Take over fits of a covariance type."""
+        for mine, theirs in zip((self.best, self._last, self._top), fits, strict=True):
+            mine.update(theirs)
+
+    def alone(self, name: str) -> "Grown":
+        """A copy with the fits of one covariance type alone, for another process."""
+        em = self.em
+        samples = InMemory(em.X, em.sample_weight)
+        other = Grown(EM(samples, em.origin, em.reg_covar, em.constraint), self.kind, self.seeds)
+        other.take(self.fits(name))
+        return other
 
     def fit(self, estimator) -> Fitted:
         """Fit an estimator, from its own starts and from the last fit of its covariance type.
@@ -350,6 +382,63 @@ class Grown:
         """The smallest variance of all samples, over all directions."""
         with self.em.at_work() as em:
             return float(torch.linalg.eigvalsh(em.total_scatter()[0] / em.total)[0])
+
+
+def advance(growns: list[Grown], estimator, fewer: list[int]) -> list[tuple[int, float]]:
+    """Fit an estimator, and fewer components of its type again while that is an improvement.
+
+    Parameters
+    ----------
+    growns : list of Grown
+        Fits to all samples, and to those of each fold.
+    estimator : DifferentiableGaussianMixture
+        What to fit.
+    fewer : list of int
+        The numbers of components before, ascending.
+
+    Returns
+    -------
+    list of (int, float)
+        The numbers of components that were fitted, and the seconds that each took.
+    """
+    began, spent = time.perf_counter(), []
+    for grown in growns:
+        with suppress(ValueError):  # a covariance is singular
+            grown.fit(estimator)
+    spent.append((estimator.n_components, time.perf_counter() - began))
+    for K in reversed(fewer):
+        began = time.perf_counter()
+        smaller = clone(estimator).set_params(n_components=K, random_state=estimator.random_state)
+        improved = [grown.refit(smaller) is not None for grown in growns]
+        if not any(improved):
+            break
+        spent.append((K, time.perf_counter() - began))
+    return spent
+
+
+def advance_elsewhere(growns: list[Grown], estimator, fewer: list[int]):
+    """Do the same in another process.
+
+    Parameters
+    ----------
+    growns : list of Grown
+        Copies for one covariance type.
+    estimator : DifferentiableGaussianMixture
+        What to fit.
+    fewer : list of int
+        The numbers of components before.
+
+    Returns
+    -------
+    spent : list of (int, float)
+        As `advance`.
+    fits : list of tuple
+        What each of the originals is to take over.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        spent = advance(growns, estimator, fewer)
+    return spent, [grown.fits(estimator.covariance_type) for grown in growns]
 
 
 class _Entropy:

@@ -2,20 +2,20 @@
 
 import itertools
 import math
-import time
 import warnings
 from collections.abc import Iterable
-from contextlib import suppress
 from numbers import Integral, Real
 from typing import Self
 
 import numpy as np
 import torch
+from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
@@ -26,7 +26,7 @@ from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import MixtureEstimator
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
-from skgmmot.estimators.search._growth import Grown
+from skgmmot.estimators.search._growth import Candidate, Grown, advance, advance_elsewhere
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
@@ -103,6 +103,11 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
     verbose : int, default=0
         1 shows a progress bar over the fits, with the best criterion; types that are given up end
         it early.
+    n_jobs : int, default=None
+        Processes that share the covariance types, by joblib: None is 1, -1 all processors. The
+        results are the same. Processes take seconds to start, and share what threads of one fit
+        could use: they are for searches of minutes. Samples on another device than the CPU are
+        fitted in this process.
 
     Attributes
     ----------
@@ -180,6 +185,7 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         "patience": [Interval(Real, 1, None, closed="left"), None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
+        "n_jobs": [Integral, None],
     }
 
     def __init__(
@@ -193,6 +199,7 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         patience=2,
         random_state=None,
         verbose=0,
+        n_jobs=None,
     ):
         self.n_components = n_components
         self.covariance_types = covariance_types
@@ -202,6 +209,7 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         self.patience = patience
         self.random_state = random_state
         self.verbose = verbose
+        self.n_jobs = n_jobs
 
     def fit(self, X, y=None, sample_weight=None) -> Self:
         """Fit and compare all mixtures, and keep the best.
@@ -431,12 +439,14 @@ class _Comparison:
         with self.bar, warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # those of the best come later
             for position, K in enumerate(self.numbers):
-                for name, course in courses.items():
-                    if not course.given_up and not stop:
+                going = [name for name, course in courses.items() if not course.given_up]
+                fits = self._fits(going if not stop else [], K, self.numbers[:position])
+                for name in going:
+                    if not stop:
                         candidate = None if task is None else task.subtask("fit of a candidate")
-                        self._fit(K, name)
-                        self._look_back(self.numbers[:position], name)
-                        course.values = {
+                        for k, spent in next(fits):
+                            self._note(k, name, spent)
+                        courses[name].values = {
                             k: row["criterion"] for (k, t), row in self.rows.items() if t == name
                         }
                         stop = candidate is not None and candidate.end()
@@ -450,24 +460,31 @@ class _Comparison:
                 "every fit failed, as components have singular covariances. Increase reg_covar of "
                 "the mixture, or compare fewer components."
             )
-        return self._show(rows, index, self.whole.best[list(self.rows)[index]])
+        best = list(self.rows)[index]
+        fitted = self.whole.best[best]
+        if fitted.candidate is None:
+            theta, estimator = fitted.solution.value, self._estimator(*best)
+            candidate = Candidate(estimator, self.whole.em, self.kind, theta)
+            fitted = fitted._replace(candidate=candidate)
+        return self._show(rows, index, fitted)
 
-    def _look_back(self, fewer, name):
-        """Fit fewer components again while that is an improvement."""
-        for K in reversed(fewer):
-            began, estimator = time.perf_counter(), self._estimator(K, name)
-            improved = [grown.refit(estimator) is not None for grown in self._all()]
-            if not any(improved):
-                return
-            self._note(K, name, began)
-
-    def _fit(self, K, name):
-        """Fit so many components of a type."""
-        began, estimator = time.perf_counter(), self._estimator(K, name)
-        for grown in self._all():
-            with suppress(ValueError):  # a covariance is singular
-                grown.fit(estimator)
-        self._note(K, name, began)
+    def _fits(self, names, K, fewer):
+        """Fit so many components of some types; yield what was fitted of each, as `advance`."""
+        estimators = [self._estimator(K, name) for name in names]
+        if effective_n_jobs(self.search.n_jobs) == 1 or self.X.device.type != "cpu":
+            yield from (advance(self._all(), estimator, fewer) for estimator in estimators)
+            return
+        parallel = Parallel(n_jobs=self.search.n_jobs)
+        results = parallel(
+            delayed(advance_elsewhere)(
+                [grown.alone(estimator.covariance_type) for grown in self._all()], estimator, fewer
+            )
+            for estimator in estimators
+        )
+        for spent, fits in results:
+            for grown, found in zip(self._all(), fits, strict=True):
+                grown.take(found)
+            yield spent
 
     def _all(self):
         """The fits to all samples, then those to the samples of each fold."""
@@ -478,10 +495,9 @@ class _Comparison:
             n_components=K, covariance_type=name, random_state=self.search.random_state
         )
 
-    def _note(self, K, name, began):
+    def _note(self, K, name, spent):
         """Write the row of a fit; one that failed has no likelihood."""
         fitted, p = self.whole.best.get((K, name)), self._n_parameters(K, name)
-        spent = time.perf_counter() - began
         if (K, name) in self.rows:
             spent += self.rows[K, name]["fit_time"]
         row = {"n_components": K, "covariance_type": name, "criterion": math.inf, "n_parameters": p}

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 
+import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -333,3 +334,37 @@ def test_units_that_reg_covar_drowns_are_warned_of_once():
         GaussianMixtureSearch((1, 2), "diag", random_state=0).fit(1e-4 * groups("diag"))
     assert len([w for w in caught if "reg_covar must be small" in str(w.message)]) == 1
     assert caught[0].filename == __file__
+
+
+class Elsewhere:
+    """What joblib does with processes: tasks and their results are pickled."""
+
+    n_calls = 0
+
+    def __init__(self, n_jobs):
+        assert n_jobs == 2
+
+    def __call__(self, tasks):
+        Elsewhere.n_calls += 1
+        for function, arguments, options in tasks:
+            arguments = pickle.loads(pickle.dumps(arguments))
+            yield pickle.loads(pickle.dumps(function(*arguments, **options)))
+
+
+@pytest.mark.parametrize("criterion", ["bic", "held_out"])
+def test_processes_find_what_one_finds(criterion, monkeypatch):
+    module = "skgmmot.estimators.search.mixture_search"
+    monkeypatch.setattr(f"{module}.Parallel", Elsewhere)
+    monkeypatch.setattr(f"{module}.delayed", joblib.delayed)
+    options = {"criterion": criterion, "cv": 2, "random_state": 0}
+    alone = GaussianMixtureSearch(range(1, 5), ("full", "diag"), **options)
+    shared = clone(alone).set_params(n_jobs=2).fit(groups("diag", 60))
+    assert Elsewhere.n_calls
+    alone.fit(groups("diag", 60))
+    assert shared.best_params_ == alone.best_params_
+    for name, column in alone.results_.items():
+        if name != "fit_time":
+            np.testing.assert_array_equal(shared.results_[name], column)
+    for name in ("weights_", "means_", "covariances_", "lower_bound_", "lower_bounds_"):
+        found, expected = (getattr(s.best_estimator_, name) for s in (shared, alone))
+        np.testing.assert_array_equal(found, expected)
