@@ -1,6 +1,6 @@
 """The library for torch users: functions of tensors, and of mixtures of tensors.
 
-Import it as ``import skgmmot.functional as F``. Its names live in the packages below; nothing is
+Import it as ``import skgmmot.functional as F``. Its names are from the packages below; nothing is
 defined here, nothing is validated beyond what each function says, and covariances are in the
 storage of their type.
 """

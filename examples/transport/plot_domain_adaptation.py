@@ -94,7 +94,7 @@ right.set(xlim=(0, 1.15), title="accuracy")
 figure.savefig("domain_adaptation.png", dpi=90)
 
 # %%
-# The image of a 2, a 5 or a 7 is a tilted one: nobody told the map how far pictures are turned.
+# The image of a 2, a 5 or a 7 is a tilted one, although the map was not told the angle.
 # Half of the digits go whole to a component of their own kind; the 1, 3, 4, 6 and 8 are shared out,
-# and the component that takes the 9 shows more tilted 3s than 9s. That is what the accuracy lost:
-# the classifier reads three tilted digits out of four, for one out of four before.
+# and the component that takes the 9 shows more tilted 3s than 9s. These are the errors
+# that remain: 72 % of tilted digits are recognised, and 25 % without the map.

@@ -65,7 +65,7 @@ def _several_kinds(features, found: np.ndarray) -> bool:
 
 
 def _sliced(features: slice, n_features: int) -> list[int]:
-    """The numbers of a slice, which goes by numbers."""
+    """The positions in a slice, whose ends must be integers."""
     edges = (features.start, features.stop, features.step)
     if any(isinstance(edge, str) for edge in edges):
         raise TypeError(f"a slice of features must go by numbers, got {features}. List the names.")

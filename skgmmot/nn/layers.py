@@ -153,9 +153,7 @@ or tuple (weights, means, covariances), default='kmeans'
         )
         self.estimator._validate_params()
         if max_iter < 1:
-            raise ValueError(
-                f"max_iter must be at least 1, got {max_iter}. A layer fits something."
-            )
+            raise ValueError(f"max_iter must be at least 1, got {max_iter}. Leave it out for 100.")
         self._given = None if named else self._as_start(init_params)
         for name in GaussianMixtureParams._fields:
             self.register_buffer(name, None)

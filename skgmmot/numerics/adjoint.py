@@ -4,11 +4,11 @@ Nothing here knows of Gaussians. Each is a function ``(F, theta0, solution) -> t
 end of the loop on the autograd graph; see `skgmmot.numerics.gradients` for their choice by name.
 
 - `automatic` runs all iterations again on the graph;
-- `one_step` puts the last iteration on it, and forgets how the ones before depend on the data;
+- `one_step` puts the last iteration on it, and ignores how the ones before depend on the data;
 - `implicit` differentiates the equation ``theta = F(theta)``: exact at a fixed point, at the
   memory of one step;
 - `natural` solves that equation for the data: a movement of them that moves the fixed point as it
-  would go by itself. No gradient, but what a descent wants of one.
+  would go by itself. It is not a gradient, but a descent direction.
 
 ``F`` is any differentiable callable. What `implicit` needs of its derivative in ``theta`` is a
 `Linearisation`: autograd gives one of anything, a map that knows better brings its own.

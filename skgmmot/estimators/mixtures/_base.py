@@ -80,7 +80,7 @@ class Reached:
 
 @contextmanager
 def whole_fit(estimator):
-    """Lend a copy of an estimator to fit, whose attributes it then takes over all at once.
+    """Give a copy of an estimator to fit, whose attributes it then takes over all at once.
 
     A fit that fails leaves it as it was. So does an interrupted one (``KeyboardInterrupt``, and
     whatever else is not an ``Exception``), unless it has reached something to show.

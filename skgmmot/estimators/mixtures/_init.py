@@ -67,7 +67,7 @@ _IDLE: list[np.random.RandomState] = []
 
 @contextmanager
 def random_numbers(random_state):
-    """Lend the generator of a ``random_state``: for a seed, with the numbers of a new one."""
+    """Give the generator of a ``random_state`` to a block; an integer seeds it anew."""
     if not isinstance(random_state, Integral):
         yield check_random_state(random_state)
         return
@@ -204,7 +204,7 @@ def _clusters(X: Tensor, sample_weight: Tensor | None, n_clusters: int, n_init: 
 
 
 def _labelled(labels: Tensor, n_components: int, X: Tensor) -> Assignment:
-    """Each component its samples; those of label -1 belong to nobody."""
+    """Each component its samples; those of label -1 belong to none."""
     if len(labels) * n_components < HELD_AT_ONCE:
         numbers = torch.arange(n_components, device=X.device).unsqueeze(1)
         held = [(slice(None), slice(None), (labels == numbers).to(X.dtype))]

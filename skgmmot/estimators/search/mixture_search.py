@@ -580,7 +580,7 @@ class _Course:
         return min(self.values.values(), default=math.inf)
 
     def judge(self, lowest, remaining, patience):
-        """Give up where more components are hopeless, by the least of all types."""
+        """Give up a type that more components cannot bring to the least criterion of all types."""
         if patience is None or self.given_up:
             return
         limit = self.lowest + CLEARLY

@@ -136,6 +136,7 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
     See Also
     --------
     ot_map : The same in one call.
+    AdaptedClassifier : A classifier of target samples, trained on mapped source samples.
     skgmmot.MixtureWasserstein : The distance that the plan attains.
 
     Notes
@@ -143,8 +144,9 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
     Images have the features of the samples, and their names. To move some features only, put the
     map into scikit-learn's ``ColumnTransformer`` and give it a target with these features.
 
-    In a pipeline before a classifier, source samples are moved and the classifier is trained on
-    their images: it lives in the target's domain, so ask ``pipeline[-1]`` about target samples.
+    In a pipeline before a classifier, the classifier is trained on the images of source samples,
+    and `predict` maps its argument too: the pipeline is for source samples. For target samples use
+    `AdaptedClassifier`.
 
     `transform` costs ``O(n K d^2)`` and a few megabytes beyond its result, whatever ``n``.
 
