@@ -97,36 +97,6 @@ class Possible:
         return torch.tensor(self.components, device=like.device)
 
 
-@dataclass(frozen=True)
-class Both:
-    """The view of samples of which two things are known: one view of what another shows.
-
-    Parameters
-    ----------
-    outer : View
-        The view of the mixture.
-    inner : View
-        The view of ``outer.of(theta)``.
-    """
-
-    outer: View
-    inner: View
-
-    @property
-    def features(self):
-        """Those of the inner view among those of the outer one."""
-        outer, inner = self.outer.features, self.inner.features
-        if isinstance(outer, slice):
-            return inner
-        return outer[inner]
-
-    def of(self, theta):
-        return self.inner.of(self.outer.of(theta))
-
-    def lift(self, theta, statistics):
-        return self.outer.lift(theta, self.inner.lift(self.outer.of(theta), statistics))
-
-
 class Group(NamedTuple):
     """Samples that see the same part of the mixture."""
 

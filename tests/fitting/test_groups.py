@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.groups import WHOLE, Both, Grouped, Possible
+from skgmmot.fitting.groups import WHOLE, Grouped, Possible
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -61,16 +61,6 @@ def test_the_order_of_the_threads_changes_no_bit(make_mixture):
     finally:
         torch.set_num_threads(threads)
     assert all(map(torch.equal, *found))
-
-
-def test_a_view_of_a_view_counts_its_components_in_order(make_mixture):
-    theta, both = make_mixture("diag", 4, 3), Both(Possible((3, 0, 2)), Possible((2, 0)))
-    expected = Possible((2, 3))
-    assert all(map(torch.equal, both.of(theta), expected.of(theta)))
-    sums = moments(both.of(theta), torch.randn(5, 3, dtype=F64), torch.rand(2, 5, dtype=F64))
-    lifted = both.lift(theta, sums), expected.lift(theta, sums)
-    assert all(map(torch.equal, *lifted))
-    assert both.features == slice(None)
 
 
 def test_groups_have_their_own_fingerprint():
