@@ -7,6 +7,8 @@ from all pictures, of which only a few have a label. How many labels does it nee
 pictures without labels worth?
 """
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.base import clone
@@ -16,6 +18,8 @@ from tqdm import tqdm
 
 from skgmmot import DifferentiableGaussianMixture
 
+# that few samples need a large reg_covar is known here
+warnings.filterwarnings("ignore", message="reg_covar must be small")
 pictures, digits = load_digits(return_X_y=True)
 pca = PCA(10, whiten=True, random_state=0)
 X = pca.fit_transform(pictures)
@@ -34,7 +38,7 @@ def some_labels(n_labels, seed):
     return y
 
 
-mixture = DifferentiableGaussianMixture(10, labels="y", reg_covar=0.1, random_state=0)
+mixture = DifferentiableGaussianMixture(10, labels="y", reg_covar=0.1, max_iter=500, random_state=0)
 
 # %%
 # Three ways to learn: from the labelled pictures alone (with a larger ``reg_covar``, which they
