@@ -524,7 +524,7 @@ def missing(quick):
 
     Of iris, wine and the four measurements of palmerpenguins (in units of their deviations; two
     penguins have none, which tgmm refuses and does not get), 10, 30 and 50 % of the entries of 80 %
-    of the samples are removed at random, but never all of a sample, 10 times. RMSE: of the removed
+    of the samples are removed at random, but never all of a sample, 5 times. RMSE: of the removed
     entries. held out: mean log-density of the other 20 %, which are complete, under a mixture of
     three components (full covariances; of wine tied) from five starts: by exact EM on what is left,
     or fitted to what another method has imputed. one component: MixtureImputer at its defaults, and
@@ -533,7 +533,7 @@ def missing(quick):
     for data, (X, covariance_type) in _incomplete_data().items():
         for removed in (0.1, 0.3, 0.5):
             found = {}
-            for seed in tqdm(range(3 if quick else 10), desc=f"{data} {removed}", leave=False):
+            for seed in tqdm(range(2 if quick else 5), desc=f"{data} {removed}", leave=False):
                 for name, row in _imputed(X, covariance_type, removed, seed):
                     found.setdefault(name, []).append(row)
             for name, rows in found.items():

@@ -323,6 +323,27 @@ def test_regressions_are_those_of_the_cpu(covariance_type, dtype):
 # --- counts --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("covariance_type", "grad"), [("full", True), ("tied", False)])
+def test_fits_with_missing_entries_are_those_of_the_cpu(covariance_type, grad):
+    X = clouds(60)
+    X[np.random.default_rng(3).random(X.shape) < 0.2] = np.nan
+
+    def work(on):
+        samples = on(X, grad=grad)
+        options = {"missing_values": "nan", "random_state": 0}
+        mixture = skgmmot.DifferentiableGaussianMixture(
+            2, covariance_type=covariance_type, device=on.device, **options
+        ).fit(samples, sample_weight=on(np.linspace(0.5, 1.5, 60)))
+        found = [mixture.means_, mixture.covariances_, mixture.score_samples(samples)]
+        found += [mixture.impute(samples), mixture.impute(samples, draw=True)]
+        if grad:
+            mixture.means_.square().sum().backward()
+            found.append(samples.grad)
+        return found
+
+    assert_as_on_the_cpu(work)
+
+
 def counts_of_a_fit(max_iter, n=2000, K=4, **options):
     """Counts of a fit of so many iterations, on the device."""
     X = On(NAME, F64).samples(n)

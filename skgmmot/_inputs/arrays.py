@@ -400,7 +400,7 @@ def with_nan(X):
         objects = [name for name, dtype in kinds if getattr(dtype, "kind", "") == "O"]
         if objects:
             X = X.copy()
-            X[objects] = X[objects].where(X[objects].notna(), np.nan).astype(np.float64)
+            X[objects] = X[objects].where(X[objects].notna(), np.nan)
     return X
 
 
