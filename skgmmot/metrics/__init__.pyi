@@ -17,6 +17,8 @@ from skgmmot.transport.semidiscrete.plan import SemidiscretePlan
 __all__ = [
     "SCORERS",
     "MixtureWasserstein",
+    "aic_scorer",
+    "bic_scorer",
     "bures_wasserstein_distance",
     "frechet_distance",
     "get_scorer",
@@ -68,6 +70,9 @@ _Scorer: TypeAlias = Callable[..., float]
 
 SCORERS: dict[str, _Scorer]
 mixture_wasserstein_scorer: _Scorer
+
+def aic_scorer(estimator: Any, X: Any, y: Any = ...) -> float: ...
+def bic_scorer(estimator: Any, X: Any, y: Any = ...) -> float: ...
 
 class MixtureWasserstein:
     reg: float

@@ -464,8 +464,8 @@ class _Comparison:
         fitted = self.whole.best[best]
         if fitted.candidate is None:
             theta, estimator = fitted.solution.value, self._estimator(*best)
-            candidate = Candidate(estimator, self.whole.em, self.kind, theta)
-            fitted = fitted._replace(candidate=candidate)
+            chosen = Candidate(estimator, self.whole.em, self.kind, theta)
+            fitted = fitted._replace(candidate=chosen)
         return self._show(rows, index, fitted)
 
     def _fits(self, names, K, fewer):
