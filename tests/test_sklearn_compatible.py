@@ -11,6 +11,7 @@ from skgmmot import (
     OTMap,
     SemidiscreteGMM,
     SlicedWassersteinGMM,
+    StudentMixture,
     WassersteinQuantizer,
 )
 
@@ -52,6 +53,7 @@ def expected_failures(estimator):
         DifferentiableGaussianMixture(2, e_step="sinkhorn"),
         DifferentiableGaussianMixture(2, init_params="sinkhorn"),
         DifferentiableGaussianMixture(missing_values="nan"),
+        StudentMixture(),
         MixtureImputer(),
         MixtureImputer(draw=True, add_indicator=True, random_state=0),
         MixtureRegressor(),

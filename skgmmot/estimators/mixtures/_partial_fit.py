@@ -90,6 +90,11 @@ def _can_go_by_blocks(estimator):
             f"partial_fit needs labels='ignore', got {estimator.labels!r}: blocks have no classes "
             "yet. Call fit with all samples, or set labels='ignore'."
         )
+    if estimator.noise != "none":
+        raise AttributeError(
+            "partial_fit needs noise='none', got some, whose box is that of all samples. Call fit, "
+            "which takes blocks, too."
+        )
     return True
 
 
@@ -140,7 +145,7 @@ class FittedByBlocks(FittedMixture):
         TypeError
             If ``X`` or a block is not an array of numbers.
         AttributeError
-            If ``e_step='sinkhorn'``, which needs all samples at once.
+            If ``e_step='sinkhorn'`` or there is noise, which need all samples at once.
 
         Warns
         -----
@@ -186,11 +191,6 @@ class FittedByBlocks(FittedMixture):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _partial_fit(self, X, sample_weight):
-        if self.noise != "none":
-            raise ValueError(
-                "noise must be 'none' for partial_fit, got some, whose box is that of all samples. "
-                "Call fit, which takes blocks, too."
-            )
         if not self._is_likeliest():
             raise ValueError(
                 "prior, fixed_means and fixed_covariances must be unset, and fixed_weights be no "
