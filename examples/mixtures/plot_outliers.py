@@ -54,4 +54,4 @@ for axis, (name, mixture) in zip(axes, mixtures.items(), strict=True):
     axis.set(aspect="equal", xlim=(-15, 15), ylim=(-15, 15))
     if noise.any():
         axis.set_xlabel(f"weight of the noise {mixture.noise_weight_:.0%}, 25 % are outliers")
-plt.show()
+figure.savefig("outliers.png", dpi=150)

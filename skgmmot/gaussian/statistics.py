@@ -27,7 +27,8 @@ class Statistics(NamedTuple):
     @property
     def component_mass(self) -> Tensor:
         """The mass of the components ``(K,)``."""
-        return self.mass[..., : self.shift.shape[-2]]
+        K = self.shift.shape[-2]
+        return self.mass if self.mass.shape[-1] == K else self.mass[..., :K]
 
     def beside(self, noise: Tensor) -> "Statistics":
         """The same with the mass of noise ``(..., )`` beside the components."""

@@ -65,8 +65,9 @@ def sums(
     Sums
         Sums over all samples and those of the prior.
     """
-    _, shift, scatter, _ = statistics
-    mass = statistics.component_mass
+    mass, shift, scatter, _ = statistics
+    if theta.noise is not None:
+        mass = statistics.component_mass
     if constraint.prior is None:
         mass, alive = counted_mass(mass)
         divided = alive is not None and not theta.covariance_type.shared
@@ -85,8 +86,9 @@ def sums(
 
 def _beside_noise(mass: Tensor, statistics: Statistics) -> Tensor:
     """Masses that weights are in proportion to, and after them that of noise, if there is any."""
-    noise = statistics.mass[len(mass) :]
-    return torch.cat([mass, noise]) if len(noise) else mass
+    if statistics.mass.shape == mass.shape:
+        return mass
+    return torch.cat([mass, statistics.mass[len(mass) :]])
 
 
 def m_step(
