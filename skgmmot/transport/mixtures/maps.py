@@ -222,11 +222,7 @@ def mixture_map(
     Returns
     -------
     MixtureMap
-<<<<<<< HEAD
         The affine maps: at most ``K + L - 1`` for an exact plan; ``FactoredMap`` where covariances
-=======
-        The affine maps: at most ``K + L - 1`` for an exact plan; a map by factors where covariances
->>>>>>> fc71394 (Describe mixtures of low rank: a guide, an example, a benchmark)
         have few factors for their features. Not differentiable.
 
     Raises
