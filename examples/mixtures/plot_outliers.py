@@ -54,4 +54,5 @@ for axis, (name, mixture) in zip(axes, mixtures.items(), strict=True):
     axis.set(aspect="equal", xlim=(-15, 15), ylim=(-15, 15))
     if noise.any():
         axis.set_xlabel(f"weight of the noise {mixture.noise_weight_:.0%}, 25 % are outliers")
-figure.savefig("outliers.png", dpi=150)
+figure.savefig("outliers.png", dpi=90)
+plt.show()
