@@ -344,6 +344,28 @@ def test_fits_with_missing_entries_are_those_of_the_cpu(covariance_type, grad):
     assert_as_on_the_cpu(work)
 
 
+@pytest.mark.parametrize("name", ["noise", "student"])
+def test_robust_fits_are_those_of_the_cpu(name):
+    X = np.concatenate([clouds(60), np.random.default_rng(1).uniform(-20, 20, (12, 3))])
+
+    def work(on):
+        samples = on(X, grad=name == "noise")
+        options = {"random_state": 0, "device": on.device}
+        if name == "student":
+            mixture = skgmmot.StudentMixture(2, degrees_of_freedom=3.0, **options)
+        else:
+            mixture = skgmmot.DifferentiableGaussianMixture(2, noise="uniform", **options)
+        mixture.fit(samples)
+        found = [mixture.means_, mixture.score_samples(samples), mixture.predict_proba(samples)]
+        found += [mixture.predict(samples), mixture.sample(5)[0]]
+        if samples.requires_grad:
+            mixture.means_.square().sum().backward()
+            found.append(samples.grad)
+        return found
+
+    assert_as_on_the_cpu(work)
+
+
 def counts_of_a_fit(max_iter, n=2000, K=4, **options):
     """Counts of a fit of so many iterations, on the device."""
     X = On(NAME, F64).samples(n)

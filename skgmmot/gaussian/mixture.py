@@ -131,9 +131,9 @@ class GaussianMixtureParams(TypedTensors):
         GaussianMixtureParams
             ``(1 - w_0) p(x) + w_0 exp(noise)``.
         """
-        to = {"dtype": self.weights.dtype, "device": self.weights.device}
-        weight = torch.as_tensor(weight, **to)
-        weights = torch.cat([self.weights * (1 - weight), weight.reshape(1)])
+        given = weight if isinstance(weight, Tensor) else torch.full_like(self.weights[:1], weight)
+        share = given.to(self.weights).reshape(1)
+        weights = torch.cat([self.weights * (1 - share), share])
         return self._replace(weights=weights, noise=noise)
 
     def without_noise(self) -> "GaussianMixtureParams":
