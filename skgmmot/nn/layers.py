@@ -46,7 +46,7 @@ class EMLayer(torch.nn.Module):
     ----------
     n_components : int, default=1
         Number of components K.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+    covariance_type : {'full', 'tied', 'diag', 'spherical', 'lowrank'}, default='full'
         Type of the covariances.
     gradient : {'implicit', 'automatic', 'one_step', 'natural'}, default='implicit'
         How a fit is differentiated: by the implicit function theorem, through all its iterations,
@@ -70,6 +70,8 @@ or tuple (weights, means, covariances), default='kmeans'
         Start of the first fit: made from the samples of the batch, or a given mixture.
     random_state : int, RandomState instance or None, default=None
         Controls the first start.
+    rank : int, default=1
+        Number of factors of ``covariance_type='lowrank'``; other types ignore it.
 
     Attributes
     ----------
@@ -136,6 +138,7 @@ or tuple (weights, means, covariances), default='kmeans'
         fixed_weights=False,
         init_params="kmeans",
         random_state=None,
+        rank=1,
     ):
         super().__init__()
         named = isinstance(init_params, str)
@@ -150,6 +153,7 @@ or tuple (weights, means, covariances), default='kmeans'
             fixed_weights=fixed_weights,
             init_params=init_params if named else "kmeans",
             random_state=random_state,
+            rank=rank,
         )
         self.estimator._validate_params()
         if max_iter < 1:
@@ -345,7 +349,7 @@ of shape (n, d)
         mixture follows the batches, and 100 otherwise.
     **options : dict
         Further options of `EMLayer`: ``covariance_type``, ``gradient_tol``, ``tol``,
-        ``reg_covar``, ``fixed_weights``, ``init_params`` and ``random_state``.
+        ``reg_covar``, ``fixed_weights``, ``init_params``, ``random_state`` and ``rank``.
 
     Attributes
     ----------

@@ -477,3 +477,16 @@ def test_options_that_the_loss_does_not_have_are_named(option, hint):
         TypeError, match=f"MixtureWassersteinLoss has no parameter '{option}'. {hint}"
     ):
         MixtureWassersteinLoss(TARGET, **{option: 1})
+
+
+def test_a_layer_fits_factors(make_batch):
+    options = {"gradient": "one_step", "max_iter": 1}
+    layer = EMLayer(2, covariance_type="lowrank", random_state=0, **options)
+    X = make_batch(14).requires_grad_()
+    mixture = layer(X)
+    assert mixture.covariances.shape == (2, X.shape[1], 2)
+    mixture.full_covariances().sum().backward()
+    assert torch.isfinite(X.grad).all()
+    assert layer(X).covariance_type.rank == 1
+    with pytest.raises(ValueError, match="rank must be below the number of features"):
+        EMLayer(2, covariance_type="lowrank", rank=X.shape[1])(X)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.covariance.base import DensityType
+from skgmmot.gaussian.covariance.base import ILL_DEFINED, DensityType
 from skgmmot.numerics.linalg import rotation, symmetrize
 
 #: Fits begin with so many iterations for the factors, while the start's assignment stays.
@@ -339,7 +339,10 @@ class _At(LowRank):
         identity = torch.eye(inner.shape[-1], dtype=inner.dtype, device=inner.device)
         C = torch.linalg.cholesky_ex(identity + inner).L
         half = torch.linalg.solve_triangular(C, sketch.mT, upper=False)  # (K, r, d)
-        F = half.mT @ rotation(torch.linalg.solve_triangular(C, self.L.mT, upper=False))
+        turn = torch.linalg.solve_triangular(C, self.L.mT, upper=False)
+        if not torch.isfinite(turn).all():
+            raise ValueError(ILL_DEFINED)
+        F = half.mT @ rotation(turn)
         psi = (diagonal - half.square().sum(-2)).clamp(min=0) + reg_covar
         return _stored(F, psi)
 

@@ -196,3 +196,10 @@ def test_distances_and_maps_are_those_of_matrices(X):
     np.testing.assert_allclose(ours.transform(X), theirs.transform(X), rtol=1e-8, atol=1e-8)
     shrunk = OTMap(mixture, shrinkage=0.2).fit(other)
     assert shrunk.distance_ == pytest.approx(OTMap(full, shrinkage=0.2).fit(other).distance_)
+
+
+def test_features_without_variance_are_ill_defined(X):
+    with pytest.raises(ValueError, match="ill-defined empirical covariance"):
+        fitted(np.c_[X, np.ones(len(X))], reg_covar=0.0)
+    with pytest.raises(ValueError, match="Use the bootstrap"):
+        fitted(X).standard_errors(X)

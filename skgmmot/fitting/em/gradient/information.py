@@ -183,9 +183,11 @@ def _check(theta: GaussianMixtureParams) -> None:
             "a mixture must have no noise for standard errors, got some. Use the bootstrap."
         )
     if not covariance_type.elementary:
+        base = covariance_type.base
+        instead = f"its base, {base.name!r}" if base.elementary else "the bootstrap"
         raise ValueError(
             "covariance_type must be elementary for standard errors, got "
-            f"{covariance_type.name!r}. Use its base, {covariance_type.base.name!r}."
+            f"{covariance_type.name!r}. Use {instead}."
         )
     if size > MAX_PARAMETERS:
         raise ValueError(
