@@ -52,7 +52,10 @@ EQUIVALENT = {
     ("fitting/sliced.py", "MAX_PROJECTED ="): "how much is held at once changes no value",
     ("gaussian/sampling.py", "if missing > 0:"): "inside a loop that does nothing for zero",
     ("metrics/_sliced.py", "if p > 2:"): "for these powers both units hold all differences",
-    ("plotting.py", "ax.plot_surface("): "the width of the lines of a mesh is a matter of looks",
+    (
+        "plotting/_mixture.py",
+        "ax.plot_surface(",
+    ): "the width of the lines of a mesh is a matter of looks",
     ("transport/discrete/bounded.py", "return ((P > 0) | (self.bounds[at] <"): (
         "what is exactly the bound is computed, or not, for the same plan"
     ),

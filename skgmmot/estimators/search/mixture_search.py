@@ -16,7 +16,6 @@ from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
 from skgmmot.estimators._default_mixture import DefaultMixture
@@ -32,6 +31,7 @@ from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
+from skgmmot.plotting._criterion import LABELS, CriterionDisplay
 
 #: Differences of a criterion, in units of twice a log-likelihood, that count as clear.
 CLEARLY = 10.0
@@ -58,8 +58,6 @@ AT_THE_END = (
     "and the largest. Compare more components, such as range(1, {1})."
 )
 CRITERIA = ("bic", "aic", "icl", "held_out")
-#: What the criteria are called in plots.
-LABELS = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "held_out": "-2 held-out log-likelihood"}
 
 
 class GaussianMixtureSearch(DefaultMixture, FittedMixture):
@@ -351,22 +349,12 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         ------
         NotFittedError
             Before `fit`.
-        """
-        check_is_fitted(self)
-        import matplotlib.pyplot as plt
 
-        ax = plt.figure().add_subplot() if ax is None else ax
-        K, values = self.results_["n_components"], self.results_["criterion"]
-        drawn = np.isfinite(values) & ~self.results_["collapsed"]
-        for name in dict.fromkeys(self.results_["covariance_type"]):
-            rows = drawn & (self.results_["covariance_type"] == name)
-            ax.plot(K[rows], values[rows], "o-", label=name)
-        best = self.best_index_
-        ax.plot(K[best], values[best], "o", color="black", markersize=12, fillstyle="none")
-        ax.set(xlabel="components", ylabel=LABELS[self.criterion])
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend()
-        return ax
+        See Also
+        --------
+        skgmmot.plotting.CriterionDisplay : The same for other criteria than that of the search.
+        """
+        return CriterionDisplay.from_estimator(self, ax=ax).ax_
 
 
 class _Comparison:
