@@ -531,7 +531,8 @@ def missing(quick):
     entries. held out: mean log-density of the other 20 %, which are complete, under a mixture of
     three components (full covariances; of wine tied) from five starts: by exact EM on what is left,
     or fitted to what another method has imputed. one component: MixtureImputer at its defaults, and
-    the same mixture of three on what it imputed. s: CPU seconds for both.
+    the same mixture of three on what it imputed. s: CPU seconds for both. Of the results that are
+    kept, tgmm was not measured on iris at 50 and wine at 30 %, and nothing was on wine at 50 %.
     """
     for data, (X, covariance_type) in _incomplete_data().items():
         for removed in (0.1, 0.3, 0.5):
@@ -591,6 +592,11 @@ def _imputed(X, covariance_type, removed, seed):
         yield name, row(lambda imputer=imputer: imputer.fit_transform(M), of_imputed)
     ours = mixture(missing_values="nan")
     yield "skgmmot, exact EM", row(lambda: ours.fit(M).impute(M), lambda _: ours.score(test))
+    with_prior = mixture(missing_values="nan", prior="auto")
+    yield (
+        "the same, prior='auto'",
+        row(lambda: with_prior.fit(M).impute(M), lambda _: with_prior.score(test)),
+    )
     if importlib.util.find_spec("tgmm") is not None:
         theirs = _tgmm(3, M, covariance_type, n_init=5, random_state=seed)
 
