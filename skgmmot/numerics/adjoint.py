@@ -182,9 +182,10 @@ class Adjoint:
     @property
     def spectral_radius(self) -> float:
         """Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it."""
-        if self._seen is None:
+        values = None if self._seen is None else self._seen[0].ritz_values()
+        if values is None or not len(values):
             return math.nan
-        return float((1 - self._seen[0].ritz_values()).abs().max())
+        return float((1 - values).abs().max())
 
     @property
     def one_step_error(self) -> float:
@@ -192,7 +193,8 @@ class Adjoint:
         if self._seen is None:
             return math.nan
         _, u, v = self._seen
-        return norm(u - v) / norm(u)
+        size = norm(u)
+        return norm(u - v) / size if size else 0.0
 
 
 def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:

@@ -142,6 +142,8 @@ class Products:
 
     def ritz_values(self) -> Tensor:
         """Rayleigh-Ritz estimates of eigenvalues, on the span of the recorded inputs."""
+        if not self._inputs:
+            return torch.empty(0, dtype=torch.complex128)
         left, sizes, right = torch.linalg.svd(torch.cat(self._inputs).mT, full_matrices=False)
         rank = int((sizes > 1e-10 * sizes[0]).sum())
         basis = left[:, :rank]  # (m, r)
@@ -150,6 +152,8 @@ class Products:
 
     def residual(self, x: Tensor, b: Tensor) -> float:
         """Relative residual ``|matvec(x) - b| / |b|``, from the recorded products if possible."""
+        if not (x.any() or b.any()):
+            return 0.0
         image = self._known_image(x)
         if image is None:
             image = self._matvec(x) if self._inputs else self(x)

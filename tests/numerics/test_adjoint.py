@@ -18,7 +18,7 @@ from skgmmot.numerics.adjoint import (
     spectral_radius,
 )
 from skgmmot.numerics.fixed_point import iterate
-from skgmmot.numerics.krylov import dense, neumann
+from skgmmot.numerics.krylov import Products, dense, gmres, neumann
 
 F64 = torch.float64
 DERIVATIVES = {"implicit": implicit, "automatic": automatic, "one_step": one_step}
@@ -228,6 +228,17 @@ def test_backward_warns_of_an_adjoint_equation_that_was_not_solved(contraction):
     theta = implicit(F, start, run(F, start), solve=two_terms, adjoint=Adjoint(tol=1e-6))
     with pytest.warns(InexactGradientWarning, match="solved to a relative residual of .* > grad"):
         theta.left.sum().backward()
+
+
+@pytest.mark.parametrize("solve", [gmres, dense])
+def test_notes_of_a_gradient_of_zero_are_numbers(solve, recwarn):
+    adjoint, products = Adjoint(tol=1e-6), Products(lambda u: u / 2)
+    nothing = torch.zeros(3, dtype=F64)
+    adjoint.note(products, solve(products, nothing), nothing)
+    assert (adjoint.residual, adjoint.one_step_error) == (0.0, 0.0)
+    radius = "0.5" if solve is dense else "nan"  # no product has seen anything
+    assert repr(adjoint).endswith(f"spectral_radius={radius}, one_step_error=0)")
+    assert not recwarn.list
 
 
 def test_the_spectral_radius_is_estimated_from_a_few_products(make_samples):

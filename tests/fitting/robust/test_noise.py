@@ -151,6 +151,26 @@ def test_gradients_are_those_of_finite_differences(kind):
         np.testing.assert_allclose(found, (of_x, of_a), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("density", [-20.0, -60.0, -200.0])
+@pytest.mark.parametrize("n", [60, 1200])  # by the definition, and by features
+def test_the_gradient_beside_noise_that_vanishes_is_that_without_it(n, density):
+    gen = torch.Generator().manual_seed(0)
+    X = torch.randn(n, 2, generator=gen, dtype=F64)
+    X[: n // 3] += torch.tensor([4.0, 0.0], dtype=F64)
+    found = []
+    for theta in (start("full")._replace(noise=density), start("full").without_noise()):
+        X_ = X.clone().requires_grad_()
+        solution = fit_em(theta, X_, tol=1e-10, max_iter=300, gradient="implicit")
+        weights = solution.value.weights
+        assert theta.noise is None or weights[-1] < 1e-12
+        (solution.value.means.square().sum() + weights[0]).backward()
+        assert solution.adjoint.residual < 1e-6
+        assert solution.adjoint.spectral_radius < 1
+        found.append(X_.grad)
+    # both fits end within the tolerance of their gradients, 1e-6
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6 * float(found[1].abs().max()))
+
+
 def test_the_gradient_in_blocks_is_that_of_the_tape():
     X, a = two_and_noise(3000)
     found = []

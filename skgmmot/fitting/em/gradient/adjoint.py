@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skgmmot.gaussian.evaluators import FeatureEStep
 from skgmmot.gaussian.log_density import log_joint, posterior
-from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.mixture import EMPTY, GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics, moments
 
 
@@ -84,9 +84,13 @@ def with_noise(theta: GaussianMixtureParams, moments: Statistics) -> Statistics:
     Returns
     -------
     Statistics
-        The mass of noise is minus that of all components.
+        The mass of noise is minus that of all components. That of noise whose weight is at most
+        `EMPTY` is zero: the others cancel to less than their rounding, which `score` would divide
+        by the weight.
     """
-    return moments if theta.noise is None else moments.beside(-moments.mass.sum(-1))
+    if theta.noise is None:
+        return moments
+    return moments.beside(torch.where(theta.weights[-1] > EMPTY, -moments.mass.sum(-1), 0.0))
 
 
 class FeatureAdjoint:
