@@ -24,6 +24,10 @@ class FitTraceDisplay:
         The axes of the plot.
     figure_ : matplotlib Figure
         The figure of the plot.
+
+    Notes
+    -----
+    What the lower bound is says the estimator: for plain EM, the mean log-likelihood.
     """
 
     def __init__(self, lower_bounds, *, converged=None, n_init=1):
@@ -100,7 +104,7 @@ class FitTraceDisplay:
         marker = {None: "", True: "o", False: "x"}[self.converged]
         style = {"marker": marker, "markevery": [len(values) - 1], "markersize": 8} | style
         ax.plot(iterations, values, label=self._ending() if label is None else label, **style)
-        ax.set(xlabel="iteration", ylabel="lower bound of the mean log-likelihood")
+        ax.set(xlabel="iteration", ylabel="lower bound")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend()
         return self

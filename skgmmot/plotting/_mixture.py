@@ -126,7 +126,8 @@ class GaussianMixtureDisplay:
         ValueError
             If a feature does not exist, there are too many, or ``X`` has others.
         """
-        params, _ = as_mixture(mixture)
+        value = isinstance(mixture, GaussianMixtureParams)
+        params, _ = as_mixture(mixture.without_noise() if value else mixture)
         d = params.means.shape[1]
         names = getattr(mixture, "feature_names_in_", None)
         if features is None and d > MOST_PAIRED:
@@ -160,8 +161,8 @@ class GaussianMixtureDisplay:
                     "X must be finite, got NaN or infinity. Leave out rows with missing values, or "
                     "draw an estimator that takes them."
                 )
-            where = torch.from_numpy(rows).to(params.means)
-            labels = log_responsibilities(params, where).argmax(0)
+            whole = mixture if isinstance(mixture, GaussianMixtureParams) else params
+            labels = _most_probable(whole.to(dtype=torch.float64), torch.from_numpy(rows))
         drawn = spread(len(rows), most)
         return {"X": rows[drawn][:, chosen], "labels": labels.cpu().numpy()[drawn].astype(int)}
 
@@ -225,7 +226,8 @@ class GaussianMixtureDisplay:
         d = self.means.shape[1]
         if ax is None:
             size = max(6.4, 1.6 * d)
-            ax = pyplot().figure(figsize=(size, size), layout="constrained").subplots(d, d)
+            figure = pyplot().figure(figsize=(size, size), layout="constrained")
+            ax = figure.subplots(d, d, sharex="col")
         axes = np.asarray(ax, dtype=object)
         if axes.shape != (d, d):
             raise ValueError(
@@ -354,3 +356,11 @@ class GaussianMixtureDisplay:
         surface = np.moveaxis(self._surface(k, features, unit, n_std), -1, 0)
         alpha = alpha if self.X is None else 0.5 * alpha
         ax.plot_surface(*surface, linewidth=0, color=color, alpha=alpha)
+
+
+def _most_probable(mixture: GaussianMixtureParams, X: torch.Tensor) -> torch.Tensor:
+    """The most probable component of each sample, -1 for noise."""
+    resp = log_responsibilities(mixture, X.to(mixture.means)).exp()
+    largest, labels = resp.max(0)
+    noise = mixture.noise is not None
+    return torch.where((1 - resp.sum(0) > largest) & noise, -1, labels)

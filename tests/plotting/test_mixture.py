@@ -9,6 +9,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
 
 from skgmmot import DifferentiableGaussianMixture, StudentMixture
+from skgmmot.functional import GaussianMixtureParams
 from skgmmot.plotting import GaussianMixtureDisplay
 
 
@@ -110,6 +111,15 @@ def test_noise_is_grey_and_many_samples_are_thinned(rng):
     assert len(GaussianMixtureDisplay.from_estimator(mixture, X, max_samples=10).X) == 10
     in_one = GaussianMixtureDisplay.from_estimator(mixture, X, features=1)
     assert len(in_one.ax_.lines[0].get_xdata()) == (display.labels == -1).sum()
+
+
+def test_noise_of_a_mixture_as_a_value_is_grey():
+    means = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
+    value = GaussianMixtureParams(torch.full((2,), 0.5), means, torch.ones(2, 2), "diag")
+    X = [[0.0, 0.0], [3.0, 0.5], [20.0, 0.0]]
+    display = GaussianMixtureDisplay.from_estimator(value.with_noise(0.2, -8.0), X)
+    assert display.labels.tolist() == [0, 1, -1]
+    assert np.allclose(display.weights, 0.5)
 
 
 def test_low_rank_in_many_features_is_drawn_without_large_matrices(rng):
