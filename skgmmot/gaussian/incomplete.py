@@ -39,6 +39,10 @@ NO_NOISE = (
     "noise must be 'none' where entries are missing, got some: its density is known for complete "
     "samples. Fit without noise, or impute missing entries first."
 )
+NO_TYPE = (
+    "covariance_type must be 'full', 'tied', 'diag' or 'spherical' where entries are missing, got "
+    "{!r}. Fit with one of these, or pass complete samples."
+)
 #: Numbers in the matrices of patterns that are held at once, for each thread.
 HELD = 2**20
 
@@ -119,7 +123,8 @@ class IncompleteEStep:
     Raises
     ------
     ValueError
-        If a covariance is not positive definite.
+        If a covariance is not positive definite, or the mixture has noise or covariances of low
+        rank.
     """
 
     dtype = torch.float64
@@ -129,6 +134,8 @@ class IncompleteEStep:
         if self.theta.noise is not None:
             raise ValueError(NO_NOISE)
         self.covariance_type = base = self.theta.covariance_type
+        if not base.elementary:
+            raise ValueError(NO_TYPE.format(base.name))
         if isinstance(theta, GaussianMixtureParams):
             self.covariances = theta.in_base().covariances
         else:

@@ -311,10 +311,7 @@ class DensityType(CovarianceType):
 
     def observed(self, covariances: Tensor, observed: Tensor) -> Observed:
         """Marginals and regressions for sets of observed features ``(S, d)``, truth values."""
-        raise ValueError(
-            "covariance_type must be 'full', 'tied', 'diag' or 'spherical' where entries are "
-            f"missing, got {self.name!r}. Use one of these, or impute missing entries first."
-        )
+        raise NotImplementedError
 
     def completed(
         self, mass: Tensor, shift: Tensor, scatter: Tensor, observed: Observed

@@ -295,6 +295,14 @@ def test_bad_input_is_named(M, X):
     assert "gradient must be a derivative" in refusal(tensor, **natural)
 
 
+@pytest.mark.parametrize("method", ["predict", "score", "impute"])
+def test_a_low_rank_fitted_to_complete_samples_refuses_missing_entries(X, method):
+    options = {"covariance_type": "lowrank", "missing_values": "nan", "random_state": 0}
+    mixture = DifferentiableGaussianMixture(2, **options).fit(X)
+    with pytest.raises(ValueError, match=r"covariance_type must be .* missing, got 'lowrank'"):
+        getattr(mixture, method)(np.where(X > 4, np.nan, X))
+
+
 def test_pairs_that_are_never_seen_together_are_warned_of(X):
     X = X.copy()
     X[::2, 0], X[1::2, 2] = np.nan, np.nan
