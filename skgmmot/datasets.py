@@ -63,7 +63,7 @@ def load_photograph(source: str | PathLike[str]) -> np.ndarray:
             if image.mode != "RGB":
                 raise ValueError(
                     f"{source} must be an RGB image, got mode {image.mode!r}. Convert it first, "
-                    "for instance with PIL.Image.open(path).convert('RGB')."
+                    "for instance with PIL.Image.open(path).convert('RGB').save(new_path)."
                 )
             return np.asarray(image, dtype=np.float64) / 255.0
     except UnidentifiedImageError:

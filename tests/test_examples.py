@@ -169,6 +169,23 @@ def test_what_cannot_be_read_or_written_is_refused_in_plain_words(
     assert "Traceback" not in shown.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "nofile"], "got 'nofile', which is no file"),
+        (["--out", "nowhere/dots.png"], "--out must be in a folder that exists"),
+        (["--dots", "300"], "unrecognized arguments: --dots 300"),
+    ],
+)
+def test_stippling_refuses_wrong_arguments(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    script = str(EXAMPLES / "semidiscrete" / "plot_stippling.py")
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("strategy", ["mean", "random"])
 def test_the_photograph_takes_the_palette_of_the_target(strategy):
     source, target = (load_photograph(n)[::2, ::2].reshape(-1, 3) for n in ("china", "flower"))

@@ -13,6 +13,7 @@ Run it on a photograph of your own::
 """
 
 import argparse
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 
@@ -21,14 +22,20 @@ from skgmmot.datasets import load_photograph
 
 parser = argparse.ArgumentParser(description="Draw a photograph in dots")
 parser.add_argument("--source", default="flower", help="'china', 'flower' or an image file")
-parser.add_argument("--n-dots", type=int, default=4000)
-parser.add_argument("--out", default="stippling.png")
-args, _ = parser.parse_known_args()
+parser.add_argument("--n-dots", type=int, default=4000, help="number of dots")
+parser.add_argument("--out", default="stippling.png", help="PNG to write")
+args = parser.parse_args()
+
+if not Path(args.out).resolve().parent.is_dir():
+    parser.error(f"--out must be in a folder that exists, got {args.out}")
+try:
+    picture = load_photograph(args.source)
+except (OSError, ValueError) as error:
+    parser.error(str(error))
 
 # %%
 # The light: the grey of blocks of 3 x 3 pixels, squared for contrast.
 
-picture = load_photograph(args.source)
 height, width = (size // 3 * 3 for size in picture.shape[:2])
 grey = picture[:height, :width].mean(axis=2).reshape(height // 3, 3, width // 3, 3).mean((1, 3))
 density = GridDensity(grey**2, extent=(0, width, 0, height))

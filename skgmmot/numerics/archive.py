@@ -364,7 +364,9 @@ class _Members:
 
     def __init__(self, file: BinaryIO):
         if file.read(4) != b"PK\x03\x04":
-            raise ValueError("it does not begin as an archive does")
+            raise ValueError(
+                "it does not begin as an archive does (files of pickle and joblib are not read)"
+            )
         size = file.seek(0, io.SEEK_END)
         self.zip = zipfile.ZipFile(file)
         infos = self.zip.infolist()

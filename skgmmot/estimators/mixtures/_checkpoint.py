@@ -105,7 +105,8 @@ class Checkpoint:
             raise ValueError(
                 "checkpoint must be that of a fit of the same parameters and samples, got "
                 f"{self.path!r} with {'; '.join(differences)}. Delete the file, or choose another "
-                "path."
+                "path. To go on with other parameters, let this fit end, then fit again with "
+                "warm_start=True and checkpoint=None."
             )
         return reached
 

@@ -57,7 +57,8 @@ class MixtureEmbedding(DefaultMixture, _OfObjects):
         Number of processes that fit; None is one. Without effect on clouds of dask.
     random_state : int, RandomState instance or None, default=None
         Controls the default mixture's starts; with an integer, the mixture of a cloud does not
-        depend on the other clouds.
+        depend on the other clouds. With None and several components, mixtures and distances may
+        differ from call to call.
     verbose : int, default=0
         1 shows a progress bar over the clouds, unless they are of dask. Iterations are shown by
         ``verbose`` of ``mixture``.
