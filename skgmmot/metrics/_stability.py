@@ -90,7 +90,8 @@ def stability_bounds(source, target, n_samples, *, random_state=0):
         If a mixture is neither an estimator nor a tuple.
     ValueError
         If mixtures differ in dimension or numbers of components, a number of samples is not a
-        positive integer, or components overlap so much that samples do not tell them apart.
+        positive integer, components overlap so much that samples do not tell them apart, or, for a
+        number of samples, a covariance type is not elementary or a weight is zero.
 
     Notes
     -----
@@ -165,6 +166,7 @@ def _errors_between(found: GaussianMixtureParams, true: GaussianMixtureParams) -
 
 def _expected_errors(true: GaussianMixtureParams, n_samples: int, rng) -> FitErrors:
     """Errors of maximum likelihood to expect of a number of samples."""
+    _check_informative(true)
     sizes = [t.numel() for t in true]
     n_drawn = SAMPLES_PER_PARAMETER * sum(sizes)
     generator = torch.Generator().manual_seed(int(rng.randint(np.iinfo(np.int32).max)))
@@ -184,6 +186,21 @@ def _expected_errors(true: GaussianMixtureParams, n_samples: int, rng) -> FitErr
         float(squares.max().sqrt()),
         float(changes.square().sum((0, 2, 3)).max().sqrt()),
     )
+
+
+def _check_informative(true: GaussianMixtureParams) -> None:
+    """Refuse mixtures whose parameters have no errors to expect."""
+    if not true.covariance_type.elementary:
+        raise ValueError(
+            "covariance_type must be 'full', 'tied', 'diag' or 'spherical' where n_samples is a "
+            f"number, got {true.covariance_type.name!r}. Pass two fits as n_samples."
+        )
+    empty = (true.weights == 0).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            "weights must be positive where n_samples is a number, got 0 for component(s) "
+            f"{empty}. Leave these out."
+        )
 
 
 def _roots(mixture: GaussianMixtureParams) -> Tensor:

@@ -96,3 +96,13 @@ def test_moving_both_mixtures_changes_nothing():
 def test_what_is_no_number_of_samples_is_refused(n_samples, message):
     with pytest.raises(ValueError, match=message):
         stability_bounds(mixture(), mixture(), n_samples)
+
+
+def test_mixtures_whose_errors_are_not_to_be_expected_are_refused():
+    low_rank = ([1.0], [[0.0, 0.0]], [[[1.0, 2.0], [0.0, 1.0]]], "lowrank")
+    empty = ([1.0, 0.0], [[0.0, 0.0], [1.0, 0.0]], [1.0, 2.0], "spherical")
+    with pytest.raises(ValueError, match=r"covariance_type must be .* got 'lowrank'. Pass two"):
+        stability_bounds(low_rank, low_rank, 100)
+    assert stability_bounds(low_rank, low_rank, (low_rank, low_rank)).distance == 0
+    with pytest.raises(ValueError, match=r"weights must be positive .* component\(s\) \[1\]"):
+        stability_bounds(empty, mixture(), 100)

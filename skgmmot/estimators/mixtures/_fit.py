@@ -165,6 +165,11 @@ def fitted_to(mixture, samples, sample_weight=None):
             f"{type(mixture).__name__}, which would bring them into memory. Use samples.compute() "
             "if they fit there."
         )
+    if getattr(mixture, "labels", "ignore") != "ignore":
+        raise ValueError(
+            f"mixture must have labels='ignore' here, got {mixture.labels!r}: it is fitted without "
+            "classes. Set labels back, or fit the mixture by itself."
+        )
     if sample_weight is None:
         return mixture.fit(samples)
     if not has_fit_parameter(mixture, "sample_weight"):

@@ -7,7 +7,13 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from skgmmot import DifferentiableGaussianMixture, SemidiscreteGMM, SlicedWassersteinGMM
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    MixtureImputer,
+    MixtureRegressor,
+    SemidiscreteGMM,
+    SlicedWassersteinGMM,
+)
 from skgmmot.estimators.mixtures._fit import FittedMixture
 from skgmmot.numerics.runs import Runs
 
@@ -120,3 +126,10 @@ def test_an_interrupted_fit_shows_what_it_has_reached(make, X, monkeypatch):
 def test_one_iteration_that_is_not_enough_is_warned_of(make, X):
     with pytest.warns(ConvergenceWarning):
         make(max_iter=1).fit(X)
+
+
+def test_mixtures_within_others_are_fitted_without_labels(X):
+    mixture = DifferentiableGaussianMixture(2, labels="y")
+    for fit in (MixtureImputer(mixture).fit, MixtureRegressor(mixture).fit):
+        with pytest.raises(ValueError, match="mixture must have labels='ignore' here, got 'y'"):
+            fit(np.asarray(X), np.zeros(len(X)))
