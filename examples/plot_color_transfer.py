@@ -30,7 +30,7 @@ from skgmmot.plotting import GaussianMixtureDisplay
 parser = argparse.ArgumentParser(description="Give a picture the palette of another.")
 parser.add_argument("--source", default="china", help="image to recolour (default: china)")
 parser.add_argument("--target", default="flower", help="image of the palette (default: flower)")
-parser.add_argument("--out", default="color_transfer.png", help="PNG to write")
+parser.add_argument("--out", default="color_transfer.png", help="PNG of the whole figure to write")
 parser.add_argument("--n-components", type=int, default=10, help="components a mixture")
 parser.add_argument("--strategy", choices=["mean", "random"], default="mean")
 parser.add_argument("--plain", action="store_true", help="clip the colours, do not smooth")
