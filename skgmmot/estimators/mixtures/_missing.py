@@ -138,7 +138,8 @@ class Imputing(MixtureEstimator):
 
         Examples
         --------
-        >>>         >>> from skgmmot import DifferentiableGaussianMixture
+        >>> import numpy as np
+        >>> from skgmmot import DifferentiableGaussianMixture
         >>> mixture = DifferentiableGaussianMixture.from_parameters(
         ...     [1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]], "full"
         ... )
