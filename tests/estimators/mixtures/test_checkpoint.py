@@ -539,6 +539,15 @@ def test_signals_are_left_alone_elsewhere(blobs, path, tmp_path, monkeypatch):
     assert not installed
 
 
+@pytest.fixture
+def ctrl_c_interrupts():
+    """SIGINT raises KeyboardInterrupt also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_has_the_state_written(blobs, path):
     mixture = em(checkpoint=path, checkpoint_every=10**6, tol=0.0, max_iter=10**6)()
     killer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
