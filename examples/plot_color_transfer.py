@@ -10,7 +10,7 @@ mixtures; ``--plain`` shows the images of the pixels as they are.
 
 Run it on two pictures of your own::
 
-    python examples/plot_color_transfer.py --source A.jpg --target B.jpg --out C.png
+    python examples/plot_color_transfer.py --source A.jpg --target B.jpg --picture C.png
 """
 
 import argparse
@@ -31,13 +31,15 @@ parser = argparse.ArgumentParser(description="Give a picture the palette of anot
 parser.add_argument("--source", default="china", help="image to recolour (default: china)")
 parser.add_argument("--target", default="flower", help="image of the palette (default: flower)")
 parser.add_argument("--out", default="color_transfer.png", help="PNG of the whole figure to write")
+parser.add_argument("--picture", help="PNG of the recoloured picture alone (default: none)")
 parser.add_argument("--n-components", type=int, default=10, help="components a mixture")
 parser.add_argument("--strategy", choices=["mean", "random"], default="mean")
 parser.add_argument("--plain", action="store_true", help="clip the colours, do not smooth")
 args = parser.parse_args()
 
-if not Path(args.out).resolve().parent.is_dir():
-    parser.error(f"--out must be in a folder that exists, got {args.out}")
+for option, path in (("--out", args.out), ("--picture", args.picture)):
+    if path is not None and not Path(path).resolve().parent.is_dir():
+        parser.error(f"{option} must be in a folder that exists, got {path}")
 try:
     source, target = load_photograph(args.source), load_photograph(args.target)
 except (OSError, ValueError) as error:
@@ -105,3 +107,6 @@ for ax, (title, fitted) in zip(axes, mixtures, strict=True):
 
 figure.savefig(args.out, dpi=110, bbox_inches="tight", pad_inches=0.1)
 print(f"wrote {args.out}")
+if args.picture is not None:
+    plt.imsave(args.picture, mapped_pixels.reshape(source.shape))
+    print(f"wrote {args.picture}")

@@ -133,6 +133,8 @@ def test_the_colour_transfer_takes_any_two_pictures(tmp_path, rng):
         "b.png",
         "--out",
         "c.png",
+        "--picture",
+        "d.png",
         "--n-components",
         2,
         cwd=tmp_path,
@@ -142,6 +144,8 @@ def test_the_colour_transfer_takes_any_two_pictures(tmp_path, rng):
     assert "mapping every pixel: 100%" in done.stderr
     with Image.open(tmp_path / "c.png") as figure:
         assert figure.width > 1000
+    with Image.open(tmp_path / "d.png") as picture:
+        assert picture.size == (60, 40)
 
 
 @pytest.mark.parametrize(

@@ -73,4 +73,4 @@ for row, k in zip(right.subplots(len(groups), len(steps)), groups, strict=True):
         if k == groups[0]:
             ax.set_title(f"{step:+d}" if step else "mean")
 right.supxlabel("deviations along the first direction")
-plt.show()
+figure.savefig("low_rank.png", dpi=100)

@@ -96,7 +96,7 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64, *, any_mass=False):
     if hasattr(mixture, "moments"):
         mixture = _moments(mixture, name)
     if isinstance(mixture, GaussianMixtureParams):
-        given = (*mixture, mixture.covariance_type)
+        given = (*mixture.without_noise(), mixture.covariance_type)
     elif hasattr(mixture, "covariance_type"):
         check_is_fitted(mixture, "means_", msg=_not_fitted(name))
         covariance_type = getattr(mixture, "covariance_type_", mixture.covariance_type)

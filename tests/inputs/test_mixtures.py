@@ -14,6 +14,7 @@ from skgmmot._inputs.mixtures import (
     rounding,
 )
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, ELEMENTARY_TYPES, SPHERICAL
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 
 @pytest.mark.parametrize("mixture_type", ["public", "storage"])
@@ -126,3 +127,10 @@ def test_a_value_is_a_mixture_of_its_own_type(name, K, d, make_mixture):
     assert_close(params.full_covariances(), value.full_covariances())
     named, _ = as_mixture((*value, name))
     assert named.covariance_type == params.covariance_type
+
+
+def test_a_value_with_noise_is_read_as_its_components_like_an_estimator_with_noise():
+    weights, means = torch.tensor([0.25, 0.75]).double(), torch.zeros(2, 1).double()
+    alone = GaussianMixtureParams(weights, means, torch.ones(2, 1).double(), "spherical")
+    found, _ = as_mixture(alone.with_noise(0.2, -3.0))
+    assert torch.allclose(found.weights, weights) and found.noise is None

@@ -10,7 +10,6 @@ from sklearn.base import (
     clone,
 )
 from sklearn.utils import get_tags
-from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -94,7 +93,7 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
 
     _parameter_constraints: dict = {
         "ot_map": [OTMap],
-        "classifier": [HasMethods(["fit", "predict"])],
+        "classifier": "no_validation",  # its message would show the target of a map given here
     }
 
     def __init__(self, ot_map, classifier):
@@ -127,10 +126,17 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
 
         Raises
         ------
+        TypeError
+            If ``classifier`` has no `fit` and `predict`.
         ValueError
             If the map has no target, the classifier takes no weights but some are given, or an
             argument is invalid.
         """
+        if not all(hasattr(self.classifier, method) for method in ("fit", "predict")):
+            raise TypeError(
+                f"classifier must have fit and predict, got {type(self.classifier).__name__}. Pass "
+                "the map first: AdaptedClassifier(OTMap(X_target), classifier)."
+            )
         if self.ot_map.target is None:
             raise ValueError(
                 "ot_map must have a target, got None. Pass the unlabelled samples of the target: "

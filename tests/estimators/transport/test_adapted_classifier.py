@@ -117,7 +117,6 @@ def test_only_what_the_classifier_can_is_there(labelled):
     [
         (OTMap(), LogisticRegression(), None, "ot_map must have a target, got None. Pass the"),
         (LogisticRegression(), LogisticRegression(), None, "The 'ot_map' parameter"),
-        (OTMap(ONE), 3, None, "The 'classifier' parameter"),
         (OTMap(ONE), KNeighborsClassifier(), [1.0, 1.0], "classifier must be one whose fit takes"),
         (OTMap(ONE), LogisticRegression(), [1.0, -1.0], "Negative values"),
         (
@@ -131,3 +130,11 @@ def test_only_what_the_classifier_can_is_there(labelled):
 def test_what_cannot_be_is_refused_in_plain_words(ot_map, classifier, weights, message):
     with pytest.raises(ValueError, match=message):
         AdaptedClassifier(ot_map, classifier).fit([[0.0], [1.0]], [0, 1], weights)
+
+
+def test_a_map_in_the_place_of_the_classifier_is_named_without_its_target():
+    with pytest.raises(
+        TypeError, match=r"got OTMap. Pass the map first: AdaptedClassifier\("
+    ) as error:
+        AdaptedClassifier(OTMap(ONE), OTMap(np.zeros((99, 1)))).fit([[0.0], [1.0]], [0, 1])
+    assert len(str(error.value)) < 200
