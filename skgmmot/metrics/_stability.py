@@ -180,7 +180,7 @@ def _expected_errors(true: GaussianMixtureParams, n_samples: int, rng) -> FitErr
     squares = of_means.diagonal().reshape(true.means.shape).sum(1)
     values, vectors = torch.linalg.eigh(of_covariances)
     directions = (vectors * values.clamp(min=0).sqrt()).mT.reshape(-1, *true.covariances.shape)
-    changes = torch.stack([_change_of_roots(true, change) for change in directions])
+    changes = _changes_of_roots(true, directions)
     return FitErrors(
         float(absolute.sum()),
         float(squares.max().sqrt()),
@@ -209,13 +209,14 @@ def _roots(mixture: GaussianMixtureParams) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt().unsqueeze(-2)) @ vectors.mT
 
 
-def _change_of_roots(mixture: GaussianMixtureParams, change: Tensor) -> Tensor:
-    """The derivative of the roots ``(K, d, d)`` along a change of the covariances."""
+def _changes_of_roots(mixture: GaussianMixtureParams, changes: Tensor) -> Tensor:
+    """Derivatives of the roots ``(m, K, d, d)`` along m changes of the covariances."""
     values, vectors = torch.linalg.eigh(mixture.full_covariances())
     roots = values.clamp(min=0).sqrt()
-    change = mixture.covariance_type.to_full(change, *mixture.means.shape)
     together = roots.unsqueeze(-1) + roots.unsqueeze(-2)
-    return vectors @ (vectors.mT @ change @ vectors / together) @ vectors.mT
+    to_full, shape = mixture.covariance_type.to_full, mixture.means.shape
+    full = torch.stack([to_full(change, *shape) for change in changes])
+    return vectors @ (vectors.mT @ full @ vectors / together) @ vectors.mT
 
 
 def _fit_bound(true: GaussianMixtureParams, errors: FitErrors) -> float:
