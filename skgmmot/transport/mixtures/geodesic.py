@@ -32,7 +32,7 @@ from skgmmot.numerics import blocks
 from skgmmot.numerics.linalg import factor, schur_complement, squared_distances, symmetrize
 from skgmmot.transport.discrete.plan import Plan, entropy_of, solve
 from skgmmot.transport.mixtures.distance import check_dimensions, transport_plan
-from skgmmot.transport.mixtures.maps import MixtureMap, mean_map
+from skgmmot.transport.mixtures.maps import MixtureMap, each_by_its_own, mean_map
 
 
 def interpolate(
@@ -324,20 +324,13 @@ class PairFlow:
         positions = [X]
         for start, end in itertools.pairwise(times):
             count = max(1, math.ceil(abs(end - start) * n_steps - 1e-9))
-            h, X = (end - start) / count, positions[-1]
+            h, X, here = (end - start) / count, positions[-1], self.velocity(start)
             for i in range(count):
-                X = self._runge_kutta(X, start + i * h, h)
+                t = start + i * h
+                middle, there = self.velocity(t + h / 2), self.velocity(t + h)
+                X, here = _runge_kutta(X, h, here, middle, there), there
             positions.append(X)
         return torch.stack(positions)
-
-    def _runge_kutta(self, X: Tensor, t: float, h: float) -> Tensor:
-        """One step of length h."""
-        middle = self.velocity(t + h / 2)
-        k1 = field_at(self.velocity(t), X)
-        k2 = field_at(middle, X + h / 2 * k1)
-        k3 = field_at(middle, X + h / 2 * k2)
-        k4 = field_at(self.velocity(t + h), X + h * k3)
-        return X + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
     def paths(
         self, times: Sequence[float], n_paths: int, *, generator: torch.Generator | None = None
@@ -368,9 +361,9 @@ class PairFlow:
             return torch.randn(*shape, dtype=like.dtype, device=like.device, generator=generator)
 
         u, v = normal(2, n_paths, d)
-        source = self.source_means[pair] + _each(self.factors, pair, u)
-        target = self.target_means[pair] + _each(self.gains, pair, u)
-        target += _each(factor(self.rest), pair, v)
+        source = _mapped(self.factors, self.source_means, pair, u)
+        target = _mapped(self.gains, self.target_means, pair, u)
+        target += _mapped(factor(self.rest), torch.zeros_like(like), pair, v)
         t = torch.tensor([0.0, *times, 1.0], dtype=like.dtype, device=like.device)
         gaps = t.diff().clamp(min=0).sqrt().reshape(-1, 1, 1)
         walk = (gaps * normal(len(t) - 1, n_paths, d)).cumsum(0)  # Brownian motion at t[1:]
@@ -398,13 +391,19 @@ def field_at(field: MixtureMap, X: Tensor) -> Tensor:
     return blocks.map_rows(lambda block: mean_map(field, block), field.mean_row_size, X)
 
 
-def _each(matrices: Tensor, pair: Tensor, normal: Tensor) -> Tensor:
-    """Products of samples ``(n, d)`` and the matrix of their pair."""
-    products = torch.empty_like(normal)
-    for p in pair.unique().tolist():
-        chosen = pair == p
-        products[chosen] = normal[chosen] @ matrices[p].mT
-    return products
+def _runge_kutta(X: Tensor, h: float, here, middle, there) -> Tensor:
+    """One step of length h, by the fields at its start, its middle and its end."""
+    k1 = field_at(here, X)
+    k2 = field_at(middle, X + h / 2 * k1)
+    k3 = field_at(middle, X + h / 2 * k2)
+    k4 = field_at(there, X + h * k3)
+    return X + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
+def _mapped(matrices: Tensor, offsets: Tensor, pair: Tensor, normal: Tensor) -> Tensor:
+    """Images of samples ``(n, d)``, each by the matrix and the offset of its pair."""
+    affine = torch.cat([matrices, offsets.unsqueeze(2)], dim=2)
+    return each_by_its_own(affine, pair, normal.mT.contiguous()).mT
 
 
 def mixture_flow(

@@ -133,7 +133,7 @@ class MixtureMap:
 
     def images(self, pair: Tensor, x: Tensor) -> Tensor:
         """Images ``(d, n)`` of samples about the origin, each by the map of its pair."""
-        return _each_by_its_own(self.affine.to(x), pair, x)
+        return each_by_its_own(self.affine.to(x), pair, x)
 
 
 @dataclass(eq=False)
@@ -373,8 +373,23 @@ def _cumulated_rows(rows: Tensor) -> Tensor:
     return rows
 
 
-def _each_by_its_own(affine: Tensor, pair: Tensor, x: Tensor) -> Tensor:
-    """Images ``(d, b)`` of samples about the origin, each by the map of its pair."""
+def each_by_its_own(affine: Tensor, pair: Tensor, x: Tensor) -> Tensor:
+    """Map each sample by the affine map of its pair.
+
+    Parameters
+    ----------
+    affine : Tensor of shape (p, d, d + 1)
+        Matrices, and images of the origin.
+    pair : Tensor of shape (b,)
+        The pair of each sample.
+    x : Tensor of shape (d, b)
+        Samples about the origin.
+
+    Returns
+    -------
+    Tensor of shape (d, b)
+        Their images.
+    """
     P, d, width = affine.shape
     if d * width <= MAX_COPIED_NUMBERS:
         maps = affine.permute(2, 1, 0).reshape(width * d, P).index_select(1, pair)
