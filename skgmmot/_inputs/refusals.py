@@ -1,6 +1,15 @@
-"""Error messages for samples that are no matrix of numbers."""
+"""Error messages for samples that are no matrix of numbers, and for numbers that are no count."""
+
+from numbers import Integral
 
 import numpy as np
+
+
+def positive_integer(name: str, value, advice: str = "Pass 1 or more.") -> int:
+    """Return a count as an int, or raise with advice what to do."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}. {advice}")
+    return int(value)
 
 
 def refuse_other_axes(name: str, shape) -> None:

@@ -1,13 +1,14 @@
 """The patches of pictures, at several scales, as samples of a loss."""
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, unfold
 
+from skgmmot._inputs.refusals import positive_integer
 from skgmmot.nn.layers import MixtureWassersteinLoss
 
 #: Options of the loss at each scale: one iteration of EM a step.
@@ -93,7 +94,7 @@ class MultiscalePatchLoss(torch.nn.Module):
     ):
         super().__init__()
         self.scales = _factors(scales)
-        self.patch_size = _positive("patch_size", patch_size)
+        self.patch_size = positive_integer("patch_size", patch_size)
         self.weights = _scale_weights(weights, self.scales)
         self.features = features
         picture = torch.as_tensor(np.asarray(target)) if not isinstance(target, Tensor) else target
@@ -207,13 +208,6 @@ def patches(picture: Tensor, factor: int, patch_size: int) -> Tensor:
     return columns.mT.reshape(-1, len(picture), patch_size, patch_size)
 
 
-def _positive(name: str, value) -> int:
-    """A positive integer, validated."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}. Pass 1 or more.")
-    return int(value)
-
-
 def _factors(scales) -> tuple[int, ...]:
     """The factors of the scales, validated."""
     if not isinstance(scales, Sequence | np.ndarray) or isinstance(scales, str) or not len(scales):
@@ -221,7 +215,7 @@ def _factors(scales) -> tuple[int, ...]:
             f"scales must be a sequence of positive integers, got {scales!r}. Pass for example "
             "(1, 2, 4)."
         )
-    return tuple(_positive("a scale", factor) for factor in scales)
+    return tuple(positive_integer("a scale", factor) for factor in scales)
 
 
 def _scale_weights(weights, scales) -> tuple[float, ...]:

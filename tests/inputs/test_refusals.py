@@ -68,3 +68,10 @@ def test_text_is_named_with_its_column(X, message):
 def test_numbers_written_as_text_are_numbers_as_in_scikit_learn():
     X = pd.DataFrame({"a": [0.0, 1.0, 2.0], "b": ["1", "3", "8"]})
     assert DifferentiableGaussianMixture().fit(X).means_[0, 1] == 4
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, True, "2", None])
+def test_what_is_no_count_is_refused_with_advice(value):
+    with pytest.raises(ValueError, match=r"n must be a positive integer, got .*\. Pass less\.$"):
+        positive_integer("n", value, "Pass less.")
+    assert positive_integer("n", np.int64(3)) == 3

@@ -1,6 +1,5 @@
 """`MixtureRegressor`: regression by the conditional distribution of a Gaussian mixture."""
 
-from numbers import Integral
 from typing import Self
 
 import numpy as np
@@ -16,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skgmmot._inputs import arrays
 from skgmmot._inputs.features import values_of
 from skgmmot._inputs.mixtures import as_mixture
+from skgmmot._inputs.refusals import positive_integer
 from skgmmot._inputs.targets import regression_targets
 from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures._base import whole_fit
@@ -278,14 +278,11 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         ValueError
             If ``X`` is invalid, or ``n_samples`` is not a positive integer.
         """
-        if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 1:
-            raise ValueError(
-                f"n_samples must be a positive integer, got {n_samples!r}. Draw at least one "
-                "target for each sample."
-            )
+        advice = "Draw at least one target for each sample."
+        n_samples = positive_integer("n_samples", n_samples, advice)
         X, kind = self._samples(X)
         rng = check_random_state(self.random_state if random_state is None else random_state)
-        shape = len(X), int(n_samples)
+        shape = len(X), n_samples
         uniforms = torch.from_numpy(rng.random_sample(shape)).to(X.device)
         n_normals = self._prepared(X.device).n_normals
         normals = torch.from_numpy(rng.standard_normal((*shape, n_normals))).to(X.device)

@@ -1,6 +1,6 @@
 """Interpolation between two mixtures: geodesics, Schrodinger bridges and their flows."""
 
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from sklearn.utils import check_random_state
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_pair
+from skgmmot._inputs.refusals import positive_integer
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures import geodesic
@@ -276,7 +277,7 @@ class MixtureFlow:
             As `velocity`, and if times are not monotone or ``n_steps`` is not positive.
         """
         times = monotone(times)
-        n_steps = count("n_steps", n_steps)
+        n_steps = positive_integer("n_steps", n_steps)
         X, kind = arrays.samples(self._start, X, reset=False)
         return kind.restore(self._flow.transport(X.detach(), times, n_steps))
 
@@ -309,7 +310,7 @@ class MixtureFlow:
         times = monotone(times)
         if list(times) != sorted(times):
             raise ValueError(f"times must ascend, got {times}. Sort them.")
-        n_paths = count("n_paths", n_paths)
+        n_paths = positive_integer("n_paths", n_paths)
         seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
         generator = torch.Generator(self._flow.weights.device).manual_seed(int(seed))
         paths, _ = self._flow.paths(times, n_paths, generator=generator)
@@ -345,10 +346,3 @@ def monotone(times) -> list[float]:
             f"times must ascend or descend, and be one or more, got {found}. Sort them."
         )
     return found
-
-
-def count(name, value) -> int:
-    """A positive integer, validated."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}. Pass 1 or more.")
-    return int(value)
