@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from skgmmot import DifferentiableGaussianMixture, OTMap, SlicedWassersteinGMM, WassersteinQuantizer
+from skgmmot._inputs.refusals import positive_integer
 
 PICTURE = np.random.default_rng(0).uniform(size=(6, 5, 3))
 FITS = [DifferentiableGaussianMixture(), OTMap(), SlicedWassersteinGMM(), WassersteinQuantizer(2)]
