@@ -1,10 +1,13 @@
 """Cotangents pulled back through the E-step, block by block; the formulas are in `derivative`.
 
 As for the E-step there are two ways: `FeatureAdjoint` works on quadratic features, `CentredAdjoint`
-on samples centred at each component.
+on samples centred at each component. Where there are no formulas, a `TapedAdjoint` has autograd
+differentiate the sums of each block.
 """
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -281,3 +284,89 @@ class ZeroWeightAdjoint(CentredAdjoint):
         _, h = self._added(x)
         ratio = ratio * (h - ((joint - log_p).exp() * h).sum(0))
         return ((ratio if sample_weight is None else ratio * sample_weight).sum(1),)
+
+
+class TapedAdjoint(ABC):
+    """Pulls cotangents of the statistics back through an E-step by autograd, block by block.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The current mixture, a constant.
+    origin : Tensor of shape (d,)
+        What the mixture is relative to.
+    cotangents : Statistics
+        Those of mass, shift and scatter.
+
+    Notes
+    -----
+    Holds some arrays of ``(K, b, d)`` for a block of b samples.
+    """
+
+    min_rows: int
+    """Shorter blocks are slow."""
+
+    def __init__(self, theta: GaussianMixtureParams, origin: Tensor, cotangents: Statistics):
+        self.theta, self.origin, self.cotangents = theta, origin, cotangents
+        self.row_size = self.sample_size = 4 * theta.means.numel()
+
+    @abstractmethod
+    def sums(self, theta: GaussianMixtureParams, x: Tensor, sample_weight: Tensor | None):
+        """The E-step's `Statistics` of samples about the origin, differentiable in everything."""
+
+    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
+        """Sum cotangents of the mixture's three tensors over one block; those of blocks add."""
+        x = X.double() - self.origin.double()
+        with torch.enable_grad():
+            theta = self.theta.map(leaf)
+            return self._pulled(self.sums(theta, x, sample_weight), theta)
+
+    def samples(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
+        """Cotangents of the samples ``(b, d)`` and of their weights ``(b,)``."""
+        a = X.new_ones(len(X)) if sample_weight is None else sample_weight
+        with torch.enable_grad():
+            inputs = leaf(X.double() - self.origin.double()), leaf(a.double())
+            return self._pulled(self.sums(self.theta, *inputs), inputs)
+
+    def _pulled(self, sums, inputs):
+        return pulled(sums[:3], inputs, self.cotangents[:3])
+
+
+def leaf(tensor: Tensor) -> Tensor:
+    """Return a copy that requires a gradient, and is on no graph.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        The values.
+
+    Returns
+    -------
+    Tensor
+        The copy.
+    """
+    return tensor.detach().clone().requires_grad_()
+
+
+def pulled(
+    outputs: Iterable[Tensor], inputs: Iterable[Tensor], cotangents: Iterable[Tensor]
+) -> tuple[Tensor, ...]:
+    """Compute vector-Jacobian products by autograd.
+
+    Parameters
+    ----------
+    outputs : iterable of Tensor
+        Functions of the inputs, or constants.
+    inputs : iterable of Tensor
+        Tensors that require a gradient.
+    cotangents : iterable of Tensor
+        One for each output.
+
+    Returns
+    -------
+    tuple of Tensor
+        One for each input, zero where no output depends on it.
+    """
+    pairs = [(t, u) for t, u in zip(outputs, cotangents, strict=True) if t.requires_grad]
+    outputs, cotangents = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, tuple(inputs), cotangents, materialize_grads=True)

@@ -7,6 +7,7 @@ a tape of its own: a vector-Jacobian product is a pass over the samples, like th
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.em.gradient.adjoint import TapedAdjoint, leaf, pulled
 from skgmmot.fitting.em.gradient.derivative import shares
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import m_step
@@ -17,60 +18,28 @@ from skgmmot.gaussian.statistics import Statistics, e_step
 from skgmmot.numerics.adjoint import Linearisation
 
 
-def _leaves(tensors) -> list[Tensor]:
-    """Constants with the same values that require a gradient."""
-    return [t.detach().clone().requires_grad_() for t in tensors]
-
-
-def _pulled(outputs, inputs, cotangents) -> tuple[Tensor, ...]:
-    """Vector-Jacobian products by autograd, zero where there is no way from one to another."""
-    pairs = [(t, u) for t, u in zip(outputs, cotangents, strict=True) if t.requires_grad]
-    outputs, cotangents = zip(*pairs, strict=True)
-    return torch.autograd.grad(outputs, inputs, cotangents, materialize_grads=True)
-
-
-class TapedAdjoint:
-    """Pulls cotangents of the statistics back through the E-step.
+class ViewedAdjoint(TapedAdjoint):
+    """Pulls cotangents of the statistics back through the E-step of samples with a view.
 
     Parameters
     ----------
     theta : GaussianMixtureParams
-        The current mixture.
+        The current mixture, a constant.
     origin : Tensor of shape (d,)
         What the mixture is relative to.
     cotangents : Statistics
-        Those of the statistics.
+        Those of mass, shift and scatter.
     view : View, default=Whole()
         What the samples see of the mixture.
-
-    Notes
-    -----
-    Holds a few times ``(K, b, d)`` for a block of b samples.
     """
 
     min_rows = 16
 
     def __init__(self, theta, origin: Tensor, cotangents: Statistics, view: View = WHOLE):
-        self.theta, self.origin, self.cotangents, self.view = theta, origin, cotangents, view
-        self.row_size = self.sample_size = 4 * theta.means.numel()
+        super().__init__(theta, origin, cotangents)
+        self.view = view
 
-    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
-        """Sum cotangents of the mixture's three tensors over one block; those of blocks add."""
-        x = X.double() - self.origin.double()
-        with torch.enable_grad():
-            inputs = _leaves(self.theta)
-            theta = GaussianMixtureParams(*inputs, self.theta.covariance_type, self.theta.noise)
-            return _pulled(self._sums(theta, x, sample_weight), inputs, self.cotangents)
-
-    def samples(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
-        """Cotangents of the samples ``(b, d)`` and of their weights ``(b,)``."""
-        a = X.new_ones(len(X)) if sample_weight is None else sample_weight
-        with torch.enable_grad():
-            inputs = _leaves((X.double() - self.origin.double(), a.double()))
-            return _pulled(self._sums(self.theta, *inputs), inputs, self.cotangents)
-
-    def _sums(self, theta, x, sample_weight):
-        """The E-step's sums for the whole mixture."""
+    def sums(self, theta, x, sample_weight):
         return self.view.lift(theta, e_step(self.view.of(theta), x, sample_weight))
 
 
@@ -122,7 +91,7 @@ class TapedEM(Linearisation):
         """Cotangents of ``theta`` from those of ``F(theta)``."""
         tensors, cotangents = self._through_m_step(u)
         for em, view, _ in self._parts():
-            adjoint = TapedAdjoint(self.theta, em.origin, cotangents, view)
+            adjoint = ViewedAdjoint(self.theta, em.origin, cotangents, view)
             tensors = [*map(torch.add, tensors, em.samples.sum(adjoint))]
         return GaussianMixtureParams(*tensors, self.theta.covariance_type)
 
@@ -131,7 +100,7 @@ class TapedEM(Linearisation):
         samples, cotangents = self.em.samples, self._through_m_step(u)[1]
         of_X, of_a = torch.zeros_like(samples.X), samples.X.new_zeros(samples.n_samples)
         for em, view, rows in self._parts():
-            adjoint = TapedAdjoint(self.theta, em.origin, cotangents, view)
+            adjoint = ViewedAdjoint(self.theta, em.origin, cotangents, view)
             X, of_a[rows] = em.samples.map(adjoint)
             seen = X.new_zeros(len(X), samples.n_features)
             seen[:, view.features] = X
@@ -156,12 +125,12 @@ class TapedEM(Linearisation):
 
     def _through_m_step(self, u) -> tuple[tuple[Tensor, ...], Statistics]:
         """Cotangents of the mixture by way of the M-step alone, and those of the sums."""
-        em, covariance_type = self.em, self.theta.covariance_type
+        em = self.em
         with torch.enable_grad():
-            inputs = _leaves((*self.theta, *self._statistics[:3]))
-            theta = GaussianMixtureParams(*inputs[:3], covariance_type, self.theta.noise)
-            statistics = Statistics(*inputs[3:], self._statistics.log_likelihood)
+            theta = self.theta.map(leaf)
+            sums = [leaf(t) for t in self._statistics[:3]]
+            statistics = Statistics(*sums, self._statistics.log_likelihood)
             outputs = m_step(theta, statistics, em.reg_covar, em.constraint)
-            found = _pulled(outputs, inputs, u)
+            found = pulled(outputs, [*theta, *sums], u)
         nothing = torch.zeros_like(self._statistics.log_likelihood)
         return found[:3], Statistics(*found[3:], nothing)
