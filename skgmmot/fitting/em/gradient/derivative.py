@@ -180,7 +180,34 @@ class FeatureCovariance:
         return within - (H.flatten(-2) @ joint).view_as(H)
 
 
-class LinearisedEM(MovableLinearisation):
+class InCoordinates(MovableLinearisation):
+    """The linearisation of an iteration of EM at a mixture, in coordinates of it."""
+
+    em: EM
+    """The iteration."""
+    theta: GaussianMixtureParams
+    """The mixture."""
+
+    def _decoded(self, vector):
+        return self.em.constraint.free(self.decode(vector))
+
+    def _encoded(self, u):
+        return self.encode(self.em.constraint.of_free(u, self.theta))
+
+    def encode(self, u: GaussianMixtureParams) -> Tensor:
+        """The coordinates of a cotangent, a vector."""
+        return self._coordinates.of_cotangent(u)
+
+    def decode(self, vector: Tensor) -> GaussianMixtureParams:
+        """A vector as a cotangent."""
+        return self._coordinates.cotangent(vector)
+
+    def retracted(self, vector: Tensor) -> GaussianMixtureParams:
+        """The mixture that a vector of coordinates leads to."""
+        return self.em.constraint.keep(self._coordinates.retracted(vector), self.theta)
+
+
+class LinearisedEM(InCoordinates):
     """One iteration of EM at a mixture, and its derivative in Fisher's coordinates.
 
     Parameters
@@ -255,24 +282,6 @@ class LinearisedEM(MovableLinearisation):
         p = self.residual.numel()
         identity = torch.eye(p, dtype=self.residual.dtype, device=self.residual.device)
         return self._pulled_to_statistics(self._decoded(identity))
-
-    def _decoded(self, vector):
-        return self.em.constraint.free(self.decode(vector))
-
-    def _encoded(self, u):
-        return self.encode(self.em.constraint.of_free(u, self.theta))
-
-    def encode(self, u: GaussianMixtureParams) -> Tensor:
-        """The coordinates of a cotangent, a vector."""
-        return self._coordinates.of_cotangent(u)
-
-    def decode(self, vector: Tensor) -> GaussianMixtureParams:
-        """A vector as a cotangent."""
-        return self._coordinates.cotangent(vector)
-
-    def retracted(self, vector: Tensor) -> GaussianMixtureParams:
-        """The mixture that a vector of coordinates leads to."""
-        return self.em.constraint.keep(self._coordinates.retracted(vector), self.theta)
 
     def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
         """Cotangents of ``theta`` from those of ``F(theta)``."""

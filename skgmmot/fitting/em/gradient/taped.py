@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.gradient.adjoint import TapedAdjoint, leaf, pulled
-from skgmmot.fitting.em.gradient.derivative import shares
+from skgmmot.fitting.em.gradient.derivative import InCoordinates, shares
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import m_step
 from skgmmot.fitting.groups import WHOLE, View
 from skgmmot.gaussian.factor_coordinates import fisher_coordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics, e_step
-from skgmmot.numerics.adjoint import Linearisation
 
 
 class ViewedAdjoint(TapedAdjoint):
@@ -43,7 +42,7 @@ class ViewedAdjoint(TapedAdjoint):
         return self.view.lift(theta, e_step(self.view.of(theta), x, sample_weight))
 
 
-class TapedEM(Linearisation):
+class TapedEM(InCoordinates):
     """One iteration of EM at a mixture, and its derivative, where there is none by hand.
 
     Parameters
@@ -71,21 +70,7 @@ class TapedEM(Linearisation):
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
         if u.ndim > 1:
             return torch.stack([self.product(row) for row in u])
-        constraint = self.em.constraint
-        found = self.pull(constraint.free(self.decode(u)))
-        return self.encode(constraint.of_free(found, self.theta))
-
-    def encode(self, u: GaussianMixtureParams) -> Tensor:
-        """The coordinates of a cotangent, a vector."""
-        return self._coordinates.of_cotangent(u)
-
-    def decode(self, vector: Tensor) -> GaussianMixtureParams:
-        """A vector as a cotangent."""
-        return self._coordinates.cotangent(vector)
-
-    def retracted(self, vector: Tensor) -> GaussianMixtureParams:
-        """The mixture that a vector of coordinates leads to."""
-        return self.em.constraint.keep(self._coordinates.retracted(vector), self.theta)
+        return self._encoded(self.pull(self._decoded(u)))
 
     def pull(self, u: GaussianMixtureParams) -> GaussianMixtureParams:
         """Cotangents of ``theta`` from those of ``F(theta)``."""
