@@ -11,8 +11,9 @@ the E-step over the plans with ``P 1 = a`` and the M-step over the mixtures :mat
 import torch
 from torch import Tensor
 
+from skgmmot.fitting.em.entropic import log_densities_of_components, masses_of_samples
 from skgmmot.fitting.em.step import m_step
-from skgmmot.gaussian.log_density import log_joint, responsibilities
+from skgmmot.gaussian.log_density import responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import moments
 
@@ -74,10 +75,9 @@ def plan_objective(
     >>> bool(plan_objective(plan, better, X) < plan_objective(plan, theta, X))
     True
     """
-    a = _shares(X, sample_weight)
+    a = masses_of_samples(X, sample_weight)
     check_plan(plan, theta, X)
-    mixture = theta.prepare()
-    log_g = log_joint(mixture._replace(log_weights=torch.zeros_like(theta.weights)), X)  # (K, n)
+    log_g = log_densities_of_components(theta, X)  # (K, n)
     reference = theta.weights.unsqueeze(1) * a
     cost = torch.where(plan > 0, plan * -log_g, 0.0).sum()  # 0 times inf is 0
     excess = torch.where(plan > 0, plan / reference, 1.0)
@@ -118,7 +118,7 @@ def plan_step(
     ----------
     .. [1] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
     """
-    return responsibilities(theta, X) * _shares(X, sample_weight)
+    return responsibilities(theta, X) * masses_of_samples(X, sample_weight)
 
 
 def mixture_step(
@@ -186,9 +186,3 @@ def check_plan(plan: Tensor, theta: GaussianMixtureParams, X: Tensor) -> None:
     least = float(plan.detach().min())
     if not least >= 0:
         raise ValueError(f"plan must not be negative, got {least:.3g}. Pass masses.")
-
-
-def _shares(X: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """Weights of samples, of sum one."""
-    a = torch.ones_like(X[:, 0]) if sample_weight is None else sample_weight
-    return a / a.sum()

@@ -90,16 +90,52 @@ def entropic_ot_objective(
     ----------
     .. [1] Vayer and Lasalle 2025, maximum likelihood as entropic transport.
     """
-    a = torch.full_like(X[:, 0], 1 / len(X)) if sample_weight is None else sample_weight
-    a = a / a.sum()
+    a = masses_of_samples(X, sample_weight)
     X = torch.where((a > 0).unsqueeze(1), X, 0.0)  # samples of weight zero do not count
-    log_g = log_joint(theta.prepare()._replace(log_weights=torch.zeros_like(theta.weights)), X)
+    log_g = log_densities_of_components(theta, X)
     if not balanced:
         return -_mean_log_density(theta.weights.log(), log_g, a)
     dense = functools.partial(_dense_dual, log_g=log_g.detach(), a=a.detach())
     log_tilt = balance(theta.weights.detach(), dense)
     prescribed = theta.weights @ (log_tilt - theta.weights.log())
     return prescribed - _mean_log_density(log_tilt, log_g, a)
+
+
+def masses_of_samples(X: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """Return the weights of samples, of sum one.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+        Samples.
+    sample_weight : Tensor of shape (n,) or None
+        Their weights; None is equal ones.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        ``a``.
+    """
+    a = torch.full_like(X[:, 0], 1 / len(X)) if sample_weight is None else sample_weight
+    return a / a.sum()
+
+
+def log_densities_of_components(theta: GaussianMixtureParams, X: Tensor) -> Tensor:
+    """Evaluate the log-densities of all components.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        K components in d dimensions.
+    X : Tensor of shape (n, d)
+        Samples.
+
+    Returns
+    -------
+    Tensor of shape (K, n)
+        ``log g_k(x_i)``.
+    """
+    return log_joint(theta.prepare()._replace(log_weights=torch.zeros_like(theta.weights)), X)
 
 
 def _mean_log_density(log_weights: Tensor, log_g: Tensor, a: Tensor) -> Tensor:
