@@ -181,12 +181,18 @@ class FeatureCovariance:
 
 
 class InCoordinates(MovableLinearisation):
-    """The linearisation of an iteration of EM at a mixture, in coordinates of it."""
+    """The linearisation of an iteration of EM at a mixture, in coordinates of the mixture.
 
-    em: EM
-    """The iteration."""
-    theta: GaussianMixtureParams
-    """The mixture."""
+    Parameters
+    ----------
+    em : EM
+        The iteration.
+    theta : GaussianMixtureParams
+        Where it starts, a constant.
+    """
+
+    def __init__(self, em: EM, theta: GaussianMixtureParams):
+        self.em, self.theta = em, theta
 
     def _decoded(self, vector):
         return self.em.constraint.free(self.decode(vector))
@@ -219,7 +225,7 @@ class LinearisedEM(InCoordinates):
     """
 
     def __init__(self, em: EM, theta: GaussianMixtureParams):
-        self.em, self.theta = em, theta
+        super().__init__(em, theta)
         with torch.no_grad():
             self._e_step = e_step_derivative(em, theta)
             self._features, self._statistics = self._e_step.features, self._e_step.statistics

@@ -57,7 +57,17 @@ class IncompleteEStepDerivative:
 
 
 class IncompleteAdjoint(TapedAdjoint):
-    """Pulls cotangents of the statistics back through the E-step of incomplete samples."""
+    """Pulls cotangents of the statistics back through the E-step of incomplete samples.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The current mixture, a constant.
+    origin : Tensor of shape (d,)
+        What the mixture is relative to.
+    cotangents : Statistics
+        Those of mass, shift and scatter, whose centres are constants.
+    """
 
     min_rows = MIN_BLOCK_ROWS
 

@@ -56,7 +56,7 @@ class TapedEM(InCoordinates):
     small = False
 
     def __init__(self, em: EM, theta: GaussianMixtureParams):
-        self.em, self.theta = em, theta
+        super().__init__(em, theta)
         with torch.no_grad():
             _, self._statistics = em.exactly(theta)
             self.value = m_step(theta, self._statistics, em.reg_covar, em.constraint)
