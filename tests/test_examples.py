@@ -59,6 +59,7 @@ SHORTER = {
     "plot_stippling": {"default=4000": "default=400"},
     "plot_style_transfer": {"N_STEPS = 150.0, 80": "N_STEPS = 150.0, 5"},
     "plot_texture": {"trange(100,": "trange(10,"},
+    "plot_unusual_readings": {"range(1, 8)": "range(1, 4)"},
     "plot_which_start": {"N_STARTS, CLOSE = 20,": "N_STARTS, CLOSE = 2,"},
 }
 

@@ -1,5 +1,7 @@
 """`CriterionDisplay`: the criterion of a search by number of components and covariance type."""
 
+from itertools import cycle
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
@@ -100,9 +102,9 @@ class CriterionDisplay:
         self.figure_ = ax.figure
         drawn = np.isfinite(values) & ~self.results["collapsed"]
         types = self.results["covariance_type"]
-        for name in dict.fromkeys(types):
+        for name, marker in zip(dict.fromkeys(types), cycle("os^Dv"), strict=False):
             rows = drawn & (types == name)
-            ax.plot(K[rows], values[rows], "o-", label=name)
+            ax.plot(K[rows], values[rows], marker=marker, label=name)
         best = self.best_index
         ax.plot(K[best], values[best], "o", color="black", markersize=12, fillstyle="none")
         ax.set(xlabel="components", ylabel=LABELS[self.criterion])

@@ -25,6 +25,7 @@ def test_a_line_for_each_type_without_fits_that_failed_or_collapsed():
     assert (full.get_xdata().tolist(), full.get_ydata().tolist()) == ([1, 2], [5, 4])
     assert (diag.get_xdata().tolist(), diag.get_ydata().tolist()) == ([1], [6])
     assert (ring.get_xdata().tolist(), ring.get_ydata().tolist()) == ([2], [4])
+    assert full.get_marker() != diag.get_marker()
     assert display.ax_.get_ylabel() == "ICL"
     assert display.figure_ is display.ax_.figure
 
