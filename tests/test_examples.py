@@ -30,6 +30,7 @@ SHORTER = {
     "plot_clouds_as_samples": {"tqdm([1, 3, 6],": "tqdm([1, 3],", "120": "60"},
     "plot_color_flow": {"n_steps=120": "n_steps=20"},
     "plot_color_transfer_smooth": {"(30, 1e-6)": "(5, 1e-6)"},
+    "plot_confusion": {"range(4)": "range(1)"},
     "plot_dask": {"[2, 3, 4, 5, 6, 7, 8, 9]": "[2, 6]", "50_000": "5_000"},
     "plot_digits_embedding": {
         "range(5)": "range(2)",
@@ -37,6 +38,7 @@ SHORTER = {
         "range(60)": "range(5)",
     },
     "plot_digits_generator": {"trange(600,": "trange(20,"},
+    "plot_dropped_modes": {"4000, 5": "500, 1"},
     "plot_entropic_em": {"N_ITER = 50": "N_ITER = 10"},
     "plot_fit_by_transport": {
         "trange(100,": "trange(5,",
