@@ -119,7 +119,12 @@ def grid_density(density):
         )
     width = min(extent[1] - extent[0], extent[3] - extent[2])
     check_squares("extent of a GridDensity", max(map(abs, extent)), width)
-    return type(density)(values / high, extent, density.origin).upwards(), kind
+    if not isinstance(density.periodic, bool | np.bool_):
+        raise ValueError(
+            f"periodic of a GridDensity must be True or False, got {density.periodic!r}. Pass True "
+            "if the density repeats itself beyond each edge."
+        )
+    return density._replace(values=values / high, extent=extent).upwards(), kind
 
 
 def points_and_masses(points, weights, n_features: int):

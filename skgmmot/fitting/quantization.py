@@ -121,7 +121,9 @@ class Lloyd:
         )
 
 
-def nearest_cell(X: Tensor, points: Tensor, potentials: Tensor) -> Tensor:
+def nearest_cell(
+    X: Tensor, points: Tensor, potentials: Tensor, period: Tensor | None = None
+) -> Tensor:
     """Return the index of the cell that each sample lies in.
 
     Parameters
@@ -132,6 +134,8 @@ def nearest_cell(X: Tensor, points: Tensor, potentials: Tensor) -> Tensor:
         Points ``y``.
     potentials : Tensor of shape (m,)
         Potentials ``psi``.
+    period : Tensor of shape (d,), default=None
+        Lengths of a periodic box, in which distances are those to the nearest image of a point.
 
     Returns
     -------
@@ -140,6 +144,33 @@ def nearest_cell(X: Tensor, points: Tensor, potentials: Tensor) -> Tensor:
     """
     unit = power_of_two(float(torch.maximum(X.abs().amax(), points.abs().amax())))
     points, potentials = points / unit, potentials / unit / unit
+    period = None if period is None else period / unit
     blocks = X.split(max(1, BLOCK_SIZE // len(points)))
-    found = [(squared_distances(x / unit, points) - potentials).argmin(1) for x in blocks]
+    found = [(squares_to(x / unit, points, period) - potentials).argmin(1) for x in blocks]
     return torch.cat(found)
+
+
+def squares_to(X: Tensor, points: Tensor, period: Tensor | None = None) -> Tensor:
+    """Return squared distances, in a periodic box those to the nearest image.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+        Samples.
+    points : Tensor of shape (m, d)
+        Points.
+    period : Tensor of shape (d,), default=None
+        Lengths of the periodic box; None for all of space.
+
+    Returns
+    -------
+    Tensor of shape (n, m)
+        The squared distances.
+    """
+    if period is None:
+        return squared_distances(X, points)
+    total = X.new_zeros(len(X), len(points))
+    for x, y, length in zip(X.mT, points.mT, period, strict=True):
+        away = x.unsqueeze(1) - y
+        total += (away - length * (away / length).round()).square()
+    return total

@@ -35,6 +35,7 @@ def semidiscrete_distance(
     ----------
     density : GridDensity, fitted mixture estimator or tuple (weights, means, covariances)
         An image, constant on each pixel, or a Gaussian mixture with positive definite covariances.
+        If an image is periodic, distances are those to the nearest repetition of a point.
     points : array-like or Tensor of shape (n_points, n_features)
         Points, anywhere; some may coincide.
     weights : array-like or Tensor of shape (n_points,), default=None

@@ -26,6 +26,15 @@ def test_the_distance_of_a_square_to_two_points_is_computed_by_hand():
     assert math.isclose(semidiscrete_distance(SQUARE, POINTS), math.sqrt(expected))
 
 
+def test_in_a_periodic_box_distances_are_those_to_the_nearest_repetition():
+    box = SQUARE._replace(periodic=True)
+    assert math.isclose(semidiscrete_distance(box, [[0.0, 0.9]], squared=True), 1 / 6)
+    plan = semidiscrete_plan(box, POINTS + np.array([0.5, 7.0]))
+    assert math.isclose(plan.cost, (0.5**2 + 1) / 12)
+    assert np.allclose(plan.barycentres, POINTS + np.array([0.5, 7.0]))
+    assert [len(p) for p in plan.cells.polygons()] == [4, 4]
+
+
 def test_images_estimators_and_tuples_are_densities(rng):
     X = rng.normal(size=(300, 2))
     ours = DifferentiableGaussianMixture(2, random_state=0).fit(X)
@@ -87,6 +96,7 @@ def test_at_zero_the_gradient_is_zero():
         (GridDensity(np.full((2, 2), np.nan)), POINTS, {}, "must be finite and non-negative"),
         (GridDensity(np.ones(4)), POINTS, {}, r"must have shape \(rows, columns\), got \(4,\)"),
         (GridDensity(np.ones((2, 2)), (1, 0, 0, 1)), POINTS, {}, "extent of a GridDensity must be"),
+        (SQUARE._replace(periodic="x"), POINTS, {}, "periodic of a GridDensity must be True or Fa"),
         (NORMAL, np.ones((3, 3)), {}, r"points must have shape \(n_points, 2\)"),
         (NORMAL, np.ones(3), {}, r"got \(3,\). Use points\[:, None\] if it holds one feature"),
         (NORMAL, np.empty((0, 2)), {}, r"points must have shape \(n_points, 2\)"),

@@ -32,11 +32,11 @@ from skgmmot.estimators.callbacks import (
 )
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.saving import SavedEstimator
-from skgmmot.fitting.quantization import Lloyd, Samples, nearest_cell
+from skgmmot.fitting.quantization import Lloyd, Samples, nearest_cell, squares_to
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics.fixed_point import iterate
-from skgmmot.numerics.linalg import Rescaling, power_of_two, squared_distances
+from skgmmot.numerics.linalg import Rescaling, power_of_two
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
@@ -93,6 +93,9 @@ class WassersteinQuantizer(
         Potentials: the cell of point j is the set where ``|x - y_j|^2 - psi_j`` is smallest.
     labels_ : array or Tensor of shape (n_samples,)
         Indices of the cells of the samples, if it was fitted to samples.
+    periodic_extent_ : tuple of float
+        Where the periodic box of the density is (left, right, lower and upper end), in which the
+        points are and distances are those to the nearest image; only if it is periodic.
     distance_ : float
         The distance W2 reached, in units of the features.
     n_iter_ : int
@@ -210,12 +213,15 @@ class WassersteinQuantizer(
         is_density = looks_like_mixture(X) or isinstance(X, GridDensity)
         read = self._read_density if is_density else self._read_samples
         density, scaling, dtype, kind = read(X, sample_weight)
+        vars(self).pop("periodic_extent_", None)
+        if isinstance(density, GridDensity) and density.periodic:
+            self.periodic_extent_ = tuple(float(end) for end in X.extent)
         start = self._start(density, scaling, check_random_state(self.random_state))
         free = self.masses == "free"
         step = Lloyd(density, None if free else torch.full_like(start[:, 0], 1 / self.n_clusters))
 
         def show(on, solution):
-            points = scaling.invert(solution.value[0]).to(dtype)
+            points = on._in_box(scaling.invert(solution.value[0])).to(dtype)
             plan, label = step.final_plan(scaling.apply(points.double()))
             on._set_attributes(points, plan, scaling, dtype, kind)
             on.n_iter_, on.converged_ = solution.n_iter, solution.converged
@@ -389,11 +395,13 @@ class WassersteinQuantizer(
         """
         X, kind, centres = self._beside(X)
         potentials = arrays.as_tensor(self.potentials_).to(centres)
-        return kind.restore(nearest_cell(X.double(), centres, potentials))
+        return kind.restore(nearest_cell(X.double(), centres, potentials, self._period(centres)))
 
     @single_threaded_torch()
     def transform(self, X):
         """Compute the Euclidean distances of samples to all points.
+
+        In a periodic box they are those to the nearest image of a point.
 
         Parameters
         ----------
@@ -415,7 +423,9 @@ class WassersteinQuantizer(
         X, kind, centres = self._beside(X)
         X, dtype = X.double(), X.dtype
         unit = power_of_two(float(torch.maximum(X.abs().amax(), centres.abs().amax())))
-        distances = squared_distances(X / unit, centres / unit).sqrt() * unit
+        period = self._period(centres)
+        period = None if period is None else period / unit
+        distances = squares_to(X / unit, centres / unit, period).sqrt() * unit
         return kind.restore(distances.to(dtype))
 
     def _beside(self, X):
@@ -425,6 +435,21 @@ class WassersteinQuantizer(
         X = X.detach()
         centres = arrays.as_tensor(self.cluster_centers_, dtype=torch.float64).to(X.device)
         return X, kind, centres
+
+    def _period(self, like: torch.Tensor) -> torch.Tensor | None:
+        """The lengths of the periodic box, if the density was periodic."""
+        if not hasattr(self, "periodic_extent_"):
+            return None
+        left, right, bottom, top = self.periodic_extent_
+        return like.new_tensor([right - left, top - bottom])
+
+    def _in_box(self, points: torch.Tensor) -> torch.Tensor:
+        """Points moved into the periodic box, if the density was periodic."""
+        period = self._period(points)
+        if period is None:
+            return points
+        corner = points.new_tensor(self.periodic_extent_[::2])
+        return corner + (points - corner).remainder(period)
 
     @property
     def _n_features_out(self):

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr, owens_t
 
-from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram
+from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram, power_diagram
 
 Array = np.ndarray
 
@@ -81,6 +81,10 @@ class GridIntegrals:
         places = self.box.low + np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
         used = mass > 0
         return places[used], mass[used] / mass.sum()
+
+    def diagram(self, sites: Array, heights: Array) -> PowerDiagram:
+        """The power diagram of sites of some heights, in the box."""
+        return power_diagram(sites, heights, self.box)
 
     def measure(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses of the cells ``(n,)``, and line integrals over the edges between them ``(m,)``."""
@@ -265,6 +269,10 @@ class MixtureIntegrals:
         z = radius * np.stack([np.cos(angle), np.sin(angle)])  # (2, each)
         places = self.means[used, None] + (self.factors[used] @ z).transpose(0, 2, 1)
         return places.reshape(-1, 2), np.repeat(self.weights[used] / each, each)
+
+    def diagram(self, sites: Array, heights: Array) -> PowerDiagram:
+        """The power diagram of sites of some heights, in the box."""
+        return power_diagram(sites, heights, self.box)
 
     def measure(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses of the cells ``(n,)``, and line integrals over the edges between them ``(m,)``."""

@@ -4,7 +4,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram, power_diagram
+from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram
 
 Array = np.ndarray
 
@@ -35,6 +35,9 @@ class PlaneDensity(Protocol):
 
     def nodes(self, n: int) -> tuple[Array, Array]:
         """At least ``n`` points that approximate the density, and their positive masses."""
+
+    def diagram(self, sites: Array, heights: Array) -> PowerDiagram:
+        """The power diagram of sites of some heights, in the box."""
 
     def measure(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses of the cells ``(n,)``, and line integrals over the edges between them ``(m,)``."""
@@ -122,7 +125,7 @@ def evaluate(
         The cells, with no Newton steps and not converged.
     """
     if diagram is None or diagram.box is not density.box:
-        diagram = power_diagram(sites, heights, density.box)
+        diagram = density.diagram(sites, heights)
     return Cells(heights, diagram, *density.measure(diagram), 0, False)
 
 
@@ -166,7 +169,7 @@ def stiffness(target: Target, cells: Cells) -> tuple[Array, Array, Array]:
         ``-dG_j / dh_j`` of each cell.
     """
     pairs = cells.diagram.sites[: cells.diagram.n_interfaces].T
-    weight = cells.along / (2 * np.hypot(*(target.sites[pairs[0]] - target.sites[pairs[1]]).T))
+    weight = cells.along / (2 * cells.diagram.separation(target.sites))
     n = len(target.sites)
     return pairs, weight, sum(np.bincount(side, weight, n) for side in pairs)
 
@@ -188,9 +191,5 @@ def lowest_empty_heights(cells: Cells, sites: Array, others: Array) -> Array:
     ndarray of shape (m,)
         The heights at which their planes touch the envelope; at any lower one a site has a cell.
     """
-    d = cells.diagram
-    inner = slice(d.n_interfaces)
-    corners = np.vstack([d.start[inner], d.stop[inner], d.box.corners])
-    owner = np.concatenate([d.sites[inner, 0], d.sites[inner, 0], d.owners])
-    envelope = 2 * (corners * sites[owner]).sum(1) - cells.heights[owner]
+    corners, envelope = cells.diagram.envelope(sites, cells.heights)
     return np.array([(2 * corners @ y - envelope).max() for y in others])

@@ -18,6 +18,8 @@ Such heights come from `starting_heights`. Where a cell still has nearly no mass
 not connected, the problem is solved for *blurred* densities first, with less and less blurring.
 """
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import splu
@@ -53,6 +55,7 @@ def cells_of_masses(
     heights: Array | None = None,
     tol: float,
     max_iter: int,
+    starts: Callable[..., Iterator[Cells]] = starting_cells,
 ) -> Cells:
     """Find heights whose power diagram has cells of given masses.
 
@@ -69,6 +72,8 @@ def cells_of_masses(
         ``b_j``. Both up to rounding.
     max_iter : int
         Largest number of Newton steps.
+    starts : callable, default=starting_cells
+        Yields cells to start from, one after the other until a start succeeds.
 
     Returns
     -------
@@ -84,7 +89,7 @@ def cells_of_masses(
     .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm.
     """
     n_iter = 0
-    for start in starting_cells(density, target, heights, cells_of_masses):
+    for start in starts(density, target, heights, cells_of_masses):
         cells = _newton_with_blurring(density, target, start, tol, max_iter - n_iter)
         n_iter += cells.n_iter
         if cells.converged:

@@ -16,6 +16,10 @@ class GridDensity(NamedTuple):
     """Where row 0 is, as in matplotlib's ``imshow``: ``'upper'`` for pictures, whose rows go down;
     ``'lower'`` for values of a function of (y, x), whose rows go up."""
 
+    periodic: bool = False
+    """Whether the density repeats itself beyond each edge of the image: distances are then to the
+    nearest of all repetitions of a point."""
+
     def upwards(self) -> "GridDensity":
         """The same density with rows that go up."""
         if self.origin == "lower":

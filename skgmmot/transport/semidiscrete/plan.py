@@ -32,6 +32,8 @@ from skgmmot.transport.semidiscrete.cells import (
     evaluate,
 )
 from skgmmot.transport.semidiscrete.grid import GridDensity
+from skgmmot.transport.semidiscrete.periodic.cells import PeriodicDiagram
+from skgmmot.transport.semidiscrete.periodic.problem import PeriodicProblem
 from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram
 from skgmmot.transport.semidiscrete.scaled_problem import (
     MERGING_DISTANCES,
@@ -58,7 +60,7 @@ class SemidiscretePlan(NamedTuple):
     exact plan."""
     n_iter: int
     """Number of Newton steps; 0 for nodes."""
-    cells: PowerDiagram | None
+    cells: PowerDiagram | PeriodicDiagram | None
     """The cells, in the plane; None for nodes. Points that coincide share the cell of the first."""
 
 
@@ -121,7 +123,7 @@ def exact_plan(
     density, b = _upwards(density), weights / weights.sum()
     cells = problem = None
     for distance in MERGING_DISTANCES:
-        merged = ScaledProblem(density, points, b, distance)
+        merged = _problem_of(density)(density, points, b, distance)
         if cells is None or len(merged.sites) < len(problem.sites):
             problem = merged
             start = None if potentials is None else problem.heights(to_numpy(potentials))
@@ -203,7 +205,7 @@ def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -
         With potentials of zero; constants.
     """
     density = _upwards(density)
-    problem = ScaledProblem(density, points, torch.ones_like(points[:, 0]) / len(points))
+    problem = _problem_of(density)(density, points, torch.ones_like(points[:, 0]) / len(points))
     cells = evaluate(problem.density, problem.sites, problem.heights(np.zeros(len(points))))
     moments = problem.density.moments(cells.diagram)
     masses = problem.point_masses(cells.masses)
@@ -211,6 +213,12 @@ def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -
     cost = problem.cost(cells, moments, cells.masses)
     shown = (torch.as_tensor(v).to(points) for v in (np.zeros_like(masses), masses, barycentres))
     return SemidiscretePlan(*shown, points.new_tensor(cost), 0.0, 0, problem.diagram(cells))
+
+
+def _problem_of(density) -> type[ScaledProblem]:
+    """The class of problems of a density."""
+    periodic = isinstance(density, GridDensity) and density.periodic
+    return PeriodicProblem if periodic else ScaledProblem
 
 
 def _upwards(density):

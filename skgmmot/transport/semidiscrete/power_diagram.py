@@ -87,6 +87,17 @@ class PowerDiagram(NamedTuple):
         total[self.owners[-1]] += whole
         return total
 
+    def separation(self, sites: Array) -> Array:
+        """Distances between the sites beside the edges between two cells, ``(n_interfaces,)``."""
+        return np.hypot(*_difference(sites, self.sites[: self.n_interfaces]).T)
+
+    def envelope(self, sites: Array, heights: Array) -> tuple[Array, Array]:
+        """The corners of all cells, ``(q, 2)``, and the highest plane there, ``(q,)``."""
+        inner = slice(self.n_interfaces)
+        corners = np.vstack([self.start[inner], self.stop[inner], self.box.corners])
+        owner = np.concatenate([self.sites[inner, 0], self.sites[inner, 0], self.owners])
+        return corners, 2 * (corners * sites[owner]).sum(1) - heights[owner]
+
     def polygons(self) -> list[Array]:
         """Return the corners of each cell, counterclockwise.
 

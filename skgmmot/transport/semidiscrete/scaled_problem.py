@@ -54,20 +54,27 @@ class ScaledProblem:
         )  # relative to a point, to avoid cancellation far from the origin
         self.shift = (self.mean - base) - middle
         centred = self.y - base - middle
-        self.full = np.flatnonzero(self.b >= MIN_MASS)
+        self.full = self._with_mass()
         # the unit of the points, in which squares of those without mass must not overflow
         farthest = 1e-100 * np.abs(centred).max()
         self.step = power_of_two(max(np.abs(centred[self.full]).max(), farthest))
         self.centred = centred / self.step
-        self.site, first = _merged(
-            self.centred[self.full], merging_distance
-        )  # of each point with mass
-        self.first = self.full[first]  # the first point of each site
-        self.sites = self.centred[self.first]
-        self.masses = np.bincount(self.site, self.b[self.full])
+        self._merge(merging_distance)
         # |x - y|^2 differs between the two units by 2 <shift, x - y>, up to a constant.
         curved = (self.centred**2).sum(1) * (self.step / self.unit)
         self.level = curved - 2 * self.centred @ (self.shift / self.unit)
+
+    def _with_mass(self) -> np.ndarray:
+        """The indices of the points with mass."""
+        return np.flatnonzero(self.b >= MIN_MASS)
+
+    def _merge(self, nearest: float, period: np.ndarray | None = None) -> None:
+        """Make the sites of the points with mass, one for nearly equal points."""
+        # the site of each point with mass
+        self.site, first = _merged(self.centred[self.full], nearest, period)
+        self.first = self.full[first]  # the first point of each site
+        self.sites = self.centred[self.first]
+        self.masses = np.bincount(self.site, self.b[self.full])
 
     def solve(self, slack: float, start: np.ndarray | None, tol: float, max_iter: int) -> Cells:
         """Find the cells of the prescribed masses."""
@@ -77,8 +84,12 @@ class ScaledProblem:
 
     def merging_error(self) -> float:
         """Root mean squared displacement of the points by merging."""
-        by = self.centred[self.full] - self.sites[self.site]
+        by = self._merged_by()
         return self.step * math.sqrt(self.b[self.full] @ (by**2).sum(1))
+
+    def _merged_by(self) -> np.ndarray:
+        """Displacements of the points with mass by merging."""
+        return self.centred[self.full] - self.sites[self.site]
 
     def target(self, slack: float) -> Target:
         """Sites and prescribed masses."""
@@ -95,9 +106,13 @@ class ScaledProblem:
         heights = np.empty(len(self.b))
         heights[self.full] = cells.heights[self.site]
         empty = np.setdiff1d(np.arange(len(self.b)), self.full)
-        heights[empty] = lowest_empty_heights(cells, self.sites, self.centred[empty])
+        heights[empty] = self._empty_heights(cells, self.centred[empty])
         psi = self.level - heights
         return (psi - psi.mean()) * self.unit * self.step
+
+    def _empty_heights(self, cells: Cells, others: np.ndarray) -> np.ndarray:
+        """The lowest heights at which others have empty cells."""
+        return lowest_empty_heights(cells, self.sites, others)
 
     def point_masses(self, masses: np.ndarray) -> np.ndarray:
         """Masses of the points, from those of the sites."""
@@ -122,11 +137,15 @@ class ScaledProblem:
         masses = self.masses if masses is None else masses
         largest = power_of_two(max(self.unit, self.step, *np.abs(self.shift)))
         unit, step, shift = self.unit / largest, self.step / largest, self.shift / largest
-        squares = unit**2 * np.trace(self.density.covariance()) + shift @ shift
+        squares = unit**2 * self._second_moment(cells) + shift @ shift
         potentials = self.level[self.first] - cells.heights
         mixed = cells.heights @ cells.masses - 2 * (self.sites * moments).sum()
         mixed += masses @ potentials
         return max(float(squares + unit * step * mixed), 0.0) * largest * largest
+
+    def _second_moment(self, cells: Cells) -> float:
+        """The integral of ``|x|^2`` over all cells."""
+        return np.trace(self.density.covariance())
 
     def diagram(self, cells: Cells) -> PowerDiagram:
         """The cells in the coordinates and with the indices of the points."""
@@ -152,8 +171,14 @@ class ScaledProblem:
         return ratio * self.sites, ratio * cells.heights, self.shift / self.unit
 
     def _envelope_of_image(self, density: GridDensity, cells: Cells) -> Tensor:
-        grid, (sites, heights, shift) = self.density, self._in_one_unit(cells)
-        phi = grid.potential(cells.diagram, sites, heights)
+        sites, heights, shift = self._in_one_unit(cells)
+        return self._envelope_of_grid(density, self.density, cells.diagram, sites, heights, shift)
+
+    def _envelope_of_grid(
+        self, density: GridDensity, grid, diagram, sites, heights, shift=(0.0, 0.0)
+    ) -> Tensor:
+        """The envelope in the values of a grid, whose integrals are given in its own unit."""
+        phi = grid.potential(diagram, sites, heights)
         x, y = grid.centres(0), grid.centres(1)[:, None]
         phi += 2 * grid.pixel.prod() * (shift[0] * x + shift[1] * y)
         normalised = density.values / (density.values.sum() * float(grid.pixel.prod()))
@@ -179,11 +204,18 @@ class ScaledProblem:
         )
 
 
-def _merged(points: np.ndarray, nearest: float) -> tuple[np.ndarray, np.ndarray]:
+def _merged(
+    points: np.ndarray, nearest: float, period: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The site of each point, shared by nearly equal points, and the first point of each site."""
     distinct, first, site = np.unique(points, axis=0, return_index=True, return_inverse=True)
     site = site.ravel()
-    pairs = KDTree(distinct).query_pairs(nearest, output_type="ndarray")
+    places = distinct
+    if period is not None:
+        places = distinct % period
+        places[places >= period] = 0.0  # by rounding
+    tree = KDTree(places, boxsize=period)
+    pairs = tree.query_pairs(nearest, output_type="ndarray")
     if len(pairs):
         links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(distinct),) * 2)
         group = connected_components(links, directed=False)[1][site]

@@ -74,7 +74,7 @@ def starting_cells(
             if has_mass(cells, target, share):
                 yield cells
     if len(sites) > MAX_DIRECT_SITES:
-        fewer = Target(*_coarsened(sites, target.masses))
+        fewer = Target(*coarsened(sites, target.masses))
         solved = solve(density, fewer, tol=START_TOL, max_iter=200)
         if solved.converged:
             yield _from_coarse(density, target, fewer, solved)
@@ -93,7 +93,7 @@ def _from_coarse(density, target: Target, fewer: Target, solved: Cells) -> Cells
     """Cells for all sites from those of a coarse problem, with the least sufficient smoothing."""
     barycentres = density.moments(solved.diagram) / solved.masses[:, None]
     for smoothing in SMOOTHINGS:
-        heights = _smoothed_heights(
+        heights = smoothed_heights(
             fewer.sites, solved.heights, barycentres, target.sites, smoothing
         )
         cells = evaluate(density, target.sites, heights)
@@ -144,8 +144,23 @@ def _discrete_heights(density, sites: Array, masses: Array) -> Array:
     return -assign_cells(P, a, b, C, psi)[1]
 
 
-def _coarsened(sites: Array, masses: Array) -> tuple[Array, Array]:
-    """Merge sites into groups around random ones; returns their means and masses."""
+def coarsened(sites: Array, masses: Array) -> tuple[Array, Array]:
+    """Merge sites into groups around random ones.
+
+    Parameters
+    ----------
+    sites : ndarray of shape (n, d)
+        Sites.
+    masses : ndarray of shape (n,)
+        Their masses.
+
+    Returns
+    -------
+    sites : ndarray of shape (n // 6, d)
+        The means of the groups.
+    masses : ndarray of shape (n // 6,)
+        Their masses.
+    """
     n = len(sites) // COARSENING
     chosen = np.random.default_rng(0).choice(len(sites), n, replace=False)
     group = KDTree(sites[chosen]).query(sites)[1]
@@ -154,7 +169,7 @@ def _coarsened(sites: Array, masses: Array) -> tuple[Array, Array]:
     return np.stack(sums, axis=1) / total[:, None], total
 
 
-def _smoothed_heights(
+def smoothed_heights(
     few: Array, heights: Array, barycentres: Array, sites: Array, smoothing
 ) -> Array:
     """Extend the heights of a coarse problem to all sites by a smooth convex function.
@@ -162,6 +177,24 @@ def _smoothed_heights(
     ``h(y) = eps log sum_j exp((h_j + 2 <c_j, y - y_j>) / eps)``, a smooth maximum of the tangents
     with the barycentres ``c_j`` as slopes, smooth enough for neighbouring sites to have different
     slopes.
+
+    Parameters
+    ----------
+    few : ndarray of shape (m, d)
+        Sites of the coarse problem.
+    heights : ndarray of shape (m,)
+        Their heights.
+    barycentres : ndarray of shape (m, d)
+        Barycentres of their cells.
+    sites : ndarray of shape (n, d)
+        All sites.
+    smoothing : float
+        The scale ``eps``, in units of the typical second difference of the coarse heights.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        The heights of all sites.
     """
     level = heights - 2 * (barycentres * few).sum(1)
     neighbours = KDTree(few).query(few, 5)[1][:, 1:]  # (j, 4)

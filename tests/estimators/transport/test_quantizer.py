@@ -36,6 +36,20 @@ def test_points_of_equal_mass_share_an_image_equally():
     assert not hasattr(quantizer, "labels_")
 
 
+def test_points_in_a_periodic_box_are_those_of_all_its_repetitions():
+    box = GridDensity(np.ones((1, 1)), extent=(1, 3, 0, 1), periodic=True)
+    quantizer = WassersteinQuantizer(8, random_state=0, tol=1e-3).fit(box)
+    centres = quantizer.cluster_centers_
+    assert (centres >= [1, 0]).all() and (centres < [3, 1]).all()
+    assert np.isclose(quantizer.distance_, semidiscrete_distance(box, centres))
+    again = centres + np.array([4, -3])
+    assert np.array_equal(quantizer.predict(again), np.arange(8))
+    assert np.allclose(np.diag(quantizer.transform(again)), 0, atol=1e-12)
+    assert quantizer.transform(np.random.default_rng(0).random((50, 2))).max() <= 1.25**0.5
+    assert pickle.loads(pickle.dumps(quantizer)).periodic_extent_ == (1, 3, 0, 1)
+    assert not hasattr(quantizer.fit(box._replace(periodic=False)), "periodic_extent_")
+
+
 def test_free_masses_of_samples_are_those_of_k_means(blobs):
     quantizer = WassersteinQuantizer(4, masses="free", init=blobs[:4], tol=1e-9).fit(blobs)
     kmeans = KMeans(4, init=blobs[:4], n_init=1, tol=0).fit(blobs)

@@ -1,0 +1,1 @@
+"""Semi-discrete transport in a periodic box."""
