@@ -25,7 +25,7 @@ NEEDED = {"plot_dask": ("dask.array", "distributed")}
 
 #: What is done less often here than in the gallery, by example: the same lines run.
 SHORTER = {
-    "plot_barycenter_flow": {"trange(200,": "trange(30,", '(200, "C0")': '(30, "C0")'},
+    "plot_barycenter_flow": {"trange(200,": "trange(30,"},
     "plot_choose_a_model": {"range(1, 9)": "range(1, 4)"},
     "plot_clouds_as_samples": {"tqdm([1, 3, 6],": "tqdm([1, 3],", "120": "60"},
     "plot_color_flow": {"n_steps=120": "n_steps=20"},
@@ -57,7 +57,7 @@ SHORTER = {
     "plot_regression": {"(200, random_state": "(20, random_state", "cv=5": "cv=2"},
     "plot_ring_square_line": {"N_STARTS = 10, 8": "N_STARTS = 10, 1"},
     "plot_semi_supervised": {"[1, 2, 5, 10, 20, 50], range(5)": "[1, 20], range(1)"},
-    "plot_stability": {"N_REPEATS = 40": "N_REPEATS = 2"},
+    "plot_stability": {"N_REPEATS = 24": "N_REPEATS = 2"},
     "plot_stippling": {"default=4000": "default=400"},
     "plot_style_transfer": {"N_STEPS = 150.0, 80": "N_STEPS = 150.0, 5"},
     "plot_texture": {"trange(100,": "trange(10,"},

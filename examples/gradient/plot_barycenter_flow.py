@@ -1,6 +1,6 @@
 """
-A cloud flows to the barycentre of three
-========================================
+Can points find the average of three clouds?
+============================================
 
 The barycentre of several mixtures is the mixture with the smallest mean of ``MW2^2`` to them. Here
 it is found by points: a standard normal cloud moves down the gradient of that mean, through the
@@ -25,7 +25,7 @@ stretches = [[[1.2, 0.6], [0.6, 0.5]], [[1.2, -0.6], [-0.6, 0.5]], [[0.4, 0.0], 
 clouds = []
 for ends, stretch in zip(np.array(centers), stretches, strict=True):
     noise, groups = make_blobs(500, centers=[[0, 0], [0, 0]], random_state=0)
-    clouds.append(ends[groups] + noise @ stretch)
+    clouds.append(ends[groups] + 0.7 * noise @ stretch)
 mixtures = [DifferentiableGaussianMixture(2, random_state=0).fit(cloud) for cloud in clouds]
 
 # %%
@@ -46,27 +46,36 @@ for _ in trange(200, desc="flow"):
     values.append(value.item())
 
 # %%
-# The flow at three times, and the mean squared distance.
+# The paths of the points, and the mean squared distance.
 #
 # The points part into two groups, and each group becomes what lies between the groups that it goes
 # with: their mean place, and a shape between theirs. The loss comes down to that of the barycentre
-# of two components, which `MixtureBarycenter` finds from the mixtures alone.
+# of two components, which `MixtureBarycenter` finds from the mixtures alone. The paper does the
+# same with three clouds of its own.
 
 barycenter = MixtureBarycenter(n_components=2, random_state=0).fit(mixtures)
 print(f"mean squared distance: flow {values[-1]:.4f}, barycentre {barycenter.objective_:.4f}")
 
-figure, axes = plt.subplots(1, 2, figsize=(12, 5.5), width_ratios=[1.4, 1], layout="constrained")
-found = tuple(t.detach() for t in mixture)
-for fitted, color in [*((m, "0.8") for m in mixtures), (found, "C1")]:
-    GaussianMixtureDisplay.from_estimator(fitted, ax=axes[0], colors=[color] * 2, n_std=2)
-for cloud in clouds:
-    axes[0].scatter(*cloud.T, s=3, color="0.6")
-for step, color in [(0, "black"), (20, "C4"), (200, "C0")]:
-    axes[0].scatter(*positions[step].T, s=3, color=color, label=f"step {step}")
-axes[0].set(title="three clouds, and one on its way to their barycentre", aspect="equal")
-axes[0].legend(loc="lower left")
-axes[1].plot(values, label="flow")
-axes[1].axhline(barycenter.objective_, color="C1", linestyle="--", label="MixtureBarycenter")
-axes[1].legend()
-axes[1].set(title="mean $MW_2^2$ to the three", xlabel="step")
+BLUE, ORANGE = "#1f4e9c", "#f39c34"
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(12, 5.8), width_ratios=[1.4, 1], layout="constrained"
+)
+for i, (cloud, fitted) in enumerate(zip(clouds, mixtures, strict=True)):
+    left.scatter(*cloud.T, s=3, color="0.6")
+    GaussianMixtureDisplay.from_estimator(fitted, ax=left, colors=["0.8"] * 2, n_std=2)
+    left.text(*[(-8, 7), (8, 7), (0, -5)][i], f"cloud {i + 1}", ha="center", va="center")
+GaussianMixtureDisplay.from_estimator(barycenter, ax=left, colors=[ORANGE] * 2, n_std=2)
+for path in np.stack([p.numpy() for p in positions], axis=1)[::8]:
+    left.plot(*path.T, color="0.3", linewidth=0.5, alpha=0.6)
+left.scatter(*positions[0].T, s=4, color="black", label="points at the start")
+left.scatter(*positions[-1].T, s=4, color=BLUE, label=f"points after {len(values)} steps")
+left.scatter([], [], s=80, color=ORANGE, label="MixtureBarycenter, two deviations")
+left.plot([], [], color="0.3", linewidth=0.8, label="some paths")
+left.set(title="three clouds, and points on their way to the barycentre", aspect="equal")
+left.set(xlabel="first feature", ylabel="second feature")
+figure.legend(loc="outside lower left", ncols=4, fontsize=9)
+right.plot(values, color=BLUE, label="the points' mixture")
+right.axhline(barycenter.objective_, color="black", linestyle="--", label="MixtureBarycenter")
+right.set(title="mean of the squared distances to the three", xlabel="step", ylabel="$MW_2^2$")
+right.legend(loc="upper right")
 figure.savefig("barycenter_flow.png", dpi=110)

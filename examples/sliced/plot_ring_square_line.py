@@ -1,6 +1,6 @@
 """
-Sliced fits from bad starts
-===========================
+Does a sliced fit get away from a bad start?
+============================================
 
 EM converges to a local maximum of the likelihood near its start. A component far from all samples
 has no responsibilities, and does not move. The gradient of the sliced Wasserstein distance moves
@@ -11,8 +11,11 @@ that all start in the middle (:term:`Kolouri, Rohde and Hoffmann 2018`). From ei
 run EM, and `SlicedWassersteinGMM <skgmmot.SlicedWassersteinGMM>` followed by EM.
 """
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
 from skgmmot import DifferentiableGaussianMixture, SlicedWassersteinGMM
@@ -20,6 +23,7 @@ from skgmmot.datasets import make_ring_square_line
 from skgmmot.plotting import GaussianMixtureDisplay
 
 K, N_STARTS = 10, 8
+warnings.simplefilter("ignore", ConvergenceWarning)  # one EM needs more than 1000 iterations
 X, _ = make_ring_square_line(random_state=0)
 
 # %%
@@ -57,34 +61,42 @@ for name, values in losses.items():
     print(f"{(values < best + 0.01).sum()} of {N_STARTS} within 0.01 of the best")
 
 # %%
-# The fits of the start that ends worst for EM. One of its components, wider than the picture, has
-# to cover three sides of the frame, while six share the ring. The sliced fit has five components on
-# the ring, one on the strip and one on each side of the frame.
+# Above are the two fits from the start where EM ends worst, at two standard deviations. EM covers
+# three sides of the frame by one component that is wider than the picture, while six share the
+# ring. The sliced fit has five components on the ring, one on the strip and one on each side of the
+# frame.
+#
+# Below are all eight starts. EM ends somewhere else every time, the sliced fit in the same place.
+# Its distance falls to a tenth within fifty steps and to a twenty-fifth in the end, whatever the
+# start. It jumps half way, where the weights, held until then, begin to move as well.
 
-figure, axes = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
+styles = {
+    "EM": {"color": "tab:blue", "marker": "o", "linestyle": "--"},
+    "sliced, then EM": {"color": "tab:orange", "marker": "s", "linestyle": "-"},
+}
+figure, axes = plt.subplots(2, 2, figsize=(12, 7), layout="constrained", height_ratios=[1.1, 1])
 worst = int(losses["EM"].argmax())
 for ax, (name, found) in zip(axes[0], fits.items(), strict=True):
     ax.scatter(*X.T, s=3, color="0.7")
     GaussianMixtureDisplay.from_estimator(found[worst], ax=ax, n_std=2)
+    start_means = start(worst)["means_init"]
+    ax.plot(*start_means.T, "k+", markersize=8, label="means of the start")
     ax.set(title=f"{name}: {losses[name][worst]:.3f} nats a sample", aspect="equal")
-    ax.set(xlim=(0.2, 6.5), ylim=(0, 3))
+    ax.set(xlim=(0.2, 6.5), ylim=(0, 3), xlabel="first feature", ylabel="second feature")
+    ax.legend(loc="upper center")
 
-# %%
-# All starts: EM ends somewhere else every time, the sliced fit in the same place. Its distance
-# falls to a tenth within fifty steps and to a twenty-fifth in the end, whatever the start. The
-# jumps half way are where the weights, held until then, begin to move as well.
-
-for i, (name, values) in enumerate(losses.items()):
-    axes[1, 0].plot(np.sort(values), "o-", color=f"C{i}", label=name)
-axes[1, 0].axhline(best, color="black", linewidth=0.8)
-axes[1, 0].set(
-    xlabel="starts, best to worst", ylabel="negative log-likelihood", title="where it ends"
-)
-axes[1, 0].legend()
-for found in fits["sliced, then EM"]:
+left, right = axes[1]
+for name, values in losses.items():
+    left.plot(range(1, N_STARTS + 1), np.sort(values), label=name, **styles[name])
+left.axhline(best, color="black", linestyle=":", linewidth=1, label="best of all")
+left.set(title="where each start ends", xlabel="starts, from best to worst")
+left.set(ylabel="negative log-likelihood\n(nats a sample)")
+left.legend()
+for i, found in enumerate(fits["sliced, then EM"]):
     curve = found.sliced_wassersteins_
-    axes[1, 1].semilogy(10 * np.arange(len(curve)), curve, color="C1", alpha=0.7)
-axes[1, 1].set(xlabel="steps", ylabel="sliced distance", title="the way of the sliced fit")
-
+    label = None if i else "one line a start"
+    right.semilogy(10 * np.arange(len(curve)), curve, color="tab:orange", alpha=0.7, label=label)
+right.set(title="the sliced fit, before EM", xlabel="step", ylabel="squared sliced distance")
+right.legend()
 figure.savefig("ring_square_line.png", dpi=110)
 plt.show()
