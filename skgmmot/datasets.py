@@ -16,13 +16,17 @@ MAX_PIXELS = 50_000_000
 
 
 def load_photograph(source: str | PathLike[str]) -> np.ndarray:
-    """Load an RGB picture as an array.
+    """Load a picture as an array of red, green and blue.
 
     Parameters
     ----------
     source : {'china', 'flower'} or path
         One of scikit-learn's two photographs (427 x 640 pixels), or a JPEG, PNG, TIFF or WebP file
         of at most 50 million pixels.
+
+        Pictures that are not RGB are converted: grey ones, of 8 or 16 bits, have three equal
+        channels; palettes are looked up; what is transparent is laid over white; CMYK, YCbCr and
+        Lab are converted by Pillow, without the file's colour profile.
 
     Returns
     -------
@@ -34,7 +38,8 @@ def load_photograph(source: str | PathLike[str]) -> np.ndarray:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not such an image, is truncated, too large, or not RGB.
+        If the file is not such an image, is truncated or too large, or has numbers of no known
+        range (32-bit integers, floats).
 
     Examples
     --------
@@ -60,12 +65,7 @@ def load_photograph(source: str | PathLike[str]) -> np.ndarray:
                     f"{source} must have at most {MAX_PIXELS} pixels, got {image.width} x "
                     f"{image.height}. Make it smaller first."
                 )
-            if image.mode != "RGB":
-                raise ValueError(
-                    f"{source} must be an RGB image, got mode {image.mode!r}. Convert it first, "
-                    "for instance with PIL.Image.open(path).convert('RGB').save(new_path)."
-                )
-            return np.asarray(image, dtype=np.float64) / 255.0
+            return _as_rgb(image, source)
     except UnidentifiedImageError:
         raise ValueError(
             f"{source} must be an image file, got one that none of {', '.join(FORMATS)} reads. "
@@ -76,6 +76,32 @@ def load_photograph(source: str | PathLike[str]) -> np.ndarray:
             f"{source} must be a whole image of at most {MAX_PIXELS} pixels, got one that cannot "
             f"be read: {error}. Save it again, or make it smaller."
         ) from error
+
+
+def _as_rgb(image, source):
+    """Red, green and blue in [0, 1] of an opened image of any mode."""
+    from PIL import Image
+
+    mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and image.format == "PNG"):  # "I" by old Pillows
+        return np.repeat(_grey_of_16_bits(image)[..., None], 3, axis=2)
+    if mode in ("I", "F"):
+        raise ValueError(
+            f"{source} must hold numbers of 8 or 16 bits, got mode {mode!r}, whose range is not "
+            "known. Scale its numbers to 0 to 255, and save them as 8-bit grey."
+        )
+    if "transparency" in image.info or mode in ("RGBA", "RGBa", "LA", "PA"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"), dtype=np.float64) / 255.0
+
+
+def _grey_of_16_bits(image):
+    """Grey in [0, 1], with the range and direction that a TIFF's tags give."""
+    tags = getattr(image, "tag_v2", {})
+    bits, white_is_zero = tags.get(258, (16,))[0], tags.get(262) == 0
+    grey = np.asarray(image, dtype=np.float64) / (2**bits - 1)
+    return 1 - grey if white_is_zero else grey
 
 
 def make_ring_square_line(

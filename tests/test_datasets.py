@@ -21,11 +21,75 @@ def test_a_file_is_read_as_it_was_written(tmp_path, rng):
     assert np.array_equal(load_photograph(tmp_path / "a.png"), pixels / 255)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
-def test_an_image_that_is_not_rgb_is_refused(tmp_path, mode):
+def written(path, pixels, mode=None, **options):
+    """The picture that is loaded from a file of such pixels."""
+    Image.fromarray(pixels, mode).save(path, **options)
+    return load_photograph(path)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg"])
+def test_grey_pictures_have_three_equal_channels(tmp_path, kind):
+    grey = np.full((8, 8), 51, dtype=np.uint8)
+    picture = written(tmp_path / f"a.{kind}", grey)
+    assert picture.shape == (8, 8, 3) and np.allclose(picture, 0.2)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
+def test_grey_pictures_of_16_bits_keep_them(tmp_path, kind, dtype):
+    grey = np.array([[0, 1, 300], [13107, 65534, 65535]])
+    Image.fromarray(grey.astype(dtype)).save(tmp_path / f"a.{kind}")
+    assert np.array_equal(load_photograph(tmp_path / f"a.{kind}"), np.stack([grey / 65535] * 3, 2))
+
+
+def test_a_tiff_may_have_fewer_bits_or_white_as_zero(tmp_path):
+    path, grey = tmp_path / "a.tiff", np.array([[0, 4095]], dtype=np.uint16)
+    Image.fromarray(grey).save(path, tiffinfo={262: 0})
+    content = path.read_bytes()
+    assert np.allclose(load_photograph(path)[0, :, 0], [1, 1 - 4095 / 65535])
+    # 12 bits a sample: the two samples 0x000 and 0xfff in three bytes
+    entry = content.index(b"\x02\x01\x03\x00\x01\x00\x00\x00\x10\x00")
+    twelve = content[:entry] + content[entry:].replace(b"\x10\x00", b"\x0c\x00", 1)
+    photometric = b"\x06\x01\x03\x00\x01\x00\x00\x00"
+    twelve = twelve.replace(photometric + b"\x00", photometric + b"\x01")
+    path.write_bytes(twelve[:-4] + b"\x00\x0f\xff\x00")
+    assert load_photograph(path)[0, :, 0].tolist() == [0, 1]
+
+
+def test_what_is_transparent_is_laid_over_white(tmp_path):
+    pixels = np.array([[[255, 0, 0, 0], [255, 0, 0, 255], [0, 0, 0, 51]]], dtype=np.uint8)
+    expected = [[[1, 1, 1], [1, 0, 0], [0.8, 0.8, 0.8]]]
+    assert np.allclose(written(tmp_path / "a.png", pixels), expected)
+    assert np.allclose(written(tmp_path / "a.tiff", pixels), expected)
+    grey = np.array([[[0, 0], [0, 255], [0, 51]]], dtype=np.uint8)
+    assert np.allclose(written(tmp_path / "b.png", grey)[0, :, 1], [1, 0, 0.8])
+
+
+def test_palettes_are_looked_up(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8)).convert("P")
+    picture.putpalette([255, 0, 0, 0, 51, 0, 0, 0, 255])
+    picture.save(tmp_path / "a.png")
+    assert np.allclose(load_photograph(tmp_path / "a.png"), [[[1, 0, 0], [0, 0.2, 0], [0, 0, 1]]])
+    picture.save(tmp_path / "b.png", transparency=1)
+    assert np.allclose(load_photograph(tmp_path / "b.png"), [[[1, 0, 0], [1, 1, 1], [0, 0, 1]]])
+
+
+@pytest.mark.parametrize(
+    ("mode", "white"),
+    [("1", 1), ("CMYK", (0, 0, 0, 0)), ("YCbCr", (255, 128, 128)), ("LAB", (255, 128, 128))],
+)
+def test_other_colour_spaces_are_converted(tmp_path, mode, white):
+    path = tmp_path / "a.tiff"
+    Image.new(mode, (4, 3), white).save(path)
+    picture = load_photograph(path)
+    assert picture.shape == (3, 4, 3) and np.allclose(picture, 1, atol=1 / 255)  # 8 bits of Lab
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_numbers_of_unknown_range_are_refused(tmp_path, mode):
     path = tmp_path / "a.tiff"
     Image.new(mode, (4, 4)).save(path)
-    with pytest.raises(ValueError, match=f"must be an RGB image, got mode '{mode}'. Convert it"):
+    with pytest.raises(ValueError, match=f"8 or 16 bits, got mode '{mode}', whose range .* Scale"):
         load_photograph(path)
 
 

@@ -154,7 +154,7 @@ def test_the_colour_transfer_takes_any_two_pictures(tmp_path, rng):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "grey.png"], "grey.png must be an RGB image, got mode 'L'"),
+        (["--source", "height.tiff"], "height.tiff must hold numbers of 8 or 16 bits, got mode"),
         (
             ["--out", "nowhere/c.png"],
             "--out must be in a folder that exists, got nowhere/c.png",
@@ -165,7 +165,7 @@ def test_what_cannot_be_read_or_written_is_refused_in_plain_words(
     arguments, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    Image.new("L", (8, 8)).save("grey.png")
+    Image.new("F", (8, 8)).save("height.tiff")
     script = str(EXAMPLES / "plot_color_transfer.py")
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     with pytest.raises(SystemExit) as stopped:

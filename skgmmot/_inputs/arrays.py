@@ -10,7 +10,7 @@ import math
 import sys
 import warnings
 from collections.abc import Sized
-from numbers import Number
+from numbers import Number, Real
 from os import PathLike
 from typing import NamedTuple
 
@@ -196,7 +196,8 @@ def samples(
 
 def takes_missing(estimator) -> bool:
     """Whether entries of its samples may be missing, by its parameter ``missing_values``."""
-    return getattr(estimator, "missing_values", "error") == "nan"
+    value = getattr(estimator, "missing_values", "error")
+    return value == "nan" or (isinstance(value, Real) and math.isnan(value))
 
 
 def is_dask(data) -> bool:

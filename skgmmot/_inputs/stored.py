@@ -124,7 +124,7 @@ def record(cls, **types) -> Kind:
 
     def make(parts):
         for name, expected in types.items():
-            if not isinstance(parts[name], expected):
+            if name in parts and not isinstance(parts[name], expected):
                 raise ValueError(f"{name} of a {cls.__name__} must be of another kind")
         return cls(**parts)
 
@@ -151,6 +151,7 @@ KINDS: tuple[Kind, ...] = (
         Reached,
         run=int,
         loop=(LoopState, DescentState, type(None)),
+        best_loop=(LoopState, DescentState, type(None)),
         best=(Solution, type(None)),
         random=dict,
         results=dict,

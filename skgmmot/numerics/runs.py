@@ -42,6 +42,9 @@ class Reached:
         States of what random numbers come from, by name.
     results : dict
         What `Runs.once` has computed, by name.
+    best_loop : tuple, default=None
+        The state of the best run's loop, from which more steps go on; None where it converged or
+        was stopped.
     """
 
     run: int = 0
@@ -51,6 +54,7 @@ class Reached:
     best_start: Any = None
     random: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    best_loop: Any = None
 
 
 class Store(Protocol):
@@ -246,10 +250,12 @@ class Runs:
     def _end(self, start: Point, solution: Solution) -> bool:
         """Note the end of a run; return whether it is the last one."""
         last = self.log is not None and bool(self.log.end(solution))
+        best = {}
         if self.start is None or self.sign * solution.objective > self.sign * self._best.objective:
             self._best, self.start = solution, start
-        run, best = self.reached.run + 1, {"best": self._best, "best_start": self.start}
-        self._note(run=run, start=None, loop=None, **best)
+            loop = None if solution.converged or self.stopped else self.reached.loop
+            best = {"best": solution, "best_start": start, "best_loop": loop}
+        self._note(run=self.reached.run + 1, start=None, loop=None, **best)
         return last
 
     def _note(self, **changes) -> None:

@@ -57,11 +57,11 @@ def test_states_of_fits_come_back(make_mixture, back):
         DescentState(solution, tuple(theta), {"state": {0: {"step": torch.ones(())}}}, 0, 1, 2.0),
         None,
     ):
-        reached = Reached(3, (theta, -math.inf), loop, solution, None, {"a": 1}, {"b": theta})
+        reached = Reached(3, (theta, -math.inf), loop, solution, None, {"a": 1}, {"b": theta}, loop)
         found = back(reached)
         assert (found.run, found.start[1], found.random) == (3, -math.inf, {"a": 1})
         assert same_mixtures(found.results["b"], theta)
-        assert type(found.loop) is type(loop)
+        assert type(found.loop) is type(found.best_loop) is type(loop)
         best = found.best
         assert repr(best[2:]) == repr(solution[2:])
         assert same_mixtures(best.value, theta) and same_mixtures(best.previous, theta)

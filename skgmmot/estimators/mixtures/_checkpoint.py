@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import signal
 import threading
@@ -26,7 +27,7 @@ IRRELEVANT = {
 }
 
 
-def of_fit(estimator, samples: Samples, warm: bool) -> "Checkpoint | None":
+def of_fit(estimator, samples: Samples, warm: bool, *, longer: bool = False) -> "Checkpoint | None":
     """The checkpoint of a fit, if its estimator names a file; None keeps nothing.
 
     Parameters
@@ -37,6 +38,8 @@ def of_fit(estimator, samples: Samples, warm: bool) -> "Checkpoint | None":
         What it is fitted to.
     warm : bool
         Whether it goes on from its last fit.
+    longer : bool, default=False
+        Whether it may go on with another ``max_iter``, on which its path does not depend.
     """
     if estimator.checkpoint is None:
         return None
@@ -52,7 +55,7 @@ def of_fit(estimator, samples: Samples, warm: bool) -> "Checkpoint | None":
         "start": _described(np.concatenate(_flat(estimator))) if warm else None,
     }
     path, every = os.fspath(estimator.checkpoint), estimator.checkpoint_every
-    return Checkpoint(path, every, fit, samples.device)
+    return Checkpoint(path, every, fit, samples.device, longer)
 
 
 class Checkpoint:
@@ -68,6 +71,8 @@ class Checkpoint:
         What tells the fit from others.
     device : device
         Where tensors go.
+    longer : bool, default=False
+        Whether fits of another ``max_iter`` go on from the file.
 
     Attributes
     ----------
@@ -75,8 +80,8 @@ class Checkpoint:
         What the file holds; None where there is none.
     """
 
-    def __init__(self, path: str, every: int, fit: dict, device):
-        self.path, self.every, self.fit = path, every, fit
+    def __init__(self, path: str, every: int, fit: dict, device, longer: bool = False):
+        self.path, self.every, self.fit, self.longer = path, every, fit, longer
         self._pending, self._n_steps, self._failed = None, 0, False
         try:
             archive.check_place(path)
@@ -93,9 +98,11 @@ class Checkpoint:
         try:
             content = archive.read(self.path, **options)
             fit, reached = content["fit"], content["reached"]
-            differences = list(_differences(fit, self.fit))
+            differences = list(_differences(fit, self.fit, self.longer))
             if not isinstance(reached, Reached):
                 raise archive.ArchiveError(f"{self.path!r} holds no state.")
+            if self.longer and not differences:
+                reached = self._reopened(reached)
         except (archive.ArchiveError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"checkpoint must name a file of this package or none, got {self.path!r}: {error} "
@@ -109,6 +116,16 @@ class Checkpoint:
                 "warm_start=True and checkpoint=None."
             )
         return reached
+
+    def _reopened(self, reached: Reached) -> Reached:
+        """The best run once more, if all have ended and it stopped at a smaller ``max_iter``."""
+        parameters, loop = self.fit["parameters"], reached.best_loop
+        n_runs = parameters["n_init"] if self.fit["start"] is None else 1
+        if reached.run < n_runs or loop is None or loop.solution.n_iter >= parameters["max_iter"]:
+            return reached
+        again = {"run": reached.run - 1, "start": reached.best_start, "loop": loop}
+        ended = dict.fromkeys(("best", "best_start", "best_loop"))
+        return dataclasses.replace(reached, **again, **ended)
 
     def keep(self, reached: Reached) -> None:
         """Keep a state; write it if it is due."""
@@ -192,6 +209,8 @@ def _described(value):
     """A parameter in plain values; numbers of arrays by a digest."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, float) and math.isnan(value):
+        return "nan"  # the other spelling of missing_values, and equal to itself
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.random.RandomState):
@@ -222,12 +241,14 @@ def _digest(numbers: bytes) -> str:
     return hashlib.sha256(numbers).hexdigest()[:16]
 
 
-def _differences(found: dict, fit: dict):
+def _differences(found: dict, fit: dict, longer: bool):
     """In what two fits differ, in words: what was found first."""
     if found["estimator"] != fit["estimator"]:
         yield f"a {found['estimator']}, not a {fit['estimator']}"
     there, here = found["parameters"], fit["parameters"]
     for name in sorted({*there, *here}):
+        if longer and name == "max_iter" and there[name] and here[name]:
+            continue  # of no iterations the weights are others
         if (name in there) != (name in here) or there[name] != here[name]:
             yield f"{name}={there.get(name, '?')!r}, not {here.get(name, '?')!r}"
     there, here = found["samples"], fit["samples"]

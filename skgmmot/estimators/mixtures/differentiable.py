@@ -169,11 +169,11 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         nor covariances. 'uniform' fills the box around the samples, and its weight is fitted;
         `skgmmot.UniformNoise` has its box, density and weight. ``weights_`` sum to one over the
         components; samples, distances and maps are those of the components alone.
-    missing_values : {'error', 'nan'}, default='error'
-        Whether entries of ``X`` may be missing at random, as NaN: 'nan' fits by exact EM over what
-        is observed of each sample, and predicts by marginalising. Starts are found from samples
-        whose missing entries are estimated, which is also what a callable ``init_params`` gets. See
-        also `impute`.
+    missing_values : {'error', 'nan'} or NaN, default='error'
+        Whether entries of ``X`` may be missing at random, as NaN: 'nan', or ``np.nan`` as in
+        scikit-learn, fits by exact EM over what is observed of each sample, and predicts by
+        marginalising. Starts are found from samples whose missing entries are estimated, which is
+        also what a callable ``init_params`` gets. See also `impute`.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -301,7 +301,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         "components_of_class": [dict, None],
         "rank": [Interval(Integral, 1, None, closed="left")],
         "noise": [StrOptions(set(NOISES)), UniformNoise],
-        "missing_values": [StrOptions({"error", "nan"})],
+        "missing_values": [StrOptions({"error", "nan"}), math.nan],
         "device": [str, torch.device, None],
     }
 
@@ -627,7 +627,7 @@ class _Fit(Fit):
             self.density, self.box = self.noise.density(*self._bounds(samples), e.reg_covar)
         self.em = self._iteration(samples, origin)
         self.log = _Log(e.verbose, e.verbose_interval)
-        self.checkpoint = _checkpoint.of_fit(e, samples, e._is_warm())
+        self.checkpoint = _checkpoint.of_fit(e, samples, e._is_warm(), longer=True)
         self.runs = Runs(self.log, store=self.checkpoint)
 
     def _gradient(self, X, sample_weight) -> Gradient | None:

@@ -1,5 +1,6 @@
 """Fits that are stopped and go on from a file, bit for bit."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -283,6 +284,41 @@ def test_parameters_that_do_not_matter_may_differ(changes, blobs, path):
     assert bits(em(checkpoint=path)().set_params(**changes).fit(blobs)) == expected
 
 
+@pytest.mark.parametrize("acceleration", [None, "squarem", "newton"])
+@pytest.mark.parametrize("n_writes", [4, 99])
+def test_a_fit_goes_on_with_a_larger_max_iter(acceleration, n_writes, blobs, path, monkeypatch):
+    """Where it was interrupted, and where it had ended."""
+    make = em(acceleration=acceleration, tol=1e-9)
+    expected = bits(make(max_iter=12).fit(blobs))
+    with monkeypatch.context() as patch:
+        stopping_after(n_writes, patch)
+        with contextlib.suppress(Stopped):
+            make(checkpoint=path, max_iter=6).fit(blobs)
+    assert bits(make(checkpoint=path, max_iter=12).fit(blobs)) == expected
+    assert bits(make(checkpoint=path, max_iter=12).fit(blobs)) == expected
+
+
+def test_the_best_of_several_runs_goes_on_with_a_larger_max_iter(blobs, path):
+    make = em(n_init=3, init_params="random_from_data", tol=1e-9)
+    short = make(checkpoint=path, max_iter=4).fit(blobs)
+    found = make(checkpoint=path, max_iter=30).fit(blobs)
+    assert found.n_iter_ == 30 and np.array_equal(found.lower_bounds_[:4], short.lower_bounds_)
+
+
+def test_iterations_that_were_made_stay_with_a_smaller_max_iter(blobs, path):
+    expected = bits(em(checkpoint=path, tol=1e-9, max_iter=8)().fit(blobs))
+    assert bits(em(checkpoint=path, tol=1e-9, max_iter=3)().fit(blobs)) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "before", "after"), [(em(), 0, 9), (em(), 9, 0), (sliced(), 10, 20)]
+)
+def test_another_max_iter_is_refused_where_the_path_depends_on_it(make, before, after, blobs, path):
+    make(checkpoint=path, max_iter=before).fit(blobs)
+    with pytest.raises(ValueError, match=f"with max_iter={before}, not {after}"):
+        make(checkpoint=path, max_iter=after).fit(blobs)
+
+
 def test_a_fit_of_other_samples_is_refused(blobs, rng, path):
     a = rng.uniform(size=len(blobs))
     em(checkpoint=path)().fit(blobs, sample_weight=a)
@@ -519,8 +555,8 @@ def test_a_handler_of_sigterm_is_called_and_put_back(blobs, path):
     assert told == [signal.SIGTERM]
     assert mixture.n_iter_ > 0 and not mixture.converged_
     assert torch.get_num_threads() == n_threads and threading.active_count() == n_active
-    with pytest.raises(ValueError, match="max_iter"):
-        mixture.set_params(max_iter=3).fit(blobs)
+    with pytest.raises(ValueError, match=r"with tol=0\.0, not 1\.0"):
+        mixture.set_params(tol=1.0).fit(blobs)
 
 
 def test_signals_are_left_alone_elsewhere(blobs, path, tmp_path, monkeypatch):

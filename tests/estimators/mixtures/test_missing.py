@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.base import clone
 
-from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein, OTMap, Prior
+from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein, OTMap, Prior, load
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -40,6 +41,25 @@ def test_samples_without_missing_entries_have_the_bits_of_the_plain_fit(X, covar
         assert np.array_equal(getattr(plain, name), getattr(found, name))
     assert plain.lower_bounds_ == found.lower_bounds_
     assert np.array_equal(plain.score_samples(X), found.score_samples(X))
+
+
+@pytest.mark.parametrize("value", [np.nan, float("nan"), np.float32("nan")])
+def test_nan_means_the_same_as_its_name(value, M, tmp_path):
+    expected = mixture(max_iter=3).fit(M)
+    given = mixture(max_iter=3, missing_values=value, checkpoint=tmp_path / "fit.npz")
+    found = clone(given).fit(M)
+    assert np.array_equal(found.means_, expected.means_)
+    assert np.array_equal(found.predict_proba(M), expected.predict_proba(M))
+    for spelling in (value, "nan"):  # the checkpoint is that of the same fit
+        given.set_params(missing_values=spelling).fit(M)
+    found.save(tmp_path / "model.npz")
+    assert np.array_equal(load(tmp_path / "model.npz").impute(M), expected.impute(M))
+
+
+@pytest.mark.parametrize("value", [None, -1, "NaN", True, 0.0])
+def test_other_marks_of_missing_values_are_refused(value, M):
+    with pytest.raises(ValueError, match="'missing_values' parameter"):
+        mixture(missing_values=value).fit(M)
 
 
 def test_one_component_is_the_normal_distribution_of_em_by_hand(M):
