@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.bures.distance import BLOCK_SIZE, Factored
+from skgmmot.gaussian.bures.decomposition import BLOCK_SIZE
+from skgmmot.gaussian.bures.distance import Factored
 from skgmmot.numerics.threads import map_items
 
 #: Powers of ``A`` whose traces are inner products of ``I, A, A^2, A^4``; there is a node for every

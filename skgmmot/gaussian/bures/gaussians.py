@@ -133,7 +133,7 @@ class GaussianCosts(NamedTuple):
     covariances: tuple[Tensor, Tensor]
     """Matrices ``(K, d, d)`` and ``(L, d, d)``."""
     prepared: tuple[Factored, Factored]
-    """Their traces, factors and condition numbers."""
+    """Their traces and factors."""
     deviations: tuple[Tensor, Tensor]
     """Standard deviations along their axes, ``(K, d)`` and ``(L, d)``, descending."""
 

@@ -228,8 +228,9 @@ def _is_bounded(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
         return False
     if are_factored(source.factors(), target.factors()):
         return False
-    source, target = source.in_base(), target.in_base()
-    return len(source.covariances) * len(target.covariances) * d**2 > MIN_BOUNDED_SIZE
+    # a plan from or to one component uses all costs
+    sizes = [len(mixture.in_base().covariances) for mixture in (source, target)]
+    return min(sizes) > 1 and math.prod(sizes) * d**2 > MIN_BOUNDED_SIZE
 
 
 def check_dimensions(source: GaussianMixtureParams, target: GaussianMixtureParams) -> None:

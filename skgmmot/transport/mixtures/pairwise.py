@@ -193,7 +193,7 @@ class _Rows:
         self.targets = self.sources if targets is sources else _Stack(targets, diagonal, factored)
         self.penalties = {"reg": reg, "reg_m": reg_m}
         self.exact = not reg and all(math.isinf(lam) for lam in penalties_of(reg_m))
-        n_pairs = len(self.sources.means) * len(self.targets.means) / len(sources) / len(targets)
+        sizes = len(self.sources.means) / len(sources), len(self.targets.means) / len(targets)
         d = self.sources.means.shape[1]
         self.costs = None
         if d > 2 and not diagonal and not factored:
@@ -202,7 +202,9 @@ class _Rows:
                 *(t for s in stacks for t in (s.means, s.covariances))
             )
         self.rise = 0.0  # how far costs are above their bounds
-        self.bounded = self.costs is not None and self.exact and n_pairs * d**2 > MIN_BOUNDED_SIZE
+        # a plan from or to one component uses all costs
+        many = min(sizes) > 1 and math.prod(sizes) * d**2 > MIN_BOUNDED_SIZE
+        self.bounded = self.costs is not None and self.exact and many
 
     def __call__(self, i: int, first: int) -> Tensor:
         here = slice(*self.sources.edges[i : i + 2])

@@ -7,7 +7,7 @@ import scipy.linalg
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.bures import distance
+from skgmmot.gaussian.bures import decomposition
 from skgmmot.gaussian.bures.distance import bures_squared, bures_squared_pairs
 from skgmmot.numerics.linalg import bures_map, symmetrize
 
@@ -196,7 +196,7 @@ def test_threads_do_not_change_a_bit_and_blocks_nothing(
 ):
     source, target = make_covariances(5, d, seed=1), make_covariances(7, d, seed=2)
     expected = bures_squared(source, target)
-    monkeypatch.setattr(distance, "BLOCK_SIZE", block_size)
+    monkeypatch.setattr(decomposition, "BLOCK_SIZE", block_size)
     before, found = torch.get_num_threads(), []
     for n_threads in (1, 2):
         torch.set_num_threads(n_threads)
