@@ -26,6 +26,10 @@ NEEDED = {"plot_dask": ("dask.array", "distributed")}
 #: What is done less often here than in the gallery, by example: the same lines run.
 SHORTER = {
     "plot_barycenter_flow": {"trange(200,": "trange(30,"},
+    "plot_cell_populations": {
+        "N_DONORS, N_GENES = 4,": "N_DONORS, N_GENES = 2,",
+        "n_init=3": "n_init=1",
+    },
     "plot_choose_a_model": {"range(1, 9)": "range(1, 4)"},
     "plot_clouds_as_samples": {"tqdm([1, 3, 6],": "tqdm([1, 3],", "120": "60"},
     "plot_color_flow": {"n_steps=120": "n_steps=20"},
