@@ -65,7 +65,8 @@ def is_protocol(thing):
 def public_objects():
     """Public classes, their methods, and functions, by their full names."""
     for module in documented_modules():
-        for name, thing in vars(module).items():
+        loaded_late = {n: getattr(module, n) for n in getattr(module, "__all__", ())}
+        for name, thing in {**vars(module), **loaded_late}.items():
             origin = getattr(thing, "__module__", "")
             own = origin.startswith("skgmmot") and origin not in STEPS
             if name.startswith("_") or not own or isinstance(thing, type(skgmmot)):

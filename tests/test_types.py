@@ -107,12 +107,12 @@ def test_the_stub_of_the_metrics_has_their_names_and_parameters() -> None:
     described = [pair for pair in functions_of(tree, metrics) if pair[1] is not None]
     assert len(described) > 40
     for node, function in described:
-        kinds = [(a.arg, "keyword") for a in node.args.kwonlyargs]
+        kinds = [(a.arg, "keyword-only") for a in node.args.kwonlyargs]
+        if node.args.kwarg is not None:
+            kinds.append((node.args.kwarg.arg, "variadic keyword"))
         positional = [(a.arg, "positional or keyword") for a in node.args.args]
         parameters = inspect.signature(function).parameters.values()
-        assert positional + [(name, "keyword-only") for name, _ in kinds] == [
-            (p.name, p.kind.description) for p in parameters
-        ], node.name
+        assert positional + kinds == [(p.name, p.kind.description) for p in parameters], node.name
     names = re.findall(r"^(?:def |class )?(\w+)|as (\w+)$", STUB.read_text(), re.MULTILINE)
     missing = set(metrics.__all__) - {name for pair in names for name in pair}
     assert not missing, f"{STUB.name} has no types of {missing}"

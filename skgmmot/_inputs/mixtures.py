@@ -398,7 +398,10 @@ def check_mixture(
             "weights must be non-negative and sum to 1, got sum "
             f"{total:.6g} and minimum {least:.3g}. Normalise them."
         )
-    smallest = params.covariance_type.base.least_eigenvalues(torch.from_numpy(covariances))
+    smallest, largest = (
+        params.covariance_type.base.least_eigenvalues(torch.from_numpy(covariances)),
+        0.0,
+    )
     if smallest is not None:
         smallest = smallest.numpy()
     else:
@@ -407,8 +410,10 @@ def check_mixture(
         matrices = torch.from_numpy(covariances).double()
         if not np.count_nonzero(torch.linalg.cholesky_ex(matrices).info.numpy()):
             return  # positive definite
-        smallest = torch.linalg.eigvalsh(matrices)[:, 0].numpy()
-    scale = np.abs(covariances).reshape(len(covariances), -1).max(1)
+        eigenvalues = torch.linalg.eigvalsh(matrices).numpy()
+        smallest, largest = eigenvalues[:, 0], eigenvalues[:, -1]
+    # eigenvalues are rounded by eps times the largest
+    scale = np.maximum(np.abs(covariances).reshape(len(covariances), -1).max(1), largest)
     if (smallest < -100 * covariances_eps * scale).any():
         worst = int(smallest.argmin())
         raise ValueError(

@@ -21,6 +21,7 @@ from skgmmot.metrics._stability import stability_bounds
 
 __all__ = [
     "SCORERS",
+    "MixtureFrechetDistance",
     "MixtureWasserstein",
     "aic_scorer",
     "bic_scorer",
@@ -38,3 +39,13 @@ __all__ = [
     "sliced_wasserstein_scorer",
     "stability_bounds",
 ]
+
+
+def __getattr__(name):
+    # torchmetrics takes seconds to load: only who wants its kind of metric waits for it
+    if name != "MixtureFrechetDistance":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from skgmmot.metrics._mixture_frechet import MixtureFrechetDistance
+
+    globals()[name] = MixtureFrechetDistance
+    return MixtureFrechetDistance

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias, overload
 
 import numpy as np
 from torch import Tensor
+from torch.nn import Module
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.metrics._stability import StabilityBounds
@@ -16,6 +17,7 @@ from skgmmot.transport.semidiscrete.plan import SemidiscretePlan
 
 __all__ = [
     "SCORERS",
+    "MixtureFrechetDistance",
     "MixtureWasserstein",
     "aic_scorer",
     "bic_scorer",
@@ -73,6 +75,24 @@ mixture_wasserstein_scorer: _Scorer
 
 def aic_scorer(estimator: Any, X: Any, y: Any = ...) -> float: ...
 def bic_scorer(estimator: Any, X: Any, y: Any = ...) -> float: ...
+
+class MixtureFrechetDistance(Module):
+    feature: Callable[..., Any] | None
+    reset_real_features: bool
+    def __init__(
+        self,
+        reference: _Mixture | None = ...,
+        *,
+        feature: Callable[..., Any] | None = ...,
+        reset_real_features: bool = ...,
+        n_features: int | None = ...,
+        **kwargs: Any,
+    ) -> None: ...
+    def update(self, features: Any, real: bool) -> None: ...
+    def forward(self, features: Any, real: bool) -> None: ...
+    def compute(self) -> Tensor: ...
+    def mixtures(self) -> tuple[GaussianMixtureParams, GaussianMixtureParams]: ...
+    def reset(self) -> None: ...
 
 class MixtureWasserstein:
     reg: float

@@ -134,3 +134,9 @@ def test_a_value_with_noise_is_read_as_its_components_like_an_estimator_with_noi
     alone = GaussianMixtureParams(weights, means, torch.ones(2, 1).double(), "spherical")
     found, _ = as_mixture(alone.with_noise(0.2, -3.0))
     assert torch.allclose(found.weights, weights) and found.noise is None
+
+
+def test_singular_covariances_of_many_features_are_not_refused_for_rounding(rng):
+    factors = 1 + rng.normal(size=(400, 2)) / 10
+    params, _ = as_mixture(([1.0], [np.zeros(400)], [factors @ factors.T]))
+    assert params.means.shape == (1, 400)
