@@ -29,7 +29,7 @@ def expected_failures(estimator):
         # the order of the rows decides what k-means draws, as in scikit-learn's KMeans
         why = "starts depend on the order of the rows, which the check shuffles"
         return {"check_sample_weight_equivalence_on_dense_data": why}
-    if isinstance(estimator, MixtureRegressor):
+    if isinstance(estimator, MixtureRegressor) and estimator.mixture is not None:
         why = "starts of several components depend on the order of the rows"
         return {"check_sample_weight_equivalence_on_dense_data": why}
     if isinstance(estimator, GaussianMixtureSearch):

@@ -38,7 +38,7 @@ def refuse_text(name: str, X, error: Exception) -> None:
     for position, label in enumerate(names):
         column = np.asarray(X[label] if columns is not None else np.asarray(X)[:, position])
         for value in column.ravel():
-            if isinstance(value, str) and not _is_number(value):
+            if isinstance(value, str) and not is_number(value):
                 raise ValueError(
                     f"{name} must hold numbers, got the text {str(value)!r} in column "
                     f"{label if columns is None else repr(label)}. Drop the column, or encode it, "
@@ -47,7 +47,7 @@ def refuse_text(name: str, X, error: Exception) -> None:
     raise error
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     """Whether a text can be converted to a number."""
     try:
         float(text)

@@ -13,6 +13,7 @@ from skgmmot._inputs.arrays import (
     refuse_masked,
     refuse_times,
 )
+from skgmmot._inputs.refusals import is_number
 
 
 class Targets(NamedTuple):
@@ -46,7 +47,7 @@ def regression_targets(y, n_samples: int) -> Targets:
     TypeError
         If they are no array, sparse or complex tensors, or times.
     ValueError
-        If they are missing, masked, of another shape or length, not finite or no numbers.
+        If they are missing, masked, of another shape or length, not finite, texts or booleans.
     """
     if y is None:
         raise ValueError(
@@ -55,15 +56,9 @@ def regression_targets(y, n_samples: int) -> Targets:
         )
     names = None if isinstance(y, Tensor) else _names(y)
     _refuse_other_objects(y)
+    _refuse_booleans(y)
     if not isinstance(y, Tensor):
-        y = check_array(
-            y,
-            dtype=[np.float64, np.float32],
-            ensure_2d=False,
-            ensure_all_finite=False,
-            ensure_min_samples=0,
-            input_name="y",
-        )
+        y = _numbers(y)
     values = as_tensor(y)
     if values.ndim not in (1, 2) or 0 in values.shape[1:]:
         raise ValueError(
@@ -95,6 +90,52 @@ def _refuse_other_objects(y) -> None:
         )
     refuse_masked("y", y)
     refuse_times("y", *np.atleast_1d(getattr(y, "dtypes", [getattr(y, "dtype", None)])))
+
+
+#: What to do with targets that name classes.
+CLASSES = (
+    "Use a classifier for classes, such as DifferentiableGaussianMixture(labels='y'), or encode "
+    "them as numbers"
+)
+
+
+def _refuse_booleans(y) -> None:
+    """Raise for booleans, which numpy and torch would convert to 0 and 1."""
+    for column in _columns(y):
+        if isinstance(column, Tensor):
+            found = column.dtype == torch.bool
+        else:
+            values = np.asarray(column)
+            if values.dtype == object and values.size:  # as of pandas' own type of booleans
+                values = np.asarray(values.ravel()[0])
+            found = values.dtype.kind == "b"
+        if found:
+            raise ValueError(f"y must hold numbers, got booleans. {CLASSES}, by y.astype(float).")
+
+
+def _numbers(y) -> np.ndarray:
+    """Call scikit-learn's `check_array`; explain errors about text."""
+    try:
+        return check_array(
+            y,
+            dtype=[np.float64, np.float32],
+            ensure_2d=False,
+            ensure_all_finite=False,
+            ensure_min_samples=0,
+            input_name="y",
+        )
+    except ValueError as error:
+        values = [value for column in _columns(y) for value in np.asarray(column).ravel()]
+        texts = [value for value in values if isinstance(value, str) and not is_number(value)]
+        if "could not convert string" not in str(error) or not texts:
+            raise
+        text = str(texts[0])
+        raise ValueError(f"y must hold numbers, got the text {text!r}. {CLASSES}.") from error
+
+
+def _columns(y) -> list:
+    """The columns of a frame, or the array itself."""
+    return [y[name] for name in y.columns] if hasattr(y, "columns") else [y]
 
 
 def _names(y) -> list[str] | None:

@@ -1,9 +1,8 @@
 """Semi-discrete transport from a density to weighted points: distance and plan."""
 
-from numbers import Integral
-
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import as_density, points_and_masses
+from skgmmot._inputs.refusals import positive_integer
 from skgmmot._inputs.seeds import seed_of
 from skgmmot.numerics.linalg import safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
@@ -156,10 +155,7 @@ def _semidiscrete(density, points, weights, *, integration, n_nodes, random_stat
             f"integration must be 'auto', 'exact' or 'nodes', got {integration!r}. "
             "Choose one of them."
         )
-    if not isinstance(n_nodes, Integral) or n_nodes < 1:
-        raise ValueError(
-            f"n_nodes must be a positive integer, got {n_nodes!r}. More nodes are more accurate."
-        )
+    positive_integer("n_nodes", n_nodes, "More nodes are more accurate.")
     if exact and n_features != 2:
         raise ValueError(
             f"integration must be 'nodes' for {n_features} features, got 'exact', which is for the "

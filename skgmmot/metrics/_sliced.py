@@ -2,7 +2,7 @@
 
 import functools
 import math
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import reshaping
 from skgmmot._inputs.mixtures import as_mixture, as_pair, in_double, is_mixture
+from skgmmot._inputs.refusals import positive_integer
 from skgmmot._inputs.seeds import seed_of
 from skgmmot.gaussian.mixture import least
 from skgmmot.numerics.linalg import Rescaling, compare_bits, power_of_two, safe_sqrt
@@ -88,7 +89,7 @@ def sliced_mixture_wasserstein(
     >>> round(sliced_mixture_wasserstein(source, target) ** 2, 3)
     2.0
     """
-    _check_projections(n_projections)
+    positive_integer("n_projections", n_projections, "100 is usual.")
     if slicing not in ("msw", "dsmw"):
         raise ValueError(f"slicing must be 'msw' or 'dsmw', got {slicing!r}. Choose one of them.")
     source, target, kind = _two_mixtures(source, target)
@@ -186,7 +187,7 @@ def sliced_wasserstein_distance(
     >>> round(sliced_wasserstein_distance(standard, [[0.0]]), 3)  # a spread of one
     1.0
     """
-    _check_projections(n_projections)
+    positive_integer("n_projections", n_projections, "100 is usual.")
     if not isinstance(p, Real) or not 1 <= p < math.inf:
         raise ValueError(f"p must be a finite number of at least 1, got {p!r}. 2 is usual.")
     if projections not in (*DIRECTIONS, "max"):
@@ -301,13 +302,6 @@ def _in_units(value, *units):
             "both."
         )
     return answer
-
-
-def _check_projections(n_projections):
-    if not isinstance(n_projections, Integral) or n_projections < 1:
-        raise ValueError(
-            f"n_projections must be a positive integer, got {n_projections!r}. 100 is usual."
-        )
 
 
 def _directions(name, n_projections, like, seed):

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 from torch import Tensor
 
 from skgmmot._inputs.mixtures import as_mixture, as_pair
+from skgmmot._inputs.seeds import seed_of
 from skgmmot.fitting.em.gradient.information import parameter_covariance
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
@@ -122,8 +122,8 @@ def stability_bounds(source, target, n_samples, *, random_state=0):
             f"n_samples must be one for each of the two mixtures, got {len(given)}. Pass a number, "
             "or a pair."
         )
-    rng = check_random_state(random_state)
-    errors = [_errors(mixture, of, rng) for mixture, of in zip(pair, given, strict=True)]
+    generator = torch.Generator().manual_seed(seed_of(random_state))
+    errors = [_errors(mixture, of, generator) for mixture, of in zip(pair, given, strict=True)]
     fits = [_fit_bound(mixture, e) for mixture, e in zip(pair, errors, strict=True)]
     return StabilityBounds(*fits, _distance_bound(pair, errors), *errors)
 
@@ -133,12 +133,12 @@ def _in_double(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
     return mixture.detach().in_base().to(dtype=torch.float64, device="cpu")
 
 
-def _errors(true: GaussianMixtureParams, of, rng) -> FitErrors:
+def _errors(true: GaussianMixtureParams, of, generator) -> FitErrors:
     """Errors of a fit: of a given one, or those to expect of a number of samples."""
     if isinstance(of, Integral) and not isinstance(of, bool):
         if of < 1:
             raise ValueError(f"n_samples must be positive, got {of}. Pass the size of a sample.")
-        return _expected_errors(true, int(of), rng)
+        return _expected_errors(true, int(of), generator)
     if isinstance(of, float | str | bool) or of is None:
         raise ValueError(
             f"n_samples must be a positive integer or a fitted mixture, got {of!r}. Pass the size "
@@ -164,12 +164,11 @@ def _errors_between(found: GaussianMixtureParams, true: GaussianMixtureParams) -
     )
 
 
-def _expected_errors(true: GaussianMixtureParams, n_samples: int, rng) -> FitErrors:
+def _expected_errors(true: GaussianMixtureParams, n_samples: int, generator) -> FitErrors:
     """Errors of maximum likelihood to expect of a number of samples."""
     _check_informative(true)
     sizes = [t.numel() for t in true]
     n_drawn = SAMPLES_PER_PARAMETER * sum(sizes)
-    generator = torch.Generator().manual_seed(int(rng.randint(np.iinfo(np.int32).max)))
     X, _ = sample(true, n_drawn, generator=generator)
     V = parameter_covariance(true, X).covariance * (n_drawn / n_samples)
     of_weights, of_means, of_covariances = (

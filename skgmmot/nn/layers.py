@@ -204,13 +204,16 @@ or tuple (weights, means, covariances), default='kmeans'
             its samples.
         """
         self.n_batches += 1
+        fitting = False
         try:
             X, a = self._checked(X, sample_weight)
-            solution = self._fit(self.mixture or self._first(X, a), X, a)
+            start = self.mixture or self._first(X, a)
+            fitting = True
+            solution = self._fit(start, X, a)
             if self.mixture is not None and _is_stuck(solution.value.detach()):
                 solution = self._fit(self._first(X, a), X, a)
         except ValueError as error:
-            raise ValueError(f"{error} {self._circumstances(X)}") from error
+            raise ValueError(f"{error} {self._circumstances(X, fitting)}") from error
         kept = solution.value.detach()
         self.solution = solution._replace(value=kept, previous=solution.previous.detach())
         if self.training:
@@ -218,15 +221,20 @@ or tuple (weights, means, covariances), default='kmeans'
             self.weights, self.means, self.covariances = (t.clone() for t in kept)
         return solution.value
 
-    def _circumstances(self, X) -> str:
-        """For error messages: the number of the batch, its size and that of the kept mixture."""
+    def _circumstances(self, X, fitting: bool) -> str:
+        """For error messages: the number of the batch, its size and that of the kept mixture.
+
+        What diverges in training comes as a batch that is not finite, or whose fit fails.
+        """
         said = f"This was batch {self.n_batches} since the layer was reset"
         if isinstance(X, Tensor) and X.numel():
             said += f", of samples up to {float(X.detach().abs().max()):.3g} in size"
         if self.mixture is not None:
             reach = self.mixture.covariances.abs().max().sqrt() + self.mixture.means.abs().max()
             said += f"; the mixture of the last one reached to about {float(reach):.3g}"
-        return f"{said}. If samples grow or collapse in training, lower the learning rate."
+        if fitting or (isinstance(X, Tensor) and not torch.isfinite(X.detach()).all()):
+            said += ". If samples grow or collapse in training, lower the learning rate"
+        return f"{said}."
 
     def extra_repr(self) -> str:
         """The parameters that torch shows in the representation of the module."""

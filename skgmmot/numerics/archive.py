@@ -355,8 +355,11 @@ def _read(file: BinaryIO, path: str, what: str, version: int, kinds, device) -> 
 
 
 def _reason(error: Exception) -> str:
+    """What is wrong with a file, from an error of any kind."""
     text = " ".join(str(error).split())[:200].rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, KeyError):
+        return f"it has no entry {text}"
+    return text or type(error).__name__
 
 
 class _Members:

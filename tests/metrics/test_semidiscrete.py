@@ -111,6 +111,7 @@ def test_at_zero_the_gradient_is_zero():
             "integration must be 'auto', 'exact' or 'nodes', got",
         ),
         (NORMAL, POINTS, {"n_nodes": 0}, "n_nodes must be a positive integer, got 0"),
+        (NORMAL, POINTS, {"n_nodes": True}, "n_nodes must be a positive integer, got True"),
         (SQUARE, POINTS, {"integration": "nodes"}, "integration must be 'exact' for a GridDensity"),
         (
             ([1.0], [[0.0]], [4.0], "spherical"),

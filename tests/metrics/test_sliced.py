@@ -247,6 +247,7 @@ def test_an_unfitted_estimator_has_no_score(rng):
     [
         ({"n_projections": 0}, "n_projections must be a positive integer, got 0"),
         ({"n_projections": 2.5}, "n_projections must be a positive integer, got 2.5"),
+        ({"n_projections": True}, "n_projections must be a positive integer, got True"),
         ({"slicing": "sw"}, "slicing must be 'msw' or 'dsmw', got 'sw'"),
     ],
 )

@@ -453,15 +453,33 @@ def test_a_diverging_run_is_told_its_batch_and_its_size():
     layer = EMLayer(2, random_state=0)
     for scale in (1.0, 2.0):
         layer(scale * X)
-    with pytest.raises(ValueError, match=r"NaN .*batch 3 .*reached to about \d"):
+    advice = "lower the learning rate"
+    with pytest.raises(ValueError, match=rf"NaN .*batch 3 .*reached to about \d.*{advice}"):
         layer(X / 0 * 0)
     for bad in (1e160, 0.0):
         diverging = EMLayer(2, random_state=0, reg_covar=0.0)
         diverging(X)
-        with pytest.raises(ValueError, match="batch 2 since the layer was reset, of samples up to"):
+        message = f"batch 2 since the layer was reset, of samples up to .* {advice}"
+        with pytest.raises(ValueError, match=message):
             diverging(bad * X)
     layer.reset()
     assert layer.n_batches == 0
+
+
+@pytest.mark.parametrize(
+    ("X", "sample_weight"),
+    [
+        (torch.zeros(5), None),
+        (torch.zeros(5, 2, 2), None),
+        (torch.ones(1, 2), None),
+        (torch.randn(50, 2), torch.ones(3)),
+        (torch.randn(50, 2), -torch.ones(50)),
+    ],
+)
+def test_batches_of_another_shape_get_no_advice_about_training(X, sample_weight):
+    with pytest.raises(ValueError, match="This was batch 1 since") as refused:
+        EMLayer(2, random_state=0)(X, sample_weight)
+    assert "learning rate" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,9 @@ def test_a_truncated_file_is_refused_wherever_it_ends(path):
     whole = path.read_bytes()
     for share in range(20):
         path.write_bytes(whole[: len(whole) * share // 20])
-        with pytest.raises(ArchiveError, match="is no test file, or a damaged one"):
+        with pytest.raises(ArchiveError, match="is no test file, or a damaged one") as refused:
             read(path, **OPTIONS)
+        assert "Error" not in str(refused.value)
     path.write_bytes(whole[:-1])
     with pytest.raises(ArchiveError):
         read(path, **OPTIONS)
@@ -302,18 +303,18 @@ def test_members_that_overlap_are_refused(path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({"array": 1}, "IndexError"),
+        ({"array": 1}, "list index out of range"),
         ({"array": -1}, "unknown"),
         ({"array": True}, "unknown"),
         ({"scalar": 0}, "no axes"),
         ({"text": 0}, "letters"),
         ({"strings": [[1], [3]]}, "must hold strings"),
-        ({"strings": [[10**9, 10**9], []]}, "ValueError"),
+        ({"strings": [[10**9, 10**9], []]}, "array|reshape|dimension"),
         ({"value": ["os", []]}, "unknown"),
         ({"__class__": 0}, "unknown"),
         ({"decode": 0}, "unknown"),
-        ({"a": 0, "b": 0}, "ValueError"),
-        ({}, "ValueError"),
+        ({"a": 0, "b": 0}, "too many values"),
+        ({}, "not enough values"),
         ({"float": "1e5"}, "unknown"),
         ({"dict": [[[], 0]]}, "unknown"),
         ({"dict": [[1.5, 0]]}, "unknown"),

@@ -1,21 +1,23 @@
 """`MixtureImputer`: missing entries filled in by the conditional distribution of a mixture."""
 
+from numbers import Integral
 from typing import Self
 
 import numpy as np
 import torch
 from sklearn.base import TransformerMixin, _fit_context, clone
-from sklearn.utils._param_validation import HasMethods
+from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from skgmmot._inputs import arrays
+from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import fitted_to
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.saving import SavedEstimator
 
 
-class MixtureImputer(TransformerMixin, SavedEstimator):
+class MixtureImputer(DefaultMixture, TransformerMixin, SavedEstimator):
     r"""Transformer that fills in missing entries by a Gaussian mixture.
 
     `fit` fits the mixture to what is observed, by exact EM; `transform` replaces each missing entry
@@ -27,6 +29,7 @@ class MixtureImputer(TransformerMixin, SavedEstimator):
     mixture : DifferentiableGaussianMixture, default=None
         What is fitted, cloned each time, with ``missing_values='nan'`` and, if it has none, this
         ``random_state``. None is ``DifferentiableGaussianMixture()``, a single normal distribution.
+        Its parameters can be set as ``mixture__tol`` and so on, also where it is None.
     draw : bool, default=False
         Whether to draw, instead of taking the mean. Means are the best guesses of single entries,
         but have too little variance, and draws have that of the data: of several imputations with
@@ -35,6 +38,8 @@ class MixtureImputer(TransformerMixin, SavedEstimator):
         Whether to append a column of 0 and 1 for each feature with missing entries in the fit.
     random_state : int, RandomState instance or None, default=None
         Controls the mixture's starts and the draws. An integer repeats the draws at every call.
+    n_components : int, default=None
+        Number of components; None leaves that of ``mixture``.
     device : str or torch.device, default=None
         Where to compute with the default mixture; None is where the data is.
 
@@ -76,16 +81,25 @@ class MixtureImputer(TransformerMixin, SavedEstimator):
         "draw": ["boolean"],
         "add_indicator": ["boolean"],
         "random_state": ["random_state"],
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "device": [str, torch.device, None],
     }
 
     def __init__(
-        self, mixture=None, *, draw=False, add_indicator=False, random_state=None, device=None
+        self,
+        mixture=None,
+        *,
+        draw=False,
+        add_indicator=False,
+        random_state=None,
+        n_components=None,
+        device=None,
     ):
         self.mixture = mixture
         self.draw = draw
         self.add_indicator = add_indicator
         self.random_state = random_state
+        self.n_components = n_components
         self.device = device
 
     def __sklearn_tags__(self):
@@ -130,9 +144,10 @@ class MixtureImputer(TransformerMixin, SavedEstimator):
     def _new_mixture(self):
         """The unfitted mixture."""
         own = {"missing_values": "nan"}
+        if self.n_components is not None:
+            own["n_components"] = self.n_components
         if self.mixture is None:
-            options = {"random_state": self.random_state, "device": self.device}
-            return DifferentiableGaussianMixture(**own, **options)
+            return self._default_mixture().set_params(**own)
         if not isinstance(self.mixture, DifferentiableGaussianMixture):
             raise TypeError(
                 "mixture must be a DifferentiableGaussianMixture, got "
@@ -142,6 +157,9 @@ class MixtureImputer(TransformerMixin, SavedEstimator):
         if mixture.random_state is None:
             own["random_state"] = self.random_state
         return mixture.set_params(**own)
+
+    def _default_mixture(self):
+        return DifferentiableGaussianMixture(random_state=self.random_state, device=self.device)
 
     def transform(self, X):
         """Fill in missing entries.

@@ -1,5 +1,6 @@
 """`MixtureRegressor`: regression by the conditional distribution of a Gaussian mixture."""
 
+from numbers import Integral
 from typing import Self
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods
+from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
@@ -56,8 +57,11 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         ``DifferentiableGaussianMixture(n_components=3)`` with this ``random_state`` and ``device``,
         started by k-means of standardised columns: units of ``X`` and ``y`` do not matter. Of few
         samples it has fewer components: at most one for every ``4 (d + n_outputs + 1)`` samples.
+        Its parameters can be set as ``mixture__tol`` and so on, also where it is None.
     random_state : int, RandomState instance or None, default=None
         Controls the default mixture's starts and `sample_y`.
+    n_components : int, default=None
+        Number of components, also where samples are few; None leaves that of ``mixture``.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -112,12 +116,14 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
     _parameter_constraints: dict = {
         "mixture": [HasMethods(["fit", "score_samples"]), None],
         "random_state": ["random_state"],
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "device": [str, torch.device, None],
     }
 
-    def __init__(self, mixture=None, *, random_state=None, device=None):
+    def __init__(self, mixture=None, *, random_state=None, n_components=None, device=None):
         self.mixture = mixture
         self.random_state = random_state
+        self.n_components = n_components
         self.device = device
 
     def __sklearn_tags__(self):
@@ -176,11 +182,15 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
 
     def _new_mixture(self, most):
         """The unfitted mixture; of a default one, at most so many components, but one."""
+        n_components = self.n_components
         if self.mixture is None:
             mixture = self._default_mixture()
-            return mixture.set_params(n_components=max(1, min(most, mixture.n_components)))
-        check_covariance_type(self.mixture, "X and y")
-        return clone(self.mixture)
+            if n_components is None:
+                n_components = max(1, min(most, mixture.n_components))
+        else:
+            check_covariance_type(self.mixture, "X and y")
+            mixture = clone(self.mixture)
+        return mixture if n_components is None else mixture.set_params(n_components=n_components)
 
     def _default_mixture(self):
         return DifferentiableGaussianMixture(

@@ -408,7 +408,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             If ``n_samples`` is not a positive integer.
         """
         check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
+        if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 1:
             raise ValueError(
                 f"Invalid value for 'n_samples': it must be a positive integer, got {n_samples!r}. "
                 "The sampling requires at least one sample."

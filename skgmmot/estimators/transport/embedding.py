@@ -25,6 +25,7 @@ from tqdm import tqdm
 from skgmmot._inputs import arrays
 from skgmmot._inputs.dask_blocks import in_tasks
 from skgmmot._inputs.mixtures import as_mixtures, as_two_sequences
+from skgmmot._inputs.seeds import seed_of
 from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.saving import SavedEstimator
@@ -56,9 +57,9 @@ class MixtureEmbedding(DefaultMixture, _OfObjects):
     n_jobs : int, default=None
         Number of processes that fit; None is one. Without effect on clouds of dask.
     random_state : int, RandomState instance or None, default=None
-        Controls the default mixture's starts; with an integer, the mixture of a cloud does not
-        depend on the other clouds. With None and several components, mixtures and distances may
-        differ from call to call.
+        Controls the starts of the mixtures, unless ``mixture`` has its own ``random_state``. `fit`
+        takes or draws one seed, which all clouds share: the mixture of a cloud does not depend on
+        the other clouds, and is the same at every call of `transform`.
     verbose : int, default=0
         1 shows a progress bar over the clouds, unless they are of dask. Iterations are shown by
         ``verbose`` of ``mixture``.
@@ -136,6 +137,7 @@ class MixtureEmbedding(DefaultMixture, _OfObjects):
             If a parameter is invalid, there are no clouds, or they differ in features.
         """
         n_features = _n_features(X, None)
+        self._seed = seed_of(self.random_state)
         self._new_mixture()
         self.n_features_in_ = n_features
         return self
@@ -194,15 +196,18 @@ class MixtureEmbedding(DefaultMixture, _OfObjects):
         return fitted
 
     def _new_mixture(self):
-        """The mixture estimator to clone for each cloud."""
+        """The mixture estimator to clone for each cloud; it starts from the seed of the fit."""
+        seed = {"random_state": getattr(self, "_seed", self.random_state)}
         if self.mixture is None:
-            return self._default_mixture()
+            return self._default_mixture().set_params(**seed)
         if not hasattr(self.mixture, "covariance_type"):
             raise TypeError(
                 "mixture must be a Gaussian mixture estimator, got "
                 f"{type(self.mixture).__name__}. Pass a DifferentiableGaussianMixture."
             )
-        return self.mixture
+        if getattr(self.mixture, "random_state", self) is not None:
+            return self.mixture
+        return clone(self.mixture).set_params(**seed)
 
     def _default_mixture(self):
         return DifferentiableGaussianMixture(self.n_components, random_state=self.random_state)

@@ -2,13 +2,12 @@
 
 from numbers import Real
 
-import numpy as np
 import torch
-from sklearn.utils import check_random_state
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_pair
 from skgmmot._inputs.refusals import positive_integer
+from skgmmot._inputs.seeds import seed_of
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures import geodesic
@@ -311,8 +310,8 @@ class MixtureFlow:
         if list(times) != sorted(times):
             raise ValueError(f"times must ascend, got {times}. Sort them.")
         n_paths = positive_integer("n_paths", n_paths)
-        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
-        generator = torch.Generator(self._flow.weights.device).manual_seed(int(seed))
+        seed = seed_of(random_state)
+        generator = torch.Generator(self._flow.weights.device).manual_seed(seed)
         paths, _ = self._flow.paths(times, n_paths, generator=generator)
         return self._kind.restore(paths)
 

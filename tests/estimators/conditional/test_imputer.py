@@ -28,6 +28,17 @@ def test_it_fills_in_what_its_mixture_does(M):
     assert np.isfinite(imputer.transform(M[:, :])).all()
 
 
+def test_the_number_of_components_is_that_of_the_mixture(M):
+    assert MixtureImputer(n_components=2, random_state=0).fit(M).mixture_.n_components == 2
+    given = DifferentiableGaussianMixture(3, covariance_type="diag")
+    found = MixtureImputer(given, n_components=2, random_state=0).fit(M).mixture_
+    assert found.n_components == 2 and found.covariance_type == "diag" and given.n_components == 3
+    imputer = MixtureImputer(random_state=0).set_params(mixture__covariance_type="tied").fit(M)
+    assert imputer.mixture_.covariance_type == "tied" and imputer.mixture_.n_components == 1
+    with pytest.raises(ValueError, match="'n_components' parameter"):
+        MixtureImputer(n_components=0).fit(M)
+
+
 def test_draws_are_repeated_by_their_seed(M):
     one, same, other = (MixtureImputer(draw=True, random_state=s).fit(M) for s in (0, 0, 1))
     assert np.array_equal(one.transform(M), same.transform(M))

@@ -379,6 +379,25 @@ def test_bad_requests_are_refused(data):
         MixtureRegressor().condition([0.0])
 
 
+def test_the_number_of_components_is_that_of_the_mixture(data):
+    X, y = (part[:20] for part in data)
+    assert MixtureRegressor(random_state=0).fit(X, y).mixture_.n_components == 1  # of few samples
+    found = MixtureRegressor(n_components=2, random_state=0).fit(X, y)
+    assert found.mixture_.n_components == 2
+    given = DifferentiableGaussianMixture(3, covariance_type="tied", random_state=0)
+    found = MixtureRegressor(given, n_components=2).fit(X, y).mixture_
+    assert found.n_components == 2 and found.covariance_type == "tied" and given.n_components == 3
+    with pytest.raises(ValueError, match="'n_components' parameter"):
+        MixtureRegressor(n_components=0).fit(X, y)
+
+
+def test_texts_and_booleans_are_no_targets(data):
+    X, _ = data
+    for y, what in ((X[:, 0] > 0, "booleans"), (np.where(X[:, 0] > 0, "a", "b"), "the text '")):
+        with pytest.raises(ValueError, match=f"y must hold numbers, got {what}"):
+            MixtureRegressor(random_state=0).fit(X, y)
+
+
 def test_parameters_of_the_default_mixture_can_be_searched(data):
     both = MixtureRegressor().set_params(mixture=Mixture(), mixture__tol=1.0)
     assert both.mixture.tol == 1.0
@@ -386,8 +405,8 @@ def test_parameters_of_the_default_mixture_can_be_searched(data):
     search.fit(*data)
     expected = MixtureRegressor(random_state=0).set_params(**search.best_params_).fit(*data)
     assert search.score(*data) == expected.score(*data)
-    with pytest.raises(ValueError, match="Invalid parameter 'n_components'"):
-        MixtureRegressor().set_params(n_components=2)
+    with pytest.raises(ValueError, match="Invalid parameter 'n_component'"):
+        MixtureRegressor().set_params(n_component=2)
 
 
 def test_other_estimators_are_no_mixtures(data):

@@ -1,5 +1,6 @@
 """MixtureEmbedding and PairwiseMW2: clouds of points as samples."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -17,7 +18,13 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import SVC
 from sklearn.utils import get_tags
 
-from skgmmot import DifferentiableGaussianMixture, MixtureEmbedding, MixtureWasserstein, PairwiseMW2
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    MixtureEmbedding,
+    MixtureWasserstein,
+    PairwiseMW2,
+    load,
+)
 
 #: Points of two patients, who are named in a column.
 FRAME = pd.DataFrame(
@@ -127,6 +134,33 @@ def test_each_cloud_has_the_mixture_that_fits_it_alone(clouds):
     for cloud, mixture in zip(X, mixtures, strict=False):
         alone = DifferentiableGaussianMixture(2, random_state=0).fit(cloud)
         assert np.array_equal(mixture.means_, alone.means_)
+
+
+@pytest.mark.parametrize(
+    "embedding",
+    [
+        MixtureEmbedding(4),
+        MixtureEmbedding(4, random_state=np.random.RandomState(0)),
+        MixtureEmbedding(mixture=DifferentiableGaussianMixture(4)),
+        MixtureEmbedding(mixture=GaussianMixture(4)),
+    ],
+)
+def test_transform_is_the_same_at_every_call_after_a_fit(embedding, clouds, tmp_path):
+    X = clouds[0][:3]
+    embedding = clone(embedding).fit(X)
+    embedding.save(tmp_path / "embedding.npz")
+    for same in (embedding, load(tmp_path / "embedding.npz"), copy.deepcopy(embedding)):
+        found = [mixture.means_ for mixture in same.transform(X)]
+        assert np.array_equal(found, [mixture.means_ for mixture in embedding.transform(X[:3])])
+    ends = [embedding.fit(X)._seed for _ in range(3)]
+    assert len(set(ends)) == 3
+
+
+def test_a_mixture_with_a_seed_keeps_it(clouds):
+    X = clouds[0][:2]
+    given = DifferentiableGaussianMixture(4, random_state=7)
+    found = MixtureEmbedding(mixture=given, random_state=3).fit_transform(X)
+    assert [mixture.random_state for mixture in found] == [7, 7]
 
 
 def test_a_mixture_of_ones_own_is_cloned_for_each_cloud(clouds):

@@ -107,6 +107,8 @@ def test_a_flow_shows_mixtures_velocities_and_paths_in_the_kind_of_its_arrays():
     paths = flow.paths(times, 3, random_state=0)
     assert paths.shape == (5, 3, 2)
     assert np.array_equal(paths, flow.paths(times, 3, random_state=0))
+    generator = torch.Generator().manual_seed(0)  # the seed is the integer itself
+    assert np.array_equal(paths, flow._flow.paths(times.tolist(), 3, generator=generator)[0])
     source = tuple(torch.tensor(t, dtype=torch.float64) for t in SOURCE[:3])
     source[1].requires_grad_()
     of_tensors = MixtureFlow((*source, "diag"), TARGET)
@@ -137,6 +139,7 @@ def test_without_entropy_a_flow_of_one_gaussian_ends_where_its_map_does():
         (lambda flow: flow.paths([1.0, 0.0]), ValueError, "times must ascend"),
         (lambda flow: flow.paths([]), ValueError, "one or more"),
         (lambda flow: flow.paths([0.5], 0.5), ValueError, "n_paths must be a positive integer"),
+        (lambda flow: flow.paths([0.5], random_state="1"), ValueError, "cannot be used to seed"),
         (lambda flow: MixtureFlow(SOURCE, TARGET, reg=-1.0), ValueError, "reg must"),
         (lambda flow: interpolate(SOURCE, TARGET, 0.5, reg="1"), TypeError, "reg must"),
     ],
