@@ -57,6 +57,7 @@ SHORTER = {
     "plot_landscapes": {"-4.0, 9.0, 53": "-4.0, 9.0, 14"},
     "plot_larger_than_memory": {"3_000_000": "200_000"},
     "plot_missing_values": {"n_init=3": "n_init=1"},
+    "plot_one_pass": {"200, 1000, 2": "10, 500, 1"},
     "plot_priors": {"(20, 40, 80, 160, 320), 10": "(20, 40), 2"},
     "plot_regression": {"(200, random_state": "(20, random_state", "cv=5": "cv=2"},
     "plot_ring_square_line": {"N_STARTS = 10, 8": "N_STARTS = 10, 1"},
