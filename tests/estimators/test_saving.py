@@ -180,7 +180,7 @@ def test_names_of_features_the_output_and_requests_are_kept(path):
         model.set_output(transform="pandas")
         loaded = saved_and_loaded(model, path)
         request = loaded.get_metadata_routing().fit.requests
-    assert request == {"sample_weight": True}
+    assert request == {"sample_weight": True, "sample_domain": True}
     assert loaded.transform(frame).equals(model.transform(frame))
     assert list(loaded.feature_names_in_) == ["width", "height"]
     assert loaded.target.equals(frame + 1)

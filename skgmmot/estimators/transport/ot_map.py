@@ -24,6 +24,7 @@ from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import check_covariance_type, fitted_to
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.saving import SavedEstimator
+from skgmmot.estimators.transport import _domains
 from skgmmot.estimators.transport._reach import Maps, warn_of_far_images
 from skgmmot.estimators.transport.geodesic import known_mixture
 from skgmmot.gaussian.mixture import join
@@ -146,7 +147,8 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
 
     In a pipeline before a classifier, the classifier is trained on the images of source samples,
     and `predict` maps its argument too: the pipeline is for source samples. For target samples use
-    `AdaptedClassifier`.
+    `AdaptedClassifier`, or a pipeline of skada, ``make_da_pipeline(OTMap(), classifier)``, which
+    tells the two apart by ``sample_domain``.
 
     `transform` costs ``O(n K d^2)`` and a few megabytes beyond its result, whatever ``n``.
 
@@ -174,6 +176,10 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
     >>> transport.predict([[1.0, 3.0], [5.0, 3.0]])
     array([0, 1])
     """
+
+    # In pipelines of skada, and where scikit-learn routes metadata.
+    __metadata_request__fit = {"sample_domain": True}
+    __metadata_request__transform = {"sample_domain": True}
 
     _parameter_constraints: dict = {
         "target": ["array-like", tuple, torch.Tensor, HasMethods(["score_samples"]), None],
@@ -267,7 +273,7 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         return type(self)(target, **cloned)
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None) -> Self:
+    def fit(self, X, y=None, sample_weight=None, *, sample_domain=None) -> Self:
         """Fit the source mixture and the plan to the target.
 
         Parameters
@@ -283,7 +289,11 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
             Non-negative weights of the source samples: a weight of 2 is a row given twice, 0 a row
             left out. (How far ``shrinkage='auto'`` shrinks goes by ``(sum w)^2 / sum w^2``
             samples, which copies do not raise.) For weights of the target pass a mixture that was
-            fitted with them.
+            fitted with them, or ``sample_domain``.
+        sample_domain : array-like of int of shape (n_samples,), default=None
+            Domains of the samples, as in skada: negative numbers mark samples of the target, others
+            those of the source. Labels of the target are ignored, its weights are used. ``target``
+            must be None then. None: all samples are of the source.
 
         Returns
         -------
@@ -295,17 +305,32 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         NotFittedError
             If ``target`` or ``X`` is an unfitted estimator.
         ValueError
-            If a parameter, ``X``, ``y`` or ``sample_weight`` is invalid, or source and target
-            differ in features.
+            If a parameter, ``X``, ``y``, ``sample_weight`` or ``sample_domain`` is invalid, or
+            source and target differ in features.
         """
         refuse_target(X, y, sample_weight, self.target)
+        target, target_weight, is_given_domains = self.target, None, sample_domain is not None
+        if is_given_domains:
+            self._refuse_second_target()
+            parts = _domains.split(X, y, sample_weight, sample_domain)
+            X, y, sample_weight, target, target_weight = parts
         with whole_fit(self) as (fitted, _):
             for name in ("classes_", "component_labels_"):
                 vars(fitted).pop(name, None)
             source = fitted._source_mixture(X, y, sample_weight)
-            given = arrays.kind_of(X), arrays.kind_of(self.target)
-            fitted._set_plan(source, fitted._target_mixture(), *given)
+            given = arrays.kind_of(X), arrays.kind_of(target)
+            fitted._set_plan(source, fitted._target_mixture(target, target_weight), *given)
+            fitted._is_given_domains = is_given_domains
         return self
+
+    def _refuse_second_target(self):
+        """Refuse a target beside samples of one."""
+        if self.target is not None:
+            raise ValueError(
+                "target must be None where sample_domain marks the samples of the target, got "
+                f"{type(self.target).__name__}. Use OTMap(), or leave out sample_domain and the "
+                "target's samples."
+            )
 
     def _source_mixture(self, X, y, sample_weight):
         """The source as a fitted estimator or a tuple."""
@@ -373,24 +398,28 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         fitted = fitted_to(mixture, samples, weights)
         return _shrunk_mixture(fitted, functools.partial(_size, samples, weights), self.shrinkage)
 
-    def _target_mixture(self):
+    def _target_mixture(self, target, weights):
         """The target as a fitted estimator or a tuple, with the features of the fit."""
-        if self.target is None:
+        if target is None:
             d = self.n_features_in_
             return np.ones(1), np.zeros((1, d)), np.eye(d)[None]
-        if not is_mixture(self.target, "target"):
+        if not is_mixture(target, "target"):
             mixture = self._new_mixture("target")
             if self.class_wise:
                 mixture.set_params(n_components=len(self.component_labels_))
-            return self._fit_mixture(mixture, self._companion(self.target))
-        as_mixture(self.target, "target")
-        names = [getattr(e, "feature_names_in_", None) for e in (self, self.target)]
+            samples = self._companion(target)
+            if weights is not None:
+                weights = arrays.sample_weights(weights, arrays.as_tensor(samples)).detach()
+                weights = arrays.kind_of(samples).restore(weights)
+            return self._fit_mixture(mixture, samples, weights)
+        as_mixture(target, "target")
+        names = [getattr(e, "feature_names_in_", None) for e in (self, target)]
         if all(n is not None for n in names) and not np.array_equal(*names):
             raise ValueError(
                 f"target must be fitted to the features of X, {list(names[0])}, got "
                 f"{list(names[1])}. Use the same columns in the same order."
             )
-        return self.target
+        return target
 
     def _companion(self, target):
         """Target samples, which must have the features of those of the fit."""
@@ -444,14 +473,40 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         if ends is not None:
             self._maps = Maps(*ends)
 
+    def fit_transform(self, X, y=None, sample_weight=None, *, sample_domain=None):
+        """Fit to samples, and move those of the source to the target.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or dask collection of shape (n_samples, n_features)
+            As for `fit`.
+        y : array-like of shape (n_samples,), default=None
+            As for `fit`.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            As for `fit`.
+        sample_domain : array-like of int of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        array or Tensor of shape (n_samples, n_features)
+            As of `transform`.
+        """
+        self.fit(X, y, sample_weight, sample_domain=sample_domain)
+        return self.transform(X, sample_domain=sample_domain)
+
     @single_threaded_torch()
-    def transform(self, X):
+    def transform(self, X, *, sample_domain=None):
         """Move samples to the target.
 
         Parameters
         ----------
         X : array-like, Tensor, dask array or data frame of shape (n_samples, n_features)
             Samples, of the source or new.
+        sample_domain : array-like of int of shape (n_samples,), default=None
+            Domains of the samples, as for `fit`: those of the target stay where they are. None: all
+            are of the source; but after a fit with ``sample_domain`` all are of the target, as in
+            skada, and stay.
 
         Returns
         -------
@@ -473,7 +528,13 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
             and five deviations around them): where a component of the source is thin against the
             target's, the map stretches whatever is off it.
         """
-        return self._move(X, "there", "target_reach")
+        check_is_fitted(self, "plan_")
+        moved = None
+        if sample_domain is not None:
+            moved = _domains.is_source(sample_domain, X)
+        elif getattr(self, "_is_given_domains", False):  # not in files of earlier releases
+            moved = _domains.is_source(-1, X)
+        return self._move(X, "there", "target_reach", moved)
 
     @single_threaded_torch()
     def inverse_transform(self, X):
@@ -500,8 +561,8 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         """
         return self._move(X, "back", "source_reach")
 
-    def _move(self, X, way, reach):
-        """Samples moved by one of the maps; those of dask later."""
+    def _move(self, X, way, reach, moved=None):
+        """Samples moved by one of the maps, or some of them; those of dask later."""
         check_is_fitted(self, "plan_")
         self._validate_params()
         random, seed = STRATEGIES[self.strategy].n_uniforms > 0, None
@@ -512,12 +573,20 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
             images = functools.partial(_images, way=way, reach=reach, seed=seed)
             example = np.empty((0, self.n_features_in_), dtype_of(X))
             return answers(self, X, images, example, by_row=random)
-        return self._images(X, way, reach, seed)
+        X, kind = arrays.samples(self, X, reset=False)
+        return kind.restore(self._some_images(X.detach(), moved, way, reach, seed), copy=False)
+
+    def _some_images(self, X, moved, *options):
+        """The images of the samples that are moved, and the others."""
+        if moved is None:
+            return self._images(X, *options)
+        X, moved = X.clone(), torch.from_numpy(moved).to(X.device)
+        if moved.any():
+            X[moved] = self._images(X[moved], *options)
+        return X
 
     def _images(self, X, way, reach, seed, first_row=0):
         """The images of samples by the present strategy, to about where a mixture reaches."""
-        X, kind = arrays.samples(self, X, reset=False)
-        X = X.detach()
         strategy, mapping = STRATEGIES[self.strategy], getattr(self._maps, way).for_samples(X)
         others = []
         if strategy.n_uniforms:
@@ -530,7 +599,7 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
             min_rows=mapping.e_step.min_rows,
         )
         warn_of_far_images(images, getattr(self._maps, reach))
-        return kind.restore(images, copy=False)
+        return images
 
     @available_if(_counts_classes)
     @single_threaded_torch()
@@ -626,7 +695,8 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         ValueError
             If ``X`` is invalid.
         """
-        mapped = _thinned(arrays.as_tensor(self.transform(self._in_memory(X))).double())
+        mapped = self._move(self._in_memory(X), "there", "target_reach")
+        mapped = _thinned(arrays.as_tensor(mapped).double())
         if self.target is None or is_mixture(self.target, "target"):
             params, _ = as_mixture(self.target_mixture_, "target")
             params = params.to(device="cpu")  # the same numbers are drawn for every device
@@ -701,8 +771,10 @@ def _shrunk_mixture(fitted, size, shrinkage):
 
 
 def _images(transport, X, first_row=0, **options):
-    """`OTMap._images`, to be pickled."""
-    return transport._images(X, first_row=first_row, **options)
+    """The images of a block of samples of dask."""
+    X, kind = arrays.samples(transport, X, reset=False)
+    images = transport._images(X.detach(), first_row=first_row, **options)
+    return kind.restore(images, copy=False)
 
 
 class _Uniforms:
