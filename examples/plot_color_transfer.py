@@ -1,6 +1,6 @@
 """
-Colour transfer between two photographs
-=======================================
+How does a photograph take the colours of another?
+==================================================
 
 A picture is a cloud of pixels in the RGB cube. Fit a Gaussian mixture to the cloud of a source
 and of a target picture, find the optimal plan between the two mixtures, and move every pixel of

@@ -75,14 +75,17 @@ for axis, (name, options) in zip(axes, fits.items(), strict=False):
         title=f"{name}\nsmallest standard deviation {thinnest:.1g}",
         xlim=(-3.5, 7),
         ylim=(-3.5, 6.5),
+        xlabel="first feature",
+        ylabel="second feature",
     )
-for name, colour in zip(fits, ("tab:red", "tab:blue"), strict=True):
+for name, colour, look in zip(fits, ("tab:red", "tab:blue"), ("s--", "o-"), strict=True):
     middle, low, high = (np.quantile(scores[name], q, axis=1) for q in (0.5, 0.1, 0.9))
     axes[2].fill_between(SIZES, low, high, color=colour, alpha=0.2)
-    axes[2].plot(SIZES, middle, "o-", color=colour, label=name)
+    axes[2].plot(SIZES, middle, look, color=colour, label=name)
 axes[2].axhline(truth.score(others), color="black", ls=":", label="the truth")
-axes[2].set(xscale="log", yscale="symlog", xlabel="samples", ylim=(-300, -2))
-axes[2].set_title("mean log-density of other samples")
+axes[2].set(xscale="log", yscale="symlog", xlabel="samples fitted", ylim=(-300, -2))
+axes[2].set(title="how well other samples are predicted")
+axes[2].set(ylabel="mean log-density (nats a sample)")
 axes[2].set_xticks(SIZES, SIZES)
 axes[2].minorticks_off()
 axes[2].legend(loc="lower right")

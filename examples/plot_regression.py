@@ -1,6 +1,6 @@
 """
-Regression with the whole conditional distribution
-==================================================
+What if a regression has several answers?
+=========================================
 
 A regression that predicts one number fails where there are several answers. `MixtureRegressor` fits
 a Gaussian mixture to ``(X, y)`` and has the distribution of ``y`` at any ``x``: its mean and

@@ -41,7 +41,7 @@ SHORTER = {
         "range(120)": "range(10)",
         "range(60)": "range(5)",
     },
-    "plot_digits_generator": {"trange(600,": "trange(20,"},
+    "plot_digits_generator": {"N_STEPS = 8, 800": "N_STEPS = 8, 20"},
     "plot_dropped_modes": {"4000, 5": "500, 1"},
     "plot_entropic_em": {"N_ITER = 50": "N_ITER = 10"},
     "plot_fit_by_transport": {
@@ -65,7 +65,7 @@ SHORTER = {
     "plot_stability": {"N_REPEATS = 24": "N_REPEATS = 2"},
     "plot_stippling": {"default=4000": "default=400"},
     "plot_style_transfer": {"N_STEPS = 150.0, 80": "N_STEPS = 150.0, 5"},
-    "plot_texture": {"trange(100,": "trange(10,"},
+    "plot_texture": {"N_STEPS = 120": "N_STEPS = 10", "range(30)": "range(2)"},
     "plot_unusual_readings": {"range(1, 8)": "range(1, 4)"},
     "plot_which_start": {"N_STARTS, CLOSE = 20,": "N_STARTS, CLOSE = 2,"},
 }

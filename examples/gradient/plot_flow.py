@@ -1,6 +1,6 @@
 """
-Moving a cloud to a target: gradients, and natural steps
-========================================================
+Which gradient moves a cloud to a target fastest?
+=================================================
 
 A cloud of points moves so that the mixture fitted to it becomes a target mixture: descent on
 ``MW2^2`` in the points. Each step fits the mixture by EM and differentiates the fit, in one of
@@ -104,14 +104,16 @@ for path in zip(*positions, strict=True):
     axes[0].plot(*zip(*path, strict=True), color="C5", alpha=0.15, linewidth=0.7)
 axes[0].scatter(*positions[0].T, s=8, color="black", label="start")
 axes[0].scatter(*positions[-1].T, s=8, color="C5", label="end")
-axes[0].set_title("natural: paths to the target (grey)")
+axes[0].set(title="natural: paths to the target (grey)", aspect="equal")
+axes[0].set(xlabel="first feature", ylabel="second feature")
 axes[0].legend(loc="lower right")
-for name, (_, values, seconds) in flows.items():
+looks = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2))]
+for look, (name, (_, values, seconds)) in zip(looks, flows.items(), strict=True):
     pace = f"rate {modes[name][0]}, {1e3 * seconds[-1] / len(values):.0f} ms a step"
-    axes[1].loglog(range(1, len(values) + 1), values)
-    axes[2].loglog(seconds, values, label=f"{name}: {pace}")
+    axes[1].loglog(range(1, len(values) + 1), values, linestyle=look, linewidth=2)
+    axes[2].loglog(seconds, values, linestyle=look, linewidth=2, label=f"{name}: {pace}")
 axes[1].set(title="loss against steps", xlabel="step", ylabel="$MW_2^2$ to the target")
-axes[2].set(title="loss against time", xlabel="seconds")
+axes[2].set(title="loss against time", xlabel="seconds", ylabel="$MW_2^2$ to the target")
 for ax in axes[1:]:
     ax.set_ylim(1e-16, 1e3)
 figure.legend(*axes[2].get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -1,6 +1,6 @@
 """
-A mixture of more samples than memory holds
-===========================================
+How much memory does a fit to a large file take?
+================================================
 
 EM needs sums over the samples, and nothing else: it can read them from a file, block by block, once
 an iteration. The memory needed does not grow with the file. From the same start the mixture is the
@@ -100,10 +100,12 @@ sample = next(blocks())[:3000]
 for (way, (fitted, (times, used))), ax, color in zip(
     found.items(), axes[1:], ("C0", "C1"), strict=True
 ):
-    axes[0].plot(times, used, color=color, label=way)
+    look = "-" if way == "in blocks" else "--"
+    axes[0].plot(times, used, look, color=color, linewidth=2, label=way)
     ax.scatter(*sample.T, s=1, color="0.7")
     GaussianMixtureDisplay.from_estimator(fitted, ax=ax, colors=[color] * 7, n_std=2)
     ax.set(title=f"{way}: log-likelihood {fitted.lower_bound_:.4f}", xticks=[], yticks=[])
+    ax.set(xlabel="first feature", ylabel="second feature")
 size = path.stat().st_size / 2**20
 axes[0].axhline(size, color="0.5", linestyle=":", label="size of the file")
 axes[0].set(xlabel="seconds", ylabel="memory beyond that before the fit (MB)", ylim=(0, None))

@@ -57,9 +57,9 @@ figure = plt.figure(figsize=(10, 5), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=[1.1, 1])
 ax = left.subplots()
 ax.plot(ranks, scores, "o-", label="lowrank, by its rank")
-for color, (name, score) in zip(("C1", "C2"), others.items(), strict=True):
-    ax.axhline(score, color=color, linestyle="--", label=name)
-ax.set(xlabel="rank", ylabel="log-likelihood of a held-out digit", xscale="log")
+for color, look, (name, score) in zip(("C1", "C2"), (":", "--"), others.items(), strict=True):
+    ax.axhline(score, color=color, linestyle=look, label=name)
+ax.set(xlabel="rank", ylabel="log-likelihood (nats a held-out digit)", xscale="log")
 ax.set_xticks(ranks, [str(rank) for rank in ranks], minor=False)
 ax.minorticks_off()
 ax.legend()

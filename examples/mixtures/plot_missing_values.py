@@ -68,11 +68,14 @@ for ax, (name, fitted) in zip(axes, fits.items(), strict=True):
     ax.scatter(*imputed[name].T, s=5, color="0.6", linewidths=0)
     for shown, color in ((truth, "0.1"), (fitted, "C3")):
         GaussianMixtureDisplay.from_estimator(shown, ax=ax, colors=[color] * 2, n_std=2)
-    for ellipse in ax.patches:
-        ellipse.set(fill=False, linewidth=2, alpha=1)
-    ax.set_title(f"{name}\ndistance to the truth: {distance(truth, fitted):.2f}", fontsize=9)
+    for k, ellipse in enumerate(ax.patches):
+        ellipse.set(fill=False, linewidth=2, alpha=1, linestyle="-" if k < 2 else "--")
+    ax.set_title(f"{name}\nMW2 to the truth: {distance(truth, fitted):.2f}", fontsize=9)
+    ax.set_xlabel("first feature")
+axes[0].set_ylabel("second feature")
 fig.suptitle(
-    "fitted (red) and true mixture (black), two standard deviations; grey: samples, imputed",
+    "fitted (red, dashed) and true mixture (black), two standard deviations; "
+    "grey: samples, with what was filled in",
     fontsize=10,
 )
 fig.savefig("missing_values.png", dpi=90)

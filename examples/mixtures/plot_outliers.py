@@ -1,6 +1,6 @@
 """
-What outliers do to a mixture
-=============================
+What do outliers do to a mixture?
+=================================
 
 Three clusters and, scattered around them, outliers: what becomes of a Gaussian mixture, of one with
 uniform noise beside it, and of Student-t components?
@@ -37,7 +37,8 @@ for mixture in mixtures.values():
 
 # %%
 # Ellipses are those of two standard deviations (of t distributions, of their scale matrices),
-# crosses the true centres. Samples in grey are predicted to be noise.
+# crosses the true centres. Samples in grey are predicted to be noise; 25 % of all samples are
+# outliers.
 
 options = {"sharex": True, "sharey": True, "layout": "constrained"}
 figure, axes = plt.subplots(1, 3, figsize=(11, 4.4), **options)
@@ -49,10 +50,14 @@ for axis, (name, mixture) in zip(axes, mixtures.items(), strict=True):
     axis.scatter(*X[~noise].T, s=6, c=labels[~noise], cmap="tab10", vmin=0, vmax=9)
     ellipses = (mixture.weights_, mixture.means_, mixture.covariances_, "full")
     GaussianMixtureDisplay.from_estimator(ellipses, ax=axis, n_std=2)
-    axis.plot(*centres.T, "k+", markersize=12)
+    axis.plot(*centres.T, "k+", markersize=12, label="true centres")
     axis.set(title=f"{name}\nlargest error of a centre: {distances.min(axis=1).max():.2f}")
     axis.set(aspect="equal", xlim=(-15, 15), ylim=(-15, 15))
+    axis.set_xlabel("first feature")
     if noise.any():
-        axis.set_xlabel(f"weight of the noise {mixture.noise_weight_:.0%}, 25 % are outliers")
+        share = f"noise, {mixture.noise_weight_:.0%} of the weight"
+        axis.scatter([], [], s=20, color="0.75", label=share)
+    axis.legend(loc="lower left", fontsize=8)
+axes[0].set_ylabel("second feature")
 figure.savefig("outliers.png", dpi=90)
 plt.show()

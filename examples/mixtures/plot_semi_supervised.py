@@ -98,8 +98,8 @@ names = [
     "all pictures alike",
     "labelled pictures alone",
 ]
-for name, found in zip(names, 100 * shares, strict=True):
-    ax.plot(counts, found.mean(axis=1), "o-", label=name)
+for name, look, found in zip(names, ("o-", "s--", "^:"), 100 * shares, strict=True):
+    ax.plot(counts, found.mean(axis=1), look, label=name)
     ax.fill_between(counts, found.min(axis=1), found.max(axis=1), alpha=0.15)
 ax.set(
     xscale="log",

@@ -1,6 +1,6 @@
 """
-Which start when
-================
+Which start suits which data?
+=============================
 
 EM converges to a local maximum of the likelihood near its start. Which start is good depends on the
 shape of the groups. Here are four kinds of data, and for every start the share of 20 single runs
@@ -88,10 +88,14 @@ for column, (kind, (X, _)) in enumerate(data.items()):
     GaussianMixtureDisplay.from_estimator(best[kind], ax=above, n_std=2)
     above.set_title(f"{kind}: the best fit")
     above.set_aspect("equal", adjustable="datalim")
-    below.barh(names, 100 * shares[column], color="C0")
-    below.set(xlim=(0, 100), xlabel="% of runs that end near it")
+    above.set_xlabel("first feature")
+    bars = below.barh(names, 100 * shares[column], color="C0")
+    below.bar_label(bars, fmt="{:.0f} %", padding=3)
+    below.set(xlim=(0, 125), xticks=range(0, 101, 25), xlabel="% of runs that end near it")
     below.invert_yaxis()
     if column:
         below.set_yticklabels([])
+axes[0, 0].set_ylabel("second feature")
+axes[1, 0].set_ylabel("start of EM")
 figure.savefig("which_start.png", dpi=90)
 plt.show()

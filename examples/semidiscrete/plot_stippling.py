@@ -1,6 +1,6 @@
 """
-A photograph in dots
-====================
+Can equal dots draw a photograph?
+=================================
 
 Stippling draws a picture with equal dots, here white ones on black, close together where it is
 bright. This is quantisation with equal masses: the brightness of the photograph is a density in

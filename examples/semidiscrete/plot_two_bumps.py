@@ -1,6 +1,6 @@
 """
-Transport of an image to 200 points
-===================================
+How is an image transported to points?
+======================================
 
 Semi-discrete transport maps a density to weighted points: each point receives the mass of its
 cell. Here the density is an image of two bumps, and the points are 200 uniform draws. Voronoi's
@@ -72,7 +72,10 @@ for ax, (title, cells, sites, masses) in zip(axes.flat, panels, strict=True):
     if cells is plan.cells:
         for start, stop in zip(points, plan.barycentres, strict=True):
             ax.plot(*np.stack([start, stop]).T, color="C1", linewidth=0.5)
-    ax.plot(*sites.T, ".", color="C3", markersize=3)
+        ax.plot([], [], color="C1", label="to the barycentre of its cell")
+    ax.plot(*sites.T, ".", color="C3", markersize=3, label="points")
     ax.set(title=title, xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[], yticks=[])
+for ax in (axes[0, 0], axes[1, 0]):
+    ax.legend(loc="lower right")
 figure.colorbar(drawn, ax=axes[:, 1], shrink=0.5, label="mass of a cell", extend="max")
 figure.savefig("two_bumps.png", dpi=100)

@@ -1,6 +1,6 @@
 """
-Digits in the embedding of an autoencoder: likelihood or sliced transport
-=========================================================================
+Which fit of an embedding draws the better digits?
+==================================================
 
 An autoencoder maps pictures of digits to points in four dimensions; a mixture of Gaussians fitted
 to these points, decoded, generates digits. Here the mixture is fitted by EM and by the sliced
@@ -133,20 +133,30 @@ for name, values in results.items():
 # %%
 # Digits drawn from three of the mixtures, and the scores of all seeds.
 
-figure, axes = plt.subplots(1, 5, figsize=(15, 3.4), layout="constrained")
-for ax, name in zip(axes[:3], ["EM, random", "EM, k-means", "sliced"], strict=True):
+figure = plt.figure(figsize=(12, 8.6), layout="constrained")
+upper, lower = figure.subfigures(2, 1, height_ratios=[1, 0.9])
+for ax, name in zip(upper.subplots(1, 3), ["EM, random", "EM, k-means", "sliced"], strict=True):
     samples, _ = fits[name][0].sample(2000)
-    chosen = np.random.default_rng(0).choice(len(samples), 48, replace=False)
+    chosen = np.random.default_rng(0).choice(len(samples), 64, replace=False)
     with torch.no_grad():
         drawn = decoder(torch.tensor(samples[chosen], dtype=torch.float32)).numpy()
-    spaced = np.pad(drawn.reshape(6, 8, 8, 8), ((0, 0), (0, 0), (1, 1), (2, 2)))
-    ax.imshow(spaced.transpose(0, 2, 1, 3).reshape(6 * 10, 8 * 12), cmap="gray_r")
-    ax.set_title(name)
-    ax.axis("off")
-for ax, column, title in ((axes[3], 0, "fooling rate"), (axes[4], 1, "purity")):
-    for i, values in enumerate(results.values()):
-        ax.plot(np.full(len(values), i), values[:, column], "o", color=f"C{i}", alpha=0.7)
-    ax.set(title=title, xticks=range(len(results)), xlim=(-0.5, len(results) - 0.5))
-    ax.set_xticklabels([name.replace(", ", ",\n") for name in results], fontsize=8)
-figure.savefig("digits_embedding.png", dpi=110)
+    spaced = np.pad(drawn.reshape(8, 8, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    ax.imshow(spaced.transpose(0, 2, 1, 3).reshape(80, 80), cmap="gray_r")
+    ax.set_title(f"drawn from the mixture of {name}")
+    ax.set(xticks=[], yticks=[])
+left, right = lower.subplots(1, 2)
+for ax, column in ((left, 0), (right, 1)):
+    for i, values in enumerate(100 * np.stack(list(results.values()))):
+        label = "one seed each" if i == 0 else None
+        ax.plot(np.full(len(values), i), values[:, column], "o", color="tab:blue", label=label)
+        ax.plot([i - 0.2, i + 0.2], [values[:, column].mean()] * 2, color="black", linewidth=2)
+    ax.plot([], [], color="black", linewidth=2, label="mean")
+    ax.set_xticks(range(len(results)), results, fontsize=9)
+    ax.set_xlim(-0.5, len(results) - 0.5)
+left.axhline(50, color="0.5", linestyle=":", label="chance: nothing to tell them by")
+left.set(title="does the network take samples for pictures?", ylabel="fooling rate (%)")
+right.set(title="do components hold one digit each?", ylabel="purity (%)")
+for ax in (left, right):
+    ax.legend(loc="lower right")
+figure.savefig("digits_embedding.png", dpi=100)
 plt.show()

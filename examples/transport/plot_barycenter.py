@@ -1,6 +1,6 @@
 """
-The average of handwritten digits
-=================================
+What is the average of handwritten digits?
+==========================================
 
 The pixel-wise mean of pictures is a blur: strokes that lie a little apart do not meet. Here every
 picture is a cloud of ink with a Gaussian mixture, and the average is the barycentre of these
@@ -53,6 +53,8 @@ for label, column in zip(tqdm(shown, desc="averaging digits"), axes.T, strict=Tr
 titles = ["one picture", "its mixture", "barycentre of 12", "pixel-wise mean of 12"]
 for ax, title in zip(axes[:, 0], titles, strict=True):
     ax.set_ylabel(title)
+for ax, label in zip(axes[0], shown, strict=True):
+    ax.set_title(f"the digit {label}")
 figure.savefig("barycenter.png", dpi=90)
 
 # %%

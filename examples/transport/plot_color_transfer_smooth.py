@@ -1,6 +1,6 @@
 """
-Colour transfer without bands, haloes and clipped colours
-=========================================================
+How does a colour transfer avoid bands, haloes and clipped colours?
+===================================================================
 
 A map between palettes depends on colours only, not on positions in the picture. With thin
 components the sky shows the blocks of its JPEG file; with few, contours get haloes; and up to an

@@ -1,6 +1,6 @@
 """
-A classifier for tilted digits, trained without their labels
-============================================================
+Can a classifier learn tilted digits without their labels?
+==========================================================
 
 A classifier was trained on upright digits; the pictures to classify are tilted by 30 degrees and
 have no labels. `OTMap` maps the labelled digits to the distribution of the tilted ones, and the
@@ -48,7 +48,7 @@ maps = {
 
 plain = classifier.fit(Xs, y[source])
 accuracy = {
-    "upright digits": plain.score(axes.transform(X[test]), y[test]),
+    "on upright digits": plain.score(axes.transform(X[test]), y[test]),
     "no adaptation": plain.score(Xv, y[test]),
 }
 for name, transport in maps.items():
@@ -78,19 +78,20 @@ upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.2])
 rows = [("source", X[source][first]), ("image", images), ("tilted", tilted(X[source][first]))]
 for line, (name, pictures) in zip(upper.subplots(3, 10), rows, strict=True):
     for ax, picture in zip(line, pictures, strict=True):
-        ax.imshow(picture.reshape(8, 8), cmap="gray_r")
+        ax.imshow(picture.reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
         ax.set(xticks=[], yticks=[])
     line[0].set_ylabel(name)
 upper.suptitle("upright digits, their images under the map, and tilted by hand")
 
 left, right = lower.subplots(1, 2)
-left.imshow(transport.plan_[:, order] * 10, cmap="Blues", vmin=0, vmax=1)
+shares = left.imshow(transport.plan_[:, order] * 10, cmap="Blues", vmin=0, vmax=1)
+lower.colorbar(shares, ax=left, label="share of the digit")
 left.set(xticks=range(10), yticks=range(10), xticklabels=[named[k] for k in order])
 left.set(xlabel="component of the tilted digits, by what it shows", ylabel="digit", title="plan")
 bars = right.barh(list(accuracy), list(accuracy.values()))
 right.bar_label(bars, fmt="{:.1%}", padding=3)
 right.invert_yaxis()
-right.set(xlim=(0, 1.15), title="accuracy")
+right.set(xlim=(0, 1.15), title="tilted digits that are recognised", xlabel="accuracy")
 figure.savefig("domain_adaptation.png", dpi=90)
 
 # %%

@@ -1,6 +1,6 @@
 """
-The way from one mixture to another
-===================================
+What lies between two mixtures?
+===============================
 
 The plan of MW2 joins components of two mixtures; each pair moves along the geodesic between its
 two Gaussians. At every time this gives a Gaussian mixture, and the distance to the start is
@@ -44,13 +44,15 @@ figure, axes = plt.subplots(2, 1, figsize=(13, 6), sharex=True, sharey=True, lay
 colors = plt.get_cmap("turbo")(np.linspace(0.05, 0.95, len(stations[0].weights_)))
 for station in stations:
     GaussianMixtureDisplay.from_estimator(station, ax=axes[0], colors=colors, n_std=1.5)
-axes[0].set(title="the mixtures at five times", aspect="equal")
+axes[0].set(title="the mixtures at five times, 1.5 deviations", aspect="equal")
 
 for t, station in zip(times, stations, strict=True):
     X, _ = station.set_params(random_state=0).sample(1500)
     axes[1].scatter(*X.T, s=2, color=plt.get_cmap("viridis")(0.9 * t))
     axes[1].text(20 * t, 2.7, f"t = {t:.2f}", ha="center")
-axes[1].set(title="samples of them", aspect="equal", ylim=(-3, 3.5))
+axes[1].set(title="samples of them", aspect="equal", ylim=(-3, 3.5), xlabel="first feature")
+for ax in axes:
+    ax.set_ylabel("second feature")
 figure.savefig("geodesic.png", dpi=100)
 
 # %%
