@@ -18,6 +18,17 @@ def pyplot():
     return plt
 
 
+def part_of(estimator, attribute: str, name: str = "estimator"):
+    """What an estimator has under an attribute, also the best of a search; else itself."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if hasattr(estimator, "steps"):
+        raise TypeError(
+            f"{name} must not be a pipeline, got one: its last step is in the features of the step "
+            "before. Pass pipeline[-1], and samples that went through pipeline[:-1].transform."
+        )
+    return getattr(estimator, attribute, estimator)
+
+
 def axes_for(ax, n_axes: int = 2):
     """The axes given, validated, or new ones."""
     plt = pyplot()

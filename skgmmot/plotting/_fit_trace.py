@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.exceptions import NotFittedError
 
-from skgmmot.plotting._axes import axes_for
+from skgmmot.plotting._axes import axes_for, part_of
 
 
 class FitTraceDisplay:
@@ -43,7 +43,8 @@ class FitTraceDisplay:
         ----------
         estimator : fitted mixture estimator
             An estimator that has ``lower_bounds_``, of this package or of scikit-learn. Only the
-            best of its ``n_init`` runs is kept there. A search shows its best fit.
+            best of its ``n_init`` runs is kept there. A search shows its best fit, a
+            `skgmmot.MixtureRegressor` or `skgmmot.MixtureImputer` that of its ``mixture_``.
         ax : matplotlib Axes, default=None
             Where to draw; axes of another display compare two fits. None makes one.
         **options : dict
@@ -61,7 +62,7 @@ class FitTraceDisplay:
         TypeError
             If it keeps no objectives.
         """
-        estimator = getattr(estimator, "best_estimator_", estimator)
+        estimator = part_of(estimator, "mixture_")
         bounds = getattr(estimator, "lower_bounds_", None)
         if bounds is None:
             raise _refusal(estimator)

@@ -14,6 +14,7 @@ from skgmmot.plotting._axes import (
     check_kind,
     features_to_draw,
     name_axes,
+    part_of,
     pyplot,
     spread,
 )
@@ -98,7 +99,9 @@ class GaussianMixtureDisplay:
         Parameters
         ----------
         mixture : fitted mixture estimator or tuple (weights, means, covariances)
-            The mixture; of Student-t components the ellipses of the same covariances.
+            The mixture; of Student-t components the ellipses of the same covariances. Of a search
+            the best one, and of a `skgmmot.MixtureRegressor` or `skgmmot.MixtureImputer` its
+            ``mixture_``.
         X : array-like or Tensor of shape (n_samples, n_features), default=None
             Samples with all features of the mixture. They are drawn in the colour of their most
             probable component, noise in grey.
@@ -126,6 +129,7 @@ class GaussianMixtureDisplay:
         ValueError
             If a feature does not exist, there are too many, or ``X`` has others.
         """
+        mixture = part_of(mixture, "mixture_", "mixture")
         value = isinstance(mixture, GaussianMixtureParams)
         params, _ = as_mixture(mixture.without_noise() if value else mixture)
         d = params.means.shape[1]

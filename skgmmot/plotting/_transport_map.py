@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs.arrays import as_tensor
-from skgmmot.plotting._axes import as_rows, axes_for, name_axes, spread, two_features
+from skgmmot.plotting._axes import as_rows, axes_for, name_axes, part_of, spread, two_features
 
 
 class TransportMapDisplay:
@@ -43,7 +43,7 @@ class TransportMapDisplay:
 
         Parameters
         ----------
-        ot_map : fitted OTMap
+        ot_map : fitted OTMap or AdaptedClassifier
             The map, or another transformer whose images have the features of the samples.
         X : array-like or Tensor of shape (n_samples, n_features)
             Samples with all features of the fit.
@@ -70,6 +70,7 @@ class TransportMapDisplay:
         ValueError
             If there are not two features to draw, or images have other features.
         """
+        ot_map = part_of(ot_map, "ot_map_", "ot_map")
         if not hasattr(ot_map, "transform"):
             raise TypeError(
                 f"ot_map must have transform, got {type(ot_map).__name__}. Pass a fitted OTMap."

@@ -3,11 +3,13 @@
 import math
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
+from skgmmot._inputs.arrays import as_tensor
 from skgmmot._inputs.mixtures import as_pair, common_feature_names
 from skgmmot.gaussian.conditional import marginal
 from skgmmot.numerics.threads import single_threaded_torch
-from skgmmot.plotting._axes import axes_for, check_kind, two_features
+from skgmmot.plotting._axes import axes_for, check_kind, part_of, two_features
 from skgmmot.plotting._mixture import GaussianMixtureDisplay
 from skgmmot.transport.discrete.plan import penalties_of
 from skgmmot.transport.mixtures.distance import transport_plan
@@ -92,12 +94,60 @@ class TransportPlanDisplay:
         *pair, _ = as_pair(source, target, any_mass=min(penalties_of(reg_m)) < math.inf)
         with single_threaded_torch():
             plan = transport_plan(*pair, reg=reg, reg_m=reg_m).coupling
-        shown = [None, None]
-        if kind == "lines":
-            names = common_feature_names([source, target], "mixtures")
-            chosen, labels = two_features(features, pair[0].means.shape[1], names)
-            shown = [_display(marginal(mixture, chosen), labels) for mixture in pair]
-        return cls(_array(plan), *shown).plot(ax, kind=kind, **options)
+        names = common_feature_names([source, target], "mixtures") if kind == "lines" else None
+        return cls._of(plan, pair, features, names, kind).plot(ax, kind=kind, **options)
+
+    @classmethod
+    def from_estimator(cls, ot_map, *, features=None, kind="lines", ax=None, **options):
+        """Draw the plan of a fitted map.
+
+        Parameters
+        ----------
+        ot_map : fitted OTMap or AdaptedClassifier
+            The map. Its mixtures, entropy and penalties count.
+        features : list of int, str or bool, default=None
+            The two features to draw for ``kind='lines'``; None is all of them.
+        kind : {'lines', 'matrix'}, default='lines'
+            What to draw, as in `from_mixtures`.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes one.
+        **options : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        TransportPlanDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        NotFittedError
+            If the map is not fitted.
+        TypeError
+            If it is another estimator.
+        ValueError
+            If there are not two features to draw.
+        """
+        check_kind(kind, KINDS)
+        ot_map = part_of(ot_map, "ot_map_", "ot_map")
+        if not hasattr(ot_map, "fit") or not hasattr(ot_map, "strategy"):
+            raise TypeError(
+                f"ot_map must be an OTMap, got {type(ot_map).__name__}. Fit one, or use "
+                "from_mixtures(source, target)."
+            )
+        check_is_fitted(ot_map, "plan_")
+        *pair, _ = as_pair(ot_map.source_mixture_, ot_map.target_mixture_)
+        names = getattr(ot_map, "feature_names_in_", None)
+        plan = as_tensor(ot_map.plan_)
+        return cls._of(plan, pair, features, names, kind).plot(ax, kind=kind, **options)
+
+    @classmethod
+    def _of(cls, plan, pair, features, names, kind):
+        """The display of a plan between two mixtures, which only lines need."""
+        if kind != "lines":
+            return cls(_array(plan))
+        chosen, labels = two_features(features, pair[0].means.shape[1], names)
+        return cls(_array(plan), *(_display(marginal(m, chosen), labels) for m in pair))
 
     def plot(
         self, ax=None, *, kind="lines", colors=("C0", "C1"), n_std=1.0, max_width=6.0, cmap="Blues"

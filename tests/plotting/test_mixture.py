@@ -5,12 +5,22 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from sklearn.base import is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from skgmmot import DifferentiableGaussianMixture, StudentMixture
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    GaussianMixtureSearch,
+    MixtureImputer,
+    MixtureRegressor,
+    StudentMixture,
+)
 from skgmmot.functional import GaussianMixtureParams
-from skgmmot.plotting import GaussianMixtureDisplay
+from skgmmot.plotting import FitTraceDisplay, GaussianMixtureDisplay
 
 
 def test_ellipses_have_axes_of_that_many_deviations():
@@ -27,6 +37,33 @@ def test_three_features_are_drawn_as_ellipsoids_in_the_given_axes():
     display = GaussianMixtureDisplay.from_estimator(mixture, ax=ax, colors=["r", "g"])
     assert display.ax_ is ax
     assert len(ax.collections) == 2
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MixtureRegressor(random_state=0),
+        MixtureImputer(n_components=2, random_state=0),
+        GaussianMixtureSearch((1, 2), "diag", random_state=0),
+        GridSearchCV(DifferentiableGaussianMixture(random_state=0), {"n_components": [1, 2]}),
+    ],
+)
+def test_estimators_with_a_mixture_inside_show_it(estimator, rng):
+    X = np.vstack([rng.normal(c, 1, size=(30, 2)) for c in (0, 6)])
+    fitted = estimator.fit(X[:, :1], X[:, 1]) if is_regressor(estimator) else estimator.fit(X)
+    inside = getattr(fitted, "mixture_", getattr(fitted, "best_estimator_", None))
+    display = GaussianMixtureDisplay.from_estimator(fitted, X)
+    assert np.array_equal(display.means, inside.means_)
+    assert np.array_equal(FitTraceDisplay.from_estimator(fitted).lower_bounds, inside.lower_bounds_)
+
+
+def test_a_pipeline_is_refused_since_its_features_are_others(rng):
+    pipeline = make_pipeline(StandardScaler(), DifferentiableGaussianMixture())
+    pipeline.fit(X := rng.normal(size=(20, 2)))
+    for draw in (GaussianMixtureDisplay.from_estimator, FitTraceDisplay.from_estimator):
+        with pytest.raises(TypeError, match=r"must not be a pipeline, .* Pass pipeline\[-1\]"):
+            draw(pipeline)
+    GaussianMixtureDisplay.from_estimator(pipeline[-1], pipeline[:-1].transform(X))
 
 
 def test_features_are_chosen(rng):

@@ -1,9 +1,13 @@
 """Lines as wide as the mass is large, and the matrix."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
-from skgmmot import MixtureWasserstein
+from skgmmot import AdaptedClassifier, MixtureWasserstein, OTMap
 from skgmmot.plotting import TransportPlanDisplay
 
 SOURCE = ([0.5, 0.5], [[0.0, 0.0], [0.0, 4.0]], [1.0, 1.0], "spherical")
@@ -29,6 +33,34 @@ def test_the_matrix_is_the_plan_with_entropy_and_penalties():
     assert np.allclose(image.get_array(), expected)
     assert len(display.figure_.axes) == 2  # with the colour bar
     assert len(display.ax_.texts) == 4
+
+
+@pytest.mark.parametrize("kind", ["lines", "matrix"])
+def test_a_fitted_map_shows_its_own_plan(kind, rng):
+    X = pd.DataFrame(rng.normal(size=(60, 3)), columns=["a", "b", "c"])
+    ot_map = OTMap(X + 3, n_components=2, reg=0.5, reg_m=5.0, random_state=0).fit(X)
+    options = {"features": ["c", "a"], "kind": kind}
+    display = TransportPlanDisplay.from_estimator(ot_map, **options)
+    assert np.array_equal(display.plan, ot_map.plan_)
+    both = ot_map.source_mixture_, ot_map.target_mixture_
+    same = TransportPlanDisplay.from_mixtures(*both, reg=0.5, reg_m=5.0, features=[2, 0], kind=kind)
+    assert np.allclose(display.plan, same.plan)
+    if kind == "lines":
+        assert display.ax_.get_xlabel() == "c"
+        assert np.array_equal(display.source.means, both[0].means_[:, [2, 0]])
+    classes = (X["a"] > 0).to_numpy()
+    adapted = AdaptedClassifier(ot_map, LogisticRegression()).fit(X, classes)
+    display = TransportPlanDisplay.from_estimator(adapted, **options)
+    assert np.array_equal(display.plan, adapted.ot_map_.plan_)
+
+
+def test_other_estimators_have_no_plan(fitted):
+    with pytest.raises(TypeError, match=r"must be an OTMap, got .* use from_mixtures"):
+        TransportPlanDisplay.from_estimator(fitted)
+    with pytest.raises(NotFittedError):
+        TransportPlanDisplay.from_estimator(OTMap())
+    with pytest.raises(TypeError, match="must not be a pipeline"):
+        TransportPlanDisplay.from_estimator(make_pipeline(OTMap()))
 
 
 def test_features_have_names_and_the_plan_is_that_of_all(fitted):
