@@ -82,7 +82,7 @@ def semidiscrete_distance(
     --------
     >>> import numpy as np
     >>> from skgmmot import GridDensity, semidiscrete_distance
-    >>> square = GridDensity(np.ones((8, 8)), extent=(0, 1, 0, 1))
+    >>> square = GridDensity(np.ones((8, 8)))
     >>> semidiscrete_distance(square, [[0.25, 0.5], [0.75, 0.5]], squared=True)
     0.104166...
     """
@@ -129,7 +129,7 @@ def semidiscrete_plan(
     --------
     >>> import numpy as np
     >>> from skgmmot import GridDensity, semidiscrete_plan
-    >>> square = GridDensity(np.ones((8, 8)), extent=(0, 1, 0, 1))
+    >>> square = GridDensity(np.ones((8, 8)))
     >>> plan = semidiscrete_plan(square, [[0.0, 0.0], [9.0, 0.0]], weights=[1, 3])
     >>> plan.barycentres.round(3)
     array([[0.125, 0.5  ],

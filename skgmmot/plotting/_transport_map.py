@@ -70,16 +70,16 @@ class TransportMapDisplay:
         ValueError
             If there are not two features to draw, or images have other features.
         """
+        names, given = getattr(ot_map, "feature_names_in_", None), ot_map
         ot_map = part_of(ot_map, "ot_map_", "ot_map")
         if not hasattr(ot_map, "transform"):
             raise TypeError(
                 f"ot_map must have transform, got {type(ot_map).__name__}. Pass a fitted OTMap."
             )
         check_is_fitted(ot_map)
-        names = getattr(ot_map, "feature_names_in_", None)
         chosen, labels = two_features(features, ot_map.n_features_in_, names)
         before = as_rows(X, ot_map.n_features_in_)
-        after = _image_rows(ot_map.transform(X), before)
+        after = _image_rows(ot_map.transform(X if ot_map is given else before), before)
         drawn = spread(len(before), max_samples)
         display = cls(before[drawn][:, chosen], after[drawn][:, chosen], feature_names=labels)
         return display.plot(ax, **options)

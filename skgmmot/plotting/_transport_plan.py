@@ -129,6 +129,7 @@ class TransportPlanDisplay:
             If there are not two features to draw.
         """
         check_kind(kind, KINDS)
+        names = getattr(ot_map, "feature_names_in_", None)
         ot_map = part_of(ot_map, "ot_map_", "ot_map")
         if not hasattr(ot_map, "fit") or not hasattr(ot_map, "strategy"):
             raise TypeError(
@@ -137,7 +138,6 @@ class TransportPlanDisplay:
             )
         check_is_fitted(ot_map, "plan_")
         *pair, _ = as_pair(ot_map.source_mixture_, ot_map.target_mixture_)
-        names = getattr(ot_map, "feature_names_in_", None)
         plan = as_tensor(ot_map.plan_)
         return cls._of(plan, pair, features, names, kind).plot(ax, kind=kind, **options)
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
 
-from skgmmot import OTMap
+from skgmmot import AdaptedClassifier, OTMap
 from skgmmot.plotting import TransportMapDisplay
 
 
@@ -30,6 +31,15 @@ def test_arrows_lead_from_samples_to_their_images(rng):
     assert texts == ["before", "after"]
     few = TransportMapDisplay.from_estimator(ot_map, X, max_samples=7, n_arrows=0)
     assert len(few.before) == 7 and len(few.ax_.collections) == 2
+
+
+def test_the_map_of_an_adapted_classifier_is_drawn(frame, fitted):
+    y = (frame["age"] > 3).astype(int)
+    adapted = AdaptedClassifier(OTMap(fitted, n_components=2), DummyClassifier()).fit(frame, y)
+    display = TransportMapDisplay.from_estimator(adapted, frame, features=["age", "width"])
+    assert display.ax_.get_xlabel() == "age"
+    images = adapted.ot_map_.transform(frame.to_numpy())
+    assert np.array_equal(display.after, images[:, [3, 0]])
 
 
 def test_features_are_chosen_by_name(ot_map, frame):

@@ -127,7 +127,7 @@ class WassersteinQuantizer(
     --------
     >>> import numpy as np
     >>> from skgmmot import GridDensity, WassersteinQuantizer
-    >>> square = GridDensity(np.ones((8, 8)), extent=(0, 1, 0, 1))
+    >>> square = GridDensity(np.ones((8, 8)))
     >>> quantizer = WassersteinQuantizer(4, tol=1e-9, random_state=0).fit(square)
     >>> quantizer.masses_.round(6)
     array([0.25, 0.25, 0.25, 0.25])

@@ -1,24 +1,63 @@
 """Densities that are constant on the pixels of a grid, such as images."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+import numpy as np
 from torch import Tensor
 
 
-class GridDensity(NamedTuple):
-    """A density in the plane that is constant on each pixel of a grid."""
+class _Grid(NamedTuple):
+    """The fields of a `GridDensity`."""
 
     values: Tensor
     """``(rows, columns)``, non-negative, of any positive total."""
-    extent: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
-    """Left, right, lower and upper end of the image."""
-    origin: str = "upper"
+    extent: tuple[float, float, float, float]
+    """Left, right, lower and upper end of the image. By default its pixels are squares, its longer
+    side has length 1, and its lower left corner is (0, 0)."""
+    origin: str
     """Where row 0 is, as in matplotlib's ``imshow``: ``'upper'`` for pictures, whose rows go down;
     ``'lower'`` for values of a function of (y, x), whose rows go up."""
 
-    periodic: bool = False
+    periodic: bool
     """Whether the density repeats itself beyond each edge of the image: distances are then to the
     nearest of all repetitions of a point."""
+
+
+class GridDensity(_Grid):
+    """A density in the plane that is constant on each pixel of a grid.
+
+    Parameters
+    ----------
+    values : array-like or Tensor of shape (rows, columns)
+        Densities of the pixels, non-negative, of any positive total.
+    extent : tuple of float, default=None
+        Left, right, lower and upper end of the image. With None its pixels are squares, its longer
+        side has length 1, and its lower left corner is (0, 0).
+    origin : {'upper', 'lower'}, default='upper'
+        Where row 0 is, as in matplotlib's ``imshow``: ``'upper'`` for pictures, whose rows go down;
+        ``'lower'`` for values of a function of (y, x), whose rows go up.
+    periodic : bool, default=False
+        Whether the density repeats itself beyond each edge of the image: distances are then to the
+        nearest of all repetitions of a point.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skgmmot import GridDensity
+    >>> GridDensity(np.ones((427, 640))).extent
+    (0.0, 1.0, 0.0, 0.6671875)
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, values, extent=None, origin="upper", periodic=False) -> Self:
+        """Make one; of what has no rows and columns, validation says so later."""
+        if extent is None:
+            shape = np.shape(values)
+            longest = max(shape, default=0) if len(shape) == 2 else 0
+            height, width = (side / longest for side in shape) if longest else (1.0, 1.0)
+            extent = (0.0, width, 0.0, height)
+        return super().__new__(cls, values, extent, origin, periodic)
 
     def upwards(self) -> "GridDensity":
         """The same density with rows that go up."""
