@@ -390,6 +390,7 @@ def semidiscrete_distance(
     integration: str = ...,
     n_nodes: int = ...,
     random_state: _RandomState = ...,
+    mass: float = ...,
 ) -> Any: ...
 @overload
 def semidiscrete_distance(
@@ -401,6 +402,7 @@ def semidiscrete_distance(
     integration: str = ...,
     n_nodes: int = ...,
     random_state: _RandomState = ...,
+    mass: float = ...,
 ) -> Tensor: ...
 @overload
 def semidiscrete_distance(
@@ -412,6 +414,7 @@ def semidiscrete_distance(
     integration: str = ...,
     n_nodes: int = ...,
     random_state: _RandomState = ...,
+    mass: float = ...,
 ) -> Tensor: ...
 @overload
 def semidiscrete_distance(
@@ -423,6 +426,7 @@ def semidiscrete_distance(
     integration: str = ...,
     n_nodes: int = ...,
     random_state: _RandomState = ...,
+    mass: float = ...,
 ) -> float: ...
 def semidiscrete_plan(
     density: Any,
@@ -432,6 +436,7 @@ def semidiscrete_plan(
     integration: str = ...,
     n_nodes: int = ...,
     random_state: _RandomState = ...,
+    mass: float = ...,
 ) -> SemidiscretePlan: ...
 def make_mixture_wasserstein_scorer(
     reference: Any = ..., *, reg: float = ..., reg_m: _Penalty = ..., squared: bool = ...

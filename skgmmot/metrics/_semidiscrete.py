@@ -1,5 +1,7 @@
 """Semi-discrete transport from a density to weighted points: distance and plan."""
 
+from numbers import Real
+
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import as_density, points_and_masses
 from skgmmot._inputs.refusals import positive_integer
@@ -21,6 +23,7 @@ def semidiscrete_distance(
     integration="auto",
     n_nodes=2048,
     random_state=0,
+    mass=1.0,
 ):
     r"""Compute the 2-Wasserstein distance between a density and weighted points.
 
@@ -28,7 +31,9 @@ def semidiscrete_distance(
 
         W_2^2\Bigl(\rho, \sum_j b_j \delta_{y_j}\Bigr) = \min_T \int |x - T(x)|^2 \rho(x) \, dx
 
-    over the maps :math:`T` to the points that send mass :math:`b_j` to :math:`y_j`.
+    over the maps :math:`T` to the points that send mass :math:`b_j` to :math:`y_j`. With ``mass``
+    below one only that share of the density is transported, the part for which the cost is least,
+    and the masses of the points sum to it.
 
     Parameters
     ----------
@@ -50,6 +55,10 @@ def semidiscrete_distance(
         Number of nodes, for ``integration='nodes'``.
     random_state : int, RandomState instance or None, default=0
         Controls the nodes. The default gives the same value at each call; None does not.
+    mass : float, default=1.0
+        Share of the density that is transported, in (0, 1]. The rest stays at no cost: the density
+        has a mass of one, and the points one of ``mass``. A share of an image is computed exactly,
+        one of a mixture by nodes.
 
     Returns
     -------
@@ -87,14 +96,14 @@ def semidiscrete_distance(
     0.104166...
     """
     options = {"integration": integration, "n_nodes": n_nodes, "random_state": random_state}
-    plan, kind = _semidiscrete(density, points, weights, **options)
+    plan, kind = _semidiscrete(density, points, weights, mass=mass, **options)
     value = plan.cost if squared else safe_sqrt(plan.cost)
     return value if kind.is_tensor else float(value)
 
 
 @single_threaded_torch()
 def semidiscrete_plan(
-    density, points, weights=None, *, integration="auto", n_nodes=2048, random_state=0
+    density, points, weights=None, *, integration="auto", n_nodes=2048, random_state=0, mass=1.0
 ):
     """Compute the optimal plan from a density to weighted points.
 
@@ -112,6 +121,10 @@ def semidiscrete_plan(
         Number of nodes, for ``integration='nodes'``.
     random_state : int, RandomState instance or None, default=0
         Controls the nodes. The default gives the same value at each call; None does not.
+    mass : float, default=1.0
+        As for `semidiscrete_distance`. Below one, potentials are those of the dual problem without
+        a free constant, and the cell of a point is that of ``cells`` cut by the disc of radius
+        ``sqrt(psi_j)`` around it.
 
     Returns
     -------
@@ -136,20 +149,26 @@ def semidiscrete_plan(
            [0.625, 0.5  ]])
     """
     options = {"integration": integration, "n_nodes": n_nodes, "random_state": random_state}
-    plan, kind = _semidiscrete(density, points, weights, **options)
+    plan, kind = _semidiscrete(density, points, weights, mass=mass, **options)
     if kind.is_tensor:
         return plan
     arrays = (kind.restore(t) for t in plan[:3])
     return type(plan)(*arrays, float(plan.cost), *plan[4:])
 
 
-def _semidiscrete(density, points, weights, *, integration, n_nodes, random_state):
+def _semidiscrete(density, points, weights, *, integration, n_nodes, random_state, mass):
     """The plan, and the kind of array in which results are returned."""
     density, n_features, kind = as_density(density)
     points, weights, kinds = points_and_masses(points, weights, n_features)
     kind = arrays.joint_kind(kind, *kinds)
     points, weights = (t.to(kind.device) for t in (points, weights))
-    exact = n_features == 2 if integration == "auto" else integration == "exact"
+    if not isinstance(mass, Real) or not 0 < mass <= 1:
+        raise ValueError(
+            f"mass must be a number in (0, 1], got {mass!r}. It is the share of the density that "
+            "is transported; 1 is all of it."
+        )
+    closed = n_features == 2 and (mass == 1 or isinstance(density, GridDensity))
+    exact = closed if integration == "auto" else integration == "exact"
     if integration not in ("auto", "exact", "nodes"):
         raise ValueError(
             f"integration must be 'auto', 'exact' or 'nodes', got {integration!r}. "
@@ -161,8 +180,13 @@ def _semidiscrete(density, points, weights, *, integration, n_nodes, random_stat
             f"integration must be 'nodes' for {n_features} features, got 'exact', which is for the "
             "plane. Leave it out."
         )
+    if exact and not closed:
+        raise ValueError(
+            f"integration must be 'nodes' for a part of a mixture, got 'exact' and mass={mass!r}. "
+            "Leave it out."
+        )
     if exact:
-        return exact_plan(density, points, weights), kind
+        return exact_plan(density, points, weights, mass=float(mass)), kind
     if isinstance(density, GridDensity):
         raise ValueError(
             "integration must be 'exact' for a GridDensity, got 'nodes', which are those of a "
@@ -174,5 +198,6 @@ def _semidiscrete(density, points, weights, *, integration, n_nodes, random_stat
         weights,
         n_nodes=n_nodes,
         random_state=seed_of(random_state),
+        mass=float(mass),
     )
     return plan, kind

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
 
@@ -33,6 +34,30 @@ def test_in_a_periodic_box_distances_are_those_to_the_nearest_repetition():
     assert math.isclose(plan.cost, (0.5**2 + 1) / 12)
     assert np.allclose(plan.barycentres, POINTS + np.array([0.5, 7.0]))
     assert [len(p) for p in plan.cells.polygons()] == [4, 4]
+
+
+def test_a_part_of_the_mass_is_that_of_discs_around_the_points():
+    plan = semidiscrete_plan(SQUARE, POINTS, mass=0.2)
+    assert np.allclose(plan.potentials, 0.1 / math.pi)  # squared radii
+    distance = semidiscrete_distance(SQUARE, POINTS, mass=0.2)
+    assert math.isclose(distance**2, 0.1**2 / math.pi) and math.isclose(plan.cost, distance**2)
+    box = SQUARE._replace(periodic=True)
+    moved = semidiscrete_distance(box, POINTS + np.array([0.3, 0.6]), mass=0.2)
+    assert math.isclose(moved, distance)
+
+
+@pytest.mark.parametrize("mass", [0.3, 0.7])
+def test_a_part_of_a_mixture_is_found_by_nodes(mass):
+    line = ([1.0], [[0.0]], [1.0], "spherical")
+    radius = norm.ppf((1 + mass) / 2)
+    expected = mass - 2 * radius * norm.pdf(radius)  # int_{-r}^r x^2 phi dx
+    plan = semidiscrete_plan(line, [[0.0]], mass=mass)
+    assert abs(plan.cost - expected) < 2 * plan.error < 2e-3
+    assert math.isclose(plan.potentials[0], radius**2, rel_tol=1e-2)
+    assert math.isclose(plan.masses[0], mass)
+    points = torch.tensor(POINTS, requires_grad=True)
+    semidiscrete_distance(NORMAL, points, mass=mass).backward()
+    assert points.grad.abs().max() > 0
 
 
 def test_images_estimators_and_tuples_are_densities(rng):
@@ -109,6 +134,20 @@ def test_at_zero_the_gradient_is_zero():
             POINTS,
             {"integration": "exakt"},
             "integration must be 'auto', 'exact' or 'nodes', got",
+        ),
+        (
+            SQUARE,
+            POINTS,
+            {"mass": 0},
+            r"mass must be a number in \(0, 1\], got 0\. It is the share",
+        ),
+        (SQUARE, POINTS, {"mass": 1.5}, r"mass must be a number in \(0, 1\], got 1\.5"),
+        (SQUARE, POINTS, {"mass": "half"}, r"mass must be a number in \(0, 1\], got 'half'"),
+        (
+            NORMAL,
+            POINTS,
+            {"mass": 0.5, "integration": "exact"},
+            "integration must be 'nodes' for a part of a mixture, got 'exact' and mass=0.5",
         ),
         (NORMAL, POINTS, {"n_nodes": 0}, "n_nodes must be a positive integer, got 0"),
         (NORMAL, POINTS, {"n_nodes": True}, "n_nodes must be a positive integer, got True"),

@@ -164,7 +164,7 @@ class GridIntegrals:
         passive[: diagram.n_interfaces] = False
         used = np.flatnonzero(~passive)
         start, stop = start[used], stop[used]
-        edge, begin, end = _crossings(start, stop)
+        edge, begin, end = edge_crossings(start, stop)
         step = stop[edge] - start[edge]
         middle = start[edge] + ((begin + end) / 2)[:, None] * step
         pixel = np.clip(middle.astype(np.intp), 0, self.shape - 1)
@@ -202,7 +202,7 @@ class EdgePieces(NamedTuple):
         return np.hypot(*self.span.T)
 
 
-def _crossings(start: Array, stop: Array) -> tuple[Array, Array, Array]:
+def edge_crossings(start: Array, stop: Array) -> tuple[Array, Array, Array]:
     """Cut edges at integer coordinates.
 
     Returns the edge of each piece, and the parameters in [0, 1] of its start and end on that edge.

@@ -143,9 +143,10 @@ def _newton_on_heights(density, target: Target, cells: Cells, measure, tol, max_
         earlier.append(before)
         if n_iter >= STALL_WINDOW and before > earlier[-1 - STALL_WINDOW] / 2:
             break
-        direction = _solve_laplacian(_jacobian(target, cells), excess)
+        direction = solve_symmetric(jacobian(target, cells), excess)
         if direction is None:
             break
+        direction -= direction.mean()
         step = min(1.0, 4 * step)
         while step > MIN_STEP:
             tried = evaluate(density, target.sites, cells.heights + step * direction)
@@ -177,8 +178,21 @@ def _root_mass_error(target: Target, cells: Cells) -> tuple[float, Array]:
     return np.linalg.norm(held - wanted), excess
 
 
-def _jacobian(target: Target, cells: Cells) -> csc_matrix:
-    """Minus the derivative of the mass error in the heights: a graph Laplacian plus the slack."""
+def jacobian(target: Target, cells: Cells) -> csc_matrix:
+    """Return minus the derivative of the mass error in the heights.
+
+    Parameters
+    ----------
+    target : Target
+        The sites and their masses.
+    cells : Cells
+        The cells.
+
+    Returns
+    -------
+    csc_matrix of shape (n, n)
+        A graph Laplacian plus the slack.
+    """
     (left, right), weight, diagonal = stiffness(target, cells)
     n = len(target.sites)
     # Constants are in the Laplacian's kernel; a tiny diagonal makes it regular.
@@ -188,16 +202,26 @@ def _jacobian(target: Target, cells: Cells) -> csc_matrix:
     return csc_matrix((np.concatenate([-weight, -weight, diagonal]), (rows, columns)), (n, n))
 
 
-def _solve_laplacian(jacobian: csc_matrix, error: Array) -> Array | None:
-    """Solve with SuperLU in its symmetric mode, without pivoting.
+def solve_symmetric(matrix: csc_matrix, right: Array) -> Array | None:
+    """Solve a linear system with SuperLU in its symmetric mode, without pivoting.
 
-    Returns None for a singular matrix, as where there is no density on the edges of a cell.
+    Parameters
+    ----------
+    matrix : csc_matrix of shape (n, n)
+        The matrix, diagonally dominant.
+    right : ndarray of shape (n,)
+        The right side.
+
+    Returns
+    -------
+    ndarray of shape (n,) or None
+        The solution; None for a singular matrix, as where there is no density on the edges of a
+        cell.
     """
     options = {"SymmetricMode": True}
     try:
-        factors = splu(jacobian, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+        factors = splu(matrix, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
     except RuntimeError:
         return None
-    direction = factors.solve(error)
-    direction -= direction.mean()
-    return direction if np.isfinite(direction).all() else None
+    solution = factors.solve(right)
+    return solution if np.isfinite(solution).all() else None

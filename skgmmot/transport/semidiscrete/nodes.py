@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.linalg import Rescaling, squared_distances
-from skgmmot.transport.discrete.plan import exact
+from skgmmot.transport.discrete.plan import Plan, exact
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan
 
 #: Largest number of costs between nodes and points: 512 MiB in float64.
@@ -80,6 +80,7 @@ def nodes_plan(
     n_nodes: int = 2048,
     random_state: int = 0,
     estimate_error: bool = True,
+    mass: float = 1.0,
 ) -> SemidiscretePlan:
     """Solve semi-discrete transport between nodes of a mixture and points, in any dimension.
 
@@ -97,6 +98,8 @@ def nodes_plan(
         Seed of the nodes. With an equal one the cost is a smooth function of the mixture.
     estimate_error : bool, default=True
         Whether to estimate the error of the cost, from four times as many other nodes.
+    mass : float, default=1.0
+        Share of the mixture that is transported, in (0, 1]; the rest stays where it is, at no cost.
 
     Returns
     -------
@@ -126,11 +129,12 @@ def nodes_plan(
     y, b = scaling.apply(points), weights / weights.sum()
     mixture = mixture.translated(-scaling.origin).scaled(1 / scaling.unit)
     nodes, a = mixture_nodes(mixture, torch.as_tensor(standard_nodes(each, d, random_state)).to(y))
-    plan = exact(a, b, squared_distances(nodes, y))
+    plan = _exact_part(a, b, squared_distances(nodes, y), mass)
     error = math.nan
     if estimate_error:
         other = torch.as_tensor(standard_nodes(4 * each, d, random_state + 1)).to(y)
-        error = abs(float(plan.cost.detach()) - _dual(mixture, other, y, b, plan.target_potential))
+        dual = _dual(mixture, other, y, mass * b, plan.target_potential, mass < 1)
+        error = abs(float(plan.cost.detach()) - dual)
     mass = plan.coupling.sum(0)
     held = (mass > 0).unsqueeze(1)
     middle = (plan.coupling.mT @ nodes.detach()) / mass.clamp(min=1e-300).unsqueeze(1)
@@ -141,17 +145,28 @@ def nodes_plan(
     return SemidiscretePlan(potentials, mass, barycentres, cost, error, 0, None)
 
 
+def _exact_part(a: Tensor, b: Tensor, C: Tensor, mass: float) -> Plan:
+    """The exact plan of a share of the nodes' mass; the rest goes to one more point at no cost."""
+    if mass == 1:
+        return exact(a, b, C)
+    whole = exact(
+        a, torch.cat([mass * b, b.new_tensor([1 - mass])]), torch.nn.functional.pad(C, (0, 1))
+    )
+    psi = whole.target_potential
+    return whole._replace(coupling=whole.coupling[:, :-1], target_potential=psi[:-1] - psi[-1])
+
+
 def _deviation(mixture: GaussianMixtureParams) -> float:
     """The largest standard deviation of any feature in any component."""
     return float(mixture.full_covariances().detach().diagonal(dim1=1, dim2=2).max()) ** 0.5
 
 
 @torch.no_grad()
-def _dual(mixture, z, points, b, potentials) -> float:
+def _dual(mixture, z, points, b, potentials, partial: bool) -> float:
     """The dual objective of potentials, at given nodes."""
     nodes, a = mixture_nodes(mixture, z)
     total = b @ potentials
     for rows in torch.arange(len(nodes)).split(2**20 // len(points) + 1):
         phi = (squared_distances(nodes[rows], points) - potentials).amin(1)
-        total = total + a[rows] @ phi
+        total = total + a[rows] @ (phi.clamp(max=0) if partial else phi)
     return float(total)

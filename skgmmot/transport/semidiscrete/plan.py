@@ -32,6 +32,7 @@ from skgmmot.transport.semidiscrete.cells import (
     evaluate,
 )
 from skgmmot.transport.semidiscrete.grid import GridDensity
+from skgmmot.transport.semidiscrete.partial.problem import PartialProblem
 from skgmmot.transport.semidiscrete.periodic.cells import PeriodicDiagram
 from skgmmot.transport.semidiscrete.periodic.problem import PeriodicProblem
 from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram
@@ -71,6 +72,7 @@ def exact_plan(
     *,
     potentials: Tensor | None = None,
     slack: float = 0.0,
+    mass: float = 1.0,
     tol: float = 1e-8,
     max_iter: int = 1000,
 ) -> SemidiscretePlan:
@@ -91,6 +93,11 @@ def exact_plan(
         plan then minimises ``W2^2(rho, b') + sum_j (b'_j - b_j)^2 / (2 slack b_j)`` over masses
         ``b'``, too. Its potentials depend smoothly on the density, where a gap between clusters
         would make them jump. With 0 the masses are ``b``.
+    mass : float, default=1.0
+        Share of an image's mass that is transported, in (0, 1]. The rest stays where it is, at no
+        cost: the masses of the cells sum to ``mass``, potentials are those of the dual problem
+        without a free constant, and a cell is that of the diagram cut by the disc of radius
+        ``sqrt(psi_j)`` around its point.
     tol : float, default=1e-8
         Bound on the sum of ``|mass of cell j - b_j|``; its root bounds each term relative to
         ``b_j``. Both up to rounding: masses below 1e-15 are treated as zero, and edges between
@@ -105,6 +112,8 @@ def exact_plan(
 
     Raises
     ------
+    ValueError
+        If a mixture shall be transported in part, or with slack.
     RuntimeError
         If Newton's method does not converge, not even with points merged that are nearer than 1e-7
         of their extent.
@@ -121,6 +130,8 @@ def exact_plan(
     .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm.
     """
     density, b = _upwards(density), weights / weights.sum()
+    if mass < 1:
+        return _partial_plan(density, points, b, mass, potentials, slack, tol, max_iter)
     cells = problem = None
     for distance in MERGING_DISTANCES:
         merged = _problem_of(density)(density, points, b, distance)
@@ -159,6 +170,47 @@ def exact_plan(
         error=2 * math.sqrt(float(cost.detach())) * problem.merging_error(),
         n_iter=cells.n_iter,
         cells=problem.diagram(cells),
+    )
+
+
+def _partial_plan(density, points, b, mass, start, slack, tol, max_iter) -> SemidiscretePlan:
+    """`exact_plan` of a part of the density's mass."""
+    if not isinstance(density, GridDensity) or slack:
+        raise ValueError(
+            f"mass must be 1 for a mixture or with slack, got {mass:.6g}. Approximate a mixture by "
+            "nodes, integration='nodes', or transport an image."
+        )
+    start = None if start is None else to_numpy(start)
+    problem = found = None
+    for distance in MERGING_DISTANCES:
+        merged = PartialProblem(density, points, b, mass, distance)
+        if found is None or len(merged.sites) < len(problem.sites):
+            problem = merged
+            found = problem.solve(start, tol, max_iter)
+        if found.cells.converged:
+            break
+    if not found.cells.converged:
+        error = np.abs(problem.target.error(found.cells)).sum()
+        raise RuntimeError(
+            f"the masses of the cells must be right to {tol:.1e}, got an error of {error:.1e} "
+            f"after {found.cells.n_iter} Newton steps. Drop masses that are nearly zero, leave out "
+            "a point far from all others, or add a small constant to an image with gaps."
+        )
+    psi, masses, barycentres, value = problem.results(found)
+    cost = points.new_tensor(value)
+    if points.requires_grad:
+        slope = 2 * masses[:, None] * (problem.whole.y - barycentres)
+        cost = cost + zero_with_derivative(points, slope)
+    if b.requires_grad:
+        cost = cost + zero_with_derivative(b, mass * psi)
+    if density.values.requires_grad:
+        cost = cost + problem.envelope(density, found)
+    return SemidiscretePlan(
+        *(torch.as_tensor(v).to(points) for v in (psi, masses, barycentres)),
+        cost=cost,
+        error=2 * math.sqrt(float(cost.detach())) * problem.whole.merging_error(),
+        n_iter=found.cells.n_iter,
+        cells=problem.whole.diagram(found.cells),
     )
 
 

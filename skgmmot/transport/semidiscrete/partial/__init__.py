@@ -1,0 +1,1 @@
+"""Semi-discrete transport of a part of a density."""
