@@ -26,12 +26,13 @@ class MultiscalePatchLoss(torch.nn.Module):
 
     .. math::
 
-        \sum_s \lambda_s \operatorname{MW}_2^2\bigl(F(\text{patches}(\text{shrink}_s(x))),
-        F(\text{patches}(\text{shrink}_s(y)))\bigr)
+        \sum_s \lambda_s \operatorname{MW}_2^2\bigl(F(\text{patches}(G(\text{shrink}_s(x)))),
+        F(\text{patches}(G(\text{shrink}_s(y))))\bigr)
 
     with mixtures fitted to the patches of the picture x and of the target y, made smaller by the
-    factor s, or to features F of them. Textures are synthesised, and styles transferred, by
-    descent along its gradient in x.
+    factor s. These may be patches of feature maps G, such as a layer of a convolutional network,
+    and features F of patches may take their place. Textures are synthesised, and styles
+    transferred, by descent along its gradient in x.
 
     Parameters
     ----------
@@ -46,6 +47,11 @@ class MultiscalePatchLoss(torch.nn.Module):
     features : callable, default=None
         ``F``: takes patches ``(n, C, p, p)`` and returns features ``(n, m)``, differentiably, for
         example a convolutional network. None takes the ``C p p`` numbers of a patch.
+    feature_map : callable, default=None
+        ``G``: takes pictures ``(1, C, h, w)`` and returns maps ``(1, m, h', w')``,
+        differentiably, for example the first layers of a convolutional network. Patches are those
+        of the map; with ``patch_size=1`` they are its values at each position. None takes the
+        pictures themselves.
     **options : dict
         Options of `MixtureWassersteinLoss`, for each scale, ``reg_m`` and ``random_state`` for
         example. By default ``n_components=4, reg_covar=1e-4``, and one iteration of EM a step:
@@ -59,10 +65,10 @@ class MultiscalePatchLoss(torch.nn.Module):
     Raises
     ------
     TypeError
-        If an option is unknown.
+        If an option is unknown, or features or feature maps are no function.
     ValueError
         If the target is not a picture of finite numbers, is too small for the patches at a
-        scale, or scales, weights or features are none.
+        scale, or scales, weights, or what features and feature maps return are invalid.
 
     See Also
     --------
@@ -90,13 +96,22 @@ class MultiscalePatchLoss(torch.nn.Module):
     """
 
     def __init__(
-        self, target, scales=(1, 2, 4), patch_size=4, weights=None, *, features=None, **options
+        self,
+        target,
+        scales=(1, 2, 4),
+        patch_size=4,
+        weights=None,
+        *,
+        features=None,
+        feature_map=None,
+        **options,
     ):
         super().__init__()
         self.scales = _factors(scales)
         self.patch_size = positive_integer("patch_size", patch_size)
         self.weights = _scale_weights(weights, self.scales)
-        self.features = features
+        self.features = _function("features", features)
+        self.feature_map = _function("feature_map", feature_map)
         picture = torch.as_tensor(np.asarray(target)) if not isinstance(target, Tensor) else target
         picture = self._checked(picture.detach(), "target")
         options = DEFAULTS | options
@@ -149,7 +164,10 @@ class MultiscalePatchLoss(torch.nn.Module):
 
     def _samples(self, picture: Tensor, factor: int) -> Tensor:
         """Patches, or features of them, of a picture made smaller ``(n, m)``."""
-        found = patches(picture, factor, self.patch_size)
+        if self.feature_map is None:
+            found = patches(picture, factor, self.patch_size)
+        else:
+            found = patches(self._mapped(picture, factor), 1, self.patch_size)
         if self.features is None:
             return found.flatten(1)
         found = self.features(found)
@@ -160,6 +178,23 @@ class MultiscalePatchLoss(torch.nn.Module):
                 "returns, as by .flatten(1)."
             )
         return found
+
+    def _mapped(self, picture: Tensor, factor: int) -> Tensor:
+        """The feature map of a picture made smaller ``(m, h', w')``, no smaller than a patch."""
+        found = self.feature_map(avg_pool2d(picture.unsqueeze(0), factor))
+        if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != 1:
+            shown = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                "feature_map must return a tensor of shape (1, m, height, width), got "
+                f"{shown}. Leave out layers that flatten or pool the whole picture."
+            )
+        if min(found.shape[2:]) < self.patch_size:
+            raise ValueError(
+                f"patch_size must be at most the rows and columns of feature_map, got "
+                f"{self.patch_size} for maps of {tuple(found.shape[2:])} at scale {factor}. Use "
+                "smaller patches or scales, or a larger picture."
+            )
+        return found[0]
 
     def _checked(self, picture: Tensor, name: str) -> Tensor:
         """A picture of floats, large enough for its patches."""
@@ -176,11 +211,12 @@ class MultiscalePatchLoss(torch.nn.Module):
                 f"picture must have the {self.n_channels} channels of the target, got "
                 f"{len(picture)}. Channels come first: (C, height, width)."
             )
-        least = max(self.scales) * self.patch_size
+        size = self.patch_size if self.feature_map is None else 1
+        least = max(self.scales) * size
         if min(picture.shape[1:]) < least:
             raise ValueError(
                 f"{name} must have at least {least} rows and columns for patches of "
-                f"{self.patch_size} pixels at scale {max(self.scales)}, got "
+                f"{size} pixels at scale {max(self.scales)}, got "
                 f"{tuple(picture.shape[1:])}. Use smaller scales or patches."
             )
         return picture if picture.is_floating_point() else picture.double()
@@ -206,6 +242,16 @@ def patches(picture: Tensor, factor: int, patch_size: int) -> Tensor:
     smaller = avg_pool2d(picture.unsqueeze(0), factor)
     columns = unfold(smaller, kernel_size=patch_size)[0]  # (C p p, n)
     return columns.mT.reshape(-1, len(picture), patch_size, patch_size)
+
+
+def _function(name: str, function):
+    """A function or module, or None, validated."""
+    if function is not None and not callable(function):
+        raise TypeError(
+            f"{name} must be a function or a module of torch, got {type(function).__name__}. "
+            "Leave it out to take the pixels."
+        )
+    return function
 
 
 def _factors(scales) -> tuple[int, ...]:

@@ -84,6 +84,27 @@ def test_features_are_those_of_a_network_and_descent_lowers_the_loss():
     assert values[-1] < 0.9 * values[0]
 
 
+def test_patches_of_a_feature_map_are_those_of_a_network_applied_to_each_patch():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Tanh()).double()
+    target, image = picture(3, 10, 12), picture(3, 12, 10, seed=1).requires_grad_()
+    options = {"n_components": 2, "random_state": 0}
+    mapped = MultiscalePatchLoss(target, (1, 2), 1, feature_map=network, **options)
+    flat = torch.nn.Sequential(network, torch.nn.Flatten())
+    unfolded = MultiscalePatchLoss(target, (1, 2), 3, features=flat, **options)
+    found, expected = mapped(image), unfolded(image)
+    assert_close(found, expected)
+    assert_close(*(torch.autograd.grad(loss, image)[0] for loss in (found, expected)))
+
+
+def test_patches_of_a_map_may_have_a_size_and_features_of_their_own():
+    target, image = picture(1, 10, 10), picture(1, 12, 10, seed=1)
+    options = {"n_components": 2, "random_state": 0, "features": lambda p: p.flatten(1)[:, :5]}
+    shifted = MultiscalePatchLoss(target - 0.5, (1, 2), 3, **options)
+    mapped = MultiscalePatchLoss(target, (1, 2), 3, feature_map=lambda p: p - 0.5, **options)
+    assert_close(mapped(image), shifted(image - 0.5))
+
+
 def test_unbalanced_mass_costs_no_more():
     target, image = picture(3, 12, 12), picture(3, 12, 12, seed=1)
     balanced, unbalanced = (
@@ -114,6 +135,11 @@ def test_arrays_and_float32_pictures_keep_their_dtype():
         ({"weights": (1.0, -1.0)}, "not all zero"),
         ({"weights": 1.0}, "one non-negative number"),
         ({"features": lambda p: p}, "features must return a tensor of shape"),
+        ({"feature_map": lambda p: p[0]}, r"feature_map must return .* got \(3, 12, 12\)"),
+        ({"feature_map": torch.nn.Flatten()}, r"feature_map must return .* got \(1, 432\)"),
+        ({"feature_map": lambda p: None}, "feature_map must return .* got NoneType"),
+        ({"feature_map": lambda p: p[..., :3]}, r"patch_size .* got 4 for maps of \(12, 3\)"),
+        ({"feature_map": lambda p: p, "scales": (13,)}, "at least 13 rows and columns"),
     ],
 )
 def test_what_is_no_picture_scale_weight_or_feature_is_refused(change, message):
@@ -130,3 +156,6 @@ def test_a_picture_of_other_channels_and_unknown_options_are_refused():
         loss(np.zeros((3, 12, 12)))
     with pytest.raises(TypeError, match="n_component"):
         MultiscalePatchLoss(picture(3, 16, 16), n_component=3)
+    for name in ("features", "feature_map"):
+        with pytest.raises(TypeError, match=f"{name} must be a function .* got int"):
+            MultiscalePatchLoss(picture(3, 16, 16), **{name: 3})
