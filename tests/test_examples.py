@@ -64,6 +64,7 @@ SHORTER = {
     "plot_semi_supervised": {"[1, 2, 5, 10, 20, 50], range(5)": "[1, 20], range(1)"},
     "plot_stability": {"N_REPEATS = 24": "N_REPEATS = 2"},
     "plot_stippling": {"default=4000": "default=400"},
+    "plot_stuck_weights": {"N_STEPS = 200": "N_STEPS = 10"},
     "plot_style_transfer": {"N_STEPS = 150.0, 80": "N_STEPS = 150.0, 5"},
     "plot_texture": {"N_STEPS = 120": "N_STEPS = 10", "range(30)": "range(2)"},
     "plot_unusual_readings": {"range(1, 8)": "range(1, 4)"},
