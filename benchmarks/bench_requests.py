@@ -531,8 +531,8 @@ def missing(quick):
     entries. held out: mean log-density of the other 20 %, which are complete, under a mixture of
     three components (full covariances; of wine tied) from five starts: by exact EM on what is left,
     or fitted to what another method has imputed. one component: MixtureImputer at its defaults, and
-    the same mixture of three on what it imputed. s: CPU seconds for both. Of the results
-    that are kept, tgmm was not measured on wine at 30 and 50 %, where it takes 1 to 4 minutes.
+    the same mixture of three on what it imputed. s: CPU seconds for both; those of tgmm on wine at
+    50 % are the mean of three of the five runs, as others ran beside the last two.
     """
     for data, (X, covariance_type) in _incomplete_data().items():
         for removed in (0.1, 0.3, 0.5):
