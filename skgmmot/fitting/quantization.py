@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skgmmot.numerics.linalg import power_of_two, squared_distances
 from skgmmot.transport.discrete.assignment import assign_cells
-from skgmmot.transport.discrete.plan import exact
+from skgmmot.transport.discrete.column_generation import SparsePlan, sparse_exact
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan, exact_plan, nearest_plan
 
 #: Largest number of entries of a block of distances to points (32 MiB in float64).
@@ -48,13 +48,13 @@ class Lloyd:
     -----
     This is a step for `iterate`: ``(points,) -> ((barycentres,), -log cost)``, so that changes of
     the objective are relative. The last plan is kept as ``plan``, and the next one starts from its
-    potentials; between samples and points of given masses it is also kept as ``coupling (n, m)``.
+    potentials; between samples and points of given masses it is also kept as ``coupling``.
     """
 
     def __init__(self, density, masses: Tensor | None):
         self.density, self.masses = density, masses
         self.plan: SemidiscretePlan | None = None
-        self.coupling: Tensor | None = None
+        self.coupling: SparsePlan | None = None
 
     def __call__(self, theta: tuple[Tensor]) -> tuple[tuple[Tensor], float]:
         (points,) = theta
@@ -73,12 +73,17 @@ class Lloyd:
     def _balanced(self, points: Tensor) -> SemidiscretePlan:
         """Discrete transport of the samples to points of given masses."""
         X, a = self.density
-        plan = exact(a, self.masses, squared_distances(X, points))
-        self.coupling = plan.coupling
-        barycentres = (plan.coupling.mT @ X) / self.masses.unsqueeze(1)
-        return SemidiscretePlan(
-            plan.target_potential, self.masses, barycentres, plan.cost, 0.0, 0, None
+        C = squared_distances(X, points)
+        last = None if self.plan is None else self.plan.potentials.cpu().numpy()
+        arrays = (t.cpu().numpy() for t in (a, self.masses, C))
+        self.coupling = plan = sparse_exact(*arrays, last)
+        row, column, mass, g = (
+            torch.from_numpy(t).to(X.device) for t in (plan.row, plan.column, plan.mass, plan.g)
         )
+        sums = torch.zeros_like(points).index_add_(0, column, mass.unsqueeze(1) * X[row])
+        barycentres = sums / self.masses.unsqueeze(1)
+        cost = mass @ C[row, column]
+        return SemidiscretePlan(g - g.mean(), self.masses, barycentres, cost, 0.0, 0, None)
 
     def final_plan(self, points: Tensor) -> tuple[SemidiscretePlan, Tensor | None]:
         """Solve for the plan to the final points, and assign each sample to a cell.
@@ -103,8 +108,9 @@ class Lloyd:
         if self.masses is None:
             return self.plan, nearest_cell(X, points, self.plan.potentials)
         C, psi = squared_distances(X, points), self.plan.potentials
-        arrays = (t.cpu().numpy() for t in (self.coupling, a, self.masses, C, psi))
-        label, psi = (torch.from_numpy(t).to(X.device) for t in assign_cells(*arrays))
+        arrays = (t.cpu().numpy() for t in (a, self.masses, C, psi))
+        assigned = assign_cells(self.coupling.dense(), *arrays)
+        label, psi = (torch.from_numpy(t).to(X.device) for t in assigned)
         return self.plan._replace(potentials=psi), label
 
     def _nearest(self, points: Tensor) -> SemidiscretePlan:
