@@ -219,13 +219,28 @@ def _solved(problem: Penalised, point: Iterate) -> bool:
     wrong = (p - P.sum(1)).abs(), (q - P.sum(0)).abs()
     share = float(wrong[0].sum() + wrong[1].sum())
     price = float(wrong[0] @ (f.abs() + reg) + wrong[1] @ (g.abs() + reg))
-    # with entropy, marginals depend on (f + g - C) / reg, whose rounding grows as reg falls
-    tol = max(1e-12 / max(1.0, reg), 4e-15 / min(1.0, reg)) if reg else 1e-4
+    tol = tolerance(reg) if reg else 1e-4
     rounding = _rounding(f, p, problem.a, problem.lam0, bound)
     rounding += _rounding(g, q, problem.b, problem.lam1, bound)
     if share > tol * mass + (rounding / reg if reg else 0.0) and price > 0.1 * tol * value:
         return False
     return gap <= GAP * (value + reg * mass) + rounding
+
+
+def tolerance(reg: float) -> float:
+    """Return the largest error of marginals that counts as rounding, relative to the mass.
+
+    Parameters
+    ----------
+    reg : float
+        Weight of the entropy, in the unit of the costs.
+
+    Returns
+    -------
+    float
+        Marginals depend on ``(f + g - C) / reg``, whose rounding grows as ``reg`` falls.
+    """
+    return max(1e-12 / max(1.0, reg), 4e-15 / min(1.0, reg))
 
 
 def _rounding(f: Tensor, p: Tensor, weights: Tensor, lam: float, most: float) -> float:
@@ -251,7 +266,7 @@ def _advance(problem: Penalised, point: Iterate) -> Iterate:
     # lam log(p / a) + f = 0, linearised: dp = -ridge (df + error)
     ridges = p / problem.lam0, q / problem.lam1
     errors = _error(f, p, problem.a, problem.lam0), _error(g, q, problem.b, problem.lam1)
-    df, dg = _laplacian_solve(
+    df, dg = laplacian_solve(
         W,
         *ridges,
         p - ridges[0] * errors[0] - (P + still).sum(1),
@@ -280,17 +295,35 @@ def _marginal_after(f: Tensor, p: Tensor, weights: Tensor, lam: float) -> Tensor
     return torch.where(f.abs() < lam, marginal(f, lam, weights), p)
 
 
-def _laplacian_solve(
+def laplacian_solve(
     W: Tensor, ridge0: Tensor, ridge1: Tensor, right0: Tensor, right1: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Solve ``[[D0, W], [W.T, D1]] (x, y) = (right0, right1)``, ``D`` the sums of W plus ridges.
 
+    Parameters
+    ----------
+    W : Tensor of shape (K, L)
+        Weights, not negative.
+    ridge0, ridge1 : Tensor of shape (K,) and (L,)
+        What is added to the sums of rows and columns of W; not negative.
+    right0, right1 : Tensor of shape (K,) and (L,)
+        The right-hand side.
+
+    Returns
+    -------
+    x : Tensor of shape (K,)
+        The first part of the solution; without ridges, of one of those that differ by a constant.
+    y : Tensor of shape (L,)
+        The second part.
+
+    Notes
+    -----
     With the sign of y flipped the matrix is a graph Laplacian plus the ridges. The diagonal of its
     Schur complement is computed as the sum of the other entries and the ridges' remainder, without
     cancellation.
     """
     if len(ridge0) > len(ridge1):
-        y, x = _laplacian_solve(W.mT, ridge1, ridge0, right1, right0)
+        y, x = laplacian_solve(W.mT, ridge1, ridge0, right1, right0)
         return x, y
     D1 = W.sum(0) + ridge1
     share = W / D1

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmmot.transport.discrete import interior_point
+from skgmmot.transport.discrete import interior_point, semi_dual
 from skgmmot.transport.discrete.entropic import GAP, log_domain_newton, sinkhorn, softmin
 from skgmmot.transport.discrete.interior_point import Penalised, conjugate, divergence, marginal
 from skgmmot.transport.discrete.network_simplex import EPS, network_simplex
@@ -223,17 +223,22 @@ def _cut_off(problem: Penalised, cut: float) -> Penalised:
 def _solve_certified(problem: Penalised, near: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
     """Potentials, plan and value with a certified gap, by the solver that fits the problem."""
     held = math.isinf(problem.lam0), math.isinf(problem.lam1)
-    if not all(held):
-        by_sweeps = any(held) and problem.C.max() <= problem.reg
-        f, g, P, *_ = sinkhorn(problem) if by_sweeps else interior_point.solve(near)
-        return f, g, *_certified(problem, near, f, g, P)
-    if min(problem.a.min(), problem.b.min()) <= MIN_PLAIN_WEIGHT:
+    if all(held) and min(problem.a.min(), problem.b.min()) <= MIN_PLAIN_WEIGHT:
         return log_domain_newton(problem)
-    try:
-        f, g, P, *_ = interior_point.solve(near)
-        return f, g, *_certified(problem, near, f, g, P)
-    except RuntimeError:  # the logarithmic form is slower but more robust
+    if problem.reg and any(held) and not all(held) and problem.C.max() <= problem.reg:
+        solvers = [sinkhorn]
+    else:  # the first is faster, the second more robust
+        solvers = [semi_dual.newton] if problem.reg else []
+        solvers.append(interior_point.solve)
+    for solver in solvers:
+        try:
+            f, g, P, *_ = solver(near)
+            return f, g, *_certified(problem, near, f, g, P)
+        except RuntimeError as error:
+            failure = error
+    if all(held):  # the logarithmic form is slower but more robust still
         return log_domain_newton(problem)
+    raise failure
 
 
 def _certified(

@@ -102,8 +102,8 @@ def entropic(a: Tensor, b: Tensor, C: Tensor, reg: float) -> Plan:
 
     Notes
     -----
-    Solved by Newton steps, in about the same time for any ``reg``, where Sinkhorn's iteration
-    needs in the order of ``max(C) / reg`` sweeps.
+    Solved by Newton steps on the dual, in about the same time for any ``reg``, where Sinkhorn's
+    iteration needs in the order of ``max(C) / reg`` sweeps.
 
     References
     ----------
@@ -154,9 +154,10 @@ def unbalanced(
 
     Notes
     -----
-    The potentials, and with them the marginals, are found by an interior-point method, or by
-    Sinkhorn's iteration if one marginal is prescribed and no cost is above ``reg``. Without
-    entropy, the plan is then the exact one between these marginals.
+    The potentials, and with them the marginals, are found by an interior-point method; with
+    entropy by Newton's method on the dual, or by Sinkhorn's iteration if one marginal is prescribed
+    and no cost is above ``reg``. Without entropy, the plan is then the exact one between these
+    marginals.
 
     References
     ----------

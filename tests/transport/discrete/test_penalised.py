@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.transport.discrete import entropic as log_domain
-from skgmmot.transport.discrete import interior_point, penalised
+from skgmmot.transport.discrete import interior_point, penalised, semi_dual
 from skgmmot.transport.discrete.plan import entropic, exact, solve, unbalanced
 
 F64 = torch.float64
@@ -246,11 +246,15 @@ def test_potentials_that_are_huge_prove_no_plan_that_is_dear():
             penalised._certified(other, other, *huge, dear)
 
 
-def test_what_the_interior_point_method_does_not_solve_is_solved_in_logarithms(monkeypatch):
+def test_what_newton_and_the_interior_point_method_do_not_solve_is_solved_in_logarithms(
+    monkeypatch,
+):
     a, b, C = problem(6, 7)
     for reg in (1e-2, 0.1, 1.0):
         expected = entropic(a, b, C, reg)
         with monkeypatch.context() as patch:
+            patch.setattr(semi_dual, "MAX_STEPS", 0)
+            assert_close(entropic(a, b, C, reg), expected, rtol=1e-7, atol=1e-9)
             patch.setattr(interior_point, "MAX_STEPS", 1)
             assert_close(entropic(a, b, C, reg), expected, rtol=1e-7, atol=1e-9)
             patch.setattr(log_domain, "MAX_STEPS", 1)
