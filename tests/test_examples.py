@@ -42,7 +42,7 @@ SHORTER = {
         "range(60)": "range(5)",
     },
     "plot_digits_generator": {"N_STEPS = 8, 800": "N_STEPS = 8, 20"},
-    "plot_dropped_modes": {"4000, 5": "500, 1"},
+    "plot_dropped_modes": {"4000, 5": "1000, 1"},
     "plot_entropic_em": {"N_ITER = 50": "N_ITER = 10"},
     "plot_fit_by_transport": {
         "trange(100,": "trange(5,",
@@ -64,6 +64,7 @@ SHORTER = {
     "plot_semi_supervised": {"[1, 2, 5, 10, 20, 50], range(5)": "[1, 20], range(1)"},
     "plot_stability": {"N_REPEATS = 24": "N_REPEATS = 2"},
     "plot_stippling": {"default=4000": "default=400"},
+    "plot_stretched_groups": {"N_DRAWS = 15": "N_DRAWS = 1"},
     "plot_stuck_weights": {"N_STEPS = 200": "N_STEPS = 10"},
     "plot_style_transfer": {"N_STEPS = 150.0, 80": "N_STEPS = 150.0, 5"},
     "plot_texture": {"N_STEPS = 120": "N_STEPS = 10", "range(30)": "range(2)"},
