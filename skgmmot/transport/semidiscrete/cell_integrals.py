@@ -205,7 +205,17 @@ class EdgePieces(NamedTuple):
 def edge_crossings(start: Array, stop: Array) -> tuple[Array, Array, Array]:
     """Cut edges at integer coordinates.
 
-    Returns the edge of each piece, and the parameters in [0, 1] of its start and end on that edge.
+    Parameters
+    ----------
+    start, stop : ndarray of shape (n_edges, 2)
+        The ends of each edge.
+
+    Returns
+    -------
+    edge : ndarray of shape (n_pieces,)
+        The edge of each piece, along the edges in their order.
+    begin, end : ndarray of shape (n_pieces,)
+        The parameters in [0, 1] at which a piece begins and ends on its edge.
     """
     low, high = np.minimum(start, stop), np.maximum(start, stop)
     first = np.floor(low) + 1
