@@ -125,10 +125,10 @@ for name, values in results.items():
 # From random responsibilities EM hardly moves: its components share everything, and what they draw
 # fools the network one time in four. The sliced fit fools it 46 % of the time, nearly as often as
 # chance would, and three pictures in four are in a component of their digit. That is the paper's
-# comparison, and its outcome. But EM from k-means, in a fraction of the time, does as well within
-# the spread of the seeds, with a better likelihood: here a good start is worth as much as another
-# distance. EM from the sliced fit has that likelihood too, and differs from both by less than the
-# spread.
+# comparison, and its outcome: on the larger pictures of MNIST 25 % by EM, and 42 % by the sliced
+# fit. But EM from k-means, in a fraction of the time, does as well within the spread of the seeds,
+# with a better likelihood: here a good start is worth as much as another distance. EM from the
+# sliced fit has that likelihood too, and differs from both by less than the spread.
 
 # %%
 # Digits drawn from three of the mixtures, and the scores of all seeds.

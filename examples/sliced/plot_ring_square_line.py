@@ -8,7 +8,8 @@ every component to where mass is missing, at any distance.
 
 Here are samples from a ring, a square frame and the strip between them, and ten small components
 that all start in the middle (:term:`Kolouri, Rohde and Hoffmann 2018`). From eight such starts we
-run EM, and `SlicedWassersteinGMM <skgmmot.SlicedWassersteinGMM>` followed by EM.
+run EM, and `SlicedWassersteinGMM <skgmmot.SlicedWassersteinGMM>` followed by EM. The paper compares
+100 such starts, of 175 steps along five directions each and 25 iterations of EM.
 """
 
 import warnings
