@@ -333,5 +333,8 @@ class _Transport:
             "n_nodes": self.n_nodes,
             "random_state": self.random_state,
             "estimate_error": False,
+            "potentials": self._potentials,
         }
-        return nodes_plan(mixture, self.points, self.weights, **options).cost
+        plan = nodes_plan(mixture, self.points, self.weights, **options)
+        self._potentials = plan.potentials
+        return plan.cost

@@ -58,7 +58,9 @@ class SparsePlan(NamedTuple):
         return P
 
 
-def sparse_exact(a: Array, b: Array, C: Array, g: Array | None = None) -> SparsePlan:
+def sparse_exact(
+    a: Array, b: Array, C: Array, g: Array | None = None, eps: float = EPS
+) -> SparsePlan:
     """Solve discrete optimal transport exactly, starting from potentials.
 
     Parameters
@@ -71,6 +73,8 @@ def sparse_exact(a: Array, b: Array, C: Array, g: Array | None = None) -> Sparse
         Costs, float64 and finite.
     g : ndarray of shape (m,), default=None
         Potentials of the columns to start from, such as those of a similar problem.
+    eps : float, default=2.2e-16
+        Relative precision of the masses, as in `network_simplex`.
 
     Returns
     -------
@@ -99,7 +103,7 @@ def sparse_exact(a: Array, b: Array, C: Array, g: Array | None = None) -> Sparse
             plan = _generate(*shares, C, _from_some_rows(a, b, C))
     if plan is not None:
         return plan._replace(mass=total * plan.mass)
-    P, f, g = network_simplex(a, b, C)
+    P, f, g = network_simplex(a, b, C, eps)
     row, column = P.nonzero()
     return SparsePlan(row, column, P[row, column], f, g)
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.linalg import Rescaling, squared_distances
-from skgmmot.transport.discrete.plan import Plan, exact
+from skgmmot.transport.discrete.column_generation import sparse_exact
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan
+from skgmmot.transport.semidiscrete.scaled_problem import to_numpy
 
 #: Largest number of costs between nodes and points: 512 MiB in float64.
 MAX_COSTS = 2**26
@@ -81,6 +82,7 @@ def nodes_plan(
     random_state: int = 0,
     estimate_error: bool = True,
     mass: float = 1.0,
+    potentials: Tensor | None = None,
 ) -> SemidiscretePlan:
     """Solve semi-discrete transport between nodes of a mixture and points, in any dimension.
 
@@ -100,6 +102,8 @@ def nodes_plan(
         Whether to estimate the error of the cost, from four times as many other nodes.
     mass : float, default=1.0
         Share of the mixture that is transported, in (0, 1]; the rest stays where it is, at no cost.
+    potentials : Tensor of shape (n,), default=None
+        Potentials to start from, such as those of a plan for a mixture nearby.
 
     Returns
     -------
@@ -129,31 +133,47 @@ def nodes_plan(
     y, b = scaling.apply(points), weights / weights.sum()
     mixture = mixture.translated(-scaling.origin).scaled(1 / scaling.unit)
     nodes, a = mixture_nodes(mixture, torch.as_tensor(standard_nodes(each, d, random_state)).to(y))
-    plan = _exact_part(a, b, squared_distances(nodes, y), mass)
+    start = None if potentials is None else potentials / scaling.unit / scaling.unit
+    row, column, moved, psi, cost = _discrete_plan((nodes, a), (y, b), mass, start)
     error = math.nan
     if estimate_error:
         other = torch.as_tensor(standard_nodes(4 * each, d, random_state + 1)).to(y)
-        dual = _dual(mixture, other, y, mass * b, plan.target_potential, mass < 1)
-        error = abs(float(plan.cost.detach()) - dual)
-    mass = plan.coupling.sum(0)
-    held = (mass > 0).unsqueeze(1)
-    middle = (plan.coupling.mT @ nodes.detach()) / mass.clamp(min=1e-300).unsqueeze(1)
-    potentials, cost, error = (
-        t * scaling.unit * scaling.unit for t in (plan.target_potential, plan.cost, error)
-    )
+        dual = _dual(mixture, other, y, mass * b, psi, mass < 1)
+        error = abs(float(cost.detach()) - dual)
+    masses = torch.zeros_like(psi).index_add_(0, column, moved)
+    moments = moved.unsqueeze(1) * nodes.detach()[row]
+    sums = moments.new_zeros(y.shape).index_add_(0, column, moments)
+    middle = sums / masses.clamp(min=1e-300).unsqueeze(1)
+    psi, cost, error = (t * scaling.unit * scaling.unit for t in (psi, cost, error))
+    held = (masses > 0).unsqueeze(1)
     barycentres = torch.where(held, scaling.invert(middle), points.detach())
-    return SemidiscretePlan(potentials, mass, barycentres, cost, error, 0, None)
+    return SemidiscretePlan(psi, masses, barycentres, cost, error, 0, None)
 
 
-def _exact_part(a: Tensor, b: Tensor, C: Tensor, mass: float) -> Plan:
-    """The exact plan of a share of the nodes' mass; the rest goes to one more point at no cost."""
-    if mass == 1:
-        return exact(a, b, C)
-    whole = exact(
-        a, torch.cat([mass * b, b.new_tensor([1 - mass])]), torch.nn.functional.pad(C, (0, 1))
-    )
-    psi = whole.target_potential
-    return whole._replace(coupling=whole.coupling[:, :-1], target_potential=psi[:-1] - psi[-1])
+def _discrete_plan(source, target, mass: float, start: Tensor | None):
+    """The plan of a share of the mass between nodes and points, each with their masses.
+
+    Returns rows, columns and masses of its entries, the potentials of the points, and the cost,
+    which is differentiable: in positions at the plan held fixed, in masses by the potentials. The
+    rest of the mass goes to one more point, at no cost.
+    """
+    (x, a), (y, b) = source, target
+    C, all_b = squared_distances(x.detach(), y.detach()), mass * b
+    if mass < 1:
+        C = torch.nn.functional.pad(C, (0, 1))
+        all_b = torch.cat([all_b, b.new_tensor([1 - mass])])
+        start = None if start is None else torch.nn.functional.pad(start, (0, 1))
+    arrays = (to_numpy(t) for t in (a, all_b, C))
+    eps = max(torch.finfo(t.dtype).eps for t in (a, b))
+    plan = sparse_exact(*arrays, None if start is None else to_numpy(start), eps)
+    kept = plan.column < len(y)
+    row, column = (torch.from_numpy(t[kept]).to(C.device) for t in (plan.row, plan.column))
+    moved, f, g = (torch.from_numpy(t).to(C) for t in (plan.mass[kept], plan.f, plan.g))
+    level = g[-1] if mass < 1 else g.mean()
+    f, g = f - f.mean(), g[: len(y)] - level
+    cost = moved @ (x[row] - y[column]).square().sum(1)
+    cost = cost + f @ (a - a.detach()) + mass * g @ (b - b.detach())
+    return row, column, moved, g, cost
 
 
 def _deviation(mixture: GaussianMixtureParams) -> float:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.transport.discrete import column_generation
 from skgmmot.transport.semidiscrete.nodes import mixture_nodes, nodes_plan, standard_nodes
 from skgmmot.transport.semidiscrete.plan import exact_plan
 
@@ -89,3 +90,16 @@ def test_too_many_nodes_are_refused(make_mixture):
     points = torch.zeros(2**14, 2, dtype=DOUBLE)
     with pytest.raises(ValueError, match=r"n_nodes times the number of points must be at most"):
         nodes_plan(make_mixture("full", 2, 2), points, torch.ones(2**14), n_nodes=2**14)
+
+
+@pytest.mark.parametrize("mass", [1.0, 0.7])
+def test_potentials_of_a_mixture_nearby_lead_to_the_same_plan(make_mixture, monkeypatch, mass):
+    mixture, points, weights = mixture_problem(make_mixture, "full", n=40)
+    options = {"n_nodes": 256, "estimate_error": False, "mass": mass}
+    near = nodes_plan(mixture.translated(torch.tensor([0.01, 0.0])), points, weights, **options)
+    cold = nodes_plan(mixture, points, weights, **options)
+    monkeypatch.setattr(column_generation, "MIN_COSTS", 2_000)
+    plan = nodes_plan(mixture, points, weights, potentials=near.potentials, **options)
+    assert torch.allclose(plan.cost, cold.cost, rtol=1e-9)
+    assert torch.allclose(plan.masses, cold.masses, atol=1e-12)
+    assert torch.allclose(plan.barycentres, cold.barycentres, atol=1e-9)
