@@ -25,6 +25,11 @@ NEEDED = {"plot_dask": ("dask.array", "distributed")}
 
 #: What is done less often here than in the gallery, by example: the same lines run.
 SHORTER = {
+    "plot_adversarial_embedding": {
+        "8, 100, 2000": "8, 2, 300",
+        "n_init=3": "n_init=1",
+        "n_init=2": "n_init=1, max_iter=20",
+    },
     "plot_barycenter_flow": {"trange(200,": "trange(30,"},
     "plot_cell_populations": {
         "N_DONORS, N_GENES = 4,": "N_DONORS, N_GENES = 2,",
@@ -36,11 +41,6 @@ SHORTER = {
     "plot_color_transfer_smooth": {"(30, 1e-6)": "(5, 1e-6)"},
     "plot_confusion": {"range(4)": "range(1)"},
     "plot_dask": {"[2, 3, 4, 5, 6, 7, 8, 9]": "[2, 6]", "50_000": "5_000"},
-    "plot_digits_embedding": {
-        "range(5)": "range(2)",
-        "range(120)": "range(10)",
-        "range(60)": "range(5)",
-    },
     "plot_digits_generator": {"N_STEPS = 8, 800": "N_STEPS = 8, 20"},
     "plot_dropped_modes": {"4000, 5": "1000, 1"},
     "plot_entropic_em": {"N_ITER = 50": "N_ITER = 10"},
@@ -67,6 +67,7 @@ SHORTER = {
     "plot_stretched_groups": {"N_DRAWS = 15": "N_DRAWS = 1"},
     "plot_stuck_weights": {"N_STEPS = 200": "N_STEPS = 10"},
     "plot_style_transfer": {"N_STEPS = 150.0, 80": "N_STEPS = 150.0, 5"},
+    "plot_style_network": {"N_STEPS = 20.0, 80": "N_STEPS = 20.0, 4"},
     "plot_texture": {"N_STEPS = 120": "N_STEPS = 10", "range(30)": "range(2)"},
     "plot_unusual_readings": {"range(1, 8)": "range(1, 4)"},
     "plot_which_start": {"N_STARTS, CLOSE = 20,": "N_STARTS, CLOSE = 2,"},
