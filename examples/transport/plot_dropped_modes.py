@@ -12,7 +12,6 @@ and more rarely: the mean and the covariance of its distribution stay exactly th
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from skgmmot import DifferentiableGaussianMixture
@@ -49,8 +48,8 @@ def frechet_or_mw2(real, generated, n_components):
     """The metric of real and generated samples."""
     mixture = DifferentiableGaussianMixture(n_components, random_state=0).fit(real)
     metric = MixtureFrechetDistance(mixture if n_components > 1 else None)
-    metric.update(torch.from_numpy(real), real=True)
-    metric.update(torch.from_numpy(generated), real=False)
+    metric.update(real, real=True)
+    metric.update(generated, real=False)
     return metric.compute().item()
 
 
