@@ -40,7 +40,11 @@ from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan, exact_plan, nearest_plan
 from skgmmot.transport.sliced.directions import directions
-from skgmmot.transport.sliced.distance import sliced_wasserstein, sliced_wasserstein_between
+from skgmmot.transport.sliced.distance import (
+    sliced_wasserstein,
+    sliced_wasserstein_between,
+    sliced_wasserstein_of_samples,
+)
 
 __all__ = [
     "Adjoint",
@@ -90,6 +94,7 @@ __all__ = [
     "sample",
     "sliced_wasserstein",
     "sliced_wasserstein_between",
+    "sliced_wasserstein_of_samples",
     "spectral_radius",
     "to_torch",
     "transport_plan",

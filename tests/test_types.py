@@ -45,6 +45,7 @@ def test_distances_between_arrays_are_numbers() -> None:
         assert_type(mixture_wasserstein_distance(ARRAYS, LISTS, reg_m=1.0), float),
         assert_type(sliced_mixture_wasserstein(ARRAYS, LISTS), float),
         assert_type(sliced_wasserstein_distance(ARRAYS, SAMPLES), float),
+        assert_type(sliced_wasserstein_distance(SAMPLES, SAMPLES), float),
         assert_type(frechet_distance(SAMPLES, SAMPLES), float),
         assert_type(bures_wasserstein_distance(([0.0, 3.0], 1.0), ([0.0, 1.0], [1.0, 1.0])), float),
         assert_type(semidiscrete_distance(ARRAYS, SAMPLES), float),
@@ -71,6 +72,8 @@ def test_what_is_computed_from_tensors_is_a_tensor() -> None:
         assert_type(pairwise_mixture_wasserstein([TENSORS, TENSORS]), Tensor),
         assert_type(sliced_mixture_wasserstein(TENSORS, LISTS), Tensor),
         assert_type(sliced_wasserstein_distance(ARRAYS, points), Tensor),
+        assert_type(sliced_wasserstein_distance(points, SAMPLES), Tensor),
+        assert_type(sliced_wasserstein_distance(SAMPLES, points), Tensor),
         assert_type(frechet_distance(points, SAMPLES), Tensor),
         assert_type(
             bures_wasserstein_distance((points[0], torch.eye(2)), ([0.0, 3.0], 1.0)), Tensor

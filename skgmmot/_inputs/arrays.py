@@ -420,7 +420,9 @@ def _check_finite(X: Tensor, name: str = "X", estimator=None, missing: bool = Fa
     if what == "NaN" and takes_missing(estimator):
         advice = "Impute them first, as by impute(X): this takes complete samples."
     elif what == "NaN" and hasattr(estimator, "missing_values"):
-        advice = "Remove or impute these rows, or set missing_values='nan' if entries are missing."
+        outside = isinstance(getattr(type(estimator), "missing_values", None), property)
+        name = "mixture__missing_values" if outside else "missing_values"  # of what is inside
+        advice = f"Remove or impute these rows, or set {name}='nan' if entries are missing."
     raise ValueError(
         f"{name} must be finite, got {what} in {n_bad} of {len(X)} rows (first: row {row}). "
         f"{advice}"

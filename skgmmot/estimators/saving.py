@@ -12,6 +12,7 @@ from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 
 from skgmmot._inputs.states import packed, unpacked
 from skgmmot._inputs.stored import MODEL_KINDS, Frame, as_frame, from_frame
+from skgmmot.estimators._parameters import refuse_unknown
 from skgmmot.estimators.documented import Documented
 from skgmmot.numerics import archive
 from skgmmot.numerics.archive import Kind
@@ -41,6 +42,11 @@ class SavedEstimator(Documented, BaseEstimator):
     """
 
     _classes: dict[str, type] = {}
+
+    def __new__(cls, *args, **params):
+        """Refuse parameters that it does not have, with a hint."""
+        refuse_unknown(cls, params, SavedEstimator._classes["DifferentiableGaussianMixture"])
+        return super().__new__(cls)
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)

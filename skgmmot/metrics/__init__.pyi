@@ -331,10 +331,11 @@ def sliced_wasserstein_distance(
     projections: str = ...,
     exact: bool = ...,
     random_state: _RandomState = ...,
+    source_weight: Any = ...,
 ) -> Any: ...
 @overload
 def sliced_wasserstein_distance(
-    source: _Mixture,
+    source: _Data | _Mixture,
     target: _Estimator,
     sample_weight: Any = ...,
     *,
@@ -343,10 +344,11 @@ def sliced_wasserstein_distance(
     projections: str = ...,
     exact: bool = ...,
     random_state: _RandomState = ...,
+    source_weight: Any = ...,
 ) -> Any: ...
 @overload
 def sliced_wasserstein_distance(
-    source: _Tensors,
+    source: Tensor | _Tensors,
     target: _Data | _Mixture,
     sample_weight: Any = ...,
     *,
@@ -355,10 +357,11 @@ def sliced_wasserstein_distance(
     projections: str = ...,
     exact: bool = ...,
     random_state: _RandomState = ...,
+    source_weight: Any = ...,
 ) -> Tensor: ...
 @overload
 def sliced_wasserstein_distance(
-    source: _Mixture,
+    source: np.ndarray | list[Any] | _Frame | _Mixture,
     target: Tensor | _Tensors,
     sample_weight: Any = ...,
     *,
@@ -367,10 +370,11 @@ def sliced_wasserstein_distance(
     projections: str = ...,
     exact: bool = ...,
     random_state: _RandomState = ...,
+    source_weight: Any = ...,
 ) -> Tensor: ...
 @overload
 def sliced_wasserstein_distance(
-    source: _Arrays,
+    source: np.ndarray | list[Any] | _Frame | _Arrays,
     target: np.ndarray | list[Any] | _Frame | _Arrays,
     sample_weight: Any = ...,
     *,
@@ -379,6 +383,7 @@ def sliced_wasserstein_distance(
     projections: str = ...,
     exact: bool = ...,
     random_state: _RandomState = ...,
+    source_weight: Any = ...,
 ) -> float: ...
 @overload
 def semidiscrete_distance(

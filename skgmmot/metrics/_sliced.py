@@ -1,4 +1,4 @@
-"""Sliced Wasserstein distances from a mixture to samples or to another mixture."""
+"""Sliced Wasserstein distances between mixtures, samples, or one and the other."""
 
 import functools
 import math
@@ -21,10 +21,13 @@ from skgmmot.transport.sliced.distance import (
     mixture_sliced_plan,
     sliced_wasserstein,
     sliced_wasserstein_between,
+    sliced_wasserstein_of_samples,
 )
 
 #: Number of directions and exponent of the distance that sets the unit of powers above 2.
 UNIT_DIRECTIONS, UNIT_EXPONENT = 10, 8
+#: Numbers of projected samples at a time (32 MiB in float64).
+BLOCK_SIZE = 2**22
 
 
 @single_threaded_torch()
@@ -122,8 +125,9 @@ def sliced_wasserstein_distance(
     projections="quasi",
     exact=False,
     random_state=0,
+    source_weight=None,
 ):
-    r"""Compute the sliced Wasserstein distance of a mixture to samples or to another mixture.
+    r"""Compute the sliced Wasserstein distance between two distributions: mixtures or samples.
 
     .. math:: \operatorname{SW}_p^p = \operatorname{mean}_\theta W_p^p(\theta)
 
@@ -132,12 +136,10 @@ def sliced_wasserstein_distance(
 
     Parameters
     ----------
-    source : fitted mixture estimator or tuple (weights, means, covariances)
-        A mixture.
-    target : mixture, or array-like or Tensor of shape (n_samples, n_features)
-        Another one, or samples.
+    source, target : mixture, or array-like or Tensor of shape (n_samples, n_features)
+        A fitted mixture estimator or a tuple (weights, means, covariances), or samples.
     sample_weight : array-like or Tensor of shape (n_samples,), default=None
-        Non-negative weights of the samples, constants.
+        Non-negative weights of the target's samples, constants; None is equal ones.
     p : float, default=2.0
         Exponent, at least 1.
     n_projections : int, default=100
@@ -146,10 +148,12 @@ def sliced_wasserstein_distance(
         Quasi-random directions; independent and uniform ones; orthogonal ones in groups of
         ``n_features``; or the one that maximises the distance, found by gradient ascent.
     exact : bool, default=False
-        Whether to compute distances to samples to rounding, for p = 1 or 2, instead of to about
-        1e-5 (for p = 2).
+        Whether to compute distances from a mixture to samples to rounding, for p = 1 or 2, instead
+        of to about 1e-5 (for p = 2). Those between samples always are.
     random_state : int, RandomState instance or None, default=0
         Controls the directions; compare only distances with an equal integer.
+    source_weight : array-like or Tensor of shape (n_samples,), default=None
+        Weights of the source's samples, likewise.
 
     Returns
     -------
@@ -161,7 +165,7 @@ def sliced_wasserstein_distance(
     NotFittedError
         If an estimator is not fitted.
     TypeError
-        If the source is no mixture.
+        If a side is neither a mixture nor an array.
     ValueError
         If a parameter or a side is invalid, they differ in dimension, p is so large that powers
         leave the range of float64, or float64 cannot hold the distance.
@@ -186,6 +190,15 @@ def sliced_wasserstein_distance(
     >>> standard = ([1.0], [[0.0]], [[1.0]], "diag")
     >>> round(sliced_wasserstein_distance(standard, [[0.0]]), 3)  # a spread of one
     1.0
+
+    Between two sets of samples, with its gradient:
+
+    >>> import torch
+    >>> X = torch.tensor([[0.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    >>> distance = sliced_wasserstein_distance(X, [[0.0, 2.0], [1.0, 2.0]])
+    >>> distance.backward()
+    >>> round(float(distance) ** 2, 2), X.grad[:, 1] < 0
+    (2.0, tensor([True, True]))
     """
     positive_integer("n_projections", n_projections, "100 is usual.")
     if not isinstance(p, Real) or not 1 <= p < math.inf:
@@ -194,10 +207,13 @@ def sliced_wasserstein_distance(
         raise ValueError(
             f"projections must be one of {[*DIRECTIONS, 'max']}, got {projections!r}. Choose one."
         )
-    sides, options, kind = _sides(source, target, sample_weight, exact)
+    if is_mixture(source, "source") or is_mixture(target):
+        sides, options, kind = _sides(source, target, sample_weight, source_weight, exact)
+    else:
+        sides, options, kind = _two_samples(source, target, sample_weight, source_weight)
     *sides, unit = _in_place(*sides)
     seeks = projections == "max"
-    like = sides[0].means
+    like = sides[0] if isinstance(sides[0], Tensor) else sides[0].means
     theta = _directions(
         "quasi" if seeks else projections, n_projections, like, seed_of(random_state)
     )
@@ -225,8 +241,11 @@ def _rooted(value, p):
     return torch.where(value > 0, torch.where(value > 0, value, 1.0) ** (1 / p), 0.0)
 
 
-def _sides(source, target, sample_weight, exact):
-    """Validate both distributions; also the options of `_costs` and the kind of the result."""
+def _sides(source, target, sample_weight, source_weight, exact):
+    """Validate a mixture and another distribution, after it; the options, and the kind."""
+    if not is_mixture(source):
+        source, target = target, source
+        sample_weight, source_weight = source_weight, sample_weight
     if is_mixture(target):
         source, target, kind = _two_mixtures(source, target)
         return (source, target), {}, kind
@@ -238,17 +257,36 @@ def _sides(source, target, sample_weight, exact):
     return (source, samples), {"sample_weight": weights, "exact": exact}, kind
 
 
+def _two_samples(source, target, sample_weight, source_weight):
+    """Validate two sets of samples; the options of `_costs`, and the kind of the result."""
+    given = {"source": (source, source_weight), "target": (target, sample_weight)}
+    kind = arrays.joint_kind(*(arrays.kind_of(side) for side in (source, target)))
+    sides, weights = [], []
+    for name, (side, weight) in given.items():
+        d = sides[0].shape[1] if sides else None
+        samples = _checked_samples(name, arrays.as_tensor(side), d, "the source")
+        samples = samples.double().to(kind.device)
+        sides.append(samples)
+        weights.append(arrays.sample_weights(weight, samples))
+    return sides, {"X_weight": weights[0], "Y_weight": weights[1]}, kind
+
+
 def _costs(sides, options, p):
     """``W_p^p`` between two distributions as a function of directions."""
-    onto_samples = isinstance(sides[1], Tensor)
-    distance = sliced_wasserstein if onto_samples else sliced_wasserstein_between
+    n_samples = sum(len(side) for side in sides if isinstance(side, Tensor))
+    if isinstance(sides[0], Tensor):
+        costs = functools.partial(sliced_wasserstein_of_samples, *sides, p=p, **options)
+        length = max(1, BLOCK_SIZE // n_samples)
+        return lambda theta: torch.cat([costs(block) for block in theta.split(length)])
+    distance = sliced_wasserstein if n_samples else sliced_wasserstein_between
     return functools.partial(distance, *sides, p=p, **options)
 
 
 def _power_unit(sides, options, theta) -> float:
     """The unit, a power of two, in which distances along a few directions are about one."""
     with torch.no_grad():
-        costs = _costs(sides, options | ({"exact": False} if options else {}), UNIT_EXPONENT)
+        roughly = {"exact": False} if "exact" in options else {}
+        costs = _costs(sides, options | roughly, UNIT_EXPONENT)
         return power_of_two(float(costs(theta[:UNIT_DIRECTIONS]).mean()) ** (1 / UNIT_EXPONENT))
 
 
@@ -267,7 +305,7 @@ def _in_place(source, target):
         )
     mixtures = [side for side in sides if not isinstance(side, Tensor)]
     variances = [float(_variances(mixture).max()) for mixture in mixtures]
-    scaling = Rescaling.of(points, math.sqrt(max(variances)))
+    scaling = Rescaling.of(points, math.sqrt(max(variances, default=0.0)))
     return *(
         _divided(_translated(side, -scaling.origin), scaling.unit) for side in sides
     ), scaling.unit
@@ -322,13 +360,17 @@ def _two_mixtures(source, target):
 def _samples_for(mixture, X):
     """Samples as a tensor with the features of a mixture."""
     kind, samples = arrays.kind_of(X), arrays.as_tensor(X)
-    d = mixture.means.shape[1]
-    if samples.ndim != 2 or samples.shape[1] != d or not len(samples):
+    return _checked_samples("X", samples, mixture.means.shape[1], "the mixture"), kind
+
+
+def _checked_samples(name, samples, d, other):
+    """Samples ``(n, d)``, validated; with d given, the other side has so many features."""
+    if samples.ndim != 2 or samples.shape[1] != (d or samples.shape[1]) or 0 in samples.shape:
+        wanted = f"(n_samples, {d}), as {other} has features," if d else "(n_samples, n_features),"
         raise ValueError(
-            f"X must have shape (n_samples, {d}), as the mixture has features, got "
-            f"{tuple(samples.shape)}. "
-            + reshaping("X", samples, "Describe both by the same features.")
+            f"{name} must have shape {wanted} got {tuple(samples.shape)}. "
+            + reshaping(name, samples, "Describe both by the same features.")
         )
     if not torch.isfinite(samples.detach()).all():
-        raise ValueError("X must be finite, got NaN or infinity. Drop those samples.")
-    return samples, kind
+        raise ValueError(f"{name} must be finite, got NaN or infinity. Drop those samples.")
+    return samples

@@ -3,8 +3,11 @@
 import functools
 
 import numpy as np
+import ot
+import pandas as pd
 import pytest
 import torch
+from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -17,6 +20,7 @@ from skgmmot.metrics import (
     sliced_wasserstein_distance,
     sliced_wasserstein_scorer,
 )
+from skgmmot.transport.sliced.directions import directions
 
 SLICINGS = ["msw", "dsmw"]
 SOURCE = (np.array([0.3, 0.7]), np.array([[0.0, 1.0], [3.0, 0.0]]), np.ones(2) / 2, "spherical")
@@ -73,6 +77,76 @@ def test_weights_count_as_repeats(rng):
     times = rng.integers(0, 3, size=20)
     weighted = sliced_wasserstein_distance(SOURCE, X, times)
     assert weighted == pytest.approx(sliced_wasserstein_distance(SOURCE, X.repeat(times, axis=0)))
+
+
+@pytest.mark.parametrize("weighted", [(), ("source",), ("source", "target")])
+@pytest.mark.parametrize("p", [1, 2, 3.5])
+def test_two_sets_of_samples_have_the_distance_of_pot(weighted, p, rng):
+    X, Y = rng.normal(size=(30, 2)), 1 + 2 * rng.normal(size=(20, 2))
+    a = rng.integers(0, 4, size=30) if "source" in weighted else None
+    b = rng.uniform(size=20) if "target" in weighted else None
+    found = sliced_wasserstein_distance(X, Y, b, p=p, source_weight=a)
+    generator = torch.Generator().manual_seed(0)
+    theta = directions("quasi", 100, 2, generator=generator).numpy().T
+    shares = [None if w is None else w / w.sum() for w in (a, b)]
+    expected = ot.sliced_wasserstein_distance(X, Y, *shares, projections=theta, p=p)
+    assert found == pytest.approx(expected, rel=1e-9)
+    swapped = sliced_wasserstein_distance(Y, X, a, p=p, source_weight=b)
+    assert swapped == pytest.approx(found, rel=1e-9)
+
+
+def test_samples_and_a_mixture_may_be_in_either_order(rng):
+    X, weights = rng.normal(size=(30, 2)), rng.uniform(size=30)
+    found = sliced_wasserstein_distance(X, SOURCE, source_weight=weights)
+    assert found == sliced_wasserstein_distance(SOURCE, X, weights)
+
+
+def test_samples_may_be_at_any_scale_and_many(rng, monkeypatch):
+    X, Y = rng.normal(size=(30, 2)), 1 + rng.normal(size=(20, 2))
+    found = sliced_wasserstein_distance(X, Y)
+    for scale in (2.0**500, 2.0**-500):
+        assert sliced_wasserstein_distance(X * scale, Y * scale) == found * scale
+    monkeypatch.setattr("skgmmot.metrics._sliced.BLOCK_SIZE", 100)
+    assert sliced_wasserstein_distance(X, Y) == pytest.approx(found, rel=1e-14)
+    frame = pd.DataFrame(X.astype(np.float32))
+    assert sliced_wasserstein_distance(frame, Y.tolist()) == pytest.approx(found, rel=1e-6)
+    assert sliced_wasserstein_distance(X, X[::-1]) == 0
+    largest = sliced_wasserstein_distance(X, Y, projections="max")
+    assert found < largest <= np.linalg.norm(X.mean(0) - Y.mean(0)) + 2
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.0, 4.0]])
+def test_two_sets_of_samples_are_differentiable(p, weights, rng):
+    X = torch.tensor(rng.normal(size=(4, 2)), requires_grad=True)
+    Y = torch.tensor(1 + rng.normal(size=(3, 2)), requires_grad=True)
+
+    def distance(X, Y):
+        options = {"p": p, "n_projections": 7, "source_weight": weights}
+        return sliced_wasserstein_distance(X, Y, **options)
+
+    assert torch.autograd.gradcheck(distance, (X, Y))
+    same = sliced_wasserstein_distance(X, X, weights, p=p, source_weight=weights)
+    same.backward()
+    assert same == 0 and (X.grad == 0).all()
+
+
+def test_bad_sides_are_named(rng):
+    X = rng.normal(size=(5, 2))
+    cases = [
+        (X, X[:, :1], r"target must have shape \(n_samples, 2\), as the source has features, got"),
+        (X[:, 0], X, r"source must have shape .* got \(5,\). Use source\[:, None\]"),
+        (X, X * np.nan, "target must be finite"),
+        (X[:0], X, r"source must have shape \(n_samples, n_features\), got \(0, 2\)"),
+    ]
+    for source, target, message in cases:
+        with pytest.raises(ValueError, match=message):
+            sliced_wasserstein_distance(source, target)
+    with pytest.raises(ValueError, match="sample_weight"):
+        sliced_wasserstein_distance(X, X, source_weight=np.ones(3))
+    for source, target, name in ((KMeans(2), X, "source"), (X, KMeans(2), "target")):
+        with pytest.raises(TypeError, match=f"{name} must be a fitted Gaussian mixture"):
+            sliced_wasserstein_distance(source, target)
 
 
 def test_tensors_come_back_as_tensors_with_a_gradient(rng):

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from skgmmot._inputs.arrays import ArrayKind
 from skgmmot.estimators.mixtures import _init
+from skgmmot.estimators.mixtures._missing import to_start_from
 from skgmmot.estimators.mixtures.differentiable import _Fit
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import FULL, CovarianceType
 from skgmmot.gaussian.evaluators import EStep
+from skgmmot.gaussian.incomplete import by_pattern
 from skgmmot.gaussian.mixture import EMPTY, GaussianMixtureParams, select
 from skgmmot.numerics.fixed_point import Solution
 
@@ -179,7 +181,7 @@ class Candidate(_Fit):
 
     def __init__(self, estimator, em: EM, kind: ArrayKind, start: GaussianMixtureParams):
         self.estimator, self.kind, self.graph = estimator, kind, (None, None)
-        self.e_step = E_STEPS[estimator.e_step]
+        self.e_step, self.incomplete = E_STEPS[estimator.e_step], em.samples.incomplete
         self.constraint = _init.fixed(estimator, em.samples.n_features, em.samples.device)
         self._begin(em.samples, em.origin)
         self.em, self.first = em.under(self.constraint), start
@@ -211,6 +213,15 @@ class Fitted(NamedTuple):
 def _quality(found):
     """Collapsed fits are worst, then it is the likelihood."""
     return not found.collapsed, found.solution.objective
+
+
+def samples_of(X: Tensor, sample_weight: Tensor | None) -> InMemory:
+    """Samples in memory; those with missing entries, NaN, sorted by what is observed."""
+    if not torch.isnan(X).any():
+        return InMemory(X, sample_weight)
+    order = by_pattern(X)
+    a = None if sample_weight is None else sample_weight[order]
+    return InMemory(X[order], a, incomplete=True)
 
 
 class Grown:
@@ -258,7 +269,7 @@ class Grown:
     def alone(self, name: str) -> "Grown":
         """A copy with the fits of one covariance type alone, for another process."""
         em = self.em
-        samples = InMemory(em.X, em.sample_weight)
+        samples = samples_of(em.X, em.sample_weight)
         other = Grown(EM(samples, em.origin, em.reg_covar, em.constraint), self.kind, self.seeds)
         other.take(self.fits(name))
         return other
@@ -353,20 +364,26 @@ class Grown:
 
     def _split(self, estimator):
         largest = self._top[estimator.covariance_type].solution.value
-        with self.em.at_work() as em:
+        with self._complete.at_work() as em:
             return split(largest, em, estimator._covariance(), estimator.n_components)
 
     def _from_scratch(self, estimator, run):
         """A start by the name, or the function, of the estimator."""
         K, name = estimator.n_components, estimator.init_params
         rng = np.random.RandomState([self.seeds[K], run])
-        with self.em.at_work() as em:
+        with self._complete.at_work() as em:
             if not callable(name) and name in _init.FITTED:
                 return _init.one_start(estimator, em, (None,) * 3, rng, run)
             if (K, run) not in self._assigned:  # covariance types share it
                 self._assigned[K, run] = _init.assign(name, em, K, rng, self.kind)
             start = _init.start(self._assigned[K, run], em, estimator._covariance(), K)
         return start._replace(weights=start.weights / start.weights.sum())
+
+    @functools.cached_property
+    def _complete(self) -> EM:
+        """The samples that starts are found from: what is missing is estimated."""
+        em = self.em
+        return to_start_from(em, em.X, em.sample_weight) if em.samples.incomplete else em
 
     def _has_collapsed(self, theta, reg_covar):
         """Whether a component is held open by ``reg_covar`` alone, where the samples are wide."""
@@ -380,7 +397,7 @@ class Grown:
     @functools.cached_property
     def _least_variance(self):
         """The smallest variance of all samples, over all directions."""
-        with self.em.at_work() as em:
+        with self._complete.at_work() as em:
             return float(torch.linalg.eigvalsh(em.total_scatter()[0] / em.total)[0])
 
 

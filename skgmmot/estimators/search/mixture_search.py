@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 import torch
 from joblib import effective_n_jobs
+from scipy.stats import rankdata
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import KFold
@@ -24,11 +25,18 @@ from skgmmot.estimators.callbacks import Task
 from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import MixtureEstimator
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
+from skgmmot.estimators.mixtures._missing import check_observed
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
-from skgmmot.estimators.search._growth import Candidate, Grown, advance, advance_elsewhere
+from skgmmot.estimators.search._growth import (
+    Candidate,
+    Grown,
+    advance,
+    advance_elsewhere,
+    samples_of,
+)
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.samples import InMemory
+from skgmmot.fitting.incomplete import ObservedSums, together
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
 from skgmmot.plotting._criterion import LABELS, CriterionDisplay
@@ -89,7 +97,9 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
     mixture : DifferentiableGaussianMixture, default=None
         All other parameters of the fits, such as ``reg_covar``; None is
         ``DifferentiableGaussianMixture(n_init=2)``. Its ``n_init`` counts starts beside splits and
-        merges, and its ``random_state`` is not used.
+        merges, and its ``random_state`` is not used. They can also be set as
+        ``set_params(mixture__reg_covar=...)``. With its ``missing_values='nan'`` entries may be
+        missing.
     cv : int or splitter, default=5
         Folds, shuffled, or an object with scikit-learn's ``split``, for ``'held_out'``.
     patience : int, default=2
@@ -115,6 +125,13 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         Its ``n_components`` and ``covariance_type``.
     best_criterion_ : float
         Its criterion.
+    best_score_ : float
+        The same as scikit-learn's searches have it, to be large: minus the criterion, or the mean
+        log-likelihood of held-out samples.
+    cv_results_ : dict of ndarrays
+        The main columns of ``results_`` under the names of scikit-learn's searches: ``params``,
+        ``param_n_components``, ``param_covariance_type``, ``mean_test_score``, ``rank_test_score``
+        and ``mean_fit_time``.
     best_index_ : int
         Its row in ``results_``.
     results_ : dict of ndarrays
@@ -255,6 +272,16 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         return None if self.mixture is None else self.mixture.device
 
     @property
+    def missing_values(self):
+        """Whether entries of samples may be missing, by ``mixture``."""
+        return "error" if self.mixture is None else self.mixture.missing_values
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = arrays.takes_missing(self)
+        return tags
+
+    @property
     def covariance_type(self):
         """The covariance type of the best; None before a fit."""
         return getattr(self, "covariance_type_", None)
@@ -265,7 +292,8 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
     def _fit_samples(self, X, sample_weight, reached, task):
         for attribute in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, attribute)  # of an earlier fit; on a copy
-        X, kind = arrays.samples(self, X, reset=True, min_samples=2, sample_weight=sample_weight)
+        options = {"sample_weight": sample_weight, "missing": arrays.takes_missing(self)}
+        X, kind = arrays.samples(self, X, reset=True, min_samples=2, **options)
         arrays.check_range(X)
         a, count = arrays.sample_weights(sample_weight, X), float(len(X))
         if a is not None:
@@ -278,6 +306,27 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
             warnings.warn(text, ConvergenceWarning, stacklevel=5)
         for text in comparison.advice:
             warnings.warn(text, UserWarning, stacklevel=5)
+
+    @property
+    def best_score_(self) -> float:
+        """The score of the best, as scikit-learn's searches have it."""
+        return float(self.cv_results_["mean_test_score"][self.best_index_])
+
+    @property
+    def cv_results_(self) -> dict:
+        """The scores of all fits, as scikit-learn's searches have them."""
+        if not hasattr(self, "results_"):
+            raise AttributeError(f"{type(self).__name__} has cv_results_ after fit. Call fit.")
+        names, found = ("n_components", "covariance_type"), self.results_
+        rows = zip(*(found[name].tolist() for name in names), strict=True)
+        scores = found.get("held_out", -found["criterion"])
+        return {
+            "params": [dict(zip(names, row, strict=True)) for row in rows],
+            **{f"param_{name}": found[name] for name in names},
+            "mean_test_score": scores,
+            "rank_test_score": rankdata(-np.nan_to_num(scores, nan=-np.inf), "min").astype(int),
+            "mean_fit_time": found["fit_time"],
+        }
 
     def _template(self):
         """The mixture that candidates are clones of."""
@@ -365,19 +414,32 @@ class _Comparison:
         self.X, self.sample_weight = X, sample_weight
         self.numbers = _numbers(search.n_components)
         self.types, self.advice = _types(search.covariance_types), []
-        check_enough(len(X), self.numbers[0])
-        self._leave_out(len(X), "")
-        origin = blocks.origin(X, sample_weight)
-        _init.warn_of_units(template, _init.variances(X, sample_weight, origin), origin)
+        n_informative = len(X) - int(torch.isnan(X).all(1).sum())
+        check_enough(n_informative, self.numbers[0])
+        self._leave_out(n_informative, "")
+        origin, variances = self._moments(X, sample_weight)
+        _init.warn_of_units(template, variances, origin)
         rng = check_random_state(search.random_state)
         self.seeds = {K: rng.randint(2**31 - 1) for K in self.numbers}
         self.whole = self._grown(X, sample_weight)
         self.folds = list(self._folds(rng)) if search.criterion == "held_out" else []
 
     def _grown(self, X, a):
-        e, origin = self.template, blocks.origin(X, a)
-        em = EM(InMemory(X, a), origin, e.reg_covar)
-        return Grown(em, self.kind, self.seeds)
+        samples, (origin, _) = samples_of(X, a), self._moments(X, a)
+        return Grown(EM(samples, origin, self.template.reg_covar), self.kind, self.seeds)
+
+    def _moments(self, X, a):
+        """Means and variances of the features, of what is observed."""
+        if not torch.isnan(X).any():
+            origin = blocks.origin(X, a)
+            return origin, _init.variances(X, a, origin)
+        name = "full" if "full" in self.types else self.types[0]
+        estimator = self._estimator(self.numbers[0], name)
+        if hasattr(self.search, "feature_names_in_"):
+            estimator.feature_names_in_ = self.search.feature_names_in_
+        check_observed(estimator, together(X, a))
+        sums = ObservedSums.of(X, a)
+        return sums.mean.to(X.dtype), sums.squares(X, a) / sums.total
 
     def _folds(self, rng):
         """Yield fits to the samples of each fold, and those held out, as EM."""
@@ -403,7 +465,7 @@ class _Comparison:
         self._leave_out(fewest, " of a fold")
         for train, test in splits:
             grown = self._grown(*self._rows(train))
-            held_out = InMemory(*self._rows(test))
+            held_out = samples_of(*self._rows(test))
             yield grown, EM(held_out, grown.em.origin, 0.0)
 
     def _leave_out(self, n_samples, of):

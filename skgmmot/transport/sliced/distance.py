@@ -199,8 +199,16 @@ def sliced_wasserstein(
     return torch.cat(costs).to(X.dtype)
 
 
-def sliced_wasserstein_of_samples(X: Tensor, Y: Tensor, theta: Tensor, *, p: float = 2.0) -> Tensor:
-    r"""Return ``W_p^p`` between two sets of samples of equal weight along each direction.
+def sliced_wasserstein_of_samples(
+    X: Tensor,
+    Y: Tensor,
+    theta: Tensor,
+    *,
+    p: float = 2.0,
+    X_weight: Tensor | None = None,
+    Y_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Return ``W_p^p`` between the projections of two sets of samples, for each direction.
 
     .. math:: W_p^p(\theta) = \int_0^1 |q_X(u) - q_Y(u)|^p \, \mathrm{d}u
 
@@ -216,6 +224,8 @@ def sliced_wasserstein_of_samples(X: Tensor, Y: Tensor, theta: Tensor, *, p: flo
         Directions, of unit length.
     p : float, default=2.0
         Exponent, at least 1.
+    X_weight, Y_weight : Tensor of shape (n,) and (m,), default=None
+        Non-negative weights of the samples, constants; None is equal ones.
 
     Returns
     -------
@@ -229,13 +239,29 @@ def sliced_wasserstein_of_samples(X: Tensor, Y: Tensor, theta: Tensor, *, p: flo
     """
     n, m = len(X), len(Y)
     origin = Y.detach().mean(0)  # projections keep the digits of differences
-    x, y = (slice_samples(side - origin, theta).values for side in (X, Y))
+    sides = ((X, X_weight), (Y, Y_weight))
+    sorted_sides = [slice_samples(side - origin, theta, weight) for side, weight in sides]
+    if X_weight is not None or Y_weight is not None:
+        return _between_sorted(*sorted_sides, p)
+    x, y = (side.values for side in sorted_sides)
     # levels i / n and j / m as integers, i m and j n, between which both quantiles are constant
     ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     i, j = ((starts // size).to(x.device) for size in (m, n))
     widths = ((ends - starts).double() / (n * m)).to(x.device)
     return (x[:, i] - y[:, j]).abs().pow(p) @ widths
+
+
+def _between_sorted(x: SortedSamples, y: SortedSamples, p: float) -> Tensor:
+    """``W_p^p`` between weighted samples on lines: levels are merged line by line."""
+    x_levels, y_levels = (side.levels.expand(len(side.values), -1).contiguous() for side in (x, y))
+    ends = torch.cat([x_levels, y_levels, torch.ones_like(x.values[:, :1])], dim=1)
+    ends = ends.sort(dim=1).values
+    starts = torch.nn.functional.pad(ends[:, :-1], (1, 0))
+    middles = (starts + ends) / 2
+    at = [torch.searchsorted(levels, middles) for levels in (x_levels, y_levels)]
+    gaps = x.values.gather(1, at[0]) - y.values.gather(1, at[1])
+    return (gaps.abs().pow(p) * (ends - starts)).sum(1)
 
 
 def sliced_wasserstein_between(

@@ -22,6 +22,7 @@ from skgmmot import (
     SemidiscreteGMM,
 )
 from skgmmot.estimators.search.mixture_search import _Course
+from skgmmot.metrics import bic_scorer
 
 SHAPES = {
     "full": [[[1.0, 0.9], [0.9, 1.0]], [[1.0, -0.9], [-0.9, 1.0]], [[0.3, 0.0], [0.0, 0.3]]],
@@ -152,6 +153,61 @@ def test_it_is_a_fitted_mixture_itself(search):
     assert best.standard_errors(X).means.shape == (3, 2)
     assert type(best) is DifferentiableGaussianMixture
     assert clone(best).fit(X).score(X) == pytest.approx(best.score(X), abs=1e-3)
+
+
+def test_scores_have_the_names_of_scikit_learn(search):
+    """Of its searches with the scorers for the same criteria."""
+    X, table = groups("spherical"), search.cv_results_
+    assert search.best_score_ == pytest.approx(bic_scorer(search.best_estimator_, X))
+    assert table["rank_test_score"][search.best_index_] == 1
+    assert table["params"][search.best_index_] == search.best_params_
+    frame = pd.DataFrame(table)
+    assert list(frame.param_n_components) == [p["n_components"] for p in table["params"]]
+    best = frame.sort_values("mean_test_score").iloc[-1]
+    assert best.params == search.best_params_ and best.rank_test_score == 1
+    held_out = GaussianMixtureSearch((1, 2), "diag", criterion="held_out", random_state=0).fit(X)
+    assert held_out.best_score_ == held_out.results_["held_out"][held_out.best_index_]
+    unfitted = GaussianMixtureSearch()
+    assert not hasattr(unfitted, "best_score_") and not hasattr(unfitted, "cv_results_")
+
+
+@pytest.fixture(scope="module")
+def incomplete():
+    """Three groups, of which a fifth of the entries is missing."""
+    X = groups("spherical", n=100)
+    return np.where(np.random.default_rng(1).random(X.shape) < 0.2, np.nan, X)
+
+
+@pytest.mark.parametrize("criterion", ["bic", "icl", "held_out"])
+@pytest.mark.parametrize("missing", ["nan", np.nan])
+def test_entries_may_be_missing_where_the_mixture_takes_them(criterion, missing, incomplete):
+    mixture = DifferentiableGaussianMixture(missing_values=missing)
+    options = {"mixture": mixture, "criterion": criterion, "random_state": 0}
+    found = GaussianMixtureSearch((1, 2, 3, 4), "spherical", **options).fit(incomplete)
+    assert found.n_components_ == 3
+    assert np.array_equal(found.predict(incomplete), found.best_estimator_.predict(incomplete))
+    if criterion == "bic":
+        assert found.best_criterion_ == pytest.approx(found.best_estimator_.bic(incomplete))
+        apart = clone(found.best_estimator_).set_params(n_init=5, random_state=0).fit(incomplete)
+        assert found.score(incomplete) > apart.score(incomplete) - 1e-3
+        weighted = clone(found).fit(np.vstack([incomplete] * 2), None, np.repeat([1.0, 0.0], 300))
+        assert weighted.best_criterion_ == pytest.approx(found.best_criterion_, rel=1e-6)
+
+
+def test_complete_samples_have_the_same_search_where_entries_may_be_missing(search):
+    mixture = DifferentiableGaussianMixture(n_init=2, missing_values="nan")
+    options = {"mixture": mixture, "random_state": 0}
+    found = GaussianMixtureSearch(range(1, 7), **options).fit(groups("spherical"))
+    assert np.array_equal(found.means_, search.means_)
+
+
+def test_missing_entries_are_refused_with_the_name_of_the_parameter(incomplete):
+    search = GaussianMixtureSearch((1, 2), random_state=0)
+    with pytest.raises(ValueError, match="or set mixture__missing_values='nan' if entries"):
+        search.fit(incomplete)
+    search.set_params(mixture__missing_values="nan")
+    with pytest.raises(ValueError, match=r"observed entry in each feature, got none .* \(first: 1"):
+        search.fit(np.where([False, True], np.nan, incomplete))
 
 
 def test_equal_seeds_give_equal_searches(search):

@@ -1,0 +1,42 @@
+"""Parameters that an estimator does not have, and which of its own may have been meant."""
+
+import difflib
+import functools
+import inspect
+
+
+@functools.cache
+def names_of(cls) -> tuple[str, ...] | None:
+    """Return the names of an estimator's parameters; None where it takes any."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return tuple(parameter.name for parameter in parameters if parameter.name != "self")
+
+
+def refuse_unknown(cls, given, mixture_cls) -> None:
+    """Raise for parameters given by names that an estimator does not have.
+
+    Parameters
+    ----------
+    cls : type
+        The estimator.
+    given : iterable of str
+        The names.
+    mixture_cls : type
+        The estimator whose parameters are meant where ``cls`` has a parameter ``mixture``.
+    """
+    known = names_of(cls)
+    unknown = [] if known is None else [name for name in given if name not in known]
+    if not unknown:
+        return
+    name, hint = unknown[0], ""
+    near = difflib.get_close_matches(name, known, 1, 0.8)
+    of_mixture = name.rpartition("__")[2]
+    if near:
+        hint = f"Did you mean {near[0]!r}? "
+    elif "mixture" in known and of_mixture in names_of(mixture_cls):
+        hint = f"Pass mixture={mixture_cls.__name__}({of_mixture}=...). "
+    raise TypeError(
+        f"{cls.__name__} has no parameter {name!r}. {hint}Its parameters are {', '.join(known)}."
+    )

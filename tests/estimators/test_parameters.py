@@ -1,0 +1,55 @@
+"""Names of parameters that estimators do not have."""
+
+import inspect
+import pickle
+
+import pytest
+from sklearn.base import clone
+
+import skgmmot
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    GaussianMixtureSearch,
+    MixtureBarycenter,
+    MixtureImputer,
+    OTMap,
+)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "hint"),
+    [
+        (GaussianMixtureSearch, "covariance_type", "Did you mean 'covariance_types'[?]"),
+        (GaussianMixtureSearch, "estimator__tol", r"Pass mixture=Diff.*Mixture\(tol=\.\.\.\)"),
+        (GaussianMixtureSearch, "mixture__tol", r"Pass mixture=Diff.*Mixture\(tol=\.\.\.\)"),
+        (GaussianMixtureSearch, "missing_values", r"Pass mixture=Diff.*\(missing_values=\.\.\.\)"),
+        (OTMap, "covariance_type", r"Pass mixture=Diff.*\(covariance_type=\.\.\.\)"),
+        (MixtureImputer, "max_iter", r"Pass mixture=Diff.*\(max_iter=\.\.\.\)"),
+        (DifferentiableGaussianMixture, "n_component", "Did you mean 'n_components'[?]"),
+        (DifferentiableGaussianMixture, "regularisation", "Its parameters are n_components, "),
+        (MixtureBarycenter, "tolerance", "Its parameters are n_components, "),
+    ],
+)
+def test_a_parameter_that_an_estimator_does_not_have_is_named(cls, name, hint):
+    with pytest.raises(TypeError, match=rf"{cls.__name__} has no parameter '{name}'\. {hint}"):
+        cls(**{name: 1})
+
+
+def test_subclasses_and_copies_are_made_as_ever():
+    class Own(DifferentiableGaussianMixture):
+        """One with parameters of its own, and one more."""
+
+        def __init__(self, depth=1, **others):
+            super().__init__(**others)
+            self.depth = depth
+
+    assert Own(3, tol=0.1).tol == 0.1
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        Own(none=1)
+    model = OTMap([[0.0, 1.0]], strategy="random")
+    for same in (clone(model), pickle.loads(pickle.dumps(model))):
+        assert same.strategy == "random"
+    for name in skgmmot.__all__:
+        thing = getattr(skgmmot, name)
+        if inspect.isclass(thing) and hasattr(thing, "get_params"):
+            assert "args" not in inspect.signature(thing).parameters
