@@ -421,8 +421,8 @@ def _check_finite(X: Tensor, name: str = "X", estimator=None, missing: bool = Fa
         advice = "Impute them first, as by impute(X): this takes complete samples."
     elif what == "NaN" and hasattr(estimator, "missing_values"):
         outside = isinstance(getattr(type(estimator), "missing_values", None), property)
-        name = "mixture__missing_values" if outside else "missing_values"  # of what is inside
-        advice = f"Remove or impute these rows, or set {name}='nan' if entries are missing."
+        which = "mixture__missing_values" if outside else "missing_values"
+        advice = f"Remove or impute these rows, or set {which}='nan' if entries are missing."
     raise ValueError(
         f"{name} must be finite, got {what} in {n_bad} of {len(X)} rows (first: row {row}). "
         f"{advice}"
