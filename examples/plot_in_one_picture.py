@@ -32,8 +32,8 @@ Y = centres[groups] + rng.normal(size=(1500, 2)) * deviations[groups]
 # %%
 # Fit a mixture to each. The search chooses the number of components and the covariance type.
 
-source = GaussianMixtureSearch(random_state=0).fit(X)
-target = GaussianMixtureSearch(random_state=0).fit(Y)
+source = GaussianMixtureSearch(range(1, 15), random_state=0).fit(X)
+target = GaussianMixtureSearch(range(1, 15), random_state=0).fit(Y)
 for name, search in (("moons", source), ("groups", target)):
     print(name, search.best_params_)
 
