@@ -8,7 +8,7 @@ import importlib
 import inspect
 import re
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, assert_type, get_overloads
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from torch import Tensor
 from skgmmot import (
     DifferentiableGaussianMixture,
     MixtureWasserstein,
+    OTMap,
     metrics,
     semidiscrete_distance,
 )
@@ -96,6 +97,32 @@ def test_fits_return_the_estimator() -> None:
     assert type(assert_type(MixtureWasserstein()(mixture, ARRAYS), Any)) is float
 
 
+def test_estimators_return_arrays_for_arrays() -> None:
+    mixture = DifferentiableGaussianMixture(random_state=0).fit(SAMPLES)
+    ot_map = OTMap(SAMPLES + 1, n_components=1).fit(SAMPLES)
+    arrays = [
+        assert_type(mixture.predict(SAMPLES), np.ndarray),
+        assert_type(mixture.predict_proba([[0.0, 1.0]]), np.ndarray),
+        assert_type(mixture.score_samples(SAMPLES), np.ndarray),
+        assert_type(ot_map.transform(SAMPLES), np.ndarray),
+        assert_type(ot_map.fit_transform(SAMPLES), np.ndarray),
+    ]
+    assert all(type(array) is np.ndarray for array in arrays)
+    assert type(assert_type(mixture.bic(SAMPLES), float)) is float
+    assert type(assert_type(mixture.score(SAMPLES), float)) is float
+    # whether a tensor gives one depends on its graph and its device
+    on_graph = torch.from_numpy(SAMPLES).requires_grad_()
+    assert isinstance(assert_type(mixture.score_samples(on_graph), Any), Tensor)
+    assert isinstance(assert_type(mixture.score_samples(on_graph.detach()), Any), np.ndarray)
+
+
+def test_parameters_of_another_type_are_errors_for_mypy_too() -> None:
+    with pytest.raises(ValueError, match="must be an int"):
+        DifferentiableGaussianMixture("2").fit(SAMPLES)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be a float"):
+        OTMap(reg="no").fit(SAMPLES)  # type: ignore[arg-type]
+
+
 def functions_of(tree: ast.AST, owner: object) -> Any:
     """The functions that a stub describes, each with the one that runs."""
     for node in ast.iter_child_nodes(tree):
@@ -137,3 +164,28 @@ def test_public_functions_say_what_they_return(module: str) -> None:
                 assert returned is not inspect.Signature.empty, (
                     f"annotate what {name} returns: {function}"
                 )
+
+
+def public_methods(cls: type) -> Any:
+    """The public methods of a class that this package defines, and its constructor, unwrapped."""
+    for name in dir(cls):
+        method = inspect.getattr_static(cls, name)
+        method = getattr(method, "__func__", getattr(method, "fn", method))
+        is_ours = inspect.isfunction(method) and method.__module__.startswith("skgmmot")
+        if is_ours and (name == "__init__" or not name.startswith("_")):
+            yield inspect.unwrap(method)
+
+
+@pytest.mark.parametrize("module", ["", ".nn"])
+def test_constructors_and_methods_have_types(module: str) -> None:
+    public = importlib.import_module(f"skgmmot{module}")
+    classes = {thing for name in public.__all__ if inspect.isclass(thing := getattr(public, name))}
+    empty = inspect.Parameter.empty
+    for cls in classes - {MixtureWasserstein}:  # the stub has its types
+        for method in public_methods(cls):
+            signature, where = inspect.signature(method), f"{cls.__name__}.{method.__name__}"
+            if get_overloads(method):
+                continue
+            assert signature.return_annotation is not empty, f"annotate what {where} returns"
+            bare = [p.name for p in signature.parameters.values() if p.annotation is empty]
+            assert set(bare) <= {"self", "cls"}, f"annotate {bare} of {where}"

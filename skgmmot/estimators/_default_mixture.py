@@ -1,16 +1,19 @@
 """Estimators with a mixture inside, ``mixture=None`` being a default one."""
 
 from abc import abstractmethod
+from typing import Any, Self
 
 
 class DefaultMixture:
     """Base of estimators whose ``mixture`` may be None: its parameters can be set all the same."""
 
+    mixture: Any
+
     @abstractmethod
     def _default_mixture(self):
         """The unfitted mixture in the place of None."""
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters.
 
         Parameters
@@ -30,9 +33,10 @@ class DefaultMixture:
             For an unknown parameter.
         """
         inner = {n: value for n, value in params.items() if n.startswith("mixture__")}
-        super().set_params(**{n: value for n, value in params.items() if n not in inner})
+        own = {n: value for n, value in params.items() if n not in inner}
+        super().set_params(**own)  # type: ignore[misc]  # scikit-learn's
         if self.mixture is not None or not inner:
-            return super().set_params(**inner)
+            return super().set_params(**inner)  # type: ignore[misc]
         mixture = self._default_mixture()
         mixture.set_params(**{n.removeprefix("mixture__"): value for n, value in inner.items()})
         self.mixture = mixture

@@ -1,6 +1,7 @@
 """Predicting the classes of samples with a mixture whose components belong to classes."""
 
 import functools
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays
+from skgmmot._types import Array, Elsewhere
 from skgmmot.estimators.mixtures._base import MixtureEstimator
 
 #: What only a fit with labels leaves.
@@ -26,6 +28,12 @@ def _takes_labels(estimator):
 
 class ClassPredictor(MixtureEstimator):
     """Base of the mixtures whose components may belong to classes."""
+
+    @overload
+    def predict_class(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def predict_class(self, X: Array) -> np.ndarray: ...
 
     @available_if(_takes_labels)
     def predict_class(self, X):
@@ -64,6 +72,12 @@ class ClassPredictor(MixtureEstimator):
         if arrays.is_dask(codes):
             return codes.map_blocks(functools.partial(_take, names), dtype=names.dtype)
         return _take(names, codes)
+
+    @overload
+    def predict_class_proba(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def predict_class_proba(self, X: Array) -> np.ndarray: ...
 
     @available_if(_takes_labels)
     def predict_class_proba(self, X):

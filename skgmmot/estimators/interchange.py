@@ -1,6 +1,7 @@
 """Mixture estimators as scikit-learn's and torch's, and back."""
 
 import inspect
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ class Interchange:
         }
 
     @classmethod
-    def from_sklearn(cls, mixture, **parameters):
+    def from_sklearn(cls, mixture: GaussianMixture, **parameters: Any) -> Self:
         """Return a fitted mixture of scikit-learn as an estimator of this class.
 
         Parameters
@@ -159,7 +160,7 @@ class Interchange:
         return torch_distributions.to_torch(self._params().map(torch.clone))
 
     @classmethod
-    def from_torch(cls, distribution, **parameters):
+    def from_torch(cls, distribution: torch.distributions.Distribution, **parameters: Any) -> Self:
         """Return a distribution of torch as an estimator of this class.
 
         Parameters

@@ -12,6 +12,7 @@ from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 
 from skgmmot._inputs.states import packed, unpacked
 from skgmmot._inputs.stored import MODEL_KINDS, Frame, as_frame, from_frame
+from skgmmot._types import Device, Path
 from skgmmot.estimators._parameters import refuse_unknown
 from skgmmot.estimators.documented import Documented
 from skgmmot.numerics import archive
@@ -69,7 +70,7 @@ class SavedEstimator(Documented, BaseEstimator):
         """Take over such a state."""
         self._set_state(unpacked(state))
 
-    def save(self, path) -> None:
+    def save(self, path: Path) -> None:
         """Save the estimator to a file that holds no code; `skgmmot.load` loads it.
 
         Parameters
@@ -92,7 +93,7 @@ class SavedEstimator(Documented, BaseEstimator):
         save(self, path)
 
 
-def save(model, path) -> None:
+def save(model: Any, path: Path) -> None:
     """Save a model to a file that holds no code.
 
     Parameters
@@ -147,7 +148,7 @@ def save(model, path) -> None:
         raise type(error)(error.errno, error.strerror, path) from error
 
 
-def load(path, *, device=None) -> Any:
+def load(path: Path, *, device: Device = None) -> Any:
     """Load a model from a file that `save` wrote.
 
     Parameters

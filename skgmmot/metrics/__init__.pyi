@@ -4,12 +4,17 @@ What an estimator or an image holds, arrays or tensors, is not in its type: resu
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from torch import Tensor
 from torch.nn import Module
 
+from skgmmot._types import Array as _Array
+from skgmmot._types import Frame as _Frame
+from skgmmot._types import MixtureEstimator as _Estimator
+from skgmmot._types import Penalties as _Penalty
+from skgmmot._types import RandomState as _RandomState
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.metrics._stability import StabilityBounds
 from skgmmot.transport.semidiscrete.grid import GridDensity
@@ -36,19 +41,6 @@ __all__ = [
     "stability_bounds",
 ]
 
-class _Estimator(Protocol):
-    """A fitted mixture estimator, of this package or of scikit-learn."""
-
-    weights_: Any
-    means_: Any
-
-class _Frame(Protocol):
-    """A data frame, of pandas or another package."""
-
-    columns: Any
-    def to_numpy(self) -> np.ndarray: ...
-
-_Array: TypeAlias = np.ndarray | Sequence[Any] | _Frame
 _Data: TypeAlias = _Array | Tensor
 # Tuples of weights, means, covariances and perhaps the covariance type. One tensor makes the
 # result a tensor.
@@ -66,8 +58,6 @@ _Mixture: TypeAlias = _Estimator | _Tensors | _Arrays
 _ArrayMoments: TypeAlias = tuple[_Array, _Array | float]
 _TensorMoments: TypeAlias = tuple[Tensor, Any] | tuple[Any, Tensor]
 _Moments: TypeAlias = _TensorMoments | _ArrayMoments
-_Penalty: TypeAlias = float | tuple[float, float] | None
-_RandomState: TypeAlias = int | np.random.RandomState | np.random.Generator | None
 _Scorer: TypeAlias = Callable[..., float]
 
 SCORERS: dict[str, _Scorer]

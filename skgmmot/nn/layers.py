@@ -9,6 +9,7 @@ import difflib
 import inspect
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from sklearn.base import clone
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
+from skgmmot._types import Array, Mixture, Penalties, RandomState
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.fitting.em.fit import fit_em
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -127,19 +129,19 @@ or tuple (weights, means, covariances), default='kmeans'
 
     def __init__(
         self,
-        n_components=1,
+        n_components: int = 1,
         *,
-        covariance_type="full",
-        gradient="implicit",
-        gradient_tol=1e-6,
-        tol=1e-6,
-        max_iter=100,
-        reg_covar=1e-6,
-        fixed_weights=False,
-        init_params="kmeans",
-        random_state=None,
-        rank=1,
-    ):
+        covariance_type: str = "full",
+        gradient: str = "implicit",
+        gradient_tol: float = 1e-6,
+        tol: float = 1e-6,
+        max_iter: int = 100,
+        reg_covar: float = 1e-6,
+        fixed_weights: bool = False,
+        init_params: Any = "kmeans",
+        random_state: RandomState = None,
+        rank: int = 1,
+    ) -> None:
         super().__init__()
         named = isinstance(init_params, str)
         self.estimator = DifferentiableGaussianMixture(
@@ -414,16 +416,16 @@ of shape (n, d)
 
     def __init__(
         self,
-        target,
-        n_components=None,
+        target: Mixture | Array | Tensor,
+        n_components: int | None = None,
         *,
-        reg=0.0,
-        reg_m=None,
-        root=False,
-        gradient="one_step",
-        max_iter=None,
-        **options,
-    ):
+        reg: float = 0.0,
+        reg_m: Penalties = None,
+        root: bool = False,
+        gradient: str = "one_step",
+        max_iter: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
         self.reg, self.reg_m, self.root = reg, reg_m, root
         if n_components is None:

@@ -1,7 +1,9 @@
 """The patches of pictures, at several scales, as samples of a loss."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, unfold
 
 from skgmmot._inputs.refusals import positive_integer
+from skgmmot._types import Array
 from skgmmot.nn.layers import MixtureWassersteinLoss
 
 #: Options of the loss at each scale: one iteration of EM a step.
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "n_components": 4,
     "reg_covar": 1e-4,
     "fixed_weights": True,
@@ -95,17 +98,20 @@ class MultiscalePatchLoss(torch.nn.Module):
     torch.Size([3, 20, 24])
     """
 
+    #: A `MixtureWassersteinLoss` for each scale.
+    losses: Any
+
     def __init__(
         self,
-        target,
-        scales=(1, 2, 4),
-        patch_size=4,
-        weights=None,
+        target: Array | Tensor,
+        scales: Sequence[int] = (1, 2, 4),
+        patch_size: int = 4,
+        weights: Sequence[float] | None = None,
         *,
-        features=None,
-        feature_map=None,
-        **options,
-    ):
+        features: Callable[..., Any] | None = None,
+        feature_map: Callable[..., Any] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
         self.scales = _factors(scales)
         self.patch_size = positive_integer("patch_size", patch_size)
@@ -138,7 +144,7 @@ class MultiscalePatchLoss(torch.nn.Module):
             If it is not such a picture, or too small for the patches at a scale.
         """
         values = zip(self.weights, self.by_scale(picture), strict=True)
-        return sum(weight * value for weight, value in values)
+        return functools.reduce(torch.add, (weight * value for weight, value in values))
 
     def by_scale(self, picture: Tensor) -> list[Tensor]:
         """Compute the losses of each scale, without their weights.

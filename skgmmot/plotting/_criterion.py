@@ -1,6 +1,7 @@
 """`CriterionDisplay`: the criterion of a search by number of components and covariance type."""
 
 from itertools import cycle
+from typing import Self
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -41,7 +42,7 @@ class CriterionDisplay:
         self.criterion = criterion
 
     @classmethod
-    def from_estimator(cls, search, *, criterion=None, ax=None):
+    def from_estimator(cls, search, *, criterion=None, ax=None) -> Self:
         """Draw a fitted search.
 
         Parameters
@@ -77,7 +78,7 @@ class CriterionDisplay:
         criterion = search.criterion if criterion is None else criterion
         return cls(search.results_, search.best_index_, criterion).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax=None) -> Self:
         """Draw the criterion, with a ring around the fit that was chosen.
 
         A line ends where its type was given up. Fits that failed or collapsed are left out.

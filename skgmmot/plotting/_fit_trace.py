@@ -1,5 +1,7 @@
 """`FitTraceDisplay`: the objective at each iteration of a fit."""
 
+from typing import Self
+
 import numpy as np
 from sklearn.exceptions import NotFittedError
 
@@ -36,7 +38,7 @@ class FitTraceDisplay:
         self.n_init = n_init
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, **options):
+    def from_estimator(cls, estimator, *, ax=None, **options) -> Self:
         """Draw the fit of a mixture.
 
         Parameters
@@ -75,7 +77,7 @@ class FitTraceDisplay:
         display = cls(bounds, converged=converged, n_init=getattr(estimator, "n_init", 1))
         return display.plot(ax, **options)
 
-    def plot(self, ax=None, *, label=None, **style):
+    def plot(self, ax=None, *, label=None, **style) -> Self:
         """Draw the objective.
 
         Parameters

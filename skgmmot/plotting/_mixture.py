@@ -1,5 +1,7 @@
 """`GaussianMixtureDisplay`: densities, ellipses and ellipsoids of a mixture."""
 
+from typing import Self
+
 import numpy as np
 import torch
 
@@ -93,7 +95,7 @@ class GaussianMixtureDisplay:
     @classmethod
     def from_estimator(
         cls, mixture, X=None, *, features=None, ax=None, max_samples=5000, **options
-    ):
+    ) -> Self:
         """Draw a fitted mixture, and samples.
 
         Parameters
@@ -170,7 +172,7 @@ class GaussianMixtureDisplay:
         drawn = spread(len(rows), most)
         return {"X": rows[drawn][:, chosen], "labels": labels.cpu().numpy()[drawn].astype(int)}
 
-    def plot(self, ax=None, *, kind="ellipses", colors=None, n_std=1.0):
+    def plot(self, ax=None, *, kind="ellipses", colors=None, n_std=1.0) -> Self:
         """Draw the mixture.
 
         Parameters

@@ -1,5 +1,7 @@
 """`TransportMapDisplay`: samples before and after a map."""
 
+from typing import Self
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
@@ -38,7 +40,9 @@ class TransportMapDisplay:
         self.feature_names = feature_names
 
     @classmethod
-    def from_estimator(cls, ot_map, X, *, features=None, ax=None, max_samples=2000, **options):
+    def from_estimator(
+        cls, ot_map, X, *, features=None, ax=None, max_samples=2000, **options
+    ) -> Self:
         """Draw what a fitted map does to samples.
 
         Parameters
@@ -84,7 +88,7 @@ class TransportMapDisplay:
         display = cls(before[drawn][:, chosen], after[drawn][:, chosen], feature_names=labels)
         return display.plot(ax, **options)
 
-    def plot(self, ax=None, *, n_arrows=50, colors=("C0", "C1")):
+    def plot(self, ax=None, *, n_arrows=50, colors=("C0", "C1")) -> Self:
         """Draw the samples.
 
         Parameters

@@ -1,6 +1,7 @@
 """`TransportPlanDisplay`: which component goes where, as lines or as a matrix."""
 
 import math
+from typing import Self
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -54,7 +55,7 @@ class TransportPlanDisplay:
     @classmethod
     def from_mixtures(
         cls, source, target, *, reg=0.0, reg_m=None, features=None, kind="lines", ax=None, **options
-    ):
+    ) -> Self:
         """Draw the plan between two mixtures.
 
         Parameters
@@ -98,7 +99,7 @@ class TransportPlanDisplay:
         return cls._of(plan, pair, features, names, kind).plot(ax, kind=kind, **options)
 
     @classmethod
-    def from_estimator(cls, ot_map, *, features=None, kind="lines", ax=None, **options):
+    def from_estimator(cls, ot_map, *, features=None, kind="lines", ax=None, **options) -> Self:
         """Draw the plan of a fitted map.
 
         Parameters
@@ -151,7 +152,7 @@ class TransportPlanDisplay:
 
     def plot(
         self, ax=None, *, kind="lines", colors=("C0", "C1"), n_std=1.0, max_width=6.0, cmap="Blues"
-    ):
+    ) -> Self:
         """Draw the plan.
 
         Parameters

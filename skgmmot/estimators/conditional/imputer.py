@@ -1,15 +1,17 @@
 """`MixtureImputer`: missing entries filled in by the conditional distribution of a mixture."""
 
+from collections.abc import Sequence
 from numbers import Integral
-from typing import Self
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
-from sklearn.base import TransformerMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from skgmmot._inputs import arrays
+from skgmmot._types import Array, Device, Elsewhere, RandomState, Samples, fit_context
 from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import fitted_to
@@ -87,14 +89,14 @@ class MixtureImputer(DefaultMixture, TransformerMixin, SavedEstimator):
 
     def __init__(
         self,
-        mixture=None,
+        mixture: BaseEstimator | None = None,
         *,
-        draw=False,
-        add_indicator=False,
-        random_state=None,
-        n_components=None,
-        device=None,
-    ):
+        draw: bool = False,
+        add_indicator: bool = False,
+        random_state: RandomState = None,
+        n_components: int | None = None,
+        device: Device = None,
+    ) -> None:
         self.mixture = mixture
         self.draw = draw
         self.add_indicator = add_indicator
@@ -108,8 +110,10 @@ class MixtureImputer(DefaultMixture, TransformerMixin, SavedEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None) -> Self:
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self, X: Samples, y: Samples | None = None, sample_weight: Samples | None = None
+    ) -> Self:
         """Fit the mixture to what is observed.
 
         Parameters
@@ -161,6 +165,12 @@ class MixtureImputer(DefaultMixture, TransformerMixin, SavedEstimator):
     def _default_mixture(self):
         return DifferentiableGaussianMixture(random_state=self.random_state, device=self.device)
 
+    @overload
+    def transform(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def transform(self, X: Array) -> np.ndarray: ...
+
     def transform(self, X):
         """Fill in missing entries.
 
@@ -192,7 +202,7 @@ class MixtureImputer(DefaultMixture, TransformerMixin, SavedEstimator):
             return torch.cat([found, columns.to(found)], dim=1)
         return np.hstack([found, columns.cpu().numpy().astype(found.dtype)])
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> np.ndarray:
         """Return the names of the features of `transform`.
 
         Parameters

@@ -1,23 +1,25 @@
 """`MixtureRegressor`: regression by the conditional distribution of a Gaussian mixture."""
 
 from numbers import Integral
-from typing import Self
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
-from sklearn.base import RegressorMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.cluster import KMeans
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.features import values_of
 from skgmmot._inputs.mixtures import as_mixture
 from skgmmot._inputs.refusals import positive_integer
 from skgmmot._inputs.targets import regression_targets
+from skgmmot._types import Array, Device, Elsewhere, RandomState, Samples, fit_context
 from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import check_covariance_type, fitted_to
@@ -120,7 +122,14 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         "device": [str, torch.device, None],
     }
 
-    def __init__(self, mixture=None, *, random_state=None, n_components=None, device=None):
+    def __init__(
+        self,
+        mixture: BaseEstimator | None = None,
+        *,
+        random_state: RandomState = None,
+        n_components: int | None = None,
+        device: Device = None,
+    ) -> None:
         self.mixture = mixture
         self.random_state = random_state
         self.n_components = n_components
@@ -131,8 +140,8 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         tags.target_tags.multi_output = True
         return tags
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None) -> Self:
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Samples, y: Samples, sample_weight: Samples | None = None) -> Self:
         """Fit a mixture to samples and their targets as one.
 
         Parameters
@@ -200,7 +209,7 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
             device=self.device,
         )
 
-    def predict(self, X, return_std=False):
+    def predict(self, X: Samples, return_std: bool = False) -> Any:
         """Predict the conditional mean of the targets.
 
         Parameters
@@ -230,6 +239,12 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
             return self._shown(self._evaluate(_mean, X), kind)
         both = self._evaluate(_mean_and_deviation, X).split(self.n_outputs_, dim=1)
         return tuple(self._shown(part, kind) for part in both)
+
+    @overload
+    def log_density(self, X: Elsewhere, y: Samples) -> Any: ...
+
+    @overload
+    def log_density(self, X: Array, y: Samples) -> np.ndarray: ...
 
     def log_density(self, X, y):
         """Compute the conditional log-density of targets.
@@ -262,6 +277,16 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         y = self._targets(y, X)
         kind = arrays.joint_kind(kind, arrays.answer_kind(given))
         return kind.restore(self._evaluate(_log_density, X, y))
+
+    @overload
+    def sample_y(
+        self, X: Elsewhere, n_samples: int = ..., random_state: RandomState = ...
+    ) -> Any: ...
+
+    @overload
+    def sample_y(
+        self, X: Array, n_samples: int = ..., random_state: RandomState = ...
+    ) -> np.ndarray: ...
 
     def sample_y(self, X, n_samples=1, random_state=None):
         """Draw targets from their conditional distribution.
@@ -300,7 +325,7 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
             drawn = self._evaluate(_draw, X.detach(), uniforms, normals).transpose(1, 2)
         return kind.restore(drawn.squeeze(1) if self._single_output else drawn)
 
-    def condition(self, x):
+    def condition(self, x: Array | Tensor) -> Any:
         """Return the conditional distribution of the targets at one sample.
 
         Parameters
@@ -329,7 +354,7 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
             mixture = DifferentiableGaussianMixture._known(*as_mixture(mixture, "mixture_"))
         return mixture.condition(x, slice(d))
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X: Samples, y: Samples, sample_weight: Samples | None = None) -> float:
         """Compute the coefficient of determination of predictions: 1 is best.
 
         Parameters
@@ -353,14 +378,11 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         ValueError
             If ``X`` or ``y`` is invalid.
         """
-        X, _ = self._samples(X)
-        y = self._targets(y, X)
-        found = self._evaluate(_mean, X)
-        weights = arrays.sample_weights(sample_weight, X)
-        y, found, weights = (
-            None if t is None else t.numpy(force=True) for t in (y, found, weights)
-        )
-        return r2_score(y, found, sample_weight=weights)
+        samples, _ = self._samples(X)
+        true, found = self._targets(y, samples), self._evaluate(_mean, samples)
+        weights = arrays.sample_weights(sample_weight, samples)
+        numbers = [None if t is None else t.numpy(force=True) for t in (true, found, weights)]
+        return r2_score(*numbers[:2], sample_weight=numbers[2])
 
     def _samples(self, X):
         """Validated samples, and the kind of the answer."""

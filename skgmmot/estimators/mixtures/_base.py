@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from numbers import Integral
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from skgmmot._inputs import arrays, places
 from skgmmot._inputs.dask_blocks import answers
 from skgmmot._inputs.mixtures import attributes, check_means
+from skgmmot._types import Array, Elsewhere, Samples
 from skgmmot.estimators.interchange import Interchange
 from skgmmot.estimators.mixtures._parts import MixtureParts
 from skgmmot.estimators.saving import SavedEstimator
@@ -277,6 +278,12 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             return definition_e_step(mixture, incomplete=incomplete)
         return fastest_e_step(mixture, n_samples, dtype, incomplete=incomplete)
 
+    @overload
+    def score_samples(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def score_samples(self, X: Array) -> np.ndarray: ...
+
     def score_samples(self, X):
         """Compute the log-density of each sample.
 
@@ -302,7 +309,9 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         return self._evaluate(_log_density, X)
 
     @single_threaded_torch()
-    def score(self, X, y=None, sample_weight=None):
+    def score(
+        self, X: Samples, y: Samples | None = None, sample_weight: Samples | None = None
+    ) -> float:
         """Compute the mean log-density of samples: larger is better.
 
         Parameters
@@ -339,6 +348,12 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         kept = weights > 0  # a sample of weight zero is absent, even where its log-density is -inf
         return float(np.average(values[kept], weights=weights[kept]))
 
+    @overload
+    def predict(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def predict(self, X: Array) -> np.ndarray: ...
+
     def predict(self, X):
         """Predict the most probable component of each sample.
 
@@ -360,6 +375,12 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             If ``X`` is invalid.
         """
         return self._evaluate(_labels, X)
+
+    @overload
+    def predict_proba(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def predict_proba(self, X: Array) -> np.ndarray: ...
 
     def predict_proba(self, X):
         """Compute the probability of each component given each sample.
@@ -385,7 +406,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         return self._evaluate(_responsibilities, X)
 
     @single_threaded_torch()
-    def sample(self, n_samples=1):
+    def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
         """Draw samples from the fitted mixture, from its components without noise.
 
         Parameters
@@ -463,7 +484,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         n_samples = arrays.total_weight(sample_weight, len(X))
         return score * n_samples, n_samples
 
-    def bic(self, X, sample_weight=None):
+    def bic(self, X: Samples, sample_weight: Samples | None = None) -> float:
         """Compute the Bayesian information criterion on samples: lower is better.
 
         Parameters
@@ -489,7 +510,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         log_likelihood, n_samples = self._log_likelihood(X, sample_weight)
         return -2 * log_likelihood + self._n_parameters() * math.log(n_samples)
 
-    def aic(self, X, sample_weight=None):
+    def aic(self, X: Samples, sample_weight: Samples | None = None) -> float:
         """Compute the Akaike information criterion on samples: lower is better.
 
         Parameters

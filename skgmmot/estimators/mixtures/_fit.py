@@ -3,12 +3,14 @@
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
+from typing import Any, overload
 
-from sklearn.base import _fit_context
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import has_fit_parameter
 
 from skgmmot._inputs import arrays
+from skgmmot._types import Array, Elsewhere, Samples, fit_context
 from skgmmot.estimators.callbacks import (
     CallbackSupportMixin,
     Task,
@@ -75,6 +77,16 @@ class Fit(ABC):
 class FittedMixture(CallbackSupportMixin, MixtureEstimator):
     """Base of the estimators that fit a mixture to samples from several starts."""
 
+    @overload
+    def fit_predict(
+        self, X: Elsewhere, y: Samples | None = ..., sample_weight: Samples | None = ...
+    ) -> Any: ...
+
+    @overload
+    def fit_predict(
+        self, X: Array, y: Samples | None = ..., sample_weight: Samples | None = ...
+    ) -> np.ndarray: ...
+
     def fit_predict(self, X, y=None, sample_weight=None):
         """Fit the mixture and predict the component of each sample.
 
@@ -106,7 +118,7 @@ class FittedMixture(CallbackSupportMixin, MixtureEstimator):
         """What of ``y`` a fit takes into account, by name."""
         return {}
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X, sample_weight, given=None, /, **known):
         with fit_task(self, X, given, sample_weight) as task, whole_fit(self) as (fitted, reached):
             fitted._fit_samples(X, sample_weight, reached, task, **known)

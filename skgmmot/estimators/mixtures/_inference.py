@@ -1,13 +1,14 @@
 """Standard errors of mixtures that are fitted by maximum likelihood."""
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays, places
+from skgmmot._types import Samples
 from skgmmot.estimators.mixtures._base import MixtureEstimator
 from skgmmot.estimators.mixtures._missing import refuse_missing
 from skgmmot.fitting.em.constraint import constraint_of
@@ -40,7 +41,9 @@ class StandardErrors(NamedTuple):
 class MaximumLikelihood(MixtureEstimator):
     """Base of the mixtures that are fitted by maximum likelihood."""
 
-    def covariance_of_parameters(self, X, sample_weight=None, *, robust=None):
+    def covariance_of_parameters(
+        self, X: Samples, sample_weight: Samples | None = None, *, robust: bool | None = None
+    ) -> Any:
         """Estimate the covariance of the fitted parameters from the observed information.
 
         Parameters
@@ -89,7 +92,9 @@ class MaximumLikelihood(MixtureEstimator):
         found, kind = self._parameter_covariance(X, sample_weight, robust)
         return kind.restore(found.covariance.to(arrays.as_tensor(self.means_).dtype))
 
-    def standard_errors(self, X, sample_weight=None, *, robust=None):
+    def standard_errors(
+        self, X: Samples, sample_weight: Samples | None = None, *, robust: bool | None = None
+    ) -> StandardErrors:
         """Estimate the standard errors of the fitted parameters from the observed information.
 
         Parameters

@@ -1,13 +1,16 @@
 """Samples with missing entries: what a fit needs of them, and how they are filled in."""
 
 import warnings
+from typing import Any, overload
 
+import numpy as np
 import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skgmmot._inputs import arrays
+from skgmmot._types import Array, Elsewhere
 from skgmmot.estimators.mixtures._base import MixtureEstimator
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.incomplete import filled
@@ -104,6 +107,12 @@ class Imputing(MixtureEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = arrays.takes_missing(self)
         return tags
+
+    @overload
+    def impute(self, X: Elsewhere, *, draw: bool = ...) -> Any: ...
+
+    @overload
+    def impute(self, X: Array, *, draw: bool = ...) -> np.ndarray: ...
 
     @single_threaded_torch()
     def impute(self, X, *, draw=False):

@@ -6,12 +6,12 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor
 
 from skgmmot._inputs import arrays, places
+from skgmmot._types import Samples, fit_context
 from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
@@ -102,7 +102,9 @@ class FittedByBlocks(FittedMixture):
     """Base of the estimators that also learn a mixture block by block."""
 
     @available_if(_can_go_by_blocks)
-    def partial_fit(self, X, y=None, sample_weight=None) -> Self:
+    def partial_fit(
+        self, X: Samples, y: Samples | None = None, sample_weight: Samples | None = None
+    ) -> Self:
         r"""Update the mixture with a block of samples, by stepwise EM.
 
         The first call fits its block, as `fit` does. Each later call is one pass over its block:
@@ -189,7 +191,7 @@ class FittedByBlocks(FittedMixture):
         """
         return self._partial_fit(X, sample_weight)
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def _partial_fit(self, X, sample_weight):
         if not self._is_likeliest():
             raise ValueError(

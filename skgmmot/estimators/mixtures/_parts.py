@@ -1,11 +1,16 @@
 """Mixture estimators from parameters, and from parts of other mixtures."""
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.features import checked_names, chosen_features, values_of
 from skgmmot._inputs.mixtures import as_mixture, in_double, shown_type
+from skgmmot._types import Array, Features
 from skgmmot.gaussian.conditional import condition, marginal, other_features
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -17,14 +22,14 @@ class MixtureParts:
     @classmethod
     def from_parameters(
         cls,
-        weights,
-        means,
-        covariances,
-        covariance_type=None,
+        weights: Array | Tensor,
+        means: Array | Tensor,
+        covariances: Array | Tensor,
+        covariance_type: str | None = None,
         *,
-        feature_names=None,
-        **parameters,
-    ):
+        feature_names: Sequence[str] | None = None,
+        **parameters: Any,
+    ) -> Self:
         """Make an estimator of a mixture whose parameters are known.
 
         Parameters
@@ -115,7 +120,7 @@ class MixtureParts:
             setattr(self, name, kind.restore(tensor.clone()))
         self.n_features_in_ = params.means.shape[1]
 
-    def marginal(self, features):
+    def marginal(self, features: Features) -> Any:
         r"""Return the distribution of some features, a mixture again.
 
         .. math:: p(x_a) = \sum_k w_k \, N(x_a;\; m_{k,a},\; \Sigma_{k,aa})
@@ -147,7 +152,7 @@ class MixtureParts:
         chosen = self._chosen(features, params)
         return self._part(marginal(params, chosen), chosen, arrays.fitted_kind(self))
 
-    def condition(self, values, features):
+    def condition(self, values: float | Array | Tensor, features: Features) -> Any:
         r"""Return the distribution of the other features, given values of some.
 
         .. math::

@@ -4,17 +4,20 @@ import functools
 import math
 import os
 import time
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from numbers import Integral, Real
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from skgmmot._inputs import arrays, places
 from skgmmot._inputs.labels import classes_of
+from skgmmot._types import Array, Device, Path, RandomState, Samples
 from skgmmot.estimators.classes import CLASSES, ClassPredictor
 from skgmmot.estimators.mixtures import _checkpoint, _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
@@ -307,39 +310,39 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
 
     def __init__(
         self,
-        n_components=1,
+        n_components: int = 1,
         *,
-        covariance_type="full",
-        tol=1e-3,
-        reg_covar=1e-6,
-        max_iter=100,
-        n_init=1,
-        init_params="kmeans",
-        weights_init=None,
-        means_init=None,
-        precisions_init=None,
-        random_state=None,
-        warm_start=False,
-        verbose=0,
-        verbose_interval=10,
-        e_step="posterior",
-        acceleration=None,
-        gradient="implicit",
-        gradient_tol=1e-6,
-        fixed_weights=False,
-        partial_fit_decay=0.6,
-        checkpoint=None,
-        checkpoint_every=1,
-        fixed_means=False,
-        fixed_covariances=False,
-        prior="none",
-        labels="ignore",
-        components_of_class=None,
-        rank=1,
-        noise="none",
-        missing_values="error",
-        device=None,
-    ):
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str | Callable[..., Any] = "kmeans",
+        weights_init: Array | Tensor | None = None,
+        means_init: Array | Tensor | None = None,
+        precisions_init: Array | Tensor | None = None,
+        random_state: RandomState = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        e_step: str = "posterior",
+        acceleration: str | None = None,
+        gradient: str = "implicit",
+        gradient_tol: float = 1e-6,
+        fixed_weights: bool | Array = False,
+        partial_fit_decay: float = 0.6,
+        checkpoint: Path | None = None,
+        checkpoint_every: int = 1,
+        fixed_means: bool | Array = False,
+        fixed_covariances: bool | Array = False,
+        prior: str | Prior = "none",
+        labels: str = "ignore",
+        components_of_class: Mapping[Any, Any] | None = None,
+        rank: int = 1,
+        noise: str | UniformNoise = "none",
+        missing_values: str | float = "error",
+        device: Device = None,
+    ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.tol = tol
@@ -372,7 +375,9 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         self.missing_values = missing_values
         self.device = device
 
-    def fit(self, X, y=None, sample_weight=None) -> Self:
+    def fit(
+        self, X: Samples, y: Samples | None = None, sample_weight: Samples | None = None
+    ) -> Self:
         """Fit the mixture by EM.
 
         Parameters
@@ -482,7 +487,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
     # --- the entropic reading ------------------------------------------------------------------
 
     @single_threaded_torch()
-    def entropic_ot_gap(self, X, sample_weight=None):
+    def entropic_ot_gap(self, X: Samples, sample_weight: Samples | None = None) -> float:
         """Compute how much balancing the components would cost.
 
         Maximum likelihood is entropic transport from samples to components that is free to choose
@@ -531,7 +536,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         X, _ = arrays.samples(self, X, reset=False)
         arrays.check_range(X)
         a = arrays.sample_weights(sample_weight, X)
-        X, a = (None if t is None else t.detach() for t in (X, a))
+        X, a = X.detach(), None if a is None else a.detach()
         return self._entropic_ot_gap(InMemory(X, a), blocks.origin(X, a))
 
     def _entropic_ot_gap(self, samples, origin):

@@ -1,13 +1,15 @@
 """`SemidiscreteGMM`: the mixture nearest to samples in the Wasserstein distance."""
 
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Self
+from typing import Any, Self
 
 import torch
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skgmmot._types import Device, RandomState, Samples
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
@@ -142,21 +144,21 @@ class SemidiscreteGMM(FittedMixture):
 
     def __init__(
         self,
-        n_components=1,
+        n_components: int = 1,
         *,
-        covariance_type="full",
-        integration="auto",
-        n_nodes=1024,
-        tol=1e-4,
-        reg_covar=1e-6,
-        max_iter=200,
-        n_init=1,
-        init_params="kmeans",
-        random_state=None,
-        warm_start=False,
-        verbose=0,
-        device=None,
-    ):
+        covariance_type: str = "full",
+        integration: str = "auto",
+        n_nodes: int = 1024,
+        tol: float = 1e-4,
+        reg_covar: float = 1e-6,
+        max_iter: int = 200,
+        n_init: int = 1,
+        init_params: str | Callable[..., Any] = "kmeans",
+        random_state: RandomState = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        device: Device = None,
+    ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.integration = integration
@@ -171,7 +173,9 @@ class SemidiscreteGMM(FittedMixture):
         self.verbose = verbose
         self.device = device
 
-    def fit(self, X, y=None, sample_weight=None) -> Self:
+    def fit(
+        self, X: Samples, y: Samples | None = None, sample_weight: Samples | None = None
+    ) -> Self:
         """Fit the mixture.
 
         Parameters

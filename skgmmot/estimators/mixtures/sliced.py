@@ -3,15 +3,17 @@
 import math
 import os
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Self
+from typing import Any, Self
 
 import torch
-from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
 
+from skgmmot._types import Array, Device, Path, RandomState, Samples, fit_context
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.mixtures import _checkpoint, _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName, whole_fit
@@ -207,31 +209,31 @@ class SlicedWassersteinGMM(FittedMixture):
 
     def __init__(
         self,
-        n_components=1,
+        n_components: int = 1,
         *,
-        covariance_type="full",
-        n_projections=None,
-        projections="quasi",
-        p=2.0,
-        tol=1e-2,
-        reg_covar=1e-6,
-        max_iter=1000,
-        n_init=2,
-        init_params="k-means++",
-        weights_init=None,
-        means_init=None,
-        precisions_init=None,
-        optimizer="rmsprop",
-        learning_rate=0.05,
-        batch_size=None,
-        refine=None,
-        random_state=None,
-        warm_start=False,
-        verbose=0,
-        checkpoint=None,
-        checkpoint_every=1,
-        device=None,
-    ):
+        covariance_type: str = "full",
+        n_projections: int | None = None,
+        projections: str = "quasi",
+        p: float = 2.0,
+        tol: float = 1e-2,
+        reg_covar: float = 1e-6,
+        max_iter: int = 1000,
+        n_init: int = 2,
+        init_params: str | Callable[..., Any] = "k-means++",
+        weights_init: Array | Tensor | None = None,
+        means_init: Array | Tensor | None = None,
+        precisions_init: Array | Tensor | None = None,
+        optimizer: str | Callable[..., Any] = "rmsprop",
+        learning_rate: float = 0.05,
+        batch_size: int | None = None,
+        refine: str | None = None,
+        random_state: RandomState = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        checkpoint: Path | None = None,
+        checkpoint_every: int = 1,
+        device: Device = None,
+    ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.n_projections = n_projections
@@ -256,7 +258,9 @@ class SlicedWassersteinGMM(FittedMixture):
         self.checkpoint_every = checkpoint_every
         self.device = device
 
-    def fit(self, X, y=None, sample_weight=None) -> Self:
+    def fit(
+        self, X: Samples, y: Samples | None = None, sample_weight: Samples | None = None
+    ) -> Self:
         """Fit the mixture.
 
         Parameters
@@ -287,8 +291,10 @@ class SlicedWassersteinGMM(FittedMixture):
         self._fit(X, sample_weight, y)
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None) -> Self:
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: Samples, y: Samples | None = None, sample_weight: Samples | None = None
+    ) -> Self:
         """Take one epoch of ten steps towards a batch of samples.
 
         Parameters

@@ -1,16 +1,19 @@
 """`StudentMixture`: mixtures of Student-t distributions, for samples with outliers."""
 
 import os
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from skgmmot._inputs import arrays, places
+from skgmmot._types import Array, Device, Features, Path, RandomState, Samples
 from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
@@ -184,29 +187,29 @@ class StudentMixture(FittedMixture):
 
     def __init__(
         self,
-        n_components=1,
+        n_components: int = 1,
         *,
-        covariance_type="full",
-        degrees_of_freedom=None,
-        tol=1e-3,
-        reg_covar=1e-6,
-        max_iter=100,
-        n_init=1,
-        init_params="kmeans",
-        weights_init=None,
-        means_init=None,
-        precisions_init=None,
-        random_state=None,
-        warm_start=False,
-        verbose=0,
-        verbose_interval=10,
-        acceleration=None,
-        gradient="implicit",
-        gradient_tol=1e-6,
-        checkpoint=None,
-        checkpoint_every=1,
-        device=None,
-    ):
+        covariance_type: str = "full",
+        degrees_of_freedom: float | Array | None = None,
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str | Callable[..., Any] = "kmeans",
+        weights_init: Array | Tensor | None = None,
+        means_init: Array | Tensor | None = None,
+        precisions_init: Array | Tensor | None = None,
+        random_state: RandomState = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        acceleration: str | None = None,
+        gradient: str = "implicit",
+        gradient_tol: float = 1e-6,
+        checkpoint: Path | None = None,
+        checkpoint_every: int = 1,
+        device: Device = None,
+    ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.degrees_of_freedom = degrees_of_freedom
@@ -229,7 +232,9 @@ class StudentMixture(FittedMixture):
         self.checkpoint_every = checkpoint_every
         self.device = device
 
-    def fit(self, X, y=None, sample_weight=None) -> Self:
+    def fit(
+        self, X: Samples, y: Samples | None = None, sample_weight: Samples | None = None
+    ) -> Self:
         """Fit the mixture by EM.
 
         Parameters
@@ -286,17 +291,17 @@ class StudentMixture(FittedMixture):
         return StudentFit(self, X, sample_weight, kind)
 
     @classmethod
-    def from_parameters(
+    def from_parameters(  # type: ignore[override]  # without degrees of freedom there is no mixture
         cls,
-        weights,
-        means,
-        covariances,
-        covariance_type=None,
+        weights: Array | Tensor,
+        means: Array | Tensor,
+        covariances: Array | Tensor,
+        covariance_type: str | None = None,
         *,
-        degrees_of_freedom,
-        feature_names=None,
-        **parameters,
-    ):
+        degrees_of_freedom: float | Array,
+        feature_names: Sequence[str] | None = None,
+        **parameters: Any,
+    ) -> Self:
         """Make an estimator of a mixture whose parameters are known.
 
         Parameters
@@ -338,7 +343,7 @@ class StudentMixture(FittedMixture):
         found._set_degrees(nu, arrays.fitted_kind(found))
         return found
 
-    def moments(self):
+    def moments(self) -> DifferentiableGaussianMixture:
         r"""Return the Gaussian mixture whose components have the same means and covariances.
 
         .. math:: \Sigma_k = \frac{\nu_k}{\nu_k - 2} S_k
@@ -367,7 +372,7 @@ class StudentMixture(FittedMixture):
         )
 
     @available_if(_is_gaussian)
-    def condition(self, values, features):
+    def condition(self, values: float | Array | Tensor, features: Features) -> Any:
         """Refuse: use ``moments().condition``.
 
         Parameters

@@ -5,13 +5,13 @@ import math
 import warnings
 from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from joblib import effective_n_jobs
 from scipy.stats import rankdata
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
@@ -19,6 +19,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
 
 from skgmmot._inputs import arrays
+from skgmmot._types import RandomState, Samples
 from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.callbacks import Task
@@ -205,17 +206,17 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
 
     def __init__(
         self,
-        n_components=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
-        covariance_types=("full", "tied", "diag", "spherical"),
+        n_components: int | Iterable[int] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
+        covariance_types: str | Iterable[str] = ("full", "tied", "diag", "spherical"),
         *,
-        criterion="bic",
-        mixture=None,
-        cv=5,
-        patience=2,
-        random_state=None,
-        verbose=0,
-        n_jobs=None,
-    ):
+        criterion: str = "bic",
+        mixture: BaseEstimator | None = None,
+        cv: Any = 5,
+        patience: int = 2,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        n_jobs: int | None = None,
+    ) -> None:
         self.n_components = n_components
         self.covariance_types = covariance_types
         self.criterion = criterion
@@ -226,7 +227,9 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         self.verbose = verbose
         self.n_jobs = n_jobs
 
-    def fit(self, X, y=None, sample_weight=None) -> Self:
+    def fit(
+        self, X: Samples, y: Samples | None = None, sample_weight: Samples | None = None
+    ) -> Self:
         """Fit and compare all mixtures, and keep the best.
 
         Parameters
@@ -378,7 +381,7 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
     def _default_mixture(self):
         return DifferentiableGaussianMixture(n_init=2)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Any:
         """Draw the criterion against the number of components, a line for each covariance type.
 
         A ring is around the best. A line ends where its type was given up; fits that failed or

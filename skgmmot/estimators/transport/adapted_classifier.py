@@ -1,12 +1,12 @@
 """`AdaptedClassifier` trains a classifier on mapped samples, and predicts target samples."""
 
-from typing import Self
+from typing import Any, Self, overload
 
 import numpy as np
 from sklearn.base import (
+    BaseEstimator,
     ClassifierMixin,
     MetaEstimatorMixin,
-    _fit_context,
     clone,
 )
 from sklearn.utils import get_tags
@@ -20,6 +20,7 @@ from sklearn.utils.validation import (
 
 from skgmmot._inputs.arrays import refuse_functions
 from skgmmot._inputs.labels import class_labels
+from skgmmot._types import Array, Elsewhere, Samples, fit_context
 from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.estimators.transport.ot_map import OTMap
 
@@ -96,7 +97,7 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
         "classifier": "no_validation",  # its message would show the target of a map given here
     }
 
-    def __init__(self, ot_map, classifier):
+    def __init__(self, ot_map: OTMap, classifier: BaseEstimator) -> None:
         self.ot_map = ot_map
         self.classifier = classifier
 
@@ -105,8 +106,8 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
         tags.classifier_tags = get_tags(self.classifier).classifier_tags
         return tags
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None) -> Self:
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Samples, y: Samples | None, sample_weight: Samples | None = None) -> Self:
         """Fit the map, and the classifier to the images of source samples.
 
         Parameters
@@ -143,15 +144,19 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
                 "OTMap(X_target)."
             )
         refuse_functions(X)
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        y, known = class_labels(y, X) if self.ot_map.class_wise else (y, slice(None))
+        dtypes = [np.float64, np.float32]
+        samples, labels = validate_data(self, X, y, dtype=dtypes, ensure_min_samples=2)
+        known = slice(None)
+        if self.ot_map.class_wise:
+            labels, known = class_labels(labels, samples)
         weights = {}
         if sample_weight is not None:
-            weights["sample_weight"] = self._checked_weights(sample_weight, X)
-        ot_map = clone(self.ot_map).set_output(transform="default").fit(X, y, **weights)
+            weights["sample_weight"] = self._checked_weights(sample_weight, samples)
+        ot_map = clone(self.ot_map).set_output(transform="default")
+        ot_map.fit(samples, labels, **weights)
         weights = {name: values[known] for name, values in weights.items()}
-        images = np.asarray(ot_map.transform(X[known]))
-        classifier = clone(self.classifier).fit(images, y[known], **weights)
+        images = np.asarray(ot_map.transform(samples[known]))
+        classifier = clone(self.classifier).fit(images, labels[known], **weights)
         self.ot_map_, self.classifier_ = ot_map, classifier
         self.classes_ = classifier.classes_
         return self
@@ -164,6 +169,12 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
                 f"{type(self.classifier).__name__}. Leave the weights out."
             )
         return _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+
+    @overload
+    def predict(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def predict(self, X: Array) -> np.ndarray: ...
 
     def predict(self, X):
         """Predict the labels of target samples.
@@ -180,6 +191,12 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
         """
         X = self._target_samples(X)
         return self.classifier_.predict(X)
+
+    @overload
+    def predict_proba(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def predict_proba(self, X: Array) -> np.ndarray: ...
 
     @available_if(_classifier_has("predict_proba"))
     def predict_proba(self, X):
@@ -198,6 +215,12 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
         X = self._target_samples(X)
         return self.classifier_.predict_proba(X)
 
+    @overload
+    def predict_log_proba(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def predict_log_proba(self, X: Array) -> np.ndarray: ...
+
     @available_if(_classifier_has("predict_log_proba"))
     def predict_log_proba(self, X):
         """Compute the logarithms of the probabilities of the labels of target samples.
@@ -214,6 +237,12 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
         """
         X = self._target_samples(X)
         return self.classifier_.predict_log_proba(X)
+
+    @overload
+    def decision_function(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def decision_function(self, X: Array) -> np.ndarray: ...
 
     @available_if(_classifier_has("decision_function"))
     def decision_function(self, X):

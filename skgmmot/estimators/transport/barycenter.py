@@ -2,17 +2,19 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Self
 
 import torch
-from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from torch import Tensor
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture, as_mixtures, common_feature_names, shown_type
+from skgmmot._types import Array, Device, Mixture, RandomState, Samples, fit_context
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.callbacks import CallbackSupportMixin, called_log, fit_task
 from skgmmot.estimators.mixtures._base import CovarianceTypeName, MixtureEstimator, whole_fit
@@ -144,19 +146,19 @@ class MixtureBarycenter(CallbackSupportMixin, MixtureEstimator):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        covariance_type=None,
-        solver="auto",
-        fixed_weights=False,
-        init_params=None,
-        n_init=5,
-        tol=1e-7,
-        max_iter=100,
-        random_state=None,
-        verbose=0,
-        device=None,
-    ):
+        covariance_type: str | None = None,
+        solver: str = "auto",
+        fixed_weights: bool = False,
+        init_params: Mixture | None = None,
+        n_init: int = 5,
+        tol: float = 1e-7,
+        max_iter: int = 100,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        device: Device = None,
+    ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.solver = solver
@@ -175,8 +177,13 @@ class MixtureBarycenter(CallbackSupportMixin, MixtureEstimator):
         tags._skip_test = True  # scikit-learn's checks fit arrays of samples; this fits mixtures
         return tags
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None) -> Self:
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self,
+        X: Sequence[Mixture],
+        y: Samples | None = None,
+        sample_weight: Array | Tensor | None = None,
+    ) -> Self:
         """Compute the barycentre of mixtures.
 
         Parameters
@@ -347,7 +354,7 @@ def _described(solution):
 
 @single_threaded_torch()
 def reduce(
-    mixture, n_components: int, *, n_init: int = 5, random_state=None
+    mixture: Mixture, n_components: int, *, n_init: int = 5, random_state: RandomState = None
 ) -> DifferentiableGaussianMixture:
     r"""Return a mixture with fewer components, close to a given one in MW2, as an estimator.
 

@@ -3,17 +3,17 @@
 import functools
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from numbers import Integral, Real
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.base import (
+    BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    _fit_context,
     clone,
 )
 from sklearn.exceptions import ConvergenceWarning
@@ -26,6 +26,7 @@ from skgmmot._inputs import arrays
 from skgmmot._inputs.dask_blocks import in_tasks
 from skgmmot._inputs.mixtures import as_mixtures, as_two_sequences
 from skgmmot._inputs.seeds import seed_of
+from skgmmot._types import Penalties, RandomState, Samples, fit_context
 from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.saving import SavedEstimator
@@ -106,15 +107,23 @@ class MixtureEmbedding(DefaultMixture, _OfObjects):
         "verbose": ["verbose"],
     }
 
-    def __init__(self, n_components=5, *, mixture=None, n_jobs=None, random_state=None, verbose=0):
+    def __init__(
+        self,
+        n_components: int = 5,
+        *,
+        mixture: BaseEstimator | None = None,
+        n_jobs: int | None = None,
+        random_state: RandomState = None,
+        verbose: int = 0,
+    ) -> None:
         self.n_components = n_components
         self.mixture = mixture
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None) -> Self:
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Sequence[Any], y: Samples | None = None) -> Self:
         """Record the number of features; mixtures are fitted by `transform`.
 
         Parameters
@@ -142,7 +151,7 @@ class MixtureEmbedding(DefaultMixture, _OfObjects):
         self.n_features_in_ = n_features
         return self
 
-    def transform(self, X):
+    def transform(self, X: Sequence[Any]) -> list[Any]:
         """Fit a mixture to each cloud.
 
         Parameters
@@ -340,13 +349,13 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         "squared": ["boolean"],
     }
 
-    def __init__(self, reg=0.0, reg_m=None, *, squared=False):
+    def __init__(self, reg: float = 0.0, reg_m: Penalties = None, *, squared: bool = False) -> None:
         self.reg = reg
         self.reg_m = reg_m
         self.squared = squared
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None) -> Self:
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Sequence[Any], y: Samples | None = None) -> Self:
         """Store the mixtures to which distances are computed.
 
         Parameters
@@ -375,7 +384,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         return self
 
     @single_threaded_torch()
-    def transform(self, X):
+    def transform(self, X: Sequence[Any]) -> Any:
         """Compute the distances of mixtures to those of the fit.
 
         Parameters
@@ -403,7 +412,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         return self._distances(X, self.mixtures_)
 
     @single_threaded_torch()
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X: Sequence[Any], y: Samples | None = None) -> Any:
         """Compute the distances among mixtures, each pair once.
 
         Parameters

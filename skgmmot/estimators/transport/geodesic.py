@@ -1,20 +1,26 @@
 """Interpolation between two mixtures: geodesics, Schrodinger bridges and their flows."""
 
+from collections.abc import Sequence
 from numbers import Real
+from typing import Any, overload
 
+import numpy as np
 import torch
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_pair
 from skgmmot._inputs.refusals import positive_integer
 from skgmmot._inputs.seeds import seed_of
+from skgmmot._types import Array, Elsewhere, Mixture, RandomState, Samples
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures import geodesic
 
 
 @single_threaded_torch()
-def interpolate(source, target, t: float, *, reg: float = 0.0) -> DifferentiableGaussianMixture:
+def interpolate(
+    source: Mixture, target: Mixture, t: float, *, reg: float = 0.0
+) -> DifferentiableGaussianMixture:
     r"""Return the mixture at time ``t`` on the MW2 geodesic between two, as a fitted estimator.
 
     .. math::
@@ -81,9 +87,8 @@ def interpolate(source, target, t: float, *, reg: float = 0.0) -> Differentiable
     array([4.  , 2.25])
     """
     t = time(t)
-    source, target, kind = as_pair(source, target)
-    kind = arrays.answer_kind(kind)
-    return known_mixture(geodesic.interpolate(source, target, t, reg=reg), kind)
+    a, b, kind = as_pair(source, target)
+    return known_mixture(geodesic.interpolate(a, b, t, reg=reg), arrays.answer_kind(kind))
 
 
 class MixtureFlow:
@@ -154,16 +159,16 @@ class MixtureFlow:
     (3, 1, 2)
     """
 
-    def __init__(self, source, target, *, reg=0.0):
-        source, target, kind = as_pair(source, target)
+    def __init__(self, source: Mixture, target: Mixture, *, reg: float = 0.0) -> None:
+        *pair, kind = as_pair(source, target)
         self._kind = arrays.answer_kind(kind)
         with single_threaded_torch():
-            plan, self._flow = geodesic.mixture_flow(source, target, reg=reg)
+            plan, self._flow = geodesic.mixture_flow(*pair, reg=reg)
         self.plan = self._kind.restore(plan.coupling)
         self._start = known_mixture(self._flow.mixture(0.0), self._kind)
 
     @single_threaded_torch()
-    def mixture(self, t):
+    def mixture(self, t: float) -> DifferentiableGaussianMixture:
         """Return the mixture at a time, as a fitted estimator.
 
         Parameters
@@ -184,6 +189,12 @@ class MixtureFlow:
             If ``t`` is not in [0, 1].
         """
         return known_mixture(self._flow.mixture(time(t)), self._kind)
+
+    @overload
+    def velocity(self, t: float, X: Elsewhere) -> Any: ...
+
+    @overload
+    def velocity(self, t: float, X: Array) -> np.ndarray: ...
 
     def velocity(self, t, X):
         r"""Compute the velocity of samples at a time.
@@ -212,6 +223,12 @@ class MixtureFlow:
             mixtures, or a covariance at that time is singular.
         """
         return self._evaluate(self._flow.velocity, t, X)
+
+    @overload
+    def drift(self, t: float, X: Elsewhere) -> Any: ...
+
+    @overload
+    def drift(self, t: float, X: Array) -> np.ndarray: ...
 
     def drift(self, t, X):
         r"""Compute the drift of the Schrodinger bridge at a time.
@@ -251,7 +268,9 @@ class MixtureFlow:
         return kind.restore(geodesic.field_at(field(t), X.detach()))
 
     @single_threaded_torch()
-    def transport(self, X, times=(0.0, 1.0), *, n_steps=50):
+    def transport(
+        self, X: Samples, times: Sequence[float] = (0.0, 1.0), *, n_steps: int = 50
+    ) -> Any:
         """Move samples along the velocity field, by the Runge-Kutta method of order four.
 
         Parameters
@@ -281,7 +300,9 @@ class MixtureFlow:
         return kind.restore(self._flow.transport(X.detach(), times, n_steps))
 
     @single_threaded_torch()
-    def paths(self, times, n_paths=1, *, random_state=None):
+    def paths(
+        self, times: Sequence[float], n_paths: int = 1, *, random_state: RandomState = None
+    ) -> Any:
         """Draw paths from the source to the target, exact at the given times.
 
         Parameters

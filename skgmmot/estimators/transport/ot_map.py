@@ -5,20 +5,31 @@ import functools
 from collections.abc import Callable
 from numbers import Integral, Real
 from operator import attrgetter
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
 import torch
-from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from skgmmot._inputs import arrays, places
 from skgmmot._inputs.dask_blocks import DaskBlocks, answers, by_method, check_features, dtype_of
 from skgmmot._inputs.labels import class_labels, refuse_target
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
+from skgmmot._types import (
+    Array,
+    Device,
+    Elsewhere,
+    Mixture,
+    Penalties,
+    RandomState,
+    Samples,
+    fit_context,
+)
 from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import check_covariance_type, fitted_to
@@ -196,18 +207,18 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
 
     def __init__(
         self,
-        target=None,
+        target: Mixture | Samples | None = None,
         *,
-        strategy="mean",
-        mixture=None,
-        class_wise=False,
-        reg=0.0,
-        reg_m=None,
-        shrinkage="auto",
-        random_state=None,
-        n_components=None,
-        device=None,
-    ):
+        strategy: str = "mean",
+        mixture: BaseEstimator | None = None,
+        class_wise: bool = False,
+        reg: float = 0.0,
+        reg_m: Penalties = None,
+        shrinkage: str | float | None = "auto",
+        random_state: RandomState = None,
+        n_components: int | None = None,
+        device: Device = None,
+    ) -> None:
         self.target = target
         self.strategy = strategy
         self.mixture = mixture
@@ -219,7 +230,7 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         self.n_components = n_components
         self.device = device
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Get the parameters; a fitted target is data, and its own are not among them.
 
         Parameters
@@ -235,7 +246,7 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         params = super().get_params(deep)
         return {name: v for name, v in params.items() if not name.startswith("target__")}
 
-    def set_params(self, **params) -> Self:
+    def set_params(self, **params: Any) -> Self:
         """Set parameters.
 
         Parameters
@@ -272,8 +283,15 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         cloned = {name: clone(value, safe=False) for name, value in params.items()}
         return type(self)(target, **cloned)
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None, *, sample_domain=None) -> Self:
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self,
+        X: Samples | Mixture,
+        y: Samples | None = None,
+        sample_weight: Samples | None = None,
+        *,
+        sample_domain: Array | Tensor | int | None = None,
+    ) -> Self:
         """Fit the source mixture and the plan to the target.
 
         Parameters
@@ -473,6 +491,26 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         if ends is not None:
             self._maps = Maps(*ends)
 
+    @overload
+    def fit_transform(
+        self,
+        X: Elsewhere,
+        y: Samples | None = ...,
+        sample_weight: Samples | None = ...,
+        *,
+        sample_domain: Array | Tensor | int | None = ...,
+    ) -> Any: ...
+
+    @overload
+    def fit_transform(
+        self,
+        X: Array,
+        y: Samples | None = ...,
+        sample_weight: Samples | None = ...,
+        *,
+        sample_domain: Array | Tensor | int | None = ...,
+    ) -> np.ndarray: ...
+
     def fit_transform(self, X, y=None, sample_weight=None, *, sample_domain=None):
         """Fit to samples, and move those of the source to the target.
 
@@ -494,6 +532,16 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         """
         self.fit(X, y, sample_weight, sample_domain=sample_domain)
         return self.transform(X, sample_domain=sample_domain)
+
+    @overload
+    def transform(
+        self, X: Elsewhere, *, sample_domain: Array | Tensor | int | None = ...
+    ) -> Any: ...
+
+    @overload
+    def transform(
+        self, X: Array, *, sample_domain: Array | Tensor | int | None = ...
+    ) -> np.ndarray: ...
 
     @single_threaded_torch()
     def transform(self, X, *, sample_domain=None):
@@ -535,6 +583,12 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         elif getattr(self, "_is_given_domains", False):  # not in files of earlier releases
             moved = _domains.is_source(-1, X)
         return self._move(X, "there", "target_reach", moved)
+
+    @overload
+    def inverse_transform(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def inverse_transform(self, X: Array) -> np.ndarray: ...
 
     @single_threaded_torch()
     def inverse_transform(self, X):
@@ -601,6 +655,12 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         warn_of_far_images(images, getattr(self._maps, reach))
         return images
 
+    @overload
+    def predict(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def predict(self, X: Array) -> np.ndarray: ...
+
     @available_if(_counts_classes)
     @single_threaded_torch()
     def predict(self, X):
@@ -628,6 +688,12 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
             return answers(self, X, by_method("predict"))
         proba = arrays.as_tensor(self.predict_proba(X))
         return self.classes_[proba.argmax(1).cpu().numpy()]
+
+    @overload
+    def predict_proba(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def predict_proba(self, X: Array) -> np.ndarray: ...
 
     @available_if(_counts_classes)
     @single_threaded_torch()
@@ -670,7 +736,7 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
         return kind.restore(carried)
 
     @single_threaded_torch()
-    def score(self, X, y=None):
+    def score(self, X: Samples, y: Samples | None = None) -> float:
         """Compare mapped samples with the target: larger is better, 0 if they are the same.
 
         Parameters
@@ -801,7 +867,7 @@ def _thinned(X):
     return X[_some_rows(len(X)).to(X.device)]
 
 
-def ot_map(source, target, **options) -> OTMap:
+def ot_map(source: Mixture | Samples, target: Mixture | Samples | None, **options: Any) -> OTMap:
     """Return the fitted `OTMap` from a source to a target.
 
     Parameters

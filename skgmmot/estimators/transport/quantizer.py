@@ -4,7 +4,7 @@ import functools
 import math
 import warnings
 from numbers import Integral, Real
-from typing import Self
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
@@ -12,17 +12,18 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     ClusterMixin,
     TransformerMixin,
-    _fit_context,
 )
 from sklearn.cluster import kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import as_density, check_squares, reshaping
 from skgmmot._inputs.mixtures import looks_like_mixture
+from skgmmot._types import Array, Device, Elsewhere, Mixture, RandomState, fit_context
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.callbacks import (
     CallbackSupportMixin,
@@ -149,17 +150,17 @@ class WassersteinQuantizer(
 
     def __init__(
         self,
-        n_clusters=8,
+        n_clusters: int = 8,
         *,
-        masses="uniform",
-        init="random",
-        max_iter=100,
-        tol=1e-4,
-        n_nodes=4096,
-        random_state=None,
-        verbose=0,
-        device=None,
-    ):
+        masses: str = "uniform",
+        init: str | Array | Tensor = "random",
+        max_iter: int = 100,
+        tol: float = 1e-4,
+        n_nodes: int = 4096,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        device: Device = None,
+    ) -> None:
         self.n_clusters = n_clusters
         self.masses = masses
         self.init = init
@@ -170,8 +171,13 @@ class WassersteinQuantizer(
         self.verbose = verbose
         self.device = device
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None) -> Self:
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Samples | Mixture | GridDensity,
+        y: Samples | None = None,
+        sample_weight: Samples | None = None,
+    ) -> Self:
         """Compute the points.
 
         Parameters
@@ -372,6 +378,12 @@ class WassersteinQuantizer(
             label = labels.masked_scatter(kept.to(label.device), label)
         return kind.restore(label)
 
+    @overload
+    def predict(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def predict(self, X: Array) -> np.ndarray: ...
+
     @single_threaded_torch()
     def predict(self, X):
         """Find the cell of each sample.
@@ -396,6 +408,12 @@ class WassersteinQuantizer(
         X, kind, centres = self._beside(X)
         potentials = arrays.as_tensor(self.potentials_).to(centres)
         return kind.restore(nearest_cell(X.double(), centres, potentials, self._period(centres)))
+
+    @overload
+    def transform(self, X: Elsewhere) -> Any: ...
+
+    @overload
+    def transform(self, X: Array) -> np.ndarray: ...
 
     @single_threaded_torch()
     def transform(self, X):

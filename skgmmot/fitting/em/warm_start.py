@@ -1,6 +1,7 @@
 """Fits that follow samples which move: each starts where the last one ended."""
 
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,15 @@ class WarmStart:
     torch.Size([4, 1])
     """
 
-    def __init__(self, theta0, *, gradient="one_step", max_iter=1, carry=None, **options):
+    def __init__(
+        self,
+        theta0: GaussianMixtureParams,
+        *,
+        gradient: str = "one_step",
+        max_iter: int = 1,
+        carry: bool | None = None,
+        **options: Any,
+    ) -> None:
         check_start(theta0)
         unknown = sorted(options.keys() - signature(fit_em).parameters.keys())
         if unknown:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 from torch.utils import _pytree
@@ -16,6 +17,8 @@ class TypedTensors(Sequence):
     """
 
     __slots__ = ()
+    _fields: ClassVar[tuple[str, ...]]
+    _tensors: ClassVar[Any]
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self._tensors(self))
@@ -26,7 +29,7 @@ class TypedTensors(Sequence):
     def __getitem__(self, index):
         return self._tensors(self)[index]
 
-    def map(self, function: Callable[..., Tensor], *others: "TypedTensors"):
+    def map(self, function: Callable[..., Tensor], *others: "TypedTensors") -> Self:
         """Apply a function to each tensor.
 
         Parameters
@@ -44,7 +47,7 @@ class TypedTensors(Sequence):
         tensors = (function(*each) for each in zip(self, *others, strict=True))
         return type(self)(*tensors, *self._constants(self))
 
-    def to(self, **options):
+    def to(self, **options: Any) -> Self:
         """Return the same value with another ``device`` or ``dtype``.
 
         Parameters
@@ -59,7 +62,7 @@ class TypedTensors(Sequence):
         """
         return self.map(lambda t: t.to(**options))
 
-    def detach(self):
+    def detach(self) -> Self:
         """Return the same value as a constant.
 
         Returns
