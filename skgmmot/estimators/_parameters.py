@@ -27,7 +27,9 @@ def refuse_unknown(cls, given, mixture_cls) -> None:
         The estimator whose parameters are meant where ``cls`` has a parameter ``mixture``.
     """
     known = names_of(cls)
-    unknown = [] if known is None else [name for name in given if name not in known]
+    if known is None:
+        return
+    unknown = [name for name in given if name not in known]
     if not unknown:
         return
     name, hint = unknown[0], ""

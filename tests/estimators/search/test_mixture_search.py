@@ -203,7 +203,7 @@ def test_complete_samples_have_the_same_search_where_entries_may_be_missing(sear
 
 def test_missing_entries_are_refused_with_the_name_of_the_parameter(incomplete):
     search = GaussianMixtureSearch((1, 2), random_state=0)
-    with pytest.raises(ValueError, match="X must be .* set mixture__missing_values='nan' if"):
+    with pytest.raises(ValueError, match=r"X must be .* set mixture__missing_values='nan' if"):
         search.fit(incomplete)
     search.set_params(mixture__missing_values="nan")
     with pytest.raises(ValueError, match=r"observed entry in each feature, got none .* \(first: 1"):
