@@ -76,10 +76,10 @@ def as_start(mixture):
     }
 
 
-def published_recipe(X, seed, n_steps=175):
+def published_descent(X, seed, n_steps=175):
     """The published fit: five random directions a step, a constant learning rate, fixed weights.
 
-    (Its gradients come from a grid; here they are ours. It ends with EM, as all fits here do.)
+    (Its gradients come from a grid; here they are ours.)
     """
     start, generator = bad_start(X, seed), torch.Generator().manual_seed(seed)
     origin, X = X.mean(axis=0), torch.from_numpy(X - X.mean(axis=0))
@@ -94,10 +94,15 @@ def published_recipe(X, seed, n_steps=175):
         theta = directions("random", 5, 2, generator=generator)
         sliced_wasserstein(mixture, X, theta).mean().backward()
         descent.step()
-    mixture = GaussianMixtureParams(
+    return GaussianMixtureParams(
         weights, means.detach() + torch.from_numpy(origin), covariances(roots.detach())
     )
-    return DifferentiableGaussianMixture(K, **EM, **as_start(mixture)).fit(X.numpy() + origin)
+
+
+def published_recipe(X, seed):
+    """EM from the end of the published fit, as all fits here end."""
+    start = as_start(published_descent(X, seed))
+    return DifferentiableGaussianMixture(K, **EM, **start).fit(X)
 
 
 def covariances(roots):

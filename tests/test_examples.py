@@ -53,6 +53,7 @@ SHORTER = {
     "plot_fixed_weights": {"n_steps=500": "n_steps=50"},
     "plot_flow": {"(0.04, 160,": "(0.04, 20,", "(0.7, 40,": "(0.7, 10,"},
     "plot_gradient_study": {"N_REPEATS = 12": "N_REPEATS = 2"},
+    "plot_hundred_starts": {"K, N_STARTS = 10, 7": "K, N_STARTS = 10, 1", "RUNS = 25": "RUNS = 2"},
     "plot_in_one_picture": {"1500": "300"},
     "plot_landscapes": {"-4.0, 9.0, 53": "-4.0, 9.0, 14"},
     "plot_larger_than_memory": {"3_000_000": "200_000"},

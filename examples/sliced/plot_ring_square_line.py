@@ -97,7 +97,7 @@ for i, found in enumerate(fits["sliced, then EM"]):
     curve = found.sliced_wassersteins_
     label = None if i else "one line a start"
     right.semilogy(10 * np.arange(len(curve)), curve, color="tab:orange", alpha=0.7, label=label)
-right.set(title="the sliced fit, before EM", xlabel="step", ylabel="squared sliced distance")
+right.set(title="the sliced fit, before EM", xlabel="step", ylabel="sliced distance")
 right.legend()
 figure.savefig("ring_square_line.png", dpi=110)
 plt.show()
