@@ -273,7 +273,7 @@ class IncompleteDefinition(IncompleteEStep):
             x = x - self.origin.double()
         y = torch.where(missing, 0.0, x - self.theta.means.unsqueeze(1))
         squares = [
-            self.covariance_type.squared_distances(y[:, rows], factors)
+            self.covariance_type.squared_norms(y[:, rows], factors)
             for rows, factors in zip(patterns.rows, observed.factors, strict=True)
         ]
         constant = constant.repeat_interleave(patterns.counts(), dim=0).mT  # (K, b)

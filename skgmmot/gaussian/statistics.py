@@ -10,6 +10,10 @@ from skgmmot.gaussian.log_density import log_density, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.linalg import product
 
+#: Logarithms of responsibilities below this count as this: their exponentials, and products with
+#: these, would be subnormal numbers or zero, which are slow, and no sum sees them.
+FLOOR = -600.0
+
 
 class Statistics(NamedTuple):
     """Sums over samples, computed by the E-step and used by the M-step; those of blocks add."""
@@ -79,7 +83,7 @@ def e_step(
     top = joint.detach().amax(0)
     if theta.noise is not None:
         top = torch.maximum(top, theta.noise.detach())
-    resp = (joint - top).exp()
+    resp = (joint - top).clamp(min=FLOOR).exp()
     total = resp.sum(0)
     if theta.noise is not None:
         total = total + (theta.noise - top).exp()

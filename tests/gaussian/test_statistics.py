@@ -62,3 +62,26 @@ def test_statistics_move_to_other_centres(theta, X, a):
     resp = log_responsibilities(theta, X).exp() * (1 if a is None else a)
     expected = moments(theta._replace(means=theta.means - by), X, resp)
     assert_close(e_step(theta, X, a).recentred(by, theta.covariance_type)[:3], expected[:3])
+
+
+@pytest.mark.parametrize("name", ["full", "tied"])
+def test_strips_of_triangles_hold_all_of_them(name, make_mixture, make_samples):
+    wide = make_mixture(name, 2, 66)  # the last strip is narrower than the others
+    X = make_samples(50, 66)
+    expected = e_step(wide, X)  # with a graph, scatter is one product
+    with torch.no_grad():
+        assert_close(e_step(wide, X), expected)
+    centred = X - wide.means.unsqueeze(1)
+    whitened = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(wide.full_covariances()), centred.mT, upper=False
+    )
+    joint = wide.weights.log().unsqueeze(1) - whitened.square().sum(1) / 2
+    joint = joint - torch.linalg.slogdet(wide.full_covariances()).logabsdet.unsqueeze(1) / 2
+    assert_close(joint.softmax(0).sum(1), expected.mass)
+
+
+def test_a_sample_that_is_far_from_a_component_is_none_of_its(theta, X):
+    far = theta._replace(means=theta.means + torch.tensor([[0.0], [0.0], [1e6]], dtype=F64))
+    statistics = e_step(far, X)
+    assert statistics.mass[2] < 1e-200
+    assert_close(statistics.mass[:2].sum(), torch.tensor(float(n), dtype=F64))

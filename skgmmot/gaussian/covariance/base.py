@@ -353,7 +353,12 @@ class DensityType(CovarianceType):
 
     def squared_distances(self, centred: Tensor, factors: Tensor) -> Tensor:
         """``|P_k^T (x_i - m_k)|^2 (K, b)`` of samples centred at each component ``(K, b, d)``."""
-        return self.apply(centred, factors).square().sum(-1)
+        return self.squared_norms(centred, factors)
+
+    def squared_norms(self, centred: Tensor, storage: Tensor) -> Tensor:
+        """The same for any matrices, given in storage, in place of precision factors."""
+        # (sums along few features are slow, products with a vector are not)
+        return self.apply(centred, storage).square() @ storage.new_ones(centred.shape[-1])
 
     def log_density(
         self, centred: Tensor, factors: Tensor, log_weights: Tensor | float = 0.0

@@ -16,11 +16,22 @@ from skgmmot.numerics.linalg import (
     symmetrize,
 )
 
+#: Products with triangles are taken in so many strips, three eighths less work, from so many
+#: features on.
+N_STRIPS, MIN_STRIPPED_FEATURES = 4, 64
+
 
 def _inverse_transpose(factors: Tensor) -> Tensor:
     """``L^{-T}`` of triangular matrices."""
     identity = torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
     return torch.linalg.solve_triangular(factors, identity, upper=False).mT
+
+
+@functools.lru_cache(maxsize=64)
+def _strips(d: int) -> list[slice]:
+    """Columns of a triangular matrix, in a few strips: products skip most of what is zero."""
+    width = -(-d // N_STRIPS) if d >= MIN_STRIPPED_FEATURES else d
+    return [slice(start, min(start + width, d)) for start in range(0, d, width)]
 
 
 class _Matrix(ElementaryType):
@@ -108,9 +119,17 @@ class _Matrix(ElementaryType):
     def apply(self, rows, storage):
         return rows @ storage
 
-    def squared_distances(self, centred, factors):
+    def squared_norms(self, centred, storage):
         # (K, d, b): sums over few features are fast across rows, not along them
-        return product(factors.mT, centred.mT).square().sum(-2)
+        return product(storage.mT, centred.mT).square().sum(-2)
+
+    def squared_distances(self, centred, factors):
+        # the factors are upper triangular: of their rows, a strip of columns has the first ones
+        parts = [
+            self.squared_norms(centred[..., : strip.stop], factors[:, : strip.stop, strip])
+            for strip in _strips(centred.shape[-1])
+        ]
+        return functools.reduce(torch.add, parts)
 
     def diagonals(self, storage):
         return storage.diagonal(dim1=-2, dim2=-1)
@@ -132,7 +151,15 @@ class _Matrix(ElementaryType):
         return self.diagonals(factors).log().sum(-1)
 
     def scatter(self, centred, resp):
-        return product((centred * resp.unsqueeze(-1)).mT, centred)
+        weighted, strips = (centred * resp.unsqueeze(-1)).mT, _strips(centred.shape[-1])
+        if len(strips) == 1 or torch.is_grad_enabled():
+            return product(weighted, centred)
+        moments = weighted.new_empty(*weighted.shape[:-1], len(weighted[0]))
+        for strip in strips:  # of the lower triangle
+            rows = product(weighted[:, strip], centred[..., : strip.stop])
+            moments[:, strip, : strip.stop] = rows
+            moments[:, : strip.start, strip] = rows[..., : strip.start].mT
+        return moments
 
     def outer(self, left, right):
         return left.unsqueeze(-1) * right.unsqueeze(-2)
