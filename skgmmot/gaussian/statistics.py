@@ -10,9 +10,9 @@ from skgmmot.gaussian.log_density import log_density, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.linalg import product
 
-#: Logarithms of responsibilities below this count as this: their exponentials, and products with
-#: these, would be subnormal numbers or zero, which are slow, and no sum sees them.
-FLOOR = -600.0
+#: Responsibilities below ``exp(-600)`` are zero: exponentials that underflow, and products with
+#: subnormal numbers, are slow.
+FLOOR, LEAST = -600.0, 1e-260
 
 
 class Statistics(NamedTuple):
@@ -83,7 +83,7 @@ def e_step(
     top = joint.detach().amax(0)
     if theta.noise is not None:
         top = torch.maximum(top, theta.noise.detach())
-    resp = (joint - top).clamp(min=FLOOR).exp()
+    resp = torch.nn.functional.threshold((joint - top).clamp(min=FLOOR).exp(), LEAST, 0.0)
     total = resp.sum(0)
     if theta.noise is not None:
         total = total + (theta.noise - top).exp()

@@ -83,5 +83,5 @@ def test_strips_of_triangles_hold_all_of_them(name, make_mixture, make_samples):
 def test_a_sample_that_is_far_from_a_component_is_none_of_its(theta, X):
     far = theta._replace(means=theta.means + torch.tensor([[0.0], [0.0], [1e6]], dtype=F64))
     statistics = e_step(far, X)
-    assert statistics.mass[2] < 1e-200
+    assert statistics.mass[2] == 0
     assert_close(statistics.mass[:2].sum(), torch.tensor(float(n), dtype=F64))
