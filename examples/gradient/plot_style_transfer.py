@@ -10,7 +10,7 @@ smaller (the last application of
 .. math:: \\min_x \\; \\sum_s MW_2^2(\\text{patches}_s(x), \\text{patches}_s(\\text{style}))
           + \\lambda \\, |\\text{shrink}(x) - \\text{shrink}(\\text{content})|^2.
 
-No neural network is involved; ``features=`` of the loss would take one.
+No neural network is involved; :ref:`sphx_glr_auto_examples_gradient_plot_style_network.py` has one.
 """
 
 import matplotlib.pyplot as plt
