@@ -132,8 +132,8 @@ for name, fit in fits.items():
 # by less than the spread over seeds; only the components of EM from random starts are less pure.
 # The paper, on larger pictures in 128 dimensions, has 25 % for EM and 42 % for the sliced fit. Here
 # three runs of EM from k-means draw as well as the sliced fit, in less than a fiftieth of its time.
-# With one seed in five the sliced fit has a component far too thin for pictures that it has not seen
-# (log-likelihood -483 instead of -18), which samples do not show; EM after it mends that.
+# With one seed of the five the sliced fit has a component far too thin for pictures that it has not
+# seen (log-likelihood -483, EM's is -19), which samples do not show; EM after it mends that.
 
 figure, axes = plt.subplots(1, 4, figsize=(13, 3.9), layout="constrained")
 
