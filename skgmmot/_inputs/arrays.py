@@ -125,7 +125,10 @@ def _floats(array) -> np.ndarray:
     if np.iscomplexobj(array):
         raise TypeError(f"an array must be real, got {array.dtype}. Complex data not supported.")
     if array.dtype not in (np.float32, np.float64):
-        array = array.astype(np.float64)
+        try:
+            array = array.astype(np.float64)
+        except ValueError as error:
+            refuse_text("an array", given, error)
     # torch cannot share memory that runs backwards or is in foreign byte order
     array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C"])
     return array if array.flags.writeable else np.asarray(_Shared(array))

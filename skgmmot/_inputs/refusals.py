@@ -34,15 +34,18 @@ def refuse_other_axes(name: str, shape) -> None:
 def refuse_text(name: str, X, error: Exception) -> None:
     """Raise for text among numbers, naming the column and the first of it."""
     columns = getattr(X, "columns", None)
-    names = range(np.shape(X)[1]) if columns is None else list(columns)
-    for position, label in enumerate(names):
-        column = np.asarray(X[label] if columns is not None else np.asarray(X)[:, position])
-        for value in column.ravel():
+    if columns is not None:
+        named = [(f" in column {label!r}", X[label]) for label in columns]
+    elif np.ndim(X) == 2:
+        named = [(f" in column {i}", column) for i, column in enumerate(np.asarray(X).T)]
+    else:
+        named = [("", X)]
+    for where, column in named:
+        for value in np.asarray(column).ravel():
             if isinstance(value, str) and not is_number(value):
                 raise ValueError(
-                    f"{name} must hold numbers, got the text {str(value)!r} in column "
-                    f"{label if columns is None else repr(label)}. Drop the column, or encode it, "
-                    "as by sklearn.preprocessing.OneHotEncoder."
+                    f"{name} must hold numbers, got the text {str(value)!r}{where}. Drop the "
+                    "column, or encode it, as by sklearn.preprocessing.OneHotEncoder."
                 ) from error
     raise error
 

@@ -187,7 +187,7 @@ def test_blocks_that_are_none_are_refused_by_name(blocks, error, message):
         (lambda: W, r"sample_weight\(\) must return an iterator of blocks"),
         (np.full(60, np.nan), "finite and non-negative"),
         (np.zeros(60), "positive sum"),
-        (["a"] * 60, "could not convert"),
+        (["a"] * 60, "must hold numbers, got the text 'a'"),
     ],
 )
 def test_weights_that_do_not_fit_the_blocks_are_refused(weights, message):

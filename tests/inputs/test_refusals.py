@@ -7,6 +7,7 @@ import torch
 
 from skgmmot import DifferentiableGaussianMixture, OTMap, SlicedWassersteinGMM, WassersteinQuantizer
 from skgmmot._inputs.refusals import positive_integer
+from skgmmot.metrics import sliced_wasserstein_distance
 
 PICTURE = np.random.default_rng(0).uniform(size=(6, 5, 3))
 FITS = [DifferentiableGaussianMixture(), OTMap(), SlicedWassersteinGMM(), WassersteinQuantizer(2)]
@@ -64,6 +65,19 @@ WORDS = ["3.5", "4", "many"]
 def test_text_is_named_with_its_column(X, message):
     with pytest.raises(ValueError, match=f"X must hold numbers, got the {message}"):
         DifferentiableGaussianMixture().fit(X)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (pd.DataFrame({"a": [0.0, 1], "who": ["x", "y"]}), "text 'x' in column 'who'"),
+        ([[0.0, "b"], [1.0, 2.0]], "text 'b' in column 1"),
+        (["a", "b"], "text 'a'"),
+    ],
+)
+def test_text_given_to_a_metric_is_named(given, message):
+    with pytest.raises(ValueError, match=f"must hold numbers, got the {message}"):
+        sliced_wasserstein_distance([[0.0, 1.0]], given)
 
 
 def test_numbers_written_as_text_are_numbers_as_in_scikit_learn():
