@@ -141,12 +141,14 @@ def test_the_files_that_the_architecture_names_exist():
     assert not [name for name in named if not any((p / name).exists() for p in places)]
 
 
-def test_the_readme_is_true():
-    result = doctest.testfile(
-        str(REPOSITORY / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS
-    )
-    assert result.attempted > 10
-    assert result.failed == 0
+RECIPES = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=range(len(RECIPES)))
+def test_each_recipe_of_the_readme_runs_by_itself_and_prints_what_it_says(recipe, capsys):
+    exec(compile(recipe, "README.md", "exec"), {})
+    expected = re.findall(r"^print\(.*\)  # (.*)$", recipe, re.MULTILINE)
+    assert expected == capsys.readouterr().out.splitlines() != []
 
 
 #: What is built beside the pages: their code is that of the examples and of the docstrings.

@@ -75,7 +75,7 @@ class GaussianMixtureParams(TypedTensors):
         return f"{type(self).__name__}({parts})"
 
     def translated(self, by: Tensor) -> "GaussianMixtureParams":
-        """Return the same mixture with other means.
+        """Return the mixture translated by a vector.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class GaussianMixtureParams(TypedTensors):
         return self._replace(means=self.means + by.to(self.means))
 
     def scaled(self, by: float) -> "GaussianMixtureParams":
-        """Return the distribution of a multiple of its samples.
+        """Return the mixture scaled by a factor.
 
         Parameters
         ----------
@@ -150,7 +150,7 @@ class GaussianMixtureParams(TypedTensors):
         return self._replace(weights=weights / weights.sum(), noise=None)
 
     def canonical(self) -> "GaussianMixtureParams":
-        """Return the same mixture in the storage chosen among those of the same covariances.
+        """Return the mixture in canonical storage, where several hold the same covariances.
 
         Returns
         -------

@@ -45,7 +45,7 @@ class MixtureFrechetDistance(Metric):
         batch of images. Modules are in evaluation mode while they are used. None: `update` is given
         features.
     reset_real_features : bool, default=True
-        Whether `reset` also forgets the real samples.
+        Whether `reset` also discards the real samples.
     n_features : int, default=None
         Number of features d. Needed only without a reference, and where a process of a distributed
         run may get no samples.
@@ -245,7 +245,7 @@ class MixtureFrechetDistance(Metric):
         return real, generated
 
     def reset(self) -> None:
-        """Forget the samples; the real ones only with ``reset_real_features``."""
+        """Discard the samples; the real ones only with ``reset_real_features``."""
         kept = self.real_sums
         super().reset()
         if not self.reset_real_features:

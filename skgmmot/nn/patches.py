@@ -164,7 +164,7 @@ class MultiscalePatchLoss(torch.nn.Module):
         return [loss(self._samples(picture, factor)) for loss, factor in pairs]
 
     def reset(self) -> None:
-        """Forget the last fits: the next picture is fitted from new starts."""
+        """Discard the last fits: the next picture is fitted from new starts."""
         for loss in self.losses:
             loss.em.reset()
 

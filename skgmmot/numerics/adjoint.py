@@ -160,7 +160,7 @@ class Adjoint:
         )
 
     def note(self, products: Products, u: Tensor, v: Tensor) -> None:
-        """Take note of the solution ``u`` of ``(I - dF/dtheta^T) u = v``."""
+        """Record the solution ``u`` of ``(I - dF/dtheta^T) u = v``."""
         self.n_products, self._residual = len(products), None
         self._seen = products, u, v
         if self.tol < math.inf and not self.residual <= self.tol:
@@ -181,7 +181,7 @@ class Adjoint:
 
     @property
     def spectral_radius(self) -> float:
-        """Largest modulus of an eigenvalue of ``dF/dtheta``, as far as the products saw it."""
+        """Largest modulus of an eigenvalue of ``dF/dtheta``, estimated from the products."""
         values = None if self._seen is None else self._seen[0].ritz_values()
         if values is None or not len(values):
             return math.nan

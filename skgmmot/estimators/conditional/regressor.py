@@ -249,8 +249,8 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
     def log_density(self, X, y):
         """Compute the conditional log-density of targets.
 
-        Its mean over held-out samples compares models by all that they say about ``y``, where
-        `score` compares their means only.
+        Its mean over held-out samples compares models by the whole predicted distribution of ``y``,
+        where `score` compares the means only.
 
         Parameters
         ----------
@@ -436,7 +436,7 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
 
 @named_function
 def scaled_kmeans(X, n_components, random_state):
-    """Start from k-means in units of each column's deviation, so that those of y have no say."""
+    """Start from k-means of standardised columns, whatever the units of ``X`` and ``y``."""
     X = arrays.as_tensor(X).numpy(force=True)
     kmeans = KMeans(n_components, n_init=1, random_state=random_state)
     return kmeans.fit(StandardScaler().fit_transform(X)).labels_

@@ -112,7 +112,7 @@ class Checkpoint:
             raise ValueError(
                 "checkpoint must be that of a fit of the same parameters and samples, got "
                 f"{self.path!r} with {'; '.join(differences)}. Delete the file, or choose another "
-                "path. To go on with other parameters, let this fit end, then fit again with "
+                "path. To continue with other parameters, let this fit end, then fit again with "
                 "warm_start=True and checkpoint=None."
             )
         return reached
@@ -148,7 +148,7 @@ class Checkpoint:
                 self._failed = True
                 warnings.warn(
                     f"The checkpoint {self.path!r} could not be written: {_reason(error)}. The fit "
-                    "goes on, and tries again; what is there is an earlier state. Free some space.",
+                    "continues, and tries again; the file holds an earlier state. Free some space.",
                     stacklevel=2,
                 )
         else:

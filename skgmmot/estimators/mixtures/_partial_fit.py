@@ -30,7 +30,7 @@ OF_A_FIT = ("lower_bounds_", "entropic_ot_gap_", "solution_")
 LOST = (
     "n_components must be at most the number of clusters in the latest blocks, got components that "
     "have lost their samples: {} of {}. They have weight zero and are never predicted. Call fit "
-    "with fewer components, or go on with larger blocks."
+    "with fewer components, or continue with larger blocks."
 )
 
 
@@ -158,14 +158,14 @@ class FittedByBlocks(FittedMixture):
 
         See Also
         --------
-        fit : Fits all samples at once, and forgets earlier ones.
+        fit : Fits all samples at once, without earlier ones.
 
         Notes
         -----
-        After `fit` it goes on from the fitted mixture, whose samples count as one block. Means and
-        covariances that are set by hand between two calls count as well, and then stand for all
+        After `fit` it continues from the fitted mixture, whose samples count as one block. Means
+        and covariances that are set by hand between two calls count as well, and then stand for all
         earlier blocks. Sums are in float64 for samples of any dtype, and a model that is saved
-        between two blocks goes on to the same bits.
+        between two blocks continues to the same bits.
 
         One pass reaches the likelihood of `fit` where blocks hold thousands of samples in random
         order. The order matters: blocks that are sorted, by time or by class, are forgotten as

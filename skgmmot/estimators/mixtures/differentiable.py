@@ -92,7 +92,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         best likelihood. Given means and precisions start its first run only. A callable
         ``init_params(X, n_components, random_state)`` returns labels ``(n_samples,)`` from 0 to
         K - 1, or responsibilities ``(n_samples, K)``; ``X`` is a copy of the samples in the kind of
-        array of the results, and ``random_state`` a ``RandomState`` that goes on from run to run.
+        array of the results, and ``random_state`` one ``RandomState`` for all runs.
     weights_init : array-like of shape (n_components,), default=None
         Weights to start from, and to keep if ``fixed_weights``.
     means_init : array-like of shape (n_components, n_features), default=None
@@ -168,7 +168,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         Number of factors r of ``covariance_type='lowrank'``, less than that of the features; other
         types ignore it.
     noise : {'none', 'uniform'} or UniformNoise, default='none'
-        Whether there is uniform noise beside the components, so that outliers spoil neither means
+        Whether there is uniform noise beside the components, so that outliers change neither means
         nor covariances. 'uniform' fills the box around the samples, and its weight is fitted;
         `skgmmot.UniformNoise` has its box, density and weight. ``weights_`` sum to one over the
         components; samples, distances and maps are those of the components alone.
@@ -488,10 +488,10 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
 
     @single_threaded_torch()
     def entropic_ot_gap(self, X: Samples, sample_weight: Samples | None = None) -> float:
-        """Compute how much balancing the components would cost.
+        """Compute the entropic transport cost that prescribed component masses add.
 
-        Maximum likelihood is entropic transport from samples to components that is free to choose
-        what each component receives; the gap is what it costs in addition to give each its weight.
+        Maximum likelihood is entropic transport from samples to components whose masses are free;
+        the gap is the additional cost of transport with the masses ``weights_``.
 
         Parameters
         ----------

@@ -42,9 +42,9 @@ class SlicedWassersteinGMM(FittedMixture):
     """Gaussian mixture fitted by the sliced Wasserstein distance to the samples.
 
     Minimises ``SW_p(mixture, samples)``, the mean over directions of the transport distance between
-    the projected mixture and the projected samples. The distance sees how far mass must move, so a
-    component that explains no sample is still drawn to where mass is missing: the fit depends far
-    less on where it starts than the likelihood's.
+    the projected mixture and the projected samples. The distance depends on how far mass must move,
+    so a component that explains no sample still moves to where mass is missing: the fit depends far
+    less on its start than maximum likelihood.
 
     Parameters
     ----------
@@ -160,8 +160,9 @@ class SlicedWassersteinGMM(FittedMixture):
     else the fit that began with EM's, which is no worse in sliced distance than EM. (Along lines
     components that are far too thin hardly differ from others.)
 
-    The sliced distance sees how much mass is where, the likelihood how dense it is there: a fit of
-    one is no maximum of the other. ``refine='em'`` ends at the nearest maximum of the likelihood.
+    The sliced distance depends on how much mass is where, the likelihood on how dense it is there:
+    a fit of one is no maximum of the other. ``refine='em'`` ends at the nearest maximum of the
+    likelihood.
 
     References
     ----------
@@ -295,7 +296,7 @@ class SlicedWassersteinGMM(FittedMixture):
     def partial_fit(
         self, X: Samples, y: Samples | None = None, sample_weight: Samples | None = None
     ) -> Self:
-        """Take one epoch of ten steps towards a batch of samples.
+        """Update the mixture by an epoch of ten gradient steps on a batch of samples.
 
         Parameters
         ----------

@@ -664,7 +664,7 @@ class OTMap(DefaultMixture, OneToOneFeatureMixin, TransformerMixin, SavedEstimat
     @available_if(_counts_classes)
     @single_threaded_torch()
     def predict(self, X):
-        """Predict the labels of target samples: those that the plan carries to them.
+        """Predict the labels of target samples, transported from the source by the plan.
 
         Parameters
         ----------

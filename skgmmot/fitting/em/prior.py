@@ -138,7 +138,7 @@ class Prior:
             raise ValueError("scale must be finite, got NaN or infinity. Replace those entries.")
 
     def tensors(self) -> list[Tensor]:
-        """Return what may be on a graph.
+        """Return the tensors that may require a gradient.
 
         Returns
         -------

@@ -24,7 +24,7 @@ STALE = 0.3
 
 
 class WarmStart:
-    """EM that goes on where it ended: one fit a call, each from the last one's mixture.
+    """EM for changing samples: each fit starts from the mixture of the last one.
 
     In a gradient flow the samples move a little at a time, and one iteration a step keeps up with
     them: ``max_iter=1`` and ``gradient='one_step'``, the defaults, differentiate that one iteration
