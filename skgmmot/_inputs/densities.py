@@ -40,7 +40,7 @@ def as_density(density, name="density"):
     """
     if isinstance(density, GridDensity):
         grid, kind = grid_density(density)
-        return grid, 2, kind
+        return grid, grid.values.ndim, kind
     if not looks_like_mixture(density):
         raise TypeError(
             f"{name} must be a GridDensity, a fitted mixture estimator or a tuple (weights, means, "
@@ -58,6 +58,8 @@ def as_density(density, name="density"):
     return params, params.means.shape[1], kind
 
 
+#: Lengths of the last axis of colour pictures, which have at least so many rows and columns.
+CHANNELS, MIN_SIDE = (3, 4), 16
 #: Largest size whose squares and sums of squares float64 can hold; so for the inverse size.
 MAX_SIZE = 1e150
 
@@ -91,10 +93,16 @@ def grid_density(density):
             "'upper' if row 0 is at the top, as in a picture."
         )
     kind, values = kind_of(density.values), as_tensor(density.values, dtype=torch.float64)
-    if values.ndim != 2 or 0 in values.shape:
+    if values.ndim not in (2, 3) or 0 in values.shape:
         raise ValueError(
             f"values of a GridDensity must have shape (rows, columns), got {tuple(values.shape)}. "
-            "Pass one number a pixel; average the channels of a colour image."
+            "Pass one number a pixel, or (layers, rows, columns) for a density in space."
+        )
+    if values.ndim == 3 and values.shape[2] in CHANNELS and min(values.shape[:2]) >= MIN_SIDE:
+        raise ValueError(
+            "values of a GridDensity must have shape (rows, columns), got those of a colour "
+            f"picture, {tuple(values.shape)}. Average its channels; if it is a density in space, "
+            "put the short axis first."
         )
     low, high = (float(v) for v in torch.aminmax(values.detach()))
     if not (low >= 0 and high < np.inf):
@@ -109,15 +117,18 @@ def grid_density(density):
         )
     extent = tuple(float(e) for e in density.extent)
     if (
-        len(extent) != 4
+        len(extent) != 2 * values.ndim
         or not np.isfinite(extent).all()
-        or not (extent[0] < extent[1] and extent[2] < extent[3])
+        or not (np.array(extent[::2]) < extent[1::2]).all()
     ):
+        ends = "(left, right, bottom, top) with left < right and bottom < top"
+        if values.ndim == 3:
+            ends = "two ends for each of x, y and z, the smaller first"
         raise ValueError(
-            "extent of a GridDensity must be (left, right, bottom, top) with left < right and "
-            f"bottom < top, got {extent}. Set origin to turn the image upside down."
+            f"extent of a GridDensity must be {ends}, got {extent}. Set origin to turn the image "
+            "upside down."
         )
-    width = min(extent[1] - extent[0], extent[3] - extent[2])
+    width = min(np.subtract(extent[1::2], extent[::2]))
     check_squares("extent of a GridDensity", max(map(abs, extent)), width)
     if not isinstance(density.periodic, bool | np.bool_):
         raise ValueError(

@@ -38,8 +38,9 @@ def semidiscrete_distance(
     Parameters
     ----------
     density : GridDensity, fitted mixture estimator or tuple (weights, means, covariances)
-        An image, constant on each pixel, or a Gaussian mixture with positive definite covariances.
-        If an image is periodic, distances are those to the nearest repetition of a point.
+        An image, constant on each pixel, voxels in space, or a Gaussian mixture with positive
+        definite covariances. If an image is periodic, distances are those to the nearest repetition
+        of a point.
     points : array-like or Tensor of shape (n_points, n_features)
         Points, anywhere; some may coincide.
     weights : array-like or Tensor of shape (n_points,), default=None
@@ -47,10 +48,11 @@ def semidiscrete_distance(
     squared : bool, default=False
         Whether to return ``W2^2``.
     integration : {'auto', 'exact', 'nodes'}, default='auto'
-        ``'exact'``, for two features: integrals over the cells in the plane are evaluated in closed
-        form, for images and mixtures. ``'nodes'``, for mixtures: the mixture is replaced by
-        quasi-random nodes, with an error that `semidiscrete_plan` estimates. ``'auto'`` is the
-        first for two features and the second otherwise.
+        ``'exact'``, for two or three features: integrals over the cells are evaluated in closed
+        form or, for mixtures in space, by quadrature with errors of masses below 1e-12.
+        ``'nodes'``, for mixtures: the mixture is replaced by quasi-random nodes, with an error that
+        `semidiscrete_plan` estimates. ``'auto'`` is the first for two features and for voxels, and
+        the second otherwise.
     n_nodes : int, default=2048
         Number of nodes, for ``integration='nodes'``.
     random_state : int, RandomState instance or None, default=0
@@ -58,13 +60,14 @@ def semidiscrete_distance(
     mass : float, default=1.0
         Share of the density that is transported, in (0, 1]. The rest stays at no cost: the density
         has a mass of one, and the points one of ``mass``. A share of an image is computed exactly,
-        one of a mixture by nodes.
+        one of a mixture by nodes; voxels are transported whole.
 
     Returns
     -------
     float or Tensor of shape ()
         The distance in units of the points, or its square. A tensor if anything handed in is one;
-        differentiable once in the image or the mixture, the points and their weights.
+        differentiable once in the image or the mixture, the points and their weights, though not
+        in the values of voxels.
 
     Raises
     ------
@@ -110,7 +113,7 @@ def semidiscrete_plan(
     Parameters
     ----------
     density : GridDensity, fitted mixture estimator or tuple (weights, means, covariances)
-        An image, constant on each pixel, or a Gaussian mixture with positive definite covariances.
+        As for `semidiscrete_distance`.
     points : array-like or Tensor of shape (n_points, n_features)
         Points, anywhere; some may coincide.
     weights : array-like or Tensor of shape (n_points,), default=None
@@ -130,8 +133,9 @@ def semidiscrete_plan(
     -------
     SemidiscretePlan
         ``potentials``, ``masses`` and ``barycentres`` of the cells, ``cost`` (``W2^2``), its
-        estimated ``error``, ``n_iter`` Newton steps, and the ``cells`` themselves in the plane,
-        whose ``polygons()`` can be drawn. Arrays are of the kind that was handed in.
+        estimated ``error``, ``n_iter`` Newton steps, and the ``cells`` themselves, whose
+        ``polygons()`` or, in space, ``polyhedra()`` can be drawn. Arrays are of the kind that was
+        handed in.
 
     Raises
     ------
@@ -167,27 +171,29 @@ def _semidiscrete(density, points, weights, *, integration, n_nodes, random_stat
             f"mass must be a number in (0, 1], got {mass!r}. It is the share of the density that "
             "is transported; 1 is all of it."
         )
-    closed = n_features == 2 and (mass == 1 or isinstance(density, GridDensity))
-    exact = closed if integration == "auto" else integration == "exact"
+    is_grid = isinstance(density, GridDensity)
+    exact = integration == "exact"
+    if integration == "auto":
+        exact = is_grid or (n_features == 2 and mass == 1)
     if integration not in ("auto", "exact", "nodes"):
         raise ValueError(
             f"integration must be 'auto', 'exact' or 'nodes', got {integration!r}. "
             "Choose one of them."
         )
     positive_integer("n_nodes", n_nodes, "More nodes are more accurate.")
-    if exact and n_features != 2:
+    if exact and n_features not in (2, 3):
         raise ValueError(
-            f"integration must be 'nodes' for {n_features} features, got 'exact', which is for the "
-            "plane. Leave it out."
+            f"integration must be 'nodes' for {n_features} features, got 'exact', which is for two "
+            "or three. Leave it out."
         )
-    if exact and not closed:
+    if exact and mass < 1 and not is_grid:
         raise ValueError(
             f"integration must be 'nodes' for a part of a mixture, got 'exact' and mass={mass!r}. "
             "Leave it out."
         )
     if exact:
         return exact_plan(density, points, weights, mass=float(mass)), kind
-    if isinstance(density, GridDensity):
+    if is_grid:
         raise ValueError(
             "integration must be 'exact' for a GridDensity, got 'nodes', which are those of a "
             "mixture. Leave it out."

@@ -36,6 +36,23 @@ def test_in_a_periodic_box_distances_are_those_to_the_nearest_repetition():
     assert [len(p) for p in plan.cells.polygons()] == [4, 4]
 
 
+def test_voxels_and_mixtures_in_space_are_exact():
+    cube = GridDensity(np.ones((1, 1, 1)))
+    assert math.isclose(semidiscrete_distance(cube, [[0.5, 0.5, 0.5]], squared=True), 1 / 4)
+    upper = GridDensity(np.arange(2.0)[:, None, None], origin="lower")  # the second layer
+    assert upper.extent == (0, 0.5, 0, 0.5, 0, 1)
+    assert np.allclose(semidiscrete_plan(upper, [[0, 0, 0]]).barycentres, [[0.25, 0.25, 0.75]])
+    rows = GridDensity(np.arange(2.0)[None, :, None])  # the second row, which is below
+    assert np.allclose(semidiscrete_plan(rows, [[0, 0, 0]]).barycentres, [[0.25, 0.25, 0.25]])
+    normal = ([1.0], [[0.0, 0.0, 0.0]], [4.0], "spherical")
+    pair = [[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    exact = semidiscrete_plan(normal, pair, integration="exact")
+    assert math.isclose(exact.cost, 13 - 4 * math.sqrt(2 / math.pi), rel_tol=1e-12)
+    assert exact.cells.n_sites == 2 and exact.error == 0
+    nodes = semidiscrete_plan(normal, pair)
+    assert nodes.cells is None and abs(nodes.cost - exact.cost) < 2 * nodes.error
+
+
 def test_a_part_of_the_mass_is_that_of_discs_around_the_points():
     plan = semidiscrete_plan(SQUARE, POINTS, mass=0.2)
     assert np.allclose(plan.potentials, 0.1 / math.pi)  # squared radii
@@ -122,6 +139,14 @@ def test_at_zero_the_gradient_is_zero():
         (GridDensity(np.ones(4)), POINTS, {}, r"must have shape \(rows, columns\), got \(4,\)"),
         (GridDensity(np.ones((2, 2)), (1, 0, 0, 1)), POINTS, {}, "extent of a GridDensity must be"),
         (SQUARE._replace(periodic="x"), POINTS, {}, "periodic of a GridDensity must be True or Fa"),
+        (GridDensity(np.ones((16, 20, 3))), POINTS, {}, r"of a colour picture, \(16, 20, 3\)"),
+        (GridDensity(np.ones((2, 2, 2)), (0, 1, 0, 1)), POINTS, {}, "must be two ends for each of"),
+        (
+            GridDensity(np.ones((2, 2, 2))),
+            np.ones((1, 3)),
+            {"mass": 0.5},
+            r"mass must be 1 for three features, got 0\.5",
+        ),
         (NORMAL, np.ones((3, 3)), {}, r"points must have shape \(n_points, 2\)"),
         (NORMAL, np.ones(3), {}, r"got \(3,\). Use points\[:, None\] if it holds one feature"),
         (NORMAL, np.empty((0, 2)), {}, r"points must have shape \(n_points, 2\)"),

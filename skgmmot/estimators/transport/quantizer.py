@@ -458,8 +458,8 @@ class WassersteinQuantizer(
         """The lengths of the periodic box, if the density was periodic."""
         if not hasattr(self, "periodic_extent_"):
             return None
-        left, right, bottom, top = self.periodic_extent_
-        return like.new_tensor([right - left, top - bottom])
+        ends = np.array(self.periodic_extent_)
+        return like.new_tensor(ends[1::2] - ends[::2])
 
     def _in_box(self, points: torch.Tensor) -> torch.Tensor:
         """Points moved into the periodic box, if the density was periodic."""
@@ -482,12 +482,16 @@ def _may_be_picture(X: torch.Tensor) -> bool:
 
 def _rescaled_image(density: GridDensity) -> tuple[GridDensity, Rescaling]:
     """An image with its lower left corner at the origin, and where it was."""
-    left, right, bottom, top = density.extent
-    scaling = Rescaling(
-        density.values.new_tensor([left, bottom]), power_of_two(max(right - left, top - bottom))
-    )
-    extent = (0.0, (right - left) / scaling.unit, 0.0, (top - bottom) / scaling.unit)
+    corner, size = _corner_and_size(density)
+    scaling = Rescaling(density.values.new_tensor(corner), power_of_two(size.max()))
+    extent = tuple(float(end) for side in size for end in (0.0, side / scaling.unit))
     return density._replace(extent=extent), scaling
+
+
+def _corner_and_size(density: GridDensity) -> tuple[np.ndarray, np.ndarray]:
+    """The corner of least coordinates and the lengths of the box of an image."""
+    low, high = np.array(density.extent[::2], float), np.array(density.extent[1::2], float)
+    return low, high - low
 
 
 def _like(density) -> torch.Tensor:
@@ -496,14 +500,13 @@ def _like(density) -> torch.Tensor:
 
 
 def _draw(density: GridDensity | GaussianMixtureParams, n: int, rng) -> torch.Tensor:
-    """Draw from a density of the plane: ``(n, 2)``."""
+    """Draw from a density: ``(n, d)``."""
     if isinstance(density, GaussianMixtureParams):
         generator = torch.Generator(density.means.device).manual_seed(int(rng.randint(2**31)))
         return sample(density, n, generator=generator)[0]
     values = density.values.cpu().numpy()
     pixel = rng.choice(values.size, n, p=values.ravel() / values.sum())
     row_column = np.stack(np.unravel_index(pixel, values.shape), axis=1)
-    share = (row_column[:, ::-1] + rng.uniform(size=(n, 2))) / values.shape[::-1]
-    left, right, bottom, top = density.extent
-    corner, size = np.array([left, bottom]), np.array([right - left, top - bottom])
+    share = (row_column[:, ::-1] + rng.uniform(size=(n, values.ndim))) / values.shape[::-1]
+    corner, size = _corner_and_size(density)
     return torch.as_tensor(corner + share * size).to(density.values)

@@ -258,7 +258,7 @@ class MixtureIntegrals:
     def centred(self) -> tuple["MixtureIntegrals", Array]:
         """The same density with its mean at the origin, and its mean."""
         mean = self.weights @ self.means
-        return MixtureIntegrals(self.weights, self.means - mean, self.covariances), mean
+        return type(self)(self.weights, self.means - mean, self.covariances), mean
 
     def covariance(self) -> Array:
         """The covariance ``(2, 2)`` of the density, whose mean must be the origin."""
@@ -268,7 +268,7 @@ class MixtureIntegrals:
     def blurred(self, share: float) -> "MixtureIntegrals":
         """The mixture with a share of its whole covariance added to every component's."""
         wider = self.covariances + share * self.covariance()
-        return MixtureIntegrals(self.weights, self.means, wider)
+        return type(self)(self.weights, self.means, wider)
 
     def nodes(self, n: int) -> tuple[Array, Array]:
         """At least ``n`` points that approximate the density, and their positive masses."""

@@ -11,7 +11,8 @@ smallest; at the optimal potentials ``psi`` that mass is ``b_j``. The density is
 Gaussian mixture.
 
 - In the plane the transport is exact: cells form a power diagram, integrals over them have closed
-  forms for both densities, and a damped Newton method finds the potentials (`exact_plan`, here).
+  forms for both densities, and a damped Newton method finds the potentials (`exact_plan`, here). So
+  it is in space, where integrals of a mixture over polyhedra are found by quadrature on facets.
 - In any dimension a mixture can be approximated by quasi-random nodes, which leaves a discrete
   problem (`nodes_plan`, in `skgmmot.transport.semidiscrete.nodes`).
 
@@ -43,6 +44,7 @@ from skgmmot.transport.semidiscrete.scaled_problem import (
     to_numpy,
     zero_with_derivative,
 )
+from skgmmot.transport.semidiscrete.space.diagram import SpaceDiagram
 
 
 class SemidiscretePlan(NamedTuple):
@@ -61,8 +63,8 @@ class SemidiscretePlan(NamedTuple):
     exact plan."""
     n_iter: int
     """Number of Newton steps; 0 for nodes."""
-    cells: PowerDiagram | PeriodicDiagram | None
-    """The cells, in the plane; None for nodes. Points that coincide share the cell of the first."""
+    cells: PowerDiagram | SpaceDiagram | PeriodicDiagram | None
+    """The cells; None for nodes. Points that coincide share the cell of the first."""
 
 
 def exact_plan(
@@ -76,13 +78,14 @@ def exact_plan(
     tol: float = 1e-8,
     max_iter: int = 1000,
 ) -> SemidiscretePlan:
-    """Solve semi-discrete optimal transport in the plane exactly, by damped Newton steps.
+    """Solve semi-discrete optimal transport in two or three dimensions, by damped Newton steps.
 
     Parameters
     ----------
     density : GridDensity or GaussianMixtureParams
-        An image, or a mixture in two dimensions with positive definite covariances.
-    points : Tensor of shape (n, 2)
+        An image, voxels, or a mixture in two or three dimensions with positive definite
+        covariances.
+    points : Tensor of shape (n, d)
         Points ``y``, anywhere; some may coincide.
     weights : Tensor of shape (n,)
         Their masses, non-negative, of any positive sum.
@@ -113,27 +116,31 @@ def exact_plan(
     Raises
     ------
     ValueError
-        If a mixture shall be transported in part, or with slack.
+        If a mixture or voxels shall be transported in part, or an image in part and with slack, or
+        if the values of voxels require a gradient.
     RuntimeError
         If Newton's method does not converge, not even with points merged that are nearer than 1e-7
         of their extent.
 
     Notes
     -----
-    Differentiable once in values, points, weights, means and covariances. Where points coincide,
-    the gradient in them is a subgradient. A Newton step costs ``O(n log n)`` for the cells,
-    ``O(n + edges of cells meeting lines of pixels)`` or ``O(n K)`` for the integrals, and about
-    ``O(n^1.5)`` for the linear system.
+    Differentiable once in values (of images), points, weights, means and covariances. Where points
+    coincide, the gradient in them is a subgradient. In the plane a Newton step costs ``O(n log n)``
+    for the cells, ``O(n + edges of cells meeting lines of pixels)`` or ``O(n K)`` for the
+    integrals, and about ``O(n^1.5)`` for the linear system. In space it takes some times as long
+    for voxels and some hundred times for a mixture, whose masses have quadrature errors below
+    1e-12.
 
     References
     ----------
     .. [1] Kitagawa, Merigot and Thibert 2019, damped Newton algorithm.
     """
     density, b = _upwards(density), weights / weights.sum()
+    _refuse_in_space(density, points, mass)
     if mass < 1:
         return _partial_plan(density, points, b, mass, potentials, slack, tol, max_iter)
     cells = problem = None
-    for distance in MERGING_DISTANCES:
+    for distance in MERGING_DISTANCES[points.shape[1] - 2 :]:  # in space rounding is coarser
         merged = _problem_of(density)(density, points, b, distance)
         if cells is None or len(merged.sites) < len(problem.sites):
             problem = merged
@@ -214,6 +221,20 @@ def _partial_plan(density, points, b, mass, start, slack, tol, max_iter) -> Semi
     )
 
 
+def _refuse_in_space(density, points: Tensor, mass: float) -> None:
+    """Raise for what is computed in the plane only."""
+    if points.shape[1] == 3 and mass < 1:
+        raise ValueError(
+            f"mass must be 1 for three features, got {mass:.6g}. Approximate a mixture by nodes, "
+            "integration='nodes'; voxels are transported whole."
+        )
+    if points.shape[1] == 3 and isinstance(density, GridDensity) and density.values.requires_grad:
+        raise ValueError(
+            "values of a GridDensity must not require a gradient with three axes, got some that "
+            "do. Detach them: gradients are those in the points and their weights."
+        )
+
+
 def component_masses(mixture: GaussianMixtureParams, plan: SemidiscretePlan) -> Tensor:
     """Return the masses of each component of a mixture in the cells of a plan in the plane.
 
@@ -238,7 +259,7 @@ def component_masses(mixture: GaussianMixtureParams, plan: SemidiscretePlan) -> 
 
 
 def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -> SemidiscretePlan:
-    r"""Transport a density in the plane to the nearest of given points, with free masses.
+    r"""Transport a density to the nearest of given points, with free masses.
 
     The cells are Voronoi's, and the cost is the smallest over all masses of the points:
 
@@ -247,8 +268,9 @@ def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -
     Parameters
     ----------
     density : GridDensity or GaussianMixtureParams
-        An image, or a mixture in two dimensions with positive definite covariances.
-    points : Tensor of shape (n, 2)
+        An image, voxels, or a mixture in two or three dimensions with positive definite
+        covariances.
+    points : Tensor of shape (n, d)
         Points ``y``.
 
     Returns

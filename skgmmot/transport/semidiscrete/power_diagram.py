@@ -27,6 +27,10 @@ Array = np.ndarray
 NORMALS = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
 
 
+#: Corners whose owners are found lie inside the rectangle by half of this share of its sides.
+CORNER_OFFSET = 1e-9
+
+
 class Box(NamedTuple):
     """A rectangle with sides along the axes."""
 
@@ -98,6 +102,16 @@ class PowerDiagram(NamedTuple):
         owner = np.concatenate([self.sites[inner, 0], self.sites[inner, 0], self.owners])
         return corners, 2 * (corners * sites[owner]).sum(1) - heights[owner]
 
+    def placed(self, unit: float, origin: Array) -> "PowerDiagram":
+        """The diagram in other coordinates, ``unit x + origin``."""
+        ends = self.start, self.stop, self.box.low, self.box.high
+        start, stop, low, high = (unit * end + origin for end in ends)
+        return self._replace(start=start, stop=stop, box=Box(low, high))
+
+    def renumbered(self, index: Array, n_sites: int) -> "PowerDiagram":
+        """The diagram with other indices of the sites."""
+        return self._replace(sites=index[self.sites], owners=index[self.owners], n_sites=n_sites)
+
     def polygons(self) -> list[Array]:
         """Return the corners of each cell, counterclockwise.
 
@@ -144,7 +158,9 @@ def power_diagram(sites: Array, heights: Array, box: Box) -> PowerDiagram:
     turned = direction[:, 0] * between[:, 1] - direction[:, 1] * between[:, 0] < 0
     pairs[turned] = pairs[turned, ::-1]
     kept, start, stop, entry, exit_ = _clipped(start, stop, box)
-    owners = np.argmax(2 * box.corners @ sites.T - heights, axis=1)
+    # Slightly inside: at a corner itself an edge along a wall would leave the owner to rounding.
+    corners = box.corners + CORNER_OFFSET * (box.low + box.high - 2 * box.corners)
+    owners = np.argmax(2 * corners @ sites.T - heights, axis=1)
     inner = pairs[kept]
     walls, wall_start, wall_stop, base = _walls(inner, (start, entry), (stop, exit_), box)
     owners[-1] = owners[-1] if base is None else base
@@ -218,15 +234,19 @@ def _clipped(start: Array, stop: Array, box: Box):
     Returns the indices of the edges that remain, their ends, and the walls at which they enter and
     leave the rectangle (-1: none).
     """
-    points = np.hstack([start, stop])
-    low, high = np.tile(box.low, 2), np.tile(box.high, 2)
+    low, high = box.low, box.high
+    # an edge on a wall has nothing on its other side
+    inner = np.flatnonzero(~((start == stop) & ((start == low) | (start == high))).any(1))
+    start, stop = start[inner], stop[inner]
+    points, low, high = np.hstack([start, stop]), np.tile(low, 2), np.tile(high, 2)
     crossing = np.flatnonzero(((points < low) | (points > high)).any(1))
     inside = np.delete(np.arange(len(start)), crossing)
     some, *cut = _clip(start[crossing], stop[crossing], box)
     none = np.full(len(inside), -1)
     whole = inside, start[inside], stop[inside], none, none
     parts = zip(whole, (crossing[some], *cut), strict=True)
-    return (*(np.concatenate(part) for part in parts),)
+    kept, *ends = (np.concatenate(part) for part in parts)
+    return inner[kept], *ends
 
 
 def _clip(start: Array, stop: Array, box: Box):

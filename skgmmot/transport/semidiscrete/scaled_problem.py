@@ -16,6 +16,9 @@ from skgmmot.transport.semidiscrete.cells import Cells, Target, lowest_empty_hei
 from skgmmot.transport.semidiscrete.damped_newton import cells_of_masses
 from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram
+from skgmmot.transport.semidiscrete.space.diagram import Cuboid, SpaceDiagram
+from skgmmot.transport.semidiscrete.space.gaussians import SpaceMixtureIntegrals
+from skgmmot.transport.semidiscrete.space.voxels import VoxelIntegrals
 
 #: Points nearer than this share of their extent are merged. Larger shares are tried if cells are
 #: not found: rounding displaces the edge between two sites the more, the nearer they are.
@@ -147,17 +150,10 @@ class ScaledProblem:
         """The integral of ``|x|^2`` over all cells."""
         return np.trace(self.density.covariance())
 
-    def diagram(self, cells: Cells) -> PowerDiagram:
+    def diagram(self, cells: Cells) -> PowerDiagram | SpaceDiagram:
         """The cells in the coordinates and with the indices of the points."""
-        d = cells.diagram
-        return d._replace(
-            sites=self.first[d.sites],
-            start=self.unit * d.start + self.mean,
-            stop=self.unit * d.stop + self.mean,
-            owners=self.first[d.owners],
-            n_sites=len(self.b),
-            box=Box(self.unit * d.box.low + self.mean, self.unit * d.box.high + self.mean),
-        )
+        d = cells.diagram.renumbered(self.first, len(self.b))
+        return d.placed(self.unit, self.mean)
 
     def envelope(self, density, cells: Cells) -> Tensor:
         """A zero whose derivative in the density is that of ``int phi rho`` at fixed ``phi``."""
@@ -195,7 +191,7 @@ class ScaledProblem:
         # E[grad phi (x - m)^T] Sigma^{-1} / 2 = I - sum_j y_j (int_j (x - m) g)^T Sigma^{-1}
         about = first - mass[..., None] * own.means[:, None]
         turned = sites.T @ about @ np.linalg.inv(own.covariances)  # (K, 2, 2)
-        turned = np.eye(2) - (turned + turned.transpose(0, 2, 1)) / 2
+        turned = np.eye(own.means.shape[1]) - (turned + turned.transpose(0, 2, 1)) / 2
         weights = own.weights
         return (
             zero_with_derivative(mixture.weights, self.unit**2 * (phi - phi.mean()))
@@ -241,12 +237,14 @@ def centred_integrals(density) -> tuple[GridIntegrals | MixtureIntegrals, np.nda
         The unit, a power of two.
     """
     if isinstance(density, GridDensity):
-        left, right, bottom, top = density.extent
-        corner, size = np.array([left, bottom], float), np.array([right - left, top - bottom])
+        corner, end = np.array(density.extent[::2], float), np.array(density.extent[1::2], float)
+        size = end - corner
         unit = power_of_two(size.max())
-        box, values = Box(np.zeros(2), size / unit), to_numpy(density.values)
-        pixel = np.prod(box.high / values.shape[::-1])
-        integrals, mean = GridIntegrals(values / (values.sum() * pixel), box).centred()
+        values = to_numpy(density.values)
+        kind, of = (VoxelIntegrals, Cuboid) if len(size) == 3 else (GridIntegrals, Box)
+        pixel = np.prod(size / unit / values.shape[::-1])
+        box = of(np.zeros(len(size)), size / unit)
+        integrals, mean = kind(values / (values.sum() * pixel), box).centred()
         return integrals, corner + unit * mean, unit
     weights, means, covariances = map(
         to_numpy, (density.weights, density.means, density.full_covariances())
@@ -254,7 +252,8 @@ def centred_integrals(density) -> tuple[GridIntegrals | MixtureIntegrals, np.nda
     weights, base = weights / weights.sum(), means[0]
     deviations = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
     unit = power_of_two(max(np.abs(means - base).max(), deviations.max()))
-    scaled = MixtureIntegrals(weights, (means - base) / unit, covariances / unit / unit)
+    kind = SpaceMixtureIntegrals if means.shape[1] == 3 else MixtureIntegrals
+    scaled = kind(weights, (means - base) / unit, covariances / unit / unit)
     integrals, mean = scaled.centred()
     return integrals, base + unit * mean, unit
 

@@ -50,6 +50,17 @@ def test_points_in_a_periodic_box_are_those_of_all_its_repetitions():
     assert not hasattr(quantizer.fit(box._replace(periodic=False)), "periodic_extent_")
 
 
+def test_a_cube_is_quantised_by_its_octants():
+    start = np.array(list(np.ndindex(2, 2, 2))) / 2 + 0.2
+    for periodic in (False, True):
+        cube = GridDensity(np.ones((1, 1, 1)), periodic=periodic)
+        quantizer = WassersteinQuantizer(8, init=start, tol=1e-9).fit(cube)
+        assert np.isclose(quantizer.distance_**2, 3 / 12 / 4)
+        assert np.array_equal(quantizer.predict(start), np.arange(8))
+    drawn = WassersteinQuantizer(3, random_state=0, tol=0.1).fit(cube)
+    assert drawn.cluster_centers_.shape == (3, 3)
+
+
 def test_free_masses_of_samples_are_those_of_k_means(blobs):
     quantizer = WassersteinQuantizer(4, masses="free", init=blobs[:4], tol=1e-9).fit(blobs)
     kmeans = KMeans(4, init=blobs[:4], n_init=1, tol=0).fit(blobs)

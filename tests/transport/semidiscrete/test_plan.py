@@ -11,7 +11,7 @@ from scipy.stats import norm
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.transport.semidiscrete.grid import GridDensity
-from skgmmot.transport.semidiscrete.plan import component_masses, exact_plan
+from skgmmot.transport.semidiscrete.plan import component_masses, exact_plan, nearest_plan
 
 DOUBLE = torch.float64
 EXTENT = (0.0, 2.0, 1.0, 4.0)
@@ -302,3 +302,12 @@ def test_components_lie_in_the_cells_of_a_plan_as_their_samples_do(make_mixture)
     for k in range(3):
         counted = torch.bincount(cell[labels == k], minlength=len(points)) / (labels == k).sum()
         assert torch.allclose(mass[k], counted.double(), atol=0.03)
+
+
+@pytest.mark.parametrize("away", [(1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)])
+def test_a_point_whose_cell_begins_at_a_wall_has_no_mass(away):
+    points = torch.tensor([[0.5, 0.5], [0.5, 0.5]], dtype=DOUBLE)
+    points[1] += torch.tensor(away, dtype=DOUBLE)
+    plan = nearest_plan(even(), points)
+    assert torch.allclose(plan.masses, torch.tensor([1.0, 0.0], dtype=DOUBLE), atol=1e-12)
+    assert math.isclose(plan.cost, 1 / 6)

@@ -42,6 +42,8 @@ Array = np.ndarray
 
 #: Images are kept to this share of the largest potential beyond the reach of cells, for rounding.
 REACH_MARGIN = 1e-9
+#: Corners of a polygon nearer than this share of its size are one, and so are directions of edges.
+SAME_CORNER = 1e-8
 
 
 class PeriodicDiagram(NamedTuple):
@@ -97,12 +99,24 @@ class PeriodicDiagram(NamedTuple):
         list of n ndarrays of shape (number of corners, 2)
             ``(0, 2)`` for an empty cell. Cells are not cut off at the box.
         """
-        parts = [[] for _ in range(self.n_sites)]
-        for owner, offset, part in zip(
-            self.owner, self.offset, self.images.polygons(), strict=True
-        ):
-            parts[owner].append(part - offset)
-        return [_hull(np.vstack(of_one)) for of_one in parts]
+        return [_hull(corners) for corners in self._around_sites(self.images.polygons())]
+
+    def polyhedra(self) -> list[Array]:
+        """Return the corners of each whole cell around its site; their convex hull is the cell.
+
+        Returns
+        -------
+        list of n ndarrays of shape (number of corners, 3)
+            ``(0, 3)`` for an empty cell. Corners may appear several times or lie inside.
+        """
+        return self._around_sites(self.images.polyhedra())
+
+    def _around_sites(self, parts: list[Array]) -> list[Array]:
+        """Corners of the cells of images, moved to their sites."""
+        moved = [[np.empty((0, self.offset.shape[1]))] for _ in range(self.n_sites)]
+        for owner, offset, part in zip(self.owner, self.offset, parts, strict=True):
+            moved[owner].append(part - offset)
+        return [np.vstack(of_one) for of_one in moved]
 
 
 def image_heights(sites: Array, heights: Array, owner: Array, offset: Array) -> Array:
@@ -320,11 +334,23 @@ def nearest_image(sites: Array, box: Box) -> Array:
 
 
 def _hull(points: Array) -> Array:
-    """The corners of the convex hull of points, counterclockwise; none for an empty cell."""
+    """The corners of the convex hull of points, counterclockwise; none for an empty cell.
+
+    Where pieces of a cell meet at walls, points lie on its edges, up to rounding.
+    """
+    if not len(points):
+        return points
+    nearly = SAME_CORNER * np.abs(points - points[0]).max()
+    _, first = np.unique(
+        np.round((points - points[0]) / (nearly or 1.0)), axis=0, return_index=True
+    )
     try:
-        return points[ConvexHull(points).vertices] if len(points) else points
-    except QhullError:  # a cell without area
+        hull = points[first][ConvexHull(points[first]).vertices]
+    except (QhullError, ValueError):  # a cell without area
         return points[:0]
+    before, after = hull - np.roll(hull, 1, axis=0), np.roll(hull, -1, axis=0) - hull
+    turn = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
+    return hull[turn > SAME_CORNER * np.hypot(*before.T) * np.hypot(*after.T)]
 
 
 def covering_radius(sites: Array, box: Box) -> float:

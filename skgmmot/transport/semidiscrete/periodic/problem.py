@@ -12,13 +12,17 @@ from skgmmot.transport.semidiscrete.periodic.cells import (
     nearest_image,
     wrapped,
 )
-from skgmmot.transport.semidiscrete.power_diagram import Box
 from skgmmot.transport.semidiscrete.scaled_problem import (
     MERGING_DISTANCES,
     ScaledProblem,
     centred_integrals,
     to_numpy,
 )
+
+#: All points are moved by this share of the box, far less than what costs are accurate to, so that
+#: the edges of the cells of a lattice do not lie on the walls: where they do, rounding decides
+#: which cells meet them.
+GENERIC_SHIFT = 1e-12 * np.array([0.6180339887, 0.7548776662, 0.8191725134])
 
 
 class PeriodicProblem(ScaledProblem):
@@ -46,7 +50,8 @@ class PeriodicProblem(ScaledProblem):
         one, self.mean, self.unit = centred_integrals(density)
         self.density, self.step = PeriodicIntegrals(one), self.unit
         self.shift = np.zeros_like(self.mean)
-        self.centred = nearest_image((self.y - self.mean) / self.unit, one.box)
+        moved = GENERIC_SHIFT[: len(self.mean)] * self.density.period
+        self.centred = nearest_image((self.y - self.mean) / self.unit + moved, one.box)
         self.level = (self.centred**2).sum(1)
         self.full = self._with_mass()
         self._merge(merging_distance, self.density.period)
@@ -72,9 +77,7 @@ class PeriodicProblem(ScaledProblem):
         d = cells.diagram
         images, owner = d.images, self.first[d.owner]
         place = self.unit * d.image_sites(self.sites) + self.mean
-        ends = images.start, images.stop, images.box.low, images.box.high
-        start, stop, low, high = (self.unit * end + self.mean for end in ends)
-        shown = images._replace(start=start, stop=stop, box=Box(low, high))
+        shown = images.placed(self.unit, self.mean)
         return PeriodicDiagram(shown, owner, place - self.y[owner], len(self.b))
 
     def _merged_by(self) -> np.ndarray:

@@ -48,6 +48,17 @@ def test_a_lattice_costs_the_second_moment_of_its_cell(n):
     assert torch.allclose(plan.barycentres, grid)
 
 
+@pytest.mark.parametrize("size", [1, 8])
+@pytest.mark.parametrize("extent", [(0.0, 1.0, 0.0, 1.0), (0.0, 0.3, 0.1, 0.4)])
+def test_lattices_whose_cells_end_at_the_walls_are_no_special_cases(size, extent):
+    box = GridDensity(torch.ones(size, size, dtype=DOUBLE), extent, periodic=True)
+    side, corner = extent[1], torch.tensor(extent[::2], dtype=DOUBLE)
+    for n in (1, 2, 3):
+        grid = (torch.tensor(list(itertools.product(range(n), repeat=2)), dtype=DOUBLE) + 0.5) / n
+        plan = exact_plan(box, corner + side * grid, ones(grid))
+        assert math.isclose(plan.cost, side**2 * 2 / 12 / n**2, rel_tol=1e-10)
+
+
 def test_a_hexagonal_lattice_has_the_least_cost_of_all():
     # two points in a box of sides 1 and sqrt(3): all cells are regular hexagons of area sqrt(3)/2
     box = EVEN._replace(extent=(0.0, 1.0, 0.0, math.sqrt(3)))

@@ -1,0 +1,1 @@
+"""Exact semi-discrete transport in three dimensions."""
