@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sized
 from numbers import Number, Real
 from os import PathLike
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -382,7 +382,7 @@ def companion(estimator, X, name: str, *, missing: bool = False):
     for ``X``. Names of features are compared where both have them; scikit-learn would warn of names
     that only one has.
     """
-    options = {"name": name, "missing": missing}
+    options: dict[str, Any] = {"name": name, "missing": missing}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "X (has|does not have valid) feature names", UserWarning)
         try:

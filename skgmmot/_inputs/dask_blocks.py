@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ def _shortened(chunks) -> str:
 
 def _check_numbers(name: str, data) -> None:
     """Refuse a declared dtype that holds no real numbers."""
-    dtypes = getattr(data, "dtypes", None) if _is_frame(data) else data.dtype
+    dtypes: Any = getattr(data, "dtypes", None) if _is_frame(data) else data.dtype
     columns = dtypes.items() if hasattr(dtypes, "items") else [(None, dtypes)]
     for column, dtype in columns:
         if getattr(dtype, "kind", "O") not in "biuf":
@@ -213,7 +214,8 @@ class DaskBlocks:
         """Positions of blocks that share a task: some that one worker holds, else one."""
         held = self._held_by()
         threads = _client().nthreads() if held else {}
-        of_worker, groups = {}, []
+        of_worker: dict[str, list[int]] = {}
+        groups = []
         for position, i in enumerate(numbers):
             if i in held:
                 of_worker.setdefault(held[i], []).append(position)

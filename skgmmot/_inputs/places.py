@@ -56,6 +56,7 @@ def out_of_core(
     TypeError, ValueError
         If a block is not one; the message names it.
     """
+    samples: DaskSamples | Stream
     if arrays.is_dask(X):
         samples, kind = dask_samples(estimator, X, sample_weight, reset=reset), arrays.NUMPY
     else:
@@ -87,6 +88,7 @@ def each_block(estimator, X, sample_weight, function: Callable):
 
 def reader_of(estimator, X, sample_weight=None, **options) -> "Reader | None":
     """What reads samples block by block, see `Reader`; None for samples in memory."""
+    blocks: Callable[[], Iterator] | None
     if arrays.is_dask(X):
         blocks, sample_weight = DaskBlocks(X, sample_weight).one_by_one, None
     else:
@@ -161,7 +163,8 @@ class Reader:
 
     def __call__(self) -> Iterator[Block]:
         """One pass."""
-        seen, ends = 0, []
+        seen = 0
+        ends: list[torch.Tensor] = []
         for i, (X, weights) in enumerate(self._pairs()):
             block = self._block(i, X, weights, seen)
             if block is None:
@@ -307,7 +310,7 @@ def n_rows(X) -> int | None:
     if arrays.is_dask(X) or not isinstance(shape, Sized | None):
         return None
     if shape is not None:
-        return int(shape[0]) if len(shape) else None
+        return int(shape[0]) if len(shape) else None  # type: ignore[index]
     return len(X) if hasattr(X, "__len__") else None
 
 

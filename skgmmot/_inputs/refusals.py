@@ -1,6 +1,7 @@
 """Error messages for samples that are no matrix of numbers, and for numbers that are no count."""
 
 from numbers import Integral
+from typing import NoReturn
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def refuse_other_axes(name: str, shape) -> None:
     )
 
 
-def refuse_text(name: str, X, error: Exception) -> None:
+def refuse_text(name: str, X, error: Exception) -> NoReturn:
     """Raise for text among numbers, naming the column and the first of it."""
     columns = getattr(X, "columns", None)
     if columns is not None:

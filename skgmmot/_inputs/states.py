@@ -12,7 +12,6 @@ from torch import Tensor
 
 from skgmmot.fitting.em.prior import Prior
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
-from skgmmot.gaussian.covariance.typed import TypedTensors
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.adjoint import Adjoint, Asked
 from skgmmot.numerics.fixed_point import Solution
@@ -96,7 +95,7 @@ def _packed_tensor(tensor: Tensor):
     return {KIND: TENSOR, "array": array, "device": str(tensor.device)}
 
 
-def _packed_mixture(mixture: TypedTensors):
+def _packed_mixture(mixture: GaussianMixtureParams):
     """The tensors of a mixture and the name of its type, if that is registered."""
     name = mixture.covariance_type.name
     if COVARIANCE_TYPES.get(name) != mixture.covariance_type:

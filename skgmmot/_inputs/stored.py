@@ -87,7 +87,7 @@ def _mixture(cls) -> Kind:
 def _take_solution(solution: Solution) -> dict:
     """A solution; what backward has found stays behind."""
     objectives = np.array(solution.objectives, dtype=np.float64)
-    return solution._replace(objectives=objectives, adjoint=None)._asdict()
+    return solution._asdict() | {"objectives": objectives, "adjoint": None}
 
 
 def _make_solution(parts: dict) -> Solution:

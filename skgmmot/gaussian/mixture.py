@@ -116,7 +116,7 @@ class GaussianMixtureParams(TypedTensors):
         """The weights ``(K,)`` of the components; with noise their sum is less than one."""
         return self.weights if self.noise is None else self.weights[:-1]
 
-    def with_noise(self, weight, noise: float) -> "GaussianMixtureParams":
+    def with_noise(self, weight: float | Tensor, noise: float) -> "GaussianMixtureParams":
         """Return a mixture of this one and uniform noise.
 
         Parameters

@@ -47,16 +47,16 @@ class CovarianceTypeName(StrOptions):
         self.elementary, self.sketched = elementary, sketched
         super().__init__(set())
 
-    @property
-    def options(self):
-        """The names of such types."""
-        return {name for name, each in COVARIANCE_TYPES.items() if self._allows(each)}
-
     def _allows(self, covariance_type):
         """Whether a type has the arithmetic that is needed."""
         if self.elementary:
             return covariance_type.elementary
         return self.sketched or covariance_type.base.elementary
+
+    @property
+    def options(self):
+        """The names of such types."""
+        return {name for name, each in COVARIANCE_TYPES.items() if self._allows(each)}
 
     @options.setter
     def options(self, _):
@@ -185,7 +185,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
                 f"X must have the {means.shape[1]} feature(s) of means_, got {like.shape[1]}. Pass "
                 "the features of the mixture."
             )
-        to = {"dtype": torch.float64, "device": like.device}
+        to: dict[str, Any] = {"dtype": torch.float64, "device": like.device}
         weights, means, factors = (t.to(**to) for t in (weights, means, factors))
         base, noise = base.reduced(*means.shape), None
         if (share := getattr(self, "noise_weight_", 0.0)) > 0:
@@ -340,11 +340,11 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             log_likelihood, total = sums
             return log_likelihood / total
         X, _ = arrays.samples(self, X, reset=False, missing=arrays.takes_missing(self))
-        weights = arrays.sample_weights(sample_weight, X)
+        a = arrays.sample_weights(sample_weight, X)
         values = self._blockwise(_log_density, X).detach().cpu().numpy()
-        if weights is None:
+        if a is None:
             return float(np.mean(values))
-        weights = weights.detach().cpu().numpy().astype(np.float64)
+        weights = a.detach().cpu().numpy().astype(np.float64)
         kept = weights > 0  # a sample of weight zero is absent, even where its log-density is -inf
         return float(np.average(values[kept], weights=weights[kept]))
 

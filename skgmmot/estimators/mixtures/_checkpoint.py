@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,8 @@ class Checkpoint:
 
     def __init__(self, path: str, every: int, fit: dict, device, longer: bool = False):
         self.path, self.every, self.fit, self.longer = path, every, fit, longer
-        self._pending, self._n_steps, self._failed = None, 0, False
+        self._pending: Reached | None = None
+        self._n_steps, self._failed = 0, False
         try:
             archive.check_place(path)
             self.reached = self._found(device) if os.path.lexists(path) else None
@@ -123,8 +125,8 @@ class Checkpoint:
         n_runs = parameters["n_init"] if self.fit["start"] is None else 1
         if reached.run < n_runs or loop is None or loop.solution.n_iter >= parameters["max_iter"]:
             return reached
-        again = {"run": reached.run - 1, "start": reached.best_start, "loop": loop}
-        ended = dict.fromkeys(("best", "best_start", "best_loop"))
+        again: dict[str, Any] = {"run": reached.run - 1, "start": reached.best_start, "loop": loop}
+        ended: dict[str, Any] = dict.fromkeys(("best", "best_start", "best_loop"))
         return dataclasses.replace(reached, **again, **ended)
 
     def keep(self, reached: Reached) -> None:

@@ -72,7 +72,8 @@ class Running(NamedTuple):
             for name, array in kept.items()
             if name != "type"
         }
-        theta = GaussianMixtureParams(*(tensors.pop(name) for name in MIXTURE), covariance_type)
+        weights, means, covariances = (tensors.pop(name) for name in MIXTURE)
+        theta = GaussianMixtureParams(weights, means, covariances, covariance_type)
         origin = tensors.pop("origin")
         return cls(theta, Statistics(**tensors), origin)
 
