@@ -27,7 +27,7 @@ from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import iterate
-from skgmmot.numerics.newton import DerivativeModel
+from skgmmot.numerics.newton.acceleration import DerivativeModel
 
 #: How near the limit of the mean log-likelihood a fit is to come.
 NEAR = 1e-8

@@ -177,34 +177,36 @@ class FisherCoordinates:
         return self.of_change(GaussianMixtureParams(nothing, shift, bent, self.base))
 
     def covariances_of_change(self, change: Tensor) -> Tensor:
-        """The coordinates of a change of the covariances, in storage."""
-        return self.base.congruence(change, self.inverses) * self.spread
+        """The coordinates ``(..., q)`` of a change of the covariances."""
+        return self.base.packed(self.base.congruence(change, self.inverses) * self.spread)
 
     def covariances_of_cotangent(self, u: Tensor) -> Tensor:
-        """The coordinates of cotangents of the covariances, in storage."""
-        return self.base.congruence(u, self.factors) / self.spread
+        """The coordinates ``(..., q)`` of cotangents of the covariances."""
+        return self.base.packed(self.base.congruence(u, self.factors) / self.spread)
 
     def cotangent_covariances(self, coordinates: Tensor) -> Tensor:
         """The inverse of `covariances_of_cotangent`."""
         back = self.base.transpose(self.inverses)
-        return self.base.congruence(coordinates * self.spread, back)
+        return self.base.congruence(self._unpacked(coordinates) * self.spread, back)
 
     def changed_covariances(self, coordinates: Tensor) -> Tensor:
         """The covariances after a change: positive definite, however large."""
         # Sigma + dSigma ~ L (I + D / 2)^2 L^T with D = L^{-1} dSigma L^{-T}
-        return self.base.squared(coordinates / (2 * self.spread), self.factors)
+        return self.base.squared(self._unpacked(coordinates) / (2 * self.spread), self.factors)
+
+    def _unpacked(self, coordinates):
+        return self.base.unpacked(coordinates, self.factors.shape)
 
     def _rows(self, rows, storage):
         return self.base.apply(rows.unsqueeze(-2), storage).squeeze(-2)
 
     def _join(self, weights, means, covariances):
-        parts = zip((weights, means, covariances), self.mixture, strict=True)
-        return torch.cat([p.flatten(p.ndim - t.ndim) for p, t in parts], dim=-1)
+        return torch.cat([weights, means.flatten(-2), covariances], dim=-1)
 
     def _cut(self, vector):
-        parts = vector.split([t.numel() for t in self.mixture], dim=-1)
-        pairs = zip(parts, self.mixture, strict=True)
-        return [p.reshape(*p.shape[:-1], *t.shape) for p, t in pairs]
+        w, m, _ = self.mixture
+        weights, means, covariances = vector.tensor_split([len(w), len(w) + m.numel()], dim=-1)
+        return weights, means.unflatten(-1, m.shape), covariances
 
 
 class _Chart:
@@ -220,28 +222,24 @@ class _Chart:
             lambda storage: covariance_type.to_base(storage, *mixture.means.shape), self.covariances
         )
         rows = J.reshape(*base.factors.shape, -1).movedim(-1, 0)
-        rows = base.covariances_of_change(rows).flatten(1)  # J^T
+        rows = base.covariances_of_change(rows)  # J^T
         values, vectors = torch.linalg.eigh(rows @ rows.mT)
         # a storage may hold numbers, or sums of them, that the covariances do not depend on
         roots = values.clamp(min=float(values[-1]) * torch.finfo(values.dtype).eps).sqrt()
         self.root = vectors * roots @ vectors.mT
         self.inverse = vectors / roots @ vectors.mT
 
-    def _times(self, storage, matrix):
-        shape = self.covariances.shape
-        return (storage.flatten(-len(shape)) @ matrix).unflatten(-1, shape)
-
     def covariances_of_change(self, change):
-        return self._times(change, self.root)
+        return change.flatten(-len(self.covariances.shape)) @ self.root
 
     def covariances_of_cotangent(self, u):
-        return self._times(u, self.inverse)
+        return u.flatten(-len(self.covariances.shape)) @ self.inverse
 
     def cotangent_covariances(self, coordinates):
-        return self._times(coordinates, self.root)
+        return (coordinates @ self.root).unflatten(-1, self.covariances.shape)
 
     def changed_covariances(self, coordinates):
-        return self.covariances + self._times(coordinates, self.inverse)
+        return self.covariances + (coordinates @ self.inverse).view_as(self.covariances)
 
 
 def velocities(

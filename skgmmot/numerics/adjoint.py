@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from skgmmot.numerics.fixed_point import Point, Solution
 from skgmmot.numerics.krylov import Products, dense, gmres
 from skgmmot.numerics.linalg import norm
+from skgmmot.numerics.threads import single_threaded_torch
 
 #: Up to this many numbers, a derivative from autograd is small.
 SMALL = 40
@@ -44,8 +45,15 @@ class Linearisation(Protocol):
     small: bool
     """Whether all products at once, a matrix, cost less than those of a Krylov space in turn."""
 
+    inverse: Callable[[Tensor], Tensor] | None = None
+    """An approximate inverse of ``I - dF/dtheta`` ``(m,) -> (m,)``, where one is known."""
+
     def product(self, u: Tensor) -> Tensor:
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
+
+    def matrix(self) -> Tensor:
+        """``dF/dtheta^T (m, m)``, row by row the products of unit vectors."""
+        return self.product(torch.eye(len(self.residual)).to(self.residual))
 
     def encode(self, u: Point) -> Tensor:
         """A cotangent as a vector."""
@@ -61,14 +69,18 @@ class Linearisation(Protocol):
         """The part of the residual that is not the gradient of an objective ``(m,)``."""
         return torch.zeros_like(self.residual)
 
+    @single_threaded_torch()
     def solve(self, b: Tensor, tol: float) -> tuple[Tensor, Products]:
         """Solve ``(I - dF/dtheta^T) x = b``, and return the products that it took."""
         products = self.products()
+        if self.inverse is not None:
+            y = gmres(lambda v: products(self.inverse(v)), b, tol=tol)
+            return self.inverse(y), products
         return (dense if self.small else gmres)(products, b, tol=tol), products
 
     def products(self) -> Products:
         """``I - dF/dtheta^T``, as an operator that remembers."""
-        return Products(lambda u: u - self.product(u), cheap=self.small)
+        return Products(lambda u: u - self.product(u), small=self.small)
 
 
 class MovableLinearisation(Linearisation, Protocol):
@@ -215,9 +227,9 @@ def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
     float
         The largest Ritz value, never larger than the truth for a symmetric derivative.
     """
-    size = _flatten(linear.theta).numel()
     generator = torch.Generator().manual_seed(0)
-    b = torch.randn(size, generator=generator, dtype=torch.float64).to(_flatten(linear.theta))
+    size = linear.residual.numel()
+    b = torch.randn(size, generator=generator, dtype=torch.float64).to(linear.residual)
     products = linear.products()
     gmres(products, b, tol=0.0, max_iter=n_products)
     return float((1 - products.ritz_values()).abs().max())

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from skgmmot.numerics.adjoint import Adjoint, Linearisation, Solver, automatic, implicit, one_step
 from skgmmot.numerics.fixed_point import Point, Solution, named
-from skgmmot.numerics.follow import Carried
 from skgmmot.numerics.krylov import SOLVERS
+from skgmmot.numerics.newton.follow import Carried
 
 
 class Step(Protocol):

@@ -117,12 +117,12 @@ class Products:
     ----------
     matvec : callable
         The linear operator.
-    cheap : bool, default=False
-        Whether computing a product costs less than finding it among the recorded ones.
+    small : bool, default=False
+        Whether all products, a matrix, cost little.
     """
 
-    def __init__(self, matvec: Operator, cheap: bool = False):
-        self._matvec, self._cheap = matvec, cheap
+    def __init__(self, matvec: Operator, small: bool = False):
+        self._matvec, self._small = matvec, small
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
 
@@ -140,10 +140,21 @@ class Products:
     def __len__(self) -> int:
         return sum(len(u) for u in self._inputs)
 
+    @property
+    def _complete(self):
+        """Whether all products are recorded, as a matrix."""
+        return any(len(u) == u.shape[1] for u in self._inputs)
+
     def ritz_values(self) -> Tensor:
-        """Rayleigh-Ritz estimates of eigenvalues, on the span of the recorded inputs."""
+        """Rayleigh-Ritz estimates of eigenvalues, on the span of the recorded inputs.
+
+        They are the eigenvalues themselves if the operator is small.
+        """
         if not self._inputs:
             return torch.empty(0, dtype=torch.complex128)
+        if self._small and self._matvec is not None and not self._complete:
+            like = self._inputs[0]
+            self(torch.eye(like.shape[1], dtype=like.dtype, device=like.device))
         left, sizes, right = torch.linalg.svd(torch.cat(self._inputs).mT, full_matrices=False)
         rank = int((sizes > 1e-10 * sizes[0]).sum())
         basis = left[:, :rank]  # (m, r)
@@ -161,7 +172,7 @@ class Products:
 
     def _known_image(self, x: Tensor) -> Tensor | None:
         """``matvec(x)`` if ``x`` is a linear combination of recorded inputs, else None."""
-        if self._cheap or not self._inputs:
+        if self._complete or not self._inputs:  # a product costs less than finding it
             return None
         inputs, outputs = torch.cat(self._inputs), torch.cat(self._outputs)
         y = torch.linalg.lstsq(inputs.mT, x.unsqueeze(1)).solution.squeeze(1)

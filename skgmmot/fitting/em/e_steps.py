@@ -11,9 +11,9 @@ from skgmmot.fitting.em.sinkhorn import ANY, SinkhornEM, SinkhornStep, untilted
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.adjoint import InexactGradientWarning, Solver
 from skgmmot.numerics.fixed_point import Solution
-from skgmmot.numerics.follow import Carried
 from skgmmot.numerics.gradients import Strategy
-from skgmmot.numerics.newton import polish
+from skgmmot.numerics.newton.follow import Carried
+from skgmmot.numerics.newton.polish import polish
 
 #: Relative error of an implicit gradient for each unit of distance from the fixed point: of this
 #: order, mostly less, whatever the covariance type and the overlap.

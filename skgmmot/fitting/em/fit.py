@@ -18,8 +18,8 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
 from skgmmot.numerics.adjoint import Solver
 from skgmmot.numerics.fixed_point import Solution, named
-from skgmmot.numerics.follow import Carried
 from skgmmot.numerics.linalg import norm
+from skgmmot.numerics.newton.follow import Carried
 from skgmmot.numerics.runs import Runs
 
 #: Added to the variances unless a caller says otherwise, in squared units of the samples.

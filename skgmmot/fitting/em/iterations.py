@@ -21,7 +21,7 @@ from skgmmot.numerics.fixed_point import (
     iterate,
     named,
 )
-from skgmmot.numerics.newton import Newton
+from skgmmot.numerics.newton.acceleration import Newton
 
 #: Longest jump of the iterations that polish a fit, where one is the spread of a component. Without
 #: a bound, polishing ended at another fixed point than plain EM in 10 of 420 random flat problems;

@@ -582,6 +582,14 @@ class ElementaryType(DensityType):
         """The symmetric parts of matrices in storage."""
         raise NotImplementedError
 
+    def packed(self, storage: Tensor) -> Tensor:
+        """The symmetric parts as vectors ``(..., q)`` without repeated entries, of equal length."""
+        raise NotImplementedError
+
+    def unpacked(self, vectors: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The inverse of `packed`: symmetric matrices in storage of a shape."""
+        raise NotImplementedError
+
     # --- free coordinates ----------------------------------------------------------------------
 
     def to_free(self, covariances: Tensor, scale: Tensor) -> Tensor:

@@ -200,6 +200,16 @@ class _Matrix(ElementaryType):
     def symmetric(self, storage):
         return symmetrize(storage)
 
+    def packed(self, storage):
+        i, j, times = _upper_triangle(storage.shape[-1], storage.device)
+        halves = storage[..., i, j] + storage[..., j, i]
+        return (halves * (times.to(storage).sqrt() / 2)).flatten(-2)
+
+    def unpacked(self, vectors, shape):
+        i, j, times = _upper_triangle(shape[-1], vectors.device)
+        entries = vectors.unflatten(-1, (shape[0], -1)) / times.to(vectors).sqrt()
+        return _symmetric(entries, i, j, shape[-1])
+
     # Free coordinates: Cholesky's factor with the logarithm of its diagonal.
 
     def to_free(self, covariances, scale):
@@ -240,6 +250,14 @@ def _upper_triangle(d: int, device: torch.device) -> tuple[Tensor, Tensor, Tenso
     """Rows and columns of the upper triangle, and how often each entry stands in the matrix."""
     i, j = torch.triu_indices(d, d, device=device)
     return i, j, 2 - (i == j).int()
+
+
+def _symmetric(entries: Tensor, i: Tensor, j: Tensor, d: int) -> Tensor:
+    """Symmetric matrices ``(..., d, d)`` from the entries of their upper triangles."""
+    matrices = entries.new_empty(*entries.shape[:-1], d, d)
+    matrices[..., i, j] = entries
+    matrices[..., j, i] = entries
+    return matrices
 
 
 class _Full(_Matrix):
@@ -294,10 +312,7 @@ class _Full(_Matrix):
 
     def from_quadratic(self, sums, n_features):
         i, j, _ = _upper_triangle(n_features, sums.device)
-        moments = sums.new_empty(*sums.shape[:-1], n_features, n_features)
-        moments[..., i, j] = sums
-        moments[..., j, i] = sums
-        return moments
+        return _symmetric(sums, i, j, n_features)
 
 
 class _Tied(_Matrix):

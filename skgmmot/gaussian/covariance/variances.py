@@ -114,6 +114,12 @@ class _Axis(ElementaryType):
     def pushed(self, covariances, by):
         return covariances * (1 + by).square()
 
+    def packed(self, storage):
+        return storage.flatten(-2)
+
+    def unpacked(self, vectors, shape):
+        return vectors.unflatten(-1, shape)
+
     def symmetric(self, storage):
         return storage
 

@@ -272,7 +272,8 @@ def test_gradients_are_those_of_finite_differences(
     inputs = [
         t.requires_grad_(i < 2 or prior == "given") for i, t in enumerate((X, a, mean, scale))
     ]
-    assert torch.autograd.gradcheck(fit, inputs, atol=1e-5, rtol=1e-4)
+    # GMRES ends where its tolerance is met
+    assert torch.autograd.gradcheck(fit, inputs, atol=1e-5, rtol=1e-4, nondet_tol=1e-8)
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -8,8 +8,8 @@ from skgmmot.fitting.em.gradient.derivative import LinearisedEM
 from skgmmot.fitting.em.step import em_step
 from skgmmot.functional import GaussianMixtureParams, WarmStart, fit_em
 from skgmmot.numerics.adjoint import InexactGradientWarning
-from skgmmot.numerics.follow import Carried
 from skgmmot.numerics.krylov import SOLVERS
+from skgmmot.numerics.newton.follow import Carried
 from skgmmot.transport.mixtures.distance import transport_plan
 
 F64 = torch.float64

@@ -15,6 +15,7 @@ That of ``x_i`` is ``sum_k a_i gamma_ik (c1_k + 2 C2_k y) - r_ik Lambda_k y``, t
 M-step together.
 """
 
+import math
 from functools import cached_property
 
 import torch
@@ -24,11 +25,10 @@ from skgmmot.fitting.em.constraint import FREE, Constraint
 from skgmmot.fitting.em.gradient.adjoint import FeatureAdjoint, beside_noise, score, with_noise
 from skgmmot.fitting.em.gradient.e_step import e_step_derivative
 from skgmmot.fitting.em.gradient.gram import FeatureGram, SampleGram
+from skgmmot.fitting.em.gradient.overlaps import MANY, Overlaps, is_small, keeps_digits
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import m_step, scatter_about, shifts, sums
-from skgmmot.gaussian.choice import cancellation
 from skgmmot.gaussian.coordinates import FisherCoordinates, velocities
-from skgmmot.gaussian.evaluators import FeatureEStep
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics
 from skgmmot.numerics.adjoint import MovableLinearisation
@@ -121,64 +121,6 @@ def shares(
 #: stored with twice the numbers that it has, and weights that are fixed have no derivative.
 SINGULAR = 1e-12
 
-#: Up to this many features of all components together, their covariance costs less than the
-#: products of a Krylov space; in float64 it must not lose more than ten digits.
-SMALL, SMALL_CANCELLATION = 128, 1e3
-#: And up to this many numbers of the mixture, which are the rows of the matrix: a tied covariance
-#: has many of them and no features at all.
-SMALL_MATRIX = 200
-
-
-def is_small(step: FeatureEStep) -> bool:
-    """Whether products with the derivative are best computed by `FeatureCovariance`.
-
-    Parameters
-    ----------
-    step : FeatureEStep
-        The E-step at the current mixture.
-
-    Returns
-    -------
-    bool
-        True where it is cheap and keeps its digits.
-    """
-    n_numbers = sum(t.numel() for t in step.theta[:3])
-    few = step.coefficients.numel() <= SMALL and n_numbers <= SMALL_MATRIX
-    return few and float(cancellation(step.theta)) <= SMALL_CANCELLATION
-
-
-class FeatureCovariance:
-    """All there is to know of the samples for products: features' covariance over components.
-
-    The sums of a pass are linear in the coefficients ``H`` of ``h``: ``sum_i r_ik phi_i`` is the
-    product of ``H`` with ``sum_i a_i (diag(gamma_i) - gamma_i gamma_i^T) x phi_i phi_i^T``. Where
-    that matrix is small, one pass finds it and no product takes another.
-
-    Parameters
-    ----------
-    step : FeatureEStep
-        The E-step at the current mixture.
-    """
-
-    min_rows = 512
-
-    def __init__(self, step: FeatureEStep):
-        self.step = step
-        self.row_size = 2 * step.coefficients.numel()
-
-    def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, Tensor]:
-        """Sum ``gamma_k phi phi^T (K, width, width)`` and ``gamma gamma^T x phi phi^T``."""
-        phi, resp, total, _ = self.step.posterior(X, buffers)
-        lent = buffers("products", (len(resp), *phi.shape), torch.float64)
-        products = torch.mul(resp.div_(total).unsqueeze(1), phi, out=lent)  # (K, width, b)
-        weighted = products if sample_weight is None else products * sample_weight
-        return weighted @ phi.mT, weighted.flatten(0, 1) @ products.flatten(0, 1).mT
-
-    def product(self, H: Tensor, own: Tensor, joint: Tensor) -> Tensor:
-        """The sums ``(..., K, width)`` for coefficients ``H``, given the sums of all blocks."""
-        within = (H.unsqueeze(-2) @ own).squeeze(-2)
-        return within - (H.flatten(-2) @ joint).view_as(H)
-
 
 class InCoordinates(MovableLinearisation):
     """The linearisation of an iteration of EM at a mixture, in coordinates of the mixture.
@@ -234,7 +176,9 @@ class LinearisedEM(InCoordinates):
             share = shares(theta, self._statistics, em.constraint)
             self._coordinates = FisherCoordinates(theta, share)
             self.residual = self._coordinates.of_change(em.constraint.free(self._change()))
-        self.small = self._features is not None and is_small(self._features)
+        self._has_matrix = self._features is not None and keeps_digits(self._features)
+        size = self.residual.numel(), em.samples.n_samples
+        self.small = self._has_matrix and is_small(self._features, *size)
 
     @property
     def _is_constant(self) -> bool:
@@ -259,21 +203,23 @@ class LinearisedEM(InCoordinates):
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
         if self._is_constant:
             return torch.zeros_like(u)
-        if self.small:
+        if "_matrix" in vars(self) or (self._has_matrix and math.prod(u.shape[:-1]) >= MANY):
             return u @ self._matrix
         if u.ndim > 1:  # a pass over the samples takes one
             return torch.stack([self.product(row) for row in u])
         with torch.no_grad():
             return self._encoded(self._pull(self._decoded(u)))
 
+    def matrix(self) -> Tensor:
+        """``dF/dtheta^T (m, m)``, row by row the products of unit vectors."""
+        return self._matrix if self._has_matrix else super().matrix()
+
     @cached_property
     def _matrix(self):
         """All products at once ``(m, m)``: one pass gives what is needed of the samples."""
         with torch.no_grad():
-            adjoint, covariance = self._unit_adjoint, FeatureCovariance(self._features)
-            moments = adjoint.moments(
-                covariance.product(adjoint.H, *self.em.samples.sum(covariance))
-            )
+            adjoint, overlaps = self._unit_adjoint, Overlaps(self._features)
+            moments = adjoint.moments(overlaps.product(adjoint.H, *self.em.samples.sum(overlaps)))
             moments = with_noise(self.theta, moments)
             return self._encoded(score(self.theta, self._coordinates.precisions, moments))
 

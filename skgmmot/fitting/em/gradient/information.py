@@ -210,25 +210,17 @@ def _shares(em: EM, theta: GaussianMixtureParams) -> Tensor:
 
 
 def _tangent(theta, coordinates: FisherCoordinates, fixed_weights: bool) -> Tensor:
-    """An orthonormal basis ``(m, q)`` of the changes that leave a mixture a mixture.
-
-    Weights keep their sum, matrices their symmetry.
-    """
-    base, storage = theta.covariance_type, theta.covariances
-    K = len(theta.weights)
+    """An orthonormal basis ``(m, q)`` of the changes in which weights keep their sum."""
+    K, storage = len(theta.weights), theta.covariances
     options = {"dtype": storage.dtype, "device": storage.device}
     # the sum of dw_k = root_k x_k is zero
     across = coordinates.root / torch.linalg.vector_norm(coordinates.root)
     of_weights = torch.eye(K, **options) - across.outer(across)
     if fixed_weights:
         of_weights = torch.zeros_like(of_weights)
-    of_storage = torch.eye(storage.numel(), **options).view(-1, *storage.shape)
-    parts = (
-        _range(of_weights),
-        torch.eye(theta.means.numel(), **options),
-        _range(base.symmetric(of_storage).flatten(1)),
-    )
-    return torch.block_diag(*parts)
+    n_covariances = theta.covariance_type.packed(storage).numel()
+    others = torch.eye(theta.means.numel() + n_covariances, **options)
+    return torch.block_diag(_range(of_weights), others)
 
 
 def _range(projector: Tensor) -> Tensor:

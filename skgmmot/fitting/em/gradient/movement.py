@@ -15,8 +15,8 @@ from skgmmot.fitting.em.e_steps import EStep
 from skgmmot.fitting.em.gradient.gram import MAX_GRAM_SIZE
 from skgmmot.gaussian.coordinates import descended
 from skgmmot.numerics.adjoint import Asked, natural
-from skgmmot.numerics.follow import Carried
 from skgmmot.numerics.gradients import GRADIENTS, Strategy
+from skgmmot.numerics.newton.follow import Carried
 
 #: Samples count as moved as proposed if the rest of their movement is at most this share of it.
 ASTRAY = 0.1

@@ -8,7 +8,7 @@ from torch import Tensor
 from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import Point
 from skgmmot.numerics.linalg import norm
-from skgmmot.numerics.newton import NEWTON_RADIUS
+from skgmmot.numerics.newton.polish import NEWTON_RADIUS
 
 
 class Carried:

@@ -19,6 +19,8 @@ from skgmmot.numerics.linalg import norm
 DOUBLINGS, NEGLIGIBLE = 40, 1e-12
 #: Vectors that a model of low rank keeps; when there are more, half of them are dropped.
 LARGEST_BASIS = 80
+#: Rows of a matrix whose powers cost less than passes over the data.
+LARGEST_MATRIX = 200
 #: Products of a Krylov space, and the error of its solution, for a new model of low rank.
 KRYLOV_PRODUCTS, KRYLOV_TOL = 15, 0.1
 
@@ -50,10 +52,12 @@ class DerivativeModel:
         ``Q``, orthonormal. Where k = m it stays; else products add to it.
     matrix : Tensor of shape (k, k)
         ``T``.
+    exact : bool, default=False
+        Whether it is the derivative itself.
     """
 
-    def __init__(self, basis: Tensor, matrix: Tensor):
-        self.basis, self.matrix = basis, matrix
+    def __init__(self, basis: Tensor, matrix: Tensor, exact: bool = False):
+        self.basis, self.matrix, self.exact = basis, matrix, exact
 
     @classmethod
     def at(cls, linear: Linearisation) -> tuple["DerivativeModel", int]:
@@ -62,10 +66,8 @@ class DerivativeModel:
         Also returns the number of passes that it took, the matrix or each product being one.
         """
         residual, m = linear.residual.cpu(), linear.residual.numel()
-        if linear.small:
-            eye = torch.eye(m, dtype=residual.dtype)
-            matrix = linear.product(eye.to(linear.residual)).cpu()
-            return cls(eye, matrix), 1
+        if linear.small and m <= LARGEST_MATRIX:
+            return cls(torch.eye(m, dtype=residual.dtype), linear.matrix().cpu(), True), 1
         model = cls(residual.new_zeros(m, 0), residual.new_zeros(0, 0))
         seen = []
 
@@ -234,7 +236,7 @@ class Newton(Acceleration):
 
     def _judge(self, error):
         """Whether a jump was right enough, and how long the next one may be."""
-        exact = self._linear.small
+        exact = self._model.exact
         if exact and not error <= TOO_LARGE_ERROR:
             return False
         if exact and not self._fresh and error > LARGE_ERROR:
@@ -296,9 +298,9 @@ class Newton(Acceleration):
 
     def reject(self) -> None:
         """Note that the last proposal was rejected; the more in a row, the more plain steps."""
-        if self._fresh or not self._linear.small:
+        if self._fresh or not self._model.exact:
             self._radius = min(self._radius, norm(self._jump.delta)) / 4
-        if self._linear.small:
+        if self._model.exact:
             self._model = None
         self._jump = None
         self._waiting, self._n_rejected = 2**self._n_rejected - 1, self._n_rejected + 1
@@ -318,7 +320,7 @@ class Newton(Acceleration):
         model = self._model
         return {name: getattr(self, f"_{name}") for name in names} | {
             "changes": list(self._changes),
-            "model": None if model is None else [model.basis, model.matrix],
+            "model": None if model is None else [model.basis, model.matrix, model.exact],
             "n_derivatives": self.n_derivatives,
         }
 
@@ -329,118 +331,3 @@ class Newton(Acceleration):
         self._changes = list(self._changes)
         self._model = None if self._model is None else DerivativeModel(*self._model)
         self._point, self._linear, self._jump = None, None, None
-
-
-# --- polishing -----------------------------------------------------------------------------------
-
-#: Longest Newton step that is taken. Coordinates are scaled so that one is the standard deviation
-#: of a component; within half of it the linearisation still describes the map.
-NEWTON_RADIUS = 0.5
-
-
-class Polished(NamedTuple):
-    """A fixed point, and how accurate it is."""
-
-    theta: Point
-    """The point."""
-    residual: float
-    """``|F(theta) - theta|``."""
-    distance: float
-    """Estimate of the distance to the fixed point."""
-    n_passes: int
-    """Number of evaluations of ``F`` and of products with its derivative."""
-
-
-def polish(
-    linearise: Callable[[Point], Linearisation],
-    theta: Point,
-    *,
-    advance: Callable[[Point, int], Point],
-    tol: float,
-    max_passes: int,
-) -> Polished:
-    r"""Find a fixed point of ``F`` by Newton steps, or by iterations of ``F`` where these fail.
-
-    .. math:: \bigl(I - \partial F / \partial\theta\bigr)\, \delta = F(\theta) - \theta
-
-    In coordinates in which the derivative is symmetric near the fixed point, its products with
-    cotangents, those of implicit gradients, are products with changes of ``theta`` too. Their Ritz
-    values show whether ``F`` contracts. Where it does not, as at a saddle of the objective, Newton
-    steps would converge to a point that iterations of ``F`` leave, so ``F`` is iterated instead.
-
-    Parameters
-    ----------
-    linearise : callable
-        ``linearise(theta)`` is a `Linearisation` in coordinates in which the derivative is
-        symmetric near the fixed point.
-    theta : tuple of Tensor
-        Where to start.
-    advance : callable
-        ``advance(theta, n)`` is the point after ``n`` iterations of ``F``.
-    tol : float
-        Bound on the distance to the fixed point.
-    max_passes : int
-        Largest number, roughly, of evaluations of ``F`` and products.
-
-    Returns
-    -------
-    Polished
-        The point and its accuracy.
-    """
-    here, step, n_passes, n_steps = linearise(theta), None, 1, 4
-    while True:
-        step = _FixedPointNewtonStep(here) if step is None else step
-        n_passes += step.n_passes
-        if step.length <= tol or n_passes >= max_passes:
-            return Polished(here.theta, step.size, step.length, n_passes)
-        ahead = _at(linearise, here.retracted(step.delta)) if step.trusted else None
-        if ahead is not None:
-            size = norm(ahead.residual)
-            expected = step.length * size / step.size
-            if expected <= tol:
-                return Polished(ahead.theta, size, expected, n_passes + 1)
-            following = _FixedPointNewtonStep(ahead, share_left=tol / expected)
-            n_passes += 1
-            if following.length < step.length / 2 and following.trusted:
-                here, step = ahead, following
-                continue
-            n_passes += following.n_passes
-        n_steps = min(n_steps, max_passes - n_passes)
-        ahead = _at(lambda theta, n=n_steps: linearise(advance(theta, n)), here.theta)
-        if ahead is None:  # iterations of F leave its domain, too
-            return Polished(here.theta, step.size, math.inf, n_passes)
-        here, step = ahead, None
-        n_passes += n_steps + 1
-        n_steps *= 2
-
-
-def _at(linearise, theta: Point) -> Linearisation | None:
-    """The linearisation at a point, or None outside the domain of the map."""
-    try:
-        return linearise(theta)
-    except ValueError:
-        return None
-
-
-class _FixedPointNewtonStep:
-    """The solution ``delta`` of ``(I - dF/dtheta) delta = F(theta) - theta``.
-
-    The tolerance of the linear solve is the residual's size, since the linearisation is no more
-    accurate than that, but need not be below ``share_left``, the share of the step that may remain.
-    """
-
-    def __init__(self, linear: Linearisation, share_left: float = 0.0):
-        self.size = norm(linear.residual)
-        self.delta, self.n_passes, self._products = linear.residual, 0, ()
-        if self.size:
-            tol = min(0.1, max(self.size, 0.3 * share_left))
-            self.delta, self._products = linear.solve(linear.residual, tol)
-            self.n_passes = 1 if linear.small else len(self._products)
-        self.length = norm(self.delta)
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the step is short and ``F`` contracts on the Krylov space of the solve."""
-        if not self.length < NEWTON_RADIUS:
-            return False
-        return not self._products or float(self._products.ritz_values().real.min()) > 0

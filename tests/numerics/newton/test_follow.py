@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skgmmot.numerics.adjoint import AutogradLinearisation
-from skgmmot.numerics.follow import Carried
+from skgmmot.numerics.newton.follow import Carried
 
 F64 = torch.float64
 

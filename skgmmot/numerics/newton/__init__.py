@@ -1,0 +1,1 @@
+"""Newton's method for fixed points that plain iterations approach slowly."""

@@ -1,0 +1,127 @@
+"""Polishing: fixed points by a few steps of Newton's method, from a point nearby."""
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from skgmmot.numerics.adjoint import Adjoint, AutogradLinearisation, implicit
+from skgmmot.numerics.fixed_point import iterate
+from skgmmot.numerics.newton.polish import polish
+
+F64 = torch.float64
+
+
+def scalar(value):
+    return torch.tensor([value], dtype=F64)
+
+
+def run(F, theta0, max_iter=200):
+    """Iterate ``F`` without a graph, ``max_iter`` times."""
+
+    def step(theta):
+        with torch.no_grad():
+            return F(theta), 0.0
+
+    return iterate(step, theta0, tol=0.0, max_iter=max_iter)
+
+
+@pytest.fixture
+def slow(make_samples):
+    """A gradient map that contracts by 0.99 and bends, whose fixed point is ``x``."""
+    Q, _ = torch.linalg.qr(make_samples(6, 6, seed=7))
+    H = Q @ torch.diag(torch.linspace(0.01, 0.9, 6, dtype=F64)) @ Q.mT
+    x = 0.2 * make_samples(6, 1, seed=8).squeeze(1)
+
+    def F(theta):
+        z = theta[0] - x
+        return (theta[0] - H @ z - 0.3 * z**3,)
+
+    def advance(theta, n_steps):
+        return run(F, theta, max_iter=n_steps).value
+
+    return F, advance, x
+
+
+def test_polish_finds_a_fixed_point_that_iterations_crawl_to(slow):
+    F, advance, x = slow
+    start = (x + 0.1,)
+    found = polish(
+        lambda t: AutogradLinearisation(F, t), start, advance=advance, tol=1e-8, max_passes=500
+    )
+    assert (found.theta[0] - x).norm() < 1e-8
+    assert found.distance < 1e-8
+    assert found.n_passes < 100 and (advance(start, 100)[0] - x).norm() > 0.005
+
+
+def test_polish_estimates_how_far_it_still_is(slow):
+    F, advance, x = slow
+    start = (x + 0.001,)
+    found = polish(
+        lambda t: AutogradLinearisation(F, t), start, advance=advance, tol=0.0, max_passes=1
+    )
+    assert found.distance == pytest.approx(math.sqrt(6) * 0.001, rel=0.2)
+    assert found.theta is start or torch.equal(found.theta[0], start[0])
+
+
+def test_polish_leaves_points_that_repel():
+    def F(theta):  # 0 repels, 1 and -1 attract
+        return (theta[0] + 0.2 * (theta[0] - theta[0] ** 3),)
+
+    def advance(theta, n_steps):
+        return run(F, theta, max_iter=n_steps).value
+
+    found = polish(
+        lambda t: AutogradLinearisation(F, t),
+        (scalar(0.01),),
+        advance=advance,
+        tol=1e-9,
+        max_passes=900,
+    )
+    assert found.theta[0].item() == pytest.approx(1.0)
+
+
+def test_polish_ends_at_once_where_nothing_moves():
+    found = polish(
+        lambda t: AutogradLinearisation(lambda theta: theta, t),
+        (scalar(3.0),),
+        advance=None,
+        tol=0.0,
+        max_passes=10,
+    )
+    assert (found.distance, found.residual, found.n_passes) == (0.0, 0.0, 1)
+
+
+def test_polished_points_are_differentiated_without_warning(slow):
+    F, advance, x = slow
+    found = polish(
+        lambda t: AutogradLinearisation(F, t), (x + 0.1,), advance=advance, tol=1e-9, max_passes=500
+    )
+    b = torch.zeros(6, dtype=F64, requires_grad=True)
+    solution = run(F, found.theta, max_iter=0)._replace(value=found.theta)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (theta,) = implicit(lambda t: (F(t)[0] + b,), None, solution, adjoint=Adjoint(tol=1e-6))
+        jacobian = torch.stack(
+            [torch.autograd.grad(theta[i], b, retain_graph=True)[0] for i in range(6)]
+        )
+    # theta = theta - H (theta - x) + b moves by H^{-1} db
+    assert torch.linalg.eigvalsh(jacobian).max().item() == pytest.approx(100, rel=1e-6)
+
+
+def test_polish_gives_up_where_the_iterations_leave_their_domain():
+    def F(theta):  # runs away from 0, to where it is not defined
+        if theta[0].abs() > 1:
+            raise ValueError("outside")
+        return (1.5 * theta[0] + 0.1,)
+
+    def advance(theta, n_steps):
+        return run(F, theta, max_iter=n_steps).value
+
+    start = (scalar(0.3),)
+    found = polish(
+        lambda t: AutogradLinearisation(F, t), start, advance=advance, tol=1e-9, max_passes=900
+    )
+    assert found.distance == math.inf
+    assert found.theta[0].item() <= 1
