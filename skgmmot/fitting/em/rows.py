@@ -16,6 +16,7 @@ from skgmmot.gaussian.choice import cancellation, fastest_e_step, feature_e_step
 from skgmmot.gaussian.covariance.base import check_positive
 from skgmmot.gaussian.evaluators import EStep, FeatureEStep
 from skgmmot.gaussian.incomplete import IncompleteDefinition
+from skgmmot.gaussian.local import local_sums
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.gaussian.statistics import Statistics, e_step
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS
@@ -182,7 +183,7 @@ class EM:
 
     def sums(self, step: EStep) -> Statistics:
         """The sums of an E-step over all samples."""
-        sums = self.samples.sum(step)
+        sums = self.samples.sum(local_sums(step))
         return step.statistics(*sums, total_scatter=self.total_scatter)
 
     def fastest(self, theta: GaussianMixtureParams) -> EStep:
