@@ -461,7 +461,7 @@ def warn_of_units(estimator, variances: Tensor, about: Tensor) -> None:
     if estimator.reg_covar > NOTICED * smallest:
         warnings.warn(
             "reg_covar must be small against the variances of the features, got "
-            f"{estimator.reg_covar:.2g} for a variance of {smallest:.2g}, which it drowns. Rescale "
+            f"{estimator.reg_covar:.2g} for a variance of {smallest:.2g}. Rescale "
             f"X, for example with StandardScaler, or set reg_covar={1e-6 * smallest:.0e}.",
             stacklevel=8,
         )

@@ -88,7 +88,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
             default='kmeans'
         How to start. ``'sinkhorn'`` runs Sinkhorn-EM, of equal weights or ``weights_init``, from
         small covariances of the data's shape and k-means in its metric: slower than k-means,
-        indifferent to the features' scales and (full, tied) directions, and seldom far from the
+        independent of the features' scales and (full, tied) directions, and mostly near the
         best likelihood. Given means and precisions start its first run only. A callable
         ``init_params(X, n_components, random_state)`` returns labels ``(n_samples,)`` from 0 to
         K - 1, or responsibilities ``(n_samples, K)``; ``X`` is a copy of the samples in the kind of

@@ -140,9 +140,9 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         ``n_components``, ``covariance_type``, ``criterion``, ``n_parameters``,
         ``log_likelihood`` (mean), ``bic``, ``aic``, ``icl``, ``held_out`` (mean log-likelihood, if
         it is the criterion), ``n_iter``, ``converged``, ``start`` (what the best run started
-        from: ``'split'``, ``'merge'`` or ``init_params``), ``collapsed`` (a component is held open
-        by ``reg_covar`` alone, so that its likelihood means nothing: such a fit is chosen only if
-        all are) and ``fit_time`` in seconds. Those given up have no row.
+        from: ``'split'``, ``'merge'`` or ``init_params``), ``collapsed`` (the variance of
+        a component is that of ``reg_covar`` alone, so that likelihoods cannot be compared: such a
+        fit is chosen only if all are) and ``fit_time`` in seconds. Those given up have no row.
     n_components_ : int
         The number of components K of the best.
     covariance_type_ : str

@@ -70,7 +70,7 @@ class Natural(Strategy):
             )
         if any(t is not None and t.requires_grad for t in loop.beside):
             raise ValueError(
-                "gradient='natural' must be asked of samples alone, got a start or a sample_weight "
+                "gradient='natural' must be used for samples alone, got a start or a sample_weight "
                 "that requires a gradient. Detach it, or use gradient='implicit'."
             )
         if loop.size > MAX_GRAM_SIZE:

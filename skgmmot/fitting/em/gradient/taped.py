@@ -104,7 +104,7 @@ class TapedEM(InCoordinates):
     def movement(self, v: GaussianMixtureParams, u: Tensor) -> Tensor:
         """Refuse likewise."""
         raise ValueError(
-            "gradient='natural' must be asked of an elementary covariance type, got "
+            "gradient='natural' must be used with an elementary covariance type, got "
             f"{self.theta.covariance_type.name!r}. Use gradient='implicit'."
         )
 

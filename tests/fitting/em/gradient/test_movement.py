@@ -204,7 +204,7 @@ def test_only_samples_have_a_natural_step(which, make_mixture, make_samples):
         theta = theta._replace(means=theta.means.clone().requires_grad_())
     else:
         a.requires_grad_()
-    with pytest.raises(ValueError, match="must be asked of samples alone, got a start or a"):
+    with pytest.raises(ValueError, match="must be used for samples alone, got a start or a"):
         fit_em(theta, X, a, gradient="natural", fixed_weights=True)
 
 

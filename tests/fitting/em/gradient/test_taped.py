@@ -86,5 +86,5 @@ def test_products_are_those_of_autograd_and_symmetric_at_a_fixed_point(X, theta0
 def test_it_has_no_natural_gradient(X, theta0):
     options = {"gradient": "natural", "fixed_weights": True}
     theta = fit_em(theta0, X.clone().requires_grad_(), **options).value
-    with pytest.raises(ValueError, match="'natural' must be asked of an elementary covariance"):
+    with pytest.raises(ValueError, match="'natural' must be used with an elementary covariance"):
         theta.means.sum().backward()
