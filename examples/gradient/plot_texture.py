@@ -37,7 +37,7 @@ field += texture.mean((0, 1))
 # The loss: at each scale a mixture of four components of fixed weights, and one iteration of EM a
 # step, from the fit of the step before. Steps become smaller towards the end.
 
-N_STEPS = 120
+N_STEPS = 100
 
 
 def channels_first(picture):
@@ -78,9 +78,9 @@ for factor, last, value in zip(FACTORS, values[-1], apart, strict=True):
 # patches, the boughs for one, is not there.
 #
 # The patches of the start are about as far from those of the texture as the patches of another
-# piece of the same tree (dashed); at the end they have come down to a ninth of that at the coarsest
-# scale, which has few patches, 169 in 48 dimensions, and to a fiftieth at the finest. The paper
-# shows larger pictures and patches of up to 8 x 8 pixels.
+# piece of the same tree (dashed); at the end they have come down to a seventh of that at the
+# coarsest scale, which has few patches, 169 in 48 dimensions, and to a fortieth at the finest. The
+# paper shows larger pictures and patches of up to 8 x 8 pixels.
 
 figure, axes = plt.subplots(
     1, 4, figsize=(15, 4), layout="constrained", width_ratios=[1, 1, 1, 1.2]
