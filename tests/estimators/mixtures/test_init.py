@@ -94,7 +94,7 @@ def test_float32_is_centred_where_its_mean_is_added_up_badly(rng):
 def test_a_reg_covar_that_drowns_a_feature_is_warned_of(rng, make):
     X = np.concatenate([rng.normal(size=(100, 2)), 6 + rng.normal(size=(100, 2))])
     drowned = X * [1.0, 1e-4]
-    message = r"reg_covar must be small .* got 1e-06 for a variance of 9.6e-08. .* or set reg_covar="
+    message = r"must be small .* got 1e-06 for a variance of 9.6e-08. .* or set reg_covar="
     with pytest.warns(UserWarning, match=message) as caught:
         make(2, random_state=0).fit(drowned)
     assert caught[0].filename == __file__
