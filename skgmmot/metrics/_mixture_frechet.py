@@ -200,6 +200,8 @@ class MixtureFrechetDistance(Metric):
             )
         if not torch.isfinite(X).all():
             raise ValueError("features must be finite, got NaN or infinity. Drop those samples.")
+        if len(X):
+            arrays.check_range(X, "features")
         return X
 
     def compute(self) -> Tensor:
@@ -243,6 +245,21 @@ class MixtureFrechetDistance(Metric):
             )
         real, generated = (self.moments.mixture(s) for s in sums)
         return real, generated
+
+    def set_dtype(self, dst_type):
+        """Leave the sums in float64, whatever torchmetrics is told.
+
+        Parameters
+        ----------
+        dst_type : torch.dtype or str
+            Ignored.
+
+        Returns
+        -------
+        MixtureFrechetDistance
+            Itself.
+        """
+        return self
 
     def reset(self) -> None:
         """Discard the samples; the real ones only with ``reset_real_features``."""

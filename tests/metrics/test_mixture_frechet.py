@@ -164,6 +164,7 @@ def test_sums_are_made_where_features_are_and_kept_where_the_metric_is(generator
         (torch.zeros(2, 3, 4, 4), True, ValueError, r"got \(2, 3, 4, 4\)"),
         (torch.zeros(4, 2), True, ValueError, r"shape \(n, 3\), got \(4, 2\)"),
         (torch.full((4, 3), torch.nan), False, ValueError, "features must be finite, got NaN"),
+        (torch.full((4, 3), 1e160, dtype=F64), True, ValueError, "features must be smaller than"),
         (torch.zeros(4, 3), torch.ones(4), TypeError, "real must be True or False, got tensor"),
     ],
 )
@@ -252,7 +253,8 @@ class TestTorchmetrics:
         assert found["one"] == fed(MixtureFrechetDistance(), *halves[2]).compute()
         metrics.reset()
         assert metrics["ours"].real_sums.count_nonzero() == 0
-        assert metrics.half()["ours"].real_sums.dtype == F64
+        for other in (metrics.half(), metrics.set_dtype(torch.float32)):
+            assert other["ours"].real_sums.dtype == F64
 
     def test_calling_it_adds_a_batch(self, make, halves, torchmetrics):
         (X, Y), metric = halves[2], make(reset_real_features=False)
