@@ -70,6 +70,7 @@ SHORTER = {
     "plot_style_transfer": {"N_STEPS = 150.0, 45": "N_STEPS = 150.0, 5"},
     "plot_style_network": {"N_STEPS = 20.0, 80": "N_STEPS = 20.0, 4"},
     "plot_texture": {"N_STEPS = 100": "N_STEPS = 10", "range(30)": "range(2)"},
+    "plot_tiles_and_parts": {"(150, tol=1e-4": "(40, tol=1e-2"},
     "plot_unusual_readings": {"range(1, 8)": "range(1, 4)"},
     "plot_which_start": {"N_STARTS, CLOSE = 20,": "N_STARTS, CLOSE = 2,"},
 }
