@@ -5,23 +5,30 @@ Newton steps, mass error and memory, beside one convex hull of the lifted points
 Qhull), which every Newton step needs at least once. *Fits*: EM, the sliced fit and the
 semi-discrete fit on ring-square-line data and on clusters with 10 % uniform outliers, all from
 k-means starts: time, W2 and log-likelihood on held-out data without outliers, and agreement of the
-labels with the clusters. *Quantisation*: both ways of the quantiser against k-means.
+labels with the clusters. *Quantisation*: both ways of the quantiser against k-means. *Large*: what
+is solved by discrete transport from the last potentials, beside the simplex of all pairs each time
+(some steps of it where all would take minutes).
 
     python benchmarks/bench_semidiscrete.py            # everything, about five minutes on one core
     python benchmarks/bench_semidiscrete.py --quick    # small sizes and one seed, under a minute
+    python benchmarks/bench_semidiscrete.py --only large    # one table, about two minutes
 
 Writes ``results/bench_semidiscrete*.csv``, ``.md`` and ``.png`` beside this file.
 """
 
 import argparse
 import json
+import math
+import platform
 import time
 import warnings
+from datetime import UTC, datetime
+from importlib.metadata import version
 
 import numpy as np
 import scipy
 import torch
-from _common import RESULTS, machine, markdown, peak_during, peak_memory, write_csv
+from _common import RESULTS, machine, markdown, peak_during, peak_memory, read_csv, write_csv
 from scipy.spatial import ConvexHull
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
@@ -38,6 +45,7 @@ from skgmmot import (
     semidiscrete_distance,
 )
 from skgmmot.datasets import make_ring_square_line
+from skgmmot.transport.discrete import column_generation
 from skgmmot.transport.semidiscrete.plan import exact_plan
 
 N_POINTS = (200, 2_000, 10_000)
@@ -205,6 +213,42 @@ def quantiser_rows(n_clusters):
         }
 
 
+# --- large problems by discrete transport ---------------------------------------------------------
+
+
+def large_rows(quick):
+    """Whole fits of many samples, with candidate pairs and with all pairs."""
+    n, n_clusters = (4_000, 200) if quick else (20_000, 1_000)
+    samples = np.random.default_rng(0).normal(size=(n, 2))
+    blobs, _ = make_blobs(4_000, n_features=3, centers=5, cluster_std=1.5, random_state=0)
+    quantiser = {"n_clusters": n_clusters, "random_state": 0}
+    for name, make, X, most in [
+        (f"WassersteinQuantizer, {n} x 2, {n_clusters} points", WassersteinQuantizer, samples, 2),
+        ("SemidiscreteGMM by nodes, 2000 x 3, K = 5", SemidiscreteGMM, blobs[:2_000], 200),
+    ]:
+        options = quantiser if make is WassersteinQuantizer else {"n_components": 5}
+        model = make(**options | {"random_state": 0})
+        ms, few = cpu_ms(model.fit, X), column_generation.MIN_COSTS
+        column_generation.MIN_COSTS = math.inf
+        all_pairs = make(**options | {"random_state": 0, "max_iter": min(most, model.n_iter_)})
+        slow_ms = cpu_ms(all_pairs.fit, X)
+        column_generation.MIN_COSTS = few
+        yield {
+            "fit": name,
+            "CPU s": ms / 1e3,
+            "steps": model.n_iter_,
+            "distance": float(model.distance_),
+            "CPU s, all pairs": slow_ms / 1e3,
+            "steps, all pairs": all_pairs.n_iter_,
+            "distance, all pairs": float(all_pairs.distance_),
+            "POT": version("POT"),
+            "SciPy": scipy.__version__,
+            "torch": torch.__version__,
+            "Python": platform.python_version(),
+            "measured": datetime.now(UTC).date().isoformat(),
+        }
+
+
 # --- results -------------------------------------------------------------------------------------
 
 
@@ -220,6 +264,7 @@ def write(tables):
         "image that may differ, for the scale only. Mass error: the sum of all `|mass - b|`.",
     ]
     for name, table in tables.items():
+        table = table or read_csv(RESULTS / f"bench_semidiscrete_{name}.csv")
         if table:
             lines += ["", f"## {name.capitalize()}", "", *markdown(table)]
             write_csv(table, RESULTS / f"bench_semidiscrete_{name}.csv")
@@ -256,7 +301,7 @@ def main():
     """Read the arguments, run, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes and one seed")
-    parser.add_argument("--only", default="", help="one table: plans, fits or quantisation")
+    parser.add_argument("--only", default="", help="one table: plans, fits, quantisation or large")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -268,6 +313,7 @@ def main():
         "plans": lambda: plan_rows(N_POINTS[: 2 if args.quick else 3], 3 if args.quick else 7),
         "fits": lambda: fit_rows(range(1 if args.quick else 5)),
         "quantisation": lambda: quantiser_rows(50 if args.quick else 200),
+        "large": lambda: large_rows(args.quick),
     }
     tables = {name: [] for name in work}
     for name, rows in work.items():
