@@ -404,6 +404,7 @@ def refine_sliced(
         optimizer=lbfgs,
         objective=lambda point: objective.held_out_distance(objective.to_mixture(point)),
         n_halvings=0,
+        patience=1,
     )
     found = solution._replace(value=objective.to_mixture(solution.value), previous=theta0)
     before = objective.held_out_distance(theta0)

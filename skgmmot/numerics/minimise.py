@@ -122,6 +122,7 @@ def minimise(
     objective: Callable[[Point], float] | None = None,
     late: tuple[int, ...] = (),
     n_halvings: int = N_HALVINGS,
+    patience: int = PATIENCE,
     callback: Callable[[Solution], bool | None] | None = None,
     journal: Journal | None = None,
 ) -> Solution:
@@ -150,6 +151,8 @@ def minimise(
         no more progress without them.
     n_halvings : int, default=5
         Halvings of the learning rate.
+    patience : int, default=2
+        Epochs in a row without progress that end a stage; one suffices without random draws.
     callback : callable, default=None
         Called with the `Solution` so far after each epoch, and where the descent goes on from an
         earlier state. Where it returns True, the descent stops.
@@ -196,7 +199,7 @@ def minimise(
         change = reference - best.objective
         progress = change > tol * abs(reference)
         idle, reference = (0, best.objective) if progress else (idle + 1, reference)
-        if idle == PATIENCE or not finite:
+        if idle == patience or not finite:
             if stage or not finite:
                 _restart_slower(descent, leaves, best.value, forget=not finite)
             stage, idle = stage + 1, 0

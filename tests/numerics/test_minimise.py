@@ -194,3 +194,11 @@ def test_a_descent_goes_on_from_any_of_its_epochs_bit_for_bit(optimizer):
         seen = []
         assert flat(run(Journal(state), seen.append)) == flat(expected)
         assert flat(seen[0]) == flat(state.best)
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_a_descent_ends_after_so_many_epochs_without_progress(patience):
+    least = TARGET, torch.ones(2, dtype=F64)
+    options = OPTIONS | {"optimizer": lbfgs, "learning_rate": 1.0, "n_halvings": 0}
+    solution = minimise(quadratic, least, patience=patience, **options)
+    assert solution.converged and solution.n_iter == patience * EPOCH
