@@ -183,8 +183,8 @@ class WassersteinQuantizer(
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features), GridDensity or mixture
-            What to quantise: samples, an image or voxels, or a mixture (a fitted estimator or a tuple
-            ``(weights, means, covariances)``). An array is always samples; wrap a picture in
+            What to quantise: samples, an image or voxels, or a mixture (a fitted estimator or a
+            tuple ``(weights, means, covariances)``). An array is always samples; wrap a picture in
             `GridDensity`.
         y : None
             Ignored.
