@@ -12,6 +12,9 @@ from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
 from skgmmot.transport.semidiscrete.plan import exact_plan
 
+#: Smallest share of a density that can be transported: squared radii of discs are rounded to 1e-16.
+MIN_MASS_MOVED = 1e-12
+
 
 @single_threaded_torch()
 def semidiscrete_distance(
@@ -170,6 +173,11 @@ def _semidiscrete(density, points, weights, *, integration, n_nodes, random_stat
         raise ValueError(
             f"mass must be a number in (0, 1], got {mass!r}. It is the share of the density that "
             "is transported; 1 is all of it."
+        )
+    if mass < MIN_MASS_MOVED:
+        raise ValueError(
+            f"mass must be at least {MIN_MASS_MOVED:.0e}, got {mass!r}. The discs of smaller shares "
+            "would be lost in rounding."
         )
     is_grid = isinstance(density, GridDensity)
     exact = integration == "exact"

@@ -171,6 +171,12 @@ def test_at_zero_the_gradient_is_zero():
         (
             NORMAL,
             POINTS,
+            {"mass": 1e-20},
+            r"mass must be at least 1e-12, got 1e-20\. The discs of smaller shares",
+        ),
+        (
+            NORMAL,
+            POINTS,
             {"mass": 0.5, "integration": "exact"},
             "integration must be 'nodes' for a part of a mixture, got 'exact' and mass=0.5",
         ),

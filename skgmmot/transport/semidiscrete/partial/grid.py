@@ -1,10 +1,11 @@
 """Integrals of the density of an image over polygons cut by discs.
 
 By Green's theorem an integral of ``f rho`` is the flux ``int F dy`` through the boundary, with
-``F(x, y) = int_{-inf}^x f rho ds``. Segments and arcs are cut where they meet lines between pixels.
-On each piece F is a polynomial in the coordinates: Gauss rules are exact on segments, and on arcs
-of at most a quarter of a turn, whose integrands are trigonometric polynomials of degree four, their
-error is below rounding.
+``F(x, y) = int_{y_j}^x f rho ds`` from the column of the cell's site. Coordinates are relative to
+the site, so that integrals over small discs are accurate relative to their size. Segments and arcs
+are cut where they meet lines between pixels. On each piece F is a polynomial in the coordinates:
+Gauss rules are exact on segments, and on arcs of at most a quarter of a turn, whose integrands are
+trigonometric polynomials of degree four, their error is below rounding.
 """
 
 import math
@@ -34,10 +35,12 @@ class Nodes(NamedTuple):
 
     cell: Array
     """The cell around which the boundary runs, ``(p,)``."""
+    site: Array
+    """Its site, ``(p, 2)``."""
     x: Array
-    """First coordinate."""
+    """First coordinate, relative to the site."""
     y: Array
-    """Second coordinate."""
+    """Second coordinate, relative to the site."""
     dy: Array
     """The weight of the rule times the derivative of y along the piece."""
     pixel: tuple[Array, Array]
@@ -91,8 +94,8 @@ class DiscIntegrals:
         n = len(sites)
         segments, arcs = self._pieces(*outlines(diagram, sites, potentials))
         masses = np.zeros(n)
-        for nodes in self._nodes(segments, arcs):
-            masses += np.bincount(nodes.cell, self._left_of(nodes, 0) * nodes.dy, n)
+        for nodes in self._nodes(segments, arcs, sites):
+            masses += np.bincount(nodes.cell, self._along_row(nodes, 0) * nodes.dy, n)
         (straight, pixel), (round_, at) = segments, arcs
         amount = self.value[pixel] * np.hypot(*(straight.stop - straight.start).T)
         used = straight.edge >= 0
@@ -103,11 +106,11 @@ class DiscIntegrals:
     def moments(
         self, diagram: PowerDiagram, sites: Array, potentials: Array
     ) -> tuple[Array, Array, Array]:
-        """Masses ``(n,)``, first moments ``(n, 2)`` and ``int |x|^2 rho (n,)`` of the cells."""
+        """Masses ``(n,)`` and, about the sites, first ``(n, 2)`` and second moments ``(n,)``."""
         n = len(sites)
         total = np.zeros((4, n))
-        for nodes in self._nodes(*self._pieces(*outlines(diagram, sites, potentials))):
-            flux = [self._left_of(nodes, k) * nodes.dy for k in range(3)]
+        for nodes in self._nodes(*self._pieces(*outlines(diagram, sites, potentials)), sites):
+            flux = [self._along_row(nodes, k) * nodes.dy for k in range(3)]
             parts = flux[0], flux[1], flux[0] * nodes.y, flux[2] + flux[0] * nodes.y**2
             total += [np.bincount(nodes.cell, part, n) for part in parts]
         return total[0], total[1:3].T, total[3]
@@ -120,11 +123,11 @@ class DiscIntegrals:
         """
         rows, columns = self.value.shape
         size, sums, own = rows * columns, np.zeros((3, rows, columns)), np.zeros(rows * columns)
-        for cell, x, y, dy, pixel in self._nodes(
-            *self._pieces(*outlines(diagram, sites, potentials))
+        for cell, site, away, y, dy, pixel in self._nodes(
+            *self._pieces(*outlines(diagram, sites, potentials)), sites
         ):
-            site = sites[cell]
-            level = site[:, 0] ** 2 + (y - site[:, 1]) ** 2 - potentials[cell]
+            x = site[:, 0] + away
+            level = site[:, 0] ** 2 + y**2 - potentials[cell]
             terms = level * dy, -2 * site[:, 0] * dy, dy
             index, low = pixel[0] * columns + pixel[1], self.low[pixel[1]]
             for k, term in enumerate(terms):
@@ -134,24 +137,48 @@ class DiscIntegrals:
         whole = sum(r[1:-1, 1:-1] * power for r, power in zip(right, self.powers, strict=True))
         return whole + own.reshape(rows, columns)[1:-1, 1:-1]
 
-    def _left_of(self, nodes: Nodes, k: int) -> Array:
-        """``F`` of ``f = x^k`` at the nodes."""
-        low, value = self.low[nodes.pixel[1]], self.value[nodes.pixel]
-        return self.left[k][nodes.pixel] + value * (nodes.x ** (k + 1) - low ** (k + 1)) / (k + 1)
+    def _along_row(self, nodes: Nodes, k: int) -> Array:
+        """``F`` of ``f = x^k`` at the nodes, x being relative to the site.
 
-    def _nodes(self, segments, arcs) -> Iterator[Nodes]:
+        Nodes in the site's column or beside it need no tables, whose differences would cancel.
+        """
+        row, column = nodes.pixel
+        at = nodes.site[:, 0]
+        own = np.floor((at - self.box.low[0]) / self.pixel[0])
+        own = np.clip(own, -1, self.grid.shape[0]).astype(np.intp) + 1
+        line = np.where(own == column, 0.0, self.low[np.maximum(own, column)] - at)
+        near = self.value[row, own] * line ** (k + 1)
+        near += self.value[row, column] * (nodes.x ** (k + 1) - line ** (k + 1))
+        near /= k + 1
+        far = np.flatnonzero(np.abs(own - column) > 1)
+        if len(far):
+            row, column, own, at, x = (t[far] for t in (row, column, own, at, nodes.x))
+            steps = [
+                self._left_of(row, column, at + x, j) - self._left_of(row, own, at, j)
+                for j in range(k + 1)
+            ]
+            powers = enumerate(steps)
+            near[far] = sum(math.comb(k, j) * (-at) ** (k - j) * step for j, step in powers)
+        return near
+
+    def _left_of(self, row: Array, column: Array, x: Array, k: int) -> Array:
+        """``int_{-inf}^x s^k rho ds`` at places in pixels of rows and columns."""
+        low, value = self.low[column], self.value[row, column]
+        return self.left[k][row, column] + value * (x ** (k + 1) - low ** (k + 1)) / (k + 1)
+
+    def _nodes(self, segments, arcs, sites: Array) -> Iterator[Nodes]:
         """The nodes on all pieces, one of each piece at a time."""
         straight, pixel = segments
-        step = straight.stop - straight.start
+        step, site = straight.stop - straight.start, sites[straight.cell]
         for t in GAUSS_NODES:
-            x, y = (straight.start + t * step).T
-            yield Nodes(straight.cell, x, y, step[:, 1] / 2, pixel)
+            x, y = (straight.start - site + t * step).T
+            yield Nodes(straight.cell, site, x, y, step[:, 1] / 2, pixel)
         round_, pixel = arcs
         for t, weight in zip(*ARC_RULE, strict=True):
             theta = round_.begin + t * round_.angle
             across, up = round_.radius * np.cos(theta), round_.radius * np.sin(theta)
-            x, y = round_.centre[:, 0] + across, round_.centre[:, 1] + up
-            yield Nodes(round_.cell, x, y, weight * round_.angle * across, pixel)
+            dy = weight * round_.angle * across
+            yield Nodes(round_.cell, round_.centre, across, up, dy, pixel)
 
     def _pieces(self, segments: Segments, arcs: Arcs):
         """Segments and arcs cut at the lines between pixels, each with the pixels of its pieces."""

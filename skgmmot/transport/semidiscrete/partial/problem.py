@@ -346,24 +346,19 @@ class PartialProblem:
 
     def cost(self, moments: tuple[Array, Array, Array], plane: InPlane) -> float:
         """The dual objective at the prescribed masses, in units of the points."""
-        masses, first, second = moments
+        masses, _, second = moments
         psi = plane.potentials
-        inside = second - 2 * (first * plane.sites).sum(1)
-        inside += ((plane.sites**2).sum(1) - psi) * masses
         of_sites = np.zeros(len(self.sites))
         of_sites[plane.owner] = psi
-        value = self.target.masses @ of_sites + inside.sum()
+        value = self.target.masses @ of_sites + (second - psi * masses).sum()
         return max(float(value), 0.0) * self.whole.unit * self.whole.unit
 
     def results(self, found: PartialCells) -> tuple[Array, Array, Array, float]:
         """Potentials, masses and barycentres of the points, and the cost."""
-        n, plane = (
-            len(self.sites),
-            self._in_plane(found.cells.diagram, self.level - found.cells.heights),
-        )
+        plane = self._in_plane(found.cells.diagram, self.level - found.cells.heights)
         moments = self.discs.moments(plane.diagram, plane.sites, plane.potentials)
-        masses, first, _ = moments
-        around = plane.fold(first - masses[:, None] * plane.offset, n)
+        around = plane.fold(moments[1], len(self.sites))
+        around += found.cells.masses[:, None] * self.sites
         return (
             self.potentials(found),
             self.whole.point_masses(found.cells.masses),
@@ -373,13 +368,10 @@ class PartialProblem:
 
     def envelope(self, density, found: PartialCells) -> Tensor:
         """A zero whose derivative in the values of the density is that of the cost."""
-        plane, discs = (
-            self._in_plane(found.cells.diagram, self.level - found.cells.heights),
-            self.discs,
-        )
-        phi = discs.potential(plane.diagram, plane.sites, plane.potentials)
+        plane = self._in_plane(found.cells.diagram, self.level - found.cells.heights)
+        phi = self.discs.potential(plane.diagram, plane.sites, plane.potentials)
         values = density.values
-        normalised = values / (values.sum() * float(discs.pixel.prod()))
+        normalised = values / (values.sum() * float(self.discs.pixel.prod()))
         return zero_with_derivative(normalised, self.whole.unit**2 * phi)
 
 

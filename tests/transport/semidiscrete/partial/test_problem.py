@@ -79,6 +79,14 @@ def test_gradients_are_those_of_finite_differences(periodic):
     assert torch.autograd.gradcheck(cost, inputs, eps=1e-5, atol=1e-6, fast_mode=True)
 
 
+@pytest.mark.parametrize("mass", [1e-4, 1e-9])
+def test_small_discs_are_accurate_relative_to_their_size(mass):
+    grid = GridDensity(torch.ones(5, 5, dtype=DOUBLE))
+    for place in ([0.5, 0.5], [0.4, 0.63], [0.2, 0.6]):  # in a pixel, beside and at a corner of one
+        plan = exact_plan(grid, tensor([place]), tensor([1.0]), mass=mass)
+        assert math.isclose(plan.cost, mass**2 / (2 * math.pi), rel_tol=1e-6)
+
+
 def test_all_but_nothing_of_the_mass_costs_as_much_as_all():
     values, points, weights = problem()
     density = GridDensity(values, EXTENT, "lower")
