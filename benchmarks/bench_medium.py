@@ -18,6 +18,7 @@ import datetime
 import functools
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -264,8 +265,11 @@ def write(table):
         "",
         f"Written by `python benchmarks/bench_medium.py` on {datetime.date.today()}, on",
         f"{machine()}, one thread; torch {torch.__version__}, scikit-learn {sklearn.__version__},",
-        f"POT {ot.__version__}, SciPy {scipy.__version__}. Medians of CPU times of programs that",
-        "take turns. ratio: the time of the best peer over ours, in bold where ours is slower.",
+        f"POT {ot.__version__}, SciPy {scipy.__version__}"
+        + (f", torchmetrics {version('torchmetrics')}" if find_spec("torchmetrics") else "")
+        + ".",
+        "Medians of CPU times of programs that take turns. ratio: the time of the best peer over",
+        "ours, in bold where ours is slower.",
         "excess: how far the peer's objective is above ours, relatively; ours has a certified",
         "duality gap below 1e-8.",
         "",
