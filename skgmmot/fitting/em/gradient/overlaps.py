@@ -23,7 +23,7 @@ from skgmmot.gaussian.evaluators import FeatureEStep
 #: The matrix loses twice the digits that features lose: in float64 no more than ten.
 MOST_CANCELLATION = 1e3
 #: Products of a Krylov space, roughly, and multiplications in the time of calling one product.
-MANY, CALL = 20, 3e6
+MANY, CALL = 20, 1e7
 #: An exponential and the elementwise work of one responsibility, in multiplications of a product of
 #: matrices.
 RESPONSIBILITY = 40
