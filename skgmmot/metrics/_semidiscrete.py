@@ -176,8 +176,8 @@ def _semidiscrete(density, points, weights, *, integration, n_nodes, random_stat
         )
     if mass < MIN_MASS_MOVED:
         raise ValueError(
-            f"mass must be at least {MIN_MASS_MOVED:.0e}, got {mass!r}. The discs of smaller shares "
-            "would be lost in rounding."
+            f"mass must be at least {MIN_MASS_MOVED:.0e}, got {mass!r}. The discs of smaller "
+            "shares would be lost in rounding."
         )
     is_grid = isinstance(density, GridDensity)
     exact = integration == "exact"
