@@ -61,6 +61,9 @@ START_SHARES = (0.5, 0.9)
 N_BISECTIONS = 60
 #: Bisections of the logarithm of the excess of a light site's potential.
 LIGHT_BISECTIONS = 40
+#: Masses of so different sizes are found from the heaviest sites on: at each stage the sites of less
+#: than this share of the mean mass are added.
+MANY_MAGNITUDES, LIGHTER_SHARE = 1e3, 0.3
 #: Shares of the mass that are transported one after the other, where the last alone fails.
 MASSES = 0.25 ** np.arange(1, 50)
 #: Amounts of blurring, of which a density with gaps that stop Newton's method gets less and less.
@@ -179,9 +182,12 @@ class PartialProblem:
             begin = self._evaluate(self.discs, self.level - potentials)
             if has_mass(begin.cells, self.target, MIN_START_SHARE):
                 yield self.discs, self.target, begin
-        light = self.whole.masses < LIGHT_SITE_SHARE / len(self.sites)
-        if light.any():
-            yield self.discs, self.target, self._with_light_sites(light)
+        for share in (LIGHT_SITE_SHARE, LIGHTER_SHARE):
+            light = self.whole.masses < share / len(self.sites)
+            if light.any():
+                yield self.discs, self.target, self._with_light_sites(light)
+            if self.whole.masses.max() < MANY_MAGNITUDES * self.whole.masses.min():
+                break
         # Small discs in Voronoi's cells, if these hold enough.
         voronoi = evaluate(self.whole.density, self.sites, self.level)
         if (voronoi.masses >= self.target.masses).all():

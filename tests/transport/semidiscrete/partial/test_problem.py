@@ -142,3 +142,12 @@ def test_what_is_not_there_is_said():
         exact_plan(EVEN, points, weights, mass=0.5, slack=0.1)
     with pytest.raises(RuntimeError, match=r"after 0 Newton steps\. Drop masses that are nearly"):
         exact_plan(EVEN, tensor([[0.0, 0.0], [1.0, 0.0]]), tensor([1.0, 9.0]), mass=0.5, max_iter=0)
+
+
+def test_masses_of_six_magnitudes_are_met_from_the_heaviest_on():
+    g = torch.Generator().manual_seed(0)
+    points = torch.rand(30, 2, dtype=DOUBLE, generator=g)
+    weights = 10 ** (-6 * torch.rand(30, dtype=DOUBLE, generator=g))
+    plan = exact_plan(EVEN, points, weights, mass=0.5)
+    assert torch.allclose(plan.masses, 0.5 * weights / weights.sum(), rtol=1e-3)
+    assert plan.n_iter < 20
