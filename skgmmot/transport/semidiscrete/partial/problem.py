@@ -61,7 +61,7 @@ START_SHARES = (0.5, 0.9)
 N_BISECTIONS = 60
 #: Bisections of the logarithm of the excess of a light site's potential.
 LIGHT_BISECTIONS = 40
-#: Masses of so different sizes are found from the heaviest sites on: at each stage the sites of less
+#: Masses of so different sizes are found from the heaviest sites on: at each stage those of less
 #: than this share of the mean mass are added.
 MANY_MAGNITUDES, LIGHTER_SHARE = 1e3, 0.3
 #: Shares of the mass that are transported one after the other, where the last alone fails.
