@@ -130,6 +130,13 @@ def test_an_example_does_not_read_its_own_docstring_which_the_gallery_takes(scri
     assert "__doc__" not in script.read_text()
 
 
+@pytest.mark.parametrize("script", sorted(EXAMPLES.rglob("plot_*.py")), ids=lambda p: p.stem)
+def test_an_example_draws_its_figure_in_one_block_after_which_the_gallery_closes_it(script):
+    blocks = script.read_text().split("\n# %%\n")
+    drawn = [b for b in blocks if "plt.subplots(" in b or "plt.figure(" in b]
+    assert all(".savefig(" in block for block in drawn)
+
+
 @pytest.mark.parametrize("folder", {p.parent for p in SCRIPTS}, ids=lambda p: p.name)
 def test_a_folder_of_examples_has_a_header_for_the_gallery(folder):
     assert (folder / "GALLERY_HEADER.rst").read_text().strip()
