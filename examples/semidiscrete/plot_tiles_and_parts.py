@@ -37,6 +37,9 @@ for periodic in (False, True):
 # edges: on both sides they run in lines along the seam. In the periodic box nothing shows where the
 # tiles meet. Right, cells of equal mass for 12 points of such a box: those at its edges go on at
 # the other side, so that the cells tile the plane.
+#
+# Below, growing shares of the density in a box that ends at its edges. The squared radius of a disc
+# is the point's potential.
 
 few = np.random.default_rng(1).random((12, 2))
 box = GridDensity(waves, origin="lower", periodic=True)
@@ -58,10 +61,6 @@ for polygon, point, colour in zip(plan.cells.polygons(), few, colours, strict=Fa
     axes[0, 2].plot(*point, "k.", ms=4)
 axes[0, 2].add_patch(Rectangle((0, 0), 1, 1, fc="none", ec="C3"))
 axes[0, 2].set(title="cells of equal mass", xlim=(-0.4, 1.4), ylim=(-0.4, 1.4))
-
-# %%
-# Below, growing shares of the density in a box that ends at its edges. The squared radius of a disc
-# is the point's potential.
 
 for ax, mass in zip(axes[1], (0.2, 0.5, 0.9), strict=True):
     plan = semidiscrete_plan(box._replace(periodic=False), few, mass=mass)
