@@ -241,11 +241,11 @@ def _units(theta: GaussianMixtureParams) -> GaussianMixtureParams:
 
 def _singular(theta: GaussianMixtureParams, direction: Tensor, known: float) -> str:
     """What the samples do not determine."""
-    K, sizes = len(theta.weights), [t.numel() for t in theta]
-    *own, of_storage = direction.square().split(sizes)
+    K, d = theta.means.shape
+    *own, of_covariances = direction.square().tensor_split([K, K + K * d])
     by_component = sum(part.view(K, -1).sum(1) for part in own)
     if not theta.covariance_type.shared:
-        by_component = by_component + of_storage.view(K, -1).sum(1)
+        by_component = by_component + of_covariances.view(K, -1).sum(1)
     worst = by_component.argsort(descending=True)[:2].tolist()
     return (
         "the samples must determine all parameters, got an observed information that is not "

@@ -164,8 +164,9 @@ def test_the_distance_from_the_maximum_is_in_standard_errors(drawn):
         ({"means": [[0.0, 0.0]] * 3}, "not positive definite .* fit with a smaller tol"),
     ],
 )
-def test_parameters_that_samples_do_not_determine_are_refused(drawn, change, message):
-    X, theta = drawn("spherical")
+@pytest.mark.parametrize("name", ["spherical", "full", "tied"])
+def test_parameters_that_samples_do_not_determine_are_refused(drawn, name, change, message):
+    X, theta = drawn(name)
     change = {name: torch.tensor(value, dtype=F64) for name, value in change.items()}
     with pytest.raises(ValueError, match=message):
         parameter_covariance(theta._replace(**change), X)
