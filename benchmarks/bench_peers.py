@@ -10,7 +10,7 @@ iteration at n, d and K over two decades each, and the exponent of the last.
 Each program runs in a process of its own. One that fails, or dies, or takes too long, has a row
 that says so; so has one that is not installed.
 
-    python benchmarks/bench_peers.py                       # everything, under seven minutes
+    python benchmarks/bench_peers.py                       # everything, about seven minutes
     python benchmarks/bench_peers.py --quick               # tiny sizes, nothing is written
     python benchmarks/bench_peers.py --only scikit-learn   # ours and some programs
 
@@ -450,8 +450,9 @@ def write(tables, plan, out):
         f"## {TABLES['own']}",
         "",
         "Each program's defaults, so what is compared is what a user gets: the programs stop at",
-        "different tolerances and start differently, pomegranate from random samples. Medians",
-        "over up to three seeds. gmmx compiles in its first fit.",
+        "different tolerances and start differently, pomegranate from random samples; a later",
+        "stop costs time and reaches more. Medians over up to three seeds, warm: gmmx's compiling",
+        "of each size is not in them.",
         "",
         *markdown(readable(sorted(own, key=lambda r: r["n"]))),
         "",
