@@ -168,7 +168,7 @@ def test_implicit_gradients_are_the_automatic_ones_at_convergence(problem, fixed
 def test_all_ways_to_products_give_one_gradient(problem, monkeypatch):
     start, X, a = problem
     small = gradients(start, X, a, **TIGHT)
-    monkeypatch.setattr(derivative, "keeps_digits", lambda features: False)
+    monkeypatch.setattr(derivative, "has_matrix", lambda features: False)
     features = gradients(start, X, a, **TIGHT)
     monkeypatch.setattr(rows, "feature_e_step", lambda *args: None)
     definition = gradients(start, X, a, **TIGHT)

@@ -25,7 +25,7 @@ from skgmmot.fitting.em.constraint import FREE, Constraint
 from skgmmot.fitting.em.gradient.adjoint import FeatureAdjoint, beside_noise, score, with_noise
 from skgmmot.fitting.em.gradient.e_step import e_step_derivative
 from skgmmot.fitting.em.gradient.gram import FeatureGram, SampleGram
-from skgmmot.fitting.em.gradient.overlaps import MANY, Overlaps, is_small, keeps_digits
+from skgmmot.fitting.em.gradient.overlaps import MANY, Overlaps, has_matrix, is_small
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import m_step, scatter_about, shifts, sums
 from skgmmot.gaussian.coordinates import FisherCoordinates, velocities
@@ -176,7 +176,7 @@ class LinearisedEM(InCoordinates):
             share = shares(theta, self._statistics, em.constraint)
             self._coordinates = FisherCoordinates(theta, share)
             self.residual = self._coordinates.of_change(em.constraint.free(self._change()))
-        self._has_matrix = self._features is not None and keeps_digits(self._features)
+        self._has_matrix = self._features is not None and has_matrix(self._features)
         size = self.residual.numel(), em.samples.n_samples
         self.small = self._has_matrix and is_small(self._features, *size)
 

@@ -22,6 +22,8 @@ from skgmmot.gaussian.evaluators import FeatureEStep
 
 #: The matrix loses twice the digits that features lose: in float64 no more than ten.
 MOST_CANCELLATION = 1e3
+#: More features, d = 21 for full covariances, have too many products.
+MOST_FEATURES = 256
 #: Products of a Krylov space, roughly, and multiplications in the time of calling one product.
 MANY, CALL = 20, 1e7
 #: An exponential and the elementwise work of one responsibility, in multiplications of a product of
@@ -47,6 +49,8 @@ def is_small(step: FeatureEStep, n_numbers: int, n_samples: float) -> bool:
         True where the matrix costs less than the products of a Krylov space.
     """
     K, width = step.coefficients.shape
+    if width > MOST_FEATURES:
+        return False
     n_products = len(_distinct_products(step.covariance_type, step.theta.means.shape[1])[0])
     e_step = RESPONSIBILITY * K + K * width
     pass_ = e_step + n_products + (K * (K - 1) // 2) * (n_products + 1)
@@ -55,8 +59,8 @@ def is_small(step: FeatureEStep, n_numbers: int, n_samples: float) -> bool:
     return matrix <= MANY * product
 
 
-def keeps_digits(step: FeatureEStep) -> bool:
-    """Whether the matrix is accurate: components are not too far from the origin for their size.
+def has_matrix(step: FeatureEStep) -> bool:
+    """Whether the matrix can be computed, and accurately.
 
     Parameters
     ----------
@@ -66,9 +70,11 @@ def keeps_digits(step: FeatureEStep) -> bool:
     Returns
     -------
     bool
-        True where it is.
+        True if there are few features, and components are not too far from the origin for their
+        size.
     """
-    return float(cancellation(step.theta)) <= MOST_CANCELLATION
+    few = step.coefficients.shape[1] <= MOST_FEATURES
+    return few and float(cancellation(step.theta)) <= MOST_CANCELLATION
 
 
 class Overlaps:

@@ -88,7 +88,7 @@ def by_autograd(theta, X, a, *, robust, fixed_weights=False):
 def test_it_is_that_of_the_second_derivative(drawn, a, covariance_type, robust, small, monkeypatch):
     if not small:  # products with the derivative one by one
         monkeypatch.setattr(
-            "skgmmot.fitting.em.gradient.derivative.keeps_digits", lambda features: False
+            "skgmmot.fitting.em.gradient.derivative.has_matrix", lambda features: False
         )
     X, theta = drawn(covariance_type, a)
     found = parameter_covariance(theta, X, a, robust=robust)

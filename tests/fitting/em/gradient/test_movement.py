@@ -168,7 +168,7 @@ def test_large_mixtures_use_the_symmetry_of_the_derivative(
     theta, X, a = problem(kind, make_mixture, make_samples)
     V = cotangents(theta)
     expected, _ = gradient_of("natural", theta, X, a, V, reg_covar=0.0)
-    monkeypatch.setattr(derivative, "keeps_digits", lambda features: False)
+    monkeypatch.setattr(derivative, "has_matrix", lambda features: False)
     found, _ = gradient_of("natural", theta, X, a, V, reg_covar=0.0)
     assert_close(found, expected, rtol=1e-6, atol=1e-8)
 
