@@ -4,6 +4,7 @@ A linear operator is a function ``matvec (..., m) -> (..., m)`` of row vectors. 
 function ``solve(matvec, b) -> x``.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,30 +32,59 @@ def gmres(matvec: Operator, b: Tensor, *, tol: float = 1e-10, max_iter: int = 20
     Tensor of shape (m,)
         The solution with the smallest residual in the Krylov space reached.
     """
-    norm = torch.linalg.vector_norm(b)
+    norm = float(torch.linalg.vector_norm(b))
     if norm == 0:
         return torch.zeros_like(b)
-    size = min(max_iter, b.numel())
-    basis = [b / norm]
-    hessenberg = torch.zeros(size + 1, size, dtype=torch.float64)
-    rhs = torch.zeros(size + 1, dtype=torch.float64)
-    rhs[0] = norm
-    for j in range(size):
+    basis, small = [b / norm], _LeastSquares(norm)
+    for j in range(min(max_iter, b.numel())):
         w = matvec(basis[j])
         stacked = torch.stack(basis)
-        for _ in range(2):  # classical Gram-Schmidt, twice, is as orthogonal as modified
-            h = stacked @ w
-            w = w - h @ stacked
-            hessenberg[: j + 1, j] += h.to(hessenberg)
-        length = torch.linalg.vector_norm(w)
-        hessenberg[j + 1, j] = length
-        H, r = hessenberg[: j + 2, : j + 1], rhs[: j + 2]
-        y = torch.linalg.lstsq(H, r.unsqueeze(1)).solution.squeeze(1)
-        residual = torch.linalg.vector_norm(H @ y - r) / rhs[0]
-        if residual <= tol or length <= 1e-14:
+        first = stacked @ w  # classical Gram-Schmidt, twice, is as orthogonal as modified
+        w = w - first @ stacked
+        second = stacked @ w
+        w = w - second @ stacked
+        length = float(torch.linalg.vector_norm(w))
+        residual = small.append([*(first + second).tolist(), length])
+        if residual <= tol * norm or length <= 1e-14:
             break
         basis.append(w / length)
-    return y.to(b) @ torch.stack(basis[: len(y)])
+    y = torch.tensor(small.solution(), dtype=b.dtype, device=b.device)
+    return y @ torch.stack(basis[: len(y)])
+
+
+class _LeastSquares:
+    """Minimises ``|H y - norm e_0|`` for Hessenberg matrices that grow by columns.
+
+    By Givens' rotations, in Python: LAPACK's least squares may differ in the last bit from one call
+    to the next.
+    """
+
+    def __init__(self, norm: float):
+        self._rotations, self._columns, self._right = [], [], [norm]
+
+    def append(self, column: list[float]) -> float:
+        """Add a column with one entry more than the last; return the new residual."""
+        for i, (c, s) in enumerate(self._rotations):
+            upper, lower = column[i], column[i + 1]
+            column[i], column[i + 1] = c * upper + s * lower, c * lower - s * upper
+        lower = column.pop()
+        size = math.hypot(column[-1], lower)
+        c, s = (column[-1] / size, lower / size) if size else (1.0, 0.0)
+        column[-1] = size
+        last = self._right.pop()
+        self._right += [c * last, -s * last]
+        self._rotations.append((c, s))
+        self._columns.append(column)
+        return abs(self._right[-1])
+
+    def solution(self) -> list[float]:
+        """The minimiser, zero along what a singular matrix does not determine."""
+        y, right = [], self._right[:-1]
+        for column in reversed(self._columns):
+            pivot, value = column[-1], right.pop()
+            y.append(value / pivot if pivot else 0.0)
+            right = [r - y[-1] * entry for r, entry in zip(right, column, strict=False)]
+        return y[::-1]
 
 
 def neumann(matvec: Operator, b: Tensor, *, tol: float = 1e-10, n_terms: int = 1000) -> Tensor:

@@ -139,3 +139,20 @@ def test_the_residual_of_a_guess_takes_a_product(contraction):
     guess = torch.arange(12, dtype=F64)
     expected = ((A @ guess - b).norm() / b.norm()).item()
     assert products.residual(guess, b) == pytest.approx(expected)
+
+
+def test_gmres_gives_the_same_bits_in_every_call(make_samples):
+    A, b = make_samples(40, 40, seed=5) / 20 + torch.eye(40, dtype=F64), make_samples(40, 1)[:, 0]
+    kept, found = [], []
+    for i in range(30):
+        kept.append(torch.empty(1 + 7 * i))  # so that memory is elsewhere
+        found.append(gmres(lambda v: A @ v, b, tol=1e-3))
+    assert all(torch.equal(x, found[0]) for x in found)
+
+
+def test_gmres_of_a_singular_matrix_is_finite():
+    A = torch.diag(torch.tensor([1.0, 2.0, 0.0], dtype=F64))
+    x = gmres(lambda v: A @ v, torch.tensor([1.0, 2.0, 0.0], dtype=F64))
+    torch.testing.assert_close(A @ x, torch.tensor([1.0, 2.0, 0.0], dtype=F64))
+    x = gmres(lambda v: torch.zeros_like(v), torch.ones(3, dtype=F64))
+    assert x.tolist() == [0.0, 0.0, 0.0]
