@@ -107,7 +107,7 @@ def values_of(values, features, n_chosen: int) -> Tensor:
     try:
         found = as_tensor(_in_order(values, features))
     except ValueError as error:
-        if "convert" not in str(error):
+        if "got the text" not in str(error):
             raise
         raise TypeError(f"values must be numbers, got {values!r}. Encode categories.") from error
     if found.ndim == 0:

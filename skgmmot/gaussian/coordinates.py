@@ -225,9 +225,10 @@ class _Chart:
         rows = base.covariances_of_change(rows)  # J^T
         values, vectors = torch.linalg.eigh(rows @ rows.mT)
         # a storage may hold numbers, or sums of them, that the covariances do not depend on
-        roots = values.clamp(min=float(values[-1]) * torch.finfo(values.dtype).eps).sqrt()
-        self.root = vectors * roots @ vectors.mT
-        self.inverse = vectors / roots @ vectors.mT
+        rounding = len(values) * torch.finfo(values.dtype).eps * float(values[-1])
+        values, vectors = values[values > rounding], vectors[:, values > rounding]
+        self.root = vectors * values.sqrt() @ vectors.mT
+        self.inverse = vectors / values.sqrt() @ vectors.mT
 
     def covariances_of_change(self, change):
         return change.flatten(-len(self.covariances.shape)) @ self.root

@@ -197,7 +197,7 @@ def sliced_wasserstein_distance(
     >>> X = torch.tensor([[0.0, 0.0], [1.0, 0.0]], requires_grad=True)
     >>> distance = sliced_wasserstein_distance(X, [[0.0, 2.0], [1.0, 2.0]])
     >>> distance.backward()
-    >>> round(float(distance) ** 2, 2), X.grad[:, 1] < 0
+    >>> round(float(distance.detach()) ** 2, 2), X.grad[:, 1] < 0
     (2.0, tensor([True, True]))
     """
     positive_integer("n_projections", n_projections, "100 is usual.")

@@ -593,4 +593,4 @@ def test_ctrl_c_has_the_state_written(blobs, path):
     killer.join()
     options = {"what": _checkpoint.WHAT, "version": 1, "kinds": _checkpoint.KINDS}
     reached = archive.read(path, **options)["reached"]
-    assert reached.loop.solution.n_iter == mixture.n_iter_
+    assert 0 <= mixture.n_iter_ - reached.loop.solution.n_iter <= 1  # the one that was interrupted
