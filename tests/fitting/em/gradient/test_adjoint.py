@@ -5,29 +5,12 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.fitting.em.gradient.adjoint import CentredAdjoint, FeatureAdjoint, score
-from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
 from skgmmot.gaussian.evaluators import FeatureEStep
 from skgmmot.gaussian.log_density import log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics, e_step
 
 F64 = torch.float64
-
-
-@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
-def theta(request, make_mixture):
-    """Four overlapping components in three dimensions."""
-    return make_mixture(request.param, 4, 3)
-
-
-@pytest.fixture(params=["weighted", "plain"])
-def a(request, make_samples):
-    return make_samples(50, 1, seed=1).squeeze(1).exp() if request.param == "weighted" else None
-
-
-@pytest.fixture
-def X(make_samples):
-    return 2 * make_samples(50, 3)
 
 
 def symmetric(theta, seed, *batch):

@@ -7,30 +7,15 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.fitting.em.gradient.adjoint import FeatureAdjoint, score
-from skgmmot.fitting.em.gradient.derivative import m_step_pullback
+from skgmmot.fitting.em.gradient.derivative import LinearisedEM, m_step_pullback
 from skgmmot.fitting.em.gradient.overlaps import Overlaps, has_matrix, is_small
-from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
+from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.evaluators import FeatureEStep
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import e_step
 
 F64 = torch.float64
-
-
-@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
-def theta(request, make_mixture):
-    """Four overlapping components in three dimensions."""
-    return make_mixture(request.param, 4, 3)
-
-
-@pytest.fixture(params=["weighted", "plain"])
-def a(request, make_samples):
-    return make_samples(50, 1, seed=1).squeeze(1).exp() if request.param == "weighted" else None
-
-
-@pytest.fixture
-def X(make_samples):
-    return 2 * make_samples(50, 3)
 
 
 def symmetric(theta, seed, *batch):
@@ -63,6 +48,15 @@ def test_products_with_the_matrix_are_passes(theta, X, a):
     moments = score(theta, precisions, adjoint.moments(found))
     last = score(theta, precisions, single.moments(found[4]))
     assert_close(tuple(t[4] for t in moments), tuple(last))
+
+
+def test_the_matrix_has_the_products_one_by_one_as_rows_with_noise_too(theta, X, a):
+    em = EM(InMemory(X, a), torch.zeros(3, dtype=F64), 1e-6)
+    for mixture in (theta, theta.with_noise(0.2, -5.0)):
+        linear = LinearisedEM(em, mixture)
+        unit_vectors = torch.eye(linear.residual.numel(), dtype=F64)
+        rows = [linear.product(e) for e in unit_vectors]  # each by a pass
+        assert_close(linear.matrix(), torch.stack(rows))
 
 
 def step_of(make_mixture, name, K, d, offset=0.0):
