@@ -1,6 +1,6 @@
 """
-Digits drawn in the embedding of an adversarial autoencoder
-===========================================================
+Which mixture in an embedding draws digits that pass for real?
+==============================================================
 
 An encoder maps pictures of digits to points in eight dimensions, a decoder maps points to
 pictures, and a discriminator is trained to tell pictures from their reconstructions. A mixture of

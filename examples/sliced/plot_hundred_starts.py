@@ -1,6 +1,6 @@
 """
-A hundred random starts of EM and of the sliced fit
-===================================================
+Where do EM and the sliced fit end from random starts?
+======================================================
 
 Ten components are fitted to samples of a ring, a square and the line between them, from random
 starts near the middle (figure 3 of :term:`Kolouri, Rohde and Hoffmann 2018`). Where does each fit
