@@ -304,7 +304,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         "components_of_class": [dict, None],
         "rank": [Interval(Integral, 1, None, closed="left")],
         "noise": [StrOptions(set(NOISES)), UniformNoise],
-        "missing_values": [StrOptions({"error", "nan"}), math.nan],
+        "missing_values": [StrOptions({"error", "nan"}), "nan"],
         "device": [str, torch.device, None],
     }
 
