@@ -27,6 +27,8 @@ Array = np.ndarray
 NORMALS = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
 
 
+#: Directions of guards.
+GUARDS = np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
 #: Corners whose owners are found lie inside the rectangle by half of this share of its sides.
 CORNER_OFFSET = 1e-9
 
@@ -151,7 +153,7 @@ def power_diagram(sites: Array, heights: Array, box: Box) -> PowerDiagram:
     Costs ``O(n log n)``, nearly all of it in Qhull. Cells may be empty; of sites that coincide,
     only one has a cell.
     """
-    corners, pairs = _dual(*_guarded(sites, heights, box))
+    corners, pairs = _dual(*guarded(sites, heights, box.corners, GUARDS))
     start, stop = corners[:, 0], corners[:, 1]
     direction, between = stop - start, _difference(sites, pairs)
     # The left site lies a quarter turn counterclockwise from the edge's direction.
@@ -175,14 +177,33 @@ def power_diagram(sites: Array, heights: Array, box: Box) -> PowerDiagram:
     )
 
 
-def _guarded(sites: Array, heights: Array, box: Box) -> tuple[Array, Array]:
-    """Sites and heights with the four guards appended."""
-    extent = np.abs(box.corners).max(0).sum()
+def guarded(sites: Array, heights: Array, corners: Array, directions: Array) -> tuple[Array, Array]:
+    """Append guards, far sites whose planes are below the envelope everywhere in a box.
+
+    Parameters
+    ----------
+    sites : ndarray of shape (n, d)
+        Sites.
+    heights : ndarray of shape (n,)
+        Their heights.
+    corners : ndarray of shape (2^d, d)
+        The corners of the box.
+    directions : ndarray of shape (g, d)
+        Where the guards are, seen from the origin.
+
+    Returns
+    -------
+    sites : ndarray of shape (n + g, d)
+        All sites, guards last.
+    heights : ndarray of shape (n + g,)
+        Their heights.
+    """
+    extent = np.abs(corners).max(0).sum()
     # A lower bound of the envelope: the largest, over planes, of their minima over the corners.
-    lowest = (2 * sites @ box.corners.T - heights[:, None]).min(1).max()
+    lowest = (2 * sites @ corners.T - heights[:, None]).min(1).max()
     reach = 1.5 * (np.abs(sites).max() or 1.0)
-    guards = reach * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
-    return np.vstack([sites, guards]), np.append(heights, np.full(4, 2.2 * reach * extent - lowest))
+    below = np.full(len(directions), 2.2 * reach * extent - lowest)
+    return np.vstack([sites, reach * directions]), np.append(heights, below)
 
 
 def _dual(sites: Array, heights: Array) -> tuple[Array, Array]:
@@ -191,7 +212,7 @@ def _dual(sites: Array, heights: Array) -> tuple[Array, Array]:
     Guards are the last four sites; edges beside one are left out.
     """
     units = np.abs(sites).max(), np.abs(heights).max() or 1.0
-    hull = _hull(np.column_stack([sites / units[0], heights / units[1]]))
+    hull = convex_hull(np.column_stack([sites / units[0], heights / units[1]]))
     normals = hull.equations[:, :3]
     lower = normals[:, 2] < 0
     # A face lies on the plane h = 2 <v, y> - const, and v is its corner of the diagram.
@@ -207,8 +228,24 @@ def _dual(sites: Array, heights: Array) -> tuple[Array, Array]:
     return corners[real], pairs[real]
 
 
-def _hull(points: Array) -> ConvexHull:
-    """The convex hull, with triangles as faces."""
+def convex_hull(points: Array) -> ConvexHull:
+    """Compute a convex hull with simplices as faces.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n, d + 1)
+        Sites and heights.
+
+    Returns
+    -------
+    scipy.spatial.ConvexHull
+        The hull.
+
+    Raises
+    ------
+    ArithmeticError
+        If the points are flat.
+    """
     # Nearly coplanar faces need not be merged, since edges between them have nearly no length (Q0).
     # Where rounding makes the hull concave they must be merged (Qt), and where all points are
     # nearly coplanar Qhull perturbs them (QJ).

@@ -13,13 +13,20 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import ConvexHull, QhullError
 
-from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram, power_diagram
+from skgmmot.transport.semidiscrete.power_diagram import (
+    Box,
+    PowerDiagram,
+    convex_hull,
+    guarded,
+    power_diagram,
+)
 from skgmmot.transport.semidiscrete.space.polygons import Polygons
 
 Array = np.ndarray
 
+#: Directions of guards.
+GUARDS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
 #: The wall that carries fluxes is so far outside the box, as a share of its side, that it does not
 #: coincide with facets on the box itself, as those of lattices, of which rounding would lose some.
 WALL_OFFSET = 1e-11
@@ -136,7 +143,7 @@ def space_diagram(sites: Array, heights: Array, box: Cuboid) -> SpaceDiagram:
     -----
     Costs about ``O(n log n)`` for sites that fill the space evenly, half of it in Qhull.
     """
-    corners, pairs, of = _dual(*_guarded(sites, heights, box))
+    corners, pairs, of = _dual(*guarded(sites, heights, box.corners, GUARDS))
     facets = _ordered(corners, of, sites[pairs[:, 1]] - sites[pairs[:, 0]])
     high = box.high.copy()
     high[0] += WALL_OFFSET * (high[0] - box.low[0])
@@ -156,22 +163,13 @@ def _on_wall(sites: Array, heights: Array, box: Cuboid) -> PowerDiagram:
     return diagram.renumbered(used, len(sites))
 
 
-def _guarded(sites: Array, heights: Array, box: Cuboid) -> tuple[Array, Array]:
-    """Sites and heights with eight guards appended, whose planes are below the envelope."""
-    extent = np.abs(box.corners).max(0).sum()
-    lowest = (2 * sites @ box.corners.T - heights[:, None]).min(1).max()
-    reach = 1.5 * (np.abs(sites).max() or 1.0)
-    guards = reach * np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
-    return np.vstack([sites, guards]), np.append(heights, np.full(8, 2.2 * reach * extent - lowest))
-
-
 def _dual(sites: Array, heights: Array) -> tuple[Array, Array, Array]:
     """The corners of the facets, the sites beside each facet, and the facet of each corner.
 
     Guards are the last eight sites; facets beside one lie outside the box.
     """
     units = np.abs(sites).max(), np.abs(heights).max() or 1.0
-    hull = _hull(np.column_stack([sites / units[0], heights / units[1]]))
+    hull = convex_hull(np.column_stack([sites / units[0], heights / units[1]]))
     normals = hull.equations[:, :4]
     lower = normals[:, 3] < 0
     normals, simplices = normals[lower], hull.simplices[lower]
@@ -183,19 +181,6 @@ def _dual(sites: Array, heights: Array) -> tuple[Array, Array, Array]:
     pairs, corner = pairs[real], corner[real]
     key, of = np.unique(pairs[:, 0] * len(sites) + pairs[:, 1], return_inverse=True)
     return v[corner], np.stack(np.divmod(key, len(sites)), axis=1), of
-
-
-def _hull(points: Array) -> ConvexHull:
-    """The convex hull, with tetrahedra as faces."""
-    for options in ("Qt Q0", "Qt", "QJ"):
-        try:
-            return ConvexHull(points, qhull_options=options)
-        except QhullError as error:
-            failure = error
-    raise ArithmeticError(
-        "sites and heights must span a power diagram, got a flat one. Merge points that are nearly "
-        "equal, or leave out one far from all others."
-    ) from failure
 
 
 def _ordered(corners: Array, of: Array, normals: Array) -> Polygons:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial import ConvexHull
 
-from skgmmot.transport.semidiscrete.space import diagram as module
+from skgmmot.transport.semidiscrete import power_diagram as module
 from skgmmot.transport.semidiscrete.space.diagram import Cuboid, space_diagram
 
 BOX = Cuboid(np.array([-1.0, -0.75, -0.5]), np.array([1.0, 0.75, 0.5]))
