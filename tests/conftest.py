@@ -4,8 +4,39 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+
+#: Generated inputs of a property by default: few, and the same each time.
+EXAMPLES = 10
+
+
+def pytest_addoption(parser):
+    """How much is drawn at random."""
+    of = parser.getgroup("skgmmot")
+    of.addoption("--examples", type=int, default=EXAMPLES, help="generated inputs of a property")
+    of.addoption("--seeds", type=int, default=1, help="seeds of each statistical test")
+
+
+def pytest_configure(config):
+    """Tell hypothesis how many inputs to generate; more than a few are other ones each time."""
+    n = config.getoption("--examples")
+    settings.register_profile(
+        "skgmmot",
+        max_examples=n,
+        derandomize=n == EXAMPLES,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    settings.load_profile("skgmmot")
+
+
+def pytest_generate_tests(metafunc):
+    """Run a statistical test, one that has an argument `random_seed`, with several seeds."""
+    if "random_seed" in metafunc.fixturenames:
+        metafunc.parametrize("random_seed", range(metafunc.config.getoption("--seeds")))
 
 
 @pytest.fixture

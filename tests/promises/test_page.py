@@ -1,0 +1,12 @@
+"""The page of promises names the tests of this folder."""
+
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PAGE = (HERE.parent.parent / "doc" / "promises.rst").read_text()
+
+
+def test_all_tests_are_named():
+    named = set(re.findall(r"``(test_\w+\.py)``", PAGE))
+    assert {path.name for path in HERE.glob("test_*.py")} <= named | {Path(__file__).name}
