@@ -157,6 +157,8 @@ def test_every_module_has_a_test_file_of_its_name():
 def test_every_test_file_is_named_after_a_module():
     mirrors = {mirror_of(parts) for parts, path in MODULES if path.name != "__init__.py"}
     for path in TESTS.glob("*/**/test_*.py"):
+        if path.parent.name == "promises":  # a file a promise
+            continue
         words = path.stem.split("_")
         # "test_plan_extremes" is a theme of "test_plan"
         names = {path.with_stem("_".join(words[:n])) for n in range(2, len(words) + 1)}
