@@ -137,7 +137,7 @@ def test_an_example_draws_its_figure_in_one_block_after_which_the_gallery_closes
     assert all(".savefig(" in block for block in drawn)
 
 
-@pytest.mark.parametrize("folder", {p.parent for p in SCRIPTS}, ids=lambda p: p.name)
+@pytest.mark.parametrize("folder", sorted({p.parent for p in SCRIPTS}), ids=lambda p: p.name)
 def test_a_folder_of_examples_has_a_header_for_the_gallery(folder):
     assert (folder / "GALLERY_HEADER.rst").read_text().strip()
 

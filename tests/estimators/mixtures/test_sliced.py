@@ -135,6 +135,11 @@ def test_one_component_is_mean_and_covariance(rng):
     assert np.abs(mixture.covariances_[0] - np.cov(X.T)).max() < 0.1 * np.cov(X.T).max()
 
 
+def sgd(parameters, learning_rate):
+    """torch's gradient descent with momentum, as an optimiser of the fit."""
+    return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9)
+
+
 @pytest.mark.parametrize(
     "params",
     [
@@ -142,10 +147,7 @@ def test_one_component_is_mean_and_covariance(rng):
         {"projections": "orthogonal"},
         {"projections": "max", "n_projections": 4},
         {"optimizer": "adam"},
-        {
-            "optimizer": lambda p, rate: torch.optim.SGD(p, lr=rate, momentum=0.9),
-            "learning_rate": 0.3,
-        },
+        {"optimizer": sgd, "learning_rate": 0.3},
         {"p": 1.0},
         {"p": 3.0},
         {"batch_size": 100},
@@ -154,7 +156,7 @@ def test_one_component_is_mean_and_covariance(rng):
         {"init_params": "random_from_data"},
         {"n_init": 2},
     ],
-    ids=str,
+    ids=lambda params: "-".join(str(getattr(v, "__name__", v)) for v in params.values()),
 )
 def test_every_option_finds_the_two_clouds(clouds, params):
     mixture = fitted(clouds, **params, tol=0.02)
