@@ -42,9 +42,6 @@ EQUIVALENT = {
     ("fitting/em/entropic.py", "logarithm = math.log1p(ratio - 1) if ratio > 0.5"): (
         "both ways give the logarithm of one half"
     ),
-    ("fitting/em/gradient/derivative.py", "few = step.coefficients.numel()"): (
-        "from where on the other way is faster"
-    ),
     ("fitting/em/entropic.py", "torch.diag(here.share * (1 + 1e-14))"): "any such rounding serves",
     ("fitting/em/sinkhorn.py", "share = em.statistics(theta).mass / em.total"): (
         "a factor that all components share cancels"
