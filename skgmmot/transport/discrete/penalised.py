@@ -47,6 +47,8 @@ class TransportSolution(NamedTuple):
     derivatives: tuple[Tensor, Tensor]
     """Derivatives of the value in the source and the target weights."""
     value: float
+    problem: Penalised
+    """What was solved, which the plan and the potentials are for."""
 
 
 def solve_constants(
@@ -92,7 +94,8 @@ def solve_constants(
         value = float(np.add.reduce(P * C.numpy(), None))
         centred = f - np.add.reduce(f) / len(f), g - np.add.reduce(g) / len(g)
         P, f, g, *derivatives = map(torch.from_numpy, (P, f, g, *centred))
-        return TransportSolution(P, f, g, tuple(derivatives), value)
+        problem = Penalised(a, b, C, *penalties, reg)
+        return TransportSolution(P, f, g, tuple(derivatives), value, problem)
     if all(held):
         return _entropic(a, b * (a.sum() / b.sum()), C, reg, eps)
     if C.min() < 0:
@@ -109,7 +112,7 @@ def solve_constants(
         _derivative(f, penalties[0], reg, float(b.sum())),
         _derivative(g, penalties[1], reg, float(a.sum())),
     )
-    return TransportSolution(P, f, g, derivatives, value)
+    return TransportSolution(P, f, g, derivatives, value, Penalised(a, b, C, *penalties, reg))
 
 
 def _entropic(a, b, C, reg, eps) -> TransportSolution:
@@ -128,7 +131,8 @@ def _entropic(a, b, C, reg, eps) -> TransportSolution:
     value = constant + mass * value
     if abs(mass - 1) > EQUAL:
         value += reg * mass * (mass - 1 - math.log(mass))
-    return TransportSolution(mass * P, f, g, (f - f.mean(), g - g.mean()), value)
+    problem = Penalised(a, b, C, math.inf, math.inf, reg)
+    return TransportSolution(mass * P, f, g, (f - f.mean(), g - g.mean()), value, problem)
 
 
 def _bounded_penalties(penalties, C: Tensor) -> tuple[float, float]:

@@ -4,6 +4,7 @@ A solver takes marginals ``a (K,)``, ``b (L,)`` and costs ``C (K, L)`` and retur
 chooses among the solvers by the penalties. ``KL(p | q) = sum p log(p / q) - p + q``.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from numbers import Real
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 from skgmmot.transport.discrete.bounded import BoundedCosts, solve_in_step
+from skgmmot.transport.discrete.certificate import Certificate, PlanErrors
 from skgmmot.transport.discrete.penalised import TransportSolution, solve_constants
 
 
-class Plan(NamedTuple):
-    """A transport plan between weights ``a``, ``b`` at costs ``C``, its potentials and its cost."""
+class _Plan(NamedTuple):
+    """The fields of `Plan`."""
 
     coupling: Tensor
     """``P (K, L)``: the mass moved from each source component to each target component."""
@@ -29,6 +31,65 @@ class Plan(NamedTuple):
     cost: Tensor
     """The minimum, penalties included, differentiable in ``a``, ``b`` and ``C``. Without the
     penalties, the cost of transport is ``sum(P * C)``."""
+
+
+class Plan(_Plan):
+    """A transport plan between weights ``a``, ``b`` at costs ``C``, its potentials and its cost.
+
+    Notes
+    -----
+    ``error``, ``gap`` and ``marginal_error`` say how far a plan that was just computed may be off;
+    they cost about a millisecond when they are first read. They are of the problem with the given
+    costs: what these are off by is not among them. A plan that was put together from tensors, or
+    loaded from a file, has none.
+    """
+
+    _of: "TransportSolution | Plan | PlanErrors | None" = None  # what the errors are found from
+
+    @property
+    def gap(self) -> float:
+        """Duality gap: how far the cost may be above that of the best plan of equal marginals."""
+        return self._errors.gap
+
+    @property
+    def marginal_error(self) -> float:
+        """Largest deviation from a prescribed marginal, relative to the total."""
+        return self._errors.marginal_error
+
+    @property
+    def error(self) -> float:
+        """Bound of the error of the cost: gap, deviations of the marginals, rounding."""
+        return self._errors.error
+
+    @functools.cached_property
+    def _errors(self) -> PlanErrors:
+        if self._of is None:
+            raise AttributeError(
+                "a plan must be one that was just computed for its errors to be known, got one "
+                "that was made of tensors. Solve the problem again."
+            )
+        if isinstance(self._of, PlanErrors):
+            return self._of
+        if isinstance(self._of, Plan):
+            return self._of._errors
+        eps = torch.finfo(self.cost.dtype).eps
+        return _certificate(self._of).of(self.coupling.numpy(force=True), float(self.cost), eps)
+
+    def with_errors_of(self, known: "TransportSolution | Plan | PlanErrors") -> "Plan":
+        """Say what the errors of this plan are found from.
+
+        Parameters
+        ----------
+        known : TransportSolution, Plan or PlanErrors
+            The solution that it is, another plan of equal errors, or the errors.
+
+        Returns
+        -------
+        Plan
+            Itself.
+        """
+        self._of = known
+        return self
 
 
 def exact(a: Tensor, b: Tensor, C: Tensor) -> Plan:
@@ -268,11 +329,14 @@ def solve_bounded(
 
     known = BoundedCosts(bounds.numpy(), compute, tighter=tighter and tightened)
     (solution,) = solve_in_step(known, [slice(None)], solve_with)
+    lowest = torch.from_numpy(np.where(known.known, known.C, known.bounds))
+    solution = solution._replace(problem=solution.problem._replace(C=lowest))
     plan = _as_plan(a, b, lower.detach(), solution)
     k, l = solution.P.nonzero(as_tuple=True)
     index = torch.from_numpy(position)[k, l].to(lower.device)
     used = torch.cat(computed)[index] if computed else lower.new_zeros(0)
-    return plan._replace(cost=plan.cost + plan.coupling[k, l] @ (used - used.detach()))
+    cost = plan.cost + plan.coupling[k, l] @ (used - used.detach())
+    return plan._replace(cost=cost).with_errors_of(plan)
 
 
 def same_precision(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -361,7 +425,8 @@ def transposed(plan: Plan) -> Plan:
     Plan
         The transposed plan, with its potentials exchanged.
     """
-    return Plan(plan.coupling.mT, plan.target_potential, plan.source_potential, plan.cost)
+    turned = Plan(plan.coupling.mT, plan.target_potential, plan.source_potential, plan.cost)
+    return turned.with_errors_of(plan)
 
 
 def _penalty(name: str, value, *, zero: bool = False, infinite: bool = False) -> float:
@@ -402,7 +467,14 @@ def _as_plan(a: Tensor, b: Tensor, C: Tensor, solution: TransportSolution) -> Pl
     cost = C.new_full((), solution.value)
     if a.requires_grad or b.requires_grad or C.requires_grad:
         cost = _Envelope.apply(a, b, C, f, g, P, cost)
-    return Plan(P, f, g, cost)
+    return Plan(P, f, g, cost).with_errors_of(solution)
+
+
+def _certificate(solution: TransportSolution) -> Certificate:
+    """What bounds the errors of a solution."""
+    a, b, C, *penalties, reg = solution.problem
+    weights, potentials = (a.numpy(), b.numpy()), (solution.f.numpy(), solution.g.numpy())
+    return Certificate(weights, C.numpy(), tuple(penalties), reg, potentials)
 
 
 class _Envelope(torch.autograd.Function):

@@ -22,6 +22,7 @@ from skgmmot.gaussian.bures.gaussians import (
 )
 from skgmmot.gaussian.mixture import GaussianMixtureParams, least
 from skgmmot.numerics.linalg import compare_bits
+from skgmmot.transport.discrete.certificate import PlanErrors
 from skgmmot.transport.discrete.plan import (
     Plan,
     entropy_of,
@@ -131,7 +132,7 @@ def transport_plan(
     if which == 0 and not reg:
         nothing = torch.zeros_like(source.weights.detach(), dtype=source.means.dtype)
         stays = source.weights.detach().to(nothing).diag()
-        return Plan(stays, nothing, nothing, least(source, target))
+        return Plan(stays, nothing, nothing, least(source, target)).with_errors_of(PlanErrors())
     weights = source.weights, target.weights
     if reg or not _is_bounded(source, target):
         return solve(*weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)

@@ -1,0 +1,116 @@
+"""Bounds of the errors of discrete plans: against plans whose errors are known."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from skgmmot.transport.discrete.certificate import Certificate
+from skgmmot.transport.discrete.plan import (
+    Plan,
+    entropic,
+    exact,
+    solve,
+    solve_bounded,
+    transposed,
+    unbalanced,
+)
+from skgmmot.transport.mixtures.distance import transport_plan
+
+HALVES, COSTS = np.full(2, 0.5), np.array([[0.0, 3.0], [1.0, 0.0]])
+EXACT = Certificate((HALVES, HALVES), COSTS, (math.inf, math.inf), 0.0, (np.zeros(2),) * 2)
+
+
+def problem(K=5, L=4, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.rand(n, generator=generator).to(dtype) for n in (K, L))
+    return a / a.sum(), b / b.sum(), torch.rand(K, L, generator=generator).to(dtype)
+
+
+def test_the_gap_of_an_optimal_plan_is_zero():
+    assert EXACT.of(np.diag(HALVES), 0.0) == (0.0, 0.0, 0.0)
+
+
+def test_the_gap_of_another_plan_is_what_it_costs_too_much():
+    independent = np.outer(HALVES, HALVES)
+    errors = EXACT.of(independent, 1.0)
+    assert errors.gap == 1.0 and errors.marginal_error == 0.0
+    assert 1.0 <= errors.error < 1.0 + 1e-14
+
+
+def test_infeasible_potentials_count_as_a_gap():
+    raised = EXACT._replace(potentials=(np.array([0.0, 0.1]), np.zeros(2)))
+    assert raised.of(np.diag(HALVES), 0.0).gap == pytest.approx(0.1)
+
+
+def test_deviations_of_marginals_are_found_and_priced():
+    P = np.diag([0.51, 0.49])
+    errors = EXACT._replace(C=COSTS + 5.0, potentials=(np.full(2, 5.0), np.zeros(2))).of(P, 5.0)
+    assert errors.gap == 0.0 and errors.marginal_error == pytest.approx(0.01)
+    assert errors.error >= 0.01  # to move a hundredth from one component to the other
+
+
+def test_only_prescribed_marginals_have_deviations():
+    a, b, C = problem()
+    assert unbalanced(a, 2 * b, C, 1.0).marginal_error == 0.0
+    assert 0 <= unbalanced(a, 2 * b, C, (math.inf, 1.0)).marginal_error < 1e-15
+
+
+@pytest.mark.parametrize("reg", [0.0, 0.1])
+@pytest.mark.parametrize("reg_m", [None, 0.5, (math.inf, 2.0), (0.1, 3.0)])
+def test_plans_are_certified_to_rounding(reg, reg_m):
+    a, b, C = problem()
+    plan = solve(a, b, C, reg=reg, reg_m=reg_m)
+    # a penalised plan may move 1e-12 of the mass along a pair that it should not use
+    assert 0 <= plan.gap <= plan.error < (1e-12 if reg_m else 1e-14)
+
+
+@pytest.mark.parametrize("total", [1e-3, 7.0])
+def test_weights_of_any_total(total):
+    a, b, C = problem()
+    for plan in (exact(total * a, 3 * b, C), entropic(total * a, 3 * b, C, 0.2)):
+        assert plan.marginal_error < 1e-12 and plan.error < 1e-12 * total
+
+
+def test_weights_of_zero_cost_nothing():
+    a, b, C = problem()
+    a[1] = b[0] = 0.0
+    for plan in (exact(a, b, C), entropic(a, b, C, 0.2), unbalanced(a, b, C, 1.0)):
+        assert plan.error < 1e-14
+
+
+def test_mass_that_is_not_moved_at_all():
+    far = unbalanced(torch.ones(1), torch.ones(1), torch.tensor([[1e9]]).double(), 1.0)
+    assert far.gap <= far.error < 1e-12
+
+
+def test_in_float32_the_cost_is_rounded():
+    plan = exact(*problem(dtype=torch.float32))
+    other = exact(*(t.double() for t in problem(dtype=torch.float32)))
+    assert abs(float(plan.cost) - float(other.cost)) <= plan.error < 1e-6
+
+
+def test_a_plan_has_the_errors_of_its_transpose():
+    plan = exact(*problem())
+    assert transposed(plan).error == plan.error > 0
+    assert pickle.loads(pickle.dumps(plan)).error == plan.error
+
+
+def test_costs_that_no_plan_uses_need_only_be_bounded():
+    a, b, C = problem(12, 12)
+    plan = solve_bounded(a, b, 0.5 * C, lambda k, l: C[k, l])
+    assert plan.gap <= plan.error < 1e-14
+    assert abs(float(plan.cost - exact(a, b, C).cost)) <= plan.error
+
+
+def test_the_plan_between_equal_mixtures_is_exact(make_mixture):
+    mixture = make_mixture("full", 3, 2)
+    plan = transport_plan(mixture, mixture)
+    assert plan.gap == plan.marginal_error == plan.error == 0.0
+
+
+def test_a_plan_of_tensors_has_no_errors():
+    with pytest.raises(AttributeError, match="must be one that was just computed"):
+        _ = Plan(*torch.ones(4, 1, 1)).error
