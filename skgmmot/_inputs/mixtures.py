@@ -304,7 +304,8 @@ def mixture_from_tuple(weights, means, covariances, covariance_type=None, *, any
         elif covariances.shape == public:
             found[reduced] = covariance.from_public(covariances)
     if K == d == 1 and found:
-        found = {SPHERICAL: covariances.reshape(1, 1)}  # all types are the same there
+        covariance, storage = found.popitem()  # all types are the same there
+        found = {SPHERICAL: covariance.to_full(storage, K, d).reshape(1, 1)}
     if len(found) != 1:
         requirement = "fit one covariance type" if found else "fit a covariance type"
         raise ValueError(

@@ -129,6 +129,12 @@ def test_a_value_is_a_mixture_of_its_own_type(name, K, d, make_mixture):
     assert named.covariance_type == params.covariance_type
 
 
+def test_factors_of_a_single_number_are_its_variance():
+    found, _ = as_mixture(([1.0], [[0.0]], [[[3.0, 1.0]]], "lowrank"))
+    assert found.covariance_type == SPHERICAL
+    assert found.covariances.tolist() == [[10.0]]
+
+
 def test_a_value_with_noise_is_read_as_its_components_like_an_estimator_with_noise():
     weights, means = torch.tensor([0.25, 0.75]).double(), torch.zeros(2, 1).double()
     alone = GaussianMixtureParams(weights, means, torch.ones(2, 1).double(), "spherical")

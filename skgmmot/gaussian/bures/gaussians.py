@@ -76,7 +76,8 @@ def bures_wasserstein_squared(
         pairs = zip(covariances, (source_means, target_means), strict=True)
         covariance_types = [type_of_storage(S, m) for S, m in pairs]
     typed = list(zip(covariance_types, covariances, strict=True))
-    if commute(*covariance_types):
+    # other types do not store what distances to spheres are found by
+    if commute(*covariance_types) and all(each.elementary for each in covariance_types):
         deviations = [covariance_type.deviations(S).expand(-1, d) for covariance_type, S in typed]
         return between + squared_distances(*deviations)
     sizes = len(source_means), len(target_means)

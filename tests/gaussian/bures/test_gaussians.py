@@ -128,6 +128,23 @@ def test_distance_holds_in_float32_at_a_far_offset(gaussians):
     assert_close(squared.double(), bures_wasserstein_squared(*gaussians), rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize("d", [1, 2, 5, 130])
+def test_spheres_and_covariances_of_low_rank_are_as_far_as_their_matrices(d, make_samples):
+    m0, m1, s = (
+        make_samples(3, d),
+        make_samples(2, d, seed=1),
+        torch.tensor([[1.0], [4.0]]).double(),
+    )
+    low = torch.stack([make_samples(3, d, seed=2), make_samples(3, d, seed=3).exp()], -1)
+    types = COVARIANCE_TYPES["lowrank"], SPHERICAL
+    found = bures_wasserstein_squared(m0, low, m1, s, covariance_types=types)
+    full = low[..., :1] @ low[..., :1].mT + torch.diag_embed(low[..., 1])
+    spheres = s.unsqueeze(-1) * torch.eye(d, dtype=F64)
+    assert_close(found, bures_wasserstein_squared(m0, full, m1, spheres))
+    turned = bures_wasserstein_squared(m1, s, m0, low, covariance_types=types[::-1])
+    assert_close(turned, found.mT)
+
+
 @pytest.fixture
 def storages(make_covariances):
     """The covariances of three Gaussians in four dimensions, in every storage."""
