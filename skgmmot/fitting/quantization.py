@@ -66,9 +66,10 @@ class Lloyd:
         if isinstance(self.density, Samples):
             return self._nearest(points) if self.masses is None else self._balanced(points)
         if self.masses is None:
-            return nearest_plan(self.density, points)
+            return nearest_plan(self.density, points, estimate_error=False)
         last = None if self.plan is None else self.plan.potentials
-        return exact_plan(self.density, points, self.masses, potentials=last)
+        options = {"potentials": last, "estimate_error": False}
+        return exact_plan(self.density, points, self.masses, **options)
 
     def _balanced(self, points: Tensor) -> SemidiscretePlan:
         """Discrete transport of the samples to points of given masses."""

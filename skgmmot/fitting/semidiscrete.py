@@ -323,7 +323,7 @@ class _Transport:
     def _plan(self, mixture: GaussianMixtureParams) -> SemidiscretePlan:
         """The exact plan, from the potentials of the last one."""
         options = {"potentials": self._potentials, "slack": self.slack, "tol": self.tol}
-        plan = exact_plan(mixture, self.points, self.weights, **options)
+        plan = exact_plan(mixture, self.points, self.weights, estimate_error=False, **options)
         self._potentials = plan.potentials
         return plan
 

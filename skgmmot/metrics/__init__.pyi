@@ -4,7 +4,7 @@ What an estimator or an image holds, arrays or tensors, is not in its type: resu
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 from torch import Tensor
@@ -387,6 +387,7 @@ def semidiscrete_distance(
     n_nodes: int = ...,
     random_state: _RandomState = ...,
     mass: float = ...,
+    return_error: Literal[False] = ...,
 ) -> Any: ...
 @overload
 def semidiscrete_distance(
@@ -399,6 +400,7 @@ def semidiscrete_distance(
     n_nodes: int = ...,
     random_state: _RandomState = ...,
     mass: float = ...,
+    return_error: Literal[False] = ...,
 ) -> Tensor: ...
 @overload
 def semidiscrete_distance(
@@ -411,6 +413,7 @@ def semidiscrete_distance(
     n_nodes: int = ...,
     random_state: _RandomState = ...,
     mass: float = ...,
+    return_error: Literal[False] = ...,
 ) -> Tensor: ...
 @overload
 def semidiscrete_distance(
@@ -423,7 +426,21 @@ def semidiscrete_distance(
     n_nodes: int = ...,
     random_state: _RandomState = ...,
     mass: float = ...,
+    return_error: Literal[False] = ...,
 ) -> float: ...
+@overload
+def semidiscrete_distance(
+    density: Any,
+    points: Any,
+    weights: Any = ...,
+    *,
+    squared: bool = ...,
+    integration: str = ...,
+    n_nodes: int = ...,
+    random_state: _RandomState = ...,
+    mass: float = ...,
+    return_error: Literal[True],
+) -> tuple[Any, float]: ...
 def semidiscrete_plan(
     density: Any,
     points: Any,

@@ -185,6 +185,28 @@ def safe_sqrt(values: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)
 
 
+def error_of_root(square: float, error: float) -> float:
+    """Return how far the square root of a number may be off.
+
+    Parameters
+    ----------
+    square : float
+        The number, non-negative.
+    error : float
+        How far it may be off; the true number is not negative either.
+
+    Returns
+    -------
+    float
+        The largest change of the root.
+    """
+    if error == 0 or math.isnan(error):
+        return error
+    root = math.sqrt(square)
+    below = min(error, square) / (root + math.sqrt(max(square - error, 0.0))) if square else 0.0
+    return max(below, error / (root + math.sqrt(square + error)))
+
+
 def factor(covariances: Tensor) -> Tensor:
     """Return factors ``L`` of covariances ``L @ L.T``: Cholesky's, or symmetric square roots.
 

@@ -1,5 +1,7 @@
 """Factors, deviations and optimal linear maps of covariance matrices."""
 
+import math
+
 import numpy as np
 import ot
 import pytest
@@ -11,6 +13,7 @@ from skgmmot.numerics.linalg import (
     Rescaling,
     bures_map,
     compare_bits,
+    error_of_root,
     factor,
     inverse_factor,
     oas_shrinkage,
@@ -215,3 +218,12 @@ def test_schur_complements_are_differentiable(make_covariances, make_samples):
 
     inputs = block.requires_grad_(), half.requires_grad_()
     assert torch.autograd.gradcheck(of_symmetric, inputs)
+
+
+def test_errors_of_roots_are_the_larger_change():
+    assert error_of_root(4.0, 0.0) == 0
+    assert error_of_root(0.0, 4.0) == 2  # true numbers are not negative
+    assert error_of_root(4.0, 3.0) == 1  # the root of one
+    assert error_of_root(1.0, 8.0) == 2  # the root of nine
+    assert math.isclose(error_of_root(4.0, 1e-20), 1e-20 / 4)  # without cancellation
+    assert math.isnan(error_of_root(4.0, math.nan))

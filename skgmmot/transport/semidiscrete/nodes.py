@@ -11,14 +11,22 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 from scipy.stats import qmc
+from scipy.stats import t as student
 from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.linalg import Rescaling, squared_distances
 from skgmmot.transport.discrete.column_generation import sparse_exact
+from skgmmot.transport.semidiscrete.errors import rounding_of
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan
 from skgmmot.transport.semidiscrete.scaled_problem import to_numpy
 
+#: Number of other sets of nodes for an error, and the least size of each for a component.
+N_OTHERS, MIN_OTHERS = 8, 64
+#: Standard deviations, estimated from so many, that a deviation exceeds once in a hundred.
+LEVEL_OF_OTHERS = float(student.ppf(0.995, N_OTHERS - 1)) * math.sqrt(1 + 1 / N_OTHERS)
+#: Rounding error of a cost, relative to it.
+ROUNDING = 1e-14
 #: Largest number of costs between nodes and points: 512 MiB in float64.
 MAX_COSTS = 2**26
 
@@ -99,7 +107,7 @@ def nodes_plan(
     random_state : int, default=0
         Seed of the nodes. With an equal one the cost is a smooth function of the mixture.
     estimate_error : bool, default=True
-        Whether to estimate the error of the cost, from four times as many other nodes.
+        Whether to estimate the error of the cost, from eight other sets of nodes.
     mass : float, default=1.0
         Share of the mixture that is transported, in (0, 1]; the rest stays where it is, at no cost.
     potentials : Tensor of shape (n,), default=None
@@ -108,9 +116,10 @@ def nodes_plan(
     Returns
     -------
     SemidiscretePlan
-        ``error`` is the difference of the cost and the dual objective of its potentials at other
-        nodes. It estimates the size of the cost's error, which may have either sign, and is not a
-        bound.
+        ``error`` is an estimate of the cost's error, which may have either sign: twice the
+        difference between the cost and the dual objective of its potentials, averaged over eight
+        other sets of nodes, or what this objective varies by between sets of nodes, whichever is
+        larger.
 
     Raises
     ------
@@ -137,9 +146,10 @@ def nodes_plan(
     row, column, moved, psi, cost = _discrete_plan((nodes, a), (y, b), mass, start)
     error = math.nan
     if estimate_error:
-        other = torch.as_tensor(standard_nodes(4 * each, d, random_state + 1)).to(y)
-        dual = _dual(mixture, other, y, mass * b, psi, mass < 1)
-        error = abs(float(cost.detach()) - dual)
+        seeds = random_state + 1 + np.arange(N_OTHERS)
+        others = (torch.as_tensor(standard_nodes(max(each, MIN_OTHERS), d, s)).to(y) for s in seeds)
+        duals = [_dual(mixture, z, y, mass * b, psi, mass < 1) for z in others]
+        error = _error_of_nodes(float(cost.detach()), duals)
     masses = torch.zeros_like(psi).index_add_(0, column, moved)
     moments = moved.unsqueeze(1) * nodes.detach()[row]
     sums = moments.new_zeros(y.shape).index_add_(0, column, moments)
@@ -147,7 +157,9 @@ def nodes_plan(
     psi, cost, error = (t * scaling.unit * scaling.unit for t in (psi, cost, error))
     held = (masses > 0).unsqueeze(1)
     barycentres = torch.where(held, scaling.invert(middle), points.detach())
-    return SemidiscretePlan(psi, masses, barycentres, cost, error, 0, None)
+    error += rounding_of(cost.detach())
+    mass_error = float((masses - mass * b).detach().abs().sum())
+    return SemidiscretePlan(psi, masses, barycentres, cost, error, 0, None, mass_error)
 
 
 def _discrete_plan(source, target, mass: float, start: Tensor | None):
@@ -179,6 +191,18 @@ def _discrete_plan(source, target, mass: float, start: Tensor | None):
 def _deviation(mixture: GaussianMixtureParams) -> float:
     """The largest standard deviation of any feature in any component."""
     return float(mixture.full_covariances().detach().diagonal(dim1=1, dim2=2).max()) ** 0.5
+
+
+def _error_of_nodes(cost: float, duals: list[float]) -> float:
+    """The error of a cost, from the dual objective of its potentials at other nodes.
+
+    Their mean is at most the true cost, since potentials of nodes are not the best ones. So the
+    cost is too large by at most the difference to the mean. It may be too small by what potentials
+    lack, too, about as much; and by the spread over nodes.
+    """
+    spread = LEVEL_OF_OTHERS * float(np.std(duals, ddof=1))
+    apart = 2 * abs(cost - float(np.mean(duals))) + spread / math.sqrt(len(duals))
+    return max(spread, apart) + ROUNDING * abs(cost)
 
 
 @torch.no_grad()

@@ -32,6 +32,13 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.semidiscrete.cells import (
     evaluate,
 )
+from skgmmot.transport.semidiscrete.errors import (
+    UNKNOWN,
+    errors_of_part,
+    errors_of_sums,
+    errors_of_whole,
+    rounding_of,
+)
 from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.partial.problem import PartialProblem
 from skgmmot.transport.semidiscrete.periodic.cells import PeriodicDiagram
@@ -59,12 +66,16 @@ class SemidiscretePlan(NamedTuple):
     cost: Tensor
     """``W2^2``, differentiable in the density, the points and their weights."""
     error: float
-    """Estimated error of the cost, from the nodes or from merging nearly equal points; 0 for an
-    exact plan."""
+    """Estimated error of the cost, in its unit. Exact plans: by missed masses, rounding,
+    quadrature, and points that were merged as nearly equal. Nodes: by their number. NaN if it was
+    not asked for."""
     n_iter: int
     """Number of Newton steps; 0 for nodes."""
     cells: PowerDiagram | SpaceDiagram | PeriodicDiagram | None
     """The cells; None for nodes. Points that coincide share the cell of the first."""
+    mass_error: float = math.nan
+    """The sum of ``|mass of cell j - b_j|``, for a density of mass one, and of its rounding. It is
+    zero where masses are free."""
 
 
 def exact_plan(
@@ -77,6 +88,7 @@ def exact_plan(
     mass: float = 1.0,
     tol: float = 1e-8,
     max_iter: int = 1000,
+    estimate_error: bool = True,
 ) -> SemidiscretePlan:
     """Solve semi-discrete optimal transport in two or three dimensions, by damped Newton steps.
 
@@ -107,6 +119,9 @@ def exact_plan(
         nearly equal points are not known to more than rounding.
     max_iter : int, default=1000
         Largest number of Newton steps; ten are typical.
+    estimate_error : bool, default=True
+        Whether to estimate the errors of the cost and the masses, which takes about as long as the
+        linear algebra of one Newton step, and for a mixture in space one quadrature more.
 
     Returns
     -------
@@ -138,7 +153,8 @@ def exact_plan(
     density, b = _upwards(density), weights / weights.sum()
     _refuse_in_space(density, points, mass)
     if mass < 1:
-        return _partial_plan(density, points, b, mass, potentials, slack, tol, max_iter)
+        options = {"tol": tol, "max_iter": max_iter, "estimate_error": estimate_error}
+        return _partial_plan(density, points, b, mass, potentials, slack, **options)
     cells = problem = None
     for distance in MERGING_DISTANCES[points.shape[1] - 2 :]:  # in space rounding is coarser
         merged = _problem_of(density)(density, points, b, distance)
@@ -171,16 +187,23 @@ def exact_plan(
         cost = cost + zero_with_derivative(b, psi - given)
     if any(t.requires_grad for t in _parameters(density)):
         cost = cost + problem.envelope(density, cells)
+    found = UNKNOWN
+    if estimate_error:
+        value = float(cost.detach())
+        found = errors_of_whole(problem, problem.target(slack), cells, moments, value)
     return SemidiscretePlan(
         *(torch.as_tensor(v).to(points) for v in (psi, masses, barycentres)),
         cost=cost,
-        error=2 * math.sqrt(float(cost.detach())) * problem.merging_error(),
+        error=found.cost + rounding_of(cost),
         n_iter=cells.n_iter,
         cells=problem.diagram(cells),
+        mass_error=found.mass,
     )
 
 
-def _partial_plan(density, points, b, mass, start, slack, tol, max_iter) -> SemidiscretePlan:
+def _partial_plan(
+    density, points, b, mass, start, slack, *, tol, max_iter, estimate_error
+) -> SemidiscretePlan:
     """`exact_plan` of a part of the density's mass."""
     if not isinstance(density, GridDensity) or slack:
         raise ValueError(
@@ -203,7 +226,7 @@ def _partial_plan(density, points, b, mass, start, slack, tol, max_iter) -> Semi
             f"after {found.cells.n_iter} Newton steps. Drop masses that are nearly zero, leave out "
             "a point far from all others, or add a small constant to an image with gaps."
         )
-    psi, masses, barycentres, value = problem.results(found)
+    psi, masses, barycentres, value, size = problem.results(found)
     cost = points.new_tensor(value)
     if points.requires_grad:
         slope = 2 * masses[:, None] * (problem.whole.y - barycentres)
@@ -212,12 +235,14 @@ def _partial_plan(density, points, b, mass, start, slack, tol, max_iter) -> Semi
         cost = cost + zero_with_derivative(b, mass * psi)
     if density.values.requires_grad:
         cost = cost + problem.envelope(density, found)
+    errors = errors_of_part(problem, found, size, value) if estimate_error else UNKNOWN
     return SemidiscretePlan(
         *(torch.as_tensor(v).to(points) for v in (psi, masses, barycentres)),
         cost=cost,
-        error=2 * math.sqrt(float(cost.detach())) * problem.whole.merging_error(),
+        error=errors.cost + rounding_of(cost),
         n_iter=found.cells.n_iter,
         cells=problem.whole.diagram(found.cells),
+        mass_error=errors.mass,
     )
 
 
@@ -258,7 +283,9 @@ def component_masses(mixture: GaussianMixtureParams, plan: SemidiscretePlan) -> 
     return torch.as_tensor(mass).to(mixture.means)
 
 
-def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -> SemidiscretePlan:
+def nearest_plan(
+    density: GridDensity | GaussianMixtureParams, points: Tensor, *, estimate_error: bool = True
+) -> SemidiscretePlan:
     r"""Transport a density to the nearest of given points, with free masses.
 
     The cells are Voronoi's, and the cost is the smallest over all masses of the points:
@@ -272,6 +299,8 @@ def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -
         covariances.
     points : Tensor of shape (n, d)
         Points ``y``.
+    estimate_error : bool, default=True
+        Whether to estimate the error of the cost.
 
     Returns
     -------
@@ -286,7 +315,10 @@ def nearest_plan(density: GridDensity | GaussianMixtureParams, points: Tensor) -
     barycentres = problem.barycentres(cells, moments)
     cost = problem.cost(cells, moments, cells.masses)
     shown = (torch.as_tensor(v).to(points) for v in (np.zeros_like(masses), masses, barycentres))
-    return SemidiscretePlan(*shown, points.new_tensor(cost), 0.0, 0, problem.diagram(cells))
+    error = errors_of_sums(problem, cells, moments).cost if estimate_error else math.nan
+    cost = points.new_tensor(cost)
+    error += rounding_of(cost)
+    return SemidiscretePlan(*shown, cost, error, 0, problem.diagram(cells), 0.0)
 
 
 def _problem_of(density) -> type[ScaledProblem]:

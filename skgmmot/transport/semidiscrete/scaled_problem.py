@@ -146,6 +146,14 @@ class ScaledProblem:
         mixed += masses @ potentials
         return max(float(squares + unit * step * mixed), 0.0) * largest * largest
 
+    def size(self, cells: Cells, moments: np.ndarray) -> float:
+        """The sum of the sizes of the terms of `cost`, those of places far from the origin too."""
+        sizes = np.abs(cells.heights) @ cells.masses + 2 * np.abs(self.sites * moments).sum()
+        sizes += self.masses @ np.abs(self.level[self.first] - cells.heights)
+        shift, places = np.linalg.norm(self.shift), np.abs(self.mean).max()
+        squares = self.unit**2 * self._second_moment(cells) + shift * (shift + places)
+        return float(squares + self.unit * self.step * sizes)
+
     def _second_moment(self, cells: Cells) -> float:
         """The integral of ``|x|^2`` over all cells."""
         return np.trace(self.density.covariance())

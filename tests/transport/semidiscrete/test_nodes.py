@@ -38,14 +38,14 @@ def test_nodes_approach_the_exact_plan_by_the_error_they_estimate(make_mixture):
     exact = exact_plan(mixture, points, weights)
     coarse, fine = (nodes_plan(mixture, points, weights, n_nodes=n) for n in (128, 2048))
     for plan in (coarse, fine):
-        assert abs(float(plan.cost - exact.cost)) < 2 * plan.error < 0.05 * float(exact.cost)
+        assert abs(float(plan.cost - exact.cost)) < plan.error < 0.05 * float(exact.cost)
     assert fine.error < coarse.error
     assert torch.allclose(fine.masses, exact.masses)
     assert torch.allclose(fine.potentials, exact.potentials, atol=0.4)
     assert torch.allclose(fine.barycentres, exact.barycentres, atol=0.3)
 
 
-def test_nodes_err_to_either_side_by_about_the_error_they_estimate(rng):
+def test_nodes_err_to_either_side_by_less_than_the_error_they_estimate(rng):
     shares = []
     for seed in range(60):
         weights = torch.tensor(rng.dirichlet([3.0, 3.0]))
@@ -59,7 +59,8 @@ def test_nodes_err_to_either_side_by_about_the_error_they_estimate(rng):
         shares.append(float(plan.cost - exact_plan(mixture, points, b).cost) / plan.error)
     shares = np.array(shares)
     assert 0.3 < np.mean(shares > 0) < 0.7
-    assert 0.4 < np.mean(np.abs(shares) <= 1) < 0.8 < np.mean(np.abs(shares) <= 2)
+    assert np.mean(np.abs(shares) <= 1) >= 0.98
+    assert np.median(np.abs(shares)) > 0.1
 
 
 def test_nodes_have_the_moments_of_the_mixture(make_mixture):

@@ -74,7 +74,7 @@ def test_the_plan_is_consistent_with_itself():
     plan = exact_plan(GridDensity(values, EXTENT, "lower"), points, weights)
     b = weights / weights.sum()
     assert torch.allclose(plan.masses, b, atol=1e-9)
-    assert plan.error == 0 and plan.cells.n_sites == 12
+    assert plan.error < 1e-14 and plan.cells.n_sites == 12
     assert abs(float(plan.potentials.mean())) < 1e-12
     # all barycentres together are the mean of the image
     mean = exact_plan(GridDensity(values, EXTENT, "lower"), points[:1], weights[:1]).barycentres[0]
@@ -171,7 +171,7 @@ def test_points_that_rounding_cannot_tell_apart_share_a_cell_and_say_what_that_c
     plan = exact_plan(even(), torch.vstack([points, near]), torch.ones(13, dtype=DOUBLE))
     twice = exact_plan(even(), torch.vstack([points, points[3:4]]), torch.ones(13, dtype=DOUBLE))
     assert math.isclose(plan.cost, twice.cost, rel_tol=1e-10)
-    assert plan.error < 1e-10 and twice.error == 0
+    assert twice.error < 1e-14 < plan.error < 1e-10
     assert torch.allclose(plan.masses, torch.full((13,), 1 / 13, dtype=DOUBLE), atol=1e-7)
 
 

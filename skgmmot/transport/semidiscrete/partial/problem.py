@@ -359,8 +359,15 @@ class PartialProblem:
         value = self.target.masses @ of_sites + (second - psi * masses).sum()
         return max(float(value), 0.0) * self.whole.unit * self.whole.unit
 
-    def results(self, found: PartialCells) -> tuple[Array, Array, Array, float]:
-        """Potentials, masses and barycentres of the points, and the cost."""
+    def size(self, moments: tuple[Array, Array, Array], plane: InPlane) -> float:
+        """The sum of the sizes of the terms of `cost`, those of places far from the origin too."""
+        masses, _, second = moments
+        size = 2 * np.abs(plane.potentials) @ masses + np.abs(second).sum()
+        unit, apart = self.whole.unit, np.sqrt(np.abs(second).sum() * self.mass)
+        return float(unit * unit * size + unit * apart * np.abs(self.whole.mean).max())
+
+    def results(self, found: PartialCells) -> tuple[Array, Array, Array, float, float]:
+        """Potentials, masses and barycentres of the points, the cost, and the size of its terms."""
         plane = self._in_plane(found.cells.diagram, self.level - found.cells.heights)
         moments = self.discs.moments(plane.diagram, plane.sites, plane.potentials)
         around = plane.fold(moments[1], len(self.sites))
@@ -370,6 +377,7 @@ class PartialProblem:
             self.whole.point_masses(found.cells.masses),
             self.whole.barycentres(found.cells, around),
             self.cost(moments, plane),
+            self.size(moments, plane),
         )
 
     def envelope(self, density, found: PartialCells) -> Tensor:

@@ -13,6 +13,7 @@ entire functions: against finer rules, errors of masses were below 1e-13. The wa
 of the first axis carries the flux of the marginal in the other two coordinates, in closed form.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -34,15 +35,13 @@ BLOCK = 2**13
 MAX_SPLITS = 60
 
 
+@functools.cache
 def _rule(n: int) -> tuple[Array, Array]:
     """Barycentric coordinates ``(n n, 3)`` and weights of a Gauss rule on triangles."""
     t, w = np.polynomial.legendre.leggauss(n)
     t, w = (t + 1) / 2, w / 2
     u, v = (part.ravel() for part in np.meshgrid(t, t, indexing="ij"))
     return np.stack([1 - u, u * (1 - v), u * v], axis=1), np.outer(2 * w * t, w).ravel()
-
-
-RULE = _rule(N_NODES)
 
 
 class SpaceMixtureIntegrals(MixtureIntegrals):
@@ -56,12 +55,19 @@ class SpaceMixtureIntegrals(MixtureIntegrals):
         Means.
     covariances : ndarray of shape (K, 3, 3)
         Covariances, positive definite.
+    n_nodes : int, default=8
+        Number of nodes of the Gauss rules along the two sides of a triangle.
     """
 
-    def __init__(self, weights: Array, means: Array, covariances: Array):
+    def __init__(self, weights: Array, means: Array, covariances: Array, n_nodes: int = N_NODES):
         super().__init__(weights, means, covariances)
+        self.rule = _rule(n_nodes)
         self.box = Cuboid(*self.box)
         self.others = MixtureIntegrals(weights, means[:, 1:], covariances[:, 1:, 1:])
+
+    def finer(self) -> "SpaceMixtureIntegrals":
+        """The same by a finer quadrature, to estimate the error by."""
+        return SpaceMixtureIntegrals(self.weights, self.means, self.covariances, N_NODES + 2)
 
     def nodes(self, n: int) -> tuple[Array, Array]:
         """At least ``n`` points that approximate the density, and their positive masses."""
@@ -109,7 +115,9 @@ class SpaceMixtureIntegrals(MixtureIntegrals):
         if self._cached is None or self._cached[0] is not diagram:
             corners, facet = diagram.facets.triangles()
             parts = [
-                _Component(mean, covariance).integrals(corners, facet, diagram.n_interfaces)
+                _Component(mean, covariance, self.rule).integrals(
+                    corners, facet, diagram.n_interfaces
+                )
                 for mean, covariance in zip(self.means, self.covariances, strict=True)
             ]
             self._cached = diagram, *(np.stack(part) for part in zip(*parts, strict=True))
@@ -119,7 +127,8 @@ class SpaceMixtureIntegrals(MixtureIntegrals):
 class _Component:
     """One Gaussian: its density, and its integral along the first axis."""
 
-    def __init__(self, mean: Array, covariance: Array):
+    def __init__(self, mean: Array, covariance: Array, rule):
+        self.rule = rule
         self.mean, self.of_others = mean, np.linalg.cholesky(covariance[1:, 1:])
         self.slope = np.linalg.solve(covariance[1:, 1:], covariance[1:, 0])
         self.deviation = math.sqrt(covariance[0, 0] - covariance[0, 1:] @ self.slope)
@@ -141,8 +150,8 @@ class _Component:
         scale = 1 / (2 * math.pi * self.of_others[0, 0] * self.of_others[1, 1])
         flux, along = np.zeros(m), np.zeros(m)
         for rows in np.array_split(np.arange(len(index)), len(index) // BLOCK + 1):
-            x = np.tensordot(RULE[0], white[rows], axes=(1, 1))  # (nodes, triangles, 3)
-            g = scale * np.exp(-(x[..., 0] ** 2 + x[..., 1] ** 2) / 2) * RULE[1][:, None]
+            x = np.tensordot(self.rule[0], white[rows], axes=(1, 1))  # (nodes, triangles, 3)
+            g = scale * np.exp(-(x[..., 0] ** 2 + x[..., 1] ** 2) / 2) * self.rule[1][:, None]
             third, of = x[..., 2], index[rows]
             F = (g * ndtr(third)).sum(0) * share[rows]
             g = (g * np.exp(-(third**2) / 2)).sum(0) * share[rows]

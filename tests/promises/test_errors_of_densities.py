@@ -1,0 +1,130 @@
+"""Stated errors of semi-discrete transport, averages and quantisers are honest."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from promises.honesty import assert_honest
+from promises.lines import (
+    cost_error,
+    image_problem,
+    mass_error,
+    mixture_problem,
+    partial_normal,
+)
+
+from skgmmot import GridDensity, semidiscrete_distance
+from skgmmot.functional import GaussianMixtureParams
+from skgmmot.transport.semidiscrete.nodes import nodes_plan
+from skgmmot.transport.semidiscrete.plan import exact_plan
+
+DOUBLE = torch.float64
+#: Rounding of references of 50 digits.
+NONE = 1e-300
+
+
+@pytest.fixture
+def n_problems(pytestconfig):
+    """The number of problems: four by default; those of the promise are 100."""
+    examples = pytestconfig.getoption("--examples")
+    return examples if examples > 10 else 4
+
+
+PROBLEMS = [(mixture_problem, 2), (mixture_problem, 3), (image_problem, 2), (image_problem, 3)]
+
+
+@pytest.mark.parametrize("tols", [(1e-8,), (1e-5, 1e-2)], ids=["default tol", "large tol"])
+def test_errors_of_exact_plans(n_problems, tols):
+    rng, found = np.random.default_rng(0), []
+    for k in range(n_problems):
+        make, d = PROBLEMS[k % 4]
+        problem = make(rng, d, offset=rng.choice([0, 0, 1e3, 1e6]), unit=rng.choice([1e-5, 1, 1e4]))
+        plan = exact_plan(*problem[:3], tol=rng.choice(tols))
+        missed = mass_error(problem, plan.potentials)
+        found.append((plan.error, cost_error(problem, plan.cost), plan.mass_error, missed))
+    stated, true, stated_mass, true_mass = np.transpose(found)
+    assert_honest(stated, true, NONE)
+    assert_honest(stated_mass, true_mass, NONE)
+
+
+def test_errors_of_plans_by_nodes(n_problems):
+    """In one to ten dimensions; few nodes and many."""
+    rng, found = np.random.default_rng(1), []
+    for k in range(n_problems):
+        problem = mixture_problem(rng, (2, 3, 5, 10)[k % 4], n_components=rng.integers(1, 5))
+        plan = nodes_plan(*problem[:3], n_nodes=4 ** (2 + k % 5), random_state=k)
+        found.append((plan.error, cost_error(problem, plan.cost)))
+        assert plan.mass_error < 1e-12
+    assert_honest(*np.transpose(found), NONE)
+
+
+def cloud(rng, n):
+    """An image and points with masses."""
+    values = torch.tensor(rng.random((rng.integers(2, 9), rng.integers(2, 9))) ** 4)
+    points, b = rng.normal(0.5, rng.choice([0.1, 1.0]), size=(n, 2)), rng.dirichlet(np.full(n, 2.0))
+    return GridDensity(values, (0, 1, 0, 1), "lower"), torch.tensor(points), torch.tensor(b)
+
+
+@pytest.mark.parametrize("options", [{}, {"mass": 0.3}], ids=["whole", "part"])
+@pytest.mark.parametrize("periodic", [False, True])
+def test_errors_of_images_solved_to_a_large_tolerance(n_problems, periodic, options):
+    """Against the same problem solved to a small one."""
+    rng, found = np.random.default_rng(2), []
+    for _ in range(n_problems // 2):
+        grid, points, b = cloud(rng, rng.integers(2, 20))
+        grid = grid._replace(periodic=periodic)
+        plan = exact_plan(grid, points, b, tol=10 ** rng.uniform(-5, -2), **options)
+        better = exact_plan(grid, points, b, tol=1e-12, **options)
+        found.append((plan.error, float(plan.cost - better.cost), better.error))
+        masses = options.get("mass", 1) * b
+        assert plan.mass_error >= float((plan.masses - masses).abs().sum()) > 0
+        assert better.mass_error < 2e-12
+    stated, true, rounding = np.transpose(found)
+    assert_honest(stated, true, rounding)
+
+
+def test_errors_of_parts_of_a_density(n_problems):
+    """Discs that do not meet have closed forms, a normal density too."""
+    rng, exact, nodes = np.random.default_rng(3), [], []
+    for k in range(n_problems):
+        n, share = int(rng.integers(1, 5)), rng.uniform(0.01, 0.2)
+        points = torch.tensor([[i + 0.5, 0.5] for i in range(n)], dtype=DOUBLE)
+        b = torch.tensor(rng.dirichlet(np.full(n, 20.0)))
+        grid = GridDensity(torch.ones(1, n, dtype=DOUBLE), (0, n, 0, 1))
+        plan = exact_plan(grid, points, b, mass=share)
+        cost = math.fsum((share * b.numpy()) ** 2 * n / (2 * math.pi))  # discs of density 1 / n
+        exact.append((plan.error, float(plan.cost) - cost))
+        d = 1 + k % 4
+        normal = GaussianMixtureParams(
+            torch.ones(1, dtype=DOUBLE),
+            torch.zeros(1, d, dtype=DOUBLE),
+            torch.eye(d, dtype=DOUBLE)[None],
+        )
+        plan = nodes_plan(
+            normal,
+            torch.zeros(1, d, dtype=DOUBLE),
+            torch.ones(1, dtype=DOUBLE),
+            mass=share,
+            random_state=k,
+        )
+        nodes.append((plan.error, float(plan.cost) - partial_normal(d, share)))
+    assert_honest(*np.transpose(exact), 1e-17)
+    assert_honest(*np.transpose(nodes), 1e-15)
+
+
+def test_errors_of_distances(n_problems):
+    """Roots and squares; distances without errors are the same."""
+    rng, found = np.random.default_rng(4), []
+    for k in range(n_problems):
+        mixture, points, b, _ = problem = mixture_problem(rng, 2)
+        options = {"integration": ("exact", "nodes")[k % 2], "n_nodes": 256}
+        square, error_of_square = semidiscrete_distance(
+            mixture, points, b, squared=True, return_error=True, **options
+        )
+        value, error = semidiscrete_distance(mixture, points, b, return_error=True, **options)
+        assert value == square.sqrt() == semidiscrete_distance(mixture, points, b, **options)
+        assert error_of_square >= error * float(value)
+        true = float(square) - cost_error(problem, square)
+        found.append((error, math.sqrt(max(true, 0.0)) - float(value)))
+    assert_honest(*np.transpose(found), 1e-15)
