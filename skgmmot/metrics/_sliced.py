@@ -105,6 +105,7 @@ def sliced_mixture_wasserstein(
     elif slicing == "msw":
         value = mixture_sliced_plan(source, target, theta).cost
     else:
+        theta = theta.expand(n_projections, -1)  # one feature has one direction, but its points two
         angles = math.pi * (torch.arange(len(theta)).to(theta) + 0.5) / len(theta)
         shuffled = torch.randperm(len(theta), generator=torch.Generator().manual_seed(seed))
         angles = angles[shuffled.to(theta.device)]  # no relation between the two directions
@@ -268,6 +269,9 @@ def _two_samples(source, target, sample_weight, source_weight):
         samples = samples.double().to(kind.device)
         sides.append(samples)
         weights.append(arrays.sample_weights(weight, samples))
+    parts = [[X] if w is None else [X, w] for X, w in zip(sides, weights, strict=True)]
+    if (compare_bits(*parts) or len(parts[0]) - len(parts[1])) > 0:  # symmetric to the last bit
+        sides, weights = sides[::-1], weights[::-1]
     return sides, {"X_weight": weights[0], "Y_weight": weights[1]}, kind
 
 

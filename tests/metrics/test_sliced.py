@@ -49,6 +49,22 @@ def test_it_is_symmetric_and_the_square_of_its_root(slicing):
     assert value**2 == pytest.approx(square)
 
 
+def test_dsmw_in_one_dimension_is_that_of_means_and_deviations():
+    source, target = (([1.0], [[m]], [s**2], "spherical") for m, s in ((0.0, 1.0), (3.0, 5.0)))
+    value = sliced_mixture_wasserstein(source, target, slicing="dsmw", squared=True)
+    assert value == pytest.approx((3**2 + 4**2) / 2)
+
+
+@pytest.mark.parametrize("slicing", SLICINGS)
+def test_far_components_without_mass_change_nothing(slicing):
+    narrow = ([1.0], [[0.0, 0.0]], [[1e-8, 1e-6]], "diag")
+    far = ([0.0, 1.0], [[1e8, 1e8], [0.0, 3e-4]], [[1.0, 1.0], [1e-6, 1e-8]], "diag")
+    alone = ([1.0], *(part[1:] for part in far[1:3]), "diag")
+    assert sliced_mixture_wasserstein(narrow, far, slicing=slicing) == pytest.approx(
+        sliced_mixture_wasserstein(narrow, alone, slicing=slicing), rel=1e-7
+    )
+
+
 def test_slices_see_no_more_than_mw2():
     assert sliced_mixture_wasserstein(SOURCE, TARGET) < MixtureWasserstein()(SOURCE, TARGET)
 
@@ -376,3 +392,15 @@ def test_the_widest_component_sets_the_unit():
     point = np.array([1.0]), np.zeros((1, 2)), np.zeros(1), "spherical"
     expected = np.sqrt(variances.mean())
     assert sliced_wasserstein_distance(source, point) == pytest.approx(expected, rel=1e-3)
+
+
+def test_distances_between_samples_are_symmetric_to_the_bit(rng):
+    X, Y = rng.normal(size=(7, 3)), 50 + rng.normal(size=(9, 3))
+    v, w = rng.random(7), rng.random(9)
+    there = sliced_wasserstein_distance(X, Y, w, source_weight=v)
+    assert there == sliced_wasserstein_distance(Y, X, v, source_weight=w)
+    assert sliced_wasserstein_distance(X, Y, w) == sliced_wasserstein_distance(
+        Y, X, source_weight=w
+    )
+    one = sliced_wasserstein_distance(X, X, v), sliced_wasserstein_distance(X, X, source_weight=v)
+    assert one[0] == one[1]

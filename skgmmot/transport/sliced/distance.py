@@ -348,7 +348,7 @@ def mixture_sliced_plan(
     ----------
     .. [1] Piening and Beinert 2025, mixture sliced Wasserstein (MSW).
     """
-    source_lines, target_lines = _project_both(source, target, theta)
+    source_lines, target_lines = _project_both(source, target, theta, 0.0)
     squares = [
         (one.unsqueeze(2) - other.unsqueeze(1)).square()  # (m, K, L)
         for one, other in zip(source_lines[1:], target_lines[1:], strict=True)
@@ -390,14 +390,15 @@ def double_sliced_squared(
     """
     import ot  # only here, since it takes longer to import than this package
 
-    sides = _project_both(source, target, theta)
+    sides = _project_both(source, target, theta, 0.0)
     phi = phi.to(sides[0].means)
     points = [(side.means * phi[:, :1] + side.deviations * phi[:, 1:]).mT for side in sides]
     return ot.wasserstein_1d(*points, sides[0].weights, sides[1].weights, p=2).mean()
 
 
-def _project_both(source, target, theta) -> tuple[Slices, Slices]:
-    """Project both mixtures on the same directions, relative to a common origin."""
-    origin = source.means.detach().mean(0)
-    source, target = (m._replace(means=m.means - origin) for m in (source, target))
-    return slices(source, theta), slices(target, theta)
+def _project_both(source, target, theta, *least) -> tuple[Slices, Slices]:
+    """Project both mixtures on the same directions, relative to the mean of the first one."""
+    shares = source.weights.detach() / source.weights.detach().sum()
+    origin = shares.to(source.means) @ source.means.detach()
+    lines = (m._replace(means=m.means - origin) for m in (source, target))
+    return tuple(slices(m, theta, *least) for m in lines)

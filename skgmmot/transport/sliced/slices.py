@@ -141,7 +141,9 @@ def centred(potential: Tensor, weights: Tensor) -> Tensor:
     return potential - (potential @ weights).unsqueeze(1)
 
 
-def slices(mixture: GaussianMixtureParams, theta: Tensor) -> Slices:
+def slices(
+    mixture: GaussianMixtureParams, theta: Tensor, least: float = MIN_RELATIVE_DEVIATION
+) -> Slices:
     r"""Project a mixture on directions, to L one-dimensional mixtures.
 
     .. math:: \sum_k w_k N(\langle\theta, m_k\rangle, \theta^T \Sigma_k \theta)
@@ -152,6 +154,9 @@ def slices(mixture: GaussianMixtureParams, theta: Tensor) -> Slices:
         K components in d dimensions; the weights are normalised.
     theta : Tensor of shape (L, d)
         Directions.
+    least : float, default=1e-9
+        Least standard deviation, relative to the root of the largest second moment about the origin
+        of a component that has mass.
 
     Returns
     -------
@@ -160,16 +165,15 @@ def slices(mixture: GaussianMixtureParams, theta: Tensor) -> Slices:
 
     Notes
     -----
-    Costs ``O(L K d^2)``, or ``O(L K d)`` for diagonal types. Standard deviations are at least 1e-9
-    times the root of the largest second moment of a component about the origin.
+    Costs ``O(L K d^2)``, or ``O(L K d)`` for diagonal types.
     """
     mixture = mixture.in_base()
     weights, means, covariances = mixture.to(dtype=torch.float64)
     theta = theta.to(means)
     variances = mixture.covariance_type.variances_along(theta, covariances)  # (L, K or 1)
     projected = theta @ means.mT  # (L, K)
-    second = (projected.square() + variances).detach()
-    lowest = second.amax(1, keepdim=True) * MIN_RELATIVE_DEVIATION**2
+    second = (projected.square() + variances).detach() * (weights > 0)
+    lowest = second.amax(1, keepdim=True) * least**2
     lowest = lowest.clamp(min=torch.finfo(torch.float64).tiny)
     deviations = torch.maximum(variances, lowest).sqrt()
     return Slices(weights / weights.sum(), projected, deviations.expand_as(projected))
