@@ -385,7 +385,7 @@ class DensityType(CovarianceType):
         return 1
 
     def commutes_with(self, other: "DensityType") -> bool:
-        """Whether all covariances are known to commute with all of another elementary type."""
+        """Whether all covariances of this type are known to commute with all of another."""
         return self.diagonal and other.diagonal
 
     def factors(

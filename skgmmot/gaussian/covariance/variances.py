@@ -187,7 +187,7 @@ class _Spherical(_Axis):
     name = "spherical"
 
     def commutes_with(self, other):
-        return isinstance(other, ElementaryType)
+        return True
 
     def marginal(self, covariances, features):
         return covariances
