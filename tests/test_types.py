@@ -84,6 +84,17 @@ def test_what_is_computed_from_tensors_is_a_tensor() -> None:
     assert all(isinstance(tensor, Tensor) for tensor in tensors)
 
 
+def test_errors_are_floats_beside_numbers_and_arrays_beside_arrays() -> None:
+    number, error = mixture_wasserstein_distance(ARRAYS, LISTS, return_error=True)
+    assert type(assert_type(number, float)) is type(assert_type(error, float)) is float
+    gaussians = ([0.0, 3.0], 1.0), ([0.0, 1.0], [1.0, 1.0])
+    assert_type(bures_wasserstein_distance(*gaussians, return_error=True), tuple[float, float])
+    assert_type(MixtureWasserstein()(TENSORS, ARRAYS, return_error=True), tuple[Tensor, float])
+    assert_type(frechet_distance(SAMPLES, SAMPLES, return_error=True), tuple[float, float])
+    found = pairwise_mixture_wasserstein([ARRAYS, ARRAYS], return_error=True)
+    assert all(type(t) is np.ndarray for t in assert_type(found, tuple[np.ndarray, np.ndarray]))
+
+
 def test_functions_of_tensors_say_what_they_return() -> None:
     solution = assert_type(fit_em(PARAMS, torch.from_numpy(SAMPLES)), Solution)
     assert isinstance(solution.value, GaussianMixtureParams)

@@ -94,15 +94,45 @@ class MixtureWasserstein:
         self, reg: float = ..., reg_m: _Penalty = ..., *, squared: bool = ..., debiased: bool = ...
     ) -> None: ...
     @overload
-    def __call__(self, source: _Estimator, target: _Mixture) -> Any: ...
+    def __call__(
+        self, source: _Estimator, target: _Mixture, *, return_error: Literal[False] = ...
+    ) -> Any: ...
     @overload
-    def __call__(self, source: _Mixture, target: _Estimator) -> Any: ...
+    def __call__(
+        self, source: _Estimator, target: _Mixture, *, return_error: Literal[True]
+    ) -> tuple[Any, float]: ...
     @overload
-    def __call__(self, source: _Tensors, target: _Mixture) -> Tensor: ...
+    def __call__(
+        self, source: _Mixture, target: _Estimator, *, return_error: Literal[False] = ...
+    ) -> Any: ...
     @overload
-    def __call__(self, source: _Mixture, target: _Tensors) -> Tensor: ...
+    def __call__(
+        self, source: _Mixture, target: _Estimator, *, return_error: Literal[True]
+    ) -> tuple[Any, float]: ...
     @overload
-    def __call__(self, source: _Arrays, target: _Arrays) -> float: ...
+    def __call__(
+        self, source: _Tensors, target: _Mixture, *, return_error: Literal[False] = ...
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self, source: _Tensors, target: _Mixture, *, return_error: Literal[True]
+    ) -> tuple[Tensor, float]: ...
+    @overload
+    def __call__(
+        self, source: _Mixture, target: _Tensors, *, return_error: Literal[False] = ...
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self, source: _Mixture, target: _Tensors, *, return_error: Literal[True]
+    ) -> tuple[Tensor, float]: ...
+    @overload
+    def __call__(
+        self, source: _Arrays, target: _Arrays, *, return_error: Literal[False] = ...
+    ) -> float: ...
+    @overload
+    def __call__(
+        self, source: _Arrays, target: _Arrays, *, return_error: Literal[True]
+    ) -> tuple[float, float]: ...
     @overload
     def plan(self, source: _Estimator, target: _Mixture) -> Any: ...
     @overload
@@ -131,7 +161,18 @@ class MixtureWasserstein:
         *,
         verbose: int = ...,
         n_jobs: int | None = ...,
+        return_error: Literal[False] = ...,
     ) -> Any: ...
+    @overload
+    def pairwise(
+        self,
+        mixtures: Sequence[_Estimator],
+        others: Sequence[_Mixture] | None = ...,
+        *,
+        verbose: int = ...,
+        n_jobs: int | None = ...,
+        return_error: Literal[True],
+    ) -> tuple[Any, Any]: ...
     @overload
     def pairwise(
         self,
@@ -140,7 +181,18 @@ class MixtureWasserstein:
         *,
         verbose: int = ...,
         n_jobs: int | None = ...,
+        return_error: Literal[False] = ...,
     ) -> Tensor: ...
+    @overload
+    def pairwise(
+        self,
+        mixtures: Sequence[_Tensors],
+        others: Sequence[_Mixture] | None = ...,
+        *,
+        verbose: int = ...,
+        n_jobs: int | None = ...,
+        return_error: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
     @overload
     def pairwise(
         self,
@@ -149,7 +201,18 @@ class MixtureWasserstein:
         *,
         verbose: int = ...,
         n_jobs: int | None = ...,
+        return_error: Literal[False] = ...,
     ) -> np.ndarray: ...
+    @overload
+    def pairwise(
+        self,
+        mixtures: Sequence[_Arrays],
+        others: Sequence[_Arrays] | None = ...,
+        *,
+        verbose: int = ...,
+        n_jobs: int | None = ...,
+        return_error: Literal[True],
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 @overload
 def mixture_wasserstein_distance(
@@ -160,6 +223,29 @@ def mixture_wasserstein_distance(
     reg_m: _Penalty = ...,
     squared: bool = ...,
     debiased: bool = ...,
+    return_error: Literal[False] = ...,
+) -> Any: ...
+@overload
+def mixture_wasserstein_distance(
+    source: _Estimator,
+    target: _Mixture,
+    *,
+    reg: float = ...,
+    reg_m: _Penalty = ...,
+    squared: bool = ...,
+    debiased: bool = ...,
+    return_error: Literal[True],
+) -> tuple[Any, float]: ...
+@overload
+def mixture_wasserstein_distance(
+    source: _Mixture,
+    target: _Estimator,
+    *,
+    reg: float = ...,
+    reg_m: _Penalty = ...,
+    squared: bool = ...,
+    debiased: bool = ...,
+    return_error: Literal[False] = ...,
 ) -> Any: ...
 @overload
 def mixture_wasserstein_distance(
@@ -170,7 +256,8 @@ def mixture_wasserstein_distance(
     reg_m: _Penalty = ...,
     squared: bool = ...,
     debiased: bool = ...,
-) -> Any: ...
+    return_error: Literal[True],
+) -> tuple[Any, float]: ...
 @overload
 def mixture_wasserstein_distance(
     source: _Tensors,
@@ -180,6 +267,29 @@ def mixture_wasserstein_distance(
     reg_m: _Penalty = ...,
     squared: bool = ...,
     debiased: bool = ...,
+    return_error: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def mixture_wasserstein_distance(
+    source: _Tensors,
+    target: _Mixture,
+    *,
+    reg: float = ...,
+    reg_m: _Penalty = ...,
+    squared: bool = ...,
+    debiased: bool = ...,
+    return_error: Literal[True],
+) -> tuple[Tensor, float]: ...
+@overload
+def mixture_wasserstein_distance(
+    source: _Mixture,
+    target: _Tensors,
+    *,
+    reg: float = ...,
+    reg_m: _Penalty = ...,
+    squared: bool = ...,
+    debiased: bool = ...,
+    return_error: Literal[False] = ...,
 ) -> Tensor: ...
 @overload
 def mixture_wasserstein_distance(
@@ -190,7 +300,8 @@ def mixture_wasserstein_distance(
     reg_m: _Penalty = ...,
     squared: bool = ...,
     debiased: bool = ...,
-) -> Tensor: ...
+    return_error: Literal[True],
+) -> tuple[Tensor, float]: ...
 @overload
 def mixture_wasserstein_distance(
     source: _Arrays,
@@ -200,7 +311,19 @@ def mixture_wasserstein_distance(
     reg_m: _Penalty = ...,
     squared: bool = ...,
     debiased: bool = ...,
+    return_error: Literal[False] = ...,
 ) -> float: ...
+@overload
+def mixture_wasserstein_distance(
+    source: _Arrays,
+    target: _Arrays,
+    *,
+    reg: float = ...,
+    reg_m: _Penalty = ...,
+    squared: bool = ...,
+    debiased: bool = ...,
+    return_error: Literal[True],
+) -> tuple[float, float]: ...
 @overload
 def pairwise_mixture_wasserstein(
     mixtures: Sequence[_Estimator],
@@ -212,7 +335,21 @@ def pairwise_mixture_wasserstein(
     debiased: bool = ...,
     verbose: int = ...,
     n_jobs: int | None = ...,
+    return_error: Literal[False] = ...,
 ) -> Any: ...
+@overload
+def pairwise_mixture_wasserstein(
+    mixtures: Sequence[_Estimator],
+    others: Sequence[_Mixture] | None = ...,
+    *,
+    reg: float = ...,
+    reg_m: _Penalty = ...,
+    squared: bool = ...,
+    debiased: bool = ...,
+    verbose: int = ...,
+    n_jobs: int | None = ...,
+    return_error: Literal[True],
+) -> tuple[Any, Any]: ...
 @overload
 def pairwise_mixture_wasserstein(
     mixtures: Sequence[_Tensors],
@@ -224,7 +361,21 @@ def pairwise_mixture_wasserstein(
     debiased: bool = ...,
     verbose: int = ...,
     n_jobs: int | None = ...,
+    return_error: Literal[False] = ...,
 ) -> Tensor: ...
+@overload
+def pairwise_mixture_wasserstein(
+    mixtures: Sequence[_Tensors],
+    others: Sequence[_Mixture] | None = ...,
+    *,
+    reg: float = ...,
+    reg_m: _Penalty = ...,
+    squared: bool = ...,
+    debiased: bool = ...,
+    verbose: int = ...,
+    n_jobs: int | None = ...,
+    return_error: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 @overload
 def pairwise_mixture_wasserstein(
     mixtures: Sequence[_Arrays],
@@ -236,31 +387,115 @@ def pairwise_mixture_wasserstein(
     debiased: bool = ...,
     verbose: int = ...,
     n_jobs: int | None = ...,
+    return_error: Literal[False] = ...,
 ) -> np.ndarray: ...
 @overload
+def pairwise_mixture_wasserstein(
+    mixtures: Sequence[_Arrays],
+    others: Sequence[_Arrays] | None = ...,
+    *,
+    reg: float = ...,
+    reg_m: _Penalty = ...,
+    squared: bool = ...,
+    debiased: bool = ...,
+    verbose: int = ...,
+    n_jobs: int | None = ...,
+    return_error: Literal[True],
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
 def bures_wasserstein_distance(
-    source: _TensorMoments, target: _Moments, *, squared: bool = ...
+    source: _TensorMoments,
+    target: _Moments,
+    *,
+    squared: bool = ...,
+    return_error: Literal[False] = ...,
 ) -> Tensor: ...
 @overload
 def bures_wasserstein_distance(
-    source: _Moments, target: _TensorMoments, *, squared: bool = ...
+    source: _TensorMoments, target: _Moments, *, squared: bool = ..., return_error: Literal[True]
+) -> tuple[Tensor, float]: ...
+@overload
+def bures_wasserstein_distance(
+    source: _Moments,
+    target: _TensorMoments,
+    *,
+    squared: bool = ...,
+    return_error: Literal[False] = ...,
 ) -> Tensor: ...
 @overload
 def bures_wasserstein_distance(
-    source: _ArrayMoments, target: _ArrayMoments, *, squared: bool = ...
+    source: _Moments, target: _TensorMoments, *, squared: bool = ..., return_error: Literal[True]
+) -> tuple[Tensor, float]: ...
+@overload
+def bures_wasserstein_distance(
+    source: _ArrayMoments,
+    target: _ArrayMoments,
+    *,
+    squared: bool = ...,
+    return_error: Literal[False] = ...,
+) -> float: ...
+@overload
+def bures_wasserstein_distance(
+    source: _ArrayMoments,
+    target: _ArrayMoments,
+    *,
+    squared: bool = ...,
+    return_error: Literal[True],
+) -> tuple[float, float]: ...
+@overload
+def frechet_distance(
+    source: Tensor,
+    target: _Data,
+    *,
+    ddof: int = ...,
+    squared: bool = ...,
+    return_error: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def frechet_distance(
+    source: Tensor,
+    target: _Data,
+    *,
+    ddof: int = ...,
+    squared: bool = ...,
+    return_error: Literal[True],
+) -> tuple[Tensor, float]: ...
+@overload
+def frechet_distance(
+    source: _Data,
+    target: Tensor,
+    *,
+    ddof: int = ...,
+    squared: bool = ...,
+    return_error: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def frechet_distance(
+    source: _Data,
+    target: Tensor,
+    *,
+    ddof: int = ...,
+    squared: bool = ...,
+    return_error: Literal[True],
+) -> tuple[Tensor, float]: ...
+@overload
+def frechet_distance(
+    source: _Array,
+    target: _Array,
+    *,
+    ddof: int = ...,
+    squared: bool = ...,
+    return_error: Literal[False] = ...,
 ) -> float: ...
 @overload
 def frechet_distance(
-    source: Tensor, target: _Data, *, ddof: int = ..., squared: bool = ...
-) -> Tensor: ...
-@overload
-def frechet_distance(
-    source: _Data, target: Tensor, *, ddof: int = ..., squared: bool = ...
-) -> Tensor: ...
-@overload
-def frechet_distance(
-    source: _Array, target: _Array, *, ddof: int = ..., squared: bool = ...
-) -> float: ...
+    source: _Array,
+    target: _Array,
+    *,
+    ddof: int = ...,
+    squared: bool = ...,
+    return_error: Literal[True],
+) -> tuple[float, float]: ...
 @overload
 def sliced_mixture_wasserstein(
     source: _Estimator,

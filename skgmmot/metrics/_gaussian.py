@@ -3,12 +3,14 @@
 import torch
 
 from skgmmot._inputs import arrays
+from skgmmot.gaussian.bures.rounding import covariance_radii
 from skgmmot.metrics._mixture import MixtureWasserstein
+from skgmmot.numerics.linalg import factor
 from skgmmot.numerics.threads import single_threaded_torch
 
 
 @single_threaded_torch()
-def bures_wasserstein_distance(source, target, *, squared=False):
+def bures_wasserstein_distance(source, target, *, squared=False, return_error=False):
     r"""Compute the 2-Wasserstein distance between two Gaussians.
 
     .. math::
@@ -23,11 +25,16 @@ def bures_wasserstein_distance(source, target, *, squared=False):
         or one variance.
     squared : bool, default=False
         Whether to return the square.
+    return_error : bool, default=False
+        Whether to return ``(distance, error)``, with a bound, to first order, of the rounding in
+        the unit of the distance. It is large where a covariance is nearly singular: rounding its
+        entries then changes the distance.
 
     Returns
     -------
     float or Tensor of shape ()
-        The distance in units of the data, or its square; a tensor if a Gaussian holds tensors.
+        The distance in units of the data, or its square; a tensor if a Gaussian holds tensors. With
+        ``return_error`` a pair of it and a float.
 
     Raises
     ------
@@ -50,13 +57,20 @@ def bures_wasserstein_distance(source, target, *, squared=False):
     >>> from skgmmot.metrics import bures_wasserstein_distance
     >>> bures_wasserstein_distance(([0.0, 0.0], [1.0, 4.0]), ([0.0, 3.0], [[1.0, 0.0], [0.0, 4.0]]))
     3.0
+
+    A change in the last digit of a singular covariance has an effect of its square root:
+
+    >>> flat, round_ = ([0.0, 0.0], [[1.0, 1.0], [1.0, 1.0]]), ([0.0, 0.0], [1.0, 1.0])
+    >>> value, error = bures_wasserstein_distance(flat, round_, return_error=True)
+    >>> print(f"{value:.9f} +- {error:.0e}")
+    1.082392200 +- 1e-08
     """
     mixtures = (_single(g, name) for g, name in ((source, "source"), (target, "target")))
-    return MixtureWasserstein(squared=squared)(*mixtures)
+    return MixtureWasserstein(squared=squared)(*mixtures, return_error=return_error)
 
 
 @single_threaded_torch()
-def frechet_distance(source, target, *, ddof=1, squared=False):
+def frechet_distance(source, target, *, ddof=1, squared=False, return_error=False):
     r"""Compute the 2-Wasserstein distance between Gaussians fitted to two sets of samples.
 
     .. math::
@@ -76,11 +90,15 @@ def frechet_distance(source, target, *, ddof=1, squared=False):
         0 those of a fitted mixture of one component.
     squared : bool, default=False
         Whether to return the square.
+    return_error : bool, default=False
+        Whether to return ``(distance, error)``, with a bound, to first order, of the rounding of
+        moments and distance. It says nothing of the error that comes from few samples.
 
     Returns
     -------
     float or Tensor of shape ()
-        The distance in units of the data, or its square; a tensor if one was handed in.
+        The distance in units of the data, or its square; a tensor if one was handed in. With
+        ``return_error`` a pair of it and a float.
 
     Raises
     ------
@@ -109,9 +127,22 @@ def frechet_distance(source, target, *, ddof=1, squared=False):
         raise ValueError(f"ddof must be 0 or 1, got {ddof!r}. 1 gives unbiased covariances.")
     kind = arrays.joint_kind(arrays.kind_of(source), arrays.kind_of(target))
     pairs = ((source, "source"), (target, "target"))
-    gaussians = (_moments(X, name, ddof, kind.device) for X, name in pairs)
-    value = bures_wasserstein_distance(*gaussians, squared=squared)
-    return value if kind.is_tensor else float(value)
+    gaussians = [_moments(X, name, ddof, kind.device) for X, name in pairs]
+    value = bures_wasserstein_distance(*gaussians, squared=squared, return_error=return_error)
+    value, error = value if return_error else (value, None)
+    answer = value if kind.is_tensor else float(value)
+    if not return_error:
+        return answer
+    radius = sum(_rounding(mean, covariance) for mean, covariance in gaussians)
+    return answer, error + (2 * float(value) ** 0.5 * radius + radius**2 if squared else radius)
+
+
+def _rounding(mean, covariance):
+    """How far the Gaussian of computed moments may be from that of the exact ones."""
+    eps = torch.finfo(mean.dtype).eps / 2  # of one operation
+    matrix = covariance.detach().unsqueeze(0)
+    radius = covariance_radii(matrix, factor(matrix), eps)
+    return float(radius) + eps * float(mean.detach().norm())
 
 
 def _moments(X, name, ddof, device):

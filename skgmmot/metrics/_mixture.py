@@ -9,10 +9,11 @@ from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
 from skgmmot._inputs.mixtures import as_pair, as_two_sequences
-from skgmmot.numerics.linalg import safe_sqrt
+from skgmmot.numerics.linalg import error_of_root, errors_of_roots, safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.discrete.plan import penalties_of
 from skgmmot.transport.mixtures import distance
+from skgmmot.transport.mixtures.errors import cost_error, debiased_error
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 #: Smallest size of mixtures: squares of smaller numbers lose digits.
@@ -108,7 +109,7 @@ class MixtureWasserstein:
         return f"MixtureWasserstein({shown}{', debiased=True' if self.debiased else ''})"
 
     @single_threaded_torch()
-    def __call__(self, source, target):
+    def __call__(self, source, target, *, return_error=False):
         """Compute the distance between two mixtures.
 
         Parameters
@@ -116,11 +117,16 @@ class MixtureWasserstein:
         source, target : fitted mixture estimator or tuple (weights, means, covariances)
             The mixtures. A fourth entry of a tuple names its covariance type where the shape of
             ``covariances`` fits two.
+        return_error : bool, default=False
+            Whether to return ``(distance, error)``. The error, a float in the unit of the distance,
+            bounds to first order what rounding of the costs between components, ill-conditioned
+            covariances and the plan may do. Takes about as long again.
 
         Returns
         -------
         float or Tensor of shape ()
             The distance in units of the data, or its square; a tensor if a mixture holds tensors.
+            With ``return_error`` a pair of it and a float.
 
         Raises
         ------
@@ -133,13 +139,18 @@ class MixtureWasserstein:
             NaN, or ``debiased`` is set and the two penalties differ.
         """
         *pair, kind = as_pair(source, target, any_mass=self._any_mass())
-        if self.debiased:
-            cost = distance.debiased_cost(*pair, reg=self.reg, reg_m=self.reg_m)
-        else:
-            cost = distance.transport_plan(*pair, reg=self.reg, reg_m=self.reg_m).cost
+        options = {"reg": self.reg, "reg_m": self.reg_m}
+        plan = None if self.debiased else distance.transport_plan(*pair, **options)
+        cost = distance.debiased_cost(*pair, **options) if plan is None else plan.cost
         _check_size(cost, pair)
         value = self._value(cost)
-        return value if kind.is_tensor else float(value)
+        value = value if kind.is_tensor else float(value)
+        if not return_error:
+            return value
+        error = debiased_error(*pair, **options) if plan is None else cost_error(*pair, plan)
+        return value, error if self.squared else error_of_root(
+            max(float(cost.detach()), 0.0), error
+        )
 
     @single_threaded_torch()
     def plan(self, source, target):
@@ -189,7 +200,7 @@ class MixtureWasserstein:
         return kind.restore(distance.cost_matrix(source, target))
 
     @single_threaded_torch()
-    def pairwise(self, mixtures, others=None, *, verbose=0, n_jobs=None):
+    def pairwise(self, mixtures, others=None, *, verbose=0, n_jobs=None, return_error=False):
         """Compute the distances between many mixtures at once.
 
         Parameters
@@ -205,13 +216,16 @@ class MixtureWasserstein:
             or as many as ``joblib.parallel_config`` says, with whose ``backend="dask"`` they are
             tasks of the current client. The result is the same to rounding. Pairs that require a
             gradient or are on an accelerator are computed here.
+        return_error : bool, default=False
+            Whether to return ``(distances, errors)``; see `__call__`.
 
         Returns
         -------
         array or Tensor of shape (M, N)
             Distances in units of the data, or their squares; symmetric if ``others`` is None and
             the penalties are. Takes less time than calling it for each pair, except for tensors
-            that require a gradient.
+            that require a gradient. With ``return_error`` a pair of it and of the errors, in the
+            same shape and kind of array.
 
         Raises
         ------
@@ -232,9 +246,14 @@ class MixtureWasserstein:
             debiased=self.debiased,
             track=functools.partial(tqdm, disable=not verbose, desc="mixtures"),
             run=_jobs(n_jobs),
+            return_error=return_error,
         )
+        squared, error = squared if return_error else (squared, None)
         _check_size(squared, [*sources, *(targets or ())])
-        return kind.restore(self._value(squared))
+        value = kind.restore(self._value(squared))
+        if not return_error:
+            return value
+        return value, kind.restore(error if self.squared else errors_of_roots(squared, error))
 
     def _value(self, squared):
         return squared if self.squared else safe_sqrt(squared)
@@ -288,7 +307,7 @@ def _check_size(squared, mixtures):
 
 
 def mixture_wasserstein_distance(
-    source, target, *, reg=0.0, reg_m=None, squared=False, debiased=False
+    source, target, *, reg=0.0, reg_m=None, squared=False, debiased=False, return_error=False
 ):
     r"""Compute the mixture Wasserstein distance MW2 between two mixtures.
 
@@ -309,11 +328,15 @@ def mixture_wasserstein_distance(
         Whether to return the square.
     debiased : bool, default=False
         Whether to return the Sinkhorn divergence; see `MixtureWasserstein`.
+    return_error : bool, default=False
+        Whether to return ``(distance, error)``, with a bound, to first order, of what rounding and
+        the plan may do; see `MixtureWasserstein.__call__`.
 
     Returns
     -------
     float or Tensor of shape ()
-        The distance in units of the data, or its square; a tensor if a mixture holds tensors.
+        The distance in units of the data, or its square; a tensor if a mixture holds tensors. With
+        ``return_error`` a pair of it and a float.
 
     Raises
     ------
@@ -328,11 +351,15 @@ def mixture_wasserstein_distance(
     --------
     >>> from skgmmot.metrics import mixture_wasserstein_distance
     >>> source = ([1.0], [[0.0]], [[[1.0]]])
-    >>> mixture_wasserstein_distance(source, ([0.5, 0.5], [[3.0], [3.0]], [1.0, 25.0]))
+    >>> target = ([0.5, 0.5], [[3.0], [3.0]], [1.0, 25.0])
+    >>> mixture_wasserstein_distance(source, target)
     4.123105625617661
+    >>> value, error = mixture_wasserstein_distance(source, target, return_error=True)
+    >>> abs(value - 17**0.5) <= error < 1e-14
+    True
     """
     metric = MixtureWasserstein(reg, reg_m, squared=squared, debiased=debiased)
-    return metric(source, target)
+    return metric(source, target, return_error=return_error)
 
 
 def pairwise_mixture_wasserstein(
@@ -345,6 +372,7 @@ def pairwise_mixture_wasserstein(
     debiased=False,
     verbose=0,
     n_jobs=None,
+    return_error=False,
 ):
     r"""Compute the mixture Wasserstein distances MW2 between all pairs of many mixtures.
 
@@ -368,11 +396,13 @@ def pairwise_mixture_wasserstein(
         1 shows a progress bar, unless several jobs share the rows.
     n_jobs : int, default=None
         Number of processes that share the rows of the matrix; see `MixtureWasserstein.pairwise`.
+    return_error : bool, default=False
+        Whether to return ``(distances, errors)``; see `MixtureWasserstein.pairwise`.
 
     Returns
     -------
     array or Tensor of shape (M, N)
-        The distances; see `MixtureWasserstein.pairwise`.
+        The distances; see `MixtureWasserstein.pairwise`. With ``return_error`` a pair of these.
 
     Raises
     ------
@@ -389,4 +419,5 @@ def pairwise_mixture_wasserstein(
            [7., 4., 0.]])
     """
     metric = MixtureWasserstein(reg, reg_m, squared=squared, debiased=debiased)
-    return metric.pairwise(mixtures, others, verbose=verbose, n_jobs=n_jobs)
+    options = {"verbose": verbose, "n_jobs": n_jobs, "return_error": return_error}
+    return metric.pairwise(mixtures, others, **options)

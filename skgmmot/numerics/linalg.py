@@ -207,6 +207,26 @@ def error_of_root(square: float, error: float) -> float:
     return max(below, error / (root + math.sqrt(square + error)))
 
 
+def errors_of_roots(squares: Tensor, errors: Tensor) -> Tensor:
+    """Return `error_of_root` of each entry.
+
+    Parameters
+    ----------
+    squares : Tensor
+        Numbers that should not be negative; those below zero, by rounding, count as zero.
+    errors : Tensor of the same shape
+        How far they may be off.
+
+    Returns
+    -------
+    Tensor of the same shape
+        The largest changes of the roots, constants.
+    """
+    pairs = zip(squares.detach().flatten().tolist(), errors.flatten().tolist(), strict=True)
+    found = [error_of_root(max(square, 0.0), error) for square, error in pairs]
+    return errors.new_tensor(found).view(errors.shape)
+
+
 def factor(covariances: Tensor) -> Tensor:
     """Return factors ``L`` of covariances ``L @ L.T``: Cholesky's, or symmetric square roots.
 

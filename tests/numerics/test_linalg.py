@@ -14,6 +14,7 @@ from skgmmot.numerics.linalg import (
     bures_map,
     compare_bits,
     error_of_root,
+    errors_of_roots,
     factor,
     inverse_factor,
     oas_shrinkage,
@@ -227,3 +228,5 @@ def test_errors_of_roots_are_the_larger_change():
     assert error_of_root(1.0, 8.0) == 2  # the root of nine
     assert math.isclose(error_of_root(4.0, 1e-20), 1e-20 / 4)  # without cancellation
     assert math.isnan(error_of_root(4.0, math.nan))
+    together = errors_of_roots(torch.tensor([[4.0, -1e-9]]), torch.tensor([[3.0, 4.0]]))
+    assert together.tolist() == [[1.0, 2.0]]

@@ -1,14 +1,22 @@
 """What plans and distances say of their errors, against computations in many digits."""
 
+import itertools
 import math
 
 import mpmath as mp
 import numpy as np
 import pytest
 import torch
+from promises.gaussian_reference import gaussian_cost, sample_moments
 from promises.honesty import assert_honest
 from promises.transport_reference import exact_minimum, penalised_minimum
 
+from skgmmot.metrics import (
+    bures_wasserstein_distance,
+    frechet_distance,
+    mixture_wasserstein_distance,
+    pairwise_mixture_wasserstein,
+)
 from skgmmot.transport.discrete.plan import exact, solve
 
 #: Problems of each kind: a few in CI, and as many as the promise is for with ``--examples``.
@@ -91,4 +99,141 @@ def test_entropic_and_unbalanced_plans(n_problems):
             stated.append(plan.error)
             true.append(_difference(plan.cost, minimum))
     assert len(stated) > 0.8 * n_problems
+    assert_honest(stated, true, 0.0)
+
+
+def _covariance(rng, d):
+    B = rng.normal(size=(d, d))
+    return B @ B.T / d + 0.3 * np.eye(d)
+
+
+def _ill_conditioned(rng, d, condition):
+    Q = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    S = (Q * np.logspace(0, -condition, d)) @ Q.T
+    return (S + S.T) / 2
+
+
+def _near(rng, mean, S, by):
+    """A Gaussian at a small distance from another."""
+    E = rng.normal(size=S.shape)
+    return mean + by * rng.normal(size=len(mean)), S + by * (E + E.T)
+
+
+def _gaussians(rng, kind):
+    """Two Gaussians: of one kind for each number."""
+    d = int(rng.integers(1, 6))
+    means, (S, T) = rng.normal(size=(2, d)), (_covariance(rng, d) for _ in range(2))
+    if kind in (1, 2):
+        means[1], T = _near(rng, means[0], S, (1e-6, 1e-12)[kind - 1])
+    if kind == 3:
+        B = rng.normal(size=(d, max(1, d - 1)))
+        S = B @ B.T
+    if kind == 4:
+        means[1] += 1e6
+    if kind in (5, 6):
+        S = _ill_conditioned(rng, d, rng.uniform(4, 14))
+    if kind == 6:
+        T = _ill_conditioned(rng, d, rng.uniform(4, 14))
+    if kind == 7:
+        unit = 10.0 ** rng.integers(-60, 60)
+        means, S, T = unit * means, unit * (unit * S), unit * (unit * T)
+    if kind == 8:
+        means, S, T = (t.astype(np.float32).astype(float) for t in (means, S, T))
+    if kind == 9:
+        S, T = (np.diag(rng.gamma(1.0, size=d)) for _ in range(2))
+    return (means[0], S), (means[1], T)
+
+
+def _rooted(squared):
+    with mp.workdps(120):
+        return mp.sqrt(squared)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_gaussians(n_problems, squared):
+    rng = np.random.default_rng(2)
+    stated, true = [], []
+    for i in range(n_problems):
+        pair = _gaussians(rng, i % 10)
+        value, error = bures_wasserstein_distance(*pair, squared=squared, return_error=True)
+        cost = gaussian_cost(*pair)
+        stated.append(error)
+        true.append(_difference(value, cost if squared else _rooted(cost)))
+    assert_honest(stated, true, 0.0)
+
+
+def test_samples(n_problems):
+    rng = np.random.default_rng(3)
+    stated, true = [], []
+    for i in range(n_problems):
+        d = int(rng.integers(1, 5))
+        X, Y = rng.normal(size=(20, d)), 2 * rng.normal(size=(30, d))
+        if i % 4 == 1:
+            X, Y = X + 1e6, Y + 1e6
+        if i % 4 == 3:
+            X = X[:, :1] * rng.normal(size=d)  # on a line
+        value, error = frechet_distance(X, Y, return_error=True)
+        stated.append(error)
+        true.append(_difference(value, _rooted(gaussian_cost(*map(sample_moments, (X, Y))))))
+    assert_honest(stated, true, 0.0)
+
+
+def _mixtures(rng, kind):
+    """Two mixtures: apart, near each other, in groups that are far apart, ill-conditioned."""
+    K, L, d = rng.integers(1, 5), rng.integers(1, 5), int(rng.integers(1, 4))
+    sides = []
+    for n in (K, L):
+        S = np.stack([_covariance(rng, d) for _ in range(n)])
+        if kind == 3:
+            S = np.stack([_ill_conditioned(rng, d, rng.uniform(2, 12)) for _ in range(n)])
+        sides.append((_weights(rng, n), 3 * rng.normal(size=(n, d)), S))
+    weights, means, S = sides[0]
+    if kind == 1:
+        moved = [_near(rng, *pair, 1e-7) for pair in zip(means, S, strict=True)]
+        sides[1] = (weights, *(np.stack(t) for t in zip(*moved, strict=True)))
+    if kind == 2:
+        sides = [(w, m + 1e5 * rng.integers(0, 2, size=(len(m), 1)), S) for w, m, S in sides]
+    return sides
+
+
+def _minimum(source, target):
+    """The squared distance in many digits."""
+    C = [
+        [gaussian_cost(*pair, digits=60) for pair in itertools.product([one], _components(target))]
+        for one in _components(source)
+    ]
+    minimum = exact_minimum(source[0], target[0], C)
+    with mp.workdps(60):
+        return mp.mpf(minimum.numerator) / minimum.denominator
+
+
+def _components(mixture):
+    return list(zip(*mixture[1:], strict=True))
+
+
+def test_mixtures(n_problems):
+    rng = np.random.default_rng(4)
+    stated, true = [], []
+    for i in range(n_problems):
+        pair = [tuple(side) for side in _mixtures(rng, i % 4)]
+        value, error = mixture_wasserstein_distance(*pair, squared=i % 2 == 0, return_error=True)
+        minimum = _minimum(*pair)
+        stated.append(error)
+        true.append(_difference(value, minimum if i % 2 == 0 else _rooted(minimum)))
+    assert_honest(stated, true, 0.0)
+
+
+def test_many_mixtures(n_problems):
+    rng = np.random.default_rng(5)
+    stated, true = [], []
+    for _ in range(n_problems // 6):
+        d = int(rng.integers(1, 4))
+        mixtures = [
+            (_weights(rng, K), rng.normal(size=(K, d)), np.stack([_covariance(rng, d)] * K))
+            for K in (1, 2, 3, 2)
+        ]
+        values, errors = pairwise_mixture_wasserstein(mixtures, return_error=True)
+        for i, j in itertools.combinations(range(4), 2):
+            stated.append(errors[i, j])
+            true.append(_difference(values[i, j], _rooted(_minimum(mixtures[i], mixtures[j]))))
     assert_honest(stated, true, 0.0)

@@ -12,7 +12,7 @@ DIGITS = 40
 def exact_minimum(a, b, C) -> Fraction:
     """The minimum for exact numbers, by shortest paths; b is rescaled to the total of a."""
     a, b = ([Fraction(float(w)) for w in weights] for weights in (a, b))
-    C = [[Fraction(float(c)) for c in row] for row in C]
+    C = [[_fraction(c) for c in row] for row in C]
     b = [w * sum(a) / sum(b) for w in b]
     P = [[Fraction(0)] * len(b) for _ in a]
     while any(a):
@@ -25,6 +25,12 @@ def exact_minimum(a, b, C) -> Fraction:
         b[last] -= amount
     pairs = zip(chain.from_iterable(P), chain.from_iterable(C), strict=True)
     return sum(p * c for p, c in pairs)
+
+
+def _fraction(number) -> Fraction:
+    """A float or a number of mpmath, exactly."""
+    sign, mantissa, exponent, _ = mp.mpf(number)._mpf_
+    return Fraction((-1) ** sign * int(mantissa)) * Fraction(2) ** exponent
 
 
 def _shortest_path(a, b, C, P):

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from skgmmot.numerics.linalg import error_of_root
 from skgmmot.transport.discrete.plan import transposed
+from skgmmot.transport.mixtures.errors import cost_error
 from skgmmot.transport.mixtures.maps import mixture_map
 
 #: A mixture reaches so many deviations around its means; images so many times further out than the
@@ -17,10 +19,20 @@ REACH_DEVIATIONS, WARNED_REACHES = 5, 10
 class Maps:
     """The maps of a plan between two mixtures, there and back, and how far both reach."""
 
-    def __init__(self, source, target, plan):
+    def __init__(self, source, target, plan, error=None):
         self.ends = source, target, plan
+        if error is not None:  # that of a plan that was saved
+            self.error = error
         self.there = mixture_map(source, target, plan)
         self.source_reach, self.target_reach = Reach.of(source), Reach.of(target)
+
+    @cached_property
+    def error(self):
+        """A bound of the error of the distance between the mixtures; None for a file without."""
+        source, target, plan = self.ends
+        if not plan.has_errors:
+            return None
+        return error_of_root(max(float(plan.cost), 0.0), cost_error(source, target, plan))
 
     @cached_property
     def back(self):

@@ -108,6 +108,9 @@ class OTMap(MapEnds, OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
     distance_ : float
         MW2 between the two mixtures, in units of the data; the square root of the plan's cost,
         entropy and penalties included, where there are such.
+    error_ : float
+        A bound, to first order, of the error of ``distance_`` between these mixtures: rounding and
+        the plan. Computed when it is first read.
     classes_ : ndarray of shape (n_classes,)
         The labels, if ``class_wise``.
     component_labels_ : ndarray of shape (K,)
@@ -333,11 +336,23 @@ class OTMap(MapEnds, OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
         self.plan_ = kind.restore(plan.coupling)
         self.distance_ = float(plan.cost.clamp(min=0).sqrt())
 
+    @property
+    def error_(self) -> float:
+        """A bound of the error of ``distance_``."""
+        check_is_fitted(self, "plan_")
+        if self._maps.error is None:
+            raise AttributeError(
+                "error_ must be of a map whose plan was computed by this release, got one from a "
+                "file of an earlier one. Fit it again."
+            )
+        return self._maps.error
+
     def _state(self):
         # what the maps are between; they are worked out again from it
         state = super()._state()
         if "_maps" in state:
-            state["_ends"] = state.pop("_maps").ends
+            maps = state.pop("_maps")
+            state["_ends"] = *maps.ends, maps.error
         return state
 
     def _set_state(self, state):

@@ -61,6 +61,11 @@ class Plan(_Plan):
         """Bound of the error of the cost: gap, deviations of the marginals, rounding."""
         return self._errors.error
 
+    @property
+    def has_errors(self) -> bool:
+        """Whether the errors are known: not for a plan that was made of tensors."""
+        return self._of is not None
+
     @functools.cached_property
     def _errors(self) -> PlanErrors:
         if self._of is None:
@@ -73,7 +78,9 @@ class Plan(_Plan):
         if isinstance(self._of, Plan):
             return self._of._errors
         eps = torch.finfo(self.cost.dtype).eps
-        return _certificate(self._of).of(self.coupling.numpy(force=True), float(self.cost), eps)
+        return _certificate(self._of).of(
+            self.coupling.numpy(force=True), float(self.cost.detach()), eps
+        )
 
     def with_errors_of(self, known: "TransportSolution | Plan | PlanErrors") -> "Plan":
         """Say what the errors of this plan are found from.
@@ -336,7 +343,7 @@ def solve_bounded(
     index = torch.from_numpy(position)[k, l].to(lower.device)
     used = torch.cat(computed)[index] if computed else lower.new_zeros(0)
     cost = plan.cost + plan.coupling[k, l] @ (used - used.detach())
-    return plan._replace(cost=cost).with_errors_of(plan)
+    return plan._replace(cost=cost).with_errors_of(solution)
 
 
 def same_precision(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -427,6 +434,26 @@ def transposed(plan: Plan) -> Plan:
     """
     turned = Plan(plan.coupling.mT, plan.target_potential, plan.source_potential, plan.cost)
     return turned.with_errors_of(plan)
+
+
+def known_costs(plan: Plan) -> np.ndarray | None:
+    """Return the costs that a plan was computed with.
+
+    Parameters
+    ----------
+    plan : Plan
+        A plan that was just computed.
+
+    Returns
+    -------
+    ndarray of shape (K, L) or None
+        In float64; lower bounds where the plan is zero and the costs were not needed. None for a
+        plan between equal distributions, which needs none.
+    """
+    if isinstance(plan._of, TransportSolution):
+        return plan._of.problem.C.numpy()
+    turned = known_costs(plan._of) if isinstance(plan._of, Plan) else None
+    return None if turned is None else turned.T
 
 
 def _penalty(name: str, value, *, zero: bool = False, infinite: bool = False) -> float:

@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -19,14 +20,17 @@ from skgmmot.gaussian.bures.gaussians import (
     are_factored,
     bures_wasserstein_squared,
 )
+from skgmmot.gaussian.bures.rounding import CostRounding
 from skgmmot.gaussian.covariance.low_rank import joined
 from skgmmot.gaussian.covariance.registry import DIAG, FULL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.linalg import compare_bits
 from skgmmot.transport.discrete.bounded import BoundedCosts, solve_in_step
+from skgmmot.transport.discrete.certificate import Certificate
 from skgmmot.transport.discrete.network_simplex import network_simplex
 from skgmmot.transport.discrete.plan import penalties_of, same_precision, solve
 from skgmmot.transport.mixtures.distance import check_symmetric, transport_plan
+from skgmmot.transport.mixtures.errors import cost_error
 
 #: Only the costs that plans may use are computed where a pair of mixtures has, on average, more
 #: than this over ``d^2`` pairs of components.
@@ -35,6 +39,30 @@ MIN_BOUNDED_SIZE = 2**12
 MAX_COSTS_SHARE = 0.5
 
 
+@overload
+def pairwise_squared(
+    sources: Sequence[GaussianMixtureParams],
+    targets: Sequence[GaussianMixtureParams] | None = ...,
+    *,
+    reg: float = ...,
+    reg_m: float | tuple[float, float] | None = ...,
+    debiased: bool = ...,
+    track: Callable[[Iterable], Iterable] = ...,
+    run: Callable[[Callable, int], list[Tensor]] | None = ...,
+    return_error: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def pairwise_squared(
+    sources: Sequence[GaussianMixtureParams],
+    targets: Sequence[GaussianMixtureParams] | None = ...,
+    *,
+    reg: float = ...,
+    reg_m: float | tuple[float, float] | None = ...,
+    debiased: bool = ...,
+    track: Callable[[Iterable], Iterable] = ...,
+    run: Callable[[Callable, int], list[Tensor]] | None = ...,
+    return_error: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def pairwise_squared(
     sources: Sequence[GaussianMixtureParams],
     targets: Sequence[GaussianMixtureParams] | None = None,
@@ -44,7 +72,8 @@ def pairwise_squared(
     debiased: bool = False,
     track: Callable[[Iterable], Iterable] = iter,
     run: Callable[[Callable, int], list[Tensor]] | None = None,
-) -> Tensor:
+    return_error: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Return the matrix of squared MW2 distances between all pairs of mixtures.
 
     Parameters
@@ -66,12 +95,17 @@ def pairwise_squared(
         ``run(rows, M)`` returns all M rows in order, of which ``rows(numbers)``, which can be
         pickled, computes those of the given numbers, for other processes. None computes them here,
         and so are pairs that require a gradient or are not on the CPU.
+    return_error : bool, default=False
+        Whether to return the errors of the costs, too, which takes about as long again.
 
     Returns
     -------
     Tensor of shape (M, N)
         The cost of the optimal plan for each pair. Bitwise the transpose of the result with sources
         and targets exchanged.
+    Tensor of shape (M, N)
+        Only with ``return_error``: bounds, to first order, of the errors: of the plans, and of the
+        costs between components.
 
     Raises
     ------
@@ -87,7 +121,7 @@ def pairwise_squared(
     plan can use are not computed.
     """
     if debiased:
-        return _debiased(sources, targets, {"reg": reg, "reg_m": reg_m}, track, run)
+        return _debiased(sources, targets, {"reg": reg, "reg_m": reg_m}, track, run, return_error)
     lam = penalties_of(reg_m)
     others = sources if targets is None else targets
     on_graph = torch.is_grad_enabled() and any(
@@ -97,37 +131,38 @@ def pairwise_squared(
         which = _compare(sources, targets)
         if which > 0:
             options = {"reg": reg, "reg_m": lam[::-1], "track": track, "run": run}
-            return pairwise_squared(targets, sources, **options).mT
+            turned = pairwise_squared(targets, sources, **options, return_error=return_error)
+            return tuple(t.mT for t in turned) if return_error else turned.mT
         targets = targets if which else None
     symmetric = targets is None and lam[0] == lam[1]
     targets = sources if targets is None else targets
     # Without entropy, a mixture is at no cost from itself.
     first = [(i if reg else i + 1) if symmetric else 0 for i in range(len(sources))]
+    options = {"reg": reg, "reg_m": reg_m, "return_error": return_error}
     rows = functools.partial(
-        _differentiable_rows if on_graph else _rows, sources, targets, first, reg=reg, reg_m=reg_m
+        _differentiable_rows if on_graph else _rows, sources, targets, first, **options
     )
     if run is None or on_graph or sources[0].means.device.type != "cpu":
         found = rows(track(range(len(sources))))
     else:
         found = run(rows, len(sources))
-    zeros = sources[0].means.new_zeros
-    rows = [torch.cat([zeros(n), row]) for n, row in zip(first, found, strict=True)]
-    result = torch.stack(rows)
-    return result + result.triu(1).mT if symmetric else result
+    rows = [torch.nn.functional.pad(row, (n, 0)) for n, row in zip(first, found, strict=True)]
+    result = torch.stack(rows, dim=-2)  # (M, N), and before that one of values and errors
+    result = result + result.triu(1).mT if symmetric else result
+    return (result[0], result[1].detach()) if return_error else result
 
 
-def _debiased(sources, targets, options, track, run) -> Tensor:
+def _debiased(sources, targets, options, track, run, return_error):
     """The Sinkhorn divergences of all pairs; each mixture's cost to itself is computed once."""
     check_symmetric(options["reg_m"])
-    costs = pairwise_squared(sources, targets, track=track, run=run, **options)
+    others = options | {"track": track, "run": run, "return_error": return_error}
+    costs = pairwise_squared(sources, targets, **others)
+    costs, errors = costs if return_error else (costs, None)
     if targets is None:
-        own = (costs.diagonal(),) * 2
+        own = [(costs.diagonal(), errors if errors is None else errors.diagonal())] * 2
     else:
-        own = (
-            torch.stack([transport_plan(m, m, **options).cost for m in side])
-            for side in (sources, targets)
-        )
-    source, target = own
+        own = [_own_costs(side, options, return_error) for side in (sources, targets)]
+    (source, of_source), (target, of_target) = own
     result = costs - (source.unsqueeze(1) + target) / 2
     if options["reg"] and not math.isinf(penalties_of(options["reg_m"])[0]):
         masses = (
@@ -136,7 +171,19 @@ def _debiased(sources, targets, options, track, run) -> Tensor:
         )
         source, target = masses
         result = result + options["reg"] / 2 * (source.unsqueeze(1) - target).square()
-    return result
+    if not return_error:
+        return result
+    return result, errors + (of_source.unsqueeze(1) + of_target) / 2
+
+
+def _own_costs(mixtures, options, return_error):
+    """The costs ``(M,)`` of mixtures to themselves, and their errors or None."""
+    plans = [transport_plan(m, m, **options) for m in mixtures]
+    costs = torch.stack([plan.cost for plan in plans])
+    if not return_error:
+        return costs, None
+    pairs = zip(mixtures, plans, strict=True)
+    return costs, costs.new_tensor([cost_error(m, m, plan) for m, plan in pairs])
 
 
 def _compare(sources, targets) -> int:
@@ -146,19 +193,29 @@ def _compare(sources, targets) -> int:
     return compare_bits(*((t for mixture in side for t in mixture) for side in (sources, targets)))
 
 
-def _differentiable_rows(sources, targets, first, numbers, **options) -> list[Tensor]:
-    """The differentiable costs from some sources to the targets from ``first[i]`` on."""
+def _differentiable_rows(sources, targets, first, numbers, return_error, **options) -> list[Tensor]:
+    """The differentiable costs ``(n,)`` from some sources to the targets from ``first[i]`` on.
+
+    With their errors, ``(2, n)``.
+    """
 
     def row(i):
-        costs = [transport_plan(sources[i], t, **options).cost for t in targets[first[i] :]]
-        return torch.stack(costs) if costs else sources[i].means.new_zeros(0)
+        plans = [transport_plan(sources[i], t, **options) for t in targets[first[i] :]]
+        if not plans:
+            return sources[i].means.new_zeros((2, 0) if return_error else 0)
+        costs = torch.stack([plan.cost for plan in plans])
+        if not return_error:
+            return costs
+        pairs = zip(targets[first[i] :], plans, strict=True)
+        errors = [cost_error(sources[i], target, plan) for target, plan in pairs]
+        return torch.stack([costs, costs.new_tensor(errors)])
 
     return [row(i) for i in numbers]
 
 
-def _rows(sources, targets, first, numbers, *, reg, reg_m) -> list[Tensor]:
+def _rows(sources, targets, first, numbers, *, reg, reg_m, return_error) -> list[Tensor]:
     """The same without gradients."""
-    row = _Rows(sources, targets, reg, reg_m)
+    row = _Rows(sources, targets, reg, reg_m, return_error)
     return [row(i, first[i]) for i in numbers]
 
 
@@ -186,7 +243,7 @@ class _Stack:
 class _Rows:
     """Computes rows of the matrix: the costs from source i to all targets from a given one on."""
 
-    def __init__(self, sources, targets, reg, reg_m):
+    def __init__(self, sources, targets, reg, reg_m, return_error):
         diagonal = all(m.covariance_type.diagonal for m in (*sources, *targets))
         factored = not diagonal and are_factored(*(m.factors() for m in (*sources, *targets)))
         self.sources = _Stack(sources, diagonal, factored)
@@ -202,6 +259,11 @@ class _Rows:
                 *(t for s in stacks for t in (s.means, s.covariances))
             )
         self.rise = 0.0  # how far costs are above their bounds
+        self.rounding = None
+        if return_error:
+            stacks = self.sources, self.targets
+            gaussians = [t for s in stacks for t in (s.means, s.covariances)]
+            self.rounding = CostRounding(*gaussians, tuple(s.type for s in stacks))
         # a plan from or to one component uses all costs
         many = min(sizes) > 1 and math.prod(sizes) * d**2 > MIN_BOUNDED_SIZE
         self.bounded = self.costs is not None and self.exact and many
@@ -213,17 +275,19 @@ class _Rows:
         edges = [edge - there.start for edge in self.targets.edges[first:]]
         columns = [slice(*pair) for pair in itertools.pairwise(edges)]
         if self.bounded and columns:
-            costs = self.costs.part(here, there)
-            values = self._bounded(a, weights, columns, costs)
+            solved = self._bounded(a, weights, columns, self.costs.part(here, there))
         else:
             C = _numpy(self._costs(here, there))
-            values = [self._value(a, b, C[:, at]) for b, at in zip(weights, columns, strict=True)]
+            solved = (self._solved(a, b, C[:, at]) for b, at in zip(weights, columns, strict=True))
+        starts = [(here.start, there.start + at.start) for at in columns]
+        values = [self._answer(*each) for each in zip(solved, starts, strict=True)]
+        shape = len(columns), 1 if self.rounding is None else 2
+        values = np.array(values).reshape(shape)
         if not self.penalties["reg"]:  # equal mixtures are at no cost from each other
-            names = self.sources.names[i], self.targets.names[first:]
-            values = [
-                0.0 if name == names[0] else v for name, v in zip(names[1], values, strict=True)
-            ]
-        return self.sources.means.new_tensor(np.array(values))
+            name, names = self.sources.names[i], self.targets.names[first:]
+            values[[name == other for other in names]] = 0.0
+        values = self.sources.means.new_tensor(values).mT
+        return values.squeeze(0) if self.rounding is None else values
 
     def _costs(self, here: slice, there: slice) -> Tensor:
         """All costs between two ranges of components."""
@@ -238,14 +302,15 @@ class _Rows:
             covariance_types=(source.type, target.type),
         )
 
-    def _value(self, a: Tensor, b: Tensor, C: np.ndarray) -> float:
-        """The optimal cost of one transport problem."""
+    def _solved(self, a: Tensor, b: Tensor, C: np.ndarray) -> "_Solved":
+        """One transport problem."""
         if self.exact:
-            return float((_exact_plan(a, b, C)[0] * C).sum())
-        return float(solve(a, b, torch.from_numpy(C), **self.penalties).cost)
+            return _Solved.exactly(a, b, C, *_exact_plan(a, b, C))
+        plan = solve(a, b, torch.from_numpy(C), **self.penalties)
+        return _Solved(float(plan.cost), plan.coupling.numpy(), C, lambda: plan.error)
 
-    def _bounded(self, a, weights, columns, costs: GaussianCosts) -> list[float]:
-        """The costs of exact plans to all targets, computing only component costs they may use."""
+    def _bounded(self, a, weights, columns, costs: GaussianCosts) -> list["_Solved"]:
+        """The exact plans to all targets, computing only component costs they may use."""
 
         def compute(k, l):
             return _numpy(costs(*(torch.from_numpy(i).to(costs.means[0].device) for i in (k, l))))
@@ -254,7 +319,37 @@ class _Rows:
         known = BoundedCosts(bounds, compute, rise=self.rise, max_share=MAX_COSTS_SHARE)
         plans = solve_in_step(known, columns, lambda j, C: _exact_plan(a, weights[j], C))
         self.rise, self.bounded = known.rise, not known.known.all()
-        return [(P * known.C[:, at]).sum() for (P, _, _), at in zip(plans, columns, strict=True)]
+        lowest = np.where(known.known, known.C, known.bounds)
+        return [
+            _Solved.exactly(a, b, lowest[:, at], *plan)
+            for b, at, plan in zip(weights, columns, plans, strict=True)
+        ]
+
+    def _answer(self, solved: "_Solved", starts: tuple[int, int]):
+        """The value between the components from two numbers on, with its error if asked for."""
+        if self.rounding is None:
+            return solved.value
+        P, C = (torch.from_numpy(t) for t in (solved.P, solved.C))
+        k, l = P.nonzero(as_tuple=True)
+        rounding = self.rounding(k + starts[0], l + starts[1], C[k, l])
+        return solved.value, solved.error() + float(P[k, l] @ rounding)
+
+
+class _Solved(NamedTuple):
+    """A transport problem that was solved: value, plan, costs and the error at these costs."""
+
+    value: float
+    P: np.ndarray
+    C: np.ndarray
+    error: Callable[[], float]
+
+    @classmethod
+    def exactly(cls, a: Tensor, b: Tensor, C: np.ndarray, P, f, g) -> "_Solved":
+        """An exact plan and its potentials; costs of pairs without mass may be lower bounds."""
+        value = float((P * C).sum())
+        weights = tuple(t.double().numpy() for t in same_precision(a, b))
+        certificate = Certificate(weights, C, (math.inf, math.inf), 0.0, (f, g))
+        return cls(value, P, C, lambda: certificate.of(P, value).error)
 
 
 def _exact_plan(a: Tensor, b: Tensor, C: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from models import DATA
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -15,7 +16,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from two_mixtures import SOURCE, TARGET, draw
 
-from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein, OTMap, ot_map
+from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein, OTMap, load, ot_map
 from skgmmot.transport.mixtures import maps
 
 
@@ -229,3 +230,17 @@ def test_a_source_component_that_keeps_no_mass_is_still_mapped():
         transport = ot_map(source, target, reg_m=[0.1, 0.1], strategy=strategy, random_state=0)
         assert transport.plan_[1, 0] < 1e-12
         assert np.allclose(transport.transform([[1001.0, 2.0]]), [[6.0, 2.0]])
+
+
+def test_the_distance_has_an_error_which_is_kept(mixture):
+    ot = OTMap(TARGET, mixture=mixture).fit(draw(SOURCE, 100))
+    ends = ot.source_mixture_, ot.target_mixture_
+    _, error = MixtureWasserstein()(*ends, return_error=True)
+    assert 0 < ot.error_ < 1e-12 and pickle.loads(pickle.dumps(ot)).error_ == ot.error_ == error
+
+
+def test_a_map_of_an_earlier_release_has_no_error():
+    ot = load(DATA / "OTMap.npz")["model"]
+    assert pickle.loads(pickle.dumps(ot)).distance_ == ot.distance_
+    with pytest.raises(AttributeError, match="error_ must be of a map whose plan"):
+        _ = ot.error_
