@@ -243,8 +243,6 @@ def from_frame(frame: Frame):
     DataFrame
         The data frame.
     """
-    if frame.library not in FRAMES:
-        raise ValueError(f"a data frame must be of pandas or polars, got {frame.library[:40]!r}")
     if frame.library == "pandas":
         import pandas
 
@@ -254,6 +252,13 @@ def from_frame(frame: Frame):
     return polars.DataFrame(frame.columns)
 
 
+def _make_frame(parts: dict) -> Frame:
+    frame = Frame(**parts)
+    if frame.library not in FRAMES or not isinstance(frame.columns, dict):
+        raise ValueError(f"a data frame must be of pandas or polars, got {frame.library!r:.40}")
+    return frame
+
+
 #: What estimators are made of.
 MODEL_KINDS: tuple[Kind, ...] = (
     *KINDS,
@@ -261,7 +266,7 @@ MODEL_KINDS: tuple[Kind, ...] = (
     record(GridDensity),
     record(Prior),
     record(UniformNoise),
-    record(Frame, library=str, columns=dict),
+    Kind(Frame, Frame._asdict, _make_frame),
     Kind(torch.device, str, torch.device),
     Kind(range, lambda r: [r.start, r.stop, r.step], lambda parts: range(*parts)),
     Kind(type(pathlib.Path()), os.fspath, pathlib.Path),

@@ -117,8 +117,7 @@ def fitted_as_far(estimator, show: Callable, solution: Solution) -> dict:
     dict
         The attributes by their names.
     """
-    shown = object.__new__(type(estimator))
-    shown.__dict__ = vars(estimator).copy()
+    shown = estimator._shallow_copy()
     show(shown, solution)
     return reached_by(shown)
 

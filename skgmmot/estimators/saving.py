@@ -62,6 +62,12 @@ class SavedEstimator(Documented, BaseEstimator):
         """Take over parameters and attributes."""
         vars(self).update(state)
 
+    def _shallow_copy(self):
+        """A copy with the same parameters and attributes, to be given others."""
+        copied = object.__new__(type(self))
+        copied.__dict__ = vars(self).copy()
+        return copied
+
     def __getstate__(self):
         """The state without tensors or graphs, for pickle, joblib, copies and skops."""
         return packed(self._state())

@@ -5,6 +5,7 @@ holds, and one ``.npy`` member for each array. Nothing in a file is executed, no
 a name of its own, and arrays hold numbers only and take no more memory than the file is long.
 """
 
+import errno
 import io
 import json
 import math
@@ -81,7 +82,8 @@ def write(
     ValueError
         If the file would be longer than `MAX_SIZE`.
     OSError
-        If the file cannot be written; an earlier one is left as it was.
+        If the file cannot be written; an earlier one is left as it was. So is a device or a pipe,
+        whose place no file takes.
     """
     arrays: list[np.ndarray] = []
     tree = _Writer(kinds, arrays).encode(content, "content")
@@ -95,11 +97,18 @@ def write(
             f"{len(text) / 2**20:.3g} MB. Keep less in it."
         )
     path = os.path.realpath(path)
-    with _replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as members:
-        members.writestr(_info(HEADER), text)
-        for i, array in enumerate(arrays):
-            with members.open(_info(_member(i)), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
+    _check_replaceable(path)
+    unfinished = _unfinished(path)
+    try:
+        with open(unfinished, "xb") as file:  # a new file, never one that was there, nor a link
+            _write_members(file, text, arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        with suppress(OSError):  # it has its place
+            os.unlink(unfinished)
+    _sync_folder(os.path.dirname(path))
 
 
 def read(
@@ -153,16 +162,19 @@ def check_place(path: str | os.PathLike) -> None:
     Raises
     ------
     OSError
-        If it is a folder, or in a folder that is missing or cannot be written, or no name.
+        If it is a folder, a device or a pipe, or in a folder that is missing or cannot be written,
+        or no name.
     """
     if "\0" in os.fspath(path):
         raise OSError("no file has a NUL character in its name")
     path = os.path.realpath(path)
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"{path!r} is a folder")
-    handle, unfinished = _unfinished(path)
-    os.close(handle)
-    os.unlink(unfinished)
+    _check_replaceable(path)
+    unfinished = _unfinished(path)
+    try:
+        open(unfinished, "xb").close()
+    finally:
+        with suppress(OSError):  # it was not made
+            os.unlink(unfinished)
     folder, name = os.path.split(unfinished)
     prefix = name[: -len(UNFINISHED) - 8]
     for entry in os.scandir(folder):
@@ -175,37 +187,27 @@ def check_place(path: str | os.PathLike) -> None:
 # --- writing -------------------------------------------------------------------------------------
 
 
-class _replacing:
-    """An unfinished file beside a path, which takes its place when it is complete and on disk."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def __enter__(self) -> BinaryIO:
-        handle, self.unfinished = _unfinished(self.path)
-        self.file = os.fdopen(handle, "wb")
-        return self.file
-
-    def __exit__(self, kind, error, trace):
-        try:
-            with self.file:
-                if error is None:
-                    self.file.flush()
-                    os.fsync(self.file.fileno())
-            if error is None:
-                os.replace(self.unfinished, self.path)
-                _sync_folder(os.path.dirname(self.path))
-        finally:
-            with suppress(FileNotFoundError):  # it has its place
-                os.unlink(self.unfinished)
+def _write_members(file: BinaryIO, header: bytes, arrays: list[np.ndarray]) -> None:
+    """Write all members to an open file."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as members:
+        members.writestr(_info(HEADER), header)
+        for i, array in enumerate(arrays):
+            with members.open(_info(_member(i)), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
 
 
-def _unfinished(path: str) -> tuple[int, str]:
-    """A new file beside a path, open and empty; never one that was there, nor through a link."""
+def _check_replaceable(path: str) -> None:
+    """Refuse folders, and devices and pipes, which would be gone when a file takes their place."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", path)
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+
+
+def _unfinished(path: str) -> str:
+    """The name of an unfinished file beside a path."""
     folder, name = os.path.split(path)
-    unfinished = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{UNFINISHED}")
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-    return os.open(unfinished, flags, 0o666), unfinished
+    return os.path.join(folder, f".{name}.{secrets.token_hex(4)}{UNFINISHED}")
 
 
 def _sync_folder(folder: str) -> None:

@@ -4,12 +4,16 @@ Torch's threading does not speed up work on matrices that fit a cache, it is slo
 and it hangs in a process that was forked after it had been used.
 """
 
+import contextlib
 import os
 import threading
+import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import numpy as np
 import torch
 
 
@@ -35,6 +39,10 @@ def single_threaded_torch():
     thread starts with what any thread has set last. If it finds 1 while other threads are inside,
     that 1 is their temporary setting, and it uses what the first of them had before.
 
+    An exception that leaves it, such as ``KeyboardInterrupt``, may have been raised within the
+    entry or the exit of a context like ``torch.no_grad()``, which then has no effect: the settings
+    that such contexts change are restored, too.
+
     Yields
     ------
     int
@@ -46,14 +54,64 @@ def single_threaded_torch():
     thread, before = threading.get_ident(), torch.get_num_threads()
     if before == 1:
         before = next(iter(list(_SETTINGS_BEFORE.values())), 1)
+    settings = _Settings()
     try:
         _SETTINGS_BEFORE[thread] = _THREAD.n_threads = before
         torch.set_num_threads(1)
         yield before
+    except BaseException as error:
+        settings.restore(error)
+        raise
     finally:
-        torch.set_num_threads(before)
-        _THREAD.n_threads = None
-        _SETTINGS_BEFORE.pop(thread, None)
+        try:
+            torch.set_num_threads(before)
+        finally:  # also where an interruption arrives meanwhile
+            _THREAD.n_threads = None
+            _SETTINGS_BEFORE.pop(thread, None)
+
+
+@contextmanager
+def unchanged_settings():
+    """Restore, where an exception leaves it, what contexts change that may have been interrupted.
+
+    That is whether torch records gradients, numpy's treatment of floating-point errors and, unless
+    the exception is an `Exception`, Python's filters of warnings.
+    """
+    settings = _Settings()
+    try:
+        yield
+    except BaseException as error:
+        settings.restore(error)
+        raise
+
+
+class _Settings:
+    """What contexts change for a while."""
+
+    def __init__(self):
+        self.gradients, self.floats = torch.is_grad_enabled(), np.geterr()
+        self.filters = warnings.filters
+
+    def restore(self, error: BaseException) -> None:
+        """Bring back what was, where an error has left contexts that may not have been exited."""
+        if isinstance(error, GeneratorExit):  # an interrupted exit that is found out later
+            return
+        _leave_interrupted_contexts(error)
+        torch.set_grad_enabled(self.gradients)
+        np.seterr(**self.floats)
+        # an ordinary error may be met while another thread has filters of its own
+        if not isinstance(error, Exception) and warnings.filters is not self.filters:
+            warnings.filters = self.filters
+            with warnings.catch_warnings():  # its exit has Python notice that they are others
+                pass
+
+
+def _leave_interrupted_contexts(error: BaseException) -> None:
+    """Have generators whose exit was interrupted end now, and not when the traceback is freed."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == contextlib.__file__:
+            with suppress(RuntimeError):  # it is one around this context, and still running
+                frame.clear()
 
 
 def available_threads() -> int:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import stat
+import sys
 import zipfile
 
 import numpy as np
@@ -114,6 +115,36 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(path, monkeypat
     monkeypatch.undo()
     assert read(path, **OPTIONS) == 1
     assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:Exception ignored")
+def test_an_interrupted_write_leaves_the_old_file_and_no_descriptor(path):
+    write(path, 1, **OPTIONS)
+    n_open = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else None
+
+    def interrupt(_, event, function):
+        if event == "c_return" and function is io.open:  # the file is there, and has no name yet
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sys.setprofile(interrupt)
+        write(path, 2, **OPTIONS)
+    assert read(path, **OPTIONS) == 1 and os.listdir(path.parent) == [path.name]
+    assert n_open is None or len(os.listdir("/proc/self/fd")) == n_open
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_replaced_by_a_file(path, tmp_path):
+    os.mkfifo(path)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    for place in (path, link):
+        with pytest.raises(OSError, match="it is no regular file"):
+            write(place, 1, **OPTIONS)
+        with pytest.raises(OSError, match="it is no regular file"):
+            archive.check_place(place)
+    assert path.is_fifo() and link.is_symlink()
 
 
 def test_a_full_disk_is_an_error(tmp_path):

@@ -1,7 +1,11 @@
 """Sharing work among threads."""
 
+import contextlib
+import sys
 import threading
+import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,3 +112,52 @@ def test_threads_of_a_pool_stay_alone():
 def test_work_is_done_without_gradients():
     x = torch.ones(2, requires_grad=True)
     assert not any(t.requires_grad for t in map_items(lambda i: 2 * x, range(2), CPU))
+
+
+class Interrupted(BaseException):
+    """What a signal raises."""
+
+
+@contextlib.contextmanager
+def no_grad_for_a_while():
+    """A context whose exit can be interrupted."""
+    with torch.no_grad(), np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("error", [Interrupted, TimeoutError])
+def test_what_an_interrupted_exit_has_not_restored_is_restored(error):
+    """Where a signal arrives between the end of a block and the exit of its context."""
+    before = torch.is_grad_enabled(), np.geterr(), warnings.filters, torch.get_num_threads()
+
+    def interrupt(frame, event, _):
+        if event == "call" and frame.f_code.co_name == "__exit__":
+            sys.setprofile(None)
+            raise error
+
+    with pytest.raises(error), single_threaded_torch(), no_grad_for_a_while():
+        assert not torch.is_grad_enabled()
+        sys.setprofile(interrupt)
+    after = torch.is_grad_enabled(), np.geterr(), warnings.filters, torch.get_num_threads()
+    assert after == before and available_threads() == before[-1]
+
+
+def test_an_interruption_while_the_setting_is_restored_is_none_of_the_next_fit(monkeypatch):
+    set_num_threads = torch.set_num_threads
+
+    def interrupted(n_threads):
+        set_num_threads(n_threads)
+        if available_threads() == n_threads != 1:
+            raise Interrupted
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(torch, "set_num_threads", interrupted)
+    with pytest.raises(Interrupted), single_threaded_torch():
+        pass
+    monkeypatch.undo()
+    with single_threaded_torch() as n_threads:
+        assert (n_threads, torch.get_num_threads()) == (2, 1)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)

@@ -93,8 +93,7 @@ def whole_fit(estimator):
     reached : Reached
         Where the fit says what it has reached.
     """
-    fitted, reached = object.__new__(type(estimator)), Reached()
-    fitted.__dict__ = vars(estimator).copy()
+    fitted, reached = estimator._shallow_copy(), Reached()
     with single_threaded_torch():
         try:
             yield fitted, reached
@@ -135,7 +134,13 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
 
     def _covariance(self):
         """The covariance type: that of the fit where the mixture has its type from elsewhere."""
-        found = COVARIANCE_TYPES[getattr(self, "covariance_type_", self.covariance_type)]
+        name = getattr(self, "covariance_type_", self.covariance_type)
+        found = COVARIANCE_TYPES.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise ValueError(
+                f"covariance_type must be one of {', '.join(COVARIANCE_TYPES)}, got {name!r}. Set "
+                "it to that of the fit."
+            )
         if hasattr(self, "rank"):
             return found.with_rank(self.rank)
         covariances = getattr(self, "covariances_", None)  # of a class that fits others

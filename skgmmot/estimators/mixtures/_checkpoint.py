@@ -190,8 +190,8 @@ def _before_termination(save):
         signal.signal(number, before)
         os.kill(os.getpid(), number)
 
-    signal.signal(signal.SIGTERM, handler)
     try:
+        signal.signal(signal.SIGTERM, handler)
         yield
     finally:
         if signal.getsignal(signal.SIGTERM) is handler:

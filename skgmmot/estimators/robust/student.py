@@ -394,7 +394,13 @@ class StudentMixture(FittedMixture):
     def _degrees(self) -> torch.Tensor:
         """The fitted degrees of freedom."""
         check_is_fitted(self, "degrees_of_freedom_")
-        return arrays.as_tensor(self.degrees_of_freedom_)
+        nu, n_components = arrays.as_tensor(self.degrees_of_freedom_), len(self.means_)
+        if nu.shape != (n_components,):
+            raise ValueError(
+                f"degrees_of_freedom_ must have shape ({n_components},), one for each of means_, "
+                f"got {tuple(nu.shape)}. Keep the same components in both."
+            )
+        return nu
 
     def _student(self) -> StudentMixtureParams:
         """The fitted mixture as a value."""

@@ -23,6 +23,7 @@ from skgmmot._inputs.labels import class_labels
 from skgmmot._types import Array, Elsewhere, Samples, fit_context
 from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.estimators.transport.ot_map import OTMap
+from skgmmot.numerics.threads import unchanged_settings
 
 
 def _classifier_has(method):
@@ -106,6 +107,7 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
         tags.classifier_tags = get_tags(self.classifier).classifier_tags
         return tags
 
+    @unchanged_settings()
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Samples, y: Samples | None, sample_weight: Samples | None = None) -> Self:
         """Fit the map, and the classifier to the images of source samples.
@@ -131,7 +133,7 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
             If ``classifier`` has no `fit` and `predict`.
         ValueError
             If the map has no target, the classifier takes no weights but some are given, or an
-            argument is invalid.
+            argument is invalid; an earlier fit is then left as it was.
         """
         if not all(hasattr(self.classifier, method) for method in ("fit", "predict")):
             raise TypeError(
@@ -144,8 +146,8 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
                 "OTMap(X_target)."
             )
         refuse_functions(X)
-        dtypes = [np.float64, np.float32]
-        samples, labels = validate_data(self, X, y, dtype=dtypes, ensure_min_samples=2)
+        fitted, dtypes = self._shallow_copy(), [np.float64, np.float32]
+        samples, labels = validate_data(fitted, X, y, dtype=dtypes, ensure_min_samples=2)
         known = slice(None)
         if self.ot_map.class_wise:
             labels, known = class_labels(labels, samples)
@@ -157,8 +159,9 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
         weights = {name: values[known] for name, values in weights.items()}
         images = np.asarray(ot_map.transform(samples[known]))
         classifier = clone(self.classifier).fit(images, labels[known], **weights)
-        self.ot_map_, self.classifier_ = ot_map, classifier
-        self.classes_ = classifier.classes_
+        fitted.ot_map_, fitted.classifier_ = ot_map, classifier
+        fitted.classes_ = classifier.classes_
+        self.__dict__ = vars(fitted)
         return self
 
     def _checked_weights(self, sample_weight, X):

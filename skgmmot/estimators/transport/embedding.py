@@ -31,7 +31,7 @@ from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.numerics.linalg import safe_sqrt
-from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.numerics.threads import single_threaded_torch, unchanged_settings
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 
@@ -145,10 +145,9 @@ class MixtureEmbedding(DefaultMixture, _OfObjects):
         ValueError
             If a parameter is invalid, there are no clouds, or they differ in features.
         """
-        n_features = _n_features(X, None)
-        self._seed = seed_of(self.random_state)
+        found = {"n_features_in_": _n_features(X, None), "_seed": seed_of(self.random_state)}
         self._new_mixture()
-        self.n_features_in_ = n_features
+        vars(self).update(found)
         return self
 
     def transform(self, X: Sequence[Any]) -> list[Any]:
@@ -354,6 +353,7 @@ class PairwiseMW2(ClassNamePrefixFeaturesOutMixin, _OfObjects):
         self.reg_m = reg_m
         self.squared = squared
 
+    @unchanged_settings()
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Sequence[Any], y: Samples | None = None) -> Self:
         """Store the mixtures to which distances are computed.

@@ -407,6 +407,11 @@ class WassersteinQuantizer(
         """
         X, kind, centres = self._beside(X)
         potentials = arrays.as_tensor(self.potentials_).to(centres)
+        if potentials.shape != centres.shape[:1]:
+            raise ValueError(
+                f"potentials_ must have shape ({len(centres)},), one for each of cluster_centers_, "
+                f"got {tuple(potentials.shape)}. Set both."
+            )
         return kind.restore(nearest_cell(X.double(), centres, potentials, self._period(centres)))
 
     @overload
@@ -452,6 +457,11 @@ class WassersteinQuantizer(
         X, kind = arrays.samples(self, X, reset=False)
         X = X.detach()
         centres = arrays.as_tensor(self.cluster_centers_, dtype=torch.float64).to(X.device)
+        if centres.ndim != 2 or centres.shape[1] != X.shape[1]:
+            raise ValueError(
+                f"cluster_centers_ must have shape (n_clusters, {X.shape[1]}), got "
+                f"{tuple(centres.shape)}. Set points with the features of the fit."
+            )
         return X, kind, centres
 
     def _period(self, like: torch.Tensor) -> torch.Tensor | None:

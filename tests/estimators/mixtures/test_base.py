@@ -288,3 +288,12 @@ def test_covariances_set_by_hand_that_do_not_fit_are_told_what_to_be(covariances
     model.covariances_ = covariances
     with pytest.raises(ValueError, match=message):
         model.sample(3)
+
+
+@pytest.mark.parametrize("name", ["round", "", None, ["full"], 1e308])
+def test_a_covariance_type_set_after_the_fit_is_refused_by_name(name):
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    model = DifferentiableGaussianMixture(2, random_state=0).fit(X).set_params(covariance_type=name)
+    for ask in (model.predict, model.score_samples, model.bic):
+        with pytest.raises(ValueError, match=r"covariance_type must be one of full, .* got"):
+            ask(X)

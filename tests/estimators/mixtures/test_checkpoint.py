@@ -417,7 +417,7 @@ def test_a_folder_without_permission_is_refused(blobs, path, tmp_path, monkeypat
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(archive.os, "open", refused)
+    monkeypatch.setattr(archive, "open", refused, raising=False)
     with pytest.raises(ValueError, match="Permission denied"):
         em(checkpoint=path)().fit(blobs)
 

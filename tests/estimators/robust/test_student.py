@@ -172,3 +172,11 @@ def test_few_samples_in_many_features():
 def test_what_is_no_degree_of_freedom_is_refused(X, given, error, match):
     with pytest.raises(error, match=match):
         StudentMixture(2, degrees_of_freedom=given).fit(X)
+
+
+@pytest.mark.parametrize("value", [[], [3.0], [3.0, 4.0, 5.0], [[3.0], [4.0]], 3.0])
+def test_degrees_of_freedom_set_by_hand_that_do_not_fit_are_told_what_to_be(X, fitted, value):
+    mixture = clone(fitted).fit(X)
+    mixture.degrees_of_freedom_ = np.array(value)
+    with pytest.raises(ValueError, match=r"degrees_of_freedom_ must have shape \(2,\), one for"):
+        mixture.predict(X)

@@ -138,3 +138,22 @@ def test_a_map_in_the_place_of_the_classifier_is_named_without_its_target():
     ) as error:
         AdaptedClassifier(OTMap(ONE), OTMap(np.zeros((99, 1)))).fit([[0.0], [1.0]], [0, 1])
     assert len(str(error.value)) < 200
+
+
+class Unwilling(LogisticRegression):
+    """A classifier whose fit fails."""
+
+    def fit(self, X, y, sample_weight=None):
+        raise ValueError("not today")
+
+
+def test_a_fit_that_fails_leaves_the_earlier_one(labelled):
+    X, y, target = labelled
+    adapted = AdaptedClassifier(OTMap(target, random_state=0), LogisticRegression()).fit(X, y)
+    expected = adapted.predict(target)
+    wide = np.hstack([X, X])
+    adapted.set_params(ot_map__target=wide, classifier=Unwilling())
+    with pytest.raises(ValueError, match="not today"):
+        adapted.fit(pd.DataFrame(wide).add_prefix("x"), y)
+    assert adapted.n_features_in_ == 2 and not hasattr(adapted, "feature_names_in_")
+    np.testing.assert_array_equal(adapted.predict(target), expected)

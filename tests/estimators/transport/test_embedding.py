@@ -318,3 +318,14 @@ def test_groups_of_a_data_frame_are_clouds_once_they_are_rows_of_points():
     clouds = [rows[["a", "b"]] for _, rows in FRAME.groupby("patient")]
     fitted = MixtureEmbedding(1).fit_transform(clouds)
     assert [list(m.feature_names_in_) for m in fitted] == [["a", "b"]] * 2
+
+
+def test_a_fit_that_fails_leaves_the_earlier_one(clouds):
+    X, _ = clouds
+    embedding = MixtureEmbedding(2).fit(X[:2])
+    expected = [mixture.means_ for mixture in embedding.transform(X[:2])]
+    with pytest.raises(TypeError, match="Gaussian mixture estimator"):
+        embedding.set_params(mixture=KernelDensity()).fit([np.ones((5, 7))])
+    embedding.set_params(mixture=None)
+    found = [mixture.means_ for mixture in embedding.transform(X[:2])]
+    np.testing.assert_array_equal(found, expected)

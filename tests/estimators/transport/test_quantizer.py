@@ -248,3 +248,21 @@ def test_a_picture_that_is_no_density_is_told_how_to_be_one():
     assert quantizer.fit(picture, sample_weight=1.0).cluster_centers_.shape == (2, 16)
     assert quantizer.fit(GridDensity(picture)).cluster_centers_.shape == (2, 2)
     quantizer.fit(picture - 1)  # warnings are errors here
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("cluster_centers_", np.zeros(2), r"must have shape \(n_clusters, 2\), got \(2,\)"),
+        ("cluster_centers_", np.zeros((3, 4)), r"n_clusters, 2\), got \(3, 4\)"),
+        ("cluster_centers_", np.zeros((2, 2)), r"potentials_ must have shape \(2,\), one for each"),
+        ("potentials_", np.zeros(0), r"potentials_ must have shape \(3,\), one .* got \(0,\)"),
+        ("potentials_", np.zeros((3, 1)), r"got \(3, 1\)\. Set both"),
+    ],
+)
+def test_points_set_by_hand_that_do_not_fit_are_told_what_to_be(attribute, value, message):
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    quantizer = WassersteinQuantizer(3, random_state=0).fit(X)
+    setattr(quantizer, attribute, value)
+    with pytest.raises(ValueError, match=message):
+        quantizer.predict(X)
