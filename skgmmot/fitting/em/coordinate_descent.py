@@ -80,7 +80,8 @@ def plan_objective(
     log_g = log_densities_of_components(theta, X)  # (K, n)
     reference = theta.weights.unsqueeze(1) * a
     cost = torch.where(plan > 0, plan * -log_g, 0.0).sum()  # 0 times inf is 0
-    excess = torch.where(plan > 0, plan / reference, 1.0)
+    # (a reference of zero must stay off the graph: its derivative is not a number)
+    excess = torch.where(plan > 0, plan / torch.where(plan > 0, reference, 1.0), 1.0)
     return cost + torch.xlogy(plan, excess).sum() - plan.sum() + theta.weights.sum()
 
 

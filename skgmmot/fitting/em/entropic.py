@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.log_density import log_joint
+from skgmmot.gaussian.log_density import log_density, log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 #: Steps in ``log t`` longer than this are also tried at double length; shorter ones are in the
@@ -60,7 +60,7 @@ def entropic_ot_objective(
     Parameters
     ----------
     theta : GaussianMixtureParams
-        K components in d dimensions, of positive weights.
+        K components in d dimensions.
     X : Tensor of shape (n, d)
         Samples.
     sample_weight : Tensor of shape (n,), default=None
@@ -92,13 +92,27 @@ def entropic_ot_objective(
     """
     a = masses_of_samples(X, sample_weight)
     X = torch.where((a > 0).unsqueeze(1), X, 0.0)  # samples of weight zero do not count
-    log_g = log_densities_of_components(theta, X)
     if not balanced:
-        return -_mean_log_density(theta.weights.log(), log_g, a)
+        return -(a @ log_density(theta, X))
+    log_g, weights = log_densities_of_components(theta, X), theta.weights
+    empty = weights == 0
+    if empty.any():
+        return _balanced(weights[~empty], log_g[~empty], a, weights[empty], log_g[empty])
+    return _balanced(weights, log_g, a)
+
+
+def _balanced(weights: Tensor, log_g: Tensor, a: Tensor, *empty: Tensor) -> Tensor:
+    """The balanced cost of components with weights, and the derivative in weights of zero."""
     dense = functools.partial(_dense_dual, log_g=log_g.detach(), a=a.detach())
-    log_tilt = balance(theta.weights.detach(), dense)
-    prescribed = theta.weights @ (log_tilt - theta.weights.log())
-    return prescribed - _mean_log_density(log_tilt, log_g, a)
+    log_tilt = balance(weights.detach(), dense)
+    cost = weights @ (log_tilt - weights.log()) - _mean_log_density(log_tilt, log_g, a)
+    if not empty:
+        return cost
+    zeros, others = empty
+    log_p = torch.logsumexp(log_tilt.unsqueeze(1) + log_g, dim=0)
+    # where a weight is small, t / w is the inverse of the mean of g / p
+    slope = -torch.logsumexp(others - log_p + a.log(), dim=1) - 1
+    return cost + zeros @ slope.clamp(max=torch.finfo(slope.dtype).max).detach()
 
 
 def masses_of_samples(X: Tensor, sample_weight: Tensor | None) -> Tensor:

@@ -96,3 +96,13 @@ def test_what_is_no_plan_is_refused(change, message, problem):
         plan_objective(plan, theta, X, a)
     with pytest.raises(ValueError, match=message):
         mixture_step(plan, theta, X)
+
+
+def test_a_weight_of_zero_to_which_nothing_goes_has_the_derivative_of_the_mass(problem):
+    theta, X = problem[:2]
+    K = len(theta.weights)
+    weights = torch.eye(K, dtype=X.dtype)[0].requires_grad_()
+    plan = torch.zeros(K, len(X), dtype=X.dtype)
+    plan[0] = 1 / len(X)
+    plan_objective(plan, theta._replace(weights=weights), X).backward()
+    assert_close(weights.grad[1:], torch.ones(K - 1, dtype=X.dtype))

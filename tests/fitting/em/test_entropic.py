@@ -131,6 +131,22 @@ def test_the_derivatives_are_those_of_finite_differences(problem, balanced):
     assert gradcheck(cost, [t.detach().clone().requires_grad_() for t in inputs])
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_component_of_weight_zero_is_absent_and_its_weight_has_a_derivative(problem, balanced):
+    theta, X = problem
+    weights = torch.tensor([0.4, 0.6, 0.0], dtype=X.dtype, requires_grad=True)
+    cost = entropic_ot_objective(theta._replace(weights=weights), X, balanced=balanced)
+    two = GaussianMixtureParams(weights[:2].detach(), theta.means[:2], theta.covariances[:2])
+    alone = entropic_ot_objective(two, X, balanced=balanced)
+    assert cost.item() == pytest.approx(alone.item())
+    cost.backward()
+    h = 1e-6
+    moved = torch.tensor([0.4 - h, 0.6, h], dtype=X.dtype)
+    there = entropic_ot_objective(theta._replace(weights=moved), X, balanced=balanced)
+    slope = weights.grad[2] - weights.grad[0]
+    assert slope.item() == pytest.approx((there - alone).item() / h, rel=1e-4)
+
+
 def test_a_sample_of_weight_zero_is_absent(problem):
     theta, X = problem
     a = torch.ones(len(X), dtype=X.dtype)
