@@ -63,7 +63,7 @@ SHORTER = {
     "plot_regression": {"(200, random_state": "(20, random_state", "cv=5": "cv=2"},
     "plot_ring_square_line": {"N_STARTS = 10, 6": "N_STARTS = 10, 1"},
     "plot_semi_supervised": {"[1, 2, 5, 10, 20, 50], range(5)": "[1, 20], range(1)"},
-    "plot_stability": {"N_REPEATS = 24": "N_REPEATS = 2"},
+    "plot_stability": {"N_REPEATS = 40": "N_REPEATS = 2"},
     "plot_stippling": {"default=4000": "default=400"},
     "plot_stretched_groups": {"N_DRAWS = 15": "N_DRAWS = 1", "(1, 2, 3, 4, 6, 8)": "(1, 6)"},
     "plot_stuck_weights": {"N_STEPS = 200": "N_STEPS = 3", "(0.2, 0.4, 0.5, 0.6)": "(0.5,)"},

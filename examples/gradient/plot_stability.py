@@ -5,7 +5,7 @@ How many samples does MW2 need?
 A mixture fitted to ``n`` samples of a mixture is near it: how near in MW2, and how near is the
 distance of two fits to that of the two mixtures? `skgmmot.metrics.stability_bounds` bounds both,
 from the two mixtures and the number of samples alone. This compares the bounds with what happens,
-in 24 draws for mixtures of separated, touching and overlapping components (propositions 3.1 and 3.2
+in 40 draws for mixtures of separated, touching and overlapping components (propositions 3.1 and 3.2
 of :term:`Boite, Tanguy, Delon, Desolneux and Flamary 2025`).
 """
 
@@ -21,7 +21,7 @@ from skgmmot import DifferentiableGaussianMixture
 from skgmmot.metrics import MixtureWasserstein, stability_bounds
 
 SIZES = [1000, 5000, 20_000]
-N_REPEATS = 24
+N_REPEATS = 40
 warnings.simplefilter("ignore", ConvergenceWarning)  # the paper studies 200 iterations
 squared = MixtureWasserstein(squared=True)
 
