@@ -67,3 +67,10 @@ def test_cells_hold_each_point_once_and_are_small():
     extents = torch.stack([X[i].amax(0) - X[i].amin(0) for i in found])
     assert extents.prod(1).mean() < (X.amax(0) - X.amin(0)).prod() / 8
     assert len(cells(X[:1].expand(300, 3), 100)) == 4  # equal points are cut, too
+
+
+def test_cells_are_cut_along_the_feature_of_the_largest_range(make_samples):
+    x = make_samples(400, 2) * torch.tensor([0.1, 10.0]) + torch.tensor([1000.0, 0.0])
+    ranges = torch.stack([x[index].amax(0) - x[index].amin(0) for index in cells(x, 50)])
+    whole = x.amax(0) - x.amin(0)
+    assert (ranges[:, 1] < whole[1] / 2).all() and (ranges[:, 0] > whole[0] / 4).all()

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from skgmmot.gaussian.bures.gaussians import (
     GaussianCosts,
+    are_factored,
     bures_wasserstein_squared,
     commute,
     wasserstein_squared,
@@ -211,3 +212,15 @@ def test_lower_bounds_are_reached_by_parallel_axes_and_equal_gaussians(make_cova
     assert_close(bounds[0], distances[0])
     assert (bounds[1:] < 0.99 * distances[1:]).any()
     assert (GaussianCosts.between(means, S, means, S).lower_bounds().diagonal() == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "n_features", "expected"),
+    [((1, 1), 500, True), ((0, 2), 500, True), ((0, 0), 500, False), ((1, 1), 4, False)],
+)
+def test_few_factors_of_many_features_are_kept_and_others_made_matrices(
+    ranks, n_features, expected
+):
+    factors = [(torch.zeros(2, n_features, r), torch.ones(2, n_features)) for r in ranks]
+    assert are_factored(*factors) == expected
+    assert not are_factored(factors[0], None)
