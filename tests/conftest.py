@@ -1,5 +1,10 @@
 """Fixtures: seeds, small data sets, random mixtures, and the kinds of array that users hand in."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker is one of as many as there are cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pandas as pd
 import pytest
