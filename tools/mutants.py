@@ -47,6 +47,9 @@ EQUIVALENT = {
         "a factor that all components share cancels"
     ),
     ("fitting/sliced.py", "MAX_PROJECTED ="): "how much is held at once changes no value",
+    ("gaussian/bures/bounds.py", "columns = L1.split("): "how much is held at once",
+    ("gaussian/bures/plane.py", "FEW_PAIRS, BLOCK_SIZE ="): "from where on the other way is faster",
+    ("gaussian/conditional.py", "return self.given.means.numel() + 2"): "how much is held at once",
     ("gaussian/sampling.py", "if missing > 0:"): "inside a loop that does nothing for zero",
     ("metrics/_sliced.py", "if p > 2:"): "for these powers both units hold all differences",
     (
@@ -75,6 +78,15 @@ EQUIVALENT = {
     ),
     ("transport/mixtures/distance.py", "if which == 0 and not reg"): (
         "between equal mixtures the general way finds the same plan"
+    ),
+    ("transport/discrete/network_simplex.py", "P, f, g, used = _plan(a, b, np.minimum("): (
+        "costs above one are in no optimal plan: any larger bound serves"
+    ),
+    ("transport/semidiscrete/periodic/cells.py", "middle = (self.moments(d) /"): (
+        "a start: a worse one takes more steps to the same cells"
+    ),
+    ("transport/semidiscrete/periodic/cells.py", "each = (np.arange(n) + 0.5) / n"): (
+        "any grid of that period gives a bound"
     ),
     ("transport/semidiscrete/damped_newton.py", "goal = tol if share == 0 else"): (
         "how far the steps on the way are solved: only the last one is seen"

@@ -74,3 +74,13 @@ def test_cells_are_cut_along_the_feature_of_the_largest_range(make_samples):
     ranges = torch.stack([x[index].amax(0) - x[index].amin(0) for index in cells(x, 50)])
     whole = x.amax(0) - x.amin(0)
     assert (ranges[:, 1] < whole[1] / 2).all() and (ranges[:, 0] > whole[0] / 4).all()
+
+
+def test_a_component_far_narrower_than_another_is_near_at_ten_deviations():
+    weights, means = torch.full((2,), 0.5, dtype=F64), torch.zeros(2, 3, dtype=F64)
+    variances = torch.tensor([[1e-7], [1.0]], dtype=F64).square()
+    step = DefinitionEStep(GaussianMixtureParams(weights, means, variances, "spherical"))
+    x = torch.tensor([[1e-6, 0.0, 0.0], [2e-6, 0.0, 0.0]], dtype=F64)
+    rows = [torch.tensor([0]), torch.tensor([1])]
+    # log-densities differ by log(1e21) - 50 = -2 and by log(1e21) - 200 = -152
+    assert LocalSums(step)._near(x, rows).tolist() == [[True, True], [False, True]]

@@ -323,3 +323,12 @@ def test_marginals_and_regressions_are_those_of_the_matrices(mixture):
     else:
         assert_close(slopes.expand_as(expected), expected)
     assert_close(covariance_type.to_full(left, K, 2), b - expected @ across.mT)
+
+
+def test_without_correlations_what_is_not_observed_keeps_its_variance():
+    variances = torch.tensor([[4.0, 9.0, 1.0]], dtype=F64)
+    observed = torch.tensor([[True, False, False]])
+    found = DIAG.observed(variances, observed)
+    assert found.factors.flatten().tolist() == [0.5, 0.0, 0.0]
+    assert found.root.flatten().tolist() == [0.0, 3.0, 1.0]
+    assert found.remainder.flatten().tolist() == [0.0, 9.0, 1.0]

@@ -87,3 +87,14 @@ def test_heights_of_no_potentials_give_each_sample_to_its_nearest_point():
     X, _ = sample(MIXTURE, 50_000, generator=torch.Generator().manual_seed(0))
     counts = torch.cdist(X, points).argmin(1).bincount(minlength=3) / len(X)
     assert np.abs(cells.masses[problem.site] - counts.numpy()).max() < 0.01
+
+
+@pytest.mark.parametrize("far", [1.0, 300.0])
+def test_the_cost_of_one_point_is_the_second_moment_about_it(far):
+    point = far * torch.tensor([[3.0, -1.0]], dtype=F64)
+    problem = ScaledProblem(MIXTURE, point, torch.ones(1, dtype=F64))
+    cells = evaluate(problem.density, problem.sites, problem.heights(np.zeros(1)))
+    moments = problem.density.moments(cells.diagram)
+    means = MIXTURE.means - point
+    expected = MIXTURE.weights @ (means.square().sum(1) + 8.0)
+    assert problem.cost(cells, moments) == pytest.approx(float(expected), rel=1e-9)
