@@ -38,7 +38,8 @@ class Buffers:
     def __call__(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         size, key = math.prod(shape), (name, dtype)
         if key not in self._tensors or self._tensors[key].numel() < size:
-            self._tensors[key] = torch.empty(size, dtype=dtype, device=self._device)
+            with torch.inference_mode(False):  # for calls in either mode
+                self._tensors[key] = torch.empty(size, dtype=dtype, device=self._device)
         return self._tensors[key][:size].view(shape)
 
 
@@ -61,16 +62,19 @@ class Workers:
     def map(self, function, n_rows: int, row_size: int, min_rows: int = MIN_BLOCK_ROWS):
         """Yield ``function(list of slices, buffers)`` for each span, in the order of the rows."""
         spans = row_spans(n_rows, block_length(self.device, row_size, min_rows))
-        run = functools.partial(self._run, function)
+        run = functools.partial(self._run, function, torch.is_inference_mode_enabled())
         if self._pool is None or len(spans) == 1:
             return map(run, spans)
         return self._pool.map(run, spans)
 
-    def _run(self, function, rows):
-        """``function(rows, buffers)``, with buffers that no other thread has."""
+    def _run(self, function, inference: bool, rows):
+        """``function(rows, buffers)`` in the caller's mode, with buffers that no other thread has.
+
+        A thread outside inference mode must not write to what was allocated inside.
+        """
         buffers = self._free.get()
         try:
-            with torch.no_grad():
+            with torch.inference_mode(inference), torch.no_grad():
                 return function(rows, buffers)
         finally:
             self._free.put(buffers)
@@ -80,7 +84,8 @@ class Workers:
     ) -> tuple[Tensor, ...]:
         """Add ``function(rows, buffers) -> tuple of tensors`` over all blocks of rows."""
         if n_rows <= block_length(self.device, row_size, min_rows):
-            return self._run(function, slice(0, n_rows))
+            mode = torch.is_inference_mode_enabled()
+            return self._run(function, mode, slice(0, n_rows))
 
         def over_span(span, buffers):
             return add(function(rows, buffers) for rows in span)

@@ -70,3 +70,22 @@ def test_the_mean_of_many_weighted_rows_is_that_of_repeated_ones():
 def test_the_mean_of_weights_whose_sum_overflows_is_finite():
     X = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
     assert origin(X, torch.tensor([1.5e308, 0.0, 1.5e308], dtype=torch.float64)) == 1
+
+
+def test_threads_write_to_what_was_allocated_in_inference_mode(monkeypatch):
+    monkeypatch.setitem(blocks.BLOCK_SIZE, "cpu", 64)
+    before, X = torch.get_num_threads(), torch.arange(600.0).view(200, 3)
+    torch.set_num_threads(2)
+    with torch.inference_mode():
+        found = blocks.map_rows(lambda x: x + 1, 3, X)
+        with workers(torch.device("cpu")) as pool:  # one span here, then several in threads
+
+            def total(rows, buffers):
+                sums = buffers("sums", (3,), X.dtype)
+                return (torch.sum(X[rows], 0, out=sums).clone(),)
+
+            few = pool.sum(total, 2, 1)[0]
+            many = pool.sum(total, 200, 3)[0]
+    torch.set_num_threads(before)
+    assert torch.equal(found, X + 1)
+    assert torch.equal(few, X[:2].sum(0)) and torch.equal(many, X.sum(0))
