@@ -1,5 +1,7 @@
 """Loaders: photographs as numbers, and clear words for what is not one."""
 
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,6 +39,8 @@ def test_grey_pictures_have_three_equal_channels(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["png", "tiff"])
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
 def test_grey_pictures_of_16_bits_keep_them(tmp_path, kind, dtype):
+    if (dtype, kind) == (">u2", "png") and version("pillow") < "11":
+        pytest.skip("Pillow does not write them")
     grey = np.array([[0, 1, 300], [13107, 65534, 65535]])
     Image.fromarray(grey.astype(dtype)).save(tmp_path / f"a.{kind}")
     assert np.array_equal(load_photograph(tmp_path / f"a.{kind}"), np.stack([grey / 65535] * 3, 2))
@@ -79,6 +83,8 @@ def test_palettes_are_looked_up(tmp_path):
     [("1", 1), ("CMYK", (0, 0, 0, 0)), ("YCbCr", (255, 128, 128)), ("LAB", (255, 128, 128))],
 )
 def test_other_colour_spaces_are_converted(tmp_path, mode, white):
+    if mode == "YCbCr" and version("pillow") < "11":
+        pytest.skip("Pillow does not read what it writes")
     path = tmp_path / "a.tiff"
     Image.new(mode, (4, 3), white).save(path)
     picture = load_photograph(path)

@@ -190,7 +190,7 @@ def test_what_is_left_is_exactly_known_where_the_joint_covariance_is_singular():
     mixture = GaussianMixtureParams(torch.ones(1, dtype=F64), torch.zeros(1, 3, dtype=F64), S, FULL)
     found = condition(mixture, torch.tensor([1.0, 2.0], dtype=F64), [0, 1])
     assert_close(found.means, torch.tensor([[3.0]], dtype=F64))  # the third is their sum
-    assert found.covariances.item() == 0
+    assert 0 <= found.covariances.item() < 1e-15  # 0 by most versions of LAPACK
 
 
 @pytest.mark.parametrize("conditioning", [1e6, 1e10, 1e14])

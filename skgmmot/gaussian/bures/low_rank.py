@@ -248,8 +248,9 @@ def _range(source: Factors, target: Factors) -> tuple[float, float]:
     largest = [
         1 + torch.linalg.matrix_norm((F / psi.sqrt().unsqueeze(-1)).detach(), 2).square()
         for F, psi in (source, target)
+        if F.shape[-1]  # of no factors torch before 2.7 has no norm
     ]
-    return float(products.min()), float(products.max() * largest[0] * largest[1])
+    return float(products.min()), float(products.max() * math.prod(largest))
 
 
 def bures_squared_of_factors(source: Factors, target: Factors) -> Tensor:

@@ -96,7 +96,7 @@ class _Matrix(ElementaryType):
 
     def precision_factor(self, covariances):
         factors, failed = torch.linalg.cholesky_ex(covariances)
-        if any(failed.flatten().tolist()) or not math.isfinite(float(factors.detach().sum())):
+        if bool(failed.any()) or not math.isfinite(float(factors.detach().sum())):
             raise ValueError(ILL_DEFINED)  # on a CPU, two looks are faster than one sum
         return _inverse_transpose(factors)
 

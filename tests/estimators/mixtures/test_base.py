@@ -168,7 +168,7 @@ def test_a_first_fit_that_is_interrupted_early_leaves_nothing():
 # --- forked processes ----------------------------------------------------------------------------
 
 
-def in_child(function, limit=10):
+def in_child(function, limit=60):
     """Call a function in a forked process; returns its exit status, or None if it hangs."""
     child = os.fork()
     if child == 0:
