@@ -1,6 +1,7 @@
 """Transport distances between mixtures, samples and densities, and scorers for model selection."""
 
 from skgmmot.metrics._gaussian import bures_wasserstein_distance, frechet_distance
+from skgmmot.metrics._interval import mixture_wasserstein_interval
 from skgmmot.metrics._mixture import (
     MixtureWasserstein,
     mixture_wasserstein_distance,
@@ -30,6 +31,7 @@ __all__ = [
     "get_scorer",
     "make_mixture_wasserstein_scorer",
     "mixture_wasserstein_distance",
+    "mixture_wasserstein_interval",
     "mixture_wasserstein_scorer",
     "pairwise_mixture_wasserstein",
     "semidiscrete_distance",

@@ -16,6 +16,7 @@ from skgmmot._types import MixtureEstimator as _Estimator
 from skgmmot._types import Penalties as _Penalty
 from skgmmot._types import RandomState as _RandomState
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.metrics._interval import DistanceInterval
 from skgmmot.metrics._stability import StabilityBounds
 from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan
@@ -31,6 +32,7 @@ __all__ = [
     "get_scorer",
     "make_mixture_wasserstein_scorer",
     "mixture_wasserstein_distance",
+    "mixture_wasserstein_interval",
     "mixture_wasserstein_scorer",
     "pairwise_mixture_wasserstein",
     "semidiscrete_distance",
@@ -313,6 +315,19 @@ def mixture_wasserstein_distance(
     debiased: bool = ...,
     return_error: Literal[False] = ...,
 ) -> float: ...
+def mixture_wasserstein_interval(
+    source: _Mixture,
+    target: _Mixture,
+    X: _Data,
+    Y: _Data,
+    *,
+    method: str = ...,
+    level: float = ...,
+    n_resamples: int = ...,
+    reg_covar: float | None = ...,
+    random_state: _RandomState = ...,
+    n_jobs: int | None = ...,
+) -> DistanceInterval: ...
 @overload
 def mixture_wasserstein_distance(
     source: _Arrays,

@@ -15,7 +15,8 @@ from promises.lines import (
 )
 
 from skgmmot import GridDensity, semidiscrete_distance
-from skgmmot.functional import GaussianMixtureParams
+from skgmmot.functional import GaussianMixtureParams, fit_em, sample
+from skgmmot.metrics import mixture_wasserstein_distance, mixture_wasserstein_interval
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
 from skgmmot.transport.semidiscrete.plan import exact_plan
 
@@ -128,3 +129,40 @@ def test_errors_of_distances(n_problems):
         true = float(square) - cost_error(problem, square)
         found.append((error, math.sqrt(max(true, 0.0)) - float(value)))
     assert_honest(*np.transpose(found), 1e-15)
+
+
+def samples_of_two(rng):
+    """Two mixtures of apart components, samples of both, and fits to these."""
+    K, d = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+    centres = 4 * rng.permutation(6)[:K, None] * np.ones((1, d)) / np.sqrt(d)
+    mixtures, samples, fits = [], [], []
+    for _ in range(2):
+        A, weights = rng.normal(size=(K, d, d)), rng.dirichlet(np.full(K, 8.0))
+        covariances = 0.4 * A @ A.transpose(0, 2, 1) / d + 0.3 * np.eye(d)
+        means = centres + rng.normal(size=(K, d))
+        mixture = GaussianMixtureParams(*map(torch.tensor, (weights, means, covariances)))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        X, _ = sample(mixture, int(rng.choice([200, 400])), generator=generator)
+        mixtures.append(mixture)
+        samples.append(X)
+        fits.append(fit_em(mixture, X, tol=1e-6, max_iter=500).value)
+    return mixtures, samples, fits
+
+
+def test_intervals_of_distances_between_fits_contain_the_true_ones(n_problems):
+    """With the probability that is asked for, by both methods; the bound always holds."""
+    rng, found = np.random.default_rng(5), []
+    for k in range(n_problems):
+        mixtures, samples, fits = samples_of_two(rng)
+        true = float(mixture_wasserstein_distance(*mixtures))
+        options = {"method": ("resample", "parametric")[k % 2], "random_state": k}
+        options["n_resamples"] = 60
+        result = mixture_wasserstein_interval(*fits, *samples, level=0.99, **options)
+        narrow = mixture_wasserstein_interval(*fits, *samples, **options)
+        inside = narrow.low <= true <= narrow.high
+        found.append((result.error, result.value - true, result.bound, inside))
+    stated, error, bound, inside = np.transpose(found)
+    assert_honest(stated, error, NONE)
+    assert (np.abs(error) < bound).all()
+    assert inside.mean() >= 0.9 or n_problems < 50
+    assert inside.mean() <= 0.99 or n_problems < 50

@@ -1,0 +1,116 @@
+"""Intervals for MW2 between mixtures estimated from samples."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from skgmmot import DifferentiableGaussianMixture
+from skgmmot.metrics import mixture_wasserstein_distance, mixture_wasserstein_interval
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Two fits, the second one of two components, and their samples."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(150, 2)), rng.normal((1, 0), size=(200, 2))
+    Y[:80] += [0, 8]
+    fits = [DifferentiableGaussianMixture(k, random_state=0).fit(S) for k, S in ((1, X), (2, Y))]
+    return *fits, X, Y
+
+
+def interval(problem, **options):
+    return mixture_wasserstein_interval(*problem, n_resamples=20, random_state=0, **options)
+
+
+def as_numbers(result):
+    return np.array(tuple(result))
+
+
+def parameters(mixture):
+    return mixture.weights_, mixture.means_, mixture.covariances_
+
+
+def test_the_interval_is_around_the_distance_of_the_fits(problem):
+    found = interval(problem)
+    assert math.isclose(found.value, mixture_wasserstein_distance(*problem[:2]), rel_tol=1e-12)
+    assert 0 < found.low < found.value < found.high
+    assert found.error == max(found.value - found.low, found.high - found.value) < found.bound
+    wider = interval(problem, level=0.999)
+    assert wider.low < found.low and found.high < wider.high
+
+
+def test_the_interval_of_two_gaussians_is_that_of_the_difference_of_their_means(rng):
+    n = 2000
+    X, Y = rng.normal(size=(n, 1)), rng.normal(size=(n, 1)) + 5
+    fits = [DifferentiableGaussianMixture(1).fit(S) for S in (X, Y)]
+    for method in ("resample", "parametric"):
+        found = mixture_wasserstein_interval(*fits, X, Y, method=method, random_state=0)
+        width = 2 * 1.96 * math.sqrt(2 / n)
+        assert abs((found.high - found.low) / width - 1) < 0.15
+
+
+def test_near_zero_the_interval_begins_there(rng):
+    X, Y = rng.normal(size=(2, 100, 2))
+    fits = [DifferentiableGaussianMixture(1).fit(S) for S in (X, Y)]
+    found = mixture_wasserstein_interval(*fits, X, Y, random_state=0)
+    assert found.low == 0 < found.value <= found.high < 0.5
+    same = mixture_wasserstein_interval(fits[0], fits[0], X, X, random_state=0)
+    assert same.low == same.value == 0 < same.high
+
+
+def test_the_interval_does_not_depend_on_processes_kinds_of_arrays_and_units(problem):
+    found = interval(problem)
+    source, target, X, Y = problem
+    with_jobs = interval(problem, n_jobs=2)
+    assert with_jobs == found
+    tensors = [tuple(map(torch.tensor, parameters(m))) for m in (source, target)]
+    given = (*tensors, torch.tensor(X), Y.tolist())
+    assert interval(given) == found
+    moved = []
+    for w, m, S in map(parameters, (source, target)):
+        moved.append((w, 1024 * m, 1024**2 * S))
+    scaled = interval((*moved, 1024 * X, 1024 * Y), reg_covar=1024**2 * 1e-6)
+    assert np.allclose(as_numbers(scaled), 1024 * as_numbers(found), rtol=1e-9)
+    far = [(w, m + 1e6, S) for w, m, S in map(parameters, (source, target))]
+    shifted = as_numbers(interval((*far, X + 1e6, Y + 1e6)))
+    assert np.allclose(shifted[:4], as_numbers(found)[:4], rtol=1e-4)
+
+
+def test_the_bound_is_infinite_where_the_information_is_not_known(problem):
+    source, target, X, Y = problem
+    empty = (
+        [1.0, 0.0],
+        np.vstack([source.means_, [[9.0, 9.0]]]),
+        np.repeat(source.covariances_, 2, 0),
+    )
+    found = interval((empty, target, X, Y), method="parametric")
+    assert found.bound == math.inf and math.isfinite(found.error)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "jackknife"}, "method must be 'resample' or 'parametric', got 'jackknife'"),
+        ({"level": 95}, r"level must be a number in \(0, 1\), got 95"),
+        ({"n_resamples": 5}, "n_resamples must be at least 20, got 5"),
+        ({"n_resamples": 2.5}, "n_resamples must be a positive integer, got 2.5"),
+        ({"reg_covar": -1.0}, "reg_covar must be a non-negative number, got -1.0"),
+    ],
+)
+def test_options_that_are_none_are_refused(problem, options, message):
+    with pytest.raises(ValueError, match=message):
+        mixture_wasserstein_interval(*problem, **options)
+
+
+def test_samples_that_do_not_fit_are_refused(problem):
+    source, target, X, Y = problem
+    for wrong, message in (
+        (X[:, :1], r"X must have shape \(n_samples, 2\), as its mixture has features, got"),
+        (X[0], r"X must have shape .* Use X\[:, None\]"),
+        (np.where(X > 2, np.nan, X), "X must be finite, got NaN or infinity"),
+        (X[:1], "X must have at least 2 samples, got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mixture_wasserstein_interval(source, target, wrong, Y)
