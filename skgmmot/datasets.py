@@ -26,7 +26,8 @@ def load_photograph(source: str | PathLike[str]) -> np.ndarray:
 
         Pictures that are not RGB are converted: grey ones, of 8 or 16 bits, have three equal
         channels; palettes are looked up; what is transparent is laid over white; CMYK, YCbCr and
-        Lab are converted by Pillow, without the file's colour profile.
+        Lab are converted by Pillow, without the file's colour profile. A photograph whose EXIF data
+        say how the camera was held is turned upright.
 
     Returns
     -------
@@ -65,7 +66,7 @@ def load_photograph(source: str | PathLike[str]) -> np.ndarray:
                     f"{source} must have at most {MAX_PIXELS} pixels, got {image.width} x "
                     f"{image.height}. Make it smaller first."
                 )
-            return _as_rgb(image, source)
+            return _as_rgb(_upright(image), source)
     except UnidentifiedImageError:
         raise ValueError(
             f"{source} must be an image file, got one that none of {', '.join(FORMATS)} reads. "
@@ -76,6 +77,17 @@ def load_photograph(source: str | PathLike[str]) -> np.ndarray:
             f"{source} must be a whole image of at most {MAX_PIXELS} pixels, got one that cannot "
             f"be read: {error}. Save it again, or make it smaller."
         ) from error
+
+
+def _upright(image):
+    """The image turned or mirrored as its EXIF data say; without any, itself."""
+    from PIL import ExifTags, ImageOps
+
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image
+    turned = ImageOps.exif_transpose(image)
+    turned.format = image.format  # by which 16-bit grey is recognised
+    return turned
 
 
 def _as_rgb(image, source):

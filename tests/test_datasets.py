@@ -171,3 +171,38 @@ def test_a_picture_of_too_many_pixels_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr("skgmmot.datasets.MAX_PIXELS", 19)
     with pytest.raises(ValueError, match="at most 19 pixels, got 5 x 4"):
         load_photograph(path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_as_the_camera_was_held(tmp_path, orientation):
+    """The eight orientations of EXIF, in which a picture with a red corner is written."""
+    upright = np.zeros((6, 9, 3), dtype=np.uint8)
+    upright[0, 0], upright[0, 1] = (255, 0, 0), (0, 255, 0)
+    written = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: upright.swapaxes(0, 1)[::-1],
+        7: upright.swapaxes(0, 1)[::-1, ::-1],
+        8: upright.swapaxes(0, 1)[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    for name in ("picture.png", "picture.webp"):
+        path = tmp_path / name
+        Image.fromarray(np.ascontiguousarray(written)).save(path, exif=exif, lossless=True)
+        np.testing.assert_array_equal(load_photograph(path) * 255, upright)
+
+
+def test_a_turned_picture_keeps_its_16_bits_and_its_transparency(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    deep = np.arange(6, dtype=np.uint16).reshape(2, 3) * 1000
+    Image.fromarray(deep).save(tmp_path / "deep.png", exif=exif)
+    found = load_photograph(tmp_path / "deep.png")
+    np.testing.assert_allclose(found[..., 0] * 65535, np.rot90(deep, -1), rtol=1e-12)
+    clear = np.zeros((2, 3, 4), dtype=np.uint8)
+    Image.fromarray(clear).save(tmp_path / "clear.png", exif=exif)
+    np.testing.assert_array_equal(load_photograph(tmp_path / "clear.png"), np.ones((3, 2, 3)))

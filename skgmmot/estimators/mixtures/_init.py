@@ -462,7 +462,8 @@ def warn_of_units(estimator, variances: Tensor, about: Tensor) -> None:
         warnings.warn(
             "reg_covar must be small against the variances of the features, got "
             f"{estimator.reg_covar:.2g} for a variance of {smallest:.2g}. Rescale "
-            f"X, for example with StandardScaler, or set reg_covar={1e-6 * smallest:.0e}.",
+            f"X, for example with StandardScaler, or set reg_covar={1e-6 * smallest:.0e}, up to "
+            f"{1e-2 * smallest:.0e} where components have few samples for so many features.",
             stacklevel=8,
         )
 
