@@ -29,26 +29,31 @@ class ProgressBar:
         what: str,
         shown: Callable[[Solution], dict[str, float]] | None = None,
     ):
-        self._bar = tqdm(total=total, desc=what, unit="step", disable=not verbose)
+        # tqdm starts a thread, which stays, also for a bar that shows nothing
+        self._bar = tqdm(total=total, desc=what, unit="step") if verbose else None
         self._shown = shown
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def begin(self, run: int) -> None:
         """Start counting from zero."""
-        self._bar.reset()
+        if self._bar is not None:
+            self._bar.reset()
 
     def step(self, solution: Solution) -> None:
         """Show a step."""
-        if not self._bar.disable:
+        if self._bar is not None:
             self.at(solution.n_iter, **self._shown(solution))
 
     def at(self, n: int, **numbers: float) -> None:
         """Show that n steps are done, and numbers."""
+        if self._bar is None:
+            return
         self._bar.set_postfix({k: f"{v:.5g}" for k, v in numbers.items()}, refresh=False)
         self._bar.update(n - self._bar.n)
 

@@ -244,7 +244,7 @@ class MixtureWasserstein:
             reg=self.reg,
             reg_m=self.reg_m,
             debiased=self.debiased,
-            track=functools.partial(tqdm, disable=not verbose, desc="mixtures"),
+            track=functools.partial(tqdm, desc="mixtures") if verbose else iter,
             run=_jobs(n_jobs),
             return_error=return_error,
         )

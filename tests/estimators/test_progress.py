@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import skgmmot
 from skgmmot import MixtureBarycenter, MixtureEmbedding, WassersteinQuantizer
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.numerics.fixed_point import iterate
@@ -57,3 +58,19 @@ def test_the_distance_shown_is_the_one_reached(capsys):
     quantizer = FITS["WassersteinQuantizer"](verbose=1)
     last = capsys.readouterr().err.split("distance=")[-1].split("]")[0]
     assert np.isclose(float(last), quantizer.distance_, rtol=1e-2)
+
+
+def test_a_bar_that_shows_nothing_starts_no_thread(monkeypatch):
+    """Which tqdm does to refresh those that are shown."""
+
+    def refused(*_, **__):
+        raise AssertionError("a bar was made")
+
+    for module in ("estimators._progress", "estimators.transport.embedding", "metrics._mixture"):
+        monkeypatch.setattr(f"skgmmot.{module}.tqdm", refused)
+    with ProgressBar(0, 5, "nothing") as bar:
+        bar.begin(0)
+        bar.at(3)
+    clouds = [np.random.default_rng(0).normal(size=(20, 1)) for _ in range(2)]
+    mixtures = skgmmot.MixtureEmbedding(1).fit_transform(clouds)
+    assert skgmmot.metrics.pairwise_mixture_wasserstein(mixtures).shape == (2, 2)

@@ -190,7 +190,9 @@ class MixtureEmbedding(DefaultMixture, _OfObjects):
                 task = functools.partial(_fitted_in_task, mixture, caller)
                 fitted = in_tasks(task, [((i,), cloud) for i, cloud in enumerate(X)])
             else:
-                counted = tqdm(enumerate(X), "clouds", len(X), disable=not self.verbose)
+                counted = enumerate(X)
+                if self.verbose:
+                    counted = tqdm(counted, "clouds", len(X))
                 jobs = (delayed(_fitted)(clone(mixture), caller, cloud, i) for i, cloud in counted)
                 fitted = Parallel(n_jobs=self.n_jobs)(jobs)
         early = [i for i, m in enumerate(fitted) if not getattr(m, "converged_", True)]
