@@ -64,6 +64,9 @@ class Linearisation(Protocol):
     def retracted(self, vector: Tensor) -> Point:
         """The point that a vector of coordinates leads to."""
 
+    def change_to(self, theta: Point) -> Tensor:
+        """The coordinates of the change that leads to a point ``(m,)``."""
+
     @property
     def against(self) -> Tensor:
         """The part of the residual that is not the gradient of an objective ``(m,)``."""
@@ -139,6 +142,10 @@ class AutogradLinearisation(Linearisation):
     def retracted(self, vector: Tensor) -> Point:
         """The point plus a vector of coordinates."""
         return _unflatten(_flatten(self.theta) + vector, self.theta)
+
+    def change_to(self, theta: Point) -> Tensor:
+        """The difference of two points ``(m,)``."""
+        return _flatten(theta) - _flatten(self.theta)
 
 
 class InexactGradientWarning(UserWarning):

@@ -37,7 +37,9 @@ class Solution(NamedTuple):
     residual: float = math.nan
     """Size of the last change ``F(theta) - theta``; NaN if it was not measured."""
     distance: float = math.nan
-    """Estimate of the distance of `value` to the fixed point, if the gradient is taken there."""
+    """Possible distance of `value` from the fixed point; NaN if it was not measured."""
+    gain: float = math.nan
+    """By how much `objective` may differ from that at the fixed point; NaN likewise."""
     adjoint: Any = None
     """What backward takes notes in: the `Adjoint` of an implicit gradient, ``Asked`` of a natural
     one."""

@@ -24,7 +24,7 @@ WHAT, VERSION = "skgmmot checkpoint", 1
 #: Parameters that do not change where the runs of a fit go, nor on which data.
 IRRELEVANT = {
     *("checkpoint", "checkpoint_every", "verbose", "verbose_interval", "device", "warm_start"),
-    *("gradient", "gradient_tol", "partial_fit_decay"),
+    *("gradient", "gradient_tol", "partial_fit_decay", "certify"),
 }
 
 

@@ -26,7 +26,7 @@ from skgmmot.gaussian.statistics import Statistics
 STATE = ("_running", "n_steps_")
 MIXTURE = ("weights", "means", "covariances")
 #: What a fit leaves that says nothing about blocks.
-OF_A_FIT = ("lower_bounds_", "entropic_ot_gap_", "solution_")
+OF_A_FIT = ("lower_bounds_", "entropic_ot_gap_", "solution_", "error_")
 LOST = (
     "n_components must be at most the number of clusters in the latest blocks, got components that "
     "have lost their samples: {} of {}. They have weight zero and are never predicted. Call fit "

@@ -52,6 +52,10 @@ from skgmmot.numerics.threads import single_threaded_torch
 #: Fits of fewer numbers in samples, times components, spend their time around the arithmetic; each
 #: pass over them is one block.
 SMALL = 2**15
+#: Passes that may be spent on how far a fit is from its fixed point.
+MAX_CERTIFY = 1000
+#: Attributes that only fits with known errors have.
+OF_ERRORS = ("solution_", "error_")
 #: Attributes that only fits with noise have.
 OF_NOISE = ("noise_weight_", "noise_log_density_", "noise_bounds_")
 EMPTY = (
@@ -177,6 +181,10 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         scikit-learn, fits by exact EM over what is observed of each sample, and predicts by
         marginalising. Starts are found from samples whose missing entries are estimated, which is
         also what a callable ``init_params`` gets. See also `impute`.
+    certify : bool, default=False
+        Whether to measure how far the fit is from its fixed point, by more passes over the samples:
+        a few where EM is fast, up to 1000 where it is slow. The fit stays the same, and
+        ``solution_`` and ``error_`` say what was found.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -212,9 +220,15 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         gives on the samples of the fit. Else a lower bound of that from the last pass, which costs
         nothing: ``sum_k w_k log(w_k / share_k)``, before the last M-step like ``lower_bound_``.
     solution_ : Solution
-        Where a gradient was asked for: how near the fit is to its fixed point (``residual``,
-        ``distance``) and, after backward through an implicit gradient, what that found
-        (``adjoint``, with its residual, spectral radius and the error of one_step).
+        With ``certify``, and where a gradient was asked for: how far the fit may be from its fixed
+        point (``distance``, in units of the spread of the components, see the user guide), how much
+        ``lower_bound_`` may differ from its value there (``gain``), and, after backward, what that
+        found (``adjoint``, with its residual, spectral radius and the error of one_step).
+        ``distance`` and ``gain`` are NaN for 'one_step' and 'automatic' without ``certify``.
+    error_ : float
+        With ``certify``, and where an implicit or natural gradient was asked for:
+        ``solution_.distance``, about the error of means in standard deviations of their component,
+        and the relative error of covariances and weights.
     classes_ : ndarray of shape (n_classes,)
         For ``labels='y'``: the classes, sorted.
     components_of_class_ : dict
@@ -305,6 +319,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         "rank": [Interval(Integral, 1, None, closed="left")],
         "noise": [StrOptions(set(NOISES)), UniformNoise],
         "missing_values": [StrOptions({"error", "nan"}), "nan"],
+        "certify": ["boolean"],
         "device": [str, torch.device, None],
     }
 
@@ -341,6 +356,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         rank: int = 1,
         noise: str | UniformNoise = "none",
         missing_values: str | float = "error",
+        certify: bool = False,
         device: Device = None,
     ) -> None:
         self.n_components = n_components
@@ -373,6 +389,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         self.rank = rank
         self.noise = noise
         self.missing_values = missing_values
+        self.certify = certify
         self.device = device
 
     def fit(
@@ -687,6 +704,7 @@ class _Fit(Fit):
                 self.e_step,
                 self.gradient,
                 runs=self.runs,
+                certify=MAX_CERTIFY if e.certify else 0,
                 **options,
             )
         if self.noise is not None:
@@ -708,15 +726,16 @@ class _Fit(Fit):
         """A context in which small fits without a gradient are faster: autograd is off for good.
 
         Tensors made within must reach no user and, as in larger fits, no other thread; covariance
-        types that are not elementary may need autograd in their M-step, and accelerations for the
-        derivative of an E-step over groups.
+        types that are not elementary may need autograd in their M-step, accelerations for the
+        derivative of an E-step over groups, and certificates for any.
         """
         covariance, samples = self.estimator._covariance(), self.em.samples
         size = samples.n_samples * samples.n_features * self.estimator.n_components
         small = size < SMALL and samples.device.type == "cpu"
         constant = self.gradient is None and self.kind is arrays.NUMPY
-        grouped = self.estimator.acceleration is not None and bool(samples.groups)
-        off = small and constant and covariance.elementary and not grouped
+        e = self.estimator
+        derived = e.certify or (e.acceleration is not None and bool(samples.groups))
+        off = small and constant and covariance.elementary and not derived
         return torch.inference_mode() if off else nullcontext()
 
     def _starts(self, warm):
@@ -794,7 +813,7 @@ class _Fit(Fit):
     def show(self, solution):
         """Set the estimator's attributes; those that only some fits have go."""
         e = self.estimator
-        for name in ("solution_", "entropic_ot_gap_", *CLASSES, *OF_NOISE, *STATE):
+        for name in (*OF_ERRORS, "entropic_ot_gap_", *CLASSES, *OF_NOISE, *STATE):
             vars(e).pop(name, None)
         value = solution.value.translated(self.origin)
         value = self.constraint.keep_moments(value.canonical(), value)
@@ -808,9 +827,12 @@ class _Fit(Fit):
         e.converged_, e.n_iter_ = solution.converged, solution.n_iter
         e.lower_bound_ = np.float64(solution.objective)
         e.lower_bounds_ = list(solution.objectives)
-        if self.gradient is not None:
+        known = not math.isnan(solution.distance)
+        if self.gradient is not None or known:
             previous = solution.previous.translated(self.origin)
             e.solution_ = solution._replace(value=value.detach(), previous=previous)
+        if known:
+            e.error_ = solution.distance
         if (gap := self._gap(solution)) is not None:
             e.entropic_ot_gap_ = gap
 

@@ -97,6 +97,10 @@ class StudentMixture(FittedMixture):
         File in which `fit` keeps its state, as in `skgmmot.DifferentiableGaussianMixture`.
     checkpoint_every : int, default=1
         Iterations between two writings of the checkpoint.
+    certify : bool, default=False
+        Whether to measure how far the fit is from its fixed point, by more passes over the samples:
+        a few where EM is fast, up to 1000 where it is slow, of at most 4 million numbers ``n K d``
+        in memory. The fit stays the same, and ``solution_`` and ``error_`` say what was found.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -124,7 +128,11 @@ class StudentMixture(FittedMixture):
     lower_bounds_ : list of float
         The same after each of its iterations.
     solution_ : Solution
-        Where a gradient was asked for: how near the fit is to its fixed point.
+        Where a gradient was asked for, and with ``certify``: how far the fit may be from its fixed
+        point (``distance``, in units of the spread of the components), and how much
+        ``lower_bound_`` may differ from its value there (``gain``).
+    error_ : float
+        Where it is known: ``solution_.distance``.
     n_features_in_ : int
         Number of features d.
     n_samples_seen_ : int or float
@@ -179,6 +187,7 @@ class StudentMixture(FittedMixture):
         "gradient_tol": [Interval(Real, 0.0, None, closed="neither")],
         "checkpoint": [str, os.PathLike, None],
         "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
+        "certify": ["boolean"],
         "device": [str, torch.device, None],
     }
     # what fits of Gaussian mixtures have beside, and this one has not
@@ -208,6 +217,7 @@ class StudentMixture(FittedMixture):
         gradient_tol: float = 1e-6,
         checkpoint: Path | None = None,
         checkpoint_every: int = 1,
+        certify: bool = False,
         device: Device = None,
     ) -> None:
         self.n_components = n_components
@@ -230,6 +240,7 @@ class StudentMixture(FittedMixture):
         self.gradient_tol = gradient_tol
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
+        self.certify = certify
         self.device = device
 
     def fit(
@@ -441,11 +452,14 @@ class _OfStudents:
 
     def _gradient(self, X, sample_weight):
         found, e = super()._gradient(X, sample_weight), self.estimator
-        if found is not None and X.numel() * e.n_components > MAX_TAPE:
+        size = X.numel() * e.n_components
+        if (found is not None or e.certify) and size > MAX_TAPE:
+            what, instead = "a gradient", "detached ones"
+            if found is None:
+                what, instead = "a fit with certify=True", "set certify=False"
             raise ValueError(
-                f"a gradient must be of at most {MAX_TAPE} numbers n K d, got "
-                f"{X.numel() * e.n_components}: it holds one iteration over all samples. Pass "
-                "fewer samples, or detached ones."
+                f"{what} must be of at most {MAX_TAPE} numbers n K d, got {size}: it holds one "
+                f"iteration over all samples. Pass fewer samples, or {instead}."
             )
         return found
 
@@ -476,6 +490,14 @@ class StudentFit(_OfStudents, _Fit):
 
 class StudentOutOfCoreFit(_OfStudents, _OutOfCoreFit):
     """EM on samples that are not in memory."""
+
+    def __init__(self, estimator, samples, kind):
+        if estimator.certify:
+            raise ValueError(
+                "certify must be False for samples out of memory, got True: it holds one iteration "
+                "over all samples. Pass fewer samples, in memory, or set certify=False."
+            )
+        super().__init__(estimator, samples, kind)
 
 
 def check_degrees(given, n_components: int) -> torch.Tensor | None:

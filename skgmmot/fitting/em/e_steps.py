@@ -11,13 +11,16 @@ from skgmmot.fitting.em.sinkhorn import ANY, SinkhornEM, SinkhornStep, untilted
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.adjoint import InexactGradientWarning, Solver
 from skgmmot.numerics.fixed_point import Solution
-from skgmmot.numerics.gradients import Strategy
+from skgmmot.numerics.gradients import Step, Strategy
+from skgmmot.numerics.newton.certify import certify, remaining
 from skgmmot.numerics.newton.follow import Carried
 from skgmmot.numerics.newton.polish import polish
 
 #: Relative error of an implicit gradient for each unit of distance from the fixed point: of this
 #: order, mostly less, whatever the covariance type and the overlap.
 SENSITIVITY = 10
+#: How many times longer than Newton's step the way may be from where polishing gave up.
+FAR = 20.0
 
 
 class Gradient(NamedTuple):
@@ -93,13 +96,40 @@ def _polished(step: EMStep, solution: Solution, gradient: Gradient) -> Solution:
             InexactGradientWarning,
             stacklevel=5,
         )
+    here = step.linearise(found.theta)
+    near = found.distance <= gradient.tol / SENSITIVITY
+    distance, gain = remaining(here, found, *(() if near else (FAR,)))
     return solution._replace(
         value=found.theta,
-        objective=step.linearise(found.theta).objective,
+        objective=here.objective,
         converged=solution.converged or error <= gradient.tol,
         residual=found.residual,
-        distance=found.distance,
+        distance=distance,
+        gain=gain,
     )
+
+
+def certified(step: EMStep, solution: Solution, max_passes: int) -> Solution:
+    """Measure how far the end of a fit is from its fixed point, which it leaves as it is.
+
+    Parameters
+    ----------
+    step : EMStep
+        The iteration.
+    solution : Solution
+        The end of the fit, a constant.
+    max_passes : int
+        Largest number, roughly, of passes over the samples.
+
+    Returns
+    -------
+    Solution
+        The same with its ``distance`` and ``gain``.
+    """
+    theta = solution.value.detach()
+    options = {"advance": step.advance, "max_passes": max_passes}
+    found = certify(step.linearise, theta, solution.objective, **options)
+    return solution._replace(distance=found.distance, gain=found.gain)
 
 
 # --- the balanced E-step -------------------------------------------------------------------------
@@ -153,6 +183,24 @@ def climb_balanced(
     return climb(SinkhornEM(em), start, objective=objective, **options)
 
 
+def balanced(step: EMStep, theta0: GaussianMixtureParams) -> SinkhornStep:
+    """Return the iteration of Sinkhorn-EM that keeps the weights of a start.
+
+    Parameters
+    ----------
+    step : EMStep
+        The iteration of EM.
+    theta0 : GaussianMixtureParams
+        The start.
+
+    Returns
+    -------
+    SinkhornStep
+        The iteration.
+    """
+    return SinkhornStep(step.with_free_weights(), theta0.weights)
+
+
 def differentiate_balanced(
     step: EMStep, theta0: GaussianMixtureParams, solution: Solution, gradient: Gradient
 ) -> Solution:
@@ -174,8 +222,7 @@ def differentiate_balanced(
     Solution
         The same with its value on the graph; its points are mixtures of the prescribed weights.
     """
-    sinkhorn = SinkhornStep(step.with_free_weights(), theta0.weights)
-    found = differentiate(sinkhorn, untilted(theta0), solution, gradient)
+    found = differentiate(balanced(step, theta0), untilted(theta0), solution, gradient)
     value, previous = found.value.mixture(), found.previous.mixture()
     return found._replace(value=value._replace(weights=theta0.weights), previous=previous)
 
@@ -191,6 +238,8 @@ class EStep(NamedTuple):
     """Puts their end on the graph."""
     balanced: bool
     """Whether the weights are prescribed, and stay: responsibilities are a plan of all samples."""
+    step: Callable[..., Step] = lambda step, theta0: step
+    """The iteration as a map, made of one of EM and the start."""
 
 
 #: E-steps by name.
@@ -198,6 +247,6 @@ E_STEPS = {
     e_step.name: e_step
     for e_step in (
         EStep("posterior", climb, differentiate, balanced=False),
-        EStep("sinkhorn", climb_balanced, differentiate_balanced, balanced=True),
+        EStep("sinkhorn", climb_balanced, differentiate_balanced, balanced=True, step=balanced),
     )
 }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.constraint import check_fixed_weights, constraint_of
-from skgmmot.fitting.em.e_steps import E_STEPS, SENSITIVITY, EStep, Gradient
+from skgmmot.fitting.em.e_steps import E_STEPS, SENSITIVITY, EStep, Gradient, certified
 from skgmmot.fitting.em.gradient.movement import STRATEGIES, Request
 from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.prior import Prior, check_prior
@@ -45,6 +45,7 @@ def fit_em(
     fixed_means: bool | Tensor = False,
     fixed_covariances: bool | Tensor = False,
     prior: str | Prior = "none",
+    certify: bool = False,
 ) -> Solution:
     """Fit a mixture by EM from a given start; differentiable in the samples and their weights.
 
@@ -97,6 +98,9 @@ def fit_em(
     prior : {'none', 'auto'} or Prior, default='none'
         Conjugate prior of the mixture, see `Prior`. The fit then has the largest posterior density,
         and its objectives are mean log-posteriors up to a constant.
+    certify : bool, default=False
+        Whether to measure how far the fit is from its fixed point where nothing else does, by up to
+        ``max_polish`` more passes; the fit stays the same.
 
     Returns
     -------
@@ -104,8 +108,10 @@ def fit_em(
         Its ``value`` is the fitted mixture, in the dtype of ``X``, on the graph of ``X`` and
         ``sample_weight``, of what is fixed, of the tensors of a `Prior`, and of ``theta0`` if
         ``gradient`` is 'automatic'. If the gradient is implicit it is polished: a little further
-        up than where EM stopped. Then ``residual`` and ``distance`` say how near the fixed point
-        it is, in units of the spread of the components, and ``adjoint`` is filled in by backward.
+        up than where EM stopped; ``adjoint`` is filled in by backward. ``distance`` says how far
+        from the fixed point the fit may be, and ``gain`` how much larger (or, by ``reg_covar``,
+        smaller) ``objective`` may be there, if the gradient is implicit or natural,
+        and with ``certify``; else they are NaN.
 
     Raises
     ------
@@ -127,6 +133,14 @@ def fit_em(
 
     Notes
     -----
+    Distances are in units of the spread of the components: that of two mixtures is
+    ``sum_k dw_k^2 / w_k + w_k |L_k^{-1} dm_k|^2 + w_k |L_k^{-1} dS_k L_k^{-T}|^2 / 2``, its root
+    taken, with ``S_k = L_k L_k^T`` the covariances: about the mean over samples of shifts of means
+    in standard deviations, and of relative changes of covariances and weights.
+    Where nothing determines a fixed point, as for components that coincide, the distance along
+    such directions does not count. Both are estimates on the safe side, not bounds: in a test on
+    random problems fewer than one in a hundred was below the truth.
+
     Memory beyond the data is a few megabytes, whatever n, for the fit and for every gradient, and
     the ``n d`` numbers of the gradient itself. In units of one iteration, 'one_step' costs about
     three, 'automatic' as much for each iteration, and 'implicit' about one and a half for each
@@ -175,6 +189,8 @@ def fit_em(
     check_fixed_weights(constraint, theta0.weights)
     prior = check_prior(prior)
     beside = (*theta0, sample_weight, *([] if prior is None else prior.tensors()))
+    if not isinstance(certify, bool):
+        raise TypeError(f"certify must be True or False, got {certify!r}. Pass one of them.")
     on_graph = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (X, *beside)
     )
@@ -201,6 +217,7 @@ def fit_em(
     solution = _followed(em, start, samples, how) if on_graph else None
     if solution is None:
         loop = {"tol": tol, "max_iter": max_iter, "acceleration": acceleration}
+        loop["certify"] = max_polish if certify else 0
         how = how if on_graph else None
         solution, _ = fit_from_starts(em, [(start, -math.inf)], samples, e_step, how, **loop)
     solution = measured(solution)
@@ -221,6 +238,7 @@ def fit_from_starts(
     gradient: Gradient | None = None,
     *,
     runs: Runs | None = None,
+    certify: int = 0,
     **options,
 ) -> tuple[Solution, GaussianMixtureParams]:
     """Run EM from every start, and put the end of the best run on the graph.
@@ -241,6 +259,8 @@ def fit_from_starts(
     runs : Runs, default=None
         What holds the best run so far, shows the iterations, and keeps their state. Polishing and
         derivatives begin at the end of the best run: no state of theirs is kept.
+    certify : int, default=0
+        Largest number of passes spent on how far the end is from its fixed point; see `certified`.
     **options
         Other options of `climb`.
 
@@ -262,6 +282,10 @@ def fit_from_starts(
     with em.at_work():
         solution = runs.best_of(starts, run)
     theta0, _ = runs.start
+    if certify and not (gradient is not None and gradient.strategy.at_fixed_point):
+        step = e_step.step(_step(em, samples, theta0).detach(), theta0.detach())
+        with torch.no_grad():
+            solution = certified(step, solution, certify)
     if gradient is not None:
         solution = e_step.differentiate(_step(em, samples, theta0), theta0, solution, gradient)
     return solution, theta0
@@ -291,6 +315,7 @@ def _followed(em, start, samples, gradient):
     theta, ahead = linear.theta, linear.retracted(delta)
     residual, distance = norm(linear.residual), norm(delta)
     solution = Solution(theta, theta, linear.objective, (), 0, True, 0.0, residual, distance)
+    solution = solution._replace(gain=float(linear.residual @ delta) / 2)
     solution = strategy.attach(step, theta, solution, carried=carried)
     value = solution.value.map(lambda t, there, here: t + (there - here), ahead, theta)
     return solution._replace(value=value)

@@ -345,8 +345,7 @@ class LinearisedSinkhorn(Linearisation):
             n = step.step.em.total
             share = share, share + prior.of_means / n, share + prior.of_covariances / n
         self._coordinates = fisher_coordinates(theta.mixture(), share)
-        changes = (o - i for o, i in zip(self._outputs, self._inputs, strict=True))
-        self.residual = self._coordinates.of_change(self._fixed(*(c.detach() for c in changes)))
+        self.residual = self.change_to(moved.detach())
         with step.step.at_work() as em:
             self.objective = SinkhornEM(em).objective(self.theta)
 
@@ -372,6 +371,11 @@ class LinearisedSinkhorn(Linearisation):
         there = self._coordinates.retracted(vector)
         _, means, covariances = self._constraint.keep_moments(there, self.theta)
         return self.theta._replace(means=means, covariances=covariances)
+
+    def change_to(self, theta: TiltedMixture) -> Tensor:
+        """The coordinates of the change that leads to a mixture ``(m,)``."""
+        changes = theta.means - self.theta.means, theta.covariances - self.theta.covariances
+        return self._coordinates.of_change(self._fixed(*changes))
 
     def _fixed(self, means, covariances):
         """A change or cotangent that leaves the prescribed weights alone."""

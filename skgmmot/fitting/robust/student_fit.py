@@ -235,6 +235,13 @@ class LinearisedStudent(Linearisation):
             nu = (nu * (own / (self._root * nu)).exp()).clamp(LEAST, MOST)
         return StudentMixtureParams(*parts, nu, self.theta.covariance_type)
 
+    def change_to(self, theta: StudentMixtureParams) -> Tensor:
+        """The coordinates of the change that leads to a mixture ``(m,)``; by logarithms of nu."""
+        change, nu = theta.map(torch.sub, self.theta), self.theta.degrees_of_freedom
+        of_gaussians = self._coordinates.of_change(_gaussian_part(change))
+        relative = (theta.degrees_of_freedom / nu).log()
+        return self._joined(of_gaussians, torch.where(nu.isinf(), 0.0, nu * relative * self._root))
+
     def _joined(self, rest, own):
         """Coordinates one after the other; what is given does not move."""
         return torch.cat([rest, own if self.learns else torch.zeros_like(self._root)])
@@ -251,9 +258,13 @@ def _gaussian_part(change: StudentMixtureParams) -> GaussianMixtureParams:
 
 def _differentiate(step, theta0, solution, gradient) -> Solution:
     """Put the end of a fit on the graph of the samples and their weights."""
-    student = StudentStep(step.em, step.X, step.sample_weight)
-    return differentiate(student, theta0, solution, gradient)
+    return differentiate(_student(step, theta0), theta0, solution, gradient)
+
+
+def _student(step, theta0) -> StudentStep:
+    """The iteration as a map."""
+    return StudentStep(step.em, step.X, step.sample_weight)
 
 
 #: What `fit_from_starts` takes for mixtures of t distributions.
-STUDENT = EStep("student", climb, _differentiate, balanced=False)
+STUDENT = EStep("student", climb, _differentiate, balanced=False, step=_student)

@@ -19,6 +19,7 @@ from skgmmot.numerics.linalg import norm
 from skgmmot.numerics.threads import single_threaded_torch
 
 Linearise = Callable[[Point], Linearisation]
+Tolerance = Callable[[Linearisation], float]
 Advance = Callable[[Point, int], Point]
 
 #: Longest Newton step that is taken. Coordinates are scaled so that one is the standard deviation
@@ -39,11 +40,15 @@ class Polished(NamedTuple):
     """Estimate of the distance to the fixed point."""
     n_passes: int
     """Number of evaluations of ``F``, of matrices of its derivative, and of products with it."""
+    gain: float
+    """Estimate of what the objective still grows by on the way there."""
+    contracts: bool = False
+    """Whether ``F`` contracts there, as far as its derivative is known."""
 
 
 @single_threaded_torch()
 def polish(
-    linearise: Linearise, theta: Point, *, advance: Advance, tol: float, max_passes: int
+    linearise: Linearise, theta: Point, *, advance: Advance, tol: float | Tolerance, max_passes: int
 ) -> Polished:
     r"""Find a fixed point of ``F`` by Newton steps, or by iterations of ``F`` where these fail.
 
@@ -61,8 +66,8 @@ def polish(
         Where to start.
     advance : callable
         ``advance(theta, n)`` is the point after ``n`` iterations of ``F``.
-    tol : float
-        Bound on the distance to the fixed point.
+    tol : float or callable
+        Bound on the distance to the fixed point, or what gives it for the linearisation at a point.
     max_passes : int
         Largest number, roughly, of evaluations of ``F``, matrices and products.
 
@@ -74,7 +79,8 @@ def polish(
     """
     here = linearise(theta)
     way = _by_matrices if here.small else _by_products
-    return way(linearise, here, advance=advance, tol=tol, max_passes=max_passes)
+    bound = tol if callable(tol) else lambda _: tol
+    return way(linearise, here, advance=advance, bound=bound, max_passes=max_passes)
 
 
 def _at(linearise: Linearise, theta: Point) -> Linearisation | None:
@@ -113,6 +119,12 @@ class Step(NamedTuple):
     """``(M + shift I)^{-1}`` times any vector."""
     distance: float
     """Length of Newton's step, also where the model is not positive definite."""
+
+    def gain(self, residual: Tensor) -> float:
+        """What the objective should grow by on the way to the fixed point."""
+        if self.shift:
+            return norm(residual) * self.distance / 2
+        return float(residual @ self.delta) / 2
 
 
 class SymmetricModel:
@@ -214,21 +226,22 @@ class _TrustRegion:
             self.here, self.fresh, self.n_refusals = ahead, False, 0
 
 
-def _by_matrices(linearise, here, *, advance, tol, max_passes) -> Polished:
+def _by_matrices(linearise, here, *, advance, bound, max_passes) -> Polished:
     """Steps within a trust region, of a model that is computed again when it is too old."""
     region, n_passes, n_steps = _TrustRegion(here), 1, N_STEPS
     while True:
         here = region.here
         size = norm(here.residual)
         if not size:
-            return Polished(here.theta, 0.0, 0.0, n_passes)
+            return Polished(here.theta, 0.0, 0.0, n_passes, 0.0, True)
         if region.model is None:
             region.renew()
             n_passes += 1
         step = region.model.step(here.residual, region.radius)
-        if step.distance <= tol or n_passes >= max_passes:
+        if step.distance <= bound(here) or n_passes >= max_passes:
             here.inverse = None if step.shift else step.solve
-            return Polished(here.theta, size, step.distance, n_passes)
+            gain, contracts = step.gain(here.residual), not step.shift
+            return Polished(here.theta, size, step.distance, n_passes, gain, contracts)
         if region.n_refusals <= MOST_REFUSALS:
             region.judge(step, _at(linearise, here.retracted(step.delta)))
             n_passes += 1
@@ -236,14 +249,14 @@ def _by_matrices(linearise, here, *, advance, tol, max_passes) -> Polished:
         n_steps = min(n_steps, max_passes - n_passes)
         here = _at(lambda theta, n=n_steps: linearise(advance(theta, n)), here.theta)
         if here is None:  # iterations of F leave its domain, too
-            return Polished(region.here.theta, size, math.inf, n_passes)
+            return Polished(region.here.theta, size, math.inf, n_passes, math.inf)
         region, n_passes, n_steps = _TrustRegion(here), n_passes + n_steps + 1, 2 * n_steps
 
 
 # --- large derivatives: a Krylov space ------------------------------------------------------------
 
 
-def _by_products(linearise, here, *, advance, tol, max_passes) -> Polished:
+def _by_products(linearise, here, *, advance, bound, max_passes) -> Polished:
     """Newton steps, by products; their Ritz values show whether ``F`` contracts.
 
     Where it does not, as at a saddle of the objective, Newton steps would converge to a point that
@@ -253,14 +266,16 @@ def _by_products(linearise, here, *, advance, tol, max_passes) -> Polished:
     while True:
         step = _KrylovStep(here) if step is None else step
         n_passes += step.n_passes
-        if step.length <= tol or n_passes >= max_passes:
-            return Polished(here.theta, step.size, step.length, n_passes)
+        if step.length <= bound(here) or n_passes >= max_passes:
+            left = step.length, n_passes, step.gain, step.contracts
+            return Polished(here.theta, step.size, *left)
         ahead = _at(linearise, here.retracted(step.delta)) if step.trusted else None
         if ahead is not None:
-            size = norm(ahead.residual)
+            size, tol = norm(ahead.residual), bound(ahead)
             expected = step.length * size / step.size
             if expected <= tol:
-                return Polished(ahead.theta, size, expected, n_passes + 1)
+                gain = size * expected / 2
+                return Polished(ahead.theta, size, expected, n_passes + 1, gain, True)
             following = _KrylovStep(ahead, share_left=tol / expected)
             n_passes += 1
             if following.length < step.length / 2 and following.trusted:
@@ -270,7 +285,7 @@ def _by_products(linearise, here, *, advance, tol, max_passes) -> Polished:
         n_steps = min(n_steps, max_passes - n_passes)
         ahead = _at(lambda theta, n=n_steps: linearise(advance(theta, n)), here.theta)
         if ahead is None:  # iterations of F leave its domain, too
-            return Polished(here.theta, step.size, math.inf, n_passes)
+            return Polished(here.theta, step.size, math.inf, n_passes, math.inf)
         here, step = ahead, None
         n_passes += n_steps + 1
         n_steps *= 2
@@ -290,10 +305,14 @@ class _KrylovStep:
             tol = min(0.1, max(self.size, 0.3 * share_left))
             self.delta, self._products = linear.solve(linear.residual, tol)
         self.length, self.n_passes = norm(self.delta), len(self._products)
+        self.gain = float(linear.residual @ self.delta) / 2
 
     @property
     def trusted(self) -> bool:
         """Whether the step is short and ``F`` contracts on the Krylov space of the solve."""
-        if not self.length < NEWTON_RADIUS:
-            return False
+        return self.length < NEWTON_RADIUS and self.contracts
+
+    @property
+    def contracts(self) -> bool:
+        """Whether ``F`` contracts on the Krylov space of the solve."""
         return not self._products or float(self._products.ritz_values().real.min()) > 0

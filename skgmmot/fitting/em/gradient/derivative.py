@@ -154,6 +154,11 @@ class InCoordinates(MovableLinearisation):
         """The mixture that a vector of coordinates leads to."""
         return self.em.constraint.keep(self._coordinates.retracted(vector), self.theta)
 
+    def change_to(self, theta: GaussianMixtureParams) -> Tensor:
+        """The coordinates of the change that leads to a mixture ``(m,)``."""
+        change = theta.map(torch.sub, self.theta)
+        return self._coordinates.of_change(self.em.constraint.free(change))
+
 
 class LinearisedEM(InCoordinates):
     """One iteration of EM at a mixture, and its derivative in Fisher's coordinates.
@@ -175,7 +180,7 @@ class LinearisedEM(InCoordinates):
             self.objective = em.objective(theta, self._statistics)
             share = shares(theta, self._statistics, em.constraint)
             self._coordinates = FisherCoordinates(theta, share)
-            self.residual = self._coordinates.of_change(em.constraint.free(self._change()))
+            self.residual = self.change_to(self.value)
         self._has_matrix = self._features is not None and has_matrix(self._features)
         size = self.residual.numel(), em.samples.n_samples
         self.small = self._has_matrix and is_small(self._features, *size)
@@ -325,9 +330,6 @@ class LinearisedEM(InCoordinates):
             c, way = _flat(self._cotangents), _flat(along)  # (m, q)
             gram, effect = self.em.samples.sum(SampleGram(self.theta, self.em.origin))
         return c @ gram @ c.mT, way @ effect.mT @ c.mT
-
-    def _change(self):
-        return self.value.map(torch.sub, self.theta)
 
     def _pulled_to_statistics(self, u):
         """Cotangents of the statistics from those of the next mixture."""

@@ -63,8 +63,7 @@ class TapedEM(InCoordinates):
             self.objective = em.objective(theta, self._statistics)
             share = shares(theta, self._statistics, em.constraint)
             self._coordinates = fisher_coordinates(theta, share)
-            change = self.value.map(torch.sub, theta)
-            self.residual = self._coordinates.of_change(em.constraint.free(change))
+            self.residual = self.change_to(self.value)
 
     def product(self, u: Tensor) -> Tensor:
         """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
