@@ -14,7 +14,7 @@ from promises.lines import (
     partial_normal,
 )
 
-from skgmmot import GridDensity, semidiscrete_distance
+from skgmmot import GridDensity, MixtureBarycenter, semidiscrete_distance
 from skgmmot.functional import GaussianMixtureParams, fit_em, sample
 from skgmmot.metrics import mixture_wasserstein_distance, mixture_wasserstein_interval
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
@@ -166,3 +166,25 @@ def test_intervals_of_distances_between_fits_contain_the_true_ones(n_problems):
     assert (np.abs(error) < bound).all()
     assert inside.mean() >= 0.9 or n_problems < 50
     assert inside.mean() <= 0.99 or n_problems < 50
+
+
+def test_errors_of_barycentres(n_problems):
+    """Three mixtures, whose exact barycentre is known; of two, the bound is attained."""
+    rng, found = np.random.default_rng(6), []
+    for k in range(n_problems):
+        K, d, scale = int(rng.integers(1, 4)), int(rng.integers(1, 4)), (1e-5, 1.0, 1e4)[k % 3]
+        mixtures = []
+        for _ in range(3):
+            A = rng.normal(size=(K, d, d))
+            covariances = scale**2 * (A @ A.transpose(0, 2, 1) + 0.1 * np.eye(d))
+            means = scale * 3 * rng.normal(size=(K, d)) + rng.choice([0, 1e3]) * scale
+            mixtures.append((rng.dirichlet(np.full(K, 3.0)), means, covariances))
+        exact = MixtureBarycenter(solver="exact").fit(mixtures)
+        few = MixtureBarycenter(1 + k % 3, solver="fixed_point", n_init=1, random_state=k)
+        few.fit(mixtures)
+        # no mixture is better than the exact one, so that a fit of few is off by no less
+        found.append((few.error_, few.objective_ - exact.objective_))
+        assert exact.error_ >= 0
+        two = MixtureBarycenter(solver="exact").fit(mixtures[:2])
+        assert 0 < two.error_ <= 1e-9 * two.objective_
+    assert_honest(*np.transpose(found), NONE)

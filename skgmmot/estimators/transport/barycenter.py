@@ -28,6 +28,8 @@ from skgmmot.transport.mixtures import barycenter, barycenter_fixed_point
 #: Largest numbers of tuples of components for which ``solver='auto'`` is exact, and for which
 #: ``solver='exact'`` is allowed.
 MAX_AUTO_TUPLES, MAX_EXACT_TUPLES = 10_000, 1_000_000
+#: Rounding error of an objective, relative to it.
+ROUNDING = 1e-12
 
 
 class MixtureBarycenter(CallbackSupportMixin, MixtureEstimator):
@@ -90,6 +92,11 @@ class MixtureBarycenter(CallbackSupportMixin, MixtureEstimator):
         ``'exact'`` or ``'fixed_point'``.
     objective_ : float
         ``sum_j lambda_j MW2(nu, mu_j)^2``, in squared units of the data.
+    error_ : float
+        Bound of how much less the objective of any mixture may be, in its unit: ``objective_`` less
+        ``sum_{i < j} lambda_i lambda_j MW2(mu_i, mu_j)^2``. For two mixtures and the exact solver
+        it is of the size of rounding; for a given number of components it is no less than what
+        these cost, which may be most of it.
     converged_ : bool
         Whether the best fixed point converged; true if exact.
     n_iter_ : int
@@ -228,8 +235,12 @@ class MixtureBarycenter(CallbackSupportMixin, MixtureEstimator):
         mixtures = [m for m, positive in zip(mixtures, weights > 0, strict=True) if positive]
         weights = weights[weights > 0] / weights.sum()
 
+        bound = barycenter.lower_bound(mixtures, weights)
+
         def show(params, how):
             self._show(params, how, arrays.answer_kind(kind))
+            rounding = ROUNDING * (self.objective_ + bound)
+            self.error_ = max(self.objective_ - bound, 0.0) + rounding
             vars(self).pop("feature_names_in_", None)
             if names is not None:
                 self.feature_names_in_ = names

@@ -9,6 +9,7 @@ programme over tuples of components, one from each mixture; for a given number o
 `skgmmot.transport.mixtures.barycenter_fixed_point`.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from skgmmot.gaussian.covariance.registry import (
 from skgmmot.gaussian.mixture import GaussianMixtureParams, join
 from skgmmot.transport.discrete.linear_programme import linear_programme
 from skgmmot.transport.discrete.plan import exact
-from skgmmot.transport.mixtures.distance import cost_matrix
+from skgmmot.transport.mixtures.distance import cost_matrix, transport_plan
 from skgmmot.transport.mixtures.geodesic import interpolate
 
 
@@ -123,6 +124,31 @@ def objective(
         The objective in squared units of the data.
     """
     return fixed_plans(mixture.detach(), pool(mixtures, weights))[1]
+
+
+def lower_bound(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> float:
+    r"""Return a lower bound of the objective of all mixtures, of any number of components.
+
+    .. math:: \sum_j \lambda_j \operatorname{MW}_2^2(\nu, \mu_j)
+              \ge \sum_{i < j} \lambda_i \lambda_j \operatorname{MW}_2^2(\mu_i, \mu_j)
+
+    since points attain it at their mean. Two mixtures attain it, too.
+
+    Parameters
+    ----------
+    mixtures : sequence of J GaussianMixtureParams
+        Mixtures in d dimensions, of any covariance types.
+    weights : Tensor of shape (J,)
+        Positive weights ``lambda`` of sum one.
+
+    Returns
+    -------
+    float
+        The bound in squared units of the data. Takes ``J (J - 1) / 2`` plans.
+    """
+    mixtures = [m._replace(weights=m.weights / m.weights.sum()).detach() for m in mixtures]
+    pairs = itertools.combinations(zip(mixtures, weights.tolist(), strict=True), 2)
+    return sum(a * b * float(transport_plan(one, other).cost) for (one, a), (other, b) in pairs)
 
 
 def fixed_plans(theta: GaussianMixtureParams, problem: Pool) -> tuple[Tensor, float]:

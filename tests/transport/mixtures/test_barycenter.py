@@ -1,6 +1,7 @@
 """The exact barycentre of mixtures, and what barycentres minimise."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -9,7 +10,12 @@ from torch.testing import assert_close
 from skgmmot.gaussian.bures.barycenter import gaussian_barycenter
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, ELEMENTARY_TYPES, FULL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.transport.mixtures.barycenter import common_type, exact_barycenter, objective
+from skgmmot.transport.mixtures.barycenter import (
+    common_type,
+    exact_barycenter,
+    lower_bound,
+    objective,
+)
 from skgmmot.transport.mixtures.distance import transport_plan
 from skgmmot.transport.mixtures.geodesic import interpolate
 
@@ -123,3 +129,16 @@ def test_mixed_types_have_a_full_barycentre_unless_all_are_diagonal(one, other, 
     assert found.covariance_type is COVARIANCE_TYPES[expected]
     full = [m._replace(covariances=m.full_covariances(), covariance_type=FULL) for m in mixtures]
     assert distance(found, exact_barycenter(full, WEIGHTS)) < 1e-5
+
+
+def test_the_lower_bound_is_attained_by_two_mixtures(make_mixture):
+    mixtures = [make_mixture("full", 2, 2, seed=seed) for seed in range(3)]
+    of_two, of_three = (
+        (
+            lower_bound(mixtures[:J], w),
+            objective(exact_barycenter(mixtures[:J], w), mixtures[:J], w),
+        )
+        for J, w in ((2, WEIGHTS[:2] / WEIGHTS[:2].sum()), (3, WEIGHTS))
+    )
+    assert math.isclose(*of_two, rel_tol=1e-9)
+    assert 0 < of_three[0] < of_three[1]
