@@ -91,6 +91,10 @@ def test_errors_are_floats_beside_numbers_and_arrays_beside_arrays() -> None:
     assert_type(bures_wasserstein_distance(*gaussians, return_error=True), tuple[float, float])
     assert_type(MixtureWasserstein()(TENSORS, ARRAYS, return_error=True), tuple[Tensor, float])
     assert_type(frechet_distance(SAMPLES, SAMPLES, return_error=True), tuple[float, float])
+    assert_type(sliced_mixture_wasserstein(ARRAYS, LISTS, return_error=True), tuple[float, float])
+    points = torch.from_numpy(SAMPLES)
+    sliced = sliced_wasserstein_distance(ARRAYS, points, return_error=True)
+    assert type(assert_type(sliced, tuple[Tensor, float])[1]) is float
     found = pairwise_mixture_wasserstein([ARRAYS, ARRAYS], return_error=True)
     assert all(type(t) is np.ndarray for t in assert_type(found, tuple[np.ndarray, np.ndarray]))
 

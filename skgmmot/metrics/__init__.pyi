@@ -520,6 +520,29 @@ def sliced_mixture_wasserstein(
     n_projections: int = ...,
     squared: bool = ...,
     random_state: _RandomState = ...,
+    return_error: Literal[False] = ...,
+) -> Any: ...
+@overload
+def sliced_mixture_wasserstein(
+    source: _Estimator,
+    target: _Mixture,
+    *,
+    slicing: str = ...,
+    n_projections: int = ...,
+    squared: bool = ...,
+    random_state: _RandomState = ...,
+    return_error: Literal[True],
+) -> tuple[Any, float]: ...
+@overload
+def sliced_mixture_wasserstein(
+    source: _Mixture,
+    target: _Estimator,
+    *,
+    slicing: str = ...,
+    n_projections: int = ...,
+    squared: bool = ...,
+    random_state: _RandomState = ...,
+    return_error: Literal[False] = ...,
 ) -> Any: ...
 @overload
 def sliced_mixture_wasserstein(
@@ -530,7 +553,8 @@ def sliced_mixture_wasserstein(
     n_projections: int = ...,
     squared: bool = ...,
     random_state: _RandomState = ...,
-) -> Any: ...
+    return_error: Literal[True],
+) -> tuple[Any, float]: ...
 @overload
 def sliced_mixture_wasserstein(
     source: _Tensors,
@@ -540,6 +564,29 @@ def sliced_mixture_wasserstein(
     n_projections: int = ...,
     squared: bool = ...,
     random_state: _RandomState = ...,
+    return_error: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def sliced_mixture_wasserstein(
+    source: _Tensors,
+    target: _Mixture,
+    *,
+    slicing: str = ...,
+    n_projections: int = ...,
+    squared: bool = ...,
+    random_state: _RandomState = ...,
+    return_error: Literal[True],
+) -> tuple[Tensor, float]: ...
+@overload
+def sliced_mixture_wasserstein(
+    source: _Mixture,
+    target: _Tensors,
+    *,
+    slicing: str = ...,
+    n_projections: int = ...,
+    squared: bool = ...,
+    random_state: _RandomState = ...,
+    return_error: Literal[False] = ...,
 ) -> Tensor: ...
 @overload
 def sliced_mixture_wasserstein(
@@ -550,7 +597,8 @@ def sliced_mixture_wasserstein(
     n_projections: int = ...,
     squared: bool = ...,
     random_state: _RandomState = ...,
-) -> Tensor: ...
+    return_error: Literal[True],
+) -> tuple[Tensor, float]: ...
 @overload
 def sliced_mixture_wasserstein(
     source: _Arrays,
@@ -560,7 +608,19 @@ def sliced_mixture_wasserstein(
     n_projections: int = ...,
     squared: bool = ...,
     random_state: _RandomState = ...,
+    return_error: Literal[False] = ...,
 ) -> float: ...
+@overload
+def sliced_mixture_wasserstein(
+    source: _Arrays,
+    target: _Arrays,
+    *,
+    slicing: str = ...,
+    n_projections: int = ...,
+    squared: bool = ...,
+    random_state: _RandomState = ...,
+    return_error: Literal[True],
+) -> tuple[float, float]: ...
 @overload
 def sliced_wasserstein_distance(
     source: _Estimator,
@@ -573,6 +633,35 @@ def sliced_wasserstein_distance(
     exact: bool = ...,
     random_state: _RandomState = ...,
     source_weight: Any = ...,
+    return_error: Literal[False] = ...,
+) -> Any: ...
+@overload
+def sliced_wasserstein_distance(
+    source: _Estimator,
+    target: _Data | _Mixture,
+    sample_weight: Any = ...,
+    *,
+    p: float = ...,
+    n_projections: int = ...,
+    projections: str = ...,
+    exact: bool = ...,
+    random_state: _RandomState = ...,
+    source_weight: Any = ...,
+    return_error: Literal[True],
+) -> tuple[Any, float]: ...
+@overload
+def sliced_wasserstein_distance(
+    source: _Data | _Mixture,
+    target: _Estimator,
+    sample_weight: Any = ...,
+    *,
+    p: float = ...,
+    n_projections: int = ...,
+    projections: str = ...,
+    exact: bool = ...,
+    random_state: _RandomState = ...,
+    source_weight: Any = ...,
+    return_error: Literal[False] = ...,
 ) -> Any: ...
 @overload
 def sliced_wasserstein_distance(
@@ -586,7 +675,8 @@ def sliced_wasserstein_distance(
     exact: bool = ...,
     random_state: _RandomState = ...,
     source_weight: Any = ...,
-) -> Any: ...
+    return_error: Literal[True],
+) -> tuple[Any, float]: ...
 @overload
 def sliced_wasserstein_distance(
     source: Tensor | _Tensors,
@@ -599,6 +689,35 @@ def sliced_wasserstein_distance(
     exact: bool = ...,
     random_state: _RandomState = ...,
     source_weight: Any = ...,
+    return_error: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def sliced_wasserstein_distance(
+    source: Tensor | _Tensors,
+    target: _Data | _Mixture,
+    sample_weight: Any = ...,
+    *,
+    p: float = ...,
+    n_projections: int = ...,
+    projections: str = ...,
+    exact: bool = ...,
+    random_state: _RandomState = ...,
+    source_weight: Any = ...,
+    return_error: Literal[True],
+) -> tuple[Tensor, float]: ...
+@overload
+def sliced_wasserstein_distance(
+    source: np.ndarray | list[Any] | _Frame | _Mixture,
+    target: Tensor | _Tensors,
+    sample_weight: Any = ...,
+    *,
+    p: float = ...,
+    n_projections: int = ...,
+    projections: str = ...,
+    exact: bool = ...,
+    random_state: _RandomState = ...,
+    source_weight: Any = ...,
+    return_error: Literal[False] = ...,
 ) -> Tensor: ...
 @overload
 def sliced_wasserstein_distance(
@@ -612,7 +731,8 @@ def sliced_wasserstein_distance(
     exact: bool = ...,
     random_state: _RandomState = ...,
     source_weight: Any = ...,
-) -> Tensor: ...
+    return_error: Literal[True],
+) -> tuple[Tensor, float]: ...
 @overload
 def sliced_wasserstein_distance(
     source: np.ndarray | list[Any] | _Frame | _Arrays,
@@ -625,7 +745,22 @@ def sliced_wasserstein_distance(
     exact: bool = ...,
     random_state: _RandomState = ...,
     source_weight: Any = ...,
+    return_error: Literal[False] = ...,
 ) -> float: ...
+@overload
+def sliced_wasserstein_distance(
+    source: np.ndarray | list[Any] | _Frame | _Arrays,
+    target: np.ndarray | list[Any] | _Frame | _Arrays,
+    sample_weight: Any = ...,
+    *,
+    p: float = ...,
+    n_projections: int = ...,
+    projections: str = ...,
+    exact: bool = ...,
+    random_state: _RandomState = ...,
+    source_weight: Any = ...,
+    return_error: Literal[True],
+) -> tuple[float, float]: ...
 @overload
 def semidiscrete_distance(
     density: _Estimator | GridDensity,

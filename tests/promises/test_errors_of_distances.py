@@ -16,6 +16,8 @@ from skgmmot.metrics import (
     frechet_distance,
     mixture_wasserstein_distance,
     pairwise_mixture_wasserstein,
+    sliced_mixture_wasserstein,
+    sliced_wasserstein_distance,
 )
 from skgmmot.transport.discrete.plan import exact, solve
 
@@ -237,3 +239,99 @@ def test_many_mixtures(n_problems):
             stated.append(errors[i, j])
             true.append(_difference(values[i, j], _rooted(_minimum(mixtures[i], mixtures[j]))))
     assert_honest(stated, true, 0.0)
+
+
+PROJECTIONS = "quasi", "random", "orthogonal"
+
+
+def test_sliced_distances_between_spheres(n_problems):
+    rng = np.random.default_rng(6)
+    stated, true = [], []
+    for i in range(n_problems):
+        d = int(rng.integers(1, 7))
+        m, s = rng.normal(size=(2, d)), rng.gamma(2.0, size=2)
+        sides = [([1.0], [mean], [sigma**2], "spherical") for mean, sigma in zip(m, s, strict=True)]
+        options = {"projections": PROJECTIONS[i % 3], "random_state": i, "return_error": True}
+        value, error = sliced_wasserstein_distance(*sides, **options)
+        stated.append(error)
+        true.append(value - np.sqrt(np.square(m[0] - m[1]).sum() / d + (s[0] - s[1]) ** 2))
+    assert_honest(stated, true, 1e-15)
+
+
+def _sides(rng, kind, d):
+    """A mixture or samples, and samples or a mixture."""
+    mixtures = [
+        (_weights(rng, 2), 2 * rng.normal(size=(2, d)), [_covariance(rng, d) for _ in range(2)])
+        for _ in range(2)
+    ]
+    samples = [rng.normal(size=(n, d)) * rng.gamma(2.0, size=d) for n in (30, 40)]
+    return [(mixtures[0], samples[0]), mixtures, samples][kind]
+
+
+def test_sliced_distances(n_problems):
+    rng = np.random.default_rng(7)
+    stated, true = [], []
+    for i in range(n_problems if n_problems == MANY else FEW // 3):  # slow
+        sides = _sides(rng, i % 3, int(rng.integers(2, 7)))
+        options = {"p": [2.0, 1.0, 3.0][i // 3 % 3], "projections": PROJECTIONS[i // 9 % 3]}
+        value, error = sliced_wasserstein_distance(
+            *sides, **options, n_projections=30, random_state=i, return_error=True
+        )
+        longer = options | {"projections": "quasi"}
+        stated.append(error)
+        reference = sliced_wasserstein_distance(*sides, **longer, n_projections=3000)
+        true.append(value - reference)
+    assert_honest(stated, true, 0.0)
+
+
+@pytest.mark.parametrize("slicing", ["msw", "dsmw"])
+def test_sliced_distances_of_components(n_problems, slicing):
+    rng = np.random.default_rng(8)
+    stated, true = [], []
+    for i in range(n_problems):
+        sides = _sides(rng, 1, int(rng.integers(2, 7)))
+        options = {"slicing": slicing, "squared": i % 2 == 0}
+        value, error = sliced_mixture_wasserstein(
+            *sides, **options, random_state=i, return_error=True
+        )
+        stated.append(error)
+        true.append(value - sliced_mixture_wasserstein(*sides, **options, n_projections=5000))
+    assert_honest(stated, true, 1e-14)
+
+
+def test_quadrature_of_lines(n_problems):
+    rng = np.random.default_rng(9)
+    stated, true = [], []
+    for i in range(n_problems):
+        K, p = int(rng.integers(1, 4)), [2.0, 1.0][i % 2]
+        mixture = _weights(rng, K), 3 * rng.normal(size=(K, 1)), rng.gamma(1.0, size=(K, 1)), "diag"
+        X = 3 * rng.normal(size=(int(rng.integers(1, 200)), 1))
+        value, error = sliced_wasserstein_distance(mixture, X, p=p, return_error=True)
+        stated.append(error)
+        true.append(value - sliced_wasserstein_distance(mixture, X, p=p, exact=True))
+    assert_honest(stated, true, 1e-12)
+
+
+def test_exact_quadrature(n_problems):
+    rng = np.random.default_rng(10)
+    stated, true = [], []
+    for i in range(n_problems):
+        m, s, y = rng.normal(), rng.gamma(1.0), np.sort(rng.normal(size=2))
+        if i % 3 == 1:
+            m, y = m + 1e6, y + 1e6
+        if i % 3 == 2:
+            s = s / 1e4
+        side = [1.0], [[m]], [[s**2]], "diag"
+        value, error = sliced_wasserstein_distance(side, y[:, None], exact=True, return_error=True)
+        stated.append(error)
+        true.append(_difference(value, _normal_to_two_points(m, s**2, *y)))
+    assert_honest(stated, true, 0.0)
+
+
+def _normal_to_two_points(mean, variance, low, high):
+    """W2 from a normal distribution to two points of equal mass, divided at the mean."""
+    with mp.workdps(60):
+        mean, variance, low, high = (mp.mpf(float(t)) for t in (mean, variance, low, high))
+        half = mp.sqrt(2 * variance / mp.pi)  # the means of both halves are off by so much
+        squares = ((mean - low) ** 2 + (mean - high) ** 2) / 2
+        return mp.sqrt(squares + variance - half * (high - low))

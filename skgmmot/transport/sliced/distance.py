@@ -8,6 +8,7 @@ functions return ``W_p^p`` for every direction.
 """
 
 import functools
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +17,13 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.discrete.plan import exact as exact_transport
 from skgmmot.transport.sliced import exact
+from skgmmot.transport.sliced.errors import (
+    SECOND,
+    coarser,
+    mass_left_out,
+    raised_deviations,
+    rounding_of_lines,
+)
 from skgmmot.transport.sliced.quadrature import N_NODES, MixtureSide, SampleSide, power, squared
 from skgmmot.transport.sliced.slices import Slices, SortedSamples, slice_samples, slices
 
@@ -123,6 +131,30 @@ def wasserstein_on_lines(
     return _Envelope.apply(compute, *lines, samples.values)
 
 
+@overload
+def sliced_wasserstein(
+    mixture: GaussianMixtureParams,
+    X: Tensor,
+    theta: Tensor,
+    *,
+    p: float = ...,
+    sample_weight: Tensor | None = ...,
+    exact: bool = ...,
+    n_nodes: int = ...,
+    return_error: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def sliced_wasserstein(
+    mixture: GaussianMixtureParams,
+    X: Tensor,
+    theta: Tensor,
+    *,
+    p: float = ...,
+    sample_weight: Tensor | None = ...,
+    exact: bool = ...,
+    n_nodes: int = ...,
+    return_error: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def sliced_wasserstein(
     mixture: GaussianMixtureParams,
     X: Tensor,
@@ -132,7 +164,8 @@ def sliced_wasserstein(
     sample_weight: Tensor | None = None,
     exact: bool = False,
     n_nodes: int = N_NODES,
-) -> Tensor:
+    return_error: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     r"""Return ``W_p^p`` between the projections of a mixture and of samples, for each direction.
 
     .. math:: W_p^p(\theta) = \int_0^1 |q(u) - Q(u)|^p\, du
@@ -160,11 +193,16 @@ def sliced_wasserstein(
         a fitted mixture, whose distance is a small difference), which decrease like
         ``n_nodes**-4``. For p = 1 errors of gradients are a few percent with a dozen samples, and
         1e-3 with a thousand.
+    return_error : bool, default=False
+        Whether to return the errors of the lines, too, which takes about as long again.
 
     Returns
     -------
     Tensor of shape (L,)
         ``W_p^p`` in powers of the units of ``X`` and in its dtype; computed in float64.
+    Tensor of shape (L,)
+        Only with ``return_error``: estimates of their errors, in float64: the difference to fewer
+        nodes, and rounding.
 
     Raises
     ------
@@ -183,6 +221,17 @@ def sliced_wasserstein(
     ----------
     .. [1] Kolouri, Rohde and Hoffmann 2018, the sliced distance between mixture and samples.
     """
+    options = {"p": p, "sample_weight": sample_weight, "exact": exact}
+    if return_error:
+        costs = sliced_wasserstein(mixture, X, theta, **options, n_nodes=n_nodes)
+        if exact:
+            found = torch.zeros_like(costs.detach(), dtype=torch.float64)
+        else:
+            with torch.no_grad():
+                found = _change(sliced_wasserstein, mixture, X, theta, costs, n_nodes, **options)
+        whole = exact or p == 2
+        known = _rounding(costs, (mixture, X), theta, p, cancels=p == 2, truncated=not whole)
+        return costs, found + known
     origin = X.detach().mean(0)
     centred, X = mixture._replace(means=mixture.means - origin), X - origin
     length = max(1, BLOCK_SIZE // len(X))
@@ -199,6 +248,28 @@ def sliced_wasserstein(
     return torch.cat(costs).to(X.dtype)
 
 
+@overload
+def sliced_wasserstein_of_samples(
+    X: Tensor,
+    Y: Tensor,
+    theta: Tensor,
+    *,
+    p: float = ...,
+    X_weight: Tensor | None = ...,
+    Y_weight: Tensor | None = ...,
+    return_error: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def sliced_wasserstein_of_samples(
+    X: Tensor,
+    Y: Tensor,
+    theta: Tensor,
+    *,
+    p: float = ...,
+    X_weight: Tensor | None = ...,
+    Y_weight: Tensor | None = ...,
+    return_error: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def sliced_wasserstein_of_samples(
     X: Tensor,
     Y: Tensor,
@@ -207,7 +278,8 @@ def sliced_wasserstein_of_samples(
     p: float = 2.0,
     X_weight: Tensor | None = None,
     Y_weight: Tensor | None = None,
-) -> Tensor:
+    return_error: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     r"""Return ``W_p^p`` between the projections of two sets of samples, for each direction.
 
     .. math:: W_p^p(\theta) = \int_0^1 |q_X(u) - q_Y(u)|^p \, \mathrm{d}u
@@ -226,17 +298,25 @@ def sliced_wasserstein_of_samples(
         Exponent, at least 1.
     X_weight, Y_weight : Tensor of shape (n,) and (m,), default=None
         Non-negative weights of the samples, constants; None is equal ones.
+    return_error : bool, default=False
+        Whether to return the errors of the lines, too.
 
     Returns
     -------
     Tensor of shape (L,)
         ``W_p^p``, float64.
+    Tensor of shape (L,)
+        Only with ``return_error``: estimates of their errors, which are rounding.
 
     Notes
     -----
     Differentiable in both and in the directions. Costs ``O(L (n + m) (d + log(n + m)))`` and holds
     ``L (n + m)`` numbers.
     """
+    if return_error:
+        options = {"p": p, "X_weight": X_weight, "Y_weight": Y_weight}
+        costs = sliced_wasserstein_of_samples(X, Y, theta, **options)
+        return costs, _rounding(costs, (X, Y), theta, p)
     n, m = len(X), len(Y)
     origin = Y.detach().mean(0)  # projections keep the digits of differences
     sides = ((X, X_weight), (Y, Y_weight))
@@ -264,6 +344,26 @@ def _between_sorted(x: SortedSamples, y: SortedSamples, p: float) -> Tensor:
     return (gaps.abs().pow(p) * (ends - starts)).sum(1)
 
 
+@overload
+def sliced_wasserstein_between(
+    source: GaussianMixtureParams,
+    target: GaussianMixtureParams,
+    theta: Tensor,
+    *,
+    p: float = ...,
+    n_nodes: int = ...,
+    return_error: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def sliced_wasserstein_between(
+    source: GaussianMixtureParams,
+    target: GaussianMixtureParams,
+    theta: Tensor,
+    *,
+    p: float = ...,
+    n_nodes: int = ...,
+    return_error: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def sliced_wasserstein_between(
     source: GaussianMixtureParams,
     target: GaussianMixtureParams,
@@ -271,7 +371,8 @@ def sliced_wasserstein_between(
     *,
     p: float = 2.0,
     n_nodes: int = N_NODES,
-) -> Tensor:
+    return_error: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Return ``W_p^p`` between the projections of two mixtures, for each direction.
 
     Parameters
@@ -284,17 +385,28 @@ def sliced_wasserstein_between(
         Exponent, at least 1.
     n_nodes : int, default=36
         Nodes of each component.
+    return_error : bool, default=False
+        Whether to return the errors of the lines, too, which takes about as long again.
 
     Returns
     -------
     Tensor of shape (m,)
         ``W_p^p`` in the dtype of the source; computed in float64.
+    Tensor of shape (m,)
+        Only with ``return_error``: estimates of their errors, in float64: the difference to fewer
+        nodes, and rounding.
 
     Notes
     -----
     Differentiable once in all parameters of both. Exactly zero on equal mixtures. Costs
     ``O(m n_nodes (K^2 + L^2))``.
     """
+    if return_error:
+        sides = source, target
+        costs = sliced_wasserstein_between(*sides, theta, p=p, n_nodes=n_nodes)
+        with torch.no_grad():
+            found = _change(sliced_wasserstein_between, *sides, theta, costs, n_nodes, p=p)
+        return costs, found + _rounding(costs, sides, theta, p, truncated=True)
     lines = _project_both(source, target, theta)
     K = max(side.means.shape[1] for side in lines)
     length = max(1, BLOCK_SIZE // (n_nodes * K * K))
@@ -310,6 +422,35 @@ def sliced_wasserstein_between(
         return torch.cat(costs), parts
 
     return _Envelope.apply(compute, *lines[0], *lines[1]).to(source.means.dtype)
+
+
+def _change(distance, source, target, theta, costs: Tensor, n_nodes: int, **options) -> Tensor:
+    """How far costs are from those of fewer nodes, and of still fewer if that is more."""
+    first, second = (
+        (costs.detach() - distance(source, target, theta, n_nodes=n, **options)).abs().double()
+        for n in coarser(n_nodes, options["p"])
+    )
+    return torch.maximum(first, SECOND * second)
+
+
+def _rounding(
+    costs: Tensor, sides, theta: Tensor, p: float, *, cancels: bool = False, truncated: bool = False
+) -> Tensor:
+    """The rounding of costs between two sides, and what no number of nodes changes."""
+    points = [side if isinstance(side, Tensor) else side.means for side in sides]
+    origin = points[-1].detach().double().mean(0)
+    mixtures = [side.detach() for side in sides if not isinstance(side, Tensor)]
+    lines = [slices(m._replace(means=m.means - origin), theta.detach()) for m in mixtures]
+    widths = [torch.cat([side.deviations.flatten() for side in lines])] if lines else []
+    far = max(float((t.detach().double() - origin).norm(dim=1).max()) for t in points)
+    size = far + max((float(t.max()) for t in widths), default=0.0)
+    costs = costs.detach().double()
+    found = rounding_of_lines(costs, p, size, cancels=cancels)
+    if lines:
+        found = found + raised_deviations(costs, p, size, float(widths[0].min()))
+    if truncated:
+        found = found + mass_left_out(costs, p, float(widths[0].max()))
+    return found + torch.finfo(points[0].dtype).eps * costs
 
 
 # --- mixtures of slices --------------------------------------------------------------------------
@@ -348,18 +489,43 @@ def mixture_sliced_plan(
     ----------
     .. [1] Piening and Beinert 2025, mixture sliced Wasserstein (MSW).
     """
-    source_lines, target_lines = _project_both(source, target, theta, 0.0)
-    squares = [
-        (one.unsqueeze(2) - other.unsqueeze(1)).square()  # (m, K, L)
-        for one, other in zip(source_lines[1:], target_lines[1:], strict=True)
-    ]
-    return exact_transport(source_lines.weights, target_lines.weights, sum(squares).mean(0))
+    lines = _project_both(source, target, theta, 0.0)
+    return exact_transport(*(side.weights for side in lines), _costs_on_lines(*lines).mean(0))
 
 
-def double_sliced_squared(
+def _costs_on_lines(source: Slices, target: Slices) -> Tensor:
+    """Squared distances ``(m, K, L)`` between components on each line."""
+    pairs = zip(source[1:], target[1:], strict=True)
+    return sum((one.unsqueeze(2) - other.unsqueeze(1)).square() for one, other in pairs)
+
+
+def mixture_sliced_lines(
+    source: GaussianMixtureParams, target: GaussianMixtureParams, theta: Tensor, coupling: Tensor
+) -> Tensor:
+    """Return the cost of a plan between components on each line; the mean of the best is MSW^2.
+
+    Parameters
+    ----------
+    source, target : GaussianMixtureParams
+        Mixtures of K and L components.
+    theta : Tensor of shape (m, d)
+        Directions, of unit length.
+    coupling : Tensor of shape (K, L)
+        The plan.
+
+    Returns
+    -------
+    Tensor of shape (m,)
+        The costs.
+    """
+    lines = _project_both(source, target, theta, 0.0)
+    return (_costs_on_lines(*lines) * coupling).sum((1, 2))
+
+
+def double_sliced_lines(
     source: GaussianMixtureParams, target: GaussianMixtureParams, theta: Tensor, phi: Tensor
 ) -> Tensor:
-    """Return DSMW^2, a distance between mixtures that slices their components twice.
+    """Return the terms of DSMW^2, a distance between mixtures that slices their components twice.
 
     The projection of component k on ``theta`` is the point ``(<theta, m_k>, s_k(theta))`` of the
     half plane, where the Euclidean distance is the Wasserstein distance between Gaussians. Slicing
@@ -377,8 +543,9 @@ def double_sliced_squared(
 
     Returns
     -------
-    Tensor of shape ()
-        The squared distance, differentiable in the means and covariances of both.
+    Tensor of shape (m,)
+        The terms, whose mean is the squared distance; differentiable in the means and covariances
+        of both.
 
     Notes
     -----
@@ -393,7 +560,29 @@ def double_sliced_squared(
     sides = _project_both(source, target, theta, 0.0)
     phi = phi.to(sides[0].means)
     points = [(side.means * phi[:, :1] + side.deviations * phi[:, 1:]).mT for side in sides]
-    return ot.wasserstein_1d(*points, sides[0].weights, sides[1].weights, p=2).mean()
+    return ot.wasserstein_1d(*points, sides[0].weights, sides[1].weights, p=2)
+
+
+def double_sliced_squared(
+    source: GaussianMixtureParams, target: GaussianMixtureParams, theta: Tensor, phi: Tensor
+) -> Tensor:
+    """Return DSMW^2, the mean of `double_sliced_lines`.
+
+    Parameters
+    ----------
+    source, target : GaussianMixtureParams
+        Mixtures of K and L components in d dimensions.
+    theta : Tensor of shape (m, d)
+        Directions, of unit length.
+    phi : Tensor of shape (m, 2)
+        Directions in the half plane, one for each, of unit length.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The squared distance, differentiable in the means and covariances of both.
+    """
+    return double_sliced_lines(source, target, theta, phi).mean()
 
 
 def _project_both(source, target, theta, *least) -> tuple[Slices, Slices]:
