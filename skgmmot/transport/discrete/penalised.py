@@ -31,6 +31,8 @@ NEGLIGIBLE_COST = 1e-9
 LARGE_PENALTY = 1e6
 #: A penalty of this multiple of the largest cost prescribes its marginal to rounding.
 PRESCRIBING_PENALTY = 1e16
+#: Marginals of entropic plans that are wrong by less than this share of the total are left.
+ROUNDED_MARGINALS = 1e-13
 #: Totals that differ by less than this share, or by this many roundings of the weights, are equal.
 EQUAL, ROUNDINGS = 1e-12, 8
 
@@ -126,13 +128,26 @@ def _entropic(a, b, C, reg, eps) -> TransportSolution:
     S = (C - f.unsqueeze(1) - g).clamp(min=0)
     constant, mass = float((P * (C - S)).sum()), float(a.sum())
     P, df, dg, value = _penalised(a / mass, b / mass, S, (math.inf, math.inf), reg)
-    f, g = f + df, g + dg
+    P, f, g = _with_marginals(P, a / mass, b / mass), f + df, g + dg
     # KL(m P | m^2 a b^T) = m KL(P | a b^T) + m^2 - m - m log m, for P, a and b of sum one
     value = constant + mass * value
     if abs(mass - 1) > EQUAL:
         value += reg * mass * (mass - 1 - math.log(mass))
     problem = Penalised(a, b, C, math.inf, math.inf, reg)
     return TransportSolution(mass * P, f, g, (f - f.mean(), g - g.mean()), value, problem)
+
+
+def _with_marginals(P: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The plan with marginals of sum one that are right to rounding, where they were not.
+
+    Rows and columns that have too much are scaled down, and what is then missing is added.
+    """
+    if max((P.sum(1) - a).abs().max(), (P.sum(0) - b).abs().max()) <= ROUNDED_MARGINALS:
+        return P
+    P = P * torch.where(P.sum(1) > a, a / P.sum(1), 1.0).unsqueeze(1)
+    P = P * torch.where(P.sum(0) > b, b / P.sum(0), 1.0)
+    rows, columns = (a - P.sum(1)).clamp(min=0), (b - P.sum(0)).clamp(min=0)
+    return P + rows.unsqueeze(1) * (columns / columns.sum().clamp(min=torch.finfo(P.dtype).tiny))
 
 
 def _bounded_penalties(penalties, C: Tensor) -> tuple[float, float]:

@@ -296,3 +296,13 @@ def test_negative_costs_are_refused_where_mass_may_be_made():
     with pytest.raises(ValueError, match="costs must not be negative, got -"):
         unbalanced(a, b, C - 1, 1.0)
     assert_close(entropic(a, b, C - 1, 0.1).coupling, entropic(a, b, C, 0.1).coupling)
+
+
+def test_marginals_of_an_entropic_plan_are_met_to_rounding():
+    P = torch.tensor([[0.3, 0.2], [0.1, 0.4]], dtype=torch.float64)
+    a, b = P.sum(1) + torch.tensor([1e-9, -1e-9]), P.sum(0) + torch.tensor([-3e-9, 3e-9])
+    found = penalised._with_marginals(P, a, b)
+    assert (found >= 0).all() and (found - P).abs().max() < 1e-8
+    torch.testing.assert_close(found.sum(1), a, rtol=0, atol=4e-16)
+    torch.testing.assert_close(found.sum(0), b, rtol=0, atol=4e-16)
+    assert penalised._with_marginals(P, P.sum(1), P.sum(0)) is P
