@@ -97,6 +97,10 @@ def as_tensor(array, *, device=None, dtype=None) -> Tensor:
     tensor = array if isinstance(array, Tensor) else torch.from_numpy(_floats(array))
     if tensor.is_complex():
         raise TypeError(f"an array must be real, got {tensor.dtype}. Complex data not supported.")
+    if tensor.layout != torch.strided:
+        raise TypeError(
+            f"an array must be dense, got a tensor of {tensor.layout}. Use .to_dense()."
+        )
     if tensor.dtype not in FLOATS:
         tensor = tensor.double()
     return tensor.to(device=device, dtype=dtype)
@@ -112,7 +116,7 @@ def _floats(array) -> np.ndarray:
         )
     refuse_masked("an array", array)
     given, is_class = array, isinstance(array, type)
-    array = np.asarray(None if is_class else given)
+    array = _as_numpy(None if is_class else given)
     # numpy makes an array without axes of an object that it cannot look into
     is_object = array.dtype == object and array.ndim == 0
     if is_class or (is_object and not hasattr(given, "__float__")):
@@ -129,9 +133,29 @@ def _floats(array) -> np.ndarray:
             array = array.astype(np.float64)
         except ValueError as error:
             refuse_text("an array", given, error)
+        except (TypeError, OverflowError) as error:
+            raise TypeError(
+                f"an array must hold numbers of float64, got others: {error}. Pass floats."
+            ) from error
     # torch cannot share memory that runs backwards or is in foreign byte order
     array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C"])
     return array if array.flags.writeable else np.asarray(_Shared(array))
+
+
+def _as_numpy(given) -> np.ndarray:
+    """numpy's array of what is given; explains why there is none."""
+    try:
+        return np.asarray(given)
+    except ValueError as error:  # numpy's words for rows of several lengths
+        raise ValueError(
+            f"an array must have rows of one length, got a {type(given).__name__} of others. Pass "
+            "as many numbers in each row."
+        ) from error
+    except (RuntimeError, TypeError) as error:  # torch's, for tensors in a list
+        raise TypeError(
+            f"an array must be made of numbers, got a {type(given).__name__} of tensors that numpy "
+            "cannot read. Make one tensor of them, as by torch.stack(list(...))."
+        ) from error
 
 
 class _Shared:

@@ -115,7 +115,7 @@ def grid_density(density):
             "values of a GridDensity must have a positive total, got all zeros. Give some pixel a "
             "density."
         )
-    extent = tuple(float(e) for e in density.extent)
+    extent = _ends(density.extent)
     if (
         len(extent) != 2 * values.ndim
         or not np.isfinite(extent).all()
@@ -136,6 +136,17 @@ def grid_density(density):
             "if the density repeats itself beyond each edge."
         )
     return density._replace(values=values / high, extent=extent).upwards(), kind
+
+
+def _ends(extent) -> tuple[float, ...]:
+    """The ends of an extent as floats."""
+    try:
+        return tuple(float(end) for end in extent)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"extent of a GridDensity must hold numbers, got {extent!r}. Pass for example "
+            "(0, 1, 0, 1)."
+        ) from error
 
 
 def points_and_masses(points, weights, n_features: int):

@@ -63,8 +63,16 @@ def class_labels(y, samples):
         )
     y = column_or_1d(y)
     check_consistent_length(samples, y)
+    if y.dtype.kind == "f" and np.isnan(y).any():
+        raise ValueError(
+            f"y must hold a label for each sample, got NaN. Mark samples of unknown class by "
+            f"{UNLABELLED}."
+        )
     known = np.flatnonzero(y != UNLABELLED)
-    check_classification_targets(y[known])
+    try:
+        check_classification_targets(y[known])
+    except ValueError as error:
+        raise ValueError(f"y must hold labels of classes, got others. {error}") from error
     found = np.unique(y[known]).tolist()
     if len(known) < len(y) and len(found) < 2:
         raise ValueError(

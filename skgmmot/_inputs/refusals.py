@@ -48,7 +48,9 @@ def refuse_text(name: str, X, error: Exception) -> NoReturn:
                     f"{name} must hold numbers, got the text {str(value)!r}{where}. Drop the "
                     "column, or encode it, as by sklearn.preprocessing.OneHotEncoder."
                 ) from error
-    raise error
+    raise ValueError(
+        f"{name} must hold numbers, got others: {error}. Convert them to floats."
+    ) from error
 
 
 def is_number(text: str) -> bool:

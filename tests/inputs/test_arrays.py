@@ -208,3 +208,26 @@ def test_what_is_no_array_is_named(given):
 @pytest.mark.parametrize("number", [2, 2.0, np.float32(2), Fraction(2), Decimal(2)])
 def test_numbers_of_any_type_are_tensors(number):
     assert arrays.as_tensor(number).item() == 2
+
+
+@pytest.mark.parametrize(
+    "given, error, message",
+    [
+        ([[1.0], [1.0, 2.0]], ValueError, "rows of one length, got a list"),
+        ([1.0, [2.0]], ValueError, "rows of one length, got a list"),
+        (
+            [torch.ones(1, requires_grad=True)] * 2,
+            TypeError,
+            "made of numbers, got a list of tensors",
+        ),
+        ([object()], TypeError, "must hold numbers of float64, got others: float"),
+        ([{}, {}], TypeError, "must hold numbers of float64, got others: float"),
+        ([10**400], TypeError, "must hold numbers of float64, got others: int too large"),
+        (torch.ones(2).to_sparse(), TypeError, "must be dense, got a tensor of torch.sparse_coo"),
+        (b"ab", ValueError, "must hold numbers, got others: could not convert"),
+        ([b"ab"], ValueError, "must hold numbers, got others: could not convert"),
+    ],
+)
+def test_what_cannot_be_an_array_of_numbers_is_said(given, error, message):
+    with pytest.raises(error, match=message):
+        arrays.as_tensor(given)

@@ -115,3 +115,9 @@ def test_an_image_of_one_row_is_a_density_and_one_of_none_is_refused():
     assert density.values.shape == (1, 3)
     with pytest.raises(ValueError, match=r"must have shape \(rows, columns\), got \(0, 3\)"):
         grid_density(GridDensity(np.ones((0, 3)), extent=(0, 3, 0, 1)))
+
+
+@pytest.mark.parametrize("extent", ["abcd", 3.0, (0, 1, 0, None), (0, 1, 0, "x")])
+def test_ends_that_are_no_numbers_are_refused(extent):
+    with pytest.raises(TypeError, match="extent of a GridDensity must hold numbers, got"):
+        grid_density(GridDensity(np.ones((2, 2)), extent))

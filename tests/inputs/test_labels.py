@@ -9,6 +9,7 @@ from sklearn.mixture import GaussianMixture
 from two_mixtures import SOURCE, TARGET, draw
 
 from skgmmot import DifferentiableGaussianMixture, OTMap
+from skgmmot._inputs.labels import class_labels
 
 
 @pytest.fixture
@@ -90,3 +91,15 @@ def test_minus_one_and_one_other_label_are_no_classes(labelled, y):
         OTMap(Y, class_wise=True).fit(X, y)
     with pytest.raises(ValueError, match="by the number -1, got it as a string"):
         OTMap(Y, class_wise=True).fit(X, np.where(np.arange(400) % 3, good, "-1"))
+
+
+@pytest.mark.parametrize(
+    "y, message",
+    [
+        ([0.0, np.nan, 1.0], "y must hold a label for each sample, got NaN"),
+        ([0.5, 1.5, 0.25], "y must hold labels of classes, got others. Unknown label type"),
+    ],
+)
+def test_labels_of_classes_are_no_measurements(y, message):
+    with pytest.raises(ValueError, match=message):
+        class_labels(np.array(y), np.ones((3, 1)))

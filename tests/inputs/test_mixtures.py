@@ -146,3 +146,8 @@ def test_singular_covariances_of_many_features_are_not_refused_for_rounding(rng)
     factors = 1 + rng.normal(size=(400, 2)) / 10
     params, _ = as_mixture(([1.0], [np.zeros(400)], [factors @ factors.T]))
     assert params.means.shape == (1, 400)
+
+
+def test_one_component_of_one_feature_and_a_factor_has_the_sum_of_both_variances():
+    params, _ = as_mixture(([1.0], [[2.0]], [[[3.0, 1.0]]], "lowrank"))
+    assert params.full_covariances().tolist() == [[[10.0]]]

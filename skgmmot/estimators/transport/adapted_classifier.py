@@ -17,8 +17,9 @@ from sklearn.utils.validation import (
     has_fit_parameter,
     validate_data,
 )
+from torch import Tensor
 
-from skgmmot._inputs.arrays import refuse_functions
+from skgmmot._inputs.arrays import as_tensor, refuse_functions
 from skgmmot._inputs.labels import class_labels
 from skgmmot._types import Array, Elsewhere, Samples, fit_context
 from skgmmot.estimators.saving import SavedEstimator
@@ -147,6 +148,7 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
             )
         refuse_functions(X)
         fitted, dtypes = self._shallow_copy(), [np.float64, np.float32]
+        X, y = _in_numpy(X), _in_numpy(y)
         samples, labels = validate_data(fitted, X, y, dtype=dtypes, ensure_min_samples=2)
         known = slice(None)
         if self.ot_map.class_wise:
@@ -267,4 +269,9 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
     def _target_samples(self, X):
         """Validated samples, as an array without names."""
         check_is_fitted(self, "classifier_")
-        return validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        return validate_data(self, _in_numpy(X), reset=False, dtype=[np.float64, np.float32])
+
+
+def _in_numpy(given):
+    """A tensor as an array, which classifiers take; other things as they are."""
+    return as_tensor(given).detach().cpu().numpy() if isinstance(given, Tensor) else given

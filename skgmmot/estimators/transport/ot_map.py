@@ -35,6 +35,7 @@ from skgmmot.estimators.transport._reach import Maps, warn_of_far_images
 from skgmmot.estimators.transport._strategies import STRATEGIES
 from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics import blocks
+from skgmmot.numerics.linalg import power_of_two
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures.distance import transport_plan
 from skgmmot.transport.mixtures.maps import carried_labels
@@ -639,8 +640,10 @@ class OTMap(MapEnds, OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
             mapped.shape[1],
             generator=torch.Generator().manual_seed(0),
         )
-        squared = sliced_wasserstein_of_samples(mapped, target.to(mapped), along).mean()
-        return -float(squared.sqrt())
+        target = target.to(mapped)
+        unit = power_of_two(float(torch.cat([mapped, target]).abs().max()))  # squares may overflow
+        squared = sliced_wasserstein_of_samples(mapped / unit, target / unit, along).mean()
+        return -unit * float(squared.sqrt())
 
     def _in_memory(self, X):
         """Samples, of those of dask as many as `score` takes."""

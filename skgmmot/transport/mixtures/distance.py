@@ -57,7 +57,7 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
     TypeError
         If a mixture is of another class.
     ValueError
-        If the dimensions differ.
+        If the dimensions differ, or a distance overflows.
 
     Notes
     -----
@@ -67,7 +67,34 @@ def cost_matrix(source: GaussianMixtureParams, target: GaussianMixtureParams) ->
     check_dimensions(source, target)
     source, target = source.in_base(), target.in_base()
     types = source.covariance_type, target.covariance_type
-    return bures_wasserstein_squared(*source[1:], *target[1:], covariance_types=types)
+    return finite_costs(bures_wasserstein_squared(*source[1:], *target[1:], covariance_types=types))
+
+
+def finite_costs(costs: Tensor) -> Tensor:
+    """Return squared distances, or raise if they overflow.
+
+    Parameters
+    ----------
+    costs : Tensor
+        Squared distances.
+
+    Returns
+    -------
+    Tensor
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If one is NaN or infinite.
+    """
+    if not math.isfinite(float(costs.detach().sum())) and not torch.isfinite(costs).all():
+        raise ValueError(
+            f"mixtures must be of a size whose squares {costs.dtype} can hold, got an infinite "
+            "squared distance. Divide all means by a large number, and all covariances by its "
+            "square."
+        )
+    return costs
 
 
 def transport_plan(

@@ -155,10 +155,10 @@ def entropic_costs(
     matrices = source.full_covariances(), target.full_covariances()
     factors = [factor(S) for S in matrices]
     roots = torch.linalg.svdvals(factors[0].mT.unsqueeze(1) @ factors[1])  # (K, L, d)
-    s = (4 * roots.square() + variance**2).sqrt()
-    entropy = variance * ((s + variance) / (2 * variance)).log()
+    excess = _excess(roots, variance)
+    entropy = variance * torch.log1p(excess / 2 / variance)
     traces = [S.diagonal(dim1=-2, dim2=-1).sum(-1) for S in matrices]
-    spread = traces[0].unsqueeze(1) + traces[1] - (s - variance - entropy).sum(-1)
+    spread = traces[0].unsqueeze(1) + traces[1] - (excess - entropy).sum(-1)
     return squared_distances(source.means, target.means) + spread
 
 
@@ -477,8 +477,15 @@ def _gains(factors: Tensor, end: Tensor, variance: float) -> Tensor:
     if not variance:
         return align(factor(end), factors)
     left, roots, _ = torch.linalg.svd(factors.mT @ factor(end))
-    share = 2 / ((4 * roots.square() + variance**2).sqrt() + variance)
+    share = 2 / (_excess(roots, variance) + 2 * variance)
     return end @ factors @ (left * share.unsqueeze(-2)) @ left.mT
+
+
+def _excess(roots: Tensor, variance: float) -> Tensor:
+    """``(4 roots^2 + variance^2)^{1/2} - variance``, without squares, which may overflow."""
+    doubled = 2 * roots
+    whole = torch.hypot(doubled, torch.full_like(doubled, variance))
+    return doubled * (doubled / (whole + variance))
 
 
 def _common_type(source: GaussianMixtureParams, target: GaussianMixtureParams) -> CovarianceType:

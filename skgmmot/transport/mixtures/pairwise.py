@@ -29,7 +29,7 @@ from skgmmot.transport.discrete.bounded import BoundedCosts, solve_in_step
 from skgmmot.transport.discrete.certificate import Certificate
 from skgmmot.transport.discrete.network_simplex import network_simplex
 from skgmmot.transport.discrete.plan import penalties_of, same_precision, solve
-from skgmmot.transport.mixtures.distance import check_symmetric, transport_plan
+from skgmmot.transport.mixtures.distance import check_symmetric, finite_costs, transport_plan
 from skgmmot.transport.mixtures.errors import cost_error
 
 #: Only the costs that plans may use are computed where a pair of mixtures has, on average, more
@@ -277,7 +277,7 @@ class _Rows:
         if self.bounded and columns:
             solved = self._bounded(a, weights, columns, self.costs.part(here, there))
         else:
-            C = _numpy(self._costs(here, there))
+            C = _numpy(finite_costs(self._costs(here, there)))
             solved = (self._solved(a, b, C[:, at]) for b, at in zip(weights, columns, strict=True))
         starts = [(here.start, there.start + at.start) for at in columns]
         values = [self._answer(*each) for each in zip(solved, starts, strict=True)]
@@ -315,7 +315,7 @@ class _Rows:
         def compute(k, l):
             return _numpy(costs(*(torch.from_numpy(i).to(costs.means[0].device) for i in (k, l))))
 
-        bounds = _numpy(costs.lower_bounds())
+        bounds = _numpy(finite_costs(costs.lower_bounds()))
         known = BoundedCosts(bounds, compute, rise=self.rise, max_share=MAX_COSTS_SHARE)
         plans = solve_in_step(known, columns, lambda j, C: _exact_plan(a, weights[j], C))
         self.rise, self.bounded = known.rise, not known.known.all()

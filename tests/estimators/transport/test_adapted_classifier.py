@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -157,3 +158,12 @@ def test_a_fit_that_fails_leaves_the_earlier_one(labelled):
         adapted.fit(pd.DataFrame(wide).add_prefix("x"), y)
     assert adapted.n_features_in_ == 2 and not hasattr(adapted, "feature_names_in_")
     np.testing.assert_array_equal(adapted.predict(target), expected)
+
+
+def test_tensors_are_taken_as_arrays_are(labelled):
+    X, y, target = labelled
+    model = AdaptedClassifier(OTMap(target, n_components=4, random_state=0), LogisticRegression())
+    expected = model.fit(X, y).predict(target)
+    graph = torch.tensor(X, requires_grad=True)
+    found = model.fit(graph, torch.tensor(y == "odd")).predict(torch.tensor(target))
+    assert ((expected == "odd") == found).all()

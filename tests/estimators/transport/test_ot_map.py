@@ -244,3 +244,14 @@ def test_a_map_of_an_earlier_release_has_no_error():
     assert pickle.loads(pickle.dumps(ot)).distance_ == ot.distance_
     with pytest.raises(AttributeError, match="error_ must be of a map whose plan"):
         _ = ot.error_
+
+
+@pytest.mark.parametrize("size", [2.0**490, 2.0**-490])
+def test_scores_have_the_unit_of_the_samples(size):
+    source = np.random.default_rng(0).normal(size=(50, 2))
+    model = DifferentiableGaussianMixture(reg_covar=0)
+    score, scaled = (
+        OTMap(by * (source**3 + 1), mixture=model).fit(by * source).score(by * source)
+        for by in (1.0, size)
+    )
+    assert scaled == pytest.approx(size * score, rel=1e-9)

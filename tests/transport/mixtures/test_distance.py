@@ -201,3 +201,12 @@ def test_the_divergence_is_zero_between_equal_mixtures_and_positive_between_othe
     same = source._replace(means=source.means.clone())
     assert abs(float(debiased_cost(source, same, **options))) < 1e-9
     assert float(debiased_cost(source, target, **options)) > 1e-3
+
+
+@pytest.mark.parametrize("size", [1e160, 1e200, 1e300])
+def test_distances_whose_squares_overflow_are_refused(size, make_mixture):
+    far = make_mixture("diag", 2, 2)
+    far = far._replace(means=far.means * size)
+    for function in (cost_matrix, transport_plan):
+        with pytest.raises(ValueError, match=r"got an infinite squared distance\. Divide"):
+            function(make_mixture("diag", 3, 2), far)

@@ -232,3 +232,14 @@ def test_a_singular_mixture_has_no_velocity(pair):
     with pytest.raises(ValueError, match="covariances at time 0 must be positive definite"):
         flow_between(point, pair[1]).velocity(0.0)
     assert torch.isfinite(flow_between(point, pair[1], REG).velocity(0.5).affine).all()
+
+
+@pytest.mark.parametrize("reg", [1e160, 1e300])
+def test_a_huge_entropy_leaves_the_ends_independent(reg, pair):
+    source, target = pair
+    costs = entropic_costs(source, target, reg)
+    traces = (m.variances().sum(1) for m in pair)
+    between = (source.means.unsqueeze(1) - target.means).square().sum(-1)
+    assert_close(costs, between + next(traces).unsqueeze(1) + next(traces))
+    _, flow = mixture_flow(source, target, reg=reg)
+    assert flow.gains.abs().max() < 1e-100

@@ -125,3 +125,11 @@ def test_debiased_costs_are_those_of_each_pair(mixtures, options):
     for i, source in enumerate(mixtures[:2]):
         for j, target in enumerate(mixtures[1:]):
             assert_close(found[i, j], debiased_cost(source, target, **options))
+
+
+@pytest.mark.parametrize("name, K, d", [("diag", 2, 2), ("full", 2, 3), ("full", 40, 12)])
+def test_distances_whose_squares_overflow_are_refused(name, K, d, make_mixture):
+    far = make_mixture(name, K, d)
+    far = far._replace(means=far.means * 1e200)
+    with pytest.raises(ValueError, match=r"got an infinite squared distance\. Divide"):
+        pairwise_squared([make_mixture(name, K, d, seed=1), far])
