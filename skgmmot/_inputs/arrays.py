@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from sklearn import get_config
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor
 
-from skgmmot._inputs.refusals import refuse_other_axes, refuse_text
+from skgmmot._inputs.refusals import numbers_only, refuse_other_axes
 
 FLOATS = (torch.float64, torch.float32)
 
@@ -116,7 +116,8 @@ def _floats(array) -> np.ndarray:
         )
     refuse_masked("an array", array)
     given, is_class = array, isinstance(array, type)
-    array = _as_numpy(None if is_class else given)
+    with numbers_only("an array", given):
+        array = np.asarray(None if is_class else given)
     # numpy makes an array without axes of an object that it cannot look into
     is_object = array.dtype == object and array.ndim == 0
     if is_class or (is_object and not hasattr(given, "__float__")):
@@ -129,33 +130,11 @@ def _floats(array) -> np.ndarray:
     if np.iscomplexobj(array):
         raise TypeError(f"an array must be real, got {array.dtype}. Complex data not supported.")
     if array.dtype not in (np.float32, np.float64):
-        try:
+        with numbers_only("an array", given):
             array = array.astype(np.float64)
-        except ValueError as error:
-            refuse_text("an array", given, error)
-        except (TypeError, OverflowError) as error:
-            raise TypeError(
-                f"an array must hold numbers of float64, got others: {error}. Pass floats."
-            ) from error
     # torch cannot share memory that runs backwards or is in foreign byte order
     array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C"])
     return array if array.flags.writeable else np.asarray(_Shared(array))
-
-
-def _as_numpy(given) -> np.ndarray:
-    """numpy's array of what is given; explains why there is none."""
-    try:
-        return np.asarray(given)
-    except ValueError as error:  # numpy's words for rows of several lengths
-        raise ValueError(
-            f"an array must have rows of one length, got a {type(given).__name__} of others. Pass "
-            "as many numbers in each row."
-        ) from error
-    except (RuntimeError, TypeError) as error:  # torch's, for tensors in a list
-        raise TypeError(
-            f"an array must be made of numbers, got a {type(given).__name__} of tensors that numpy "
-            "cannot read. Make one tensor of them, as by torch.stack(list(...))."
-        ) from error
 
 
 class _Shared:
@@ -305,7 +284,7 @@ def refuse_times(name: str, *dtypes) -> None:
 
 def _numbers(estimator, X, reset: bool, min_samples: int) -> np.ndarray:
     """Call scikit-learn's `validate_data`; explain errors about entries that are not numbers."""
-    try:
+    with numbers_only("X", X):
         return validate_data(
             estimator,
             X,
@@ -314,17 +293,6 @@ def _numbers(estimator, X, reset: bool, min_samples: int) -> np.ndarray:
             ensure_all_finite=False,
             ensure_min_samples=min_samples,
         )
-    except ValueError as error:
-        if "could not convert string" not in str(error):
-            raise
-        refuse_text("X", X, error)
-    except TypeError as error:
-        if "float()" not in str(error):
-            raise
-        raise TypeError(
-            f"X must hold numbers: {error}. Encode categories; of dates, "
-            "np.asarray(X, 'datetime64[s]').astype(float) are seconds."
-        ) from error
 
 
 def _validated(
@@ -332,7 +300,8 @@ def _validated(
 ) -> Tensor:
     """Validate samples ``(n, d)``; return them on the estimator's device, or their own."""
     if isinstance(X, list | tuple):
-        X = np.asarray(X)
+        with numbers_only(name, X):
+            X = np.asarray(X)
     if missing:
         X = with_nan(X)
     _refuse_other_objects(X)
@@ -522,17 +491,18 @@ def weights_as_given(sample_weight, X: Tensor) -> Tensor:
             "a function that returns blocks of X. Pass one weight a sample."
         )
     refuse_no_weights(sample_weight)
-    if isinstance(sample_weight, Tensor):
-        weights = as_tensor(sample_weight, device=X.device).double()
-        if weights.shape != X.shape[:1]:
-            raise ValueError(
-                f"sample_weight must have shape ({len(X)},), got {tuple(weights.shape)}. "
-                "Pass one weight a sample."
-            )
+    if isinstance(sample_weight, Number):
+        weights = torch.full((len(X),), float(sample_weight), dtype=torch.float64)
+    elif isinstance(sample_weight, Tensor):
+        weights = as_tensor(sample_weight).double()
     else:
-        weights = torch.from_numpy(
-            _check_sample_weight(sample_weight, np.empty((len(X), 1)), dtype=np.float64, copy=True)
-        ).to(X.device)
+        weights = torch.from_numpy(_weights_in_numpy(sample_weight))
+    weights = weights.to(X.device)
+    if weights.shape != X.shape[:1]:
+        raise ValueError(
+            f"sample_weight must have shape ({len(X)},), got {tuple(weights.shape)}. Pass one "
+            "weight a sample."
+        )
     low, high = (float(w) for w in torch.aminmax(weights.detach()))
     if not (low >= 0 and high < np.inf):
         raise ValueError(
@@ -540,6 +510,23 @@ def weights_as_given(sample_weight, X: Tensor) -> Tensor:
             "Use 0 for samples to leave out."
         )
     return weights
+
+
+def _weights_in_numpy(sample_weight) -> np.ndarray:
+    """A copy of weights in float64, of any shape and values."""
+    refuse_masked("sample_weight", sample_weight)
+    with numbers_only("sample_weight", sample_weight, of_text="Pass one number a sample."):
+        return check_array(
+            sample_weight,
+            dtype=np.float64,
+            order="C",
+            copy=True,
+            ensure_2d=False,
+            allow_nd=True,
+            ensure_all_finite=False,
+            ensure_min_samples=0,
+            input_name="sample_weight",
+        )
 
 
 def total_weight(sample_weight, n_samples: int) -> int | float:

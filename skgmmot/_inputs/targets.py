@@ -13,7 +13,7 @@ from skgmmot._inputs.arrays import (
     refuse_masked,
     refuse_times,
 )
-from skgmmot._inputs.refusals import is_number
+from skgmmot._inputs.refusals import numbers_only
 
 
 class Targets(NamedTuple):
@@ -105,7 +105,8 @@ def _refuse_booleans(y) -> None:
         if isinstance(column, Tensor):
             found = column.dtype == torch.bool
         else:
-            values = np.asarray(column)
+            with numbers_only("y", y):
+                values = np.asarray(column)
             if values.dtype == object and values.size:  # as of pandas' own type of booleans
                 values = np.asarray(values.ravel()[0])
             found = values.dtype.kind == "b"
@@ -114,23 +115,17 @@ def _refuse_booleans(y) -> None:
 
 
 def _numbers(y) -> np.ndarray:
-    """Call scikit-learn's `check_array`; explain errors about text."""
-    try:
+    """Call scikit-learn's `check_array`."""
+    with numbers_only("y", y, of_text=f"{CLASSES}."):
         return check_array(
             y,
             dtype=[np.float64, np.float32],
             ensure_2d=False,
+            allow_nd=True,
             ensure_all_finite=False,
             ensure_min_samples=0,
             input_name="y",
         )
-    except ValueError as error:
-        values = [value for column in _columns(y) for value in np.asarray(column).ravel()]
-        texts = [value for value in values if isinstance(value, str) and not is_number(value)]
-        if "could not convert string" not in str(error) or not texts:
-            raise
-        text = str(texts[0])
-        raise ValueError(f"y must hold numbers, got the text {text!r}. {CLASSES}.") from error
 
 
 def _columns(y) -> list:

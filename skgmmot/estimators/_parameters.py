@@ -3,6 +3,9 @@
 import difflib
 import functools
 import inspect
+from numbers import Integral
+
+from sklearn.utils._param_validation import Interval
 
 
 @functools.cache
@@ -42,3 +45,23 @@ def refuse_unknown(cls, given, mixture_cls) -> None:
     raise TypeError(
         f"{cls.__name__} has no parameter {name!r}. {hint}Its parameters are {', '.join(known)}."
     )
+
+
+def refuse_truth(constraints: dict, given: dict) -> None:
+    """Raise for True and False where a number is counted, which Python takes as 1 and 0.
+
+    Parameters
+    ----------
+    constraints : dict
+        What each parameter may be, as for scikit-learn.
+    given : dict
+        Values of some parameters.
+    """
+    for name, value in given.items():
+        if isinstance(value, bool) and any(map(_counts, constraints.get(name, ()))):
+            raise ValueError(f"{name} must be an integer, got {value}. Pass {int(value)}.")
+
+
+def _counts(constraint) -> bool:
+    """Whether a constraint is that of a count."""
+    return isinstance(constraint, Interval) and constraint.type is Integral

@@ -13,7 +13,7 @@ from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from skgmmot._inputs.states import packed, unpacked
 from skgmmot._inputs.stored import MODEL_KINDS, Frame, as_frame, from_frame
 from skgmmot._types import Device, Path
-from skgmmot.estimators._parameters import refuse_unknown
+from skgmmot.estimators._parameters import refuse_truth, refuse_unknown
 from skgmmot.estimators.documented import Documented
 from skgmmot.numerics import archive
 from skgmmot.numerics.archive import Kind
@@ -53,6 +53,11 @@ class SavedEstimator(Documented, BaseEstimator):
         super().__init_subclass__(**options)
         if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
             SavedEstimator._classes[cls.__name__] = cls
+
+    def _validate_params(self):
+        """Validate parameters; True and False are no counts."""
+        super()._validate_params()
+        refuse_truth(self._parameter_constraints, self.get_params(deep=False))
 
     def _state(self) -> dict:
         """The parameters and attributes that the estimator is saved as."""

@@ -93,7 +93,7 @@ def log_responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Te
     joint = log_joint(mixture, near)
     log_resp = _log_posterior(mixture, joint) - _of_zero_weights(mixture, near, joint)
     one_hot = torch.zeros_like(log_resp)
-    one_hot[:, overflowed] = _nearest(mixture, X.detach()[overflowed])
+    one_hot[:, overflowed] = nearest(mixture, X.detach()[overflowed])
     if mixture.noise is not None:
         nobody = torch.isfinite(mixture.noise.detach())
         one_hot = torch.where(nobody, -torch.inf, one_hot)
@@ -195,7 +195,7 @@ def _zero_shares(mixture: PreparedMixture, X: Tensor, log_p: Tensor) -> tuple[Te
     return zero, w.unsqueeze(1) * ratio
 
 
-def _nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
+def nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
     """One-hot log-responsibilities ``(K, n)`` of samples at infinity, as constants.
 
     Along ``x = s u`` the squared distances are ``s^2 |u P_k|^2 - 2 s <u P_k, m_k P_k> + ...``: the

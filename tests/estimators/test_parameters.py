@@ -53,3 +53,22 @@ def test_subclasses_and_copies_are_made_as_ever():
         thing = getattr(skgmmot, name)
         if inspect.isclass(thing) and hasattr(thing, "get_params"):
             assert "args" not in inspect.signature(thing).parameters
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (DifferentiableGaussianMixture, "n_components"),
+        (DifferentiableGaussianMixture, "max_iter"),
+        (skgmmot.SlicedWassersteinGMM, "n_projections"),
+        (skgmmot.WassersteinQuantizer, "n_clusters"),
+        (skgmmot.MixtureRegressor, "n_components"),
+        (MixtureImputer, "n_components"),
+    ],
+)
+@pytest.mark.parametrize("value", [True, False])
+def test_truth_is_no_count(cls, name, value):
+    y = ([0.0, 1.0],) if cls is skgmmot.MixtureRegressor else ()
+    message = rf"{name}.* (must be an integer, got True\. Pass 1|Got False)|must be an integer"
+    with pytest.raises(ValueError, match=message):
+        cls(**{name: value}).fit([[0.0], [1.0]], *y)

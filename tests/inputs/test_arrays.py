@@ -218,14 +218,14 @@ def test_numbers_of_any_type_are_tensors(number):
         (
             [torch.ones(1, requires_grad=True)] * 2,
             TypeError,
-            "made of numbers, got a list of tensors",
+            "one tensor, got a list of tensors that require",
         ),
-        ([object()], TypeError, "must hold numbers of float64, got others: float"),
-        ([{}, {}], TypeError, "must hold numbers of float64, got others: float"),
-        ([10**400], TypeError, "must hold numbers of float64, got others: int too large"),
+        ([object()], TypeError, "must hold numbers, got object: float"),
+        ([{}, {}], TypeError, "must hold numbers, got dict: float"),
+        ([10**400], TypeError, "must hold numbers of float64, got int too large"),
         (torch.ones(2).to_sparse(), TypeError, "must be dense, got a tensor of torch.sparse_coo"),
-        (b"ab", ValueError, "must hold numbers, got others: could not convert"),
-        ([b"ab"], ValueError, "must hold numbers, got others: could not convert"),
+        (b"ab", ValueError, "must hold numbers, got the text 'ab'"),
+        ([b"ab"], ValueError, "must hold numbers, got the text 'ab'"),
     ],
 )
 def test_what_cannot_be_an_array_of_numbers_is_said(given, error, message):

@@ -90,3 +90,47 @@ def test_what_is_no_count_is_refused_with_advice(value):
     with pytest.raises(ValueError, match=r"n must be a positive integer, got .*\. Pass less\.$"):
         positive_integer("n", value, "Pass less.")
     assert positive_integer("n", np.int64(3)) == 3
+
+
+GRAPH = torch.ones(2, requires_grad=True)
+NOT_NUMBERS = {
+    "ragged": ([[0.0], [1.0, 2.0]], ValueError, "rows of one length, got a list of several"),
+    "ragged tuple": (((0.0, 1.0), (1.0,)), ValueError, "rows of one length, got a tuple of"),
+    "bytes": (
+        np.full((3, 2), b"blue"),
+        ValueError,
+        "hold numbers, got the text 'blue' in col",
+    ),
+    "complex": (np.ones((3, 2)) + 1j, ValueError, "be real, got complex.*Complex data not supp"),
+    "complex list": ([[1j], [2.0]], ValueError, "be real, got complex numbers"),
+    "objects": ([[object()], [0.0]], TypeError, "hold numbers, got object: float"),
+    "sets": ([[{1.0}], [0.0]], TypeError, "hold numbers, got set: float"),
+    "tensors": ([GRAPH, GRAPH], TypeError, r"got a list of tensors that require a gradient. Pass"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_NUMBERS)
+def test_what_is_not_numbers_is_named(kind):
+    X, error, message = NOT_NUMBERS[kind]
+    with pytest.raises(error, match=f"X must .*{message}"):
+        DifferentiableGaussianMixture().fit(X)
+
+
+@pytest.mark.parametrize("fit", [DifferentiableGaussianMixture, WassersteinQuantizer])
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([np.nan, 1.0], "sample_weight must be finite and non-negative, got a range of nan"),
+        ([np.inf, 1.0], "sample_weight must be finite and non-negative, got a range of 1.0 to inf"),
+        (["heavy", "1"], "got the text 'heavy'. Pass one number a sample"),
+        ([1j, 1.0], "sample_weight must be real"),
+        ([[1.0], [1.0]], r"sample_weight must have shape \(2,\), got \(2, 1\)"),
+        ([1.0], r"sample_weight must have shape \(2,\), got \(1,\)"),
+        ([0.0, 0.0], "positive sum, got all zeros"),
+        ([None, 1.0], "sample_weight must be finite and non-negative, got a range of nan"),
+        (np.ma.array([1.0, 2.0], mask=[0, 1]), "sample_weight must have no masked entries, got 1"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(fit, weights, message):
+    with pytest.raises(ValueError, match=message):
+        fit(1).fit([[0.0], [1.0]], sample_weight=weights)

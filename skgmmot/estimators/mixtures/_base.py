@@ -19,6 +19,7 @@ from skgmmot._inputs import arrays, places
 from skgmmot._inputs.dask_blocks import answers
 from skgmmot._inputs.mixtures import attributes, check_means
 from skgmmot._types import Array, Elsewhere, Samples
+from skgmmot.estimators._parameters import refuse_truth
 from skgmmot.estimators.interchange import Interchange
 from skgmmot.estimators.mixtures._parts import MixtureParts
 from skgmmot.estimators.saving import SavedEstimator
@@ -32,6 +33,9 @@ from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.threads import single_threaded_torch
 
+#: Ratio of variances up to which samples are drawn without bringing them to one, and how negative
+#: an eigenvalue of correlations may be by rounding.
+MAGNITUDES, INDEFINITE = 1e8, 1e-6
 #: The label of noise.
 NOISE = -1
 
@@ -131,6 +135,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             if getattr(self, name) is not default
         }
         validate_parameter_constraints(self._parameter_constraints, given, type(self).__name__)
+        refuse_truth(self._parameter_constraints, given)
 
     def _covariance(self):
         """The covariance type: that of the fit where the mixture has its type from elsewhere."""
@@ -228,8 +233,11 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         """Show a fit in the user's kind of array and dtype."""
         for name in ("precisions_", "precisions_cholesky_"):
             vars(self).pop(name, None)
-        for name, tensor in self._public(theta, theta.prepare().factors).items():
-            setattr(self, name, kind.restore(tensor.to(dtype)))
+        shown = self._public(theta, theta.prepare().factors)
+        if dtype != torch.float64 and "precisions_" not in shown:  # the rounded ones may have none
+            theta.detach().to(dtype=dtype).to(dtype=torch.float64).prepare()
+        for name, tensor in in_dtype(shown, dtype).items():
+            setattr(self, name, kind.restore(tensor))
 
     @single_threaded_torch()
     def _evaluate(self, function, X):
@@ -541,6 +549,21 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         return -2 * self._log_likelihood(X, sample_weight)[0] + 2 * self._n_parameters()
 
 
+def in_dtype(shown: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Attributes of a mixture in the dtype of the samples, if that can hold them."""
+    found = {name: tensor.to(dtype) for name, tensor in shown.items()}
+    if all(math.isfinite(float(tensor.detach().sum())) for tensor in found.values()):
+        return found
+    for name, tensor in found.items():  # sums may overflow where numbers do not
+        if not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"X must have a scale at which {name} is finite in {dtype}, got an entry of "
+                f"{float(shown[name].detach().abs().max()):.1e}. Rescale X, pass float64 or "
+                "increase reg_covar."
+            )
+    return found
+
+
 def _sums_of(estimator, X, weights):
     """The log-likelihood of a block, and the sum of its weights."""
     values = estimator._blockwise(_log_density, X).double()
@@ -558,12 +581,32 @@ def _evaluated(function, estimator, X):
 def _draw(rng, mean, covariance, size, covariance_type):
     """Draw from one component, with scikit-learn's random numbers."""
     if covariance_type.elementary and not covariance_type.diagonal:
-        return rng.multivariate_normal(mean, covariance.numpy(), size)
+        return _draw_by_matrix(rng, mean, covariance.numpy(), size)
     normals = rng.standard_normal(size=(size, covariance_type.n_normals(len(mean))))
     if covariance_type.diagonal:
         return mean + normals * np.sqrt(covariance.numpy())
     colouring = covariance_type.colouring(covariance)
     return mean + covariance_type.coloured(torch.from_numpy(normals), colouring).numpy()
+
+
+def _draw_by_matrix(rng, mean, covariance, size):
+    """Draw by singular values, whose rounding is in the unit of the largest variance.
+
+    Where variances are of many magnitudes, they are brought to one first.
+    """
+    variances = covariance.diagonal()
+    units = np.sqrt(np.where(variances > 0, variances, 1.0))
+    correlations = covariance / units / units[:, None]
+    if (least := np.linalg.eigvalsh(correlations)[0]) < -INDEFINITE:
+        raise ValueError(
+            "covariances_ must be positive semi-definite for samples, got correlations with the "
+            f"eigenvalue {least:.2g}. Set them anew, or fit again."
+        )
+    # numpy's own check is in absolute numbers
+    options = {"size": size, "check_valid": "ignore"}
+    if 0 < variances.max() <= MAGNITUDES * variances.min():
+        return rng.multivariate_normal(mean, covariance, **options)
+    return mean + units * rng.multivariate_normal(0 * mean, correlations, **options)
 
 
 def _log_density(step: EStep, X):

@@ -24,7 +24,7 @@ from sklearn.utils.random import sample_without_replacement
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from skgmmot._inputs.arrays import NUMPY, ArrayKind, as_tensor
+from skgmmot._inputs.arrays import NUMPY, ArrayKind, as_tensor, check_range
 from skgmmot.estimators.mixtures._callable_start import called
 from skgmmot.fitting import kmeans
 from skgmmot.fitting.em.constraint import FREE, Constraint, check_fixed_weights, constraint_of
@@ -559,6 +559,7 @@ def given(estimator, em: EM, *, uniform: bool = False) -> tuple:
         weights = check_weights(estimator.weights_init, estimator.n_components).to(**to)
     if estimator.means_init is not None:
         means = check_shape(estimator.means_init, shape, "means").to(**to)
+        check_range(means.to(em.origin.dtype), "means_init")
         means = means - em.origin.double()
     if estimator.precisions_init is not None:
         covariances = check_precisions(
@@ -735,13 +736,17 @@ def check_precisions(precisions, covariance_type: CovarianceType, *shape: int) -
     if not base.elementary:
         raise ValueError(
             f"precisions_init must be None with covariance_type={base.name!r}, whose precisions "
-            "are not stored. Start from DifferentiableGaussianMixture.from_parameters with "
-            "warm_start=True."
+            f"are not stored, got a {type(precisions).__name__}. Start from "
+            "DifferentiableGaussianMixture.from_parameters with warm_start=True."
         )
     precisions = check_shape(precisions, base.public_shape(*shape), f"{base.name} precision")
     precisions = base.from_public(precisions)
     requirement = base.not_precisions(precisions)
     if requirement:
-        raise ValueError(f"'{base.name} precision' should be {requirement}")
+        low, high = float(precisions.min()), float(precisions.max())
+        raise ValueError(
+            f"'{base.name} precision' should be {requirement}, got entries from {low:.3g} to "
+            f"{high:.3g}. Pass inverse covariances."
+        )
     covariances, (K, d) = base.from_precisions(precisions.double()), shape
     return covariance_type.from_base(covariances, covariances.new_full((K,), 1 / K), d)

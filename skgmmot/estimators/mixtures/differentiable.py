@@ -56,6 +56,8 @@ SMALL = 2**15
 MAX_CERTIFY = 1000
 #: Attributes that only fits with known errors have.
 OF_ERRORS = ("solution_", "error_")
+#: Largest variance of a feature, and inverse of the smallest one, for a gradient.
+MOST_VARIANCE = 1e120
 #: Attributes that only fits with noise have.
 OF_NOISE = ("noise_weight_", "noise_log_density_", "noise_bounds_")
 EMPTY = (
@@ -450,7 +452,8 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         return self
 
     def _from_y(self, y):
-        return {} if self.labels == "ignore" else {"y": y}
+        unknown = not isinstance(self.labels, str)  # what else it is comes to light later
+        return {} if unknown or self.labels == "ignore" else {"y": y}
 
     def _validated(self, X, sample_weight, *, first=True):
         """As for all, in memory; elsewhere samples that hold their weights, None and the kind."""
@@ -582,6 +585,26 @@ def _check_rank(estimator, n_features):
         )
 
 
+def _check_unit(variances: Tensor) -> None:
+    """Refuse a gradient in units in which squares of variances leave the range of numbers."""
+    low, high = (float(v) for v in torch.aminmax(variances))
+    if low < 1 / MOST_VARIANCE or high > MOST_VARIANCE:
+        raise ValueError(
+            f"X must have variances from {1 / MOST_VARIANCE:.0e} to {MOST_VARIANCE:.0e} for a "
+            f"gradient, got {low:.1e} to {high:.1e}. Rescale X, or pass X.detach()."
+        )
+
+
+def _check_counts(sample_weight: Tensor | None) -> None:
+    """Refuse a gradient for weights which, beside a prior, are next to nothing or everything."""
+    total = 1.0 if sample_weight is None else float(sample_weight.sum())
+    if not 1 / MOST_VARIANCE < total < MOST_VARIANCE:
+        raise ValueError(
+            f"sample_weight must have a sum from {1 / MOST_VARIANCE:.0e} to {MOST_VARIANCE:.0e} "
+            f"for a gradient with a prior, got {total:.1e}. Rescale the weights, which are counts."
+        )
+
+
 class _Fit(Fit):
     """EM on given samples, and the best run's end on their graph."""
 
@@ -603,6 +626,9 @@ class _Fit(Fit):
         else:
             origin = blocks.origin(*constants)
             variances = _init.variances(*constants, origin)
+        if self.gradient is not None:
+            _check_unit(variances + estimator.reg_covar)
+            _check_counts(constants[1])
         _init.warn_of_units(estimator, variances, origin)
         self._begin(self._samples(*constants), origin)
 

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skgmmot._types import Device, RandomState, Samples
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.mixtures import _init
-from skgmmot.estimators.mixtures._base import CovarianceTypeName
+from skgmmot.estimators.mixtures._base import CovarianceTypeName, in_dtype
 from skgmmot.estimators.mixtures._fit import Fit, FittedMixture
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
@@ -294,8 +294,9 @@ class _Fit(Fit):
         e, theta, unit = self.estimator, solution.value, self.scaling.unit
         factors = theta.prepare().factors / unit
         theta = theta.scaled(unit).translated(self.scaling.origin)
-        for name, tensor in e._public(theta, factors).items():
-            setattr(e, name, self.kind.restore(_fitting(tensor.detach(), self.dtype, name)))
+        shown = e._public(theta.detach(), factors.detach())
+        for name, tensor in in_dtype(shown, self.dtype).items():
+            setattr(e, name, self.kind.restore(tensor))
         e.distance_ = unit * math.sqrt(max(-solution.objective, 0.0))
         e.distances_ = [unit * math.sqrt(max(-cost, 0.0)) for cost in solution.objectives]
         e.converged_, e.n_iter_ = solution.converged, solution.n_iter
@@ -310,14 +311,3 @@ def _check_remoteness(points, weights):
             f"samples for exact transport, got one {far:.1e} times as far out. Leave it out, "
             "or set integration='nodes'."
         )
-
-
-def _fitting(tensor, dtype, name):
-    """A result in the dtype of the samples, if that can hold it."""
-    shown = tensor.to(dtype)
-    if not torch.isfinite(shown).all():
-        raise ValueError(
-            f"X must have a scale at which {name} is finite in {dtype}, got an entry of "
-            f"{float(tensor.abs().max()):.1e}. Rescale X, pass float64 or increase reg_covar."
-        )
-    return shown

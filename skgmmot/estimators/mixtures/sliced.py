@@ -422,6 +422,12 @@ class _Fit(Fit):
                 f"p must be smaller for these samples, got {e.p}: powers of the distances leave "
                 "the range of float64. Decrease p."
             )
+        if not math.isfinite(distance):
+            raise ValueError(
+                f"the start must be of the size of the samples, got {distance} as the sliced "
+                "distance in the end. Pass means_init and precisions_init near them, or none, or "
+                "a smaller learning_rate."
+            )
         vars(e).pop("lower_bound_", None)
         if self.refined is not None:
             e.lower_bound_ = self.refined.objective

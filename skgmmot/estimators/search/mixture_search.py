@@ -652,7 +652,8 @@ class _Course:
 
 def _numbers(given) -> list[int]:
     """The numbers of components, ascending."""
-    numbers = [given] if isinstance(given, Integral) else list(given)
+    is_one = isinstance(given, Integral) or getattr(given, "ndim", 1) == 0
+    numbers = [given] if is_one else list(given)
     bad = [k for k in numbers if not isinstance(k, Integral) or isinstance(k, bool) or k < 1]
     if bad or not numbers:
         raise ValueError(
@@ -664,7 +665,8 @@ def _numbers(given) -> list[int]:
 
 def _types(given) -> list[str]:
     """The names of the covariance types."""
-    names = [given] if isinstance(given, str) else list(given)
+    is_one = isinstance(given, str) or getattr(given, "ndim", 1) == 0
+    names = [given] if is_one else list(given)
     bad = [name for name in names if not isinstance(name, str) or name not in COVARIANCE_TYPES]
     if bad or not names:
         raise ValueError(

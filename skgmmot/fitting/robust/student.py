@@ -22,6 +22,7 @@ from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.covariance.base import LOG_2PI, CovarianceType
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
 from skgmmot.gaussian.evaluators import DefinitionEStep, EStep
+from skgmmot.gaussian.log_density import nearest
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.gaussian.statistics import Statistics
 
@@ -228,11 +229,22 @@ class StudentEStep:
 
     def log_responsibilities(self, X: Tensor) -> Tensor:
         """The log-posterior of the components ``(K, b)``."""
-        return torch.log_softmax(self.log_joint(X), dim=0)
+        return torch.log_softmax(self._told_apart(X), dim=0)
+
+    def _told_apart(self, X: Tensor) -> Tensor:
+        """The log-joint; one-hot where Gaussian components alone leave nothing of it."""
+        joint = self.log_joint(X)
+        nothing = torch.isneginf(joint.detach().amax(0))
+        if not nothing.any():
+            return joint
+        one_hot = torch.zeros_like(joint)
+        theta = self.theta._replace(log_weights=self.peak.detach().squeeze(1))
+        one_hot[:, nothing] = nearest(theta, X.detach()[nothing]).to(joint)
+        return torch.where(nothing, one_hot, joint)
 
     def responsibilities(self, X: Tensor, buffers=None) -> tuple[Tensor, Tensor]:
         """The posterior of the components ``(K, b)``, and the samples ``(d, b)``."""
-        return torch.softmax(self.log_joint(X), dim=0), X.mT
+        return torch.softmax(self._told_apart(X), dim=0), X.mT
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
         """Sum over one block what `statistics` needs."""

@@ -295,5 +295,16 @@ def test_a_covariance_type_set_after_the_fit_is_refused_by_name(name):
     X = np.random.default_rng(0).normal(size=(30, 2))
     model = DifferentiableGaussianMixture(2, random_state=0).fit(X).set_params(covariance_type=name)
     for ask in (model.predict, model.score_samples, model.bic):
-        with pytest.raises(ValueError, match=r"covariance_type must be one of full, .* got"):
+        with pytest.raises(ValueError, match=r"covariance_type must be one of .*full.* got"):
             ask(X)
+
+
+@pytest.mark.parametrize("ratio", [1e6, 1e12, 1e30, 1e100, 1e-100])
+def test_samples_keep_the_spread_of_features_in_other_units(ratio):
+    unit = np.array([[1.0, 0.6], [0.6, 1.0]])
+    covariance = unit * [1, ratio] * np.array([[1], [ratio]])
+    mixture = DifferentiableGaussianMixture.from_parameters(
+        [1.0], [[0.0, 0.0]], covariance[None], random_state=0
+    )
+    X, _ = mixture.sample(4000)
+    np.testing.assert_allclose(np.cov(X.T) / covariance, 1, rtol=0.1)

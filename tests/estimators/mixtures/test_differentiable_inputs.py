@@ -230,7 +230,7 @@ def fitted_weighted(X, weights):
         (np.full(600, -1.0), "sample_weight must be finite and non-negative, got a range of -1.0"),
         (torch.zeros(600), "sample_weight must have a positive sum"),
         (np.zeros(600), "[Ss]ample.weights? must"),
-        (np.ones(3), "sample_weight.shape"),
+        (np.ones(3), r"sample_weight must have shape \(600,\), got \(3,\)"),
         (torch.ones(3), "sample_weight must have shape"),
         (np.r_[np.ones(3), np.zeros(597)], "n_components = 4, n_samples = 3"),
     ],
@@ -238,3 +238,47 @@ def fitted_weighted(X, weights):
 def test_bad_weights_are_refused(blobs, weights, message):
     with pytest.raises(ValueError, match=message):
         fitted(blobs).fit(blobs, sample_weight=weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "precisions"),
+    [
+        ("diag", 1e-10, None),
+        ("spherical", 1e-10, None),
+        ("lowrank", 1e-10, None),
+        ("spherical", 1.0, [1e150, 1.0]),
+        ("spherical", 1.0, [1.0, 1e-60]),
+    ],
+)
+def test_covariances_that_float32_cannot_hold_are_refused_in_words(name, scale, precisions):
+    X = scale * np.repeat(np.eye(2), 4, axis=0)
+    held = False if precisions is None else [True, True]
+    options = {"reg_covar": 1e-60, "fixed_covariances": held, "precisions_init": precisions}
+    model = DifferentiableGaussianMixture(2, covariance_type=name, random_state=0, **options)
+    with pytest.raises(ValueError, match=r"X must have a scale at which|or scale the input data"):
+        model.set_params(max_iter=0).fit(X.astype(np.float32))
+    model.fit(X)
+    assert np.isfinite(model.score_samples(X)).all()
+
+
+@pytest.mark.parametrize("size", [1e152, -1e200, 1e299, 1e308])
+def test_means_to_start_from_whose_squares_overflow_are_refused(blobs, size):
+    means = blobs[:4] * [1, 1, 0] + [0, 0, size]
+    with pytest.raises(ValueError, match=r"means_init must be smaller than 1\.3e\+151"):
+        fitted(blobs, means_init=means)
+    with pytest.raises(ValueError, match=r"means_init must be smaller than .* torch.float32"):
+        fitted(blobs.astype("f"), means_init=means / size * 1e30)
+
+
+@pytest.mark.parametrize(
+    ("name", "precisions", "came"),
+    [
+        ("spherical", np.zeros(4), "positive, got entries from 0 to 0. Pass inverse"),
+        ("diag", -np.ones((4, 3)), "positive, got entries from -1 to -1. Pass inverse"),
+        ("full", np.ones((4, 3, 3)), "symmetric, positive-definite, got entries from 1 to 1"),
+        ("lowrank", np.ones((4, 3)), "lowrank.*got a ndarray. Start from"),
+    ],
+)
+def test_precisions_that_are_none_say_what_came(blobs, name, precisions, came):
+    with pytest.raises(ValueError, match=came):
+        fitted(blobs, name, precisions_init=precisions)

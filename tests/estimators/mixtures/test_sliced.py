@@ -481,3 +481,15 @@ def test_as_many_components_as_samples_are_fitted(rng):
     assert np.abs(mixture.means_[:, None] - X).max(2).min(1).max() < 1e-3
     assert len(set(mixture.predict(X))) == 6
     assert np.abs(mixture.covariances_).max() < 2e-6
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("precision", [1e-308])
+@pytest.mark.parametrize("name", ["spherical", "diag"])
+def test_a_start_beyond_all_samples_is_refused(name, precision):
+    X = np.random.default_rng(0).normal(size=(30, 1)) + 1e6
+    given = np.full((2,) if name == "spherical" else (2, 1), precision)
+    options = {"precisions_init": given, "max_iter": 2, "random_state": 0}
+    message = r"the start must be of the size of the samples, got (inf|nan)"
+    with pytest.raises(ValueError, match=message):
+        SlicedWassersteinGMM(2, covariance_type=name, **options).fit(X)

@@ -19,6 +19,8 @@ from skgmmot.fitting.robust.student import (
     next_degrees,
 )
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
+from skgmmot.gaussian.log_density import log_responsibilities
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
 
 F64 = torch.float64
@@ -169,3 +171,19 @@ def test_moments_are_those_of_the_components(kind):
 def test_without_a_covariance_there_are_no_moments():
     with pytest.raises(ValueError, match=r"above 2 for a covariance, got 2 in component 1"):
         moments_of(two(nu=(3.0, 2.0)))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("size", [1e160, -1e200, 1e300])
+def test_samples_far_from_gaussian_components_alone_belong_to_the_widest(kind, size):
+    theta = two(kind, nu=(math.inf, math.inf))
+    X = torch.tensor([[size, 0.0], [0.0, 0.0], [size, size]], dtype=F64)
+    step = evaluator(theta)
+    resp = step.responsibilities(X)[0]
+    expected = log_responsibilities(
+        GaussianMixtureParams(theta.weights, theta.means, theta.covariances, theta.covariance_type),
+        X,
+    ).exp()
+    torch.testing.assert_close(resp, expected)
+    assert torch.isneginf(step.log_density(X)[[0, 2]]).all()
+    torch.testing.assert_close(step.log_responsibilities(X).exp(), resp)
