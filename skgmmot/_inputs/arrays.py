@@ -491,7 +491,7 @@ def weights_as_given(sample_weight, X: Tensor) -> Tensor:
             "a function that returns blocks of X. Pass one weight a sample."
         )
     refuse_no_weights(sample_weight)
-    if isinstance(sample_weight, Number):
+    if isinstance(sample_weight, Real):
         weights = torch.full((len(X),), float(sample_weight), dtype=torch.float64)
     elif isinstance(sample_weight, Tensor):
         weights = as_tensor(sample_weight).double()

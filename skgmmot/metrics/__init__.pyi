@@ -315,6 +315,17 @@ def mixture_wasserstein_distance(
     debiased: bool = ...,
     return_error: Literal[False] = ...,
 ) -> float: ...
+@overload
+def mixture_wasserstein_distance(
+    source: _Arrays,
+    target: _Arrays,
+    *,
+    reg: float = ...,
+    reg_m: _Penalty = ...,
+    squared: bool = ...,
+    debiased: bool = ...,
+    return_error: Literal[True],
+) -> tuple[float, float]: ...
 def mixture_wasserstein_interval(
     source: _Mixture,
     target: _Mixture,
@@ -328,17 +339,6 @@ def mixture_wasserstein_interval(
     random_state: _RandomState = ...,
     n_jobs: int | None = ...,
 ) -> DistanceInterval: ...
-@overload
-def mixture_wasserstein_distance(
-    source: _Arrays,
-    target: _Arrays,
-    *,
-    reg: float = ...,
-    reg_m: _Penalty = ...,
-    squared: bool = ...,
-    debiased: bool = ...,
-    return_error: Literal[True],
-) -> tuple[float, float]: ...
 @overload
 def pairwise_mixture_wasserstein(
     mixtures: Sequence[_Estimator],

@@ -27,7 +27,7 @@ from skgmmot.transport.mixtures.distance import transport_plan
 #: Least number of resamples: a standard deviation of fewer is hardly known.
 MIN_RESAMPLES = 20
 #: When refits end: the change of the mean log-likelihood in one iteration, and their number.
-REFIT = {"tol": 1e-5, "max_iter": 200}
+REFIT_TOL, REFIT_ITERATIONS = 1e-5, 200
 
 
 class DistanceInterval(NamedTuple):
@@ -193,7 +193,14 @@ class _Side(NamedTuple):
             X = self.X[torch.randint(n, (n,), generator=generator)]
         else:
             X, _ = sample(self.mixture, n, generator=generator)
-        return fit_em(self.mixture, X, reg_covar=self.reg_covar, **REFIT).value
+        fitted = fit_em(
+            self.mixture,
+            X,
+            reg_covar=self.reg_covar,
+            tol=REFIT_TOL,
+            max_iter=REFIT_ITERATIONS,
+        )
+        return fitted.value
 
 
 def _refitted(sides: list[_Side], seeds, n_jobs) -> np.ndarray:
@@ -229,8 +236,9 @@ def _squared_distance(pair) -> float:
 
 def _bound(pair, n_samples: list[int], seed: int) -> float:
     """The papers' bound of the error of MW2, infinite where the information is not known."""
+    source, target = pair
     try:
-        found = stability_bounds(*pair, tuple(n_samples), random_state=seed)
+        found = stability_bounds(source, target, tuple(n_samples), random_state=seed)
     except ValueError:
         return math.inf
     return math.sqrt(found.source) + math.sqrt(found.target)

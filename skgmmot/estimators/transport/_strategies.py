@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ class Strategy(NamedTuple):
 
     def images(self, mapping: MixtureMap, X: torch.Tensor, seed, first_row: int = 0):
         """The images of samples, of which the first is this row of all; block by block."""
-        others = []
+        others: list[Any] = []
         if self.n_uniforms:
             others.append(Uniforms(seed, self.n_uniforms, first_row, X.device))
         return blocks.map_rows(
