@@ -21,7 +21,6 @@ def pytest_addoption(parser):
     """How much is drawn at random."""
     of = parser.getgroup("skgmmot")
     of.addoption("--examples", type=int, default=EXAMPLES, help="generated inputs of a property")
-    of.addoption("--seeds", type=int, default=1, help="seeds of each statistical test")
 
 
 def pytest_configure(config):
@@ -36,12 +35,6 @@ def pytest_configure(config):
         suppress_health_check=list(HealthCheck),
     )
     settings.load_profile("skgmmot")
-
-
-def pytest_generate_tests(metafunc):
-    """Run a statistical test, one that has an argument `random_seed`, with several seeds."""
-    if "random_seed" in metafunc.fixturenames:
-        metafunc.parametrize("random_seed", range(metafunc.config.getoption("--seeds")))
 
 
 @pytest.fixture

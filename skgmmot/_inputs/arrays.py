@@ -115,7 +115,7 @@ def _floats(array) -> np.ndarray:
             "of some of its rows if need be, or, in place of samples, a mixture fitted to them."
         )
     refuse_masked("an array", array)
-    given, is_class = array, isinstance(array, type)
+    given, is_class = from_other_library("an array", array), isinstance(array, type)
     with numbers_only("an array", given):
         array = np.asarray(None if is_class else given)
     # numpy makes an array without axes of an object that it cannot look into
@@ -302,6 +302,7 @@ def _validated(
     if isinstance(X, list | tuple):
         with numbers_only(name, X):
             X = np.asarray(X)
+    X = from_other_library(name, X)
     if missing:
         X = with_nan(X)
     _refuse_other_objects(X)
@@ -317,6 +318,20 @@ def _validated(
     tensor = on_device(tensor, estimator.device)
     _check_finite(tensor, name, estimator, missing)
     return tensor
+
+
+def from_other_library(name: str, array):
+    """numpy's array of one of another library (by the array API standard); others as they are."""
+    if not hasattr(array, "__array_namespace__") or isinstance(array, np.ndarray | Tensor):
+        return array
+    try:
+        return np.asarray(array)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        kind = f"{type(array).__module__}.{type(array).__qualname__}"
+        raise TypeError(
+            f"{name} must be an array that numpy can read, got {kind}. Pass torch.from_dlpack of "
+            "it, which stays on its device."
+        ) from error
 
 
 def _is_ready(estimator, X, reset: bool, min_samples: int) -> bool:
@@ -514,6 +529,7 @@ def weights_as_given(sample_weight, X: Tensor) -> Tensor:
 
 def _weights_in_numpy(sample_weight) -> np.ndarray:
     """A copy of weights in float64, of any shape and values."""
+    sample_weight = from_other_library("sample_weight", sample_weight)
     refuse_masked("sample_weight", sample_weight)
     with numbers_only("sample_weight", sample_weight, of_text="Pass one number a sample."):
         return check_array(

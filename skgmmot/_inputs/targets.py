@@ -9,6 +9,7 @@ from torch import Tensor
 
 from skgmmot._inputs.arrays import (
     as_tensor,
+    from_other_library,
     is_function,
     refuse_masked,
     refuse_times,
@@ -116,6 +117,7 @@ def _refuse_booleans(y) -> None:
 
 def _numbers(y) -> np.ndarray:
     """Call scikit-learn's `check_array`."""
+    y = from_other_library("y", y)
     with numbers_only("y", y, of_text=f"{CLASSES}."):
         return check_array(
             y,

@@ -200,6 +200,18 @@ def nearest(mixture: PreparedMixture, X: Tensor) -> Tensor:
 
     Along ``x = s u`` the squared distances are ``s^2 |u P_k|^2 - 2 s <u P_k, m_k P_k> + ...``: the
     first term decides, and where it is equal (shared covariances) the second.
+
+    Parameters
+    ----------
+    mixture : PreparedMixture
+        K components.
+    X : Tensor of shape (n, d)
+        Samples.
+
+    Returns
+    -------
+    Tensor of shape (K, n)
+        0 for the nearest component, minus infinity for the others.
     """
     mixture = mixture.to()
     covariance_type = mixture.covariance_type
