@@ -322,7 +322,8 @@ def _validated(
 
 def from_other_library(name: str, array):
     """numpy's array of one of another library (by the array API standard); others as they are."""
-    if not hasattr(array, "__array_namespace__") or isinstance(array, np.ndarray | Tensor):
+    is_other = hasattr(array, "__array_namespace__") and not isinstance(array, type)
+    if not is_other or isinstance(array, np.ndarray | Tensor):
         return array
     try:
         return np.asarray(array)
