@@ -117,6 +117,9 @@ FUNCTIONS = {
     "semidiscrete_distance": lambda: metrics.semidiscrete_distance(A, X[:5]),
     "semidiscrete_plan": lambda: metrics.semidiscrete_plan(A, X[:5]),
     "stability_bounds": lambda: metrics.stability_bounds(A, B, 100),
+    "mixture_wasserstein_interval": lambda: metrics.mixture_wasserstein_interval(
+        A, B, X, X + 1, n_resamples=20, random_state=0
+    ),
     "scorers": lambda: [metrics.get_scorer(name)(A, X) for name in ("bic", "aic")],
     "interpolate": lambda: skgmmot.interpolate(A, B, 0.5),
     "reduce": lambda: skgmmot.reduce(A, 1),
