@@ -217,6 +217,18 @@ def made(name: str):
     return MODELS[name][0]()
 
 
+def numbers(found) -> list:
+    """Numbers of a result, or of an estimator's fitted attributes, as arrays on the host."""
+    if isinstance(found, torch.Tensor):
+        return [found.detach().cpu().numpy()]
+    if isinstance(found, list | tuple):
+        return [array for part in found for array in numbers(part)]
+    if hasattr(found, "get_params"):
+        fitted = sorted(name for name in vars(found) if name.endswith("_"))
+        return numbers([vars(found)[name] for name in fitted])
+    return [np.asarray(found)] if isinstance(found, np.ndarray | float | int) else []
+
+
 #: Files of earlier releases, which every later one loads.
 DATA = Path(__file__).parent / "data"
 

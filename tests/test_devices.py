@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import numbers
 from simulated_device import NAME, counting, simulated_device
 from sklearn.exceptions import ConvergenceWarning
 
@@ -51,18 +52,6 @@ def clouds(n, d=3, seed=0):
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(7).normal(size=(3, d))
     return rng.normal(size=(n, d)) + 3 * centres[rng.integers(0, 3, n)]
-
-
-def numbers(found) -> list:
-    """Numbers of a result, or of an estimator's fitted attributes, as arrays on the host."""
-    if isinstance(found, torch.Tensor):
-        return [found.detach().cpu().numpy()]
-    if isinstance(found, list | tuple):
-        return [array for part in found for array in numbers(part)]
-    if hasattr(found, "get_params"):
-        fitted = sorted(name for name in vars(found) if name.endswith("_"))
-        return numbers([vars(found)[name] for name in fitted])
-    return [np.asarray(found)] if isinstance(found, np.ndarray | float | int) else []
 
 
 class On:

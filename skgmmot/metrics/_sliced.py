@@ -30,7 +30,7 @@ from skgmmot.transport.sliced.distance import (
     sliced_wasserstein_between,
     sliced_wasserstein_of_samples,
 )
-from skgmmot.transport.sliced.errors import error_of_lines, error_of_power_root
+from skgmmot.transport.sliced.errors import error_of_lines
 
 #: Number of directions and exponent of the distance that sets the unit of powers above 2.
 UNIT_DIRECTIONS, UNIT_EXPONENT = 10, 8
@@ -284,7 +284,7 @@ def sliced_wasserstein_distance(
     if not return_error:
         return value
     error = _error(costs, theta, "max" if seeks else projections)
-    return value, error_of_power_root(power, error, p) * unit
+    return value, error_of_root(power, error, p) * unit
 
 
 def _error(costs, theta, name):

@@ -185,26 +185,29 @@ def safe_sqrt(values: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)
 
 
-def error_of_root(square: float, error: float) -> float:
-    """Return how far the square root of a number may be off.
+def error_of_root(power: float, error: float, p: float = 2.0) -> float:
+    """Return how far the p-th root of a number may be off.
 
     Parameters
     ----------
-    square : float
+    power : float
         The number, non-negative.
     error : float
         How far it may be off; the true number is not negative either.
+    p : float, default=2.0
+        Exponent, at least 1.
 
     Returns
     -------
     float
         The largest change of the root.
     """
-    if error == 0 or math.isnan(error):
+    if error == 0 or not math.isfinite(error):
         return error
-    root = math.sqrt(square)
-    below = min(error, square) / (root + math.sqrt(max(square - error, 0.0))) if square else 0.0
-    return max(below, error / (root + math.sqrt(square + error)))
+    root = power ** (1 / p)
+    if error >= power:
+        return max(root, (power + error) ** (1 / p) - root)
+    return -root * math.expm1(math.log1p(-error / power) / p)  # roots are concave
 
 
 def errors_of_roots(squares: Tensor, errors: Tensor) -> Tensor:

@@ -221,6 +221,13 @@ def test_schur_complements_are_differentiable(make_covariances, make_samples):
     assert torch.autograd.gradcheck(of_symmetric, inputs)
 
 
+def test_roots_of_powers():
+    assert error_of_root(8.0, 19.0, 3.0) == pytest.approx(2.0)  # 8 may be 0
+    assert error_of_root(8.0, 1e-12, 3.0) == pytest.approx(1e-12 / 12)
+    assert error_of_root(0.0, 8.0, 3.0) == 2.0 and error_of_root(1.0, 0.0, 2.0) == 0.0
+    assert error_of_root(2.0, math.inf) == math.inf == error_of_root(2.0, math.inf, 3.0)
+
+
 def test_errors_of_roots_are_the_larger_change():
     assert error_of_root(4.0, 0.0) == 0
     assert error_of_root(0.0, 4.0) == 2  # true numbers are not negative

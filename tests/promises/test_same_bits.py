@@ -11,6 +11,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import torch
+from models import numbers
 from simulated_device import NAME, simulated_device
 
 import skgmmot
@@ -107,18 +108,6 @@ WORK = {
     "distances": distances,
     "map": mapped,
 }
-
-
-def numbers(found):
-    """Numbers of a result, or of the fitted attributes of an estimator, as arrays."""
-    if isinstance(found, torch.Tensor):
-        return [found.detach().cpu().numpy()]
-    if isinstance(found, list | tuple):
-        return [array for part in found for array in numbers(part)]
-    if hasattr(found, "get_params"):
-        fitted = sorted(name for name in vars(found) if name.endswith("_"))
-        return numbers([vars(found)[name] for name in fitted])
-    return [np.asarray(found)] if isinstance(found, np.ndarray | float | int) else []
 
 
 def results(work, X):

@@ -9,7 +9,6 @@ programme over tuples of components, one from each mixture; for a given number o
 `skgmmot.transport.mixtures.barycenter_fixed_point`.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,8 +29,9 @@ from skgmmot.gaussian.covariance.registry import (
 from skgmmot.gaussian.mixture import GaussianMixtureParams, join
 from skgmmot.transport.discrete.linear_programme import linear_programme
 from skgmmot.transport.discrete.plan import exact
-from skgmmot.transport.mixtures.distance import cost_matrix, transport_plan
+from skgmmot.transport.mixtures.distance import cost_matrix
 from skgmmot.transport.mixtures.geodesic import interpolate
+from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 
 class Pool(NamedTuple):
@@ -147,8 +147,8 @@ def lower_bound(mixtures: Sequence[GaussianMixtureParams], weights: Tensor) -> f
         The bound in squared units of the data. Takes ``J (J - 1) / 2`` plans.
     """
     mixtures = [m._replace(weights=m.weights / m.weights.sum()).detach() for m in mixtures]
-    pairs = itertools.combinations(zip(mixtures, weights.tolist(), strict=True), 2)
-    return sum(a * b * float(transport_plan(one, other).cost) for (one, a), (other, b) in pairs)
+    weights = weights.detach()
+    return float(weights @ pairwise_squared(mixtures).to(weights) @ weights) / 2
 
 
 def fixed_plans(theta: GaussianMixtureParams, problem: Pool) -> tuple[Tensor, float]:

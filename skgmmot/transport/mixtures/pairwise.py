@@ -347,9 +347,12 @@ class _Solved(NamedTuple):
     def exactly(cls, a: Tensor, b: Tensor, C: np.ndarray, P, f, g) -> "_Solved":
         """An exact plan and its potentials; costs of pairs without mass may be lower bounds."""
         value = float((P * C).sum())
-        weights = tuple(t.double().numpy() for t in same_precision(a, b))
-        certificate = Certificate(weights, C, (math.inf, math.inf), 0.0, (f, g))
-        return cls(value, P, C, lambda: certificate.of(P, value).error)
+
+        def error():
+            weights = tuple(t.double().numpy() for t in same_precision(a, b))
+            return Certificate(weights, C, (math.inf, math.inf), 0.0, (f, g)).of(P, value).error
+
+        return cls(value, P, C, error)
 
 
 def _exact_plan(a: Tensor, b: Tensor, C: np.ndarray) -> tuple[np.ndarray, ...]:

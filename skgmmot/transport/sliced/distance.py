@@ -563,28 +563,6 @@ def double_sliced_lines(
     return ot.wasserstein_1d(*points, sides[0].weights, sides[1].weights, p=2)
 
 
-def double_sliced_squared(
-    source: GaussianMixtureParams, target: GaussianMixtureParams, theta: Tensor, phi: Tensor
-) -> Tensor:
-    """Return DSMW^2, the mean of `double_sliced_lines`.
-
-    Parameters
-    ----------
-    source, target : GaussianMixtureParams
-        Mixtures of K and L components in d dimensions.
-    theta : Tensor of shape (m, d)
-        Directions, of unit length.
-    phi : Tensor of shape (m, 2)
-        Directions in the half plane, one for each, of unit length.
-
-    Returns
-    -------
-    Tensor of shape ()
-        The squared distance, differentiable in the means and covariances of both.
-    """
-    return double_sliced_lines(source, target, theta, phi).mean()
-
-
 def _project_both(source, target, theta, *least) -> tuple[Slices, Slices]:
     """Project both mixtures on the same directions, relative to the mean of the first one."""
     shares = source.weights.detach() / source.weights.detach().sum()

@@ -159,29 +159,3 @@ def _standard_error(values) -> float:
     if n < 2:
         return math.inf
     return float(stdtrit(n - 1, THREE_DEVIATIONS) * values.std(ddof=1) / math.sqrt(n))
-
-
-def error_of_power_root(power: float, error: float, p: float) -> float:
-    """Return how far the p-th root of a number may be off.
-
-    Parameters
-    ----------
-    power : float
-        The number, not negative.
-    error : float
-        How far it may be off.
-    p : float
-        Exponent.
-
-    Returns
-    -------
-    float
-        The largest change of the root.
-    """
-    if error == 0 or math.isinf(error):
-        return error
-    root = power ** (1 / p)
-    if error < 1e-8 * power:
-        return error * root / power / p
-    lowest = max(power - error, 0.0) ** (1 / p)
-    return max(root - lowest, (power + error) ** (1 / p) - root)

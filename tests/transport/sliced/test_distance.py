@@ -15,7 +15,7 @@ from skgmmot.gaussian.sampling import sample
 from skgmmot.transport.mixtures.distance import transport_plan
 from skgmmot.transport.sliced.directions import directions
 from skgmmot.transport.sliced.distance import (
-    double_sliced_squared,
+    double_sliced_lines,
     mixture_sliced_plan,
     sliced_wasserstein,
     sliced_wasserstein_between,
@@ -332,8 +332,10 @@ def test_double_sliced_distance_is_that_of_pot_on_each_line(make_mixture):
         )
         for l in range(6)
     ]
-    assert_close(double_sliced_squared(source, target, theta, phi).item(), float(np.mean(expected)))
-    assert double_sliced_squared(source, source, theta, phi) < 1e-15
+    assert_close(
+        double_sliced_lines(source, target, theta, phi).mean().item(), float(np.mean(expected))
+    )
+    assert double_sliced_lines(source, source, theta, phi).mean() < 1e-15
 
 
 def test_gradients_of_mixture_sliced_distances_are_finite_differences(make_mixture):
@@ -341,7 +343,7 @@ def test_gradients_of_mixture_sliced_distances_are_finite_differences(make_mixtu
     theta, phi = chosen(4, 2), chosen(4, 2, "random")
     for function in (
         lambda s: mixture_sliced_plan(s, target, theta).cost,
-        lambda s: double_sliced_squared(s, target, theta, phi),
+        lambda s: double_sliced_lines(s, target, theta, phi).mean(),
     ):
 
         def cost(means, covariances, function=function):

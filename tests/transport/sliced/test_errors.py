@@ -15,7 +15,6 @@ from skgmmot.transport.sliced.distance import (
 from skgmmot.transport.sliced.errors import (
     coarser,
     error_of_lines,
-    error_of_power_root,
     mass_left_out,
     raised_deviations,
     rounding_of_lines,
@@ -45,12 +44,6 @@ def test_equal_angles_integrate_low_frequencies_exactly():
     kinked = error_of_lines(angles[:, 0].abs(), "quasi", 2)
     assert smooth < 1e-15 < 1e-4 < kinked < 1e-2
     assert abs(float(angles[:, 0].abs().mean()) - 2 / math.pi) < kinked
-
-
-def test_roots_of_powers():
-    assert error_of_power_root(8.0, 19.0, 3.0) == pytest.approx(2.0)  # 8 may be 0
-    assert error_of_power_root(8.0, 1e-12, 3.0) == pytest.approx(1e-12 / 12)
-    assert error_of_power_root(0.0, 8.0, 3.0) == 2.0 and error_of_power_root(1.0, 0.0, 2.0) == 0.0
 
 
 def test_parts_that_no_number_of_nodes_changes():
