@@ -35,7 +35,7 @@ from threadpoolctl import threadpool_limits
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
 from skgmmot.metrics import bures_wasserstein_distance
-from skgmmot.transport.discrete.plan import solve
+from skgmmot.transport.discrete.solvers import solve
 
 #: A program that has taken so many seconds in all is not repeated.
 LONG = 10

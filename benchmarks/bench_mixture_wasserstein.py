@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 
 from skgmmot import MixtureWasserstein
 from skgmmot.datasets import load_photograph
-from skgmmot.transport.discrete.plan import solve
+from skgmmot.transport.discrete.solvers import solve
 
 #: Sizes (K0, K1, d), and how often each program runs at most.
 SIZES = {(10, 10, 2): 200, (50, 50, 16): 15, (256, 256, 8): 5, (100, 100, 64): 3}

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from skgmmot._inputs.mixtures import as_pair, as_two_sequences
 from skgmmot.numerics.linalg import error_of_root, errors_of_roots, safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
-from skgmmot.transport.discrete.plan import penalties_of
+from skgmmot.transport.discrete.solvers import penalties_of
 from skgmmot.transport.mixtures import distance
 from skgmmot.transport.mixtures.errors import cost_error, debiased_error
 from skgmmot.transport.mixtures.pairwise import pairwise_squared

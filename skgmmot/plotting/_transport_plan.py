@@ -12,7 +12,7 @@ from skgmmot.gaussian.conditional import marginal
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.plotting._axes import axes_for, check_kind, part_of, two_features
 from skgmmot.plotting._mixture import GaussianMixtureDisplay
-from skgmmot.transport.discrete.plan import penalties_of
+from skgmmot.transport.discrete.solvers import penalties_of
 from skgmmot.transport.mixtures.distance import transport_plan
 
 KINDS = ("lines", "matrix")

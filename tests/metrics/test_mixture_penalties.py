@@ -10,7 +10,7 @@ from skgmmot import MixtureWasserstein
 from skgmmot.metrics import (
     mixture_wasserstein_distance,
 )
-from skgmmot.transport.discrete.plan import solve
+from skgmmot.transport.discrete.solvers import solve
 
 
 def mixture(rng, K=3, d=2):

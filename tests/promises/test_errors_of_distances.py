@@ -19,7 +19,7 @@ from skgmmot.metrics import (
     sliced_mixture_wasserstein,
     sliced_wasserstein_distance,
 )
-from skgmmot.transport.discrete.plan import exact, solve
+from skgmmot.transport.discrete.solvers import exact, solve
 
 #: Problems of each kind: a few in CI, and as many as the promise is for with ``--examples``.
 FEW, MANY = 24, 120
@@ -95,7 +95,7 @@ def test_entropic_and_unbalanced_plans(n_problems):
     for i in range(n_problems):
         problem, penalties, reg = _penalised_problem(rng, i % 6)
         plan = solve(*map(torch.from_numpy, problem), reg=reg, reg_m=penalties)
-        potentials = plan._of.f.numpy(), plan._of.g.numpy()
+        potentials = plan.solved.f.numpy(), plan.solved.g.numpy()
         minimum = penalised_minimum(*problem, penalties, reg, plan.coupling.numpy(), *potentials)
         if minimum is not None:
             stated.append(plan.error)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skgmmot.functional import GaussianMixtureParams, transport_plan
-from skgmmot.transport.discrete.plan import solve
+from skgmmot.transport.discrete.solvers import solve
 
 #: Largest error of a marginal, as a share of the total mass.
 ERROR = 1e-12

@@ -22,15 +22,8 @@ from skgmmot.gaussian.bures.gaussians import (
 )
 from skgmmot.gaussian.mixture import GaussianMixtureParams, least
 from skgmmot.numerics.linalg import compare_bits
-from skgmmot.transport.discrete.certificate import PlanErrors
-from skgmmot.transport.discrete.plan import (
-    Plan,
-    entropy_of,
-    penalties_of,
-    solve,
-    solve_bounded,
-    transposed,
-)
+from skgmmot.transport.discrete.plan import Plan, Same, transposed
+from skgmmot.transport.discrete.solvers import entropy_of, penalties_of, solve, solve_bounded
 
 #: Only the costs that the plan may use are computed where more than this over ``d^2`` pairs of
 #: components need a decomposition each.
@@ -159,7 +152,7 @@ def transport_plan(
     if which == 0 and not reg:
         nothing = torch.zeros_like(source.weights.detach(), dtype=source.means.dtype)
         stays = source.weights.detach().to(nothing).diag()
-        return Plan(stays, nothing, nothing, least(source, target)).with_errors_of(PlanErrors())
+        return Plan(stays, nothing, nothing, least(source, target), Same(stays))
     weights = source.weights, target.weights
     if reg or not _is_bounded(source, target):
         return solve(*weights, cost_matrix(source, target), reg=reg, reg_m=reg_m)

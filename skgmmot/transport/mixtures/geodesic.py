@@ -30,7 +30,8 @@ from skgmmot.gaussian.covariance.registry import DIAG, FULL, SPHERICAL, TIED
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
 from skgmmot.numerics.linalg import factor, schur_complement, squared_distances, symmetrize
-from skgmmot.transport.discrete.plan import Plan, entropy_of, solve
+from skgmmot.transport.discrete.plan import Plan
+from skgmmot.transport.discrete.solvers import entropy_of, solve
 from skgmmot.transport.mixtures.distance import check_dimensions, transport_plan
 from skgmmot.transport.mixtures.maps import MixtureMap, each_by_its_own, mean_map
 

@@ -28,7 +28,7 @@ from skgmmot.numerics.linalg import compare_bits
 from skgmmot.transport.discrete.bounded import BoundedCosts, solve_in_step
 from skgmmot.transport.discrete.certificate import Certificate
 from skgmmot.transport.discrete.network_simplex import network_simplex
-from skgmmot.transport.discrete.plan import penalties_of, same_precision, solve
+from skgmmot.transport.discrete.solvers import penalties_of, same_precision, solve
 from skgmmot.transport.mixtures.distance import check_symmetric, finite_costs, transport_plan
 from skgmmot.transport.mixtures.errors import cost_error
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.discrete.plan import Plan
-from skgmmot.transport.discrete.plan import exact as exact_transport
+from skgmmot.transport.discrete.solvers import exact as exact_transport
 from skgmmot.transport.sliced import exact
 from skgmmot.transport.sliced.errors import (
     SECOND,

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from skgmmot.transport.discrete import entropic as log_domain
 from skgmmot.transport.discrete import interior_point, penalised, semi_dual
-from skgmmot.transport.discrete.plan import entropic, exact, solve, unbalanced
+from skgmmot.transport.discrete.solvers import entropic, exact, solve, unbalanced
 
 F64 = torch.float64
 
