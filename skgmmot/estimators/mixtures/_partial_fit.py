@@ -12,9 +12,9 @@ from torch import Tensor
 
 from skgmmot._inputs import arrays, places
 from skgmmot._types import Samples, fit_context
-from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
+from skgmmot.estimators.starts import earlier
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.stepwise import implied_statistics, step_size, stepwise_step
@@ -349,7 +349,7 @@ def _unedited(estimator, device) -> Running | None:
 
 def _from_attributes(estimator, X: Tensor) -> Running:
     """The same from a mixture that was fitted at once, or set by hand."""
-    theta = _init.earlier_mixture(estimator, X.shape[1], X.device)
+    theta = earlier.earlier_mixture(estimator, X.shape[1], X.device)
     covariance_type = theta.covariance_type.reduced(*theta.means.shape)
     theta = theta._replace(
         weights=theta.weights / theta.weights.sum(), covariance_type=covariance_type

@@ -19,7 +19,7 @@ from skgmmot._inputs import arrays, places
 from skgmmot._inputs.labels import classes_of
 from skgmmot._types import Array, Device, Path, RandomState, Samples
 from skgmmot.estimators.classes import CLASSES, ClassPredictor
-from skgmmot.estimators.mixtures import _checkpoint, _init
+from skgmmot.estimators.mixtures import _checkpoint
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
 from skgmmot.estimators.mixtures._fit import Fit, check_enough
 from skgmmot.estimators.mixtures._inference import MaximumLikelihood
@@ -30,6 +30,7 @@ from skgmmot.estimators.mixtures._missing import (
     to_start_from,
 )
 from skgmmot.estimators.mixtures._partial_fit import STATE, FittedByBlocks
+from skgmmot.estimators.starts import drawing, earlier, held_parameters, initial_values, units
 from skgmmot.fitting.em.e_steps import E_STEPS, Gradient
 from skgmmot.fitting.em.entropic import balance_gap_bound
 from skgmmot.fitting.em.fit import fit_from_starts, measured
@@ -297,7 +298,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(_init.STARTS), callable],
+        "init_params": [StrOptions(drawing.STARTS), callable],
         "weights_init": ["array-like", torch.Tensor, None],
         "means_init": ["array-like", torch.Tensor, None],
         "precisions_init": ["array-like", torch.Tensor, None],
@@ -617,7 +618,7 @@ class _Fit(Fit):
         _check_rank(estimator, X.shape[1])
         self.e_step = self._e_step()
         self.graph = X, sample_weight
-        self.constraint = _init.fixed(estimator, X.shape[1], X.device)
+        self.constraint = held_parameters.fixed(estimator, X.shape[1], X.device)
         self.gradient = self._gradient(X, sample_weight)
         constants = (X.detach(), None if sample_weight is None else sample_weight.detach())
         if arrays.takes_missing(estimator) and torch.isnan(constants[0]).any():
@@ -625,11 +626,11 @@ class _Fit(Fit):
             origin, variances = self._of_observed(*constants)
         else:
             origin = blocks.origin(*constants)
-            variances = _init.variances(*constants, origin)
+            variances = units.variances(*constants, origin)
         if self.gradient is not None:
             _check_unit(variances + estimator.reg_covar)
             _check_counts(constants[1])
-        _init.warn_of_units(estimator, variances, origin)
+        units.warn_of_units(estimator, variances, origin)
         self._begin(self._samples(*constants), origin)
 
     def _of_observed(self, X, sample_weight):
@@ -768,22 +769,24 @@ class _Fit(Fit):
         """Yield the start of each run and the objective that its first change is against."""
         e, em = self.estimator, self.em
         uniform = not warm and (em.constraint.fixes_weights or self.e_step.balanced)
-        given = _init.given(e, em, uniform=uniform)
-        self.held_means = _init.check_held(e, em, given, warm)
+        given = initial_values.given(e, em, uniform=uniform)
+        self.held_means = held_parameters.check_held(e, em, given, warm)
         if warm:
             objective = float(getattr(e, "lower_bound_", -math.inf))
-            start = functools.partial(_init.earlier_fit, e, em)
+            start = functools.partial(earlier.earlier_fit, e, em)
             yield from self.runs.starts(
                 1, lambda _: (self._whole(start(), given, warm=True), objective)
             )
             return
-        with _init.random_numbers(e.random_state) as rng:
+        with drawing.random_numbers(e.random_state) as rng:
             rng = self.runs.draw_from("random_state", rng)
             rows = functools.cache(lambda: self._cleared(self._to_start_from(rng)))
 
             def draw(run):
                 em, share = rows()
-                start = _init.one_start(e, em, given, rng, run, self.kind, labelling=self.labelling)
+                start = drawing.one_start(
+                    e, em, given, rng, run, self.kind, labelling=self.labelling
+                )
                 return self._whole(start, given, share), -math.inf
 
             yield from self.runs.starts(e.n_init, draw)
@@ -810,7 +813,7 @@ class _Fit(Fit):
     def _whole(self, theta, given, share: float | None = None, *, warm=False):
         """A start with noise, if there is any, and with what is given where that stays."""
         if self.noise is None:
-            return self._checked(_init.held(theta, given, self.em), warm=warm)
+            return self._checked(held_parameters.held(theta, given, self.em), warm=warm)
         theta = self._checked(theta, warm=warm)
         if share is None:
             share = float(getattr(self.estimator, "noise_weight_", 0.0))
@@ -818,7 +821,9 @@ class _Fit(Fit):
             share = self.noise.weight
         share = max(share, 1 / self.em.samples.n_samples)
         theta = theta._replace(weights=theta.weights / theta.weights.sum())
-        return _init.held(theta.with_noise(share, self.density), (None, *given[1:]), self.em)
+        return held_parameters.held(
+            theta.with_noise(share, self.density), (None, *given[1:]), self.em
+        )
 
     def not_converged(self, solution):
         """The warning, and what it means for the gradient."""
@@ -934,10 +939,10 @@ class _OutOfCoreFit(_Fit):
             if check_noise(estimator.noise) is not None:
                 raise ValueError(NO_NOISE)
             check_observed(estimator, samples.sum(Together(len(facts.sum)))[0])
-        _init.warn_of_units(estimator, facts.variances, facts.origin)
+        units.warn_of_units(estimator, facts.variances, facts.origin)
         self.estimator, self.kind, self.graph = estimator, kind, (None, None)
         self.e_step, self.unit = self._e_step(), 1 / facts.largest_weight
-        self.constraint = _init.fixed(estimator, samples.n_features, samples.device)
+        self.constraint = held_parameters.fixed(estimator, samples.n_features, samples.device)
         self._begin(samples, facts.origin)
 
     def _bounds(self, samples):
@@ -951,7 +956,7 @@ class _OutOfCoreFit(_Fit):
     def _to_start_from(self, rng):
         em, n_components = self.em, self.estimator.n_components
         found = self.runs.redrawn(
-            "rows", lambda source: _init.sample_of(em.samples, n_components, source), rng
+            "rows", lambda source: drawing.sample_of(em.samples, n_components, source), rng
         )
         if em.samples.incomplete:
             return to_start_from(em, found.X, found.sample_weight)

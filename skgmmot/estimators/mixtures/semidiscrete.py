@@ -11,9 +11,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skgmmot._types import Device, RandomState, Samples
 from skgmmot.estimators._progress import ProgressBar
-from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName, in_dtype
 from skgmmot.estimators.mixtures._fit import Fit, FittedMixture
+from skgmmot.estimators.starts import assignments, earlier, units
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.fitting.semidiscrete import (
@@ -135,7 +135,7 @@ class SemidiscreteGMM(FittedMixture):
         "reg_covar": [Interval(Real, 0.0, None, closed="neither")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(set(_init.ASSIGNMENTS)), callable],
+        "init_params": [StrOptions(set(assignments.ASSIGNMENTS)), callable],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
@@ -230,7 +230,7 @@ class _Fit(Fit):
         self.X, self.weights = X[a > 0], a[a > 0].double()
         X = self.X.double()
         mean = blocks.origin(X, self.weights)
-        _init.warn_of_units(estimator, _init.variances(X, self.weights, mean), mean)
+        units.warn_of_units(estimator, units.variances(X, self.weights, mean), mean)
         self.scaling = Rescaling.of(X, math.sqrt(estimator.reg_covar))
         self.points, unit = self.scaling.apply(X), self.scaling.unit
         self.reg_covar = estimator.reg_covar / unit / unit
@@ -268,8 +268,10 @@ class _Fit(Fit):
         e, starts, origin = self.estimator, [], torch.zeros_like(self.points[0])
         with EM(InMemory(self.points, self.weights), origin, self.reg_covar).at_work() as em:
             for _ in range(e.n_init):
-                assignment = _init.assign(e.init_params, em, e.n_components, rng, self.kind, self.X)
-                start = _init.start(assignment, em, e._covariance(), e.n_components)
+                assignment = assignments.assign(
+                    e.init_params, em, e.n_components, rng, self.kind, self.X
+                )
+                start = assignments.start(assignment, em, e._covariance(), e.n_components)
                 starts.append(start._replace(weights=start.weights / start.weights.sum()))
         variance = WIDENING * robust_variance(self.points, self.weights)
         return [with_added_variance(start, variance) for start in starts]
@@ -277,7 +279,7 @@ class _Fit(Fit):
     def _earlier(self):
         """The estimator's own last fit."""
         origin, unit = self.scaling.origin, self.scaling.unit
-        params = _init.earlier_mixture(self.estimator, len(origin), origin.device)
+        params = earlier.earlier_mixture(self.estimator, len(origin), origin.device)
         return params.translated(-origin).scaled(1 / unit)
 
     def not_converged(self, solution):

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from skgmmot._types import Array, Device, Path, RandomState, Samples, fit_context
 from skgmmot.estimators._progress import ProgressBar
-from skgmmot.estimators.mixtures import _checkpoint, _init
+from skgmmot.estimators.mixtures import _checkpoint
 from skgmmot.estimators.mixtures._base import CovarianceTypeName, whole_fit
 from skgmmot.estimators.mixtures._fit import Fit, FittedMixture
+from skgmmot.estimators.starts import assignments, drawing, earlier, initial_values
 from skgmmot.fitting.em.iterations import climb
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
@@ -192,7 +193,7 @@ class SlicedWassersteinGMM(FittedMixture):
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(_init.STARTS), callable],
+        "init_params": [StrOptions(drawing.STARTS), callable],
         "weights_init": ["array-like", torch.Tensor, None],
         "means_init": ["array-like", torch.Tensor, None],
         "precisions_init": ["array-like", torch.Tensor, None],
@@ -450,14 +451,14 @@ class _Fit(Fit):
             em = self._em(pool, estimator.reg_covar + (0.1 * spacing) ** 2)
             if warm:
                 yield from self.runs.starts(
-                    1, lambda _: self.whitening.whiten(_init.earlier_fit(estimator, grouped))
+                    1, lambda _: self.whitening.whiten(earlier.earlier_fit(estimator, grouped))
                 )
                 return
             given = self._given(grouped)
 
             def draw(run):
                 options = {"kind": self.array_kind, "grouped": grouped}
-                start = _init.one_start(estimator, em, given, self.rng, run, **options)
+                start = drawing.one_start(estimator, em, given, self.rng, run, **options)
                 start = start._replace(weights=start.weights / start.weights.sum())
                 return start if given[2] is not None else _narrowed(start, spacing**2)
 
@@ -516,8 +517,8 @@ class _Fit(Fit):
             em = self._em(pool, max(self.estimator.reg_covar, LEAST_REG))
             seed = self.estimator.random_state
             rng = self.rng if seed is None else check_random_state(seed)
-            found = _init.start(
-                _init.assign("kmeans", grouped, K, rng), em, self.covariance_type, K
+            found = assignments.start(
+                assignments.assign("kmeans", grouped, K, rng), em, self.covariance_type, K
             )
             given = zip(found, self._given(grouped), strict=True)
             parts = (f if g is None else g for f, g in given)
@@ -526,7 +527,7 @@ class _Fit(Fit):
 
     def _given(self, em):
         """What is given of the start, in the coordinates."""
-        weights, means, covariances = _init.given(self.estimator, em)
+        weights, means, covariances = initial_values.given(self.estimator, em)
         K, d = self.estimator.n_components, self.X.shape[1]
         zero = torch.zeros((), dtype=torch.float64, device=self.X.device)
         shapes = (K,), (K, d), self.covariance_type.shape(K, d)

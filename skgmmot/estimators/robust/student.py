@@ -14,7 +14,6 @@ from torch import Tensor
 
 from skgmmot._inputs import arrays, places
 from skgmmot._types import Array, Device, Features, Path, RandomState, Samples
-from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
 from skgmmot.estimators.mixtures.differentiable import (
@@ -22,6 +21,7 @@ from skgmmot.estimators.mixtures.differentiable import (
     _Fit,
     _OutOfCoreFit,
 )
+from skgmmot.estimators.starts import drawing
 from skgmmot.fitting.robust.noise import clear_of_noise
 from skgmmot.fitting.robust.student import StudentEStep, StudentMixtureParams, moments_of
 from skgmmot.fitting.robust.student_fit import ACCELERATIONS, MAX_TAPE, STUDENT, StudentEM
@@ -174,7 +174,7 @@ class StudentMixture(FittedMixture):
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(_init.STARTS), callable],
+        "init_params": [StrOptions(drawing.STARTS), callable],
         "weights_init": ["array-like", torch.Tensor, None],
         "means_init": ["array-like", torch.Tensor, None],
         "precisions_init": ["array-like", torch.Tensor, None],

@@ -14,9 +14,9 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skgmmot._inputs.arrays import ArrayKind
-from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._missing import to_start_from
 from skgmmot.estimators.mixtures.differentiable import _Fit
+from skgmmot.estimators.starts import assignments, drawing, held_parameters
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
@@ -63,7 +63,7 @@ def _halved(theta, em, covariance_type, n_new):
     K, d = theta.means.shape
     # a covariance that all share says nothing of the halves
     own = FULL if covariance_type.shared else covariance_type
-    halves = _init.start(_halves(theta, em), em, own, 2 * K)
+    halves = assignments.start(_halves(theta, em), em, own, 2 * K)
     gains = _gains(halves)
     chosen = gains.argsort(descending=True)[:n_new]
     kept = torch.ones(K, dtype=torch.bool, device=chosen.device)
@@ -81,14 +81,14 @@ def _halved(theta, em, covariance_type, n_new):
     )
 
 
-def _halves(theta: GaussianMixtureParams, em: EM) -> _init.Assignment:
+def _halves(theta: GaussianMixtureParams, em: EM) -> assignments.Assignment:
     """Each component's responsibilities on one side of its mean, then all those on the other."""
     axes = torch.linalg.eigh(theta.full_covariances()).eigenvectors[..., -1]  # (K, d)
     step, heights = em.fastest(theta), (axes * theta.means).sum(1, keepdim=True)
 
     def blocks():
-        for i in range(0, em.samples.n_samples, _init.BLOCK):
-            rows = slice(i, i + _init.BLOCK)
+        for i in range(0, em.samples.n_samples, assignments.BLOCK):
+            rows = slice(i, i + assignments.BLOCK)
             x, _ = em.rows(rows)
             resp, _ = step.responsibilities(em.samples[rows][0])
             above = axes @ x.mT > heights  # (K, b)
@@ -182,7 +182,7 @@ class Candidate(_Fit):
     def __init__(self, estimator, em: EM, kind: ArrayKind, start: GaussianMixtureParams):
         self.estimator, self.kind, self.graph = estimator, kind, (None, None)
         self.e_step, self.incomplete = E_STEPS[estimator.e_step], em.samples.incomplete
-        self.constraint = _init.fixed(estimator, em.samples.n_features, em.samples.device)
+        self.constraint = held_parameters.fixed(estimator, em.samples.n_features, em.samples.device)
         self._begin(em.samples, em.origin)
         self.em, self.first = em.under(self.constraint), start
 
@@ -246,7 +246,7 @@ class Grown:
         self.em, self.kind, self.seeds, self.best = em, kind, seeds, {}
         self._last: dict[str, Fitted] = {}  # by type, where merges begin
         self._top: dict[str, Fitted] = {}  # and where splits do
-        self._assigned: dict[tuple, _init.Assignment] = {}
+        self._assigned: dict[tuple, assignments.Assignment] = {}
 
     def fits(self, name: str) -> tuple[dict, dict, dict]:
         """The fits of a covariance type, without what only this process can use.
@@ -372,11 +372,11 @@ class Grown:
         K, name = estimator.n_components, estimator.init_params
         rng = np.random.RandomState([self.seeds[K], run])
         with self._complete.at_work() as em:
-            if not callable(name) and name in _init.FITTED:
-                return _init.one_start(estimator, em, (None,) * 3, rng, run)
+            if not callable(name) and name in drawing.FITTED:
+                return drawing.one_start(estimator, em, (None,) * 3, rng, run)
             if (K, run) not in self._assigned:  # covariance types share it
-                self._assigned[K, run] = _init.assign(name, em, K, rng, self.kind)
-            start = _init.start(self._assigned[K, run], em, estimator._covariance(), K)
+                self._assigned[K, run] = assignments.assign(name, em, K, rng, self.kind)
+            start = assignments.start(self._assigned[K, run], em, estimator._covariance(), K)
         return start._replace(weights=start.weights / start.weights.sum())
 
     @functools.cached_property

@@ -23,7 +23,6 @@ from skgmmot._types import RandomState, Samples
 from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.callbacks import Task
-from skgmmot.estimators.mixtures import _init
 from skgmmot.estimators.mixtures._base import MixtureEstimator
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
 from skgmmot.estimators.mixtures._missing import check_observed
@@ -35,6 +34,7 @@ from skgmmot.estimators.search._growth import (
     advance_elsewhere,
     samples_of,
 )
+from skgmmot.estimators.starts import units
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.incomplete import ObservedSums, together
@@ -421,7 +421,7 @@ class _Comparison:
         check_enough(n_informative, self.numbers[0])
         self._leave_out(n_informative, "")
         origin, variances = self._moments(X, sample_weight)
-        _init.warn_of_units(template, variances, origin)
+        units.warn_of_units(template, variances, origin)
         rng = check_random_state(search.random_state)
         self.seeds = {K: rng.randint(2**31 - 1) for K in self.numbers}
         self.whole = self._grown(X, sample_weight)
@@ -435,7 +435,7 @@ class _Comparison:
         """Means and variances of the features, of what is observed."""
         if not torch.isnan(X).any():
             origin = blocks.origin(X, a)
-            return origin, _init.variances(X, a, origin)
+            return origin, units.variances(X, a, origin)
         name = "full" if "full" in self.types else self.types[0]
         estimator = self._estimator(self.numbers[0], name)
         if hasattr(self.search, "feature_names_in_"):

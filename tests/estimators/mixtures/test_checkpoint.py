@@ -399,7 +399,7 @@ def test_a_file_of_another_version_is_refused(blobs, path, monkeypatch):
 def test_places_that_cannot_be_written_are_refused_before_any_work(
     blobs, path, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("skgmmot.estimators.mixtures._init.one_start", _stop)
+    monkeypatch.setattr("skgmmot.estimators.starts.drawing.one_start", _stop)
     file = tmp_path / "file"
     file.write_bytes(b"")
     places = (tmp_path, tmp_path / "none" / "fit.npz", file / "fit.npz", "", "x" * 300, "a\0b")

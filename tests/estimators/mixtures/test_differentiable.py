@@ -59,25 +59,6 @@ def test_starts_from_single_samples_equal_those_of_scikit_learn(
     assert difference(ours, theirs) < 1e-8
 
 
-@pytest.mark.parametrize(
-    "given", [("means",), ("weights", "precisions"), ("weights", "means", "precisions")]
-)
-def test_given_starts_equal_those_of_scikit_learn(
-    blobs, covariance_type, given, difference, unit_precisions
-):
-    starts = {
-        "weights": np.array([0.4, 0.3, 0.2, 0.1]),
-        "means": blobs[::150],
-        "precisions": unit_precisions,
-    }
-    params = {f"{name}_init": starts[name] for name in given}
-    params |= {"covariance_type": covariance_type, "random_state": 0}
-    theirs = GaussianMixture(4, **params).fit(blobs)
-    ours = DifferentiableGaussianMixture(4, **params).fit(blobs)
-    assert ours.n_iter_ == theirs.n_iter_
-    assert difference(ours, theirs) < 1e-10
-
-
 def test_predictions_and_criteria_equal_those_of_scikit_learn(blobs, covariance_type):
     params = {"covariance_type": covariance_type, "random_state": 0}
     theirs = GaussianMixture(4, **params).fit(blobs)
@@ -104,15 +85,6 @@ def test_several_starts_share_one_random_stream(blobs, difference):
     ours = DifferentiableGaussianMixture(4, **params).fit(blobs)
     assert difference(ours, theirs) < 1e-9
     assert ours.n_iter_ == theirs.n_iter_
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_a_warm_start_goes_on_where_the_last_fit_stopped(blobs, covariance_type, difference):
-    kwargs = {"covariance_type": covariance_type, "init_params": "random", "tol": 0.0}
-    twice = fitted(blobs, max_iter=5, warm_start=True, **kwargs).fit(blobs)
-    once = fitted(blobs, max_iter=10, **kwargs)
-    assert difference(once, twice) < 1e-11
-    assert twice.n_iter_ == 5
 
 
 def test_no_iterations_give_the_start(blobs, covariance_type, difference):

@@ -92,37 +92,6 @@ def test_two_hundred_components_on_three_hundred_samples_equal_scikit_learn(rng)
 NO_SAMPLES = "got components without samples: 1 of .. They have weight zero and are never predicted"
 
 
-@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
-@pytest.mark.parametrize("acceleration", [None, "squarem"])
-def test_a_component_without_samples_is_never_predicted_and_can_come_back(
-    covariance_type, acceleration
-):
-    X = np.repeat([0.0, 1.0], 50)[:, None]  # two values, three components
-    model = DifferentiableGaussianMixture(
-        3,
-        covariance_type=covariance_type,
-        random_state=0,
-        acceleration=acceleration,
-        warm_start=True,
-    )
-    with pytest.warns(ConvergenceWarning, match=NO_SAMPLES):
-        model.fit(X)
-    assert model.weights_[2] == 0 and np.allclose(model.weights_[:2], 0.5)
-    between = np.array([[0.49], [0.5], [0.51]])
-    assert model.predict_proba(between)[:, 2].max() == 0 and model.predict(between).max() < 2
-    theirs = GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(X)
-    assert np.allclose(model.score_samples(between), theirs.score_samples(between), rtol=1e-9)
-    assert model.score(X) == pytest.approx(theirs.score(X))
-    if covariance_type in ("full", "diag", "spherical"):
-        assert model.covariances_[2].item() == pytest.approx(np.var(X) + 1e-6)
-    with pytest.warns(ConvergenceWarning, match=NO_SAMPLES):
-        model.fit(X)  # there is nothing to come back for
-    assert model.weights_[2] == 0
-    model.fit(np.vstack([X, np.full((25, 1), 0.5)]))
-    assert np.allclose(model.weights_, [0.4, 0.4, 0.2])
-    assert model.predict(between)[1] == 2
-
-
 def test_an_empty_component_keeps_its_mean_and_can_be_sampled_around(blobs):
     means = np.vstack([blobs[::200], [[1e4, 1e4, 1e4]]]).astype(np.float32)
     model = DifferentiableGaussianMixture(4, means_init=means, random_state=0)

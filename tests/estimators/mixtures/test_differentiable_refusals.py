@@ -129,16 +129,6 @@ def test_samples_on_another_accelerator_are_refused(device):
         fitted(X, device=device)
 
 
-def test_a_warm_start_with_another_shape_is_refused(blobs):
-    model = fitted(blobs, warm_start=True)
-    with pytest.raises(ValueError, match="warm_start needs a fit of shape"):
-        model.set_params(n_components=3).fit(blobs)
-    with pytest.raises(ValueError, match="covariance_type must be that of the fit, got 'tied'"):
-        model.set_params(n_components=4, covariance_type="tied").fit(blobs)
-    with pytest.raises(ValueError, match="warm_start needs a fit of shape"):
-        model.set_params(covariance_type="full").fit(blobs[:, :2])
-
-
 def test_an_interrupted_fit_keeps_what_it_reached(blobs, monkeypatch, difference):
     step, calls = EM.__call__, []
 

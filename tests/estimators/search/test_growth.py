@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from skgmmot.estimators.search._growth import merge, split
+from skgmmot.estimators.starts import assignments
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
@@ -28,9 +29,8 @@ def fit(em, K, name, labels):
 
 
 def _moments(em, resp, kind):
-    from skgmmot.estimators.mixtures import _init
 
-    return _init.start(lambda: iter([(slice(None), slice(None), resp)]), em, kind, len(resp))
+    return assignments.start(lambda: iter([(slice(None), slice(None), resp)]), em, kind, len(resp))
 
 
 def test_the_component_of_two_groups_is_halved(em, covariance_type):

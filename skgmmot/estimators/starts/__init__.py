@@ -1,0 +1,1 @@
+"""Where fits of mixtures start, and what of a start stays."""
