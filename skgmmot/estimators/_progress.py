@@ -1,5 +1,6 @@
-"""The progress bar of fits."""
+"""What fits show of their progress: a bar, or scikit-learn's lines."""
 
+import time
 from collections.abc import Callable
 
 from tqdm import tqdm
@@ -59,3 +60,40 @@ class ProgressBar:
 
     def end(self, solution: Solution) -> None:
         """Leave the bar as it is."""
+
+
+class VerboseLog:
+    """scikit-learn's verbose output."""
+
+    def __init__(self, verbose, interval):
+        self.verbose, self.interval = int(verbose), interval
+
+    def begin(self, run):
+        if self.verbose:
+            print(f"Initialization {run}")
+            self.began = self.last = time.time()
+
+    def step(self, solution):
+        if not self.verbose or solution.n_iter % self.interval:
+            return
+        if self.verbose == 1:
+            print(f"  Iteration {solution.n_iter}")
+        else:
+            now = time.time()
+            print(
+                f"  Iteration {solution.n_iter}\t time lapse {now - self.last:.5f}s"
+                f"\t ll change {solution.change:.5f}"
+            )
+            self.last = now
+
+    def end(self, solution):
+        if not self.verbose or not solution.n_iter:
+            return
+        message = "converged." if solution.converged else "did not converge."
+        if self.verbose == 1:
+            print(f"Initialization {message}")
+        else:
+            print(
+                f"Initialization {message} time lapse {time.time() - self.began:.5f}s"
+                f"\t lower bound {solution.objective:.5f}."
+            )

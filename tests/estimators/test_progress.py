@@ -1,10 +1,19 @@
 """The progress bar of fits."""
 
+import io
+from contextlib import redirect_stdout
+
 import numpy as np
 import pytest
+from sklearn.mixture import GaussianMixture
 
 import skgmmot
-from skgmmot import MixtureBarycenter, MixtureEmbedding, WassersteinQuantizer
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    MixtureBarycenter,
+    MixtureEmbedding,
+    WassersteinQuantizer,
+)
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.numerics.fixed_point import iterate
 
@@ -74,3 +83,24 @@ def test_a_bar_that_shows_nothing_starts_no_thread(monkeypatch):
     clouds = [np.random.default_rng(0).normal(size=(20, 1)) for _ in range(2)]
     mixtures = skgmmot.MixtureEmbedding(1).fit_transform(clouds)
     assert skgmmot.metrics.pairwise_mixture_wasserstein(mixtures).shape == (2, 2)
+
+
+def fitted(X, covariance_type="full", **params):
+    """Four components, from k-means, fitted."""
+    params = {"n_components": 4, "random_state": 0, **params}
+    return DifferentiableGaussianMixture(covariance_type=covariance_type, **params).fit(X)
+
+
+def test_the_verbose_output_is_that_of_scikit_learn(blobs):
+    printed = []
+    for estimator in (GaussianMixture, DifferentiableGaussianMixture):
+        params = {"n_init": 2, "init_params": "random", "verbose": 1, "verbose_interval": 2}
+        with redirect_stdout(io.StringIO()) as out:
+            estimator(4, random_state=0, **params).fit(blobs)
+        printed.append(out.getvalue())
+    assert printed[0] == printed[1]
+    with redirect_stdout(io.StringIO()) as out:
+        fitted(blobs, verbose=2, verbose_interval=1)
+    assert "\t time lapse " in out.getvalue() and "\t ll change " in out.getvalue()
+    assert "Initialization converged. time lapse" in out.getvalue()
+    assert "\t lower bound " in out.getvalue()

@@ -15,12 +15,9 @@ from torch import Tensor
 from skgmmot._inputs import arrays, places
 from skgmmot._types import Array, Device, Features, Path, RandomState, Samples
 from skgmmot.estimators.mixtures._base import CovarianceTypeName
+from skgmmot.estimators.mixtures._em_fit import EMFit, OutOfCoreFit
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
-from skgmmot.estimators.mixtures.differentiable import (
-    DifferentiableGaussianMixture,
-    _Fit,
-    _OutOfCoreFit,
-)
+from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.starts import drawing
 from skgmmot.fitting.robust.noise import clear_of_noise
 from skgmmot.fitting.robust.student import StudentEStep, StudentMixtureParams, moments_of
@@ -484,11 +481,11 @@ class _OfStudents:
         """None: entropic transport is that to Gaussians."""
 
 
-class StudentFit(_OfStudents, _Fit):
+class StudentFit(_OfStudents, EMFit):
     """EM on samples in memory."""
 
 
-class StudentOutOfCoreFit(_OfStudents, _OutOfCoreFit):
+class StudentOutOfCoreFit(_OfStudents, OutOfCoreFit):
     """EM on samples that are not in memory."""
 
     def __init__(self, estimator, samples, kind):

@@ -14,8 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skgmmot._inputs.arrays import ArrayKind
+from skgmmot.estimators.mixtures._em_fit import EMFit
 from skgmmot.estimators.mixtures._missing import to_start_from
-from skgmmot.estimators.mixtures.differentiable import _Fit
 from skgmmot.estimators.starts import assignments, drawing, held_parameters
 from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.fitting.em.rows import EM
@@ -174,7 +174,7 @@ def _lost(w, S, whole):
     return apart - torch.xlogy(total, total) + total * torch.logdet(whole) / 2
 
 
-class Candidate(_Fit):
+class Candidate(EMFit):
     """EM from one given start, with what the samples have prepared."""
 
     gradient = None

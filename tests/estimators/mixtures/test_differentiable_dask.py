@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skgmmot import DifferentiableGaussianMixture, SemidiscreteGMM, SlicedWassersteinGMM
-from skgmmot.estimators.mixtures import _init
+from skgmmot.estimators.starts import drawing
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -77,7 +77,7 @@ def test_one_block_has_the_bits_of_memory(X):
 
 
 def test_starts_come_from_a_sample_of_many_rows(X, monkeypatch):
-    monkeypatch.setattr(_init, "start_rows", lambda facts, n_components: 100)
+    monkeypatch.setattr(drawing, "start_rows", lambda facts, n_components: 100)
     options = {"n_components": 4, "random_state": 0}
     found = DifferentiableGaussianMixture(**options).fit(chunked(X))
     assert_same(found, DifferentiableGaussianMixture(**options).fit(blocks(X)))

@@ -3,12 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.utils.validation import check_is_fitted
+from sklearn.exceptions import NotFittedError
 
 from skgmmot import DifferentiableGaussianMixture
-from skgmmot.fitting.em.rows import EM
 
 
 def fitted(X, covariance_type="full", **params):
@@ -49,17 +46,6 @@ def test_bad_samples_are_refused_and_the_earlier_fit_stays(blobs, X, message):
 def test_complex_tensors_are_refused(blobs):
     with pytest.raises(TypeError, match=r"X must be real, got torch\.complex64"):
         fitted(torch.ones(5, 3, dtype=torch.complex64))
-
-
-def test_a_fit_that_collapses_midway_leaves_the_earlier_fit(blobs):
-    model = fitted(blobs)
-    means = model.means_.copy()
-    model.set_params(reg_covar=0)
-    with pytest.raises(ValueError, match="ill-defined empirical covariance"):
-        model.fit(np.c_[blobs, np.zeros(len(blobs))])
-    assert np.array_equal(model.means_, means)
-    assert model.n_features_in_ == 3
-    assert model.predict(blobs).shape == (600,)
 
 
 @pytest.mark.parametrize(
@@ -127,36 +113,3 @@ def test_samples_on_another_accelerator_are_refused(device):
     X = torch.empty(10, 2, device="meta")
     with pytest.raises(ValueError, match="X must be on the device named, or on the CPU, got meta"):
         fitted(X, device=device)
-
-
-def test_an_interrupted_fit_keeps_what_it_reached(blobs, monkeypatch, difference):
-    step, calls = EM.__call__, []
-
-    def interrupted(self, theta):
-        calls.append(theta)
-        if len(calls) > 3:
-            raise KeyboardInterrupt
-        return step(self, theta)
-
-    monkeypatch.setattr(EM, "__call__", interrupted)
-    model = DifferentiableGaussianMixture(4, init_params="random", random_state=0)
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(blobs)
-    monkeypatch.undo()
-    assert model.n_iter_ == 3 and not model.converged_
-    check_is_fitted(model)  # also after a first fit; converged_ tells
-    assert model.predict_proba(blobs).shape == (len(blobs), 4)
-    with pytest.warns(ConvergenceWarning):
-        expected = clone(model).set_params(max_iter=3).fit(blobs)
-    assert difference(model, expected) == 0
-
-
-def test_a_first_fit_that_is_interrupted_before_its_start_is_none(blobs):
-    def interrupted(X, n_components, random_state):
-        raise KeyboardInterrupt
-
-    model = DifferentiableGaussianMixture(4, init_params=interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(blobs)
-    with pytest.raises(NotFittedError):
-        model.predict(blobs)

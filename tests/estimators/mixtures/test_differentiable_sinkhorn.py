@@ -145,7 +145,7 @@ def test_an_interrupted_fit_keeps_what_it_reached(blobs, monkeypatch):
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("skgmmot.estimators.mixtures.differentiable._Log.step", interrupt)
+    monkeypatch.setattr("skgmmot.estimators._progress.VerboseLog.step", interrupt)
     with pytest.raises(KeyboardInterrupt):
         model.fit(blobs + 1)
     assert model.n_iter_ == 2
