@@ -211,7 +211,7 @@ def refused_by(model):
 # --- what is drawn -------------------------------------------------------------------------------
 
 NUMBERS_OF_SAMPLES = st.one_of(NUMBERS, NUMBERS, NUMBERS, st.sampled_from([60, 1500]))
-DIMENSIONS = st.one_of(st.integers(1, 4), st.integers(1, 4), st.sampled_from([9, 40]))
+DIMENSIONS = st.one_of(st.integers(1, 4), st.integers(1, 4), st.sampled_from([9, 70]))
 
 
 @st.composite

@@ -154,7 +154,7 @@ class _Matrix(ElementaryType):
         weighted, strips = (centred * resp.unsqueeze(-1)).mT, _strips(centred.shape[-1])
         if len(strips) == 1 or torch.is_grad_enabled():
             return product(weighted, centred)
-        moments = weighted.new_empty(*weighted.shape[:-1], len(weighted[0]))
+        moments = weighted.new_empty(*weighted.shape[:-1], weighted.shape[-2])
         for strip in strips:  # of the lower triangle
             rows = product(weighted[:, strip], centred[..., : strip.stop])
             moments[:, strip, : strip.stop] = rows

@@ -57,6 +57,16 @@ def test_starts_from_single_samples_equal_those_of_scikit_learn(
     assert difference(ours, theirs) < 1e-8
 
 
+@pytest.mark.parametrize("n_features", [64, 130])
+def test_wide_samples_are_fitted_as_by_scikit_learn(rng, covariance_type, n_features):
+    X = rng.normal(size=(500, n_features)) + 3 * (np.arange(500) % 3)[:, None]
+    params = {"covariance_type": covariance_type, "random_state": 0}
+    theirs = GaussianMixture(3, **params).fit(X)
+    ours = DifferentiableGaussianMixture(3, **params).fit(X)
+    assert ours.n_iter_ == theirs.n_iter_
+    assert np.allclose(ours.score_samples(X), theirs.score_samples(X), rtol=1e-9)
+
+
 def test_predictions_and_criteria_equal_those_of_scikit_learn(blobs, covariance_type):
     params = {"covariance_type": covariance_type, "random_state": 0}
     theirs = GaussianMixture(4, **params).fit(blobs)

@@ -162,6 +162,13 @@ def test_scatter_and_estimate_are_their_definitions(name, mixture, weighted):
     assert_close(kind.to_full(estimate, K, d), full)
 
 
+@pytest.mark.parametrize("n_features", [2, 64, 130])  # in one strip and in several
+def test_no_components_have_no_scatter(name, n_features):
+    kind, nobody = COVARIANCE_TYPES[name], torch.zeros(0, 5, n_features, dtype=F64)
+    found = kind.scatter(nobody, nobody[..., 0])
+    assert_close(found, torch.zeros(kind.shape(0, n_features), dtype=F64))
+
+
 def test_start_counts_unassigned_samples_in_the_tied_type_alone(name, weighted):
     (X, resp), kind = weighted, COVARIANCE_TYPES[name]
     scatter = moments(name, X, resp, torch.zeros(K, d, dtype=F64))
