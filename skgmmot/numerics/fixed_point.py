@@ -253,6 +253,8 @@ class Squarem(Acceleration):
         if not self.length > 1:  # also where there was no change at all: 0 / 0
             return None
         proposal = x0 + 2 * self.length * r + self.length**2 * v
+        if not torch.isfinite(proposal).all():
+            return None
         return self.from_free(self._shortened(x2, proposal))
 
     def _shortened(self, last: Tensor, proposal: Tensor) -> Tensor:

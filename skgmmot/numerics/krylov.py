@@ -130,10 +130,11 @@ def dense(matvec: Operator, b: Tensor, *, tol: float | None = None) -> Tensor:
     Returns
     -------
     Tensor of shape (m,)
-        The solution.
+        The solution; of a singular matrix, that of `gmres`.
     """
     rows = matvec(torch.eye(b.numel(), dtype=b.dtype, device=b.device))
-    return torch.linalg.solve(rows.mT, b)
+    x, singular = torch.linalg.solve_ex(rows.mT, b)
+    return gmres(lambda u: u @ rows, b) if singular else x
 
 
 #: Solvers by name.

@@ -76,6 +76,13 @@ def test_an_extrapolation_is_cut_to_the_radius(radius, expected):
     assert proposal.item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("last", [math.inf, math.nan])
+def test_nothing_is_extrapolated_from_points_out_of_range(last):
+    squarem = Squarem(lambda theta: theta[0], lambda x: (x,))
+    assert squarem.propose((scalar(1.0),), (scalar(0.9),), False) is None
+    assert squarem.propose((scalar(0.9),), (scalar(last),), False) is None
+
+
 class Journal:
     """Keeps the states of a loop."""
 

@@ -156,3 +156,9 @@ def test_gmres_of_a_singular_matrix_is_finite():
     torch.testing.assert_close(A @ x, torch.tensor([1.0, 2.0, 0.0], dtype=F64))
     x = gmres(lambda v: torch.zeros_like(v), torch.ones(3, dtype=F64))
     assert x.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_dense_solver_solves_a_singular_system_that_has_a_solution():
+    A = torch.diag(torch.tensor([2.0, 0.0, 4.0], dtype=F64))
+    b = torch.tensor([1.0, 0.0, 1.0], dtype=F64)
+    assert_close(dense(lambda u: u @ A, b), torch.tensor([0.5, 0.0, 0.25], dtype=F64))

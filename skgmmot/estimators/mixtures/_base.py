@@ -604,7 +604,7 @@ def _draw_by_matrix(rng, mean, covariance, size):
         )
     # numpy's own check is in absolute numbers
     options = {"size": size, "check_valid": "ignore"}
-    if 0 < variances.max() <= MAGNITUDES * variances.min():
+    if 0 < variances.max() / MAGNITUDES <= variances.min():
         return rng.multivariate_normal(mean, covariance, **options)
     return mean + units * rng.multivariate_normal(0 * mean, correlations, **options)
 

@@ -13,7 +13,11 @@ from skgmmot.estimators.mixtures._base import MixtureEstimator
 from skgmmot.estimators.mixtures._missing import refuse_missing
 from skgmmot.fitting.em.constraint import constraint_of
 from skgmmot.fitting.em.e_steps import E_STEPS
-from skgmmot.fitting.em.gradient.information import ParameterCovariance, covariance_of
+from skgmmot.fitting.em.gradient.information import (
+    ParameterCovariance,
+    check_range,
+    covariance_of,
+)
 from skgmmot.fitting.em.prior import check_prior
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
@@ -90,7 +94,9 @@ class MaximumLikelihood(MixtureEstimator):
         .. [2] White 1982, maximum likelihood estimation of misspecified models.
         """
         found, kind = self._parameter_covariance(X, sample_weight, robust)
-        return kind.restore(found.covariance.to(arrays.as_tensor(self.means_).dtype))
+        dtype = arrays.as_tensor(self.means_).dtype
+        check_range(found, dtype)
+        return kind.restore(found.covariance.to(dtype))
 
     def standard_errors(
         self, X: Samples, sample_weight: Samples | None = None, *, robust: bool | None = None
@@ -138,8 +144,7 @@ class MaximumLikelihood(MixtureEstimator):
         found, kind = self._parameter_covariance(X, sample_weight, robust)
         shapes = [tuple(arrays.as_tensor(a).shape) for a in (self.weights_, self.means_)]
         shapes.append(tuple(arrays.as_tensor(self.covariances_).shape))
-        errors = found.covariance.diagonal().clamp(min=0).sqrt()
-        parts = errors.to(arrays.as_tensor(self.means_).dtype).split(
+        parts = found.errors.to(arrays.as_tensor(self.means_).dtype).split(
             [torch.Size(shape).numel() for shape in shapes]
         )
         each = zip(parts, shapes, strict=True)
@@ -243,4 +248,5 @@ class MaximumLikelihood(MixtureEstimator):
 def _of_more(found: ParameterCovariance, times: float) -> ParameterCovariance:
     """The same for so many times as many samples."""
     distance = found.distance * times**0.5
-    return found._replace(covariance=found.covariance / times, distance=distance)
+    covariance, errors = found.covariance / times, found.errors / times**0.5
+    return found._replace(covariance=covariance, distance=distance, errors=errors)

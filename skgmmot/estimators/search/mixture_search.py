@@ -510,8 +510,8 @@ class _Comparison:
         index = min(range(len(rows)), key=lambda i: (rows[i]["collapsed"], rows[i]["criterion"]))
         if not math.isfinite(rows[index]["criterion"]):
             raise ValueError(
-                "every fit failed, as components have singular covariances. Increase reg_covar of "
-                "the mixture, or compare fewer components."
+                f"a mixture must fit the samples, got singular covariances in all {len(rows)} "
+                "fit(s). Increase reg_covar of the mixture, or compare fewer components."
             )
         best = list(self.rows)[index]
         fitted = self.whole.best[best]

@@ -304,7 +304,14 @@ class WassersteinQuantizer(
     def _start(self, density, scaling, rng) -> torch.Tensor:
         """The starting points, rescaled."""
         if not isinstance(self.init, str):
-            return scaling.apply(self._given_start().to(_like(density)))
+            given = self._given_start().to(_like(density))
+            start = scaling.apply(given)
+            if not torch.isfinite(start).all():
+                raise ValueError(
+                    f"init must be points of about the size of the density, {scaling.unit:.1e}, "
+                    f"got one of size {float(given.abs().max()):.1e}. Pass points near it."
+                )
+            return start
         if not isinstance(density, Samples):
             if self.init == "k-means++":
                 raise ValueError(

@@ -222,9 +222,10 @@ class _Matrix(ElementaryType):
         return factors @ factors.mT
 
     def logarithm(self, covariances):
-        values, vectors = torch.linalg.eigh(covariances)
+        finite = torch.isfinite(covariances).all(-1).all(-1)[:, None, None]
+        values, vectors = torch.linalg.eigh(torch.where(finite, covariances, 1.0))
         logs = values.clamp(min=torch.finfo(values.dtype).tiny).log()  # rounding may go below zero
-        return vectors * logs.unsqueeze(-2) @ vectors.mT
+        return torch.where(finite, vectors * logs.unsqueeze(-2) @ vectors.mT, torch.nan)
 
     def exponential(self, logarithms):
         values, vectors = torch.linalg.eigh(logarithms)

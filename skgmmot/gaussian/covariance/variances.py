@@ -78,7 +78,8 @@ class _Axis(ElementaryType):
         return factors.log().expand(-1, n_features).sum(-1)
 
     def score(self, precisions, mass, scatter):
-        return precisions.square() * scatter - mass.unsqueeze(-1) * precisions
+        # (squared, precisions of large variances would be zero)
+        return precisions * scatter * precisions - mass.unsqueeze(-1) * precisions
 
     def quadratic_pullback(self, X, cotangents):
         return 2 * X * cotangents

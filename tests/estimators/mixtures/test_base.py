@@ -308,3 +308,12 @@ def test_samples_keep_the_spread_of_features_in_other_units(ratio):
     )
     X, _ = mixture.sample(4000)
     np.testing.assert_allclose(np.cov(X.T) / covariance, 1, rtol=0.1)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e150])
+def test_samples_have_the_spread_of_covariances_near_the_ends_of_the_range(scale):
+    mixture = DifferentiableGaussianMixture.from_parameters(
+        [1.0], [[0.0]], [[[scale**2]]], random_state=0
+    )
+    X, _ = mixture.sample(4000)
+    assert np.std(X / scale) == pytest.approx(1, rel=0.1)

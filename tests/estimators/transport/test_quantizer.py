@@ -214,6 +214,11 @@ def test_points_that_nothing_is_nearest_to_are_named():
             SQUARE,
             "init must be distinct points, got 1 different ones am",
         ),
+        (
+            {"init": np.eye(8)[:, :2] * 1e300 + np.arange(8)[:, None] * 1e298},
+            np.eye(8)[:, :2] * 1e-100,
+            r"init must be points of about the size of the density, .*, got one of size 1\.0e\+300",
+        ),
         ({"init": "k-means++"}, SQUARE, "init must be 'random' or points for a density in the pl"),
         ({}, GridDensity(np.zeros((2, 2))), "must have a positive total, got all zeros"),
         ({}, np.eye(9) * 1e200, r"X must be smaller than 1\.3e\+151 for covariances"),

@@ -76,6 +76,9 @@ def test_functions_of_covariances_have_their_inverses(kind, covariances):
     assert_close(kind.exponential(kind.logarithm(S)), S)
     logarithms = as_matrices(kind, kind.logarithm(S))
     assert_close(torch.linalg.matrix_exp(logarithms), as_matrices(kind, S))
+    nothing = kind.logarithm(torch.cat([S, S * torch.inf]))
+    assert_close(nothing[: len(S)], kind.logarithm(S))
+    assert not torch.isfinite(nothing[len(S) :]).any()
     B = as_matrices(kind, kind.root(S))
     assert_close(B @ B.mT, as_matrices(kind, S))
     regular = as_matrices(kind, kind.from_root(kind.root(S), 0.3))
@@ -145,3 +148,12 @@ def test_the_score_is_the_derivative_in_the_covariances(kind, covariances):
 def test_a_quadratic_term_that_all_components_share_has_no_coefficients(batch):
     precisions = torch.eye(3).expand(*batch, 1, 3, 3)
     assert COVARIANCE_TYPES["tied"].quadratic_coefficients(precisions).shape == (*batch, 1, 0)
+
+
+def test_scores_are_in_inverse_units_however_large(kind, covariances):
+    S = covariances()
+    mass, scatter = torch.linspace(1.0, 2.0, K, dtype=F64), covariances() * 3
+    precisions = kind.precisions(kind.precision_factor(S))
+    expected = kind.score(precisions, mass, scatter)
+    large = kind.score(precisions * 1e-200, mass, scatter * 1e200)
+    assert_close(large * 1e200, expected)

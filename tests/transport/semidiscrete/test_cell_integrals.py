@@ -75,6 +75,14 @@ def test_a_border_through_the_mean_halves_a_gaussian():
     assert np.allclose(normal.measure(power_diagram(sites, np.ones(2), normal.box))[0], 0.5)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_border_all_but_through_the_mean_halves_a_gaussian():
+    normal = MixtureIntegrals(np.ones(1), np.zeros((1, 2)), np.eye(2)[None])
+    sites = np.array([[-1.0, 0.0], [1.0, 0.0]])
+    masses, _ = normal.measure(power_diagram(sites, np.array([1e-310, 0.0]), normal.box))
+    assert np.allclose(masses, 0.5)
+
+
 def test_cells_of_an_even_image_hold_their_areas(rng):
     even = GridIntegrals(np.ones((8, 8)), Box(-np.full(2, 0.5), np.full(2, 0.5)))
     diagram = cells(rng, even)[2]

@@ -37,6 +37,8 @@ class ParameterCovariance(NamedTuple):
     distance: float
     """How far the mixture is from the maximum of the likelihood: the largest change of a parameter
     in a Newton step, in standard errors."""
+    errors: Tensor
+    """Standard errors ``(p,)``: the roots of its diagonal, also where that leaves the range."""
     known: float
     """The least share, over all directions, of the information that the samples would have if
     their components were known."""
@@ -123,7 +125,32 @@ def parameter_covariance(
         )
         em = EM(InMemory(X, sample_weight), origin, reg_covar, constraint)
         theta = theta.detach().to(dtype=torch.float64).translated(-origin)
-        return covariance_of(em, theta, robust=robust)
+        found = covariance_of(em, theta, robust=robust)
+        check_range(found, torch.float64)
+        return found
+
+
+def check_range(found: ParameterCovariance, dtype: torch.dtype) -> None:
+    """Refuse a covariance whose entries leave the range of a dtype.
+
+    Parameters
+    ----------
+    found : ParameterCovariance
+        The covariance.
+    dtype : torch.dtype
+        The dtype of the answer.
+
+    Raises
+    ------
+    ValueError
+        If an entry is not finite in it.
+    """
+    if not torch.isfinite(found.covariance.to(dtype)).all():
+        largest = float(found.errors.max())
+        raise ValueError(
+            f"standard errors must have squares within {dtype} for the covariance of parameters, "
+            f"got one of {largest:.1e}. Rescale X, or take standard_errors alone."
+        )
 
 
 def covariance_of(em: EM, theta: GaussianMixtureParams, *, robust: bool) -> ParameterCovariance:
@@ -162,7 +189,8 @@ def covariance_of(em: EM, theta: GaussianMixtureParams, *, robust: bool) -> Para
             raise ValueError(_singular(theta, tangent @ vectors[:, 0], known))
         # the derivatives of the parameters in the storage, in coordinates of the tangent space
         slopes = coordinates.of_cotangent(_units(theta)) @ tangent @ vectors  # (p, q)
-        inverse = 1 / values
+        units = _units_of_rows(slopes)
+        slopes, inverse = slopes / units, 1 / values
         covariance = (slopes * inverse) @ slopes.mT / em.total
         step = slopes @ (inverse * (linear.residual @ tangent @ vectors))
         errors = covariance.diagonal().sqrt()
@@ -172,7 +200,15 @@ def covariance_of(em: EM, theta: GaussianMixtureParams, *, robust: bool) -> Para
             outer = (tangent @ vectors).mT @ outer @ (tangent @ vectors)
             influence = slopes * inverse / em.total
             covariance = influence @ outer @ influence.mT
-    return ParameterCovariance(covariance, float(distance.max()), known)
+            errors = covariance.diagonal().clamp(min=0).sqrt()
+    covariance, errors = units * covariance * units.mT, units[:, 0] * errors
+    return ParameterCovariance(covariance, float(distance.max()), errors, known)
+
+
+def _units_of_rows(matrix: Tensor) -> Tensor:
+    """Powers of two ``(p, 1)`` about the largest entry of each row, one of a row of zeros."""
+    largest = matrix.abs().amax(1, keepdim=True)
+    return torch.where(largest > 0, largest / torch.frexp(largest).mantissa, 1.0)
 
 
 def _check(theta: GaussianMixtureParams) -> None:

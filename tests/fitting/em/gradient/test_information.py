@@ -6,7 +6,9 @@ from torch.testing import assert_close
 
 from skgmmot.fitting.em.fit import fit_em
 from skgmmot.fitting.em.gradient import information
-from skgmmot.fitting.em.gradient.information import parameter_covariance
+from skgmmot.fitting.em.gradient.information import covariance_of, parameter_covariance
+from skgmmot.fitting.em.rows import EM
+from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, FULL
 from skgmmot.gaussian.log_density import log_density
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -117,6 +119,27 @@ def test_one_gaussian_has_the_errors_of_the_textbook(make_samples):
     assert found[0].abs().max() < 1e-15
     assert_close(found[1:3, 1:3], S / N)
     assert_close(found.diagonal()[3:].view(D, D), of_S / N)
+
+
+@pytest.mark.parametrize("robust", [False, True])
+def test_errors_do_not_depend_on_units_also_where_their_squares_leave_the_range(robust):
+    X = torch.randn(50, D, dtype=F64)
+    unit = torch.tensor([1.0, 1e100], dtype=F64)
+    theta = GaussianMixtureParams(
+        torch.ones(1).double(), X.mean(0)[None], X.var(0, False)[None], COVARIANCE_TYPES["diag"]
+    )
+    of_diagonal = parameter_covariance(theta, X, robust=robust)
+    assert_close(of_diagonal.errors, of_diagonal.covariance.diagonal().clamp(min=0).sqrt())
+    with pytest.raises(ValueError, match="standard errors must have squares within"):
+        parameter_covariance(scaled(theta, unit), X * unit, robust=robust)
+    em = EM(InMemory(X * unit), torch.zeros(D, dtype=F64), 0.0)
+    found = covariance_of(em, scaled(theta, unit), robust=robust).errors
+    assert_close(found / torch.cat([torch.ones(1).double(), unit, unit**2]), of_diagonal.errors)
+
+
+def scaled(theta, unit):
+    """A diagonal mixture in other units."""
+    return theta._replace(means=theta.means * unit, covariances=theta.covariances * unit**2)
 
 
 def test_counts_are_repeated_rows_and_robust_weights_have_only_ratios(drawn):
