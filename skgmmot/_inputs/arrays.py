@@ -195,7 +195,7 @@ def samples(
     fitted = NUMPY if reset else fitted_kind(estimator)
     kind = answer_kind(kind_of(X), kind_of(sample_weight), fitted=fitted)
     tensor = _validated(estimator, X, reset, min_samples, missing=missing)
-    if estimator.device is None and kind.is_tensor:
+    if getattr(estimator, "device", None) is None and kind.is_tensor:
         tensor = tensor.to(kind.device)
     return tensor, kind
 
@@ -315,7 +315,7 @@ def _validated(
     else:
         refuse_masked("X", X)
         tensor = as_tensor(_numbers(estimator, X, reset, min_samples))
-    tensor = on_device(tensor, estimator.device)
+    tensor = on_device(tensor, getattr(estimator, "device", None))
     _check_finite(tensor, name, estimator, missing)
     return tensor
 

@@ -9,6 +9,9 @@ import torch
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
+from skgmmot._inputs.arrays import refuse_masked
+from skgmmot._inputs.refusals import numbers_only
+
 #: The label of samples whose class is not known, as in scikit-learn and POT.
 UNLABELLED = -1
 #: What stands for an unknown class in arrays of text, and what numpy makes of other marks there.
@@ -54,25 +57,39 @@ def _shape(array):
         return ()
 
 
-def class_labels(y, samples):
-    """The labels of samples, validated, and the rows of those that are known."""
+def source_labels(y, samples, *, class_wise: bool = False) -> np.ndarray:
+    """Labels of classes, one for each sample; class by class, -1 marks what is unknown."""
     if y is None:
+        what = "class_wise=True" if class_wise else "a classifier"
         raise ValueError(
-            "class_wise=True requires y to be passed, but the target y is None. Pass "
-            "the labels of the source samples."
+            f"{what} requires y to be passed, but the target y is None. Pass the labels of the "
+            "source samples."
         )
-    y = column_or_1d(y)
+    if isinstance(y, torch.Tensor):
+        y = y.detach().cpu().numpy()
+    refuse_masked("y", y)
+    with numbers_only("y", y):
+        y = column_or_1d(y, warn=not class_wise)
     check_consistent_length(samples, y)
-    if y.dtype.kind == "f" and np.isnan(y).any():
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        came = "NaN" if np.isnan(y).any() else "infinity (inf)"
         raise ValueError(
-            f"y must hold a label for each sample, got NaN. Mark samples of unknown class by "
-            f"{UNLABELLED}."
+            f"y must hold a label for each sample, got {came}. Leave these samples out, or, with "
+            f"class_wise=True, mark those of unknown class by {UNLABELLED}."
         )
-    known = np.flatnonzero(y != UNLABELLED)
+    known = y[y != UNLABELLED] if class_wise else y
+    _sorted(known)
     try:
-        check_classification_targets(y[known])
+        check_classification_targets(known)
     except ValueError as error:
         raise ValueError(f"y must hold labels of classes, got others. {error}") from error
+    return y
+
+
+def class_labels(y, samples):
+    """The labels of samples, validated, and the rows of those that are known."""
+    y = source_labels(y, samples, class_wise=True)
+    known = np.flatnonzero(y != UNLABELLED)
     found = np.unique(y[known]).tolist()
     if len(known) < len(y) and len(found) < 2:
         raise ValueError(

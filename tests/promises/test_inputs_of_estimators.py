@@ -21,13 +21,20 @@ from promises.inputs import (
     seeds,
 )
 from scipy.special import logsumexp
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.dummy import DummyClassifier
+from sklearn.svm import SVC
 
 import skgmmot
 from skgmmot import (
+    AdaptedClassifier,
     DifferentiableGaussianMixture,
     GaussianMixtureSearch,
+    MixtureEmbedding,
     MixtureImputer,
     MixtureRegressor,
+    OTMap,
+    PairwiseMW2,
     Prior,
     SemidiscreteGMM,
     SlicedWassersteinGMM,
@@ -654,6 +661,70 @@ def test_quantisers(data):
         assert labels is REFUSED or set(numbers(labels)) <= set(range(K))
         assert_finite(answered(model.transform, x))
     check_saved(model, X, "predict")
+
+
+@given(st.data())
+def test_adapted_classifiers(data):
+    X, a = data.draw(inputs(st.one_of(NUMBERS, st.just(60)), st.integers(1, 3)))
+    n, d = shape_of(X)
+    y = data.draw(classes(n))
+    target, _ = data.draw(inputs(d=st.one_of(*[st.just(d)] * 5, DIMENSIONS)))
+    options = {
+        "strategy": st.just("random"),
+        "class_wise": st.just(True),
+        "reg": st.sampled_from([1e-300, 1.0, 1e300]),
+        "reg_m": st.sampled_from([1e-300, 1.0, (float("inf"), 1.0)]),
+        "shrinkage": st.sampled_from([None, 0.0, 0.5, 1.0]),
+    }
+    options = drawn(data.draw, options)
+    ot_map = OTMap(target, n_components=data.draw(mostly(2, 1, 5)), random_state=0, **options)
+    classifier = data.draw(mostly(Nearest(), DummyClassifier(), SVC(max_iter=10), Nearest, None))
+    model = AdaptedClassifier(ot_map, classifier)
+    if answered(model.fit, X, y, sample_weight=a) is REFUSED:
+        refused_by(model)
+        return
+    other, _ = data.draw(inputs(d=like(model)))
+    for x in (X, target, other):
+        labels = answered(model.predict, x)
+        assert labels is REFUSED or set(labels) <= set(model.classes_)
+        assert_finite(answered(getattr(model, "predict_proba", lambda x: None), x))
+    answered(model.score, X, y)
+
+
+@given(st.data())
+def test_embeddings(data):
+    first, _ = data.draw(inputs())
+    d = st.one_of(*[st.just(shape_of(first)[1])] * 20, DIMENSIONS)
+    clouds = [first] + [data.draw(inputs(d=d))[0] for _ in range(data.draw(st.integers(0, 3)))]
+    options = {
+        "mixture": st.just(DifferentiableGaussianMixture(**data.draw(gaussian_options(first)))),
+        "n_components": st.sampled_from([1, 2]),
+    }
+    model = MixtureEmbedding(random_state=0, **drawn(data.draw, options))
+    if answered(model.fit, clouds) is REFUSED:
+        return
+    fitted = answered(model.transform, clouds)
+    if fitted is REFUSED:
+        return
+    for mixture in fitted:
+        check_mixture(mixture, *np.shape(mixture.means_))
+    distances = answered(PairwiseMW2().fit_transform, fitted)
+    assert_finite(distances)
+    if distances is not REFUSED:
+        D = numbers(distances)
+        assert (D >= 0).all() and (D == D.T).all() and (np.diag(D) == 0).all()
+
+
+class Nearest(ClassifierMixin, BaseEstimator):
+    """The label of the nearest sample."""
+
+    def fit(self, X, y, sample_weight=None):
+        self.X_, self.y_, self.classes_ = X, y, np.unique(y)
+        return self
+
+    def predict(self, X):
+        with np.errstate(all="ignore"):
+            return self.y_[np.abs(X[:, None] - self.X_).max(-1).argmin(1)]
 
 
 # --- parameters that are no such thing -----------------------------------------------------------

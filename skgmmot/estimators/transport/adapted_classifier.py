@@ -3,6 +3,7 @@
 from typing import Any, Self, overload
 
 import numpy as np
+import torch
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -11,16 +12,11 @@ from sklearn.base import (
 )
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_is_fitted,
-    has_fit_parameter,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 from torch import Tensor
 
-from skgmmot._inputs.arrays import as_tensor, refuse_functions
-from skgmmot._inputs.labels import class_labels
+from skgmmot._inputs import arrays
+from skgmmot._inputs.labels import class_labels, source_labels
 from skgmmot._types import Array, Elsewhere, Samples, fit_context
 from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.estimators.transport.ot_map import OTMap
@@ -105,7 +101,8 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.classifier_tags = get_tags(self.classifier).classifier_tags
+        if _is_classifier(self.classifier):
+            tags.classifier_tags = get_tags(self.classifier).classifier_tags
         return tags
 
     @unchanged_settings()
@@ -136,23 +133,26 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
             If the map has no target, the classifier takes no weights but some are given, or an
             argument is invalid; an earlier fit is then left as it was.
         """
-        if not all(hasattr(self.classifier, method) for method in ("fit", "predict")):
+        if not _is_classifier(self.classifier):
+            is_class = isinstance(self.classifier, type)
+            came = f"the class {self.classifier.__name__}" if is_class else type(self.classifier)
             raise TypeError(
-                f"classifier must have fit and predict, got {type(self.classifier).__name__}. Pass "
-                "the map first: AdaptedClassifier(OTMap(X_target), classifier)."
+                "classifier must be an estimator that has fit and predict, got "
+                f"{came if is_class else came.__name__}. Pass the map first: "
+                "AdaptedClassifier(OTMap(X_target), classifier)."
             )
         if self.ot_map.target is None:
             raise ValueError(
                 "ot_map must have a target, got None. Pass the unlabelled samples of the target: "
                 "OTMap(X_target)."
             )
-        refuse_functions(X)
-        fitted, dtypes = self._shallow_copy(), [np.float64, np.float32]
-        X, y = _in_numpy(X), _in_numpy(y)
-        samples, labels = validate_data(fitted, X, y, dtype=dtypes, ensure_min_samples=2)
-        known = slice(None)
+        arrays.refuse_functions(X)
+        fitted, known = self._shallow_copy(), slice(None)
+        samples = _in_numpy(arrays.samples(fitted, X, reset=True, min_samples=2)[0])
         if self.ot_map.class_wise:
-            labels, known = class_labels(labels, samples)
+            labels, known = class_labels(y, samples)
+        else:
+            labels = source_labels(y, samples)
         weights = {}
         if sample_weight is not None:
             weights["sample_weight"] = self._checked_weights(sample_weight, samples)
@@ -160,7 +160,7 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
         ot_map.fit(samples, labels, **weights)
         weights = {name: values[known] for name, values in weights.items()}
         images = np.asarray(ot_map.transform(samples[known]))
-        classifier = clone(self.classifier).fit(images, labels[known], **weights)
+        classifier = _fitted(clone(self.classifier), images, labels[known], weights)
         fitted.ot_map_, fitted.classifier_ = ot_map, classifier
         fitted.classes_ = classifier.classes_
         self.__dict__ = vars(fitted)
@@ -173,7 +173,12 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
                 "classifier must be one whose fit takes sample_weight, got "
                 f"{type(self.classifier).__name__}. Leave the weights out."
             )
-        return _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+        weights = arrays.weights_as_given(sample_weight, torch.from_numpy(X))
+        if not weights.any():
+            raise ValueError(
+                "sample_weight must have a positive sum, got all zeros. Give some sample weight."
+            )
+        return _in_numpy(weights).astype(X.dtype)
 
     @overload
     def predict(self, X: Elsewhere) -> Any: ...
@@ -269,9 +274,27 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
     def _target_samples(self, X):
         """Validated samples, as an array without names."""
         check_is_fitted(self, "classifier_")
-        return validate_data(self, _in_numpy(X), reset=False, dtype=[np.float64, np.float32])
+        return _in_numpy(arrays.samples(self, X, reset=False)[0])
 
 
-def _in_numpy(given):
-    """A tensor as an array, which classifiers take; other things as they are."""
-    return as_tensor(given).detach().cpu().numpy() if isinstance(given, Tensor) else given
+def _is_classifier(estimator) -> bool:
+    """Whether this is an estimator that can be fitted and predicts."""
+    can = all(hasattr(estimator, method) for method in ("fit", "predict"))
+    return can and not isinstance(estimator, type)
+
+
+def _fitted(classifier, images, labels, weights):
+    """A classifier fitted to the images of samples; its errors say that they are its own."""
+    try:
+        return classifier.fit(images, labels, **weights)
+    except ValueError as error:
+        classes = len(np.unique(labels))
+        raise ValueError(
+            f"classifier must be one that can be fitted to {len(images)} images of samples of "
+            f"{classes} class(es), got an error of {type(classifier).__name__}: {error}"
+        ) from error
+
+
+def _in_numpy(tensor: Tensor) -> np.ndarray:
+    """A tensor as an array, which classifiers take."""
+    return tensor.detach().cpu().numpy()

@@ -119,7 +119,8 @@ def test_only_what_the_classifier_can_is_there(labelled):
         (OTMap(), LogisticRegression(), None, "ot_map must have a target, got None. Pass the"),
         (LogisticRegression(), LogisticRegression(), None, "The 'ot_map' parameter"),
         (OTMap(ONE), KNeighborsClassifier(), [1.0, 1.0], "classifier must be one whose fit takes"),
-        (OTMap(ONE), LogisticRegression(), [1.0, -1.0], "Negative values"),
+        (OTMap(ONE), LogisticRegression(), [1.0, -1.0], "must be finite and non-negative"),
+        (OTMap(ONE), LogisticRegression(), [0.0, 0.0], "must have a positive sum, got all zeros"),
         (
             OTMap(np.ones((3, 2)), n_components=1),
             LogisticRegression(),
@@ -131,6 +132,37 @@ def test_only_what_the_classifier_can_is_there(labelled):
 def test_what_cannot_be_is_refused_in_plain_words(ot_map, classifier, weights, message):
     with pytest.raises(ValueError, match=message):
         AdaptedClassifier(ot_map, classifier).fit([[0.0], [1.0]], [0, 1], weights)
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        (None, ValueError, "a classifier requires y to be passed, but the target y is None"),
+        ([0.0, np.nan], ValueError, "y must hold a label for each sample, got NaN"),
+        ([0.0, np.inf], ValueError, "y must hold a label for each sample, got infinity"),
+        ([0.5, 1.0], ValueError, "y must hold labels of classes, got others. Unknown label type"),
+        ([1j, 1.0], ValueError, "y must be real, got complex numbers"),
+        (np.array([None, "a"]), TypeError, "y must be classes of one kind, got NoneType, str"),
+        ([0, 1, 1], ValueError, "inconsistent numbers of samples"),
+        (
+            [1, 1],
+            ValueError,
+            r"fitted to 2 images of samples of 1 class\(es\), got an error of Log",
+        ),
+    ],
+)
+def test_what_is_no_label_is_refused_in_plain_words(y, error, message):
+    with pytest.raises(error, match=message):
+        AdaptedClassifier(OTMap(ONE, n_components=1), LogisticRegression()).fit([[0.0], [1.0]], y)
+
+
+@pytest.mark.parametrize("classifier", [None, LogisticRegression])
+def test_what_is_no_classifier_is_named_and_can_be_asked_for_its_tags(classifier):
+    adapted = AdaptedClassifier(OTMap(ONE), classifier)
+    with pytest.raises(TypeError, match="classifier must be an estimator that has fit and predict"):
+        adapted.fit([[0.0], [1.0]], [0, 1])
+    with pytest.raises(NotFittedError):
+        adapted.predict([[0.0]])
 
 
 def test_a_map_in_the_place_of_the_classifier_is_named_without_its_target():
