@@ -198,7 +198,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         to: dict[str, Any] = {"dtype": torch.float64, "device": like.device}
         weights, means, factors = (t.to(**to) for t in (weights, means, factors))
         base, noise = base.reduced(*means.shape), None
-        if (share := getattr(self, "noise_weight_", 0.0)) > 0:
+        if (share := getattr(self, "noise_weight_", None)) is not None:
             noise, share = float(self.noise_log_density_), arrays.as_tensor(share).to(**to)
             weights = torch.cat([weights * (1 - share), share.reshape(1)])
         return PreparedMixture.of(weights, means, factors, base, noise)

@@ -207,3 +207,16 @@ def test_samples_of_known_class_are_no_noise(X):
     without = y.copy()
     without[199] = -1
     assert found.noise_weight_ < mixture(labels="y").fit(X, without).noise_weight_
+
+
+def test_noise_of_weight_zero_is_still_a_column(X, fitted):
+    found = clone(fitted).fit(X)
+    found.noise_weight_ = 0.0  # as after underflow, of samples of many features
+    alone = DifferentiableGaussianMixture.from_parameters(
+        found.weights_, found.means_, found.covariances_, "full"
+    )
+    far = np.vstack([X, [[1e3, -1e3]]])
+    expected = np.column_stack([alone.predict_proba(far), np.zeros(len(far))])
+    np.testing.assert_allclose(found.predict_proba(far), expected, atol=1e-12)
+    np.testing.assert_array_equal(found.predict(far), alone.predict(far))
+    np.testing.assert_allclose(found.score_samples(far), alone.score_samples(far), rtol=1e-12)
