@@ -40,6 +40,8 @@ args = parser.parse_args()
 for option, path in (("--out", args.out), ("--picture", args.picture)):
     if path is not None and not Path(path).resolve().parent.is_dir():
         parser.error(f"{option} must be in a folder that exists, got {path}")
+    if path is not None and Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        parser.error(f"{option} must end in .png or .jpg, got {path}")
 try:
     source, target = load_photograph(args.source), load_photograph(args.target)
 except (OSError, ValueError) as error:

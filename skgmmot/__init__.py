@@ -1,5 +1,7 @@
 """Gaussian mixtures and optimal transport, on torch, for scikit-learn."""
 
+import importlib
+
 from skgmmot.estimators.conditional.imputer import MixtureImputer
 from skgmmot.estimators.conditional.regressor import MixtureRegressor
 from skgmmot.estimators.mixtures._inference import StandardErrors
@@ -50,3 +52,16 @@ __all__ = [
     "semidiscrete_distance",
     "semidiscrete_plan",
 ]
+
+#: Modules that are imported when they are first used.
+_LAZY = ("datasets", "functional", "nn", "pictures")
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return importlib.import_module(f"skgmmot.{name}")
+    raise AttributeError(f"module 'skgmmot' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY})

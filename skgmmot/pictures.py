@@ -45,7 +45,8 @@ def smooth_recolouring(
     Raises
     ------
     ValueError
-        If the pictures are not RGB, not finite or not of one size, or a parameter is not positive.
+        If the pictures are not RGB, not finite or not of one size, if ``source`` is not in [0, 1],
+        or a parameter is not positive.
 
     Notes
     -----
@@ -124,6 +125,11 @@ def _pictures(source, recoloured):
             )
         if not np.isfinite(picture).all():
             raise ValueError(f"{name} must be finite, got NaN or infinity. Replace those pixels.")
+    if not (found[0].min() >= 0 and found[0].max() <= 1):
+        raise ValueError(
+            f"source must be in [0, 1], got values from {found[0].min():.3g} to "
+            f"{found[0].max():.3g}. Divide both pictures by 255 if they are of 8 bits."
+        )
     if found[0].shape != found[1].shape:
         raise ValueError(
             f"recoloured must have the shape of source, {found[0].shape}, got {found[1].shape}. "

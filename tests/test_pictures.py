@@ -111,6 +111,8 @@ GOOD = np.full((4, 5, 3), 0.5)
         ((GOOD, GOOD * np.nan), {}, "recoloured must be finite"),
         ((np.where(np.arange(3) < 2, GOOD, np.inf), GOOD), {}, "source must be finite"),
         ((GOOD[:0], GOOD[:0]), {}, "source must have shape"),
+        ((255 * GOOD, GOOD), {}, r"source must be in \[0, 1\], got values from 128 .* by 255"),
+        ((GOOD - 1, GOOD), {}, r"source must be in \[0, 1\], got values from -0.5"),
         ((GOOD, GOOD), {"radius": 0}, "radius must be positive, got 0"),
         ((GOOD, GOOD), {"contrast": np.nan}, "contrast must be positive, got nan"),
     ],

@@ -299,6 +299,10 @@ def _validated(
     estimator, X, reset: bool, min_samples: int, name: str = "X", *, missing: bool = False
 ) -> Tensor:
     """Validate samples ``(n, d)``; return them on the estimator's device, or their own."""
+    if X is None:
+        raise ValueError(
+            f"{name} must be an array of shape (n_samples, n_features), got None. Pass samples."
+        )
     if isinstance(X, list | tuple):
         with numbers_only(name, X):
             X = np.asarray(X)

@@ -368,7 +368,9 @@ def check_means(weights: Tensor, means: Tensor) -> None:
     if means.ndim == 2 and weights.shape == means.shape[:1]:
         return
     remedy = "Give one row of means a weight."
-    if means.ndim == 1:
+    if weights.ndim == 2 and means.ndim == 1:
+        remedy = "Pass weights first: (weights, means, covariances)."
+    elif means.ndim == 1:
         remedy = "Use means[:, None] for one feature, means[None, :] for one component."
     raise ValueError(
         "a mixture must have weights (K,) and means (K, d), got shapes "

@@ -8,12 +8,28 @@ from typing import NoReturn
 
 import numpy as np
 
+#: Longest representation of a value in an error message.
+MAX_SHOWN = 200
+
+
+def shown(value) -> str:
+    """Return what a value is, for an error message: its representation, or in few words."""
+    said = repr(value)
+    if len(said) <= MAX_SHOWN:
+        return said
+    shape, kind = getattr(value, "shape", None), type(value).__name__
+    return f"{kind} of length {len(value)}" if shape is None else f"{kind} of shape {tuple(shape)}"
+
 
 def positive_integer(name: str, value, advice: str = "Pass 1 or more.") -> int:
     """Return a count as an int, or raise with advice what to do."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}. {advice}")
+        raise ValueError(f"{name} must be a positive integer, got {shown(value)}. {advice}")
     return int(value)
+
+
+#: Numbers of channels of a picture.
+CHANNELS = (1, 3, 4)
 
 
 def refuse_other_axes(name: str, shape) -> None:
@@ -26,10 +42,15 @@ def refuse_other_axes(name: str, shape) -> None:
     elif not shape:
         remedy = f"[[{name}]] if it is one sample of one feature"
     else:
-        remedy = (
-            f"{name}.reshape(-1, {shape[-1]}) if it is a picture, whose samples are pixels, "
-            f"{name}.reshape({shape[0]}, -1) if each {name}[i] is one sample"
-        )
+        remedy = f"{name}.reshape({shape[0]}, -1) if each {name}[i] is one sample"
+        if shape[-3] in CHANNELS and shape[-1] not in CHANNELS:
+            pixels = f"np.moveaxis({name}, {len(shape) - 3}, -1).reshape(-1, {shape[-3]})"
+            remedy = f"{pixels} if its samples are pixels, {remedy}"
+        else:
+            remedy = (
+                f"{name}.reshape(-1, {shape[-1]}) if its last axis holds the features, as of a "
+                f"picture, whose samples are pixels, {remedy}"
+            )
     raise ValueError(
         f"{name} must have shape (n_samples, n_features), got {shape}. Reshape your data: {remedy}."
     )
@@ -49,7 +70,8 @@ NOT_NUMBERS = (
     (
         "inhomogeneous shape",
         ValueError,
-        "have rows of one length, got a {kind} of several. Fill rows up, or leave some out.",
+        "have rows of one length, got a {kind} of several. Join arrays by np.vstack, fill up "
+        "rows, or leave some out.",
     ),
     (
         "requires grad",

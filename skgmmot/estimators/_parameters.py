@@ -3,9 +3,13 @@
 import difflib
 import functools
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, InvalidParameterError
+
+from skgmmot._inputs.refusals import shown
 
 
 @functools.cache
@@ -60,6 +64,24 @@ def refuse_truth(constraints: dict, given: dict) -> None:
     for name, value in given.items():
         if isinstance(value, bool) and any(map(_counts, constraints.get(name, ()))):
             raise ValueError(f"{name} must be an integer, got {value}. Pass {int(value)}.")
+
+
+@contextmanager
+def in_few_words(given: dict) -> Iterator[None]:
+    """Shorten arrays in scikit-learn's error messages about parameters.
+
+    Parameters
+    ----------
+    given : dict
+        Values of some parameters.
+    """
+    try:
+        yield
+    except InvalidParameterError as error:
+        text = str(error)
+        for value in given.values():
+            text = text.replace(repr(value), shown(value))
+        raise InvalidParameterError(text) from None
 
 
 def _counts(constraint) -> bool:

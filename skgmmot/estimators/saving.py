@@ -13,7 +13,7 @@ from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from skgmmot._inputs.states import packed, unpacked
 from skgmmot._inputs.stored import MODEL_KINDS, Frame, as_frame, from_frame
 from skgmmot._types import Device, Path
-from skgmmot.estimators._parameters import refuse_truth, refuse_unknown
+from skgmmot.estimators._parameters import in_few_words, refuse_truth, refuse_unknown
 from skgmmot.estimators.documented import Documented
 from skgmmot.numerics import archive
 from skgmmot.numerics.archive import Kind
@@ -56,8 +56,10 @@ class SavedEstimator(Documented, BaseEstimator):
 
     def _validate_params(self):
         """Validate parameters; True and False are no counts."""
-        super()._validate_params()
-        refuse_truth(self._parameter_constraints, self.get_params(deep=False))
+        given = self.get_params(deep=False)
+        with in_few_words(given):
+            super()._validate_params()
+        refuse_truth(self._parameter_constraints, given)
 
     def _state(self) -> dict:
         """The parameters and attributes that the estimator is saved as."""

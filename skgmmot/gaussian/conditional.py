@@ -151,7 +151,7 @@ def feature_numbers(features: Sequence[int] | Tensor, n_features: int) -> Tensor
     if chosen.is_floating_point() or chosen.is_complex():
         raise TypeError(
             f"features must be integers, truth values or names, got {chosen.dtype}. Convert them "
-            "with int."
+            "with int, or, in condition(values, features), pass values first."
         )
     beyond = (chosen < -n_features) | (chosen >= n_features)
     if beyond.any():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
+from skgmmot._inputs.refusals import positive_integer
 from skgmmot._types import Array, Mixture, Penalties, RandomState
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.fitting.em.fit import fit_em
@@ -228,9 +229,9 @@ or tuple (weights, means, covariances), default='kmeans'
 
         What diverges in training comes as a batch that is not finite, or whose fit fails.
         """
-        said = f"This was batch {self.n_batches} since the layer was reset"
+        said = f"This was batch {self.n_batches} since the layer was made or reset"
         if isinstance(X, Tensor) and X.numel():
-            said += f", of samples up to {float(X.detach().abs().max()):.3g} in size"
+            said += f"; its largest number has size {float(X.detach().abs().max()):.3g}"
         if self.mixture is not None:
             reach = self.mixture.covariances.abs().max().sqrt() + self.mixture.means.abs().max()
             said += f"; the mixture of the last one reached to about {float(reach):.3g}"
@@ -502,6 +503,10 @@ def _is_stuck(theta: GaussianMixtureParams) -> bool:
     return bool(torch.pdist(numbers).min() < MIN_DIFFERENCE)
 
 
+#: What to do where the number of components is none.
+ORDER = "The target comes first: MixtureWassersteinLoss(target, n_components)."
+
+
 def _layer(n_components, options) -> EMLayer:
     """The layer of a loss; options that it does not have are named."""
     known = [name for name in inspect.signature(EMLayer).parameters if name != "n_components"]
@@ -513,6 +518,7 @@ def _layer(n_components, options) -> EMLayer:
             + (f"Did you mean {near[0]!r}? " if near else "")
             + f"Those of its EM layer are {', '.join(known)}."
         )
+    positive_integer("n_components", n_components, ORDER)
     return EMLayer(n_components, **options)
 
 

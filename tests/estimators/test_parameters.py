@@ -3,6 +3,7 @@
 import inspect
 import pickle
 
+import numpy as np
 import pytest
 from sklearn.base import clone
 
@@ -72,3 +73,29 @@ def test_truth_is_no_count(cls, name, value):
     message = rf"{name}.* (must be an integer, got True\. Pass 1|Got False)|must be an integer"
     with pytest.raises(ValueError, match=message):
         cls(**{name: value}).fit([[0.0], [1.0]], *y)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "came"),
+    [
+        (
+            DifferentiableGaussianMixture(labels=np.arange(150)),
+            r"Got ndarray of shape \(150,\) instead",
+        ),
+        (
+            skgmmot.WassersteinQuantizer(np.zeros((30, 4))),
+            r"Got ndarray of shape \(30, 4\) instead",
+        ),
+    ],
+)
+def test_arrays_in_the_place_of_parameters_are_told_in_few_words(estimator, came):
+    with pytest.raises(ValueError, match=came):
+        estimator.fit([[0.0], [1.0]])
+
+
+def test_modules_that_are_not_imported_at_first_are_found():
+    for name in ("datasets", "functional", "nn", "pictures", "metrics", "plotting"):
+        assert getattr(skgmmot, name).__name__ == f"skgmmot.{name}"
+        assert name in dir(skgmmot)
+    with pytest.raises(AttributeError, match="module 'skgmmot' has no attribute 'pixels'"):
+        skgmmot.pixels  # noqa: B018

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skgmmot import DifferentiableGaussianMixture, OTMap, SlicedWassersteinGMM, WassersteinQuantizer
-from skgmmot._inputs.refusals import positive_integer
+from skgmmot._inputs.refusals import positive_integer, shown
 from skgmmot.metrics import sliced_wasserstein_distance
 
 PICTURE = np.random.default_rng(0).uniform(size=(6, 5, 3))
@@ -18,7 +18,8 @@ FITS = [DifferentiableGaussianMixture(), OTMap(), SlicedWassersteinGMM(), Wasser
 def test_a_picture_is_no_matrix_and_the_message_says_how_to_make_one(estimator, convert):
     message = (
         r"X must have shape \(n_samples, n_features\), got \(6, 5, 3\). Reshape your data: "
-        r"X.reshape\(-1, 3\) if it is a picture, whose samples are pixels, X.reshape\(6, -1\) if"
+        r"X.reshape\(-1, 3\) if its last axis holds the features, as of a picture, whose "
+        r"samples are pixels, X.reshape\(6, -1\) if"
     )
     with pytest.raises(ValueError, match=message):
         estimator.fit(convert(PICTURE))
@@ -36,6 +37,16 @@ def test_a_picture_as_target_is_called_so():
     [
         (np.zeros(3), r"got \(3,\). Reshape your data: X\[:, None\] if it holds one feature, X\[N"),
         (np.zeros((2, 2, 2, 2)), r"X.reshape\(-1, 2\) if .* X.reshape\(2, -1\) if each X\[i\]"),
+        (
+            np.zeros((2, 3, 8, 8)),
+            r"moveaxis\(X, 1, -1\).reshape\(-1, 3\) if its samples",
+        ),
+        (
+            np.zeros((3, 8, 7)),
+            r"np.moveaxis\(X, 0, -1\).reshape\(-1, 3\) if its sam",
+        ),
+        ([np.zeros((2, 3)), np.zeros((4, 3))], "must have rows of one length.* by np.vstack"),
+        (None, "X must be an array of shape .n_samples, n_features., got None. Pass samples."),
         (np.float64(3.0), r"got \(\). Reshape your data: \[\[X\]\] if it is one sample"),
     ],
 )
@@ -134,3 +145,17 @@ def test_what_is_not_numbers_is_named(kind):
 def test_weights_that_are_no_numbers_are_named(fit, weights, message):
     with pytest.raises(ValueError, match=message):
         fit(1).fit([[0.0], [1.0]], sample_weight=weights)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.5, "0.5"),
+        ([1, 2], "[1, 2]"),
+        (np.zeros((150, 4)), "ndarray of shape (150, 4)"),
+        (torch.arange(300.0), "Tensor of shape (300,)"),
+        (list(range(100)), "list of length 100"),
+    ],
+)
+def test_long_values_are_told_in_few_words(value, expected):
+    assert shown(value) == expected

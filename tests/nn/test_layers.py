@@ -438,6 +438,8 @@ def test_batches_that_cannot_be_fitted_are_refused(batch):
 
 
 def test_targets_that_cannot_be_reached_are_refused(batch):
+    with pytest.raises(ValueError, match=r"must be a positive .*, got .* target comes first: Mix"):
+        MixtureWassersteinLoss(3, torch.zeros(150, 4))
     with pytest.raises(ValueError, match="n_components must be given where the target holds"):
         MixtureWassersteinLoss(batch)
     with pytest.raises(TypeError, match="target must be a fitted Gaussian mixture"):
@@ -459,7 +461,7 @@ def test_a_diverging_run_is_told_its_batch_and_its_size():
     for bad in (1e160, 0.0):
         diverging = EMLayer(2, random_state=0, reg_covar=0.0)
         diverging(X)
-        message = f"batch 2 since the layer was reset, of samples up to .* {advice}"
+        message = f"batch 2 since the layer was made or reset; its largest number .* {advice}"
         with pytest.raises(ValueError, match=message):
             diverging(bad * X)
     layer.reset()

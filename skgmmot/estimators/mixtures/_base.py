@@ -19,7 +19,7 @@ from skgmmot._inputs import arrays, places
 from skgmmot._inputs.dask_blocks import answers
 from skgmmot._inputs.mixtures import attributes, check_means
 from skgmmot._types import Array, Elsewhere, Samples
-from skgmmot.estimators._parameters import refuse_truth
+from skgmmot.estimators._parameters import in_few_words, refuse_truth
 from skgmmot.estimators.interchange import Interchange
 from skgmmot.estimators.mixtures._parts import MixtureParts
 from skgmmot.estimators.saving import SavedEstimator
@@ -134,7 +134,8 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             for name, default in _defaults(type(self)).items()
             if getattr(self, name) is not default
         }
-        validate_parameter_constraints(self._parameter_constraints, given, type(self).__name__)
+        with in_few_words(given):
+            validate_parameter_constraints(self._parameter_constraints, given, type(self).__name__)
         refuse_truth(self._parameter_constraints, given)
 
     def _covariance(self):

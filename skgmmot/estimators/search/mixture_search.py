@@ -24,6 +24,7 @@ from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators._progress import ProgressBar
 from skgmmot.estimators.callbacks import Task
 from skgmmot.estimators.mixtures._base import MixtureEstimator
+from skgmmot.estimators.mixtures._em_fit import OF_ERRORS
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
 from skgmmot.estimators.mixtures._missing import check_observed
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
@@ -143,6 +144,9 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         from: ``'split'``, ``'merge'`` or ``init_params``), ``collapsed`` (the variance of
         a component is that of ``reg_covar`` alone, so that likelihoods cannot be compared: such a
         fit is chosen only if all are) and ``fit_time`` in seconds. Those given up have no row.
+    error_, solution_ : float, Solution
+        With ``certify=True`` of the ``mixture`` how far the best is from its fixed point, and its
+        ``gain``.
     n_components_ : int
         The number of components K of the best.
     covariance_type_ : str
@@ -606,7 +610,7 @@ class _Comparison:
         search.best_estimator_ = estimator
         search.n_components_ = estimator.n_components
         search.covariance_type_ = estimator.covariance_type
-        for name in SHOWN:
+        for name in (*SHOWN, *OF_ERRORS):
             vars(search).pop(name, None)
             if name in vars(estimator):  # covariances of low rank have no precisions
                 setattr(search, name, getattr(estimator, name))

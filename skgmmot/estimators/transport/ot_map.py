@@ -74,7 +74,9 @@ class OTMap(MapEnds, OneToOneFeatureMixin, TransformerMixin, SavedEstimator):
     class_wise : bool, default=False
         Whether the labels ``y`` of the source samples count: a mixture is then fitted to each
         class, target samples get as many components as all classes together, and `predict` carries
-        the labels along the plan to target samples.
+        the labels along the plan to target samples. With more than about ten features use tied or
+        diagonal covariances (``mixture__covariance_type``): full ones of each class are mostly
+        noise, and the map may be worse than none.
     reg : float, default=0.0
         Weight of the plan's entropy, which spreads it over more pairs of components, in squared
         units of the data; 0 is without.

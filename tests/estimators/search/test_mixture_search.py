@@ -428,3 +428,12 @@ def test_processes_find_what_one_finds(criterion, monkeypatch):
     for name in ("weights_", "means_", "covariances_", "lower_bound_", "lower_bounds_"):
         found, expected = (getattr(s.best_estimator_, name) for s in (shared, alone))
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_certified_search_has_the_errors_of_its_best_fit():
+    mixture = DifferentiableGaussianMixture(certify=True)
+    search = GaussianMixtureSearch([3], "full", mixture=mixture, random_state=0).fit(groups("full"))
+    best = search.best_estimator_
+    assert 0 < search.error_ == best.error_ < 1
+    assert search.solution_.gain == best.solution_.gain
+    assert not hasattr(search.set_params(mixture=None).fit(groups("full")), "error_")
