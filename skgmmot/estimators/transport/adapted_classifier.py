@@ -135,10 +135,11 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
         """
         if not _is_classifier(self.classifier):
             is_class = isinstance(self.classifier, type)
-            came = f"the class {self.classifier.__name__}" if is_class else type(self.classifier)
+            cls = self.classifier if is_class else type(self.classifier)
+            came = f"the class {cls.__name__}" if is_class else cls.__name__
             raise TypeError(
                 "classifier must be an estimator that has fit and predict, got "
-                f"{came if is_class else came.__name__}. Pass the map first: "
+                f"{came}. Pass the map first: "
                 "AdaptedClassifier(OTMap(X_target), classifier)."
             )
         if self.ot_map.target is None:
