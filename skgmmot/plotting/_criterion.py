@@ -81,7 +81,8 @@ class CriterionDisplay:
     def plot(self, ax=None) -> Self:
         """Draw the criterion, with a ring around the fit that was chosen.
 
-        A line ends where its type was given up. Fits that failed or collapsed are left out.
+        A line ends where its type was given up, which the legend says. Fits that failed or
+        collapsed are left out.
 
         Parameters
         ----------
@@ -105,7 +106,8 @@ class CriterionDisplay:
         types = self.results["covariance_type"]
         for name, marker in zip(dict.fromkeys(types), cycle("os^Dv"), strict=False):
             rows = drawn & (types == name)
-            ax.plot(K[rows], values[rows], marker=marker, label=name)
+            given_up = ", given up" if K[types == name].max() < K.max() else ""
+            ax.plot(K[rows], values[rows], marker=marker, label=f"{name}{given_up}")
         best = self.best_index
         ax.plot(K[best], values[best], "o", color="black", markersize=12, fillstyle="none")
         ax.set(xlabel="components", ylabel=LABELS[self.criterion])

@@ -26,6 +26,7 @@ def test_a_line_for_each_type_without_fits_that_failed_or_collapsed():
     assert (diag.get_xdata().tolist(), diag.get_ydata().tolist()) == ([1], [6])
     assert (ring.get_xdata().tolist(), ring.get_ydata().tolist()) == ([2], [4])
     assert full.get_marker() != diag.get_marker()
+    assert [line.get_label() for line in (full, diag)] == ["full", "diag, given up"]
     assert display.ax_.get_ylabel() == "ICL"
     assert display.figure_ is display.ax_.figure
 
