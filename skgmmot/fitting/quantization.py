@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.linalg import power_of_two, squared_distances
 from skgmmot.transport.discrete.assignment import assign_cells
 from skgmmot.transport.discrete.column_generation import SparsePlan, sparse_exact
@@ -32,6 +33,8 @@ class Samples(NamedTuple):
     """Samples, ``(n, d)``."""
     a: Tensor
     """Their masses, ``(n,)``, of sum one."""
+    of: GaussianMixtureParams | None = None
+    """The mixture that they are nodes of."""
 
 
 class Lloyd:
@@ -64,7 +67,7 @@ class Lloyd:
     def _solve(self, points: Tensor) -> SemidiscretePlan:
         """The transport plan to the points."""
         if isinstance(self.density, Samples):
-            return self._nearest(points) if self.masses is None else self._balanced(points)
+            return self.nearest(points) if self.masses is None else self._balanced(points)
         if self.masses is None:
             return nearest_plan(self.density, points, estimate_error=False)
         last = None if self.plan is None else self.plan.potentials
@@ -73,7 +76,7 @@ class Lloyd:
 
     def _balanced(self, points: Tensor) -> SemidiscretePlan:
         """Discrete transport of the samples to points of given masses."""
-        X, a = self.density
+        X, a, _ = self.density
         C = squared_distances(X, points)
         last = None if self.plan is None else self.plan.potentials.cpu().numpy()
         arrays = (t.cpu().numpy() for t in (a, self.masses, C))
@@ -105,7 +108,7 @@ class Lloyd:
         self((points,))
         if not isinstance(self.density, Samples):
             return self.plan, None
-        X, a = self.density
+        X, a, _ = self.density
         if self.masses is None:
             return self.plan, nearest_cell(X, points, self.plan.potentials)
         C, psi = squared_distances(X, points), self.plan.potentials
@@ -114,9 +117,20 @@ class Lloyd:
         label, psi = (torch.from_numpy(t).to(X.device) for t in assigned)
         return self.plan._replace(potentials=psi), label
 
-    def _nearest(self, points: Tensor) -> SemidiscretePlan:
-        """The plan that sends each sample to the nearest point."""
-        X, a = self.density
+    def nearest(self, points: Tensor) -> SemidiscretePlan:
+        """Return the plan that sends each sample to the nearest point.
+
+        Parameters
+        ----------
+        points : Tensor of shape (m, d)
+            The points.
+
+        Returns
+        -------
+        SemidiscretePlan
+            The plan, with potentials of zero.
+        """
+        X, a, _ = self.density
         label = nearest_cell(X, points, torch.zeros_like(points[:, 0]))
         cost = (X - points[label]).square().sum(1)
         masses = torch.zeros_like(points[:, 0]).index_add_(0, label, a)

@@ -1,6 +1,8 @@
 """Stated errors of semi-discrete transport, averages and quantisers are honest."""
 
+import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -13,9 +15,23 @@ from promises.lines import (
     mixture_problem,
     partial_normal,
 )
+from scipy.stats import norm
+from sklearn.exceptions import ConvergenceWarning
 
-from skgmmot import GridDensity, MixtureBarycenter, semidiscrete_distance
-from skgmmot.functional import GaussianMixtureParams, fit_em, sample
+from skgmmot import (
+    GridDensity,
+    MixtureBarycenter,
+    WassersteinQuantizer,
+    reduce,
+    semidiscrete_distance,
+)
+from skgmmot.functional import (
+    GaussianMixtureParams,
+    bures_wasserstein_squared,
+    fit_em,
+    gaussian_barycenter,
+    sample,
+)
 from skgmmot.metrics import mixture_wasserstein_distance, mixture_wasserstein_interval
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
 from skgmmot.transport.semidiscrete.plan import exact_plan
@@ -188,3 +204,115 @@ def test_errors_of_barycentres(n_problems):
         two = MixtureBarycenter(solver="exact").fit(mixtures[:2])
         assert 0 < two.error_ <= 1e-9 * two.objective_
     assert_honest(*np.transpose(found), NONE)
+
+
+def least_on_a_line(x, a, K, equal):
+    """The least cost of K points for samples on a line, by going through all their clusters."""
+    order = np.argsort(x)
+    x, a = x[order] - x.mean(), a[order]
+    sums = (np.concatenate([[0.0], np.cumsum(t)]) for t in (a, a * x, a * x * x))
+    n, (mass, moment, square) = np.arange(len(x) + 1), sums
+    first, last = n[:, None], n
+    if equal:
+        first, last = n[:: len(x) // K][:-1], n[:: len(x) // K][1:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cost = (
+            square[last]
+            - square[first]
+            - (moment[last] - moment[first]) ** 2 / (mass[last] - mass[first])
+        )
+    if equal:
+        return cost.sum()
+    cost = np.where(last > first, cost, np.where(last == first, 0.0, np.inf))
+    found = cost[0]
+    for _ in range(K - 1):
+        found = (found[:, None] + cost).min(0)
+    return max(found[-1], 0.0)
+
+
+def test_errors_of_quantisers(n_problems):
+    """Samples on a line, whose best points are known; equal masses and free ones."""
+    rng, found, distances = np.random.default_rng(7), [], []
+    for k in range(n_problems):
+        K = int(rng.integers(2, 7))
+        n, scale = K * int(rng.integers(4, 20)), rng.choice([1e-5, 1.0, 1e4])
+        apart = 10 * rng.integers(0, 3, n) + rng.normal(size=n)
+        x = (rng.normal(size=n), rng.random(n), apart, rng.standard_t(3, size=n))[k % 4]
+        x = scale * (x + rng.choice([0, 0, 1e3]))
+        a = np.full(n, 1 / n) if k % 3 == 0 else rng.dirichlet(np.ones(n))
+        masses = "uniform" if k % 3 == 0 else "free"
+        options = {"max_iter": int(rng.choice([1, 3, 100])), "random_state": k, "certify": True}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            quantizer = WassersteinQuantizer(K, masses=masses, **options)
+            quantizer.fit(x[:, None], sample_weight=a)
+        least = math.sqrt(least_on_a_line(x, a, K, k % 3 == 0))
+        y = np.sort(quantizer.cluster_centers_[:, 0])
+        squares = (x[:, None] - y) ** 2
+        plan = np.sort(x) - y.repeat(n // K)
+        cost = (plan**2).mean() if k % 3 == 0 else a @ squares.min(1)
+        found.append((quantizer.error_, quantizer.distance_ - least, 1e-11 * scale))
+        distances.append((quantizer.distance_error_, quantizer.distance_ - math.sqrt(cost)))
+    assert_honest(*np.transpose(found))
+    assert_honest(*np.transpose(distances), [rounding for *_, rounding in found])
+
+
+def cost_of_normal(y):
+    """The cost of points for the standard normal distribution on a line."""
+    ends = np.concatenate([[-np.inf], (y[1:] + y[:-1]) / 2, [np.inf]])
+    mass, p = np.diff(norm.cdf(ends)), norm.pdf(ends)
+    rest = np.diff(np.where(np.isfinite(ends), ends, 0.0) * p)
+    return float((mass * (1 + y**2) - rest + 2 * y * np.diff(p)).sum())
+
+
+def test_errors_of_quantisers_by_nodes(n_problems):
+    """Of a normal distribution on a line, by few nodes and many."""
+    rng, found = np.random.default_rng(8), []
+    for k in range(n_problems):
+        options = {"n_nodes": 4 ** (2 + k % 4), "masses": "free", "max_iter": 1000, "tol": 1e-6}
+        quantizer = WassersteinQuantizer(
+            int(rng.integers(1, 9)), random_state=k, certify=True, **options
+        )
+        quantizer.fit(([1.0], [[5.0]], [4.0], "spherical"))
+        y = (np.sort(quantizer.cluster_centers_[:, 0]) - 5) / 2
+        off = quantizer.distance_ - 2 * math.sqrt(cost_of_normal(y))
+        found.append((quantizer.distance_error_, off))
+    assert_honest(*np.transpose(found), 1e-14)
+
+
+def groupings(M, K):
+    """All ways to put M components into at most K groups."""
+    return [(0, *rest) for rest in itertools.product(range(K), repeat=M - 1)]
+
+
+def least_of_reductions(w, m, S, K):
+    """The least squared distance of K components, by going through all groups."""
+    w, m, S = map(torch.tensor, (w, m, S))
+    costs = {0: 0.0}  # of each group, a number whose bits are its components
+    for group in range(1, 2 ** len(w)):
+        chosen = [i for i in range(len(w)) if group >> i & 1]
+        share = w[chosen] / w[chosen].sum()
+        mean, covariance = gaussian_barycenter(m[chosen], S[chosen], share)
+        squares = bures_wasserstein_squared(mean[None], covariance[None], m[chosen], S[chosen])
+        costs[group] = float(w[chosen] @ squares[0])
+    bits = 2 ** np.arange(len(w))
+    return min(
+        sum(costs[int(bits @ (np.array(label) == k))] for k in range(K))
+        for label in groupings(len(w), K)
+    )
+
+
+def test_errors_of_reductions(n_problems):
+    """Few components of every covariance, from one start, against all ways to group them."""
+    rng, found = np.random.default_rng(9), []
+    for k in range(n_problems):
+        M, d, K = 5 + k % 2, int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        scale, A = rng.choice([1e-5, 1.0, 1e4]), rng.normal(size=(M, d, rng.integers(1, 4)))
+        w, m = rng.dirichlet(np.full(M, 3.0)), rng.choice([0.0, 1.0, 5.0]) * rng.normal(size=(M, d))
+        S = A @ A.transpose(0, 2, 1) + rng.choice([1e-3, 0.3]) * np.eye(d)
+        mixture = (w, scale * (m + 100 * (k % 5 == 0)), scale**2 * S)
+        reduced, error = reduce(mixture, K, n_init=1, random_state=k, return_error=True)
+        distance = float(mixture_wasserstein_distance(mixture, reduced))
+        least = math.sqrt(least_of_reductions(*mixture, K))
+        found.append((error, distance - least, 1e-7 * scale))
+    assert_honest(*np.transpose(found))

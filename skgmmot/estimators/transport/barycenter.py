@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Self
+from typing import Literal, Self, overload
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -24,6 +24,7 @@ from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures import barycenter, barycenter_fixed_point
+from skgmmot.transport.mixtures.reduction_bound import reduction_error
 
 #: Largest numbers of tuples of components for which ``solver='auto'`` is exact, and for which
 #: ``solver='exact'`` is allowed.
@@ -363,10 +364,37 @@ def _described(solution):
     return with_mass(solution.value), how
 
 
+@overload
+def reduce(
+    mixture: Mixture,
+    n_components: int,
+    *,
+    n_init: int = ...,
+    random_state: RandomState = ...,
+    return_error: Literal[False] = ...,
+) -> DifferentiableGaussianMixture: ...
+
+
+@overload
+def reduce(
+    mixture: Mixture,
+    n_components: int,
+    *,
+    n_init: int = ...,
+    random_state: RandomState = ...,
+    return_error: Literal[True],
+) -> tuple[DifferentiableGaussianMixture, float]: ...
+
+
 @single_threaded_torch()
 def reduce(
-    mixture: Mixture, n_components: int, *, n_init: int = 5, random_state: RandomState = None
-) -> DifferentiableGaussianMixture:
+    mixture: Mixture,
+    n_components: int,
+    *,
+    n_init: int = 5,
+    random_state: RandomState = None,
+    return_error: bool = False,
+) -> DifferentiableGaussianMixture | tuple[DifferentiableGaussianMixture, float]:
     r"""Return a mixture with fewer components, close to a given one in MW2, as an estimator.
 
     .. math:: \min_\nu \operatorname{MW}_2^2(\mu, \nu)
@@ -384,11 +412,17 @@ def reduce(
         Number of starts; the result of smallest distance is kept.
     random_state : int, RandomState instance or None, default=None
         Controls the starts.
+    return_error : bool, default=False
+        Whether to return a bound of the error, too.
 
     Returns
     -------
-    DifferentiableGaussianMixture
+    reduced : DifferentiableGaussianMixture
         The reduced mixture, of the same covariance type, as an estimator with its parameters set.
+    error : float
+        Only with ``return_error``: a bound of how much less than MW2 to this mixture that to any
+        mixture with ``n_components`` components may be, in units of the data. It is loose, since it
+        is found without a search: a fifth to two fifths of the distance for the best mixture.
 
     Raises
     ------
@@ -439,4 +473,7 @@ def reduce(
     found = barycenter_fixed_point.reduce(
         params, n_components, torch.Generator().manual_seed(seed), n_init=n_init
     )
-    return known_mixture(found, arrays.answer_kind(kind))
+    reduced = known_mixture(found, arrays.answer_kind(kind))
+    if not return_error:
+        return reduced
+    return reduced, reduction_error(params, found, n_components)

@@ -287,6 +287,9 @@ def test_a_reduced_mixture_is_near_and_small(covariance_type, blobs):
     assert distance(fine, coarse) < distance(fine, reduce(fine, 1))
     assert np.isfinite(coarse.score_samples(blobs)).all()
     assert np.allclose(coarse.weights_ @ coarse.means_, blobs.mean(0))
+    same, error = reduce(fine, 4, random_state=0, return_error=True)
+    assert np.array_equal(same.means_, coarse.means_)
+    assert 0 < error < 0.6 * distance(fine, coarse)
     with pytest.warns(UserWarning, match="n_components must be at most the 12 of the mixture, got"):
         same = reduce(fine, 20)
     assert distance(fine, same) < 1e-6

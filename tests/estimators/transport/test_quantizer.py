@@ -184,6 +184,36 @@ def test_a_seed_repeats_the_fit(blobs):
     assert np.array_equal(first.cluster_centers_, second.cluster_centers_)
 
 
+@pytest.mark.parametrize("masses", ["uniform", "free"])
+@pytest.mark.parametrize("kind", ["samples", "float32", "image", "mixture", "nodes"])
+def test_errors_are_known_where_they_are_asked_for(blobs, kind, masses):
+    X = {
+        "samples": blobs,
+        "float32": blobs.astype(np.float32),
+        "image": SQUARE,
+        "mixture": MIXTURE,
+        "nodes": ([0.5, 0.5], [[0.0, 0.0, 1.0], [6.0, 0.0, 0.0]], [1.0, 2.0], "spherical"),
+    }[kind]
+    options = {"masses": masses, "n_nodes": 256, "tol": 1e-2, "random_state": 0}
+    quantizer = WassersteinQuantizer(3, **options)
+    without = clone(quantizer).fit(X)
+    assert not hasattr(without, "error_")
+    quantizer.set_params(certify=True).fit(X)
+    assert np.array_equal(quantizer.cluster_centers_, without.cluster_centers_)
+    assert 0 < quantizer.distance_error_ < quantizer.error_ < 0.8 * quantizer.distance_
+    assert isinstance(quantizer.error_, float)
+    assert not hasattr(quantizer.set_params(certify=False).fit(X), "error_")
+
+
+def test_a_poor_fit_has_a_large_error(blobs):
+    init = blobs.mean(0) + np.array([[100.0, 0.0, 0.0], [99.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    options = {"masses": "free", "certify": True}
+    with pytest.warns(ConvergenceWarning, match="no mass"):
+        poor = WassersteinQuantizer(3, init=init, **options).fit(blobs)
+    good = WassersteinQuantizer(3, init="k-means++", random_state=0, **options).fit(blobs)
+    assert poor.error_ > poor.distance_ - good.distance_ > good.error_
+
+
 def test_stopping_early_is_said(blobs):
     with pytest.warns(ConvergenceWarning, match=r"Lloyd's steps stopped at max_iter=1 with a rel"):
         quantizer = WassersteinQuantizer(4, max_iter=1, random_state=0).fit(blobs)
