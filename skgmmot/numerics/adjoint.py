@@ -77,8 +77,10 @@ class Linearisation(Protocol):
         """Solve ``(I - dF/dtheta^T) x = b``, and return the products that it took."""
         products = self.products()
         if self.inverse is not None:
-            y = gmres(lambda v: products(self.inverse(v)), b, tol=tol)
-            return self.inverse(y), products
+            x = self.inverse(gmres(lambda v: products(self.inverse(v)), b, tol=tol))
+            if products.residual(x, b) <= 2 * tol:  # else the inverse is of a singular matrix
+                return x, products
+            products = self.products()
         return (dense if self.small else gmres)(products, b, tol=tol), products
 
     def products(self) -> Products:
@@ -185,7 +187,9 @@ class Adjoint:
         if self.tol < math.inf and not self.residual <= self.tol:
             warnings.warn(
                 f"The adjoint equation was solved to a relative residual of {self.residual:.1e} > "
-                f"gradient_tol={self.tol:.1e}. Take another solver, or a larger gradient_tol.",
+                f"gradient_tol={self.tol:.1e}. Take another solver or a larger gradient_tol; where "
+                "nothing determines a parameter, as the weights of two components that coincide, "
+                "take fewer components, or a loss that does not depend on it.",
                 InexactGradientWarning,
                 stacklevel=2,
             )

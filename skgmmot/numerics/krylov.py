@@ -10,7 +10,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from skgmmot.numerics.linalg import norm
+
 Operator = Callable[[Tensor], Tensor]
+
+#: A pivot below this share of the largest is rounding.
+ROUNDING = 1e-15
+#: Where a solution is so many times longer than the right-hand side, for operators of size one, its
+#: rounding errors are as large as tolerances, and the inverses of such eigenvalues are left out.
+SINGULAR = 1e10
 
 
 def gmres(matvec: Operator, b: Tensor, *, tol: float = 1e-10, max_iter: int = 200) -> Tensor:
@@ -32,10 +40,10 @@ def gmres(matvec: Operator, b: Tensor, *, tol: float = 1e-10, max_iter: int = 20
     Tensor of shape (m,)
         The solution with the smallest residual in the Krylov space reached.
     """
-    norm = float(torch.linalg.vector_norm(b))
-    if norm == 0:
+    size = norm(b)
+    if size == 0:
         return torch.zeros_like(b)
-    basis, small = [b / norm], _LeastSquares(norm)
+    basis, small = [b / size], _LeastSquares(size)
     for j in range(min(max_iter, b.numel())):
         w = matvec(basis[j])
         stacked = torch.stack(basis)
@@ -45,7 +53,7 @@ def gmres(matvec: Operator, b: Tensor, *, tol: float = 1e-10, max_iter: int = 20
         w = w - second @ stacked
         length = float(torch.linalg.vector_norm(w))
         residual = small.append([*(first + second).tolist(), length])
-        if residual <= tol * norm or length <= 1e-14:
+        if residual <= tol * size or length <= 1e-14:
             break
         basis.append(w / length)
     y = torch.tensor(small.solution(), dtype=b.dtype, device=b.device)
@@ -80,9 +88,10 @@ class _LeastSquares:
     def solution(self) -> list[float]:
         """The minimiser, zero along what a singular matrix does not determine."""
         y, right = [], self._right[:-1]
+        least = ROUNDING * max((abs(column[-1]) for column in self._columns), default=0.0)
         for column in reversed(self._columns):
             pivot, value = column[-1], right.pop()
-            y.append(value / pivot if pivot else 0.0)
+            y.append(value / pivot if abs(pivot) > least else 0.0)
             right = [r - y[-1] * entry for r, entry in zip(right, column, strict=False)]
         return y[::-1]
 
@@ -118,6 +127,8 @@ def neumann(matvec: Operator, b: Tensor, *, tol: float = 1e-10, n_terms: int = 1
 def dense(matvec: Operator, b: Tensor, *, tol: float | None = None) -> Tensor:
     """Solve ``matvec(x) = b`` directly, after building the matrix of the operator.
 
+    Of a matrix that is singular, to rounding, it is the shortest solution by least squares.
+
     Parameters
     ----------
     matvec : callable
@@ -130,11 +141,33 @@ def dense(matvec: Operator, b: Tensor, *, tol: float | None = None) -> Tensor:
     Returns
     -------
     Tensor of shape (m,)
-        The solution; of a singular matrix, that of `gmres`.
+        The solution.
     """
     rows = matvec(torch.eye(b.numel(), dtype=b.dtype, device=b.device))
-    x, singular = torch.linalg.solve_ex(rows.mT, b)
-    return gmres(lambda u: u @ rows, b) if singular else x
+    return solved(rows.mT, b)
+
+
+def solved(matrix: Tensor, b: Tensor) -> Tensor:
+    """Solve a linear system, by least squares where the matrix is singular to rounding.
+
+    Parameters
+    ----------
+    matrix : Tensor of shape (m, m)
+        The matrix, of size one.
+    b : Tensor of shape (m,)
+        The right-hand side.
+
+    Returns
+    -------
+    Tensor of shape (m,)
+        The solution; the shortest one if the matrix has eigenvalues that are rounding.
+    """
+    x, failed = torch.linalg.solve_ex(matrix, b)
+    if not failed and norm(x) <= SINGULAR * norm(b):
+        return x
+    if not torch.isfinite(matrix).all():
+        return torch.full_like(b, math.nan)
+    return torch.linalg.pinv(matrix, rtol=1 / SINGULAR) @ b
 
 
 #: Solvers by name.

@@ -162,3 +162,15 @@ def test_the_dense_solver_solves_a_singular_system_that_has_a_solution():
     A = torch.diag(torch.tensor([2.0, 0.0, 4.0], dtype=F64))
     b = torch.tensor([1.0, 0.0, 1.0], dtype=F64)
     assert_close(dense(lambda u: u @ A, b), torch.tensor([0.5, 0.0, 0.25], dtype=F64))
+
+
+@pytest.mark.parametrize("small", [0.0, 1e-14])
+def test_the_dense_solution_is_the_shortest_where_a_matrix_is_singular_to_rounding(small):
+    Q, _ = torch.linalg.qr(torch.tensor([[1.0, 2, 3], [4, 5, 6], [7, 8, 0]], dtype=F64))
+    A = Q @ torch.diag(torch.tensor([1.0, 0.5, small], dtype=F64)) @ Q.mT
+    x = dense(lambda v: v @ A, Q[:, 0] + Q[:, 2])
+    assert_close(x, Q[:, 0], rtol=1e-6, atol=1e-6)
+
+
+def test_the_dense_solver_of_a_matrix_that_is_not_finite_says_so():
+    assert dense(lambda v: v * torch.inf, torch.ones(2, dtype=F64)).isnan().all()

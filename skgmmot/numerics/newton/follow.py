@@ -7,6 +7,7 @@ from torch import Tensor
 
 from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import Point
+from skgmmot.numerics.krylov import solved
 from skgmmot.numerics.linalg import norm
 from skgmmot.numerics.newton.polish import NEWTON_RADIUS
 
@@ -93,7 +94,7 @@ class Carried:
         def find():
             rows = self._compute_inverse(matvec, b)
             self.matrix = self.inverse
-            return torch.linalg.solve(rows.mT, b)
+            return solved(rows.mT, b)
 
         return self._kept_or_found(lambda: b @ self.matrix, find)
 

@@ -449,6 +449,33 @@ def test_an_adjoint_equation_that_is_not_solved_warns(problem):
         solution.value.means.sum().backward()
 
 
+@pytest.fixture
+def coinciding():
+    """A fit of heavy tails by two Gaussians of one variance, whose means meet."""
+    start = GaussianMixtureParams(
+        torch.tensor([0.4, 0.6]), torch.tensor([[-0.1], [0.1]]), torch.ones(1, 1, 1), "tied"
+    ).to(dtype=F64)
+    X = torch.linspace(-1, 1.1, 40, dtype=F64).pow(5).unsqueeze(1).requires_grad_()
+    fit = fit_em(start, X, reg_covar=1e-3, tol=1e-6)
+    assert abs(fit.value.means[0] - fit.value.means[1]) < 1e-6
+    return X, fit.value
+
+
+def test_what_coinciding_components_determine_has_its_gradient_without_a_warning(coinciding):
+    X, theta = coinciding
+    (mean,) = torch.autograd.grad((theta.weights @ theta.means).sum(), X, retain_graph=True)
+    assert_close(mean, torch.full_like(X, 1 / len(X)), rtol=1e-6, atol=1e-8)
+    (variance,) = torch.autograd.grad(theta.covariances.sum(), X)
+    assert_close(variance, 2 * (X - X.mean()).detach() / len(X), rtol=1e-6, atol=1e-8)
+
+
+def test_the_gradient_of_weights_that_nothing_determines_warns(coinciding):
+    X, theta = coinciding
+    with pytest.warns(InexactGradientWarning, match="nothing determines a parameter"):
+        theta.weights[0].backward()
+    assert X.grad.isfinite().all()
+
+
 def test_integers_carry_no_gradient(problem):
     start, X, a = problem
     with pytest.raises(TypeError, match=r"X must be float32 or float64, got torch\.int64"):
