@@ -19,6 +19,7 @@ from torch import Tensor
 from skgmmot.gaussian.coordinates import FreeCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.fixed_point import Solution
+from skgmmot.numerics.linalg import error_of_root
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan, component_masses, exact_plan
 
@@ -128,6 +129,43 @@ def fit_to_points(
     if n_nodes is None and solution.n_iter:
         return solution._replace(value=transport.with_corrected_weights(solution.value))
     return solution
+
+
+def distance_error(
+    solution: Solution,
+    points: Tensor,
+    weights: Tensor,
+    n_nodes: int | None = None,
+    random_state: int = 0,
+) -> float:
+    """Return how far the distance of a fit may be from that of its mixture, from one more plan.
+
+    Parameters
+    ----------
+    solution : Solution
+        What `fit_to_points` returned.
+    points, weights : Tensor of shape (n, d) and (n,)
+        The points and their masses.
+    n_nodes : int, default=None
+        The number of nodes of the fit; None if it was exact.
+    random_state : int, default=0
+        Their seed.
+
+    Returns
+    -------
+    float
+        An estimate: the difference to the distance without slack, or the spread between sets of
+        nodes, as of `nodes_plan`.
+    """
+    mixture = solution.value.detach()
+    if n_nodes is None:
+        plan = exact_plan(mixture, points, weights)
+    else:
+        options = {"n_nodes": n_nodes, "random_state": random_state}
+        plan = nodes_plan(mixture, points, weights, **options)
+    cost = max(float(plan.cost), 0.0)
+    apart = abs(math.sqrt(max(-solution.objective, 0.0)) - math.sqrt(cost))
+    return apart + error_of_root(cost, plan.error)
 
 
 def robust_variance(points: Tensor, weights: Tensor) -> float:

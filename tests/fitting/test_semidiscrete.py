@@ -10,6 +10,7 @@ from skgmmot.fitting.semidiscrete import (
     RegularisedCoordinates,
     _median,
     _Transport,
+    distance_error,
     fit_to_points,
     robust_variance,
 )
@@ -78,6 +79,15 @@ def test_free_coordinates_lead_back(make_mixture, covariance_type):
     back = coordinates.from_free(coordinates.to_free(mixture))
     for ours, expected in zip(back, mixture, strict=True):
         assert torch.allclose(ours, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("n_nodes", [None, 64])
+def test_the_distance_may_be_off_by_slack_and_nodes(make_mixture, n_nodes):
+    start, points = make_mixture("full", 2, 2), make_mixture("full", 20, 2, 1).means
+    end = fit_to_points(start, points, ones(20), n_nodes=n_nodes, max_iter=3)
+    exact = math.sqrt(exact_plan(end.value, points, ones(20)).cost)
+    off = abs(math.sqrt(-end.objective) - exact)
+    assert 0 < 0.99 * off < distance_error(end, points, ones(20), n_nodes) < 100 * off
 
 
 def test_no_steps_leave_the_start(make_mixture):

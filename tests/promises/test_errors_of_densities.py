@@ -21,6 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skgmmot import (
     GridDensity,
     MixtureBarycenter,
+    SemidiscreteGMM,
     WassersteinQuantizer,
     reduce,
     semidiscrete_distance,
@@ -316,3 +317,32 @@ def test_errors_of_reductions(n_problems):
         least = math.sqrt(least_of_reductions(*mixture, K))
         found.append((error, distance - least, 1e-7 * scale))
     assert_honest(*np.transpose(found))
+
+
+def test_errors_of_fits_by_transport(n_problems):
+    """Exact in the plane, against a plan to a small tolerance; a normal one on a line by nodes."""
+    rng, found = np.random.default_rng(10), []
+    for k in range(n_problems):
+        scale, n, d = (1e-5, 1.0, 1e4)[k % 3], int(rng.integers(10, 60)), 1 + k % 2
+        X = scale * (rng.normal(size=(n, d)) + 8 * rng.integers(0, 2, (n, 1)) * (k % 4 < 2))
+        options = {"max_iter": int(rng.choice([0, 3, 50])), "n_nodes": 4 ** int(rng.integers(2, 5))}
+        options |= {"reg_covar": 1e-3 * scale**2, "random_state": k, "certify": True}
+        fit = SemidiscreteGMM(1 if d == 1 else 1 + k % 3, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit.fit(X)
+        if d == 1:
+            true = scale * math.sqrt(square_to_samples(fit, X / scale, scale))
+        else:
+            true = float(semidiscrete_distance(fit, X, integration="exact"))
+        found.append((fit.error_, fit.distance_ - true, 1e-11 * scale))
+    assert_honest(*np.transpose(found))
+
+
+def square_to_samples(normal, x, scale):
+    """The squared distance of a normal distribution to samples on a line: by quantiles."""
+    x, n = np.sort(x[:, 0]) - normal.means_[0, 0] / scale, len(x)
+    s = math.sqrt(normal.covariances_[0, 0, 0]) / scale
+    density = norm.pdf(norm.ppf(np.linspace(0, 1, n + 1)))
+    products = s * x @ (density[:-1] - density[1:])  # the mean of z between two quantiles
+    return (x**2).mean() + s**2 - 2 * products

@@ -66,6 +66,18 @@ def test_exact_and_nodes_agree(clouds):
     assert np.isclose(exact.distance_, nodes.distance_, rtol=0.02)
 
 
+@pytest.mark.parametrize("integration", ["exact", "nodes"])
+def test_the_error_of_the_distance_is_known_where_it_is_asked_for(clouds, integration):
+    X = clouds[0].astype(np.float32)
+    mixture = SemidiscreteGMM(2, integration=integration, n_nodes=256, random_state=0)
+    without = clone(mixture).fit(X)
+    mixture.set_params(certify=True).fit(X)
+    assert np.array_equal(mixture.means_, without.means_) and not hasattr(without, "error_")
+    off = abs(mixture.distance_ - semidiscrete_distance(mixture, X, integration="exact"))
+    assert 0 < off < mixture.error_ < min(0.1, 100 * off)
+    assert not hasattr(mixture.set_params(certify=False).fit(X), "error_")
+
+
 def test_outliers_move_it_less_than_maximum_likelihood(clouds, rng):
     X, _ = clouds
     noisy = np.vstack([X, rng.uniform([-4, -6], [11, 6], size=(5, 2))])
