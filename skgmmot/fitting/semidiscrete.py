@@ -28,6 +28,8 @@ from skgmmot.transport.semidiscrete.plan import SemidiscretePlan, component_mass
 MIN_FREE_VARIANCE = 1e-3
 #: Length of the first step, in unconstrained coordinates.
 FIRST_STEP = 0.1
+#: Steps that L-BFGS remembers: with SciPy's ten, fits take a quarter more steps.
+MEMORY = 30
 #: Number of steps over which progress is measured, since the first ones of L-BFGS may be short.
 PROGRESS_WINDOW = 5
 #: Mass error to which plans are solved; derivatives are as accurate.
@@ -281,7 +283,8 @@ class _Descent:
 
         start = self.coordinates.to_free(self.solution.value).double().cpu().numpy() / FIRST_STEP
         self.reached = start
-        options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "ftol": 0.0, "gtol": 0.0}
+        options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "maxcor": MEMORY}
+        options |= {"ftol": 0.0, "gtol": 0.0}
         end = minimize(
             objective, start, jac=True, method="L-BFGS-B", callback=self._record, options=options
         )
