@@ -1,7 +1,7 @@
 """Error messages for samples that are no matrix of numbers, and for numbers that are no count."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from numbers import Integral
 from typing import NoReturn
@@ -15,10 +15,10 @@ MAX_SHOWN = 200
 def shown(value) -> str:
     """Return what a value is, for an error message: its representation, or in few words."""
     said = repr(value)
-    if len(said) <= MAX_SHOWN:
-        return said
     shape, kind = getattr(value, "shape", None), type(value).__name__
-    return f"{kind} of length {len(value)}" if shape is None else f"{kind} of shape {tuple(shape)}"
+    if len(said) <= MAX_SHOWN or not (shape or isinstance(value, Sized)):
+        return said
+    return f"{kind} of shape {tuple(shape)}" if shape else f"{kind} of length {len(value)}"
 
 
 def positive_integer(name: str, value, advice: str = "Pass 1 or more.") -> int:

@@ -17,6 +17,7 @@ from skgmmot.estimators.starts import assignments, earlier, units
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.fitting.semidiscrete import (
+    MAX_PARAMETER,
     distance_error,
     fit_to_points,
     outlier_ratio,
@@ -295,7 +296,14 @@ class _Fit(Fit):
         """The estimator's own last fit."""
         origin, unit = self.scaling.origin, self.scaling.unit
         params = earlier.earlier_mixture(self.estimator, len(origin), origin.device)
-        return params.translated(-origin).scaled(1 / unit)
+        params = params.translated(-origin).scaled(1 / unit)
+        largest = max(float(t.abs().max()) for t in params)
+        if not largest < MAX_PARAMETER:
+            raise ValueError(
+                "warm_start needs an earlier fit near X, got one whose means or variances are up "
+                f"to {largest:.0e} in units of X. Set warm_start=False to start anew."
+            )
+        return params
 
     def not_converged(self, solution):
         """The warning, by how much the last step lowered the distance."""

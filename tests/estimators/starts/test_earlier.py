@@ -5,7 +5,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from skgmmot import DifferentiableGaussianMixture
+from skgmmot import DifferentiableGaussianMixture, SemidiscreteGMM
 
 
 def fitted(X, covariance_type="full", **params):
@@ -65,3 +65,11 @@ def test_a_component_without_samples_is_never_predicted_and_can_come_back(
     model.fit(np.vstack([X, np.full((25, 1), 0.5)]))
     assert np.allclose(model.weights_, [0.4, 0.4, 0.2])
     assert model.predict(between)[1] == 2
+
+
+def test_a_semidiscrete_warm_start_far_away_is_refused(blobs):
+    model = SemidiscreteGMM(2, random_state=0, warm_start=True, max_iter=2)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(1e29 * blobs[:20, :1])
+    with pytest.raises(ValueError, match="warm_start needs an earlier fit near X, got one"):
+        model.fit(blobs[:20, :1])
