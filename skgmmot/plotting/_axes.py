@@ -12,8 +12,8 @@ def pyplot():
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            "displays must have matplotlib, which cannot be imported. Install it with "
-            "pip install 'skgmmot[plot]'."
+            "displays must have matplotlib, which cannot be imported. Install it, or skgmmot with "
+            "its extra 'plot'."
         ) from error
     return plt
 
@@ -33,7 +33,7 @@ def axes_for(ax, n_axes: int = 2):
     """The axes given, validated, or new ones."""
     plt = pyplot()
     if ax is None:
-        return plt.figure().add_subplot(projection="3d" if n_axes == 3 else None)
+        return plt.figure(layout="constrained").add_subplot(projection="3d" if n_axes == 3 else None)
     if not hasattr(ax, "plot") or not hasattr(ax, "name"):
         raise TypeError(
             f"ax must be matplotlib Axes, got {type(ax).__name__}. Pass one of them, or None."
