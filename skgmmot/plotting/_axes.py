@@ -33,7 +33,8 @@ def axes_for(ax, n_axes: int = 2):
     """The axes given, validated, or new ones."""
     plt = pyplot()
     if ax is None:
-        return plt.figure(layout="constrained").add_subplot(projection="3d" if n_axes == 3 else None)
+        projection = "3d" if n_axes == 3 else None
+        return plt.figure(layout="constrained").add_subplot(projection=projection)
     if not hasattr(ax, "plot") or not hasattr(ax, "name"):
         raise TypeError(
             f"ax must be matplotlib Axes, got {type(ax).__name__}. Pass one of them, or None."
