@@ -346,3 +346,20 @@ def square_to_samples(normal, x, scale):
     density = norm.pdf(norm.ppf(np.linspace(0, 1, n + 1)))
     products = s * x @ (density[:-1] - density[1:])  # the mean of z between two quantiles
     return (x**2).mean() + s**2 - 2 * products
+
+
+def test_errors_of_barycentres_of_gaussians(n_problems):
+    """By few iterations and many, of any condition, against ten thousand iterations."""
+    rng, found = np.random.default_rng(11), []
+    for k in range(n_problems):
+        J, d, scale = int(rng.integers(1, 6)), int(rng.integers(1, 5)), (1e-5, 1.0, 1e4)[k % 3]
+        A = rng.normal(size=(J, d, d + 2 * (k % 2))) * scale
+        S, weights = torch.tensor(A @ A.transpose(0, 2, 1)), torch.tensor(rng.dirichlet(np.ones(J)))
+        means = torch.tensor(scale * rng.normal(size=(J, d)))
+        max_iter = int(rng.choice([1, 2, 5, 500]))
+        *near, error = gaussian_barycenter(means, S, weights, max_iter=max_iter, return_error=True)
+        best = gaussian_barycenter(means, S, weights, tol=1e-14, max_iter=10_000)
+        near, best = ([t.unsqueeze(0) for t in each] for each in (near, best))
+        square, rounding = bures_wasserstein_squared(*near, *best), 1e-7 * scale
+        found.append((float(error.distance), math.sqrt(max(float(square), 0.0)), rounding))
+    assert_honest(*np.transpose(found))

@@ -8,9 +8,12 @@ rank deficient matrices are allowed. Factors of diagonal covariances are standar
 ``(..., d)``, which are aligned already; their mean is the barycentre.
 """
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor
 
+from skgmmot.gaussian.bures.barycenter_error import BarycenterError, barycenter_error
 from skgmmot.gaussian.covariance.base import ElementaryType
 from skgmmot.gaussian.covariance.registry import FULL, type_of_gaussians
 
@@ -138,6 +141,30 @@ def barycenter_factors(
     return L
 
 
+@overload
+def gaussian_barycenter(
+    means: Tensor,
+    covariances: Tensor,
+    weights: Tensor,
+    *,
+    tol: float = ...,
+    max_iter: int = ...,
+    return_error: Literal[False] = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def gaussian_barycenter(
+    means: Tensor,
+    covariances: Tensor,
+    weights: Tensor,
+    *,
+    tol: float = ...,
+    max_iter: int = ...,
+    return_error: Literal[True],
+) -> tuple[Tensor, Tensor, BarycenterError]: ...
+
+
 def gaussian_barycenter(
     means: Tensor,
     covariances: Tensor,
@@ -145,7 +172,8 @@ def gaussian_barycenter(
     *,
     tol: float = 1e-8,
     max_iter: int = 500,
-) -> tuple[Tensor, Tensor]:
+    return_error: bool = False,
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, BarycenterError]:
     r"""Return the Wasserstein barycentre of Gaussians.
 
     .. math:: \min_g \sum_j \lambda_j W_2(g, g_j)^2
@@ -162,6 +190,8 @@ def gaussian_barycenter(
         The iteration stops when every factor changes by less than this, relatively.
     max_iter : int, default=500
         Largest number of iterations.
+    return_error : bool, default=False
+        Whether to return bounds of the errors, too.
 
     Returns
     -------
@@ -170,6 +200,10 @@ def gaussian_barycenter(
     covariance : Tensor of shape (..., d, d) or (..., d)
         The fixed point of ``S = sum_j weights_j (S^{1/2} S_j S^{1/2})^{1/2}``; for variances the
         square of the mean deviation.
+    error : BarycenterError
+        Only with ``return_error``: its ``distance`` bounds the distance W2 to the true barycentre,
+        and its ``gap`` how much less the objective of any distribution may be; each ``(...)``, in
+        float64. Sharp to a factor of about two between covariances that are not singular.
 
     Notes
     -----
@@ -202,4 +236,7 @@ def gaussian_barycenter(
         tol=tol,
         max_iter=max_iter,
     )
-    return mean, covariance_type.from_root(L, 0.0).reshape(*batch, *storage)
+    covariance = covariance_type.from_root(L, 0.0).reshape(*batch, *storage)
+    if not return_error:
+        return mean, covariance
+    return mean, covariance, barycenter_error(covariance, means, covariances, weights)
