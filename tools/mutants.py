@@ -10,26 +10,35 @@ a value that no test looks at. Its difference is printed; mend the tests.
 
 Left alone are error messages, annotations and docstrings; defaults of arguments, which
 ``tests/test_documentation.py`` compares with what is documented; and the lines in `EQUIVALENT`.
-Standard library only; pytest runs in the interpreter that runs this.
+Pytest runs in forks of the interpreter that runs this.
 """
 
 import argparse
 import ast
 import copy
+import csv
 import difflib
+import importlib
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "skgmmot"
+
+#: Imported once; the tests of each mutant run in a fork, which has them already.
+IMPORTED_ONCE = ("torch", "sklearn.mixture", "pandas", "scipy.optimize", "ot")
+PYTEST = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 
 #: Lines whose change shows in no value, by module and by how they begin, and why.
 EQUIVALENT = {
@@ -46,12 +55,21 @@ EQUIVALENT = {
     ("fitting/em/sinkhorn.py", "share = em.statistics(theta).mass / em.total"): (
         "a factor that all components share cancels"
     ),
+    ("fitting/quantization.py", "blocks = X.split(max(1"): "how much is held at once",
+    ("fitting/em/gradient/adjoint.py", "self.row_size = 2 * theta"): "how much is held at once",
+    ("estimators/search/mixture_search.py", "yield grown, EM(held_out, grown.em"): (
+        "samples that are held out have no M-step"
+    ),
     ("fitting/sliced.py", "MAX_PROJECTED ="): "how much is held at once changes no value",
     ("gaussian/bures/bounds.py", "columns = L1.split("): "how much is held at once",
     ("gaussian/bures/plane.py", "FEW_PAIRS, BLOCK_SIZE ="): "from where on the other way is faster",
+    ("gaussian/covariance/low_rank.py", "START_ITERATIONS ="): "how far a start is improved",
     ("gaussian/conditional.py", "return self.given.means.numel() + 2"): "how much is held at once",
     ("gaussian/sampling.py", "if missing > 0:"): "inside a loop that does nothing for zero",
     ("metrics/_sliced.py", "if p > 2:"): "for these powers both units hold all differences",
+    ("numerics/newton/polish.py", "shift = 2 * low if high == math.inf"): (
+        "where a search goes on, which ends between the same lengths"
+    ),
     (
         "plotting/_mixture.py",
         "ax.plot_surface(",
@@ -75,6 +93,15 @@ EQUIVALENT = {
     ("transport/mixtures/pairwise.py", "return -1 if len(sources)"): "only the sign is looked at",
     ("transport/mixtures/pairwise.py", "self.bounded = self.costs is not None"): (
         "where bounds do not pay, all costs give the same plans"
+    ),
+    ("transport/mixtures/distance.py", "return min(sizes) > 1 and math.prod(sizes)"): (
+        "from where on the other way is faster"
+    ),
+    ("transport/mixtures/pairwise.py", 'if options["reg"] and not math.isinf(penalties_of'): (
+        "without entropy, and without penalties, what is added is zero"
+    ),
+    ("transport/semidiscrete/space/gaussians.py", "return SpaceMixtureIntegrals(self.weights"): (
+        "any finer rule tells the error"
     ),
     ("transport/mixtures/distance.py", "if which == 0 and not reg"): (
         "between equal mixtures the general way finds the same plan"
@@ -229,14 +256,15 @@ def replaced(source: str, node: ast.AST, other: ast.AST) -> str:
     return (joined[:start] + text.encode() + joined[end:]).decode()
 
 
-def mutants_of(path: Path) -> list[Mutant]:
-    """All mutants of a module."""
+def mutants_of(path: Path, all_lines: bool = False) -> list[Mutant]:
+    """All mutants of a module, also of lines in `EQUIVALENT` if `all_lines`."""
     source, module = path.read_text(), path.relative_to(ROOT / PACKAGE).as_posix()
     lines = source.splitlines()
     found = []
     for node, other in changes(ast.parse(source)):
         line = lines[node.lineno - 1].strip()
-        if not any(m == module and line.startswith(text) for m, text in EQUIVALENT):
+        left_alone = any(m == module and line.startswith(text) for m, text in EQUIVALENT)
+        if all_lines or not left_alone:
             found.append(Mutant(module, node.lineno, source, replaced(source, node, other)))
     return found
 
@@ -279,65 +307,85 @@ def tests_of(module: str, root: Path = ROOT) -> list[str]:
     return [file.relative_to(root).as_posix() for file in files]
 
 
+def pytest_in_fork(checkout: Path, files: list[str], output: int) -> NoReturn:
+    """Run tests in a process that was just forked, and end it."""
+    status = 1
+    try:
+        os.setsid()
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(checkout)
+        sys.path.insert(0, str(checkout))
+        status = int(pytest.main([*PYTEST, *files]))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
 def passed(checkout: Path, files: list[str], seconds: float) -> bool | None:
     """Whether tests pass in a checkout; None if they take too long."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "MPLBACKEND": "agg",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    with subprocess.Popen(
-        command,
-        cwd=checkout,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            return process.wait(seconds) == 0
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return None
+    with open(checkout / "output", "wb") as output:
+        if (child := os.fork()) == 0:
+            pytest_in_fork(checkout, files, output.fileno())
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status == 0
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
 
 
-def difference(mutant: Mutant) -> str:
-    """What a mutant changes."""
+def changed_lines(mutant: Mutant) -> tuple[str, str]:
+    """The lines that a mutant changes, before and after, each in one line."""
     lines = (text.splitlines() for text in (mutant.before, mutant.after))
-    return "\n".join(
-        line for line in difflib.ndiff(*lines) if line.startswith(("-", "+")) and line[1:].strip()
+    differences = list(difflib.ndiff(*lines))
+    return tuple(
+        " ".join(line[1:].strip() for line in differences if line.startswith(sign)) for sign in "-+"
     )
 
 
-def run(mutants: list[Mutant], time_limit: float) -> list[Mutant]:
-    """Try mutants one after the other; returns those that nothing killed."""
-    survivors, sound = [], {}
+def copied(folder: Path) -> None:
+    """Copy what the tests of modules read."""
+    for name in (PACKAGE, "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+
+
+def run(mutants: list[Mutant], time_limit: float) -> Iterator[tuple[Mutant, str]]:
+    """Try mutants one after the other; yields what became of each."""
+    for name in IMPORTED_ONCE:
+        importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
         checkout = Path(folder)
-        for name in (PACKAGE, "tests"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
-        for name in ("setup.cfg", "pyproject.toml"):
-            shutil.copy(ROOT / name, checkout)
-        for i, mutant in enumerate(mutants, 1):
-            files = tests_of(mutant.module, checkout)
-            if mutant.module not in sound:
-                sound[mutant.module] = passed(checkout, files, 10 * time_limit)
+        copied(checkout)
+        files = sorted({file for mutant in mutants for file in tests_of(mutant.module)})
+        if not passed(checkout, files, 100 * time_limit):
+            raise SystemExit((checkout / "output").read_text() + "Tests fail without a mutant.")
+        for mutant in mutants:
             target = checkout / PACKAGE / mutant.module
             target.write_text(mutant.after)
-            start = time.monotonic()
-            outcome = {True: "SURVIVED", False: "killed", None: "killed by time"}[
-                passed(checkout, files, time_limit)
-            ]
+            outcome = passed(checkout, tests_of(mutant.module), time_limit)
             target.write_text(mutant.before)
-            if not sound[mutant.module]:
-                outcome = f"its tests fail without it: {' '.join(files)}"
-            if not outcome.startswith("killed"):
-                survivors.append(mutant)
-            seconds = time.monotonic() - start
-            print(f"{i:3} {outcome} {seconds:.0f} s {mutant.module}:{mutant.line}")
-            print(difference(mutant), flush=True)
-    return survivors
+            yield mutant, {True: "survived", False: "noticed", None: "noticed by time"}[outcome]
+
+
+def tried_again(path: Path, outcome: str) -> list[Mutant]:
+    """The mutants of a table that ended in some way, in the package as it is now."""
+    with open(path, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["outcome"].startswith(outcome)]
+    found = []
+    for module in {row["module"]: None for row in rows}:
+        there = {changed_lines(m): m for m in mutants_of(ROOT / PACKAGE / module, all_lines=True)}
+        of_it = [(row["before"], row["after"]) for row in rows if row["module"] == module]
+        found += [there[lines] for lines in of_it if lines in there]
+    print(f"{len(found)} of {len(rows)} mutants have their line still")
+    return found
 
 
 def main() -> None:
@@ -348,17 +396,25 @@ def main() -> None:
     parser.add_argument("--only", default="", help="paths in the package begin with this")
     parser.add_argument("--time-limit", type=float, default=120.0, help="seconds for one")
     parser.add_argument("--list", action="store_true", help="show them, run nothing")
+    parser.add_argument("--again", type=Path, help="a table: try the survivors in it instead")
+    parser.add_argument("--table", type=Path, help="a CSV file for the outcomes")
     given = parser.parse_args()
-    mutants = drawn(given.number, given.seed, given.only)
-    if given.list:
-        for mutant in mutants:
-            print(f"{mutant.module}:{mutant.line} {' '.join(tests_of(mutant.module))}")
-            print(difference(mutant))
-        return
-    survivors = run(mutants, given.time_limit)
-    print(f"\n{len(mutants) - len(survivors)} of {len(mutants)} mutants killed; seed {given.seed}")
-    for mutant in survivors:
-        print(f"\nnot killed: {PACKAGE}/{mutant.module}:{mutant.line}\n{difference(mutant)}")
+    if given.again:
+        mutants = tried_again(given.again, "survived")
+    else:
+        mutants = drawn(given.number, given.seed, given.only)
+    os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONDONTWRITEBYTECODE": "1"}
+    outcomes = ((m, "not run") for m in mutants) if given.list else run(mutants, given.time_limit)
+    rows = []
+    for mutant, outcome in outcomes:
+        print(f"{len(rows) + 1:3} {outcome} {PACKAGE}/{mutant.module}:{mutant.line}")
+        print("  - {}\n  + {}".format(*changed_lines(mutant)), flush=True)
+        rows.append((mutant.module, *changed_lines(mutant), outcome))
+    if given.table:
+        with open(given.table, "w", newline="") as file:
+            csv.writer(file).writerows([("module", "before", "after", "outcome"), *rows])
+    noticed = sum(row[-1].startswith("noticed") for row in rows)
+    print(f"\n{noticed} of {len(rows)} mutants noticed; seed {given.seed}")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from skgmmot.fitting.semidiscrete import (
+    SLACK,
     RegularisedCoordinates,
     _median,
     _Transport,
     distance_error,
     fit_to_points,
+    outlier_ratio,
     robust_variance,
 )
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -171,3 +173,17 @@ def test_the_variance_of_a_start_is_the_mean_unless_outliers_make_it():
     assert math.isclose(robust_variance(far, ones(9)), 10 * 2)
     alike = torch.cat([torch.zeros(3, 2, dtype=DOUBLE), points[:1]])
     assert math.isclose(robust_variance(alike, ones(4)), (0.25 - 0.25**2) / 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [([-2, -1, 0, 1, 10], 10), ([0, 0, 0, 5], math.inf), ([3, 3, 3], 1)]
+)
+def test_the_farthest_point_is_compared_with_the_median(line, expected):
+    points = torch.tensor(line, dtype=DOUBLE).unsqueeze(1)
+    assert outlier_ratio(points, ones(len(line))) == pytest.approx(expected)
+
+
+def test_the_slack_is_in_the_unit_of_potentials():
+    points = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=DOUBLE)
+    slack = _Transport(points, ones(2), 0.5, None, 0).slack
+    assert slack == pytest.approx(SLACK / math.sqrt(1 * (1 + 2 * 0.5)))

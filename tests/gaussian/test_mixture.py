@@ -30,6 +30,12 @@ def test_full_covariances_are_one_matrix_a_component(theta):
     assert_close(log_joint(theta.prepare(), X), joint + theta.weights.log().unsqueeze(1))
 
 
+def test_prepared_noise_has_the_last_weight(theta):
+    prepared = theta.with_noise(0.25, -4.0).prepare()
+    assert_close(prepared.log_weights, (0.75 * theta.weights).log())
+    assert_close(prepared.noise, prepared.noise.new_tensor(0.25).log() - 4)
+
+
 # --- its type --------------------------------------------------------------------------------
 
 

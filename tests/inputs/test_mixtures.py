@@ -38,6 +38,19 @@ def test_covariances_are_recognised_by_their_shape(name, public, storage, mixtur
         assert not kind.is_tensor
 
 
+@pytest.mark.parametrize(
+    ("dtype", "accepted", "refused"), [(np.float64, 1e-6, 1e-3), (np.float16, 3e-3, 1e-2)]
+)
+def test_weights_sum_to_one_to_their_precision(dtype, accepted, refused):
+    for off in (accepted, -accepted):
+        weights = np.array([0.5, 0.5 + off], dtype)
+        mixture_from_tuple(weights, np.zeros((2, 2)), np.ones(2), "spherical")
+    for off in (refused, -refused):
+        weights = np.array([0.5, 0.5 + off], dtype)
+        with pytest.raises(ValueError, match="weights must be non-negative and sum to 1, got sum"):
+            mixture_from_tuple(weights, np.zeros((2, 2)), np.ones(2), "spherical")
+
+
 def test_means_of_one_axis_are_told_how_to_get_two():
     with pytest.raises(ValueError, match=r"and \(2,\). Use means\[:, None\] for one feature"):
         mixture_from_tuple([0.5, 0.5], [0.0, 1.0], [1.0, 1.0])

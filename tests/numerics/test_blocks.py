@@ -23,6 +23,15 @@ def test_rows_are_mapped_in_order_with_their_companions():
     assert torch.equal(out, 2 * torch.arange(5000.0))
 
 
+def test_a_buffer_is_used_again_for_as_many_numbers_or_fewer():
+    buffers = blocks.Buffers(torch.device("cpu"))
+    first = buffers("a", (3, 4), torch.float64)
+    for shape in ((3, 4), (12,), (2, 5)):
+        again = buffers("a", shape, torch.float64)
+        assert again.shape == shape and again.data_ptr() == first.data_ptr()
+    assert buffers("a", (13,), torch.float64).shape == (13,)
+
+
 def test_thread_settings_are_restored_after_an_error():
     before = torch.get_num_threads()
 

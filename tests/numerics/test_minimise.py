@@ -42,6 +42,12 @@ def test_an_ill_conditioned_quadratic_is_minimised(name):
     assert solution.objective == min(solution.objectives) == float(quadratic(solution.value))
 
 
+def test_what_the_loss_does_not_depend_on_stays():
+    solution = minimise(lambda theta: (theta[0] - TARGET).square().sum(), start(), **OPTIONS)
+    assert (solution.value[0] - TARGET).abs().max() < 0.05
+    assert torch.equal(solution.value[1], start()[1])
+
+
 def test_any_optimiser_of_torch_will_do():
     solution = minimise(
         quadratic, start(), optimizer=lambda p, rate: torch.optim.LBFGS(p, lr=1.0), **OPTIONS

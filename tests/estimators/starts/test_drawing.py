@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from skgmmot import DifferentiableGaussianMixture
 from skgmmot.estimators.starts import assignments, drawing
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
@@ -54,3 +55,11 @@ def test_generators_of_the_user_are_used_themselves():
         assert rng is theirs
     with drawing.random_numbers(None) as rng:
         assert rng is np.random.mtrand._rand
+
+
+def test_only_the_first_run_of_a_fitted_start_is_given_more_than_weights(em, monkeypatch):
+    monkeypatch.setitem(drawing.FITTED, "fitted", lambda em, given, *_: given)
+    estimator = DifferentiableGaussianMixture(2, init_params="fitted")
+    weights, means = torch.tensor([0.3, 0.7]), torch.zeros(2, 3)
+    given = [drawing.one_start(estimator, em, (weights, means, None), None, k) for k in range(3)]
+    assert given == [(weights, means, None), (weights, None, None), (weights, None, None)]

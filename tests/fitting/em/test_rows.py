@@ -14,6 +14,7 @@ from skgmmot.gaussian.evaluators import (
     ProductEStep,
     WhiteningEStep,
 )
+from skgmmot.gaussian.log_density import log_density
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import e_step
 from skgmmot.numerics import blocks
@@ -149,3 +150,11 @@ def test_rows_are_about_the_origin_in_float64():
     x, weights = em.rows(slice(1, 3))
     assert torch.equal(x, torch.tensor([[2.0, 1.0], [4.0, 4.0]], dtype=torch.float64))
     assert torch.equal(weights, a[1:])
+
+
+def test_without_a_prior_the_objective_is_the_mean_log_density(covariance_type):
+    X, _, theta = problem(covariance_type)
+    with workers(X.device) as pool:
+        em = EM(InMemory(X, None, pool), torch.zeros(3, dtype=X.dtype), 0.0)
+        found = em.objective(theta, em.statistics(theta))
+    assert found == pytest.approx(float(log_density(theta, X).mean()), rel=1e-12)

@@ -60,6 +60,25 @@ def test_slopes_are_maps_whether_by_eigenvectors_or_by_singular_vectors(dtype, m
         assert_close(one, other, rtol=rtol, atol=rtol)
 
 
+def test_slopes_of_deficient_covariances_are_added_as_often_as_their_weights_say():
+    S = conditioned(2, 3, 10.0, 0)
+    S[1] = torch.tensor([[4.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    L, pairs = factor(S), (torch.tensor([1, 1]), torch.tensor([0, 1]))
+    one, weighted = torch.zeros_like(S), torch.zeros_like(S)
+    add_slopes((one, None), (L, L), pairs, torch.ones(2, dtype=F64))
+    add_slopes((weighted, None), (L, L), pairs, torch.full((2,), 3.0, dtype=F64))
+    assert_close(weighted, 3 * one)
+    assert is_deficient(L)[1] and one[1].abs().max() > 0.1
+
+
+def test_well_conditioned_pairs_take_no_singular_vectors(monkeypatch):
+    monkeypatch.setattr(decomposition, "_add_by_singular_vectors", None)
+    L, index = factor(conditioned(2, 3, 10.0, 0)), torch.arange(2)
+    found = torch.zeros(2, 3, 3, dtype=F64)
+    add_slopes((found, None), (L, L), (index, index), torch.ones(2, dtype=F64))
+    assert_close(found, torch.zeros_like(found))
+
+
 def test_slopes_are_added_only_where_they_are_needed():
     S = conditioned(2, 3, 10.0, 0)
     L, index, found = factor(S), torch.arange(2), torch.zeros_like(S)

@@ -1,5 +1,8 @@
 """Rounding of distances between Gaussians; its honesty is tested with the promises."""
 
+import math
+
+import pytest
 import torch
 
 from skgmmot.gaussian.bures.rounding import CostRounding, covariance_radii
@@ -29,6 +32,15 @@ def test_it_grows_with_the_condition():
         for ratio in (1.0, 1e-4, 1e-8, 1e-12)
     ]
     assert bounds == sorted(bounds) and bounds[-1] > 1e4 * bounds[0]
+
+
+def test_roots_of_squares_are_as_uncertain_as_the_smallest_is_small():
+    eye, zero = torch.eye(3).double()[None], torch.zeros(1, 3).double()
+    rounding = CostRounding(zero, eye, zero, eye, (FULL, FULL))
+    found = rounding._of_norms(torch.diag(torch.tensor([1.0, 1.0, 0.01])).double()[None])
+    assert float(found) == pytest.approx(EPS * math.sqrt(1 + 1 + 100**2))
+    far = rounding._of_norms(torch.diag(torch.tensor([1.0, 1.0, 1e-6])).double()[None])
+    assert float(far) == pytest.approx(EPS * math.sqrt(3))  # by singular values instead
 
 
 def test_near_zero_it_is_relative_to_the_distance():

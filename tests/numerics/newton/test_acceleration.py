@@ -7,7 +7,7 @@ import torch
 
 from skgmmot.numerics.adjoint import AutogradLinearisation
 from skgmmot.numerics.fixed_point import iterate
-from skgmmot.numerics.newton.acceleration import DerivativeModel, Newton
+from skgmmot.numerics.newton.acceleration import LONGEST_RADIUS, DerivativeModel, Newton
 
 F64 = torch.float64
 
@@ -96,6 +96,45 @@ def test_newton_takes_fewer_steps_and_is_restored_from_any_of_its_states(slow):
     assert all(b >= a - 1e-15 for a, b in zip(first.objectives, first.objectives[1:], strict=False))
     for state in list(states)[::5]:
         assert run(state).value[0].tolist() == first.value[0].tolist()
+
+
+def test_a_plain_step_shows_the_model_what_the_derivative_does_to_it(make_samples):
+    A = make_samples(5, 5, seed=3)
+    J, c = (A + A.mT) / 20, torch.ones(5, dtype=F64)
+
+    def F(theta):
+        return (J @ theta[0] + c,)
+
+    newton = Newton(lambda theta: AutogradLinearisation(F, theta))
+    blank = [torch.eye(5, dtype=F64)[:, :0], torch.zeros(0, 0, dtype=F64), False]
+    newton.restore(newton.state() | {"model": blank})
+    first, second = (c,), F((c,))
+    assert newton.arrive(first, 0.0, False) and newton.arrive(second, 1.0, False)
+    step = second[0] - first[0]
+    model = DerivativeModel(*newton.state()["model"])
+    torch.testing.assert_close(model.product(step), J @ step)
+
+
+def test_jumps_grow_up_to_the_longest():
+    def F(theta):
+        return (0.99 * theta[0],)
+
+    points = []
+    options = {
+        "accelerator": Newton(lambda theta: AutogradLinearisation(F, theta)),
+        "callback": lambda found: points.append(found.value[0]),
+    }
+    with torch.no_grad():
+        end = iterate(
+            lambda theta: (F(theta), -float(theta[0].square().sum())),
+            (torch.full((1,), 30.0, dtype=F64),),
+            tol=1e-9,
+            max_iter=100,
+            **options,
+        )
+    jumps = torch.cat(points).diff().abs()
+    assert 1.9 < jumps.max() < 2.4 and LONGEST_RADIUS == 2  # and a plain step of at most 0.3
+    assert end.converged and abs(end.value[0]) < 1e-3
 
 
 @pytest.fixture

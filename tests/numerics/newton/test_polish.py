@@ -8,7 +8,7 @@ import torch
 
 from skgmmot.numerics.adjoint import Adjoint, AutogradLinearisation, implicit
 from skgmmot.numerics.fixed_point import iterate
-from skgmmot.numerics.newton.polish import polish
+from skgmmot.numerics.newton.polish import _KrylovStep, polish
 
 F64 = torch.float64
 
@@ -125,3 +125,11 @@ def test_polish_gives_up_where_the_iterations_leave_their_domain():
     )
     assert found.distance == math.inf
     assert found.theta[0].item() <= 1
+
+
+def test_the_linear_solve_leaves_a_third_of_the_share_that_may_remain(slow):
+    F, _, x = slow
+    linear = AutogradLinearisation(F, (x + 1e-6,))
+    for share in (0.3, 0.1, 0.03, 0.01, 0.003):
+        _, products = linear.solve(linear.residual, min(0.1, 0.3 * share))
+        assert _KrylovStep(linear, share).n_passes == len(products)

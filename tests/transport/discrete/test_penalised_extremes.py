@@ -42,6 +42,17 @@ def test_costs_that_are_small_against_the_entropy_hardly_bend_the_independent_pl
     assert_close(found, expected, rtol=0, atol=scale * (4 * scale + 1e-6) + 1e-17)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-31])
+def test_without_costs_the_mass_is_that_of_the_prescribed_side(scale):
+    a, b, C = problem(4, 5)
+    for reg_m in ((math.inf, 1.0), (1.0, math.inf)):
+        weights = [
+            w * (1.0 if math.isinf(lam) else 2.0) for w, lam in zip((a, b), reg_m, strict=True)
+        ]
+        plan = solve(*weights, scale * C, reg=0.5, reg_m=reg_m)
+        assert_close(plan.coupling, torch.outer(a, b))
+
+
 @pytest.mark.parametrize("distance", [1e-3, 1e-6, 1e-10])
 @pytest.mark.parametrize("lam", [1e-3, 1.0, 1e4, (math.inf, 1.0)])
 def test_nearly_equal_distributions_are_no_further_than_by_exact_transport(lam, distance):

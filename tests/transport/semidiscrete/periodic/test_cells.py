@@ -50,6 +50,15 @@ def test_integrals_are_those_of_the_nearest_images(some):
     assert np.isclose(density.second_moment(cells.diagram), second, rtol=5e-3)
 
 
+def test_images_too_far_from_the_box_are_left_out(some):
+    density, sites, heights = some
+    owner, offset = images_of(sites, density.box)
+    image, psi = sites[owner] + offset, (sites**2).sum(1) - heights
+    away = ((image - image.clip(density.box.low, density.box.high)) ** 2).sum(1)
+    near = away - psi[owner] <= covering_radius(sites, density.box) ** 2 - psi.min()
+    assert len(density._images(sites, heights)[0]) == near.sum() < len(owner)
+
+
 def test_images_left_out_have_no_cell(some):
     density, sites, heights = some
     owner, offset = images_of(sites, density.box)
