@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from promises.inputs import REFUSED, answered
 
 from skgmmot.functional import GaussianMixtureParams, transport_plan
 from skgmmot.transport.discrete.solvers import solve
@@ -74,12 +75,15 @@ def test_entropic_plans(seed, power):
     assert error(P.sum(1), a) <= ERROR and error(P.sum(0), b) <= ERROR
 
 
-@given(SEEDS, st.floats(-2, 2), st.booleans(), st.booleans())
+@given(SEEDS, st.floats(-20, 20), st.booleans(), st.booleans())
 def test_the_prescribed_marginal_of_semi_relaxed_plans(seed, power, first, entropy):
-    a, b, C = problem(seed, least=-6)
+    a, b, C = problem(seed)
     lam = 10.0**power * float(C.max())
     reg_m = (math.inf, lam) if first else (lam, math.inf)
-    P = solve(a, b, C, reg_m=reg_m, reg=lam / 10 if entropy else 0.0).coupling
+    plan = answered(solve, a, b, C, reg_m=reg_m, reg=lam / 10 if entropy else 0.0)
+    if plan is REFUSED:  # a few of a thousand, whose digits do not suffice
+        return
+    P = plan.coupling
     assert (P >= 0).all()
     assert (error(P.sum(1), a) if first else error(P.sum(0), b)) <= ERROR
 

@@ -16,6 +16,7 @@ sum is the duality gap of the plan between the marginals that it has; the rest i
 from prescribed marginals cost.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -29,6 +30,10 @@ Array = np.ndarray
 EPS = float(np.finfo(float).eps)
 #: Pairs that move less than this share of both masses are rounding.
 MIN_SHARE = 1e-9
+#: Ratios of masses above this are taken in logarithms.
+LARGE_RATIO = 1e100
+#: Exponentials of more, or of less than minus this, are not computed.
+LARGEST_EXPONENT = 300.0
 
 
 class PlanErrors(NamedTuple):
@@ -67,6 +72,11 @@ class Certificate(NamedTuple):
         if not self.reg and not all(self._held()):
             fitted = known._fitted(P)
             gap = min(gap, fitted._gap(P, fitted._slacks(), masses))
+        elif self.reg and S.min() <= 0:  # rounding of the costs may be large against the entropy
+            f, g = known.potentials
+            rounding = 2 * EPS * (abs(self.C) + abs(f[:, None]) + abs(g)).max(1)
+            lower = known._replace(potentials=(f + np.minimum(S.min(1), 0) - rounding, g))
+            gap = min(gap, lower._gap(P, lower._slacks(), masses))
         slopes = [abs(t) for t in known.potentials]
         priced = sum(float(t @ d) for t, d in zip(slopes, deviations, strict=True))
         sizes = sum(float(t @ m) for t, m in zip(slopes, masses, strict=True))
@@ -145,13 +155,12 @@ class Certificate(NamedTuple):
         """The duality gap between the marginals that the plan has."""
         if self.reg:
             a, b = self.weights
-            optimal = a[:, None] * b * _exp(-S / self.reg)
-            gap = self.reg * _divergence(P, optimal)
+            gap = self.reg * _divergence(P, -S / self.reg, a[:, None], b)
         else:
             gap = max(float((P * S).sum()), 0.0) - min(float(S.min()), 0.0) * float(P.sum())
         for p, w, f, lam in zip(masses, self.weights, self.potentials, self.penalties, strict=True):
             if not math.isinf(lam):
-                gap += lam * _divergence(p, w * _exp(-f / lam))
+                gap += lam * _divergence(p, -f / lam, w)
         return gap
 
     def _repair(self, P, S, masses, deviations) -> float:
@@ -182,13 +191,20 @@ def _deviations(rows: Array, weights: Array, excess: float) -> Array:
     return np.array([abs(math.fsum([*row, -w]) - w * excess) for row, w in pairs])
 
 
-def _exp(x: Array) -> Array:
-    """Exponentials that neither over- nor underflow."""
-    return np.exp(np.clip(x, -700.0, 300.0))
+def _divergence(p: Array, x: Array, *weights: Array) -> float:
+    """``KL(p | q) = sum p log(p / q) - p + q`` for ``q = exp(x)`` times weights.
 
-
-def _divergence(p: Array, q: Array) -> float:
-    """``KL(p | q) = sum p log(p / q) - p + q``; where q is zero, p is taken as zero."""
-    p, q = p[q > 0], q[q > 0]
-    change = p / q - 1
-    return float((q * (xlog1py(1 + change, change) - change)).sum())
+    Where a weight is zero, p is taken as zero.
+    """
+    with np.errstate(divide="ignore"):
+        logs = x + sum(np.log(w) for w in weights)
+    some = np.broadcast_to(functools.reduce(np.minimum, weights) > 0, p.shape)
+    product = functools.reduce(np.multiply, weights)
+    direct = (product > 1 / LARGE_RATIO) & (abs(x) < LARGEST_EXPONENT)
+    q = np.exp(np.clip(logs, -LARGEST_EXPONENT, LARGEST_EXPONENT))
+    np.multiply(product, np.exp(x, where=direct, out=q * 0), where=direct, out=q)
+    near = some & (p <= LARGE_RATIO * q)
+    change = p[near] / q[near] - 1
+    total = (q[near] * (xlog1py(1 + change, change) - change)).sum()
+    far = some & ~near
+    return float(total + (p[far] * (np.log(p[far]) - logs[far] - 1)).sum())

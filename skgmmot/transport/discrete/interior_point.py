@@ -30,8 +30,12 @@ from torch import Tensor
 GAP = 1e-11
 #: Newton steps at most; twenty to seventy are needed, more in larger problems.
 MAX_STEPS = 300
+#: The iteration starts with marginals of at least this share of the total, where penalised.
+LEAST_START = 1e-12
 #: Bound of the exponent in marginals: ``exp`` of more would overflow in float32.
 LARGEST_EXPONENT = 80.0
+#: Bound of the exponent in entropic plans.
+LARGEST_CLAMP = 300.0
 
 
 class Penalised(NamedTuple):
@@ -64,16 +68,24 @@ class Penalised(NamedTuple):
             if not math.isinf(lam):
                 value = value + lam * divergence(marginal, weights)
         if self.reg:
-            value = value + self.reg * divergence(P, self.independent())
+            value = value + self.reg * self._divergence(P)
         return float(value)
 
     def dual(self, f: Tensor, g: Tensor) -> float:
         """The dual objective of potentials, a lower bound of the primal."""
-        value = self.a @ conjugate(f, self.lam0) + self.b @ conjugate(g, self.lam1)
+        value = self.a @ conjugate(f, self.lam0, 700.0) + self.b @ conjugate(g, self.lam1, 700.0)
         if self.reg:
             change = torch.expm1(self.exponent(f, g))  # exact where costs are small against reg
             value = value - self.reg * (self.independent() * change).sum()
         return float(value)
+
+    def _divergence(self, P: Tensor) -> Tensor:
+        """``KL(P | a b^T)``."""
+        independent = self.independent()
+        if independent.min() > 0:
+            return divergence(P, independent)
+        logs = self.a.log().unsqueeze(1) + self.b.log()  # a product of weights underflows
+        return (torch.xlogy(P, P) - P * logs - P + independent).sum()
 
     def independent(self) -> Tensor:
         """The independent plan ``a b^T``."""
@@ -81,14 +93,19 @@ class Penalised(NamedTuple):
 
     def coupling(self, f: Tensor, g: Tensor) -> Tensor:
         """The entropic plan of potentials, ``a b^T exp((f + g - C) / reg)``."""
-        return self.independent() * self.exponent(f, g).exp()
+        independent = self.independent()
+        if independent.min() > 0:
+            return independent * self.exponent(f, g).exp()
+        logs = self.a.log().unsqueeze(1) + self.b.log()
+        exponent = (f.unsqueeze(1) + g - self.C) / self.reg
+        return (exponent + logs).clamp(max=LARGEST_CLAMP).exp()
 
     def exponent(self, f: Tensor, g: Tensor) -> Tensor:
         """``(f + g - C) / reg``, bounded so that its exponential is finite."""
-        return ((f.unsqueeze(1) + g - self.C) / self.reg).clamp(max=300)
+        return ((f.unsqueeze(1) + g - self.C) / self.reg).clamp(max=LARGEST_CLAMP)
 
 
-def conjugate(f: Tensor, lam: float) -> Tensor:
+def conjugate(f: Tensor, lam: float, most: float = LARGEST_EXPONENT) -> Tensor:
     """Return ``lam (1 - exp(-f / lam))``, the derivative of a penalised cost in the weights.
 
     Parameters
@@ -97,13 +114,15 @@ def conjugate(f: Tensor, lam: float) -> Tensor:
         Potentials.
     lam : float
         Penalty of the marginal; infinite if it is prescribed.
+    most : float, default=80.0
+        Bound of the exponent.
 
     Returns
     -------
     Tensor of shape (K,)
         The derivative, finite in float32, too; ``f`` itself if the marginal is prescribed.
     """
-    return f if math.isinf(lam) else -lam * torch.expm1((-f / lam).clamp(max=LARGEST_EXPONENT))
+    return f if math.isinf(lam) else -lam * torch.expm1((-f / lam).clamp(max=most))
 
 
 def marginal(f: Tensor, lam: float, weights: Tensor) -> Tensor:
@@ -194,13 +213,19 @@ def _start(problem: Penalised) -> Iterate:
     """Start with potentials below all costs and penalties, far from every boundary."""
     f = torch.full_like(problem.a, -min(1.0, problem.lam0))
     g = torch.full_like(problem.b, -min(1.0, problem.lam1))
-    p, q = marginal(f, problem.lam0, problem.a), marginal(g, problem.lam1, problem.b)
+    p = marginal(f, problem.lam0, _raised(problem.a, problem.lam0))
+    q = marginal(g, problem.lam1, _raised(problem.b, problem.lam1))
     Z = problem.C - f.unsqueeze(1) - g
-    P = problem.independent()
+    P = _raised(problem.a, problem.lam0).unsqueeze(1) * _raised(problem.b, problem.lam1)
     if not problem.reg:
         P = P / Z
         P = P * (max(p.sum(), q.sum()) / P.sum())
     return Iterate(f, g, P, Z, p, q)
+
+
+def _raised(weights: Tensor, lam: float) -> Tensor:
+    """Weights to start from: those under a penalty may attract much mass also if they are small."""
+    return weights if math.isinf(lam) else weights.clamp(min=LEAST_START * float(weights.sum()))
 
 
 def _solved(problem: Penalised, point: Iterate) -> bool:
@@ -292,7 +317,8 @@ def _error(f: Tensor, p: Tensor, weights: Tensor, lam: float) -> Tensor:
 
 def _marginal_after(f: Tensor, p: Tensor, weights: Tensor, lam: float) -> Tensor:
     """The marginal after a step; in closed form where ``f / lam`` is small, for precision."""
-    return torch.where(f.abs() < lam, marginal(f, lam, weights), p)
+    near = (f.abs() < lam) & (weights > LEAST_START * weights.sum())
+    return torch.where(near, marginal(f, lam, weights), p)
 
 
 def laplacian_solve(

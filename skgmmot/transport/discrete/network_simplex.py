@@ -24,6 +24,8 @@ EPS = float(np.finfo(np.float64).eps)
 MAX_PIVOTS = 10**7
 #: A plan is accepted as optimal if its duality gap is below this share of its reduced cost.
 GAP = 1e-9
+#: A gap below this share of the largest cost is none: it comes from weights below it.
+NO_GAP = 1e-100
 #: Largest number of solutions on smaller scales; each gains about ten digits.
 MAX_REFINEMENTS = 12
 #: Mass of the size of rounding may be dropped only below this share of both its weights: it may be
@@ -127,14 +129,14 @@ def _refine(a, b, R, eps, P, f, g, used):
         if value == 0:
             return P, np.zeros_like(f), np.zeros_like(g)
         reduced, minima, rounding = _reduced(S, f, g)
-        gap = mass @ reduced.ravel()[used] + rounding
+        gap, accepted = mass @ reduced.ravel()[used] + rounding, max(GAP * value, NO_GAP)
         # An optimal plan differs from this one by cycles that alternate between the two, in which
         # its costs are at most the sum of this plan's: a bound on the costs that it can use.
         largest = S.ravel()[used].max(), reduced.ravel()[used].max() + rounding
-        if largest[1] < largest[0] or gap <= GAP * value:
+        if largest[1] < largest[0] or gap <= accepted:
             middle = np.full_like(f, np.median(f))
             S, source, target = reduced, [*source, f, minima, -middle], [*target, g, middle[:1]]
-        if gap <= GAP * value:
+        if gap <= accepted:
             return P, _exact_sum(source), _exact_sum(target)
         unit = min(S.shape) * min(largest)
         P, f, g, used = _plan(a, b, np.minimum(S / unit, 1.0), R, eps)

@@ -3,6 +3,7 @@
 `plan` attaches the gradients. Weights may be zero, and of any size.
 """
 
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -14,9 +15,16 @@ from skgmmot.transport.discrete import interior_point, semi_dual
 from skgmmot.transport.discrete.entropic import GAP, log_domain_newton, sinkhorn, softmin
 from skgmmot.transport.discrete.interior_point import Penalised, conjugate, divergence, marginal
 from skgmmot.transport.discrete.network_simplex import EPS, network_simplex
+from skgmmot.transport.discrete.simpler import (
+    EQUAL,
+    LARGE_PENALTY,
+    ROUNDING_GAP,
+    ROUNDINGS,
+    extended,
+    rounding_penalty,
+    solve_by_simpler,
+)
 
-#: Duality gaps up to this share of the cost of a simple plan are rounding, for any cost.
-ROUNDING_GAP = 64 * EPS
 #: A plan that costs less than this share of the largest cost has a cost of zero, to rounding.
 ZERO_COST = 1e-16
 #: Costs are cut off at these multiples of the penalties plus ``reg``, the smaller one first.
@@ -25,16 +33,14 @@ ZERO_COST = 1e-16
 COST_CUTOFFS = 1e2, 1e4
 #: Weights below this share of the total are solved for in logarithms.
 MIN_PLAIN_WEIGHT = 1e-10
+#: Values below this share of the cost of a simple plan are computed again, in units of themselves.
+SMALL_VALUE = 1e-4
 #: Costs below this share of ``reg`` leave the independent plan optimal to rounding.
 NEGLIGIBLE_COST = 1e-9
-#: A penalty above this multiple of the largest cost makes rounding of the weights count as cost.
-LARGE_PENALTY = 1e6
 #: A penalty of this multiple of the largest cost prescribes its marginal to rounding.
 PRESCRIBING_PENALTY = 1e16
 #: Marginals of entropic plans that are wrong by less than this share of the total are left.
 ROUNDED_MARGINALS = 1e-13
-#: Totals that differ by less than this share, or by this many roundings of the weights, are equal.
-EQUAL, ROUNDINGS = 1e-12, 8
 
 
 class TransportSolution(NamedTuple):
@@ -104,6 +110,7 @@ def solve_constants(
         raise ValueError(
             f"costs must not be negative, got {float(C.min()):.3g}. Use squared distances."
         )
+    penalties = _prescribed(penalties, C)
     totals = float(a.sum()), float(b.sum())
     large = any(LARGE_PENALTY * C.max() < lam < math.inf for lam in penalties) and bool(C.max() > 0)
     if large and abs(totals[0] - totals[1]) <= max(EQUAL, ROUNDINGS * eps) * max(totals):
@@ -125,7 +132,7 @@ def _entropic(a, b, C, reg, eps) -> TransportSolution:
     """
     P, *potentials = network_simplex(a.numpy(), b.numpy(), C.numpy(), eps)
     P, f, g = (torch.from_numpy(t) for t in (P, *potentials))
-    S = (C - f.unsqueeze(1) - g).clamp(min=0)
+    S = (C - f.unsqueeze(1) - g).clamp(min=0).masked_fill(P > 0, 0)
     constant, mass = float((P * (C - S)).sum()), float(a.sum())
     P, df, dg, value = _penalised(a / mass, b / mass, S, (math.inf, math.inf), reg)
     P, f, g = _with_marginals(P, a / mass, b / mass), f + df, g + dg
@@ -150,6 +157,15 @@ def _with_marginals(P: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return P + rows.unsqueeze(1) * (columns / columns.sum().clamp(min=torch.finfo(P.dtype).tiny))
 
 
+def _prescribed(penalties, C: Tensor) -> tuple[float, float]:
+    """Make a penalty infinite where it prescribes its marginal to rounding, but not both."""
+    lam0, lam1 = penalties
+    larger = PRESCRIBING_PENALTY * max(min(penalties), float(C.max()))
+    if max(penalties) < larger:
+        return penalties
+    return (math.inf, lam1) if lam0 > lam1 else (lam0, math.inf)
+
+
 def _bounded_penalties(penalties, C: Tensor) -> tuple[float, float]:
     """Bound penalties to a size with the same minimum, at which rounding is not a cost."""
     bound = PRESCRIBING_PENALTY * float(C.max())
@@ -169,20 +185,31 @@ def _penalised(a, b, C, penalties, reg) -> tuple[Tensor, Tensor, Tensor, float]:
     """Plan, potentials and value of a penalised problem; weights may be zero."""
     k, l, mass = a > 0, b > 0, 1.0 if reg else float(max(a.sum(), b.sum()))
     given = Penalised(a[k] / mass, b[l] / mass, C[k][:, l], *penalties, reg)
+    try:
+        f, g, inner, value = _solve(given)
+    except RuntimeError:
+        found = solve_by_simpler(given, _solve)
+        if found is None:
+            raise
+        f, g, inner, value = found
+    P = torch.zeros_like(C)
+    P[k.unsqueeze(1) & l] = mass * inner.flatten()
+    f, g = extended(f, g, C, k, l, given)
+    return P, f, g, mass * value
+
+
+def _solve(given: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Potentials, plan and value with a certified gap, by the solver that fits the problem."""
     problem, df, dg, constant = _centred(given)
-    cuts = [COST_CUTOFFS[-1]] if all(math.isinf(lam) for lam in penalties) else COST_CUTOFFS
+    cuts = [COST_CUTOFFS[-1]] if all(math.isinf(lam) for lam in given[3:5]) else COST_CUTOFFS
     while True:
         try:
-            f, g, inner, value = _solve_cut_off(problem, cuts[0])
-            break
+            f, g, plan, value = _solve_cut_off(problem, cuts[0])
+            return f + df, g + dg, plan, value + constant
         except RuntimeError:  # try again with a larger cut-off
             if len(cuts) == 1:
                 raise
             cuts = cuts[1:]
-    P = torch.zeros_like(C)
-    P[k.unsqueeze(1) & l] = mass * inner.flatten()
-    f, g = _extended(f + df, g + dg, C, k, l, given)
-    return P, f, g, mass * (value + constant)
 
 
 def _solve_cut_off(problem: Penalised, cut: float) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -190,21 +217,22 @@ def _solve_cut_off(problem: Penalised, cut: float) -> tuple[Tensor, Tensor, Tens
     near = _cut_off(problem, cut)
     plan, largest, reg = _simple_plan(near), float(near.C.abs().max()), problem.reg
     value = near.primal(plan)
-    small = NEGLIGIBLE_COST * reg * float(problem.a.sum() * problem.b.sum())
-    free = (
-        value <= max(ZERO_COST * largest, small, _rounding_penalty(problem)) and near.C.min() >= 0
-    )
-    if free and problem.primal(plan) <= value:  # then it is optimal to rounding
+    # whether the plan is optimal to rounding
+    free = value <= max(ZERO_COST * largest, rounding_penalty(problem))
+    if reg and value <= NEGLIGIBLE_COST * reg * float(problem.a.sum() * problem.b.sum()):
+        free |= float((plan * near.C.square()).sum()) <= NEGLIGIBLE_COST * reg * value
+    if (
+        free and near.C.min() >= 0 and problem.primal(plan) <= value
+    ):  # then it is optimal to rounding
         return *_simple_potentials(problem), plan, value
     unit = (largest if reg else value) or 1.0
     f, g, plan, value = _solve_certified(problem.in_unit(unit), near.in_unit(unit))
+    if not reg and 0 < value < SMALL_VALUE:  # else rounding would be that of a larger cost
+        with contextlib.suppress(RuntimeError):
+            scale = unit * value
+            f, g, plan, value = _solve_certified(problem.in_unit(scale), near.in_unit(scale))
+            unit = scale
     return unit * f, unit * g, plan, unit * value
-
-
-def _rounding_penalty(problem: Penalised) -> float:
-    """The penalty of marginals that differ from the weights by rounding."""
-    lam = max((v for v in problem[3:5] if not math.isinf(v)), default=0.0)
-    return lam * (ROUNDINGS * EPS) ** 2 * float(problem.a.sum() + problem.b.sum())
 
 
 def _centred(problem: Penalised) -> tuple[Penalised, Tensor, Tensor, float]:
@@ -326,18 +354,3 @@ def _between_marginals(problem: Penalised, f: Tensor, g: Tensor) -> Tensor:
 def _exact_plan(a: Tensor, b: Tensor, C: Tensor) -> Tensor:
     """The exact plan between weights of equal totals."""
     return torch.from_numpy(network_simplex(*(t.numpy() for t in (a, b, C)))[0])
-
-
-def _extended(f, g, C, k, l, problem: Penalised) -> tuple[Tensor, Tensor]:
-    """Extend potentials to weights of zero: the marginal cost of mass there."""
-    whole = C.new_zeros(len(C)), C.new_zeros(C.shape[1])
-    whole[0][k], whole[1][l] = f, g
-    if problem.reg:
-        whole[0][~k] = softmin(C[~k][:, l] - g, problem.b, problem.reg, problem.lam0)
-        whole[1][~l] = softmin((C[k][:, ~l].mT - f), problem.a, problem.reg, problem.lam1)
-    else:
-        whole[0][~k] = (C[~k][:, l] - g).amin(1)
-        whole[1][~l] = (C[:, ~l] - whole[0].unsqueeze(1)).amin(
-            0
-        )  # over all rows, so that all constraints hold
-    return whole

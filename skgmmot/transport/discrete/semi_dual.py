@@ -119,7 +119,7 @@ def _swept(problem: Penalised, f: Tensor, g: Tensor) -> _Iterate:
     The first is in logarithms; the others scale rows and columns of its plan.
     """
     f = softmin(problem.C - g, problem.b, problem.reg, problem.lam0)
-    f = f + _translation(problem, f, g)
+    f = f + translation(problem, f, g)
     g = _half_step(problem, f)
     P, reg = problem.coupling(f, g), problem.reg
     damping = [1 / (1 + reg / lam) for lam in (problem.lam0, problem.lam1)]
@@ -135,10 +135,22 @@ def _swept(problem: Penalised, f: Tensor, g: Tensor) -> _Iterate:
     return _Iterate(f, g, P, marginal(f, problem.lam0, problem.a) - P.sum(1))
 
 
-def _translation(problem: Penalised, f: Tensor, g: Tensor) -> Tensor | float:
-    """What is best added to all of ``f`` and subtracted from all of ``g``.
+def translation(problem: Penalised, f: Tensor, g: Tensor) -> Tensor | float:
+    """Return what is best added to all of ``f`` and subtracted from all of ``g``.
 
     Sweeps would find it slowly under large penalties. It makes the totals of the marginals equal.
+
+    Parameters
+    ----------
+    problem : Penalised
+        The problem.
+    f, g : Tensor of shape (K,) and (L,)
+        Potentials.
+
+    Returns
+    -------
+    Tensor of shape () or float
+        The constant; zero if both marginals are prescribed.
     """
     rates = 1 / problem.lam0 + 1 / problem.lam1
     if not rates:

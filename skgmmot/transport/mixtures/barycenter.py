@@ -27,10 +27,10 @@ from skgmmot.gaussian.covariance.registry import (
     CovarianceType,
 )
 from skgmmot.gaussian.mixture import GaussianMixtureParams, join
-from skgmmot.transport.discrete.linear_programme import linear_programme
 from skgmmot.transport.discrete.solvers import exact
 from skgmmot.transport.mixtures.distance import cost_matrix
 from skgmmot.transport.mixtures.geodesic import interpolate
+from skgmmot.transport.mixtures.linear_programme import linear_programme
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 

@@ -18,10 +18,10 @@ from skgmmot.gaussian.bures.barycenter import barycenter_factors, euclidean_fact
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
 from skgmmot.numerics.fixed_point import Solution, iterate
-from skgmmot.transport.discrete.linear_programme import linear_programme
 from skgmmot.transport.mixtures.barycenter import Pool, common_type, fixed_plans, pool
 from skgmmot.transport.mixtures.barycenter_starts import chained_start
 from skgmmot.transport.mixtures.distance import cost_matrix
+from skgmmot.transport.mixtures.linear_programme import linear_programme
 
 #: Fixed-point iterations of the component covariances for each update of the plans.
 INNER_ITERATIONS = 5

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.transport.discrete.linear_programme import NO_MASS, linear_programme
+from skgmmot.transport.mixtures.linear_programme import NO_MASS, linear_programme
 
 F64 = torch.float64
 
