@@ -154,13 +154,85 @@ class InexactGradientWarning(UserWarning):
     """An implicit gradient may be further off than its tolerance."""
 
 
-class Adjoint:
+class BackwardNotes:
+    """What the last backward through the end of a loop leaves, to find the gradient's error from.
+
+    Parameters
+    ----------
+    measure : callable, default=None
+        ``measure(cotangent, multiplier)`` is the error of the gradient that backward got by handing
+        the multiplier to one step, for the cotangent of the end. None finds no error.
+    """
+
+    def __init__(self, measure: Callable[[Point, Point], float] | None = None):
+        self._measure, self._used, self._error = measure, None, None
+
+    def use(self, cotangent: Point, multiplier: Point) -> None:
+        """Record what backward got, and what it handed to one step."""
+        self._used, self._error = (cotangent, multiplier), None
+
+    @property
+    def error(self) -> float:
+        """Estimate of the gradient's relative error in the samples or weights, the larger one.
+
+        It compares with the gradient at a better fixed point, for the same cotangent, and is found
+        when it is first asked for. Infinity where the loss depends on what nothing determines;
+        NaN before backward, if the samples were changed in place since, and in copies made before
+        it was asked for.
+        """
+        if self._error is None and None not in (self._used, self._measure):
+            self._error = self._measure(*self._used)
+        return math.nan if self._error is None else self._error
+
+    def __getstate__(self):
+        """Copies keep the error if it is known, but no samples to find it from."""
+        return {**vars(self), "_measure": None, "_used": None}
+
+
+class LastStep(BackwardNotes):
+    """Diagnostics of a gradient through the last step alone.
+
+    Parameters
+    ----------
+    measure : callable, default=None
+        As in `BackwardNotes`.
+    """
+
+    def __repr__(self):
+        return "LastStep()"
+
+    def noted(self, theta: Point) -> Point:
+        """Return the end of the loop, from which backward takes notes."""
+        return _rebuild(theta, _Noted.apply(self, *theta))
+
+
+class _Noted(torch.autograd.Function):
+    """Tensors as they are, whose cotangents are noted."""
+
+    @staticmethod
+    def forward(ctx, notes, *leaves):
+        ctx.notes = notes
+        copies = tuple(t.clone() for t in leaves)
+        needed = ctx.needs_input_grad[1:]
+        ctx.mark_non_differentiable(*(t for t, on in zip(copies, needed, strict=True) if not on))
+        return copies
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        v = [u.detach() for u in cotangents]
+        ctx.notes.use(v, v)
+        return None, *cotangents
+
+
+class Adjoint(BackwardNotes):
     """Diagnostics of an implicit gradient, which backward fills in; NaN before.
 
     Parameters
     ----------
     tol : float, default=inf
         Residual above which backward warns.
+    measure : callable, default=None
+        As in `BackwardNotes`.
 
     Attributes
     ----------
@@ -170,7 +242,8 @@ class Adjoint:
         Residual of the adjoint equation, relative to its right-hand side.
     """
 
-    def __init__(self, tol: float = math.inf):
+    def __init__(self, tol: float = math.inf, measure=None):
+        super().__init__(measure)
         self.tol = tol
         self.n_products, self._residual, self._seen = 0, None, None
 
@@ -319,14 +392,17 @@ def implicit(
         if v is None or not v.any():
             return v
         _check_once("implicit gradients")
-        right = linear.encode(_unflatten(v, constant))
+        cotangent = _unflatten(v, constant)
+        right = linear.encode(cotangent)
         if solve is None:
             u, products = linear.solve(right, tol)
         else:
             products = linear.products()
             u = solve(products, right)
         adjoint.note(products, u, right)
-        return _flatten(linear.decode(u))
+        multiplier = linear.decode(u)
+        adjoint.use(cotangent, multiplier)
+        return _flatten(multiplier)
 
     if flat.requires_grad:
         flat.register_hook(solved)

@@ -41,8 +41,8 @@ class Solution(NamedTuple):
     gain: float = math.nan
     """By how much `objective` may differ from that at the fixed point; NaN likewise."""
     adjoint: Any = None
-    """What backward takes notes in: the `Adjoint` of an implicit gradient, ``Asked`` of a natural
-    one."""
+    """What backward takes notes in: the `Adjoint` of an implicit gradient, ``LastStep`` of that
+    through one step, each with the gradient's ``error``; ``Asked`` of a natural one."""
 
 
 class LoopState(NamedTuple):

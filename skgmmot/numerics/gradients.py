@@ -12,10 +12,19 @@ from typing import Protocol
 
 from torch import Tensor
 
-from skgmmot.numerics.adjoint import Adjoint, Linearisation, Solver, automatic, implicit, one_step
+from skgmmot.numerics.adjoint import (
+    Adjoint,
+    LastStep,
+    Linearisation,
+    Solver,
+    automatic,
+    implicit,
+    one_step,
+)
 from skgmmot.numerics.fixed_point import Point, Solution, named
 from skgmmot.numerics.krylov import SOLVERS
 from skgmmot.numerics.newton.follow import Carried
+from skgmmot.numerics.newton.gradient_error import GradientError
 
 
 class Step(Protocol):
@@ -137,7 +146,11 @@ class OneStep(Strategy):
 
     def attach(self, step, theta0, solution, **_):
         """Run the last iteration again, on the graph."""
-        return solution._replace(value=one_step(step, theta0, solution))
+        value = one_step(step, theta0, solution)
+        if not solution.n_iter or not any(t.requires_grad for t in value):
+            return solution._replace(value=value)
+        notes = LastStep(_measure(step, solution.previous, solution.value))
+        return solution._replace(value=notes.noted(value), adjoint=notes)
 
 
 class Implicit(Strategy):
@@ -152,7 +165,7 @@ class Implicit(Strategy):
 
     def attach(self, step, theta0, solution, *, tol=math.inf, solve="auto", carried=None):
         """Differentiate the equation of the fixed point."""
-        adjoint = Adjoint(tol=tol)
+        adjoint = Adjoint(tol, _measure(step, solution.value, solution.value))
         value = implicit(
             step,
             theta0,
@@ -163,6 +176,11 @@ class Implicit(Strategy):
             adjoint=adjoint,
         )
         return solution._replace(value=value, adjoint=adjoint)
+
+
+def _measure(step, at, end):
+    """What finds the error of a gradient, of a step that can be taken again on its own graph."""
+    return GradientError(step, at, end) if hasattr(step, "on_leaves") else None
 
 
 def _solver(solve: str | Solver, tol: float) -> Solver | None:

@@ -1,5 +1,6 @@
 """Gradient strategies as objects."""
 
+import math
 from typing import NamedTuple
 
 import pytest
@@ -104,3 +105,10 @@ def test_a_strategy_says_where_the_fixed_point_is_only_if_it_knows():
     for strategy in (*GRADIENTS.values(), Strategy()):
         assert strategy.ahead((torch.zeros(1),), None, torch.zeros(1), None) is None
         assert not strategy.follows_data
+
+
+@pytest.mark.parametrize("name", ["implicit", "one_step"])
+def test_a_step_that_cannot_be_taken_again_has_no_error(name, step):
+    found = GRADIENTS[name].attach(step, *end_of(step))
+    found.value[0].sum().backward()
+    assert math.isnan(found.adjoint.error)

@@ -290,7 +290,7 @@ def test_functions_of_samples(name, seed, d, flat):
         return OF_SAMPLES[name](X, Y, built("full", w, m, B))
 
     tol = NODES if name == "sliced from a mixture" else SOLVED
-    assert_slopes(function, (X, Y), ways, tol=tol)
+    assert_slopes(function, (X, Y), ways, tol=tol, kinks=True)  # samples change places on a line
 
 
 @rarely

@@ -350,7 +350,7 @@ class EMFit(Fit):
         em = self.em
         if self.e_step.balanced:
             return self.estimator._entropic_ot_gap(em.samples, self.origin)
-        polished = solution.adjoint is not None
+        polished = self.gradient is not None and self.gradient.strategy.at_fixed_point
         theta = solution.value.detach() if polished else solution.previous
         with em.at_work():
             share = em.statistics(theta).mass / em.total

@@ -193,7 +193,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         With ``certify``, and where a gradient was asked for: how far the fit may be from its fixed
         point (``distance``, in units of the spread of the components, see the user guide), how much
         ``lower_bound_`` may differ from its value there (``gain``), and, after backward, what that
-        found (``adjoint``, with its residual, spectral radius and the error of one_step).
+        found (``adjoint``; its ``error`` is the gradient's, also of 'one_step').
         ``distance`` and ``gain`` are NaN for 'one_step' and 'automatic' without ``certify``.
     error_ : float
         With ``certify``, and where an implicit or natural gradient was asked for:

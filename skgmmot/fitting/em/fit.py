@@ -108,10 +108,10 @@ def fit_em(
         Its ``value`` is the fitted mixture, in the dtype of ``X``, on the graph of ``X`` and
         ``sample_weight``, of what is fixed, of the tensors of a `Prior`, and of ``theta0`` if
         ``gradient`` is 'automatic'. If the gradient is implicit it is polished: a little further
-        up than where EM stopped; ``adjoint`` is filled in by backward. ``distance`` says how far
-        from the fixed point the fit may be, and ``gain`` how much larger (or, by ``reg_covar``,
-        smaller) ``objective`` may be there, if the gradient is implicit or natural,
-        and with ``certify``; else they are NaN.
+        up than where EM stopped; ``adjoint`` is filled in by backward, and its ``error`` is the
+        gradient's, also of 'one_step'. ``distance`` says how far from the fixed point the fit may
+        be, and ``gain`` how much larger (or, by ``reg_covar``, smaller) ``objective`` may be there,
+        if the gradient is implicit or natural, and with ``certify``; else they are NaN.
 
     Raises
     ------

@@ -176,8 +176,33 @@ class EMStep:
         X, a, held = self.X, self.sample_weight, self.held
         return EMStep(self.em, *(None if t is None else t.detach() for t in (X, a, held)))
 
+    def on_leaves(self) -> tuple["EMStep", list[torch.Tensor]]:
+        """The same iteration of samples and weights on a graph of their own, and which are."""
+        inputs, leaves = leaves_of(self.X, self.sample_weight)
+        held = None if self.held is None else self.held.detach()
+        return EMStep(self.em, *inputs, held), leaves
+
     def _kept(self, theta):
         return theta if self.held is None else self.em.constraint.keep(theta, self.held)
+
+
+def leaves_of(*inputs: torch.Tensor | None) -> tuple[list, list[torch.Tensor]]:
+    """Return tensors cut off their graph, and those of them that are leaves of a new one.
+
+    Parameters
+    ----------
+    *inputs : Tensor or None
+        Inputs of an iteration.
+
+    Returns
+    -------
+    list of Tensor or None
+        All of them, of which those on a graph are leaves now.
+    list of Tensor
+        The leaves.
+    """
+    cut = [None if t is None else t.detach().requires_grad_(t.requires_grad) for t in inputs]
+    return cut, [t for t in cut if t is not None and t.requires_grad]
 
 
 class _Iteration(torch.autograd.Function):

@@ -297,6 +297,11 @@ class SinkhornStep:
             allowed=theta.allowed * TIGHTENING,
         )
 
+    def on_leaves(self) -> tuple["SinkhornStep", list[Tensor]]:
+        """The same iteration of samples and weights on a graph of their own, and which are."""
+        step, leaves = self.step.on_leaves()
+        return SinkhornStep(step, self.prescribed.detach()), leaves
+
     # --- for `polish` and `implicit` -------------------------------------------------------------
 
     def linearise(self, theta: TiltedMixture) -> "LinearisedSinkhorn":

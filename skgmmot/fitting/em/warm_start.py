@@ -73,6 +73,8 @@ class WarmStart:
     ``gradient_tol``. What it adds shows, for 'implicit', in ``solution.adjoint.residual``, the
     relative residual of the adjoint equation, at the price of a pass: no warning looks at it, and
     of the gradients of a flow up to ten in a hundred are further off than ``gradient_tol``.
+    ``solution.adjoint.error`` is the relative error of the last gradient, of 'one_step' too, at the
+    price of a few passes.
 
     References
     ----------

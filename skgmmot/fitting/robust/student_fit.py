@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.fitting.em.e_steps import EStep, differentiate
+from skgmmot.fitting.em.iterations import leaves_of
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.robust.student import (
     LEAST,
@@ -167,6 +168,11 @@ class StudentStep:
         """The mixture after so many iterations."""
         with self.em.in_float64().at_work() as em:
             return climb(em, theta, tol=0.0, max_iter=n_steps).value
+
+    def on_leaves(self) -> tuple["StudentStep", list[Tensor]]:
+        """The same iteration of samples and weights on a graph of their own, and which are."""
+        inputs, leaves = leaves_of(self.X, self.sample_weight)
+        return StudentStep(self.em, *inputs), leaves
 
 
 class LinearisedStudent(Linearisation):

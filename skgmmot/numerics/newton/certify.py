@@ -64,12 +64,43 @@ def certify(
     """
     start = linearise(theta)
     objective = objective if math.isfinite(objective) else start.objective
+    found, n_passes = nearest(linearise, start, advance=advance, max_passes=max_passes)
+    there = linearise(found.theta)
+    left, to_gain = remaining(there, found)
+    distance = DOUBT * norm(start.change_to(found.theta)) + left
+    gain = DOUBT * abs(there.objective - objective) + to_gain
+    return Certificate(distance, gain, n_passes)
+
+
+def nearest(
+    linearise: Linearise, start: Linearisation, *, advance: Advance, max_passes: int
+) -> tuple[Polished, int]:
+    """Go most of the way to the fixed point near a point.
+
+    Parameters
+    ----------
+    linearise : callable
+        As in `polish`.
+    start : Linearisation
+        The map at the point.
+    advance : callable
+        As in `polish`.
+    max_passes : int
+        Largest number, roughly, of evaluations of ``F``, matrices and products.
+
+    Returns
+    -------
+    Polished
+        A point from which a hundredth of the way is left.
+    int
+        What was spent.
+    """
 
     def near(here):
         return max(SHORTEST, SHARE_LEFT * norm(start.change_to(here.theta)))
 
     options = {"advance": advance, "tol": near}
-    found = polish(linearise, theta, max_passes=max_passes, **options)
+    found = polish(linearise, start.theta, max_passes=max_passes, **options)
     n_passes, n_steps = found.n_passes, N_STEPS
     # at a saddle, Newton's step leads to a point that iterations leave
     while not (found.contracts or found.residual <= STILL or n_passes + n_steps >= max_passes):
@@ -77,11 +108,7 @@ def certify(
         n_passes, n_steps = n_passes + n_steps, 2 * n_steps
         found = polish(linearise, ahead, max_passes=max_passes - n_passes, **options)
         n_passes += found.n_passes
-    there = linearise(found.theta)
-    left, to_gain = remaining(there, found)
-    distance = DOUBT * norm(start.change_to(found.theta)) + left
-    gain = DOUBT * abs(there.objective - objective) + to_gain
-    return Certificate(distance, gain, n_passes)
+    return found, n_passes
 
 
 def remaining(

@@ -89,6 +89,16 @@ def test_the_fit_says_how_exact_its_gradient_is(blobs):
     assert not hasattr(model.fit(blobs), "solution_")
 
 
+def test_a_fit_says_how_wrong_a_gradient_of_one_step_is(blobs):
+    X = torch.tensor(blobs, requires_grad=True)
+    exact, cheap = fitted(X), fitted(X, gradient="one_step", tol=1e-9, max_iter=500)
+    right, found = (torch.autograd.grad(m.means_.square().sum(), X)[0] for m in (exact, cheap))
+    true = ((found - right).norm() / right.norm()).item()
+    assert true <= cheap.solution_.adjoint.error <= 1.3 * true
+    assert exact.solution_.adjoint.error < 1e-6
+    assert np.isnan(pickle.loads(pickle.dumps(fitted(X))).solution_.adjoint.error)
+
+
 def test_a_polished_fit_has_converged_however_few_iterations_it_had(blobs):
     model = fitted(torch.tensor(blobs, requires_grad=True), max_iter=2, tol=1e-9)
     assert model.converged_ and model.n_iter_ == 2
