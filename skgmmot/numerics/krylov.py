@@ -212,17 +212,21 @@ class Products:
     def ritz_values(self) -> Tensor:
         """Rayleigh-Ritz estimates of eigenvalues, on the span of the recorded inputs.
 
-        They are the eigenvalues themselves if the operator is small.
+        They are the eigenvalues themselves if the operator is small, and NaN if products are not
+        finite.
         """
         if not self._inputs:
             return torch.empty(0, dtype=torch.complex128)
         if self._small and self._matvec is not None and not self._complete:
             like = self._inputs[0]
             self(torch.eye(like.shape[1], dtype=like.dtype, device=like.device))
-        left, sizes, right = torch.linalg.svd(torch.cat(self._inputs).mT, full_matrices=False)
+        inputs, outputs = torch.cat(self._inputs), torch.cat(self._outputs)
+        if not (torch.isfinite(inputs).all() and torch.isfinite(outputs).all()):
+            return torch.full((1,), math.nan, dtype=torch.complex128)
+        left, sizes, right = torch.linalg.svd(inputs.mT, full_matrices=False)
         rank = int((sizes > 1e-10 * sizes[0]).sum())
         basis = left[:, :rank]  # (m, r)
-        images = torch.cat(self._outputs).mT @ (right[:rank].mT / sizes[:rank])
+        images = outputs.mT @ (right[:rank].mT / sizes[:rank])
         return torch.linalg.eigvals(basis.mT @ images)
 
     def residual(self, x: Tensor, b: Tensor) -> float:

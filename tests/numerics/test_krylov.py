@@ -174,3 +174,9 @@ def test_the_dense_solution_is_the_shortest_where_a_matrix_is_singular_to_roundi
 
 def test_the_dense_solver_of_a_matrix_that_is_not_finite_says_so():
     assert dense(lambda v: v * torch.inf, torch.ones(2, dtype=F64)).isnan().all()
+
+
+def test_ritz_values_of_products_that_overflowed_are_not_numbers():
+    products = Products(lambda u: u * torch.inf)
+    products(torch.ones(3, dtype=F64))
+    assert torch.isnan(products.ritz_values().real).all()

@@ -103,7 +103,7 @@ def entropic_ot_objective(
 
 def _balanced(weights: Tensor, log_g: Tensor, a: Tensor, *empty: Tensor) -> Tensor:
     """The balanced cost of components with weights, and the derivative in weights of zero."""
-    dense = functools.partial(_dense_dual, log_g=log_g.detach(), a=a.detach())
+    dense = functools.partial(dense_dual, log_g=log_g.detach(), a=a.detach())
     log_tilt = balance(weights.detach(), dense)
     cost = weights @ (log_tilt - weights.log()) - _mean_log_density(log_tilt, log_g, a)
     if not empty:
@@ -168,8 +168,25 @@ class Dual(NamedTuple):
     """Computes ``sum_i a_i gamma_ik gamma_il (K, K)``."""
 
 
-def _dense_dual(log_tilt: Tensor, temperature: float = 1.0, *, log_g: Tensor, a: Tensor) -> Dual:
-    """Evaluate the dual problem from log-densities ``(K, n)`` in memory."""
+def dense_dual(log_tilt: Tensor, temperature: float = 1.0, *, log_g: Tensor, a: Tensor) -> Dual:
+    """Evaluate the dual problem from log-densities in memory.
+
+    Parameters
+    ----------
+    log_tilt : Tensor of shape (K,)
+        ``log t``.
+    temperature : float, default=1.0
+        Densities are raised to the power of one over it.
+    log_g : Tensor of shape (K, n)
+        Log-densities of the components.
+    a : Tensor of shape (n,)
+        Weights of the samples, of sum one.
+
+    Returns
+    -------
+    Dual
+        The problem.
+    """
     log_g = log_g / temperature
     log_resp = torch.log_softmax(log_tilt.unsqueeze(1) + log_g, dim=0)
     share = torch.logsumexp(log_resp + a.log(), dim=1).exp()
@@ -184,6 +201,7 @@ def balance(
     start: Tensor | None = None,
     tol: float = 1e-13,
     max_iter: int = 30,
+    cheaply: Callable[[], Callable[..., Dual]] | None = None,
 ) -> Tensor:
     r"""Find the tilted weights whose responsibilities assign prescribed shares of the samples.
 
@@ -205,6 +223,9 @@ def balance(
         Bound on ``sum_k |share_k - w_k|``, raised to rounding errors of the dtype.
     max_iter : int, default=30
         Largest number of steps at each temperature.
+    cheaply : callable, default=None
+        ``() -> dual``, the same problem in a way that costs less for the thousands of evaluations
+        that annealing takes; None is none.
 
     Returns
     -------
@@ -221,7 +242,8 @@ def balance(
     log_tilt = weights.log() if start is None else start
     found, missed = _newton_on_tilt(weights, dual, log_tilt, tol, max_iter)
     if not missed < tol:
-        found, missed = _annealed(weights, dual, log_tilt, tol, max_iter)
+        again = dual if cheaply is None else cheaply()
+        found, missed = _annealed(weights, again, log_tilt, tol, max_iter)
     if not missed < tol:
         raise RuntimeError(
             f"balancing must converge in {max_iter} steps, got shares that differ from the weights "

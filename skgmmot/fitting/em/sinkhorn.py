@@ -14,12 +14,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skgmmot.fitting.em.entropic import Dual, balance, curvature, imbalance, sinkhorn_update
+from skgmmot.fitting.em.entropic import (
+    Dual,
+    balance,
+    curvature,
+    dense_dual,
+    imbalance,
+    log_densities_of_components,
+    masses_of_samples,
+    sinkhorn_update,
+)
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import m_step
+from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
-from skgmmot.gaussian.evaluators import EStep
+from skgmmot.gaussian.evaluators import DefinitionEStep, EStep
 from skgmmot.gaussian.factor_coordinates import fisher_coordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.adjoint import Linearisation
@@ -32,6 +42,8 @@ ANY, TIGHTENING = 2.0, 0.9
 #: Below this allowed imbalance an iteration on the graph balances by Newton's method at once: the
 #: derivatives of Sinkhorn updates that hardly move go on changing long after their values.
 EXACT = 1e-2
+#: Samples or log-densities that annealing holds in memory at most (32 MiB).
+HELD = 2**22
 #: What counts as balanced, by the dtype of the products.
 BALANCED = {torch.float64: 1e-11, torch.float32: 1e-4}
 
@@ -201,9 +213,36 @@ class SinkhornEM:
 
     def balance(self, theta: TiltedMixture) -> TiltedMixture:
         """The same mixture through the weights that balance it."""
-        dual = functools.partial(self.dual, theta)
-        log_weights = balance(theta.prescribed, dual, start=theta.log_weights, tol=self.balanced)
+        held = functools.partial(self._held_dual, theta)
+        dual = held() if self._takes_long(theta) else functools.partial(self.dual, theta)
+        log_weights = balance(
+            theta.prescribed,
+            dual,
+            start=theta.log_weights,
+            tol=self.balanced,
+            cheaply=held,
+        )
         return theta._replace(log_weights=log_weights)
+
+    def _takes_long(self, theta: TiltedMixture) -> bool:
+        """Whether a pass is by definition, and of many numbers."""
+        work = self.em.samples.n_samples * theta.means.numel() * theta.means.shape[1]
+        if self.em.parts or work <= HELD:
+            return False
+        return isinstance(self.em.fastest(theta), DefinitionEStep)
+
+    def _held_dual(self, theta: TiltedMixture):
+        """`dual` from log-densities that are held in memory, if they are not too many."""
+        samples, (K, d) = self.em.samples, theta.means.shape
+        if self.em.parts or samples.incomplete or samples.n_samples * max(K, d) > HELD:
+            return functools.partial(self.dual, theta)
+        in_memory = isinstance(samples, InMemory)
+        X, a = (samples.X, samples.sample_weight) if in_memory else samples.take()
+        if a is not None:
+            X, a = X[a > 0], a[a > 0].double()
+        parts = (X - self.em.origin).double().split(max(1, HELD // (4 * K * d)))
+        log_g = torch.cat([log_densities_of_components(theta.mixture(), x) for x in parts], dim=1)
+        return functools.partial(dense_dual, log_g=log_g, a=masses_of_samples(X.double(), a))
 
     def dual(self, theta: TiltedMixture, log_weights: Tensor, temperature: float = 1.0) -> Dual:
         """The problem of balance, by passes over the samples; hot, up to a constant value."""

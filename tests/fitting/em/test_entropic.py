@@ -8,9 +8,9 @@ import torch
 from torch.autograd import gradcheck
 
 from skgmmot.fitting.em.entropic import (
-    _dense_dual,
     balance,
     balance_gap_bound,
+    dense_dual,
     entropic_ot_objective,
     sinkhorn_update,
 )
@@ -162,7 +162,7 @@ def test_a_sample_of_weight_zero_is_absent(problem):
 def dual_of(log_g):
     """The problem of balance for samples of equal weight."""
     a = torch.full_like(log_g[0], 1 / log_g.shape[1])
-    return functools.partial(_dense_dual, log_g=log_g, a=a)
+    return functools.partial(dense_dual, log_g=log_g, a=a)
 
 
 def test_balance_needs_no_luck_where_components_are_far_from_their_share():

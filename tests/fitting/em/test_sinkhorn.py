@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from skgmmot import DifferentiableGaussianMixture
+from skgmmot.fitting.em import sinkhorn
 from skgmmot.fitting.em.entropic import entropic_ot_objective
 from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.rows import EM
@@ -12,6 +13,7 @@ from skgmmot.fitting.em.sinkhorn import SinkhornEM, SinkhornStep, untilted
 from skgmmot.fitting.samples import InMemory
 from skgmmot.functional import fit_em
 from skgmmot.gaussian.log_density import log_joint
+from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import iterate
 
@@ -50,6 +52,22 @@ def test_sinkhorn_em_ends_where_the_balanced_cost_is_least(typed_problem):
     cost = entropic_ot_objective(fitted._replace(means=means), X, balanced=True)
     (gradient,) = torch.autograd.grad(cost, means)
     assert float(gradient.abs().max()) < 1e-6
+
+
+def test_log_densities_are_held_for_long_balancing_with_the_result_of_passes(monkeypatch):
+    X = torch.tensor([[0.0], [1.0], [5.0]]).double()
+    means = torch.tensor([[0.0], [2.0], [5.0], [5.5]]).double()
+    variances = torch.full((4, 1), 1e-6).double()
+    theta = GaussianMixtureParams(torch.full((4,), 0.25).double(), means, variances, "spherical")
+    found, passes, dual = {}, [], SinkhornEM.dual
+    monkeypatch.setattr(SinkhornEM, "dual", lambda *args: passes.append(0) or dual(*args))
+    for held in (0, 2**22):
+        monkeypatch.setattr(sinkhorn, "HELD", held)
+        em = SinkhornEM(EM(InMemory(X, None), torch.zeros(1).double(), 1e-3))
+        passes.clear()
+        found[held] = em.balance(untilted(theta)).log_weights, len(passes)
+    torch.testing.assert_close(found[0][0], found[2**22][0])
+    assert found[2**22][1] < found[0][1] / 2
 
 
 def test_sinkhorn_em_starts_from_tiny_components_far_from_all_samples(problem):
