@@ -358,7 +358,7 @@ def on_device(tensor: Tensor, device) -> Tensor:
         )
     try:
         return tensor.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise ValueError(
             f"device must be one that torch has here, got {str(device)!r}: {error}. Use 'cpu', or "
             "None for where the data is."

@@ -79,6 +79,11 @@ NOT_NUMBERS = (
         "be an array or one tensor, got a {kind} of tensors that require a gradient. Pass "
         "torch.stack of them.",
     ),
+    (
+        "Cannot cast array data",
+        TypeError,
+        "be one array of numbers, got a {kind} of records. Stack the fields that are features.",
+    ),
     ("too large to convert", TypeError, "hold numbers of float64, got {error}. Pass floats."),
     (
         "float() argument",

@@ -23,6 +23,8 @@ WHAT, VERSION = "skgmmot model", 1
 OF_SKLEARN = (GaussianMixture, BayesianGaussianMixture)
 #: Attributes that are no part of a model: what is called during a fit.
 LEFT_OUT = {"_skl_callbacks", "_callback_fit_ctx", "_parent_callback_ctx"}
+#: More features than any file holds.
+MOST_FEATURES = 2**40
 #: The attribute in which scikit-learn keeps what was requested with ``set_fit_request``.
 REQUESTS = "_metadata_request"
 #: Functions of this package that may be parameters, by the names that files hold.
@@ -68,6 +70,12 @@ class SavedEstimator(Documented, BaseEstimator):
     def _set_state(self, state: dict) -> None:
         """Take over parameters and attributes."""
         vars(self).update(state)
+
+    def _check_attributes(self) -> None:
+        """Refuse attributes, which came from a file, that no fit sets."""
+        d = getattr(self, "n_features_in_", 1)
+        if not isinstance(d, int) or isinstance(d, bool) or not 0 < d < MOST_FEATURES:
+            raise ValueError(f"n_features_in_ must be a number of features, got {d!r:.40}")
 
     def _shallow_copy(self):
         """A copy with the same parameters and attributes, to be given others."""
@@ -275,6 +283,7 @@ def _maker(cls) -> Callable[[Any], BaseEstimator]:
             state[REQUESTS] = _make_requests(estimator, state[REQUESTS])
         if isinstance(estimator, SavedEstimator):
             estimator._set_state(state)
+            estimator._check_attributes()
         else:
             vars(estimator).update(state)
         return estimator

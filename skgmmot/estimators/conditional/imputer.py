@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from skgmmot._inputs import arrays
+from skgmmot._inputs.mixtures import as_mixture
 from skgmmot._types import Array, Device, Elsewhere, RandomState, Samples, fit_context
 from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures._base import whole_fit
@@ -144,6 +145,20 @@ class MixtureImputer(DefaultMixture, TransformerMixin, SavedEstimator):
             missing = torch.isnan(samples.detach()).any(0).cpu().numpy()
             fitted.indicated_ = np.flatnonzero(missing & self.add_indicator)
         return self
+
+    def _check_attributes(self):
+        """Refuse what is no mixture of the features, and no columns, in a file."""
+        super()._check_attributes()
+        if not hasattr(self, "mixture_"):
+            return
+        columns, d = getattr(self, "indicated_", None), self.n_features_in_
+        sound = isinstance(columns, np.ndarray) and columns.dtype.kind == "i" and columns.ndim == 1
+        if not sound or not ((columns >= 0) & (columns < d)).all():
+            raise ValueError(f"indicated_ must be numbers of features, got {columns!r:.40}")
+        if not isinstance(self.mixture_, DifferentiableGaussianMixture):
+            raise ValueError("mixture_ must be a DifferentiableGaussianMixture")
+        if as_mixture(self.mixture_, "mixture_")[0].means.shape[1] != d:
+            raise ValueError(f"mixture_ must have the {d} feature(s) of the fit")
 
     def _new_mixture(self):
         """The unfitted mixture."""

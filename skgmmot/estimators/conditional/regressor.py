@@ -171,6 +171,20 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
             fitted._fit_joint(X, y, sample_weight)
         return self
 
+    def _check_attributes(self):
+        """Refuse what is no mixture of features and outputs in a file."""
+        super()._check_attributes()
+        if not hasattr(self, "mixture_"):
+            return
+        m, single = getattr(self, "n_outputs_", None), getattr(self, "_single_output", None)
+        if type(m) is not int or m < 1 or type(single) is not bool or (single and m != 1):
+            raise ValueError(f"n_outputs_ must be a number of outputs, got {m!r:.40}")
+        d = as_mixture(self.mixture_, "mixture_")[0].means.shape[1]
+        if d != self.n_features_in_ + m:
+            raise ValueError(
+                f"mixture_ must have {self.n_features_in_} feature(s) and {m} output(s), got {d}"
+            )
+
     def _fit_joint(self, X, y, sample_weight):
         """`fit`, on a copy."""
         kind = arrays.answer_kind(*(arrays.kind_of(given) for given in (X, y, sample_weight)))

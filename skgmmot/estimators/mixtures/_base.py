@@ -36,6 +36,8 @@ from skgmmot.numerics.threads import single_threaded_torch
 #: Ratio of variances up to which samples are drawn without bringing them to one, and how negative
 #: an eigenvalue of correlations may be by rounding.
 MAGNITUDES, INDEFINITE = 1e8, 1e-6
+#: Attributes that are finite arrays.
+ARRAYS = {"weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"}
 #: The label of noise.
 NOISE = -1
 
@@ -137,6 +139,13 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         with in_few_words(given):
             validate_parameter_constraints(self._parameter_constraints, given, type(self).__name__)
         refuse_truth(self._parameter_constraints, given)
+
+    def _check_attributes(self):
+        """Refuse what is no mixture of finite numbers in a file."""
+        super()._check_attributes()
+        for name in ARRAYS & vars(self).keys():
+            if not torch.isfinite(arrays.as_tensor(vars(self)[name])).all():
+                raise ValueError(f"{name} of a mixture must be finite")
 
     def _covariance(self):
         """The covariance type: that of the fit where the mixture has its type from elsewhere."""
@@ -357,10 +366,10 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         a = arrays.sample_weights(sample_weight, X)
         values = self._blockwise(_log_density, X).detach().cpu().numpy()
         if a is None:
-            return float(np.mean(values))
+            return _mean(values)
         weights = a.detach().cpu().numpy().astype(np.float64)
         kept = weights > 0  # a sample of weight zero is absent, even where its log-density is -inf
-        return float(np.average(values[kept], weights=weights[kept]))
+        return _mean(values[kept], weights[kept])
 
     @overload
     def predict(self, X: Elsewhere) -> Any: ...
@@ -563,6 +572,16 @@ def in_dtype(shown: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, to
                 "increase reg_covar."
             )
     return found
+
+
+def _mean(values, weights=None) -> float:
+    """The mean of log-densities, also where their sum leaves the range."""
+    with np.errstate(over="ignore"):
+        found = np.average(values, weights=weights)
+        if np.isinf(found) and np.isfinite(values).all():
+            weights = np.ones(len(values)) if weights is None else weights
+            found = np.sum(values * (weights / weights.sum()))
+    return float(found)
 
 
 def _sums_of(estimator, X, weights):

@@ -109,7 +109,10 @@ class _Matrix(ElementaryType):
         return product(factors, factors.mT)
 
     def from_precisions(self, precisions):
-        return torch.cholesky_inverse(torch.linalg.cholesky(precisions))
+        factors, failed = torch.linalg.cholesky_ex(precisions)
+        if bool(failed.any()):
+            raise ValueError(ILL_DEFINED)
+        return torch.cholesky_inverse(factors)
 
     def not_precisions(self, precisions):
         symmetric = torch.allclose(precisions, precisions.mT)

@@ -7,6 +7,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 
+import skgmmot
 from skgmmot import DifferentiableGaussianMixture, MixtureImputer
 
 
@@ -81,3 +82,36 @@ def test_what_cannot_be_is_refused(M):
         MixtureImputer().fit(M)
     with pytest.raises(ValueError, match="infinity"):
         MixtureImputer().fit(np.where(np.isnan(M), np.inf, M))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        (
+            "indicated_",
+            np.array([5]),
+            r"indicated_ must be numbers of features, got array\(\[5\]\)",
+        ),
+        ("indicated_", np.array([0.5]), "indicated_ must be numbers of features"),
+        ("indicated_", None, "indicated_ must be numbers of features, got None"),
+        ("mixture_", 1.0, "mixture_ must be a DifferentiableGaussianMixture"),
+        ("n_features_in_", 3, r"mixture_ must have the 3 feature\(s\) of the fit"),
+    ],
+)
+def test_a_file_of_another_content_is_refused_when_it_is_loaded(
+    attribute, value, message, tmp_path
+):
+    X = np.arange(24.0).reshape(12, 2)
+    model = MixtureImputer(n_components=1).fit(X)
+    setattr(model, attribute, value)
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        skgmmot.load(tmp_path / "model")
+
+
+def test_a_file_of_a_mixture_that_is_not_finite_is_refused_when_it_is_loaded(tmp_path):
+    model = MixtureImputer(n_components=1).fit(np.arange(24.0).reshape(12, 2))
+    model.mixture_.precisions_cholesky_[0, 0, 0] = np.nan
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="precisions_cholesky_ of a mixture must be finite"):
+        skgmmot.load(tmp_path / "model")

@@ -17,6 +17,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import skgmmot
 from skgmmot import DifferentiableGaussianMixture, MixtureRegressor, MixtureWasserstein, OTMap
 from skgmmot.gaussian.conditional import PreparedCondition
 
@@ -434,3 +435,24 @@ def test_the_default_has_few_components_of_few_samples(n, n_components, rng):
     assert found.score(Z, Z @ [1.0, 2.0, 0.0]) > 0.9
     a = np.r_[np.ones(20), np.zeros(n - 20)]  # those of weight zero are absent
     assert len(MixtureRegressor(random_state=0).fit(X, y, a).mixture_.means_) == 1
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("n_outputs_", 2, r"mixture_ must have 1 feature\(s\) and 2 output\(s\), got 2"),
+        ("n_outputs_", "1", "n_outputs_ must be a number of outputs, got '1'"),
+        ("_single_output", None, "n_outputs_ must be a number of outputs"),
+        ("n_features_in_", 3, r"mixture_ must have 3 feature\(s\) and 1 output"),
+        ("n_features_in_", 2.0, "n_features_in_ must be a number of features, got 2.0"),
+    ],
+)
+def test_a_file_of_another_content_is_refused_when_it_is_loaded(
+    attribute, value, message, tmp_path
+):
+    X = np.arange(12.0)[:, None]
+    model = MixtureRegressor(n_components=1).fit(X, X)
+    setattr(model, attribute, value)
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        skgmmot.load(tmp_path / "model")

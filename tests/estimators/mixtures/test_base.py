@@ -317,3 +317,9 @@ def test_samples_have_the_spread_of_covariances_near_the_ends_of_the_range(scale
     )
     X, _ = mixture.sample(4000)
     assert np.std(X / scale) == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 3.0]])
+def test_the_score_is_a_mean_also_where_the_sum_leaves_the_range(weights):
+    mixture = DifferentiableGaussianMixture.from_parameters([1.0], [[0.0]], [[[1.0]]])
+    assert mixture.score([[1.2e154]] * 3, sample_weight=weights) == pytest.approx(-7.2e307)
