@@ -71,6 +71,13 @@ FITS = {
     "prior": lambda **o: EM(2, tol=0.0, max_iter=10, prior="auto", **o),
     "noise": lambda **o: EM(2, tol=0.0, max_iter=10, noise="uniform", **o),
     "Student": lambda **o: skgmmot.StudentMixture(2, tol=0.0, max_iter=10, **o),
+    "sliced": lambda **o: skgmmot.SlicedWassersteinGMM(
+        2, n_init=1, n_projections=20, max_iter=10, **o
+    ),
+    "semi-discrete": lambda **o: skgmmot.SemidiscreteGMM(2, n_nodes=32, max_iter=2, **o),
+    "search": lambda reg_covar, covariance_type, **o: skgmmot.GaussianMixtureSearch(
+        2, covariance_type, mixture=EM(reg_covar=reg_covar), **o
+    ),
 }
 
 
