@@ -40,11 +40,8 @@ from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan, exact_plan, nearest_plan
 from skgmmot.transport.sliced.directions import directions
-from skgmmot.transport.sliced.distance import (
-    sliced_wasserstein,
-    sliced_wasserstein_between,
-    sliced_wasserstein_of_samples,
-)
+from skgmmot.transport.sliced.distance import sliced_wasserstein, sliced_wasserstein_between
+from skgmmot.transport.sliced.samples import sliced_wasserstein_of_samples
 
 __all__ = [
     "Adjoint",

@@ -22,15 +22,14 @@ from skgmmot.numerics.linalg import (
 )
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.sliced.directions import DIRECTIONS, ascend, directions
-from skgmmot.transport.sliced.distance import (
+from skgmmot.transport.sliced.distance import sliced_wasserstein, sliced_wasserstein_between
+from skgmmot.transport.sliced.errors import error_of_lines
+from skgmmot.transport.sliced.mixtures import (
     double_sliced_lines,
     mixture_sliced_lines,
     mixture_sliced_plan,
-    sliced_wasserstein,
-    sliced_wasserstein_between,
-    sliced_wasserstein_of_samples,
 )
-from skgmmot.transport.sliced.errors import error_of_lines
+from skgmmot.transport.sliced.samples import sliced_wasserstein_of_samples
 
 #: Number of directions and exponent of the distance that sets the unit of powers above 2.
 UNIT_DIRECTIONS, UNIT_EXPONENT = 10, 8

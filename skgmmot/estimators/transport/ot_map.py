@@ -40,7 +40,7 @@ from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures.distance import transport_plan
 from skgmmot.transport.mixtures.maps import carried_labels
 from skgmmot.transport.sliced.directions import directions
-from skgmmot.transport.sliced.distance import sliced_wasserstein_of_samples
+from skgmmot.transport.sliced.samples import sliced_wasserstein_of_samples
 
 #: Directions along which `OTMap.score` compares clouds, and the samples it takes of each at most.
 SCORE_PROJECTIONS, SCORE_SAMPLES = 100, 10_000

@@ -7,8 +7,13 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from skgmmot.transport.sliced.quadrature import NODE_RANGE
-from skgmmot.transport.sliced.slices import MIN_RELATIVE_DEVIATION
+from skgmmot.transport.sliced.quadrature import (
+    NODE_RANGE,
+)
+from skgmmot.transport.sliced.slices import (
+    MIN_RELATIVE_DEVIATION,
+    slices,
+)
 
 #: Nodes of the two quadratures that another one is compared with, relative to its own; errors for
 #: p = 2 fall like the fourth power of their number, and faster for others.
@@ -159,3 +164,44 @@ def _standard_error(values) -> float:
     if n < 2:
         return math.inf
     return float(stdtrit(n - 1, THREE_DEVIATIONS) * values.std(ddof=1) / math.sqrt(n))
+
+
+def rounding_of_costs(
+    costs: Tensor, sides, theta: Tensor, p: float, *, cancels: bool = False, truncated: bool = False
+) -> Tensor:
+    """Return the rounding of costs between two sides, and what no number of nodes changes.
+
+    Parameters
+    ----------
+    costs : Tensor of shape (L,)
+        The costs.
+    sides : tuple of two GaussianMixtureParams or Tensors
+        Mixtures, or samples; these last.
+    theta : Tensor of shape (L, d)
+        The directions.
+    p : float
+        Exponent of the costs.
+    cancels : bool, default=False
+        As of `rounding_of_lines`.
+    truncated : bool, default=False
+        Whether mass beyond the nodes is left out.
+
+    Returns
+    -------
+    Tensor of shape (L,)
+        The error of each cost, in float64.
+    """
+    points = [side if isinstance(side, Tensor) else side.means for side in sides]
+    origin = points[-1].detach().double().mean(0)
+    mixtures = [side.detach() for side in sides if not isinstance(side, Tensor)]
+    lines = [slices(m._replace(means=m.means - origin), theta.detach()) for m in mixtures]
+    widths = [torch.cat([side.deviations.flatten() for side in lines])] if lines else []
+    far = max(float((t.detach().double() - origin).norm(dim=1).max()) for t in points)
+    size = far + max((float(t.max()) for t in widths), default=0.0)
+    costs = costs.detach().double()
+    found = rounding_of_lines(costs, p, size, cancels=cancels)
+    if lines:
+        found = found + raised_deviations(costs, p, size, float(widths[0].min()))
+    if truncated:
+        found = found + mass_left_out(costs, p, float(widths[0].max()))
+    return found + torch.finfo(points[0].dtype).eps * costs

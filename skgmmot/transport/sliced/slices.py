@@ -221,3 +221,31 @@ def _argsort(values: Tensor) -> Tensor:
     if values.device.type != "cpu":
         return values.argsort(dim=1)
     return torch.from_numpy(np.argsort(values.numpy(), axis=1))
+
+
+def slices_of_both(
+    source: GaussianMixtureParams,
+    target: GaussianMixtureParams,
+    theta: Tensor,
+    least: float = MIN_RELATIVE_DEVIATION,
+) -> tuple[Slices, Slices]:
+    """Project two mixtures on the same directions, relative to the mean of the first one.
+
+    Parameters
+    ----------
+    source, target : GaussianMixtureParams
+        The mixtures.
+    theta : Tensor of shape (L, d)
+        Directions.
+    least : float, default=1e-9
+        As of `slices`.
+
+    Returns
+    -------
+    tuple of two Slices
+        Their projections.
+    """
+    shares = source.weights.detach() / source.weights.detach().sum()
+    origin = shares.to(source.means) @ source.means.detach()
+    lines = (m._replace(means=m.means - origin) for m in (source, target))
+    return tuple(slices(m, theta, least) for m in lines)

@@ -12,14 +12,10 @@ from torch.testing import assert_close
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
-from skgmmot.transport.mixtures.distance import transport_plan
 from skgmmot.transport.sliced.directions import directions
 from skgmmot.transport.sliced.distance import (
-    double_sliced_lines,
-    mixture_sliced_plan,
     sliced_wasserstein,
     sliced_wasserstein_between,
-    sliced_wasserstein_of_samples,
     wasserstein_on_lines,
 )
 from skgmmot.transport.sliced.slices import slice_samples, slices
@@ -301,57 +297,6 @@ def test_blocks_of_directions_change_nothing(make_mixture, make_samples, monkeyp
 # --- mixtures of slices ------------------------------------------------------------------------
 
 
-def test_mixture_sliced_distance_is_below_mw2_and_zero_on_equal_mixtures(name, make_mixture):
-    source, target = make_mixture(name, 3, 3, seed=1), make_mixture("full", 4, 3, seed=2)
-    theta = chosen(200, 3)
-    plan = mixture_sliced_plan(source, target, theta)
-    assert 0 < plan.cost < transport_plan(source, target).cost
-    assert_close(plan.coupling.sum(1), source.weights)
-    assert mixture_sliced_plan(source, source, theta).cost < 1e-15
-
-
-def test_mixture_sliced_distance_of_isotropic_gaussians_is_a_closed_form():
-    # SW2^2 = |m0 - m1|^2 / d + (s0 - s1)^2, for E <theta, v>^2 = |v|^2 / d
-    one = torch.ones(1, dtype=F64)
-    source = GaussianMixtureParams(one, torch.zeros(1, 3, dtype=F64), one[None])
-    target = GaussianMixtureParams(one, torch.full((1, 3), 2.0, dtype=F64), 9 * one[None])
-    plan = mixture_sliced_plan(source, target, chosen(2048, 3))
-    assert_close(plan.cost, torch.tensor(4.0 + 4.0, dtype=F64), rtol=1e-3, atol=0)
-
-
-def test_double_sliced_distance_is_that_of_pot_on_each_line(make_mixture):
-    source, target = make_mixture("full", 3, 3, seed=1), make_mixture("diag", 4, 3, seed=2)
-    theta, phi = chosen(6, 3), chosen(6, 2)
-    a, b = slices(source, theta), slices(target, theta)
-    expected = [
-        ot.emd2_1d(
-            (phi[l, 0] * a.means[l] + phi[l, 1] * a.deviations[l]).numpy(),
-            (phi[l, 0] * b.means[l] + phi[l, 1] * b.deviations[l]).numpy(),
-            a.weights.numpy(),
-            b.weights.numpy(),
-        )
-        for l in range(6)
-    ]
-    assert_close(
-        double_sliced_lines(source, target, theta, phi).mean().item(), float(np.mean(expected))
-    )
-    assert double_sliced_lines(source, source, theta, phi).mean() < 1e-15
-
-
-def test_gradients_of_mixture_sliced_distances_are_finite_differences(make_mixture):
-    source, target = make_mixture("diag", 3, 2, seed=1), make_mixture("diag", 2, 2, seed=2)
-    theta, phi = chosen(4, 2), chosen(4, 2, "random")
-    for function in (
-        lambda s: mixture_sliced_plan(s, target, theta).cost,
-        lambda s: double_sliced_lines(s, target, theta, phi).mean(),
-    ):
-
-        def cost(means, covariances, function=function):
-            return function(GaussianMixtureParams(source.weights, means, covariances))
-
-        check_derivatives(cost, [source.means, source.covariances], 1e-6)
-
-
 # --- edges -------------------------------------------------------------------------------------
 
 
@@ -414,36 +359,3 @@ def test_sorted_once_or_every_time_is_the_same(make_mixture, make_samples):
 
 
 # --- between samples -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
-@pytest.mark.parametrize(("n", "m"), [(7, 7), (7, 5), (12, 8), (1, 6), (30, 31)])
-def test_the_distance_of_samples_is_that_of_pot_on_each_line(n, m, p, make_samples):
-    X, Y, theta = make_samples(n, 3), 2 * make_samples(m, 3, seed=1) + 1, chosen(9, 3)
-    found = sliced_wasserstein_of_samples(X, Y, theta, p=p)
-    expected = ot.wasserstein_1d((X @ theta.mT).numpy(), (Y @ theta.mT).numpy(), p=p)
-    assert_close(found, torch.from_numpy(expected))
-
-
-def test_the_distance_of_samples_is_symmetric_and_that_of_a_translation(make_samples):
-    X, Y, theta = make_samples(20, 3), make_samples(15, 3, seed=1), chosen(9, 3)
-    found = sliced_wasserstein_of_samples(X, Y, theta)
-    assert_close(found, sliced_wasserstein_of_samples(Y, X, theta))
-    offset = torch.tensor([3.0, -1.0, 2.0], dtype=F64)
-    moved = sliced_wasserstein_of_samples(X, X + offset, theta)
-    assert_close(moved, (theta @ offset).square())
-    assert (sliced_wasserstein_of_samples(X, X, theta) == 0).all()
-    far = sliced_wasserstein_of_samples(X + 2**20, Y + 2**20, theta)  # to the rounding of X + 2**20
-    assert_close(far, found, rtol=1e-8, atol=1e-8)
-
-
-def test_the_distance_of_samples_has_the_derivatives_of_differences(make_samples):
-    X, Y = make_samples(5, 2).requires_grad_(), make_samples(4, 2, seed=1).requires_grad_()
-    theta = chosen(3, 2)
-    assert torch.autograd.gradcheck(lambda *a: sliced_wasserstein_of_samples(*a, theta), (X, Y))
-
-
-def test_the_distance_of_repeated_samples_is_that_of_the_samples(make_samples):
-    X, Y, theta = make_samples(6, 2), make_samples(4, 2, seed=1), chosen(5, 2)
-    found = sliced_wasserstein_of_samples(X.repeat(3, 1), Y.repeat(2, 1), theta)
-    assert_close(found, sliced_wasserstein_of_samples(X, Y, theta))

@@ -7,11 +7,7 @@ import torch
 
 from skgmmot.metrics import sliced_mixture_wasserstein, sliced_wasserstein_distance
 from skgmmot.transport.sliced.directions import directions
-from skgmmot.transport.sliced.distance import (
-    sliced_wasserstein,
-    sliced_wasserstein_between,
-    sliced_wasserstein_of_samples,
-)
+from skgmmot.transport.sliced.distance import sliced_wasserstein, sliced_wasserstein_between
 from skgmmot.transport.sliced.errors import (
     coarser,
     error_of_lines,
@@ -19,6 +15,7 @@ from skgmmot.transport.sliced.errors import (
     raised_deviations,
     rounding_of_lines,
 )
+from skgmmot.transport.sliced.samples import sliced_wasserstein_of_samples
 
 
 def test_of_independent_lines_it_is_three_standard_errors():
