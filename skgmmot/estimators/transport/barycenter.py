@@ -94,10 +94,10 @@ class MixtureBarycenter(CallbackSupportMixin, MixtureEstimator):
     objective_ : float
         ``sum_j lambda_j MW2(nu, mu_j)^2``, in squared units of the data.
     error_ : float
-        Bound of how much less the objective of any mixture may be, in its unit: ``objective_`` less
-        ``sum_{i < j} lambda_i lambda_j MW2(mu_i, mu_j)^2``. For two mixtures and the exact solver
-        it is of the size of rounding; for a given number of components it is no less than what
-        these cost, which may be most of it.
+        Bound of how much less the objective of any mixture may be, in its unit. Exact: the duality
+        gap of the linear programme, of the size of rounding. Fixed point: ``objective_`` less
+        ``sum_{i < j} lambda_i lambda_j MW2(mu_i, mu_j)^2``, which is no less than what a given
+        number of components costs, and may be most of it.
     converged_ : bool
         Whether the best fixed point converged; true if exact.
     n_iter_ : int
@@ -236,9 +236,10 @@ class MixtureBarycenter(CallbackSupportMixin, MixtureEstimator):
         mixtures = [m for m, positive in zip(mixtures, weights > 0, strict=True) if positive]
         weights = weights[weights > 0] / weights.sum()
 
-        bound = barycenter.lower_bound(mixtures, weights)
+        exact = self._is_exact(mixtures)
+        bound = None if exact else barycenter.lower_bound(mixtures, weights)
 
-        def show(params, how):
+        def show(params, how, bound=bound):
             self._show(params, how, arrays.answer_kind(kind))
             rounding = ROUNDING * (self.objective_ + bound)
             self.error_ = max(self.objective_ - bound, 0.0) + rounding
@@ -246,7 +247,7 @@ class MixtureBarycenter(CallbackSupportMixin, MixtureEstimator):
             if names is not None:
                 self.feature_names_in_ = names
 
-        if self._is_exact(mixtures):
+        if exact:
             show(*self._exact(mixtures, weights))
             return
         runs = []  # the best so far
@@ -287,13 +288,20 @@ class MixtureBarycenter(CallbackSupportMixin, MixtureEstimator):
         return COVARIANCE_TYPES[self.covariance_type]
 
     def _exact(self, mixtures, weights):
-        """The exact barycentre, and the fitted attributes that describe the solution."""
-        found = barycenter.exact_barycenter(mixtures, weights)
+        """The exact barycentre, the attributes that describe the solution, and a lower bound."""
+        error = None
+        if len(mixtures) > 2:
+            found, error = barycenter.exact_barycenter(mixtures, weights, return_error=True)
+        else:  # the lower bound is attained
+            found = barycenter.exact_barycenter(mixtures, weights)
         wanted = self._wanted_type(mixtures)
         covariances = wanted.nearest(found.full_covariances(), found.weights)
         found = found._replace(covariances=covariances, covariance_type=wanted)
         value = barycenter.objective(found, mixtures, weights)
-        return found, {"solver_": "exact", "objective_": value, "converged_": True, "n_iter_": 0}
+        how = {"solver_": "exact", "objective_": value, "converged_": True, "n_iter_": 0}
+        if error is None:
+            return found, how, barycenter.lower_bound(mixtures, weights)
+        return found, how, value - error
 
     def _fixed_point(self, mixtures, weights, callback, task):
         """The barycentre with a given number of components, the best of several starts."""

@@ -26,6 +26,8 @@ from skgmmot.gaussian.covariance.registry import FULL, type_of_gaussians
 EPS = torch.finfo(torch.float64).eps
 #: Shares of the identity that are mixed into maps, which may be singular: the best one counts.
 SHARES = 1e-14, 1e-12, 1e-9, 1e-6
+#: Roots of gaps, relative to the spread, below which no other share is tried.
+SMALL = 1e-7
 #: Singular values below this share of the largest one are zero.
 NO_VALUE = 1e-10
 #: Directions in which the mean of maps is less are those that the barycentre does not have.
@@ -89,7 +91,11 @@ def _error_of_matrices(S: Tensor, others: Tensor, weights: Tensor) -> Barycenter
     inverse = torch.where(present, 1 / values, 0.0)
     halves = (factors @ U) * inverse.sqrt().unsqueeze(-2)
     maps, rounding = halves @ halves.mT, _rounding_of_factors(S)
-    found = [_gap(_normalised(maps, weights, s), L, aligned, weights) for s in SHARES]
+    found = []
+    for share in SHARES:
+        found.append(_gap(_normalised(maps, weights, share), L, aligned, weights))
+        if (found[-1][0] < SMALL).all():
+            break
     roots, strengths = (torch.stack(t) for t in zip(*found, strict=True))
     gaps = (roots + rounding).square()
     distance = 2 * (gaps / strengths).sqrt().amin(0)

@@ -10,7 +10,7 @@ programme over tuples of components, one from each mixture; for a given number o
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import scipy.optimize
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.bures.barycenter import gaussian_barycenter
+from skgmmot.gaussian.bures.barycenter_error import barycenter_error
 from skgmmot.gaussian.covariance.registry import (
     DIAG,
     FULL,
@@ -28,10 +29,14 @@ from skgmmot.gaussian.covariance.registry import (
 )
 from skgmmot.gaussian.mixture import GaussianMixtureParams, join
 from skgmmot.transport.discrete.solvers import exact
-from skgmmot.transport.mixtures.distance import cost_matrix
+from skgmmot.transport.mixtures.distance import cost_matrix, transport_plan
+from skgmmot.transport.mixtures.errors import cost_error
 from skgmmot.transport.mixtures.geodesic import interpolate
-from skgmmot.transport.mixtures.linear_programme import linear_programme
+from skgmmot.transport.mixtures.linear_programme import solved_programme
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
+
+#: Rounding of the objective and of a dual value, in units of their precision.
+ROUNDINGS = 50
 
 
 class Pool(NamedTuple):
@@ -178,9 +183,24 @@ def fixed_plans(theta: GaussianMixtureParams, problem: Pool) -> tuple[Tensor, fl
 # --- the exact barycentre ------------------------------------------------------------------------
 
 
+@overload
 def exact_barycenter(
-    mixtures: Sequence[GaussianMixtureParams], weights: Tensor
-) -> GaussianMixtureParams:
+    mixtures: Sequence[GaussianMixtureParams],
+    weights: Tensor,
+    *,
+    return_error: Literal[False] = ...,
+) -> GaussianMixtureParams: ...
+
+
+@overload
+def exact_barycenter(
+    mixtures: Sequence[GaussianMixtureParams], weights: Tensor, *, return_error: Literal[True]
+) -> tuple[GaussianMixtureParams, float]: ...
+
+
+def exact_barycenter(
+    mixtures: Sequence[GaussianMixtureParams], weights: Tensor, *, return_error: bool = False
+) -> GaussianMixtureParams | tuple[GaussianMixtureParams, float]:
     """Return the exact barycentre over all mixtures, by the multi-marginal problem.
 
     This is a linear programme over tuples ``(k_1, ..., k_J)`` of components, one from each mixture:
@@ -194,11 +214,17 @@ def exact_barycenter(
         Mixtures in d dimensions, of any covariance types.
     weights : Tensor of shape (J,)
         Positive weights ``lambda`` of sum one.
+    return_error : bool, default=False
+        Whether to return a bound of the error, too.
 
     Returns
     -------
-    GaussianMixtureParams
+    barycentre : GaussianMixtureParams
         At most ``K_1 + ... + K_J - J + 1`` components, of the type that all share. Constants.
+    error : float
+        Only with ``return_error``: a bound of how much less the objective of any mixture may be, in
+        squared units of the data: the duality gap of the linear programme, at lower bounds of its
+        costs.
 
     Raises
     ------
@@ -215,20 +241,47 @@ def exact_barycenter(
     .. [1] Delon and Desolneux 2020, multi-marginal problem and barycentres.
     """
     if len(mixtures) == 1:
-        return mixtures[0].detach()
+        return (mixtures[0].detach(), 0.0) if return_error else mixtures[0].detach()
     if len(mixtures) == 2:
-        return interpolate(*mixtures, float(weights[1]))
+        middle = interpolate(*mixtures, float(weights[1]))
+        return (middle, _error_of_two(mixtures, weights)) if return_error else middle
     side_by_side = pool(mixtures, weights)
     tuples = _tuples(side_by_side.sizes).to(weights.device)  # (T, J)
     components = side_by_side.mixture
     means, covariances = components.means[tuples], components.covariances[tuples]
     mean, covariance = gaussian_barycenter(means, covariances, weights)
     cost = _spread(mean, covariance, means, covariances, weights, components.covariance_type)
-    mass = _multi_marginal(tuples, cost, components.weights)
+    mass, potentials = _multi_marginal(tuples, cost, components.weights)
     kept = mass > 0
     covariance_type = common_type(mixtures)
     found = covariance_type.nearest(covariance[kept], mass[kept])
-    return GaussianMixtureParams(mass[kept], mean[kept], found, covariance_type)
+    barycentre = GaussianMixtureParams(mass[kept], mean[kept], found, covariance_type)
+    if not return_error:
+        return barycentre
+    gaps = barycenter_error(covariance, means, covariances, weights.expand(len(tuples), -1)).gap
+    lowest = cost - gaps.to(cost)
+    return barycentre, _duality_gap(tuples, mass, cost, lowest, potentials, components.weights)
+
+
+def _error_of_two(mixtures, weights: Tensor) -> float:
+    """The error of the objective of a point of a geodesic: that of the plan between its ends."""
+    pair = [m.detach() for m in mixtures]
+    return float(weights[0] * weights[1]) * cost_error(*pair, transport_plan(*pair))
+
+
+def _duality_gap(tuples, mass, cost, lowest, potentials, weights) -> float:
+    """How far the cost of masses of tuples may be above the least one, at the lowest costs.
+
+    The masses have a sum of one, so that potentials are too large by the least slack at most.
+    """
+    sums = potentials[tuples].sum(1)
+    paid = torch.zeros_like(weights)
+    paid.index_add_(0, tuples.flatten(), mass.repeat_interleave(tuples.shape[1]))
+    missed = float((paid - weights).abs() @ (potentials.abs() + cost.max()))
+    eps = ROUNDINGS * torch.finfo(cost.dtype).eps
+    rounding = eps * float(mass @ cost + weights @ potentials.abs())
+    slack, least = float(mass @ (cost - sums)), float((lowest - sums).min())
+    return max(slack, 0.0) - min(least, 0.0) + missed + rounding
 
 
 def _tuples(sizes) -> Tensor:
@@ -238,15 +291,15 @@ def _tuples(sizes) -> Tensor:
     return torch.cartesian_prod(*ranges)
 
 
-def _multi_marginal(tuples: Tensor, cost: Tensor, weights: Tensor) -> Tensor:
-    """The optimal masses ``(T,)`` of tuples whose marginals are the weights of the mixtures."""
+def _multi_marginal(tuples: Tensor, cost: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The optimal masses ``(T,)`` of tuples with given marginals, and potentials of these."""
     T, J = tuples.shape
     constraints = scipy.sparse.csr_array(
         (np.ones(T * J), (tuples.flatten().cpu(), np.arange(T).repeat(J))),
         shape=(len(weights), T),
     )
-    mass = linear_programme(cost, constraints, weights)
-    return mass / mass.sum()
+    mass, potentials = solved_programme(cost, constraints, weights)
+    return mass / mass.sum(), potentials
 
 
 def _spread(mean, covariance, means, covariances, weights, covariance_type) -> Tensor:

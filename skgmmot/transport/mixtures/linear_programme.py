@@ -10,7 +10,7 @@ NO_MASS = 1e-12
 
 
 def linear_programme(cost: Tensor, constraints, bounds: Tensor) -> Tensor:
-    """Return a vertex solution of ``min <cost, x>``, ``x >= 0``, ``constraints @ x = bounds``.
+    """Return the solution of `solved_programme` without its potentials.
 
     Parameters
     ----------
@@ -24,7 +24,30 @@ def linear_programme(cost: Tensor, constraints, bounds: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (m,)
-        The solution, at most r of its entries positive.
+        The solution.
+    """
+    return solved_programme(cost, constraints, bounds)[0]
+
+
+def solved_programme(cost: Tensor, constraints, bounds: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a vertex solution of ``min <cost, x>``, ``x >= 0``, ``constraints @ x = bounds``.
+
+    Parameters
+    ----------
+    cost : Tensor of shape (m,)
+        Costs.
+    constraints : sparse array of shape (r, m)
+        The left-hand side of the equations.
+    bounds : Tensor of shape (r,)
+        Their right-hand side.
+
+    Returns
+    -------
+    solution : Tensor of shape (m,)
+        At most r of its entries are positive.
+    potentials : Tensor of shape (r,)
+        The derivatives of the minimum in the bounds: ``constraints.T @ potentials <= cost``, up to
+        the tolerance of the solver.
 
     Raises
     ------
@@ -45,4 +68,5 @@ def linear_programme(cost: Tensor, constraints, bounds: Tensor) -> Tensor:
             "fixed weights, or fewer components."
         )
     x = torch.from_numpy(found.x).to(cost)
-    return torch.where(x > NO_MASS, x, 0.0)
+    potentials = scale * torch.from_numpy(found.eqlin.marginals).to(cost)
+    return torch.where(x > NO_MASS, x, 0.0), potentials

@@ -142,3 +142,16 @@ def test_the_lower_bound_is_attained_by_two_mixtures(make_mixture):
     )
     assert math.isclose(*of_two, rel_tol=1e-9)
     assert 0 < of_three[0] < of_three[1]
+
+
+@pytest.mark.parametrize("n_mixtures", [1, 2, 3, 4])
+def test_the_exact_barycentre_is_certified_to_rounding(n_mixtures, make_mixture):
+    mixtures = [make_mixture("full", 2 + k % 2, 2, k) for k in range(n_mixtures)]
+    weights = torch.full((n_mixtures,), 1 / n_mixtures, dtype=torch.float64)
+    found, error = exact_barycenter(mixtures, weights, return_error=True)
+    value = objective(found, mixtures, weights)
+    assert 0 <= error <= 1e-11 * value
+    # a mixture nearby is worse, by all that the error does not say
+    moved = found._replace(means=found.means + 1e-4)
+    assert objective(moved, mixtures, weights) >= value - error
+    assert lower_bound(mixtures, weights) <= value + 1e-12

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.transport.mixtures.linear_programme import NO_MASS, linear_programme
+from skgmmot.transport.mixtures.linear_programme import NO_MASS, linear_programme, solved_programme
 
 F64 = torch.float64
 
@@ -44,3 +44,11 @@ def test_the_unit_of_the_costs_does_not_count(unit):
 def test_an_infeasible_programme_is_said_to_be_so():
     with pytest.raises(RuntimeError, match="linear programme of a barycentre must be solved"):
         linear_programme(torch.ones(2), np.ones((1, 2)), torch.tensor([-1.0]))
+
+
+def test_potentials_are_feasible_and_have_the_cost():
+    constraints, bounds = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 1.0]]), torch.tensor([2.0, 0.5])
+    cost = 1e5 * torch.tensor([3.0, -1.0, 5.0], dtype=F64)
+    x, y = solved_programme(cost, constraints, bounds.double())
+    assert_close(bounds.double() @ y, cost @ x)
+    assert (torch.from_numpy(constraints).mT @ y <= cost + 1e-4).all()
