@@ -86,7 +86,7 @@ class WassersteinQuantizer(
     verbose : int, default=0
         1 shows a progress bar with the distance.
     certify : bool, default=False
-        Whether to compute `error_` and `distance_error_` after the fit, which stays the same.
+        Whether to compute ``error_`` and ``distance_error_`` after the fit, which stays the same.
     device : str or torch.device, default=None
         Where to compute with samples; None is where they are. Cells in the plane are computed on
         the CPU.
