@@ -332,6 +332,24 @@ EM_OPTIONS = {
 }
 
 
+def some_coincide(mixture):
+    """Whether components coincide, nearly.
+
+    Nothing determines their weights then, and the fourth power of their distance is all that the
+    likelihood grows by: rounding decides where on the last steps Newton's method stops.
+    """
+    S, means = mixture.full_covariances(), mixture.means
+    spread = S.diagonal(dim1=-2, dim2=-1).mean().sqrt()
+    means_apart = (means[:, None] - means).norm(dim=-1) / spread
+    covariances_apart = (S[:, None] - S).flatten(2).norm(dim=-1) / S.norm()
+    near = (means_apart < NEAR) & (covariances_apart < NEAR)
+    return bool(near.triu(1).any())
+
+
+#: Components coincide, nearly, if they are no further apart in units of their spread.
+NEAR = 1e-3
+
+
 def turned_less(by, of, name):
     """The same similarity, without what a method depends on."""
     d = len(by.shift)
@@ -356,7 +374,11 @@ def test_fits_from_a_given_start(name, seed, scale, offset, d, of_type):
     other = skgmmot.DifferentiableGaussianMixture(**options, **given)
     fitted(other, by.points(X)[rows])
     expected = select(by.mixture(mixture._params()), components)
-    assert_same_mixture(other._params(), expected, scale, FITTED)
+    if name == "newton" and some_coincide(expected):
+        logs = other.score_samples(by.points(X)) + d * math.log(scale)
+        assert_near(logs, mixture.score_samples(X), FITTED, 1 + float(np.abs(logs).max()))
+    else:
+        assert_same_mixture(other._params(), expected, scale, FITTED)
     if name != "prior":  # whose log-density depends on the unit, too
         bound = other.lower_bound_ + d * math.log(scale)
         assert_near(bound, mixture.lower_bound_, FITTED, 1 + abs(mixture.lower_bound_))
