@@ -276,6 +276,8 @@ class _Descent:
             try:
                 cost = self.transport(mixture)
             except (RuntimeError, np.linalg.LinAlgError):
+                if not self.solution.n_iter and (vector == self.reached).all():
+                    raise  # the start itself, as rounded by its coordinates
                 return self._barrier(vector - self.reached)
             (slope,) = torch.autograd.grad(cost, free)
             slope[:held] = 0
@@ -294,7 +296,8 @@ class _Descent:
     def _barrier(self, step: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient where no plan is found: so large that the line search goes back."""
         height = -10 * self.solution.objective
-        return 1.1 * height, 2 * height * step / (step @ step)
+        square = max(step @ step, np.finfo(float).tiny)  # also of no step: the descent ends there
+        return 1.1 * height, 2 * height * step / square
 
     def _free(self, vector: np.ndarray) -> Tensor:
         """Unconstrained coordinates from those of L-BFGS, scaled by the first step."""

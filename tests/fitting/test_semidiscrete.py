@@ -138,6 +138,30 @@ def test_mixtures_that_are_no_numbers_are_turned_back_from(rng):
     assert all(torch.isfinite(t).all() for t in end.value)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_given", [1, 4])
+def test_a_plan_that_fails_where_the_descent_is_raises_at_the_start_and_else_ends_it(
+    n_given, monkeypatch
+):
+    calls, transport = [], _Transport.__call__
+
+    def failing(self, mixture):
+        calls.append(0)
+        if len(calls) > n_given:
+            raise RuntimeError("no plan")
+        return transport(self, mixture)
+
+    monkeypatch.setattr(_Transport, "__call__", failing)
+    points = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 3.0]], dtype=DOUBLE)
+    start = single(torch.tensor([[0.5, 0.5]], dtype=DOUBLE))
+    if n_given == 1:
+        with pytest.raises(RuntimeError, match="no plan"):
+            fit_to_points(start, points, ones(3), reg_covar=1e-6)
+    else:
+        end = fit_to_points(start, points, ones(3), reg_covar=1e-6)
+        assert all(torch.isfinite(t).all() for t in end.value)
+
+
 @pytest.mark.parametrize(
     ("share", "expected"),
     [
