@@ -16,11 +16,15 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams
 #: Generated inputs of a property by default: few, and the same each time.
 EXAMPLES = 10
 
+#: Other random numbers by seed, and for seed 0 those that a fixture has without one.
+PER_SEED = 100_000
+
 
 def pytest_addoption(parser):
     """How much is drawn at random."""
     of = parser.getgroup("skgmmot")
     of.addoption("--examples", type=int, default=EXAMPLES, help="generated inputs of a property")
+    of.addoption("--seeds", type=int, default=1, help="seeds of a statistical test")
 
 
 def pytest_configure(config):
@@ -37,16 +41,29 @@ def pytest_configure(config):
     settings.load_profile("skgmmot")
 
 
+def pytest_generate_tests(metafunc):
+    """Run tests with a fixture ``random_seed``, those of what is random, once for each seed."""
+    if "random_seed" in metafunc.fixturenames:
+        metafunc.parametrize("random_seed", range(metafunc.config.getoption("--seeds")))
+
+
 @pytest.fixture
-def rng():
-    """A generator, the same for every test."""
-    return np.random.default_rng(0)
+def seed_of_test(request):
+    """The ``random_seed`` of a test that has one; else 0."""
+    parameters = getattr(request.node, "callspec", None)
+    return parameters.params.get("random_seed", 0) if parameters else 0
+
+
+@pytest.fixture
+def rng(seed_of_test):
+    """A generator, the same for every test, or for every test of a ``random_seed``."""
+    return np.random.default_rng(seed_of_test)
 
 
 @pytest.fixture(autouse=True)
-def torch_seed():
+def torch_seed(seed_of_test):
     """Seed torch before each test."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed_of_test)
 
 
 @pytest.fixture
@@ -87,29 +104,29 @@ def _normal(*shape, seed):
 
 
 @pytest.fixture
-def make_samples():
+def make_samples(seed_of_test):
     """Standard normal samples ``(n, d)``."""
-    return lambda n, d, seed=0: _normal(n, d, seed=seed)
+    return lambda n, d, seed=0: _normal(n, d, seed=seed + PER_SEED * seed_of_test)
 
 
 @pytest.fixture
-def make_covariances():
+def make_covariances(seed_of_test):
     """Well-conditioned covariances ``(K, d, d)``."""
 
     def make(K, d, seed=0):
-        B = _normal(K, d, d, seed=seed)
+        B = _normal(K, d, d, seed=seed + PER_SEED * seed_of_test)
         return B @ B.mT / d + 0.3 * torch.eye(d, dtype=torch.float64)
 
     return make
 
 
 @pytest.fixture
-def make_mixture(make_covariances):
+def make_mixture(make_covariances, make_samples):
     """A mixture of a covariance type, given by its name."""
 
     def make(name, K, d, seed=0, spread=2.0):
-        weights = _normal(K, seed=seed + 1000).mul(0.5).softmax(0)
-        means = spread * _normal(K, d, seed=seed + 2000)
+        weights = make_samples(1, K, seed=seed + 1000)[0].mul(0.5).softmax(0)
+        means = spread * make_samples(K, d, seed=seed + 2000)
         full = make_covariances(K, d, seed=seed + 3000)
         variances = full.diagonal(dim1=-2, dim2=-1)
         storage = {
@@ -117,7 +134,7 @@ def make_mixture(make_covariances):
             "tied": full[:1],
             "diag": variances,
             "spherical": variances.mean(-1, keepdim=True),
-            "lowrank": torch.stack([0.5 * _normal(K, d, seed=seed + 4000), variances / 2], -1),
+            "lowrank": torch.stack([0.5 * make_samples(K, d, seed=seed + 4000), variances / 2], -1),
         }
         given = name if name == "lowrank" else None  # the others are found by their shapes
         return GaussianMixtureParams(weights, means, storage[name].clone(), given)
@@ -159,9 +176,8 @@ def pseudo_map():
 
 
 @pytest.fixture
-def labelled():
+def labelled(rng):
     """Two classes, of two clouds each, and the same moved and stretched."""
-    rng = np.random.default_rng(0)
     centres = 6 * np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
     X = np.repeat(centres, 100, axis=0) + rng.normal(size=(400, 2))
     y = np.array(["even", "odd", "odd", "even"]).repeat(100)

@@ -111,8 +111,8 @@ def test_a_missing_file_is_refused():
         load_photograph("nowhere.jpg")
 
 
-def test_the_ring_the_strip_and_the_frame_have_their_places_and_areas():
-    X, shape = make_ring_square_line(100_000, random_state=0)
+def test_the_ring_the_strip_and_the_frame_have_their_places_and_areas(random_seed):
+    X, shape = make_ring_square_line(100_000, random_state=random_seed)
     ring, strip, frame = (X[shape == i] for i in range(3))
     radius = np.linalg.norm(ring - 1.5, axis=1)
     assert radius.min() >= 0.5 and radius.max() <= 1
@@ -123,8 +123,8 @@ def test_the_ring_the_strip_and_the_frame_have_their_places_and_areas():
     assert np.abs(np.bincount(shape) / len(X) - areas / areas.sum()).max() < 0.005
 
 
-def test_the_shapes_are_filled_uniformly():
-    X, shape = make_ring_square_line(200_000, random_state=1)
+def test_the_shapes_are_filled_uniformly(random_seed):
+    X, shape = make_ring_square_line(200_000, random_state=random_seed)
     # equal areas: the ring cut at half its area, quarters of the frame, its corners and its sides
     radius = np.linalg.norm(X[shape == 0] - 1.5, axis=1)
     assert abs((radius < np.sqrt((0.5**2 + 1) / 2)).mean() - 0.5) < 0.01

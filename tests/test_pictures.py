@@ -46,6 +46,7 @@ def test_an_affine_change_is_kept_where_the_source_has_contrast(photograph):
     assert np.abs(finer - into_gamut(recoloured)).max() < 1e-3
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_noise_of_the_map_goes_and_edges_of_the_source_stay(rng):
     source = np.full((80, 120, 3), 0.3)
     source[:, 60:] = 0.7

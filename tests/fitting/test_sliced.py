@@ -44,6 +44,7 @@ def test_every_point_is_a_mixture(name, make_mixture, make_samples):
         assert (torch.linalg.eigvalsh(found.full_covariances()) > 0.9e-3).all()
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_one_gaussian_fits_mean_and_covariance(make_samples):
     A = torch.tensor([[1.0, 0.0], [0.8, 0.5]], dtype=F64)
     X = make_samples(4000, 2) @ A.mT + 1
@@ -72,6 +73,7 @@ def test_an_unequal_mixture_is_found_with_its_weights(name, make_mixture):
     assert solution.objective < 0.2 * solution.objectives[0]
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_a_component_that_is_too_thin_widens_again(make_samples):
     # in the logarithm of a deviation the gradient vanishes with it; in its root it does not
     X = make_samples(500, 2)
@@ -104,9 +106,9 @@ def test_weights_are_held_at_first_unless_asked_for(make_mixture, make_samples):
 
 
 @pytest.mark.parametrize("projections", ["quasi", "random", "orthogonal", "max"])
-def test_all_directions_lead_to_the_mixture(projections, make_mixture):
+def test_all_directions_lead_to_the_mixture(projections, make_mixture, random_seed):
     truth = make_mixture("diag", 2, 3, spread=3.0)
-    X, _ = sample(truth, 500, generator=generator())
+    X, _ = sample(truth, 500, generator=generator(random_seed))
     problem = objective(X, COVARIANCE_TYPES["diag"], projections=projections, n_projections=8)
     solution = fit_sliced(problem, truth._replace(means=truth.means + 1), tol=0.05)
     assert_close(solution.value.means, truth.means, atol=0.4, rtol=0)
@@ -121,9 +123,9 @@ def test_other_exponents_lead_to_the_mixture(p, make_mixture):
     assert_close(solution.value.means, truth.means, atol=0.5, rtol=0)
 
 
-def test_batches_of_samples_lead_to_the_mixture(make_mixture):
+def test_batches_of_samples_lead_to_the_mixture(make_mixture, random_seed):
     truth = make_mixture("spherical", 2, 2, spread=3.0)
-    X, _ = sample(truth, 2000, generator=generator())
+    X, _ = sample(truth, 2000, generator=generator(random_seed))
     a = torch.ones(2000, dtype=F64)
     problem = objective(X, SPHERICAL, batch_size=200, sample_weight=a)
     solution = fit_sliced(problem, truth._replace(means=truth.means + 1))

@@ -137,6 +137,7 @@ def test_conditional_means_are_those_of_conditional_mixtures(mixture, incomplete
     assert_close(IncompleteDefinition(mixture).conditional_mean(incomplete), expected)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_draws_have_the_moments_of_the_conditional_mixture(mixture):
     m = 20_000
     x = torch.tensor([0.5, NAN, -1.0, NAN], dtype=F64)

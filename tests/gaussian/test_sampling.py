@@ -25,9 +25,9 @@ def params(*fields):
     return GaussianMixtureParams(*(torch.tensor(t, dtype=F64) for t in fields))
 
 
-def test_samples_have_the_moments_and_the_labels_of_the_mixture(theta):
+def test_samples_have_the_moments_and_the_labels_of_the_mixture(theta, random_seed):
     n = 40_000
-    X, labels = sample(theta, n, generator=torch.Generator().manual_seed(0))
+    X, labels = sample(theta, n, generator=torch.Generator().manual_seed(random_seed))
     assert X.shape == (n, d)
     counts = torch.bincount(labels, minlength=K).numpy()
     assert scipy.stats.chisquare(counts, n * theta.weights.numpy()).pvalue > 1e-3
@@ -46,9 +46,9 @@ def test_samples_come_again_from_the_same_seed_and_in_random_order(theta):
     assert not (labels.diff() >= 0).all()
 
 
-def test_samples_of_a_degenerate_component_stay_on_its_line():
+def test_samples_of_a_degenerate_component_stay_on_its_line(random_seed):
     theta = params([1.0], [[1.0, 1.0]], [[[1.0, 1.0], [1.0, 1.0]]])
-    X, _ = sample(theta, 50, generator=torch.Generator().manual_seed(0))
+    X, _ = sample(theta, 50, generator=torch.Generator().manual_seed(random_seed))
     assert_close(X[:, 0], X[:, 1])
     assert X[:, 0].std() > 0.5
 
@@ -58,8 +58,8 @@ def test_samples_carry_no_gradient(theta):
     assert not sample(theta, 3)[0].requires_grad
 
 
-def test_weighted_samples_have_the_moments_of_the_mixture(theta):
-    X, a = rsample(theta, 200_000, generator=torch.Generator().manual_seed(0))
+def test_weighted_samples_have_the_moments_of_the_mixture(theta, random_seed):
+    X, a = rsample(theta, 200_000, generator=torch.Generator().manual_seed(random_seed))
     assert_close(a.sum(), torch.ones((), dtype=a.dtype))
     mean = theta.weights @ theta.means
     assert_close(a @ X, mean, rtol=0, atol=0.03)
@@ -68,13 +68,13 @@ def test_weighted_samples_have_the_moments_of_the_mixture(theta):
     assert_close((X * a.unsqueeze(1)).mT @ X, expected, rtol=0.02, atol=0.1)
 
 
-def test_the_gradient_of_weighted_samples_is_that_of_the_mean_they_estimate(theta):
+def test_the_gradient_of_weighted_samples_is_that_of_the_mean_they_estimate(theta, random_seed):
     # E |x|^2 = sum_k w_k (|m_k|^2 + tr Sigma_k)
     leaves = GaussianMixtureParams(*(t.clone().requires_grad_() for t in theta))
     traces = leaves.full_covariances().diagonal(dim1=-2, dim2=-1).sum(-1)
     exact = leaves.weights @ (leaves.means.square().sum(-1) + traces)
     expected = torch.autograd.grad(exact, leaves)
-    X, a = rsample(leaves, 200_000, generator=torch.Generator().manual_seed(1))
+    X, a = rsample(leaves, 200_000, generator=torch.Generator().manual_seed(random_seed + 1))
     found = torch.autograd.grad(a @ X.square().sum(-1), leaves)
     for ours, theirs in zip(found, expected, strict=True):
         if theirs.ndim == 3:  # a covariance counts by its symmetric part

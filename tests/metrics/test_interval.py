@@ -41,22 +41,23 @@ def test_the_interval_is_around_the_distance_of_the_fits(problem):
     assert wider.low < found.low and found.high < wider.high
 
 
-def test_the_interval_of_two_gaussians_is_that_of_the_difference_of_their_means(rng):
+def test_the_interval_of_two_gaussians_is_that_of_the_difference_of_their_means(rng, random_seed):
     n = 2000
     X, Y = rng.normal(size=(n, 1)), rng.normal(size=(n, 1)) + 5
     fits = [DifferentiableGaussianMixture(1).fit(S) for S in (X, Y)]
     for method in ("resample", "parametric"):
-        found = mixture_wasserstein_interval(*fits, X, Y, method=method, random_state=0)
+        found = mixture_wasserstein_interval(*fits, X, Y, method=method, random_state=random_seed)
         width = 2 * 1.96 * math.sqrt(2 / n)
-        assert abs((found.high - found.low) / width - 1) < 0.15
+        # each end, a quantile of 200 draws, has a standard error of 5 % of the width
+        assert abs((found.high - found.low) / width - 1) < 0.3
 
 
-def test_near_zero_the_interval_begins_there(rng):
+def test_near_zero_the_interval_begins_there(rng, random_seed):
     X, Y = rng.normal(size=(2, 100, 2))
     fits = [DifferentiableGaussianMixture(1).fit(S) for S in (X, Y)]
-    found = mixture_wasserstein_interval(*fits, X, Y, random_state=0)
-    assert found.low == 0 < found.value <= found.high < 0.5
-    same = mixture_wasserstein_interval(fits[0], fits[0], X, X, random_state=0)
+    found = mixture_wasserstein_interval(*fits, X, Y, random_state=random_seed)
+    assert found.low == 0 < found.value <= found.high < 0.7  # five standard deviations
+    same = mixture_wasserstein_interval(fits[0], fits[0], X, X, random_state=random_seed)
     assert same.low == same.value == 0 < same.high
 
 

@@ -96,6 +96,7 @@ def test_the_last_step_of_a_pipeline_is_scored_on_what_the_others_make(blobs, re
     assert scorer(alone, test) == scorer(alone[-1][-1], test)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_with_a_reference_the_score_rises_up_to_the_number_of_clusters(rng):
     centres = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
     X = rng.permutation(np.vstack([c + rng.normal(size=(150, 2)) for c in centres]))

@@ -118,29 +118,35 @@ def test_shapes_are_those_of_the_targets(data, two_outputs):
         assert fitted.n_outputs_ == (extra or (1,))[0]
 
 
-def test_draws_have_the_moments_and_the_seed_repeats_them(regressor, two_outputs):
+def test_draws_have_the_moments_and_the_seed_repeats_them(regressor, two_outputs, random_seed):
     X, Y = two_outputs
     regressor.fit(X, Y)
-    drawn = regressor.sample_y(X[:3], 20_000, random_state=0)
+    drawn = regressor.sample_y(X[:3], 20_000, random_state=random_seed)
     mean, deviation = regressor.predict(X[:3], return_std=True)
     np.testing.assert_allclose(drawn.mean(2), mean, atol=0.1)  # 5 standard errors of the widest
-    np.testing.assert_allclose(drawn.std(2), deviation, rtol=0.05)
-    np.testing.assert_array_equal(drawn, regressor.sample_y(X[:3], 20_000, random_state=0))
-    assert not np.array_equal(drawn, regressor.sample_y(X[:3], 20_000, random_state=1))
+    # five standard errors of a deviation, whose kurtosis may be 50
+    np.testing.assert_allclose(drawn.std(2), deviation, rtol=0.12)
+    np.testing.assert_array_equal(
+        drawn, regressor.sample_y(X[:3], 20_000, random_state=random_seed)
+    )
+    assert not np.array_equal(
+        drawn, regressor.sample_y(X[:3], 20_000, random_state=random_seed + 1)
+    )
     regressor.random_state = 3
     np.testing.assert_array_equal(regressor.sample_y(X), regressor.sample_y(X))
     state = np.random.RandomState(0)
     assert not np.array_equal(regressor.sample_y(X, 1, state), regressor.sample_y(X, 1, state))
 
 
-def test_several_branches_are_all_drawn(rng):
+def test_several_branches_are_all_drawn(rng, random_seed):
     angle = rng.uniform(0, 2 * np.pi, size=2000)
     X, y = np.cos(angle)[:, None], np.sin(angle)
-    regressor = MixtureRegressor(Mixture(8, random_state=0)).fit(X, y)
+    regressor = MixtureRegressor(Mixture(8, random_state=random_seed)).fit(X, y)
     mean, deviation = regressor.predict([[0.0]], return_std=True)
-    assert abs(mean[0]) < 0.2 and deviation[0] == pytest.approx(1, abs=0.1)
-    drawn = regressor.sample_y([[0.0]], 500, random_state=0)[0]
-    assert 0.3 < np.mean(drawn > 0) < 0.7
+    # the fit may give one branch twice the weight of the other
+    assert abs(mean[0]) < 0.4 and deviation[0] == pytest.approx(1, abs=0.12)
+    drawn = regressor.sample_y([[0.0]], 500, random_state=random_seed)[0]
+    assert 0.2 < np.mean(drawn > 0) < 0.8
     assert np.mean(np.abs(np.abs(drawn) - 1) < 0.2) > 0.95
 
 

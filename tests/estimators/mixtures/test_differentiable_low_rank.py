@@ -41,6 +41,7 @@ def test_one_component_is_factor_analysis(X):
     np.testing.assert_allclose(covariance, theirs.get_covariance(), atol=1e-2)
 
 
+@pytest.mark.usefixtures("random_seed")
 @pytest.mark.parametrize("options", [{}, {"acceleration": "squarem"}, {"e_step": "sinkhorn"}])
 def test_fits_climb_and_predict(options, X):
     mixture = fitted(X, reg_covar=0.0, **options)
@@ -113,8 +114,8 @@ def test_parts_become_full_where_there_are_few_features(X):
     assert rest.covariances_.shape == (2, 7, 3)
 
 
-def test_samples_come_from_the_mixture(X):
-    mixture = fitted(X)
+def test_samples_come_from_the_mixture(X, random_seed):
+    mixture = fitted(X, random_state=random_seed)
     Y, labels = mixture.sample(40_000)
     for k in range(2):
         np.testing.assert_allclose(np.cov(Y[labels == k].T), matrices(mixture)[k], atol=0.15)

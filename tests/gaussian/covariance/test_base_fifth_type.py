@@ -224,8 +224,8 @@ def test_densities_are_those_of_full_matrices(fitted, X):
     assert fitted.bic(X.numpy()) == pytest.approx(bic)
 
 
-def test_samples_have_its_moments(fitted):
-    fitted.random_state = 0
+def test_samples_have_its_moments(fitted, random_seed):
+    fitted.random_state = random_seed
     Y, labels = fitted.sample(60_000)
     _, means, covariances = as_full(fitted)
     for k in range(K):

@@ -131,13 +131,13 @@ def test_parameters_are_counted_without_rotations():
     assert LowRank(3).n_parameters(1, 3) == 6  # as many as a matrix has
 
 
-def test_samples_have_the_covariances(make_mixture):
-    theta = low_rank(make_mixture, 2)
-    X, labels = sample(theta, 200_000, generator=torch.Generator().manual_seed(0))
+def test_samples_have_the_covariances(make_mixture, random_seed):
+    theta = low_rank(make_mixture, 2, seed=random_seed)
+    X, labels = sample(theta, 200_000, generator=torch.Generator().manual_seed(random_seed))
     for k in range(K):
         found = torch.cov(X[labels == k].mT)
         assert_close(found, theta.full_covariances()[k], atol=0.1, rtol=0.05)
-    X, a = rsample(theta, 100_000, generator=torch.Generator().manual_seed(0))
+    X, a = rsample(theta, 100_000, generator=torch.Generator().manual_seed(random_seed))
     mean = theta.weights @ theta.means
     assert_close(a @ X, mean, atol=0.02, rtol=0.02)
 

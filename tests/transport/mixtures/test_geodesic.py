@@ -197,9 +197,9 @@ def test_the_drift_of_a_bridge_is_the_velocity_and_half_its_variance_times_the_s
 
 
 @pytest.mark.parametrize("reg", [0.0, REG])
-def test_samples_that_follow_the_velocity_have_the_law_of_the_mixture(reg, pair):
+def test_samples_that_follow_the_velocity_have_the_law_of_the_mixture(reg, pair, random_seed):
     source, target = pair
-    X, _ = sample(source, 1000, generator=torch.Generator().manual_seed(0))
+    X, _ = sample(source, 1000, generator=torch.Generator().manual_seed(random_seed))
     flow = flow_between(source, target, reg)
     there = flow.transport(X, [0.0, 1.0], 10)[-1]
     assert_close(there.mean(0), target.weights @ target.means, rtol=0, atol=0.2)
@@ -210,10 +210,12 @@ def test_samples_that_follow_the_velocity_have_the_law_of_the_mixture(reg, pair)
 
 
 @pytest.mark.parametrize("reg", [0.0, REG])
-def test_paths_have_the_law_of_the_mixture_and_the_variance_of_brownian_motion(reg, pair):
+def test_paths_have_the_law_of_the_mixture_and_the_variance_of_brownian_motion(
+    reg, pair, random_seed
+):
     flow = flow_between(*pair, reg)
     times = torch.linspace(0, 1, 41).tolist()
-    paths, labels = flow.paths(times, 3000, generator=torch.Generator().manual_seed(0))
+    paths, labels = flow.paths(times, 3000, generator=torch.Generator().manual_seed(random_seed))
     at = flow.mixture(times[10])
     assert_close(paths[10].mean(0), at.weights @ at.means, rtol=0, atol=0.15)
     spread = flow.mixture(times[10]).full_covariances()[labels[0]]

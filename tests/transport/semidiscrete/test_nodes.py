@@ -33,19 +33,20 @@ def test_gradients_through_nodes_are_those_of_finite_differences(make_mixture):
     assert torch.autograd.gradcheck(cost, inputs, eps=1e-7, atol=1e-5)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_nodes_approach_the_exact_plan_by_the_error_they_estimate(make_mixture):
     mixture, points, weights = mixture_problem(make_mixture, "full")
     exact = exact_plan(mixture, points, weights)
     coarse, fine = (nodes_plan(mixture, points, weights, n_nodes=n) for n in (128, 2048))
-    for plan in (coarse, fine):
-        assert abs(float(plan.cost - exact.cost)) < plan.error < 0.05 * float(exact.cost)
+    for plan, most in ((coarse, 0.1), (fine, 0.05)):
+        assert abs(float(plan.cost - exact.cost)) < plan.error < most * float(exact.cost)
     assert fine.error < coarse.error
     assert torch.allclose(fine.masses, exact.masses)
     assert torch.allclose(fine.potentials, exact.potentials, atol=0.4)
     assert torch.allclose(fine.barycentres, exact.barycentres, atol=0.3)
 
 
-def test_nodes_err_to_either_side_by_less_than_the_error_they_estimate(rng):
+def test_nodes_err_to_either_side_by_less_than_the_error_they_estimate(rng, random_seed):
     shares = []
     for seed in range(60):
         weights = torch.tensor(rng.dirichlet([3.0, 3.0]))
@@ -55,7 +56,7 @@ def test_nodes_err_to_either_side_by_less_than_the_error_they_estimate(rng):
             weights, torch.tensor(2 * rng.normal(size=(2, 2))), covariances
         )
         points, b = torch.tensor(2 * rng.normal(size=(10, 2))), torch.ones(10, dtype=DOUBLE)
-        plan = nodes_plan(mixture, points, b, n_nodes=128, random_state=seed)
+        plan = nodes_plan(mixture, points, b, n_nodes=128, random_state=seed + 60 * random_seed)
         shares.append(float(plan.cost - exact_plan(mixture, points, b).cost) / plan.error)
     shares = np.array(shares)
     assert 0.3 < np.mean(shares > 0) < 0.7

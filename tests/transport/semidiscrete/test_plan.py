@@ -108,11 +108,11 @@ def test_gradients_in_a_mixture_are_those_of_finite_differences(make_mixture, co
     assert torch.autograd.gradcheck(cost, inputs, eps=1e-5, atol=1e-6)
 
 
-def test_many_samples_of_a_mixture_cost_little_more_than_nothing(make_mixture):
+def test_many_samples_of_a_mixture_cost_little_more_than_nothing(make_mixture, random_seed):
     mixture = make_mixture("full", 3, 2)
-    X, _ = sample(mixture, 1000, generator=torch.Generator().manual_seed(0))
+    X, _ = sample(mixture, 1000, generator=torch.Generator().manual_seed(random_seed))
     plan = exact_plan(mixture, X, torch.ones(1000, dtype=DOUBLE))
-    assert 0 < plan.cost < 0.1
+    assert 0 < plan.cost < 0.02 * X.var(0).sum()
 
 
 def test_translating_points_and_image_together_changes_nothing():
@@ -292,12 +292,12 @@ def test_a_point_of_no_mass_may_be_anywhere(far):
     assert math.isclose(plan.potentials[1] - plan.potentials[0], expected, rel_tol=1e-9)
 
 
-def test_components_lie_in_the_cells_of_a_plan_as_their_samples_do(make_mixture):
+def test_components_lie_in_the_cells_of_a_plan_as_their_samples_do(make_mixture, random_seed):
     mixture, points, weights = mixture_problem(make_mixture, "full")
     plan = exact_plan(mixture, points, weights)
     mass = component_masses(mixture, plan)
     assert torch.allclose(mixture.weights @ mass, plan.masses)
-    X, labels = sample(mixture, 20_000, generator=torch.Generator().manual_seed(0))
+    X, labels = sample(mixture, 20_000, generator=torch.Generator().manual_seed(random_seed))
     cell = ((X.unsqueeze(1) - points).square().sum(2) - plan.potentials).argmin(1)
     for k in range(3):
         counted = torch.bincount(cell[labels == k], minlength=len(points)) / (labels == k).sum()

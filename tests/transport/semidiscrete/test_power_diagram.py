@@ -57,6 +57,7 @@ def test_a_potential_moves_the_border_as_computed_by_hand():
     assert np.allclose(areas(diagram), [0.7 * 1.4, 0.3 * 1.4])
 
 
+@pytest.mark.usefixtures("random_seed")
 @pytest.mark.parametrize("name", ["random", "line", "outside", "below", "lattice", "one", "two"])
 @pytest.mark.parametrize("spread", [0.0, 0.05])
 def test_cells_are_where_their_plane_is_highest(rng, name, spread):

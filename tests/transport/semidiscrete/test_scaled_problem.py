@@ -80,11 +80,11 @@ def test_the_unit_is_that_of_the_widest_component():
     assert 1 <= np.abs(integrals.covariances).max() < 4
 
 
-def test_heights_of_no_potentials_give_each_sample_to_its_nearest_point():
+def test_heights_of_no_potentials_give_each_sample_to_its_nearest_point(random_seed):
     points = MIXTURE.means[0] + torch.tensor([[-1.0, 2.0], [3.0, 0.0], [0.0, 5.0]], dtype=F64)
     problem = ScaledProblem(MIXTURE, points, torch.ones(3, dtype=F64))
     cells = evaluate(problem.density, problem.sites, problem.heights(np.zeros(3)))
-    X, _ = sample(MIXTURE, 50_000, generator=torch.Generator().manual_seed(0))
+    X, _ = sample(MIXTURE, 50_000, generator=torch.Generator().manual_seed(random_seed))
     counts = torch.cdist(X, points).argmin(1).bincount(minlength=3) / len(X)
     assert np.abs(cells.masses[problem.site] - counts.numpy()).max() < 0.01
 

@@ -18,8 +18,8 @@ from skgmmot.transport.sliced.errors import (
 from skgmmot.transport.sliced.samples import sliced_wasserstein_of_samples
 
 
-def test_of_independent_lines_it_is_three_standard_errors():
-    costs = torch.randn(10_000, generator=torch.Generator().manual_seed(0)).double()
+def test_of_independent_lines_it_is_three_standard_errors(random_seed):
+    costs = torch.randn(10_000, generator=torch.Generator().manual_seed(random_seed)).double()
     assert error_of_lines(costs, "random", 3) == pytest.approx(0.03, rel=0.05)
 
 
@@ -49,6 +49,8 @@ def test_parts_that_no_number_of_nodes_changes():
     assert raised_deviations(costs, 2.0, 1.0, least=0.0).max() < 1e-8
     assert 1e-17 < rounding_of_lines(costs, 1.0, 1.0).max() < 1e-14
     assert mass_left_out(costs, 1.0, 1.0).max() < 1e-7
+    outside = math.erfc(5.5 / math.sqrt(2))  # two standard deviations wide, two apart
+    assert mass_left_out(4 * costs, 2.0, 2.0) == pytest.approx([outside * 4 * (2 + 11)] * 2)
     assert coarser(36, 2.0) == (24, 18) and min(coarser(2, 1.0)) == 2
 
 

@@ -53,14 +53,14 @@ def test_splines_are_close_to_exact_cells(make_mixture, make_samples):
         assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_splines_are_accurate_for_a_mixture_that_fits_its_samples(make_mixture):
+def test_splines_are_accurate_for_a_mixture_that_fits_its_samples(make_mixture, random_seed):
     # the distance is a small difference there, and so are its gradients
     mixture = make_mixture("full", 4, 2)
-    X, theta = sample(mixture, 3000, generator=generator())[0], chosen(20, 2)
+    X, theta = sample(mixture, 3000, generator=generator(random_seed))[0], chosen(20, 2)
     expected = sliced_wasserstein(mixture, X, theta, exact=True).mean()
     assert expected < 1e-2 * X.var()
     found = sliced_wasserstein(mixture, X, theta).mean()
-    assert abs(found / expected - 1) < 3e-4
+    assert abs(found / expected - 1) < 1e-3
 
 
 def test_errors_fall_like_the_fourth_power_of_the_nodes(make_mixture, make_samples):
