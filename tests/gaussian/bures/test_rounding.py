@@ -38,9 +38,9 @@ def test_roots_of_squares_are_as_uncertain_as_the_smallest_is_small():
     eye, zero = torch.eye(3).double()[None], torch.zeros(1, 3).double()
     rounding = CostRounding(zero, eye, zero, eye, (FULL, FULL))
     found = rounding._of_norms(torch.diag(torch.tensor([1.0, 1.0, 0.01])).double()[None])
-    assert float(found) == pytest.approx(EPS * math.sqrt(1 + 1 + 100**2))
+    assert float(found) == pytest.approx(rounding.eps * math.sqrt(1 + 1 + 100**2), abs=0)
     far = rounding._of_norms(torch.diag(torch.tensor([1.0, 1.0, 1e-6])).double()[None])
-    assert float(far) == pytest.approx(EPS * math.sqrt(3))  # by singular values instead
+    assert float(far) == pytest.approx(rounding.eps * math.sqrt(3), abs=0)  # by singular values instead
 
 
 def test_near_zero_it_is_relative_to_the_distance():
