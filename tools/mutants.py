@@ -90,6 +90,9 @@ EQUIVALENT = {
     ("transport/discrete/penalised.py", "large = any("): (
         "where totals are equal to rounding, making them exactly so costs nothing"
     ),
+    ("transport/discrete/penalised.py", "return problem.independent() / total"): (
+        "a plan that is not the best one is not taken, but the problem solved"
+    ),
     ("transport/mixtures/pairwise.py", "return -1 if len(sources)"): "only the sign is looked at",
     ("transport/mixtures/pairwise.py", "self.bounded = self.costs is not None"): (
         "where bounds do not pay, all costs give the same plans"
