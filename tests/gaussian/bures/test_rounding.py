@@ -41,9 +41,7 @@ def test_roots_of_squares_are_as_uncertain_as_the_smallest_is_small():
     assert float(found) == pytest.approx(rounding.eps * math.sqrt(1 + 1 + 100**2), abs=0)
     # by singular values instead
     far = rounding._of_norms(torch.diag(torch.tensor([1.0, 1.0, 1e-6])).double()[None])
-    assert float(far) == pytest.approx(
-        rounding.eps * math.sqrt(3), abs=0
-    )  # by singular values instead
+    assert float(far) == pytest.approx(rounding.eps * math.sqrt(3), abs=0)
 
 
 def test_near_zero_it_is_relative_to_the_distance():
