@@ -232,8 +232,8 @@ class Adjoint(BackwardNotes):
     tol : float, default=inf
         Residual above which backward warns.
     measure : callable, default=None
-        What ``error`` is found by: ``measure(cotangent, multiplier)``, of the end of the loop and of
-        what was handed to one step. None finds none, as for ``implicit`` by itself.
+        What ``error`` is found by: ``measure(cotangent, multiplier)``, of the end of the loop and
+        of what was handed to one step. None finds none, as for ``implicit`` by itself.
 
     Attributes
     ----------
