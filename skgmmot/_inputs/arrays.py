@@ -203,7 +203,9 @@ def samples(
 def takes_missing(estimator) -> bool:
     """Whether entries of its samples may be missing, by its parameter ``missing_values``."""
     value = getattr(estimator, "missing_values", "error")
-    return value == "nan" or (isinstance(value, Real) and math.isnan(value))
+    if isinstance(value, str):
+        return value == "nan"
+    return isinstance(value, Real) and math.isnan(value)
 
 
 def is_dask(data) -> bool:
