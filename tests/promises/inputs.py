@@ -25,6 +25,7 @@ NAMED = re.compile(
     r"\bgot\b|\bGot\b|Found array with|not fitted yet|is expecting|feature names|must be passed"
     r"|Sparse data was passed|has no parameter|requires y to be passed|n_samples=\d+ should be"
     r"|ill-defined empirical covariance|inconsistent numbers of samples"
+    r"|must be an instance of \w+, not|== .+, must be"
 )
 #: What a call returns that was refused by name.
 REFUSED = type("Refused", (), {"__repr__": lambda self: "REFUSED"})()

@@ -34,6 +34,8 @@ MIN_SHARE = 1e-9
 LARGE_RATIO = 1e100
 #: Exponentials of more, or of less than minus this, are not computed.
 LARGEST_EXPONENT = 300.0
+#: Exponents are bounded by this.
+LARGEST_QUOTIENT = 1e300
 
 
 class PlanErrors(NamedTuple):
@@ -155,12 +157,12 @@ class Certificate(NamedTuple):
         """The duality gap between the marginals that the plan has."""
         if self.reg:
             a, b = self.weights
-            gap = self.reg * _divergence(P, -S / self.reg, a[:, None], b)
+            gap = self.reg * _divergence(P, _quotient(-S, self.reg), a[:, None], b)
         else:
             gap = max(float((P * S).sum()), 0.0) - min(float(S.min()), 0.0) * float(P.sum())
         for p, w, f, lam in zip(masses, self.weights, self.potentials, self.penalties, strict=True):
             if not math.isinf(lam):
-                gap += lam * _divergence(p, -f / lam, w)
+                gap += lam * _divergence(p, _quotient(-f, lam), w)
         return gap
 
     def _repair(self, P, S, masses, deviations) -> float:
@@ -189,6 +191,12 @@ def _deviations(rows: Array, weights: Array, excess: float) -> Array:
     """``|sum of row - weight (1 + excess)|`` of each row, rounded once."""
     pairs = zip(rows, weights, strict=True)
     return np.array([abs(math.fsum([*row, -w]) - w * excess) for row, w in pairs])
+
+
+def _quotient(x: Array, unit: float) -> Array:
+    """``x / unit``, finite."""
+    with np.errstate(over="ignore"):
+        return np.clip(x / unit, -LARGEST_QUOTIENT, LARGEST_QUOTIENT)
 
 
 def _divergence(p: Array, x: Array, *weights: Array) -> float:

@@ -100,7 +100,7 @@ def solve_constants(
     if all(held) and not reg:
         P, f, g = network_simplex(a.numpy(), b.numpy(), C.numpy(), eps)
         value = float(np.add.reduce(P * C.numpy(), None))
-        centred = f - np.add.reduce(f) / len(f), g - np.add.reduce(g) / len(g)
+        centred = f - np.add.reduce(f / len(f)), g - np.add.reduce(g / len(g))
         P, f, g, *derivatives = map(torch.from_numpy, (P, f, g, *centred))
         problem = Penalised(a, b, C, *penalties, reg)
         return TransportSolution(P, f, g, tuple(derivatives), value, problem)

@@ -104,3 +104,9 @@ def test_the_penalty_of_rounding_is_that_of_the_larger_penalty():
     assert rounding_penalty(Penalised(a, b, C, INF, INF, 1.0)) == 0
     small = rounding_penalty(Penalised(a, b, C, 1e20, 1.0, 0.0))
     assert small == rounding_penalty(Penalised(a, b, C, INF, 1e20, 0.0)) and 1e-11 < small < 1e-8
+
+
+def test_errors_are_finite_where_costs_over_the_entropy_overflow():
+    a, b, C = tensors([0.4, 0.6], [0.5, 0.5], [[0.0, 1e15], [2e15, 0.0]])
+    plan = solve(a, b, C, reg=1e-300)
+    assert 0 <= plan.error <= 1e-9 * float(plan.cost) and plan.gap <= plan.error
