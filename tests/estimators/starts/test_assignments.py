@@ -125,3 +125,15 @@ def test_random_responsibilities_of_several_blocks_are_drawn_as_of_one(em, monke
     drawn = normalised(np.random.RandomState(3).uniform(size=(600, 4)))
     rng = np.random.RandomState(3)
     assert np.allclose(responsibilities(assignments.assign("random", em, 4, rng)), drawn)
+
+
+def test_weighted_starts_choose_no_sample_of_weight_zero(blobs):
+    X = torch.tensor(blobs)
+    weights = torch.zeros(600, dtype=torch.float64)
+    weights[:10] = 1
+    with workers(X.device) as pool:
+        em = EM(InMemory(X, weights, pool), X.mean(0), 1e-6)
+        for name in ["k-means++", "random_from_data"]:
+            rng = np.random.RandomState(0)
+            resp = responsibilities(assignments.assign(name, em, 5, rng), 5)
+            assert resp[:, :10].sum() == 5

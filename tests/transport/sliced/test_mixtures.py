@@ -5,6 +5,7 @@ import ot
 import pytest
 import torch
 from torch.testing import assert_close
+from transport.sliced.differences import check_derivatives
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.distance import transport_plan
@@ -26,32 +27,6 @@ def chosen(n_directions, n_features, name="quasi"):
 @pytest.fixture(params=["full", "tied", "diag", "spherical"])
 def name(request):
     return request.param
-
-
-def differences(function, tensor, h=1e-5):
-    """Central differences of a scalar function."""
-    gradient = torch.zeros_like(tensor)
-    for i in range(tensor.numel()):
-        values = []
-        for sign in (1, -1):
-            moved = tensor.clone()
-            moved.view(-1)[i] += sign * h
-            values.append(function(moved))
-        gradient.view(-1)[i] = (values[0] - values[1]) / (2 * h)
-    return gradient
-
-
-def check_derivatives(cost, inputs, rtol):
-    """Autograd against central differences, in every input."""
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    found = torch.autograd.grad(cost(*leaves), leaves)
-    for i, gradient in enumerate(found):
-
-        def of_one(moved, i=i):
-            return cost(*inputs[:i], moved, *inputs[i + 1 :])
-
-        expected = differences(of_one, inputs[i])
-        assert (gradient - expected).abs().max() < rtol * expected.abs().max(), i
 
 
 def test_mixture_sliced_distance_is_below_mw2_and_zero_on_equal_mixtures(name, make_mixture):

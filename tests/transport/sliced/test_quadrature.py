@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
+from transport.sliced.differences import differences, symmetric
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
@@ -70,24 +71,6 @@ def test_errors_fall_like_the_fourth_power_of_the_nodes(make_mixture, make_sampl
         (sliced_wasserstein(mixture, X, theta, n_nodes=m) - expected).abs().mean() for m in (20, 40)
     ]
     assert errors[0] / errors[1] > 8
-
-
-def differences(function, tensor, h=1e-5):
-    """Central differences of a scalar function."""
-    gradient = torch.zeros_like(tensor)
-    for i in range(tensor.numel()):
-        values = []
-        for sign in (1, -1):
-            moved = tensor.clone()
-            moved.view(-1)[i] += sign * h
-            values.append(function(moved))
-        gradient.view(-1)[i] = (values[0] - values[1]) / (2 * h)
-    return gradient
-
-
-def symmetric(covariances):
-    """Perturbed matrices, symmetric again."""
-    return (covariances + covariances.mT) / 2 if covariances.ndim == 3 else covariances
 
 
 def weighted_cost(p, exact):
