@@ -250,11 +250,9 @@ class Squarem(Acceleration):
         r, v = x1 - x0, x2 - 2 * x1 + x0
         a = float(torch.linalg.vector_norm(r) / torch.linalg.vector_norm(v))
         self.length = min(a, self.longest)
-        if not self.length > 1:  # also where there was no change at all: 0 / 0
+        if not self.length > 1:  # NaN without any change, 0 / 0, and where a point is not finite
             return None
         proposal = x0 + 2 * self.length * r + self.length**2 * v
-        if not torch.isfinite(proposal).all():
-            return None
         return self.from_free(self._shortened(x2, proposal))
 
     def _shortened(self, last: Tensor, proposal: Tensor) -> Tensor:

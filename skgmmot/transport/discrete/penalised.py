@@ -33,6 +33,8 @@ ZERO_COST = 1e-16
 COST_CUTOFFS = 1e2, 1e4
 #: Weights below this share of the total are solved for in logarithms.
 MIN_PLAIN_WEIGHT = 1e-10
+#: Bound of the mass of the independent plan, which is the product of both.
+MOST_MASS = 1e300
 #: Values below this share of the cost of a simple plan are computed again, in units of themselves.
 SMALL_VALUE = 1e-4
 #: Costs below this share of ``reg`` leave the independent plan optimal to rounding.
@@ -92,7 +94,8 @@ def solve_constants(
     Raises
     ------
     ValueError
-        If a cost is negative and a marginal is penalised.
+        If a cost is negative and a marginal is penalised, or with entropy if the independent plan
+        has too large a mass.
     RuntimeError
         If the solver stops early, or the duality gap is too large.
     """
@@ -112,6 +115,11 @@ def solve_constants(
         )
     penalties = _prescribed(penalties, C)
     totals = float(a.sum()), float(b.sum())
+    if reg and not totals[0] * totals[1] < MOST_MASS:
+        raise ValueError(
+            f"weights must have totals of a product below {MOST_MASS:.0e} with reg, got "
+            f"{totals[0]:.1e} and {totals[1]:.1e}. Divide them by their sums."
+        )
     large = any(LARGE_PENALTY * C.max() < lam < math.inf for lam in penalties) and bool(C.max() > 0)
     if large and abs(totals[0] - totals[1]) <= max(EQUAL, ROUNDINGS * eps) * max(totals):
         b = b * (totals[0] / totals[1])

@@ -21,7 +21,7 @@ BAD_SAMPLES = [
         r"X must have shape \(n_samples, n_features\), got \(10,\). Reshape your data",
     ),
     (torch.ones(2, 3, 4), r"X must have shape .* got \(2, 3, 4\). Reshape"),
-    (np.ones((2, 3, 4)), r"X.reshape\(-1, 4\) if it is a picture"),
+    (np.ones((2, 3, 4)), r"X.reshape\(-1, 4\) if its last axis holds"),
     (np.empty((0, 3)), r"Found array with 0 sample\(s\)"),
     (torch.empty((0, 3)), r"X must have at least 2 sample\(s\)"),
     (torch.empty((10, 0)), r"X must have at least 2 sample\(s\) and 1 feature\(s\)"),

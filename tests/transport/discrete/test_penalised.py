@@ -306,3 +306,12 @@ def test_marginals_of_an_entropic_plan_are_met_to_rounding():
     torch.testing.assert_close(found.sum(1), a, rtol=0, atol=4e-16)
     torch.testing.assert_close(found.sum(0), b, rtol=0, atol=4e-16)
     assert penalised._with_marginals(P, P.sum(1), P.sum(0)) is P
+
+
+def test_independent_plans_of_too_large_a_mass_are_refused():
+    a, b, C = problem(3, 4)
+    with pytest.raises(
+        ValueError, match=r"totals of a product below 1e\+300 with reg, got 1.0e\+200"
+    ):
+        solve(1e200 * a, 1e200 * b, C, reg=0.1, reg_m=1.0)
+    assert solve(1e200 * a, 1e200 * b, C, reg_m=1.0).cost > 0
