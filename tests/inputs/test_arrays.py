@@ -23,6 +23,8 @@ from skgmmot._inputs import arrays
         (np.ones((2, 2), dtype=bool), torch.float64),
         (np.ones((2, 2), dtype=">f8"), torch.float64),
         (np.ones((2, 2))[::-1], torch.float64),
+        (np.ones((1, 2))[::-1], torch.float64),
+        (np.ones((2, 1), np.float32)[:, ::-1], torch.float32),
         (torch.ones(2, 2, dtype=torch.float16), torch.float64),
         (torch.ones(2, 2, dtype=torch.int32), torch.float64),
         (torch.ones(2, 2), torch.float32),

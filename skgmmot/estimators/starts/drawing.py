@@ -92,6 +92,8 @@ def one_start(
 def _in_order_of(means: Tensor, found: GaussianMixtureParams) -> GaussianMixtureParams:
     """Components in the order of given means, each near its own."""
     distances = torch.cdist(means, found.means).cpu().numpy()
+    if not np.isfinite(distances).all():  # as with a prior that overflows; any order will do
+        return found
     return select(found, torch.from_numpy(linear_sum_assignment(distances)[1]).to(means.device))
 
 

@@ -1,9 +1,10 @@
 """Random numbers of starts."""
 
 import numpy as np
+import pytest
 import torch
 
-from skgmmot import DifferentiableGaussianMixture
+from skgmmot import DifferentiableGaussianMixture, Prior
 from skgmmot.estimators.starts import drawing
 
 
@@ -31,3 +32,11 @@ def test_only_the_first_run_of_a_fitted_start_is_given_more_than_weights(monkeyp
     weights, means = torch.tensor([0.3, 0.7]), torch.zeros(2, 3)
     given = [drawing.one_start(estimator, None, (weights, means, None), None, k) for k in range(3)]
     assert given == [(weights, means, None), (weights, None, None), (weights, None, None)]
+
+
+def test_a_prior_that_overflows_is_refused_in_words_beside_fixed_means(blobs):
+    options = {"fixed_means": True, "means_init": blobs[:2], "random_state": 0}
+    prior = Prior(mean_precision=1e300)
+    model = DifferentiableGaussianMixture(2, prior=prior, **options)
+    with pytest.raises(ValueError, match="ill-defined"):
+        model.fit(1e29 * blobs)
