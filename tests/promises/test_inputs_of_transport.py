@@ -273,8 +273,9 @@ def test_distances_between_samples(data):
     X, Y = data.draw(arrays()), data.draw(arrays())
     for metric in (frechet_distance, sliced_wasserstein_distance):
         found = answered(metric, X, Y if data.draw(mostly(True, False)) else X, return_error=True)
-        assert_finite(found)
-        assert found is REFUSED or number(found[0]) >= 0
+        # between equal samples beyond the range of squares, zero is right and its error unknown
+        assert_finite(found if found is REFUSED else found[0])
+        assert found is REFUSED or (number(found[0]) >= 0 and found[1] >= 0)
 
 
 @given(st.data())

@@ -69,13 +69,14 @@ class Certificate(NamedTuple):
         P = np.asarray(P, dtype=float)
         masses, deviations = (P.sum(1), P.sum(0)), self._deviations(P)
         known = self._scaled()
+        f, g = (np.where(np.isfinite(t), t, 0.0) for t in known.potentials)  # of weights of zero
+        known = known._replace(potentials=(f, g))
         S = known._slacks()
         gap = known._gap(P, S, masses)
         if not self.reg and not all(self._held()):
             fitted = known._fitted(P)
             gap = min(gap, fitted._gap(P, fitted._slacks(), masses))
         elif self.reg and S.min() <= 0:  # rounding of the costs may be large against the entropy
-            f, g = known.potentials
             rounding = 2 * EPS * (abs(self.C) + abs(f[:, None]) + abs(g)).max(1)
             lower = known._replace(potentials=(f + np.minimum(S.min(1), 0) - rounding, g))
             gap = min(gap, lower._gap(P, lower._slacks(), masses))

@@ -94,8 +94,8 @@ def solve_constants(
     Raises
     ------
     ValueError
-        If a cost is negative and a marginal is penalised, or with entropy if the independent plan
-        has too large a mass.
+        If a cost is negative and a marginal is penalised, if the cost of the plan leaves the range,
+        or with entropy if the independent plan has too large a mass.
     RuntimeError
         If the solver stops early, or the duality gap is too large.
     """
@@ -125,6 +125,11 @@ def solve_constants(
         b = b * (totals[0] / totals[1])
         penalties = _bounded_penalties(penalties, C)
     P, f, g, value = _penalised(a, b, C, penalties, reg)
+    if math.isinf(value):
+        raise ValueError(
+            "weights must have a transport cost in the range of float64, got totals of "
+            f"{totals[0]:.1e} and {totals[1]:.1e}. Divide them by their sums."
+        )
     derivatives = (
         _derivative(f, penalties[0], reg, float(b.sum())),
         _derivative(g, penalties[1], reg, float(a.sum())),

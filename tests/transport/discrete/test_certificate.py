@@ -87,3 +87,9 @@ def test_costs_that_no_plan_uses_need_only_be_bounded():
     plan = solve_bounded(a, b, 0.5 * C, lambda k, l: C[k, l])
     assert plan.gap <= plan.error < 1e-14
     assert abs(float(plan.cost - exact(a, b, C).cost)) <= plan.error
+
+
+def test_weights_of_zero_with_hardly_any_entropy_have_a_finite_error():
+    a, b = torch.ones(1, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    plan = solve(a, b, torch.tensor([[4.0e15, 4.1e15]], dtype=torch.float64), reg=1e-300, reg_m=1.0)
+    assert float(plan.cost) == pytest.approx(2.0) and plan.error < 1e-12

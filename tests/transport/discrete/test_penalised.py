@@ -315,3 +315,5 @@ def test_independent_plans_of_too_large_a_mass_are_refused():
     ):
         solve(1e200 * a, 1e200 * b, C, reg=0.1, reg_m=1.0)
     assert solve(1e200 * a, 1e200 * b, C, reg_m=1.0).cost > 0
+    with pytest.raises(ValueError, match="a transport cost in the range of float64, got totals of"):
+        solve(a, 1e300 * b, 1e9 + C, reg_m=(1.0, math.inf))
