@@ -6,28 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from transport.sliced.lines import ONE, chosen, generator
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.sliced.directions import DIRECTIONS, ascend, directions
 from skgmmot.transport.sliced.distance import sliced_wasserstein, sliced_wasserstein_between
 
 F64 = torch.float64
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def chosen(n_directions, n_features, name="quasi"):
-    return directions(name, n_directions, n_features, generator=generator())
-
-
-ONE = torch.ones(1, 1, dtype=F64)
-
-
-@pytest.fixture(params=["full", "tied", "diag", "spherical"])
-def name(request):
-    return request.param
 
 
 @pytest.mark.parametrize("way", DIRECTIONS)

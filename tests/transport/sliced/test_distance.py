@@ -10,10 +10,10 @@ import scipy.stats
 import torch
 from torch.testing import assert_close
 from transport.sliced.differences import check_derivatives, symmetric
+from transport.sliced.lines import ONE, chosen, generator, on_a_line
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
-from skgmmot.transport.sliced.directions import directions
 from skgmmot.transport.sliced.distance import (
     sliced_wasserstein,
     sliced_wasserstein_between,
@@ -22,28 +22,6 @@ from skgmmot.transport.sliced.distance import (
 from skgmmot.transport.sliced.slices import slice_samples, slices
 
 F64 = torch.float64
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def chosen(n_directions, n_features, name="quasi"):
-    return directions(name, n_directions, n_features, generator=generator())
-
-
-def on_a_line(weights, means, deviations):
-    """A mixture in one dimension."""
-    weights, means, deviations = (torch.tensor(t, dtype=F64) for t in (weights, means, deviations))
-    return GaussianMixtureParams(weights, means[:, None], deviations[:, None] ** 2)
-
-
-ONE = torch.ones(1, 1, dtype=F64)
-
-
-@pytest.fixture(params=["full", "tied", "diag", "spherical"])
-def name(request):
-    return request.param
 
 
 # --- closed forms ------------------------------------------------------------------------------

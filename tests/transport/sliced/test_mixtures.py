@@ -2,31 +2,17 @@
 
 import numpy as np
 import ot
-import pytest
 import torch
 from torch.testing import assert_close
 from transport.sliced.differences import check_derivatives
+from transport.sliced.lines import chosen
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.distance import transport_plan
-from skgmmot.transport.sliced.directions import directions
 from skgmmot.transport.sliced.mixtures import double_sliced_lines, mixture_sliced_plan
 from skgmmot.transport.sliced.slices import slices
 
 F64 = torch.float64
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def chosen(n_directions, n_features, name="quasi"):
-    return directions(name, n_directions, n_features, generator=generator())
-
-
-@pytest.fixture(params=["full", "tied", "diag", "spherical"])
-def name(request):
-    return request.param
 
 
 def test_mixture_sliced_distance_is_below_mw2_and_zero_on_equal_mixtures(name, make_mixture):

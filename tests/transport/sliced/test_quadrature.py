@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 from transport.sliced.differences import differences, symmetric
+from transport.sliced.lines import ONE, chosen, generator, on_a_line
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
-from skgmmot.transport.sliced.directions import directions
 from skgmmot.transport.sliced.distance import (
     slice_samples,
     sliced_wasserstein,
@@ -17,28 +17,6 @@ from skgmmot.transport.sliced.distance import (
 from skgmmot.transport.sliced.quadrature import mean_slope, squared
 
 F64 = torch.float64
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def chosen(n_directions, n_features, name="quasi"):
-    return directions(name, n_directions, n_features, generator=generator())
-
-
-def on_a_line(weights, means, deviations):
-    """A mixture in one dimension."""
-    weights, means, deviations = (torch.tensor(t, dtype=F64) for t in (weights, means, deviations))
-    return GaussianMixtureParams(weights, means[:, None], deviations[:, None] ** 2)
-
-
-ONE = torch.ones(1, 1, dtype=F64)
-
-
-@pytest.fixture(params=["full", "tied", "diag", "spherical"])
-def name(request):
-    return request.param
 
 
 def test_splines_are_close_to_exact_cells(make_mixture, make_samples):

@@ -4,24 +4,11 @@ import ot
 import pytest
 import torch
 from torch.testing import assert_close
+from transport.sliced.lines import chosen
 
-from skgmmot.transport.sliced.directions import directions
 from skgmmot.transport.sliced.samples import sliced_wasserstein_of_samples
 
 F64 = torch.float64
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def chosen(n_directions, n_features, name="quasi"):
-    return directions(name, n_directions, n_features, generator=generator())
-
-
-@pytest.fixture(params=["full", "tied", "diag", "spherical"])
-def name(request):
-    return request.param
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
