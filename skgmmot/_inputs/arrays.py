@@ -108,7 +108,7 @@ def as_tensor(array, *, device=None, dtype=None) -> Tensor:
 
 def _floats(array) -> np.ndarray:
     if _is_plain(array) and array.flags.c_contiguous and array.flags.writeable:
-        return _forwards(array)
+        return forwards(array)
     if is_dask(array):
         raise TypeError(
             f"an array must be in memory here, got a dask {type(array).__name__}. Use .compute(), "
@@ -134,12 +134,12 @@ def _floats(array) -> np.ndarray:
             array = array.astype(np.float64)
     # torch cannot share memory that runs backwards or is in foreign byte order
     array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C"])
-    array = _forwards(array)
+    array = forwards(array)
     return array if array.flags.writeable else np.asarray(_Shared(array))
 
 
-def _forwards(array: np.ndarray) -> np.ndarray:
-    """The array, copied if an axis of length one runs backwards, which numpy calls contiguous."""
+def forwards(array: np.ndarray) -> np.ndarray:
+    """The array, copied if an axis runs backwards; numpy calls one of length one contiguous."""
     return array if min(array.strides, default=0) >= 0 else array.copy(order="C")
 
 

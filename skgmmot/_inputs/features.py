@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmmot._inputs.arrays import as_tensor
+from skgmmot._inputs.arrays import as_tensor, forwards
 from skgmmot.gaussian.conditional import feature_numbers
 
 
@@ -53,7 +53,7 @@ def chosen_features(features, n_features: int, names=None) -> list[int]:
             "features must be numbers, names, truth values or a slice, and not several of these, "
             f"got {features!r}. Name each feature in the same way."
         )
-    return feature_numbers(torch.from_numpy(np.ascontiguousarray(found)), n_features).tolist()
+    return feature_numbers(torch.from_numpy(forwards(found)), n_features).tolist()
 
 
 def _several_kinds(features, found: np.ndarray) -> bool:

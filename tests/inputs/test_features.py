@@ -20,6 +20,8 @@ NAMES = np.array(["age", "sex", "bmi", "bp"], dtype=object)
         ([-1, 0], [3, 0]),
         (np.int32(2), [2]),
         (np.array([1, 3]), [1, 3]),
+        (np.array([1, 3])[::-1], [3, 1]),
+        (np.array([1])[::-1], [1]),
         (torch.tensor([3, 1]), [3, 1]),
         (range(2), [0, 1]),
         (slice(1, None), [1, 2, 3]),
