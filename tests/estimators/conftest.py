@@ -1,7 +1,9 @@
-"""Fixtures of mixture estimators: how far two are apart, precisions to start from."""
+"""Fixtures of mixture estimators: how far two are apart, and what to start from."""
 
 import numpy as np
 import pytest
+
+from skgmmot import DifferentiableGaussianMixture
 
 PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
 
@@ -31,3 +33,14 @@ def unit_precisions(covariance_type):
         "diag": np.ones((4, 3)),
         "spherical": np.ones(4),
     }[covariance_type]
+
+
+@pytest.fixture
+def start(blobs):
+    """A fit whose parameters start others, as arguments."""
+    model = DifferentiableGaussianMixture(4, random_state=0).fit(blobs)
+    return {
+        "weights_init": model.weights_,
+        "means_init": model.means_ + 0.1,
+        "precisions_init": model.precisions_,
+    }

@@ -32,7 +32,7 @@ from skgmmot.transport.discrete.solvers import exact
 from skgmmot.transport.mixtures.distance import cost_matrix, transport_plan
 from skgmmot.transport.mixtures.errors import cost_error
 from skgmmot.transport.mixtures.geodesic import interpolate
-from skgmmot.transport.mixtures.linear_programme import solved_programme
+from skgmmot.transport.mixtures.linear_programme import linear_programme
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 #: Rounding of the objective and of a dual value, in units of their precision.
@@ -298,7 +298,7 @@ def _multi_marginal(tuples: Tensor, cost: Tensor, weights: Tensor) -> tuple[Tens
         (np.ones(T * J), (tuples.flatten().cpu(), np.arange(T).repeat(J))),
         shape=(len(weights), T),
     )
-    mass, potentials = solved_programme(cost, constraints, weights)
+    mass, potentials = linear_programme(cost, constraints, weights)
     return mass / mass.sum(), potentials
 
 

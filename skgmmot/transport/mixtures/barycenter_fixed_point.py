@@ -242,7 +242,7 @@ def _free_plans(theta: GaussianMixtureParams, problem: Pool) -> tuple[Tensor, fl
         plans = torch.zeros_like(C).scatter_(0, C.argmin(0, keepdim=True), weights)
     else:
         cost = (problem.coefficients * C).flatten()
-        plans = linear_programme(cost, *_equal_weights(len(C), problem)).view_as(C)
+        plans = linear_programme(cost, *_equal_weights(len(C), problem))[0].view_as(C)
     return plans, float((problem.coefficients * plans * C).sum())
 
 

@@ -9,27 +9,7 @@ from torch import Tensor
 NO_MASS = 1e-12
 
 
-def linear_programme(cost: Tensor, constraints, bounds: Tensor) -> Tensor:
-    """Return the solution of `solved_programme` without its potentials.
-
-    Parameters
-    ----------
-    cost : Tensor of shape (m,)
-        Costs.
-    constraints : sparse array of shape (r, m)
-        The left-hand side of the equations.
-    bounds : Tensor of shape (r,)
-        Their right-hand side.
-
-    Returns
-    -------
-    Tensor of shape (m,)
-        The solution.
-    """
-    return solved_programme(cost, constraints, bounds)[0]
-
-
-def solved_programme(cost: Tensor, constraints, bounds: Tensor) -> tuple[Tensor, Tensor]:
+def linear_programme(cost: Tensor, constraints, bounds: Tensor) -> tuple[Tensor, Tensor]:
     """Return a vertex solution of ``min <cost, x>``, ``x >= 0``, ``constraints @ x = bounds``.
 
     Parameters

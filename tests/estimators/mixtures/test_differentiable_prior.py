@@ -13,17 +13,6 @@ STARTS = ["kmeans", "k-means++", "random", "random_from_data", "sinkhorn"]
 MASK = [True, False, False, False]
 
 
-@pytest.fixture
-def start(blobs):
-    """A fit whose parameters start others, as arguments."""
-    model = DifferentiableGaussianMixture(4, random_state=0).fit(blobs)
-    return {
-        "weights_init": model.weights_,
-        "means_init": model.means_ + 0.1,
-        "precisions_init": model.precisions_,
-    }
-
-
 # --- priors --------------------------------------------------------------------------------------
 
 

@@ -9,17 +9,6 @@ from skgmmot import DifferentiableGaussianMixture
 MASK = [True, False, False, False]
 
 
-@pytest.fixture
-def start(blobs):
-    """A fit whose parameters start others, as arguments."""
-    model = DifferentiableGaussianMixture(4, random_state=0).fit(blobs)
-    return {
-        "weights_init": model.weights_,
-        "means_init": model.means_ + 0.1,
-        "precisions_init": model.precisions_,
-    }
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("mask", [True, MASK, np.array(MASK), torch.tensor(MASK)])
 @pytest.mark.parametrize("what", ["weights", "means", "covariances"])
