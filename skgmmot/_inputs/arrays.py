@@ -476,11 +476,16 @@ def sample_weights(sample_weight, X: Tensor) -> Tensor | None:
         return None
     weights = weights_as_given(sample_weight, X)
     high = float(weights.detach().max())
-    if high == 0:
+    refuse_zero_weights(high)
+    return (weights / high).to(X.dtype)
+
+
+def refuse_zero_weights(positive: float) -> None:
+    """Raise if all weights are zero, given the largest, their sum or how many are not."""
+    if positive == 0:
         raise ValueError(
             "sample_weight must have a positive sum, got all zeros. Give some sample weight."
         )
-    return (weights / high).to(X.dtype)
 
 
 def refuse_dask_weights(sample_weight) -> None:

@@ -67,10 +67,7 @@ def out_of_core(
         kind = reader.kind
     if reset and samples.n_samples < 2:
         raise ValueError("X must have at least 2 samples, got 1 in all blocks. Pass more data.")
-    if samples.facts.largest_weight == 0:
-        raise ValueError(
-            "sample_weight must have a positive sum, got all zeros. Give some sample weight."
-        )
+    arrays.refuse_zero_weights(samples.facts.largest_weight)
     return samples, kind
 
 

@@ -492,10 +492,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         if parts is None:
             return None
         log_likelihood, total = map(sum, zip(*parts, strict=True))
-        if total == 0:
-            raise ValueError(
-                "sample_weight must have a positive sum, got all zeros. Give some sample weight."
-            )
+        arrays.refuse_zero_weights(total)
         return log_likelihood, total
 
     def _log_likelihood(self, X, sample_weight):

@@ -14,10 +14,7 @@ from skgmmot.estimators._progress import VerboseLog
 from skgmmot.estimators.classes import CLASSES
 from skgmmot.estimators.mixtures import _checkpoint
 from skgmmot.estimators.mixtures._fit import Fit
-from skgmmot.estimators.mixtures._missing import (
-    check_observed,
-    to_start_from,
-)
+from skgmmot.estimators.mixtures._missing import check_observed, to_start_from
 from skgmmot.estimators.mixtures._partial_fit import STATE
 from skgmmot.estimators.starts import drawing, earlier, held_parameters, initial_values, units
 from skgmmot.fitting.em.e_steps import E_STEPS, Gradient

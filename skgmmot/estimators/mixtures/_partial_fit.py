@@ -213,11 +213,7 @@ class FittedByBlocks(FittedMixture):
                 learn = further_block if hasattr(fitted, "means_") else first_block
                 learn(fitted, block)
                 n_taken += 1
-            if not n_taken:
-                raise ValueError(
-                    "sample_weight must have a positive sum, got all zeros. Give some sample "
-                    "weight."
-                )
+            arrays.refuse_zero_weights(n_taken)
         return self
 
     def _blocks(self, X, sample_weight):

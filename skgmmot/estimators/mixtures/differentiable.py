@@ -17,10 +17,7 @@ from skgmmot.estimators.mixtures._base import CovarianceTypeName
 from skgmmot.estimators.mixtures._em_fit import EMFit, LabelledFit, OutOfCoreFit
 from skgmmot.estimators.mixtures._fit import check_enough
 from skgmmot.estimators.mixtures._inference import MaximumLikelihood
-from skgmmot.estimators.mixtures._missing import (
-    Imputing,
-    refuse_missing,
-)
+from skgmmot.estimators.mixtures._missing import Imputing, refuse_missing
 from skgmmot.estimators.mixtures._partial_fit import FittedByBlocks
 from skgmmot.estimators.starts import drawing
 from skgmmot.fitting.em.e_steps import E_STEPS

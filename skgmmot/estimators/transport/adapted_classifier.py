@@ -175,10 +175,7 @@ class AdaptedClassifier(ClassifierMixin, MetaEstimatorMixin, SavedEstimator):
                 f"{type(self.classifier).__name__}. Leave the weights out."
             )
         weights = arrays.weights_as_given(sample_weight, torch.from_numpy(X))
-        if not weights.any():
-            raise ValueError(
-                "sample_weight must have a positive sum, got all zeros. Give some sample weight."
-            )
+        arrays.refuse_zero_weights(float(weights.max()))
         return _in_numpy(weights).astype(X.dtype)
 
     @overload

@@ -7,13 +7,8 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from skgmmot.transport.sliced.quadrature import (
-    NODE_RANGE,
-)
-from skgmmot.transport.sliced.slices import (
-    MIN_RELATIVE_DEVIATION,
-    slices,
-)
+from skgmmot.transport.sliced.quadrature import NODE_RANGE
+from skgmmot.transport.sliced.slices import MIN_RELATIVE_DEVIATION, slices
 
 #: Nodes of the two quadratures that another one is compared with, relative to its own; errors for
 #: p = 2 fall like the fourth power of their number, and faster for others.
