@@ -57,7 +57,7 @@ EQUIVALENT = {
     ),
     ("fitting/quantization.py", "blocks = X.split(max(1"): "how much is held at once",
     ("fitting/em/gradient/adjoint.py", "self.row_size = 2 * theta"): "how much is held at once",
-    ("estimators/search/mixture_search.py", "yield grown, EM(held_out, grown.em"): (
+    ("estimators/search/_comparison.py", "yield grown, EM(held_out, grown.em"): (
         "samples that are held out have no M-step"
     ),
     ("fitting/sliced.py", "MAX_PROJECTED ="): "how much is held at once changes no value",

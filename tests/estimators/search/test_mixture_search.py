@@ -1,18 +1,16 @@
 """The choice of a number of components and a covariance type."""
 
 import pickle
-import warnings
 
-import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
-from sklearn.model_selection import ShuffleSplit
+from three_groups import groups
 
 from skgmmot import (
     DifferentiableGaussianMixture,
@@ -21,23 +19,7 @@ from skgmmot import (
     OTMap,
     SemidiscreteGMM,
 )
-from skgmmot.estimators.search.mixture_search import _Course
 from skgmmot.metrics import bic_scorer
-
-SHAPES = {
-    "full": [[[1.0, 0.9], [0.9, 1.0]], [[1.0, -0.9], [-0.9, 1.0]], [[0.3, 0.0], [0.0, 0.3]]],
-    "tied": [[[1.0, 0.8], [0.8, 1.0]]] * 3,
-    "diag": [[[1.0, 0.0], [0.0, 0.1]], [[0.1, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 0.3]]],
-    "spherical": [np.eye(2), 0.3 * np.eye(2), 0.1 * np.eye(2)],
-}
-
-
-def groups(name, n=200):
-    """Three groups of a covariance type."""
-    rng = np.random.default_rng(0)
-    centres = [[0, 0], [5, 0], [0, 5]]
-    pairs = zip(centres, SHAPES[name], strict=True)
-    return np.vstack([rng.multivariate_normal(c, S, size=n) for c, S in pairs])
 
 
 @pytest.fixture(scope="module")
@@ -58,28 +40,6 @@ def test_other_criteria_find_at_least_the_groups(criterion):
     X = groups("full")
     found = GaussianMixtureSearch(range(1, 6), "full", criterion=criterion, random_state=0).fit(X)
     assert found.n_components_ >= 3
-
-
-@pytest.mark.parametrize("criterion, K, n_samples", [("bic", 13, 12), ("held_out", 10, 9)])
-def test_numbers_that_exceed_the_samples_are_left_out(criterion, K, n_samples):
-    X = groups("spherical")[::50]
-    with pytest.warns(UserWarning, match=f"at most .*, got {K} for {n_samples}. Larger"):
-        found = GaussianMixtureSearch(
-            [1, 2, 3, K], "spherical", criterion=criterion, cv=4, random_state=0
-        ).fit(X)
-    assert set(found.results_["n_components"]) == {1, 2, 3}
-
-
-@pytest.mark.parametrize("largest, warned", [(2, True), (3, True), (5, False)])
-def test_a_best_number_at_the_end_of_the_grid_is_warned_of(largest, warned):
-    numbers = range(1, largest + 1)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        GaussianMixtureSearch(numbers, "full", random_state=0).fit(groups("full"))
-        GaussianMixtureSearch(largest, random_state=0).fit(groups("full"))  # no choice
-    texts = [str(w.message) for w in caught if "must go beyond the best number" in str(w.message)]
-    assert len(texts) == warned
-    assert all(f"got {largest} for the best and the largest" in text for text in texts)
 
 
 def test_criteria_are_those_of_the_fits(search):
@@ -110,35 +70,6 @@ def test_no_fit_is_worse_than_one_from_a_start_of_its_own():
     assert set(rows.start) <= {"kmeans", "split", "merge"}
     grown = rows[rows.covariance_type == "full"].log_likelihood
     assert (np.diff(grown) > -1e-3).all(), "a component more is never worse"
-
-
-def test_types_without_hope_are_given_up_and_none_if_so_asked():
-    X, options = groups("tied"), {"random_state": 0}
-    pruned = GaussianMixtureSearch(**options).fit(X)
-    whole = GaussianMixtureSearch(patience=None, **options).fit(X)
-    assert len(whole.results_["criterion"]) == 40
-    assert len(pruned.results_["criterion"]) < 30
-    assert pruned.best_params_ == whole.best_params_
-
-
-@pytest.mark.parametrize(
-    "values, lowest, given_up",
-    [
-        ([100, 50, 70], 50, False),  # once
-        ([100, 50, 70, 90], 50, True),
-        ([100, 50, 55, 58], 50, False),  # not clearly
-        ([1000, 900, 800], 0, True),  # 700 more at best
-        ([1000, 900, 800], 89, True),
-        ([1000, 900, 800], 101, False),
-        ([1000, np.inf, np.inf], 1000, True),
-        ([1000, 200], 0, False),
-    ],
-)
-def test_hope_ends_after_clear_losses_or_too_far_behind(values, lowest, given_up):
-    course = _Course()
-    course.values = dict(enumerate(values, start=1))
-    course.judge(lowest, 7, 2)
-    assert course.given_up == given_up
 
 
 def test_it_is_a_fitted_mixture_itself(search):
@@ -232,20 +163,6 @@ def test_counts_are_repeated_rows(search):
     assert less.best_criterion_ == weighted.best_criterion_
 
 
-def test_held_out_likelihood_is_that_of_the_folds():
-    X = groups("spherical")
-    cv = ShuffleSplit(2, test_size=0.25, random_state=0)
-    found = GaussianMixtureSearch((3,), "diag", criterion="held_out", cv=cv, random_state=0).fit(X)
-    each = [
-        DifferentiableGaussianMixture(3, covariance_type="diag", n_init=2, random_state=0)
-        .fit(X[train])
-        .score(X[test])
-        for train, test in cv.split(X)
-    ]
-    assert found.results_["held_out"][0] == pytest.approx(np.mean(each), abs=1e-2)
-    assert found.best_criterion_ == pytest.approx(-2 * len(X) * found.results_["held_out"][0])
-
-
 def test_results_are_arrays_or_tensors_as_other_results(array_kind):
     X = groups("spherical", n=50)
     options = {"n_components": (2, 3), "covariance_types": "diag", "random_state": 0}
@@ -270,23 +187,6 @@ def test_starts_and_options_are_those_of_the_mixture():
     mixture = DifferentiableGaussianMixture(fixed_weights=True)
     found = GaussianMixtureSearch((2, 3), "diag", mixture=mixture, random_state=0).fit(X)
     np.testing.assert_allclose(found.weights_, 1 / 3)
-
-
-def test_collapsed_fits_are_not_chosen():
-    rng = np.random.default_rng(0)
-    X = np.vstack([rng.normal(size=(60, 2)), np.full((4, 2), 30.0)])  # four equal rows
-    found = GaussianMixtureSearch(range(1, 5), "full", patience=None, random_state=0).fit(X)
-    rows = pd.DataFrame(found.results_)
-    assert rows.collapsed.any()
-    assert not rows.collapsed[found.best_index_]
-    with pytest.warns(ConvergenceWarning, match="a best fit with a collapsed component"):
-        GaussianMixtureSearch(4, "full", random_state=0).fit(X)
-
-
-def test_numbers_need_not_be_consecutive_nor_in_order():
-    found = GaussianMixtureSearch([8, 1, 3, 3], "tied", random_state=0).fit(groups("tied"))
-    assert found.results_["n_components"].tolist() == [1, 3, 8]
-    assert found.n_components_ == 3
 
 
 def test_the_plot_has_a_line_for_each_type(search):
@@ -372,62 +272,11 @@ def test_a_search_in_which_all_fits_fail_leaves_the_earlier_one():
     assert found.means_ is means
 
 
-def test_a_type_that_fails_in_one_fold_is_not_chosen():
-    X = groups("diag", n=20)
-    X[:, 0] = np.where(np.arange(60) < 50, 0.0, X[:, 0])  # constant in the first fold's training
-    mixture = DifferentiableGaussianMixture(reg_covar=0)
-    cv = [(np.arange(40), np.arange(40, 60)), (np.arange(20, 60), np.arange(20))]
-
-    class Cuts:
-        def split(self, X, y=None, groups=None):
-            return iter(cv)
-
-    options = {"criterion": "held_out", "cv": Cuts(), "mixture": mixture, "random_state": 0}
-    found = GaussianMixtureSearch((1, 2), ("full", "spherical"), **options).fit(X)
-    assert found.covariance_type_ == "spherical"
-    rows = pd.DataFrame(found.results_)
-    assert np.isinf(rows.criterion[rows.covariance_type == "full"]).all()
-
-
 def test_units_that_reg_covar_drowns_are_warned_of_once():
     with pytest.warns(UserWarning, match="reg_covar must be small") as caught:
         GaussianMixtureSearch((1, 2), "diag", random_state=0).fit(1e-4 * groups("diag"))
     assert len([w for w in caught if "reg_covar must be small" in str(w.message)]) == 1
     assert caught[0].filename == __file__
-
-
-class Elsewhere:
-    """What joblib does with processes: tasks and their results are pickled."""
-
-    n_calls = 0
-
-    def __init__(self, n_jobs):
-        assert n_jobs == 2
-
-    def __call__(self, tasks):
-        Elsewhere.n_calls += 1
-        for function, arguments, options in tasks:
-            arguments = pickle.loads(pickle.dumps(arguments))
-            yield pickle.loads(pickle.dumps(function(*arguments, **options)))
-
-
-@pytest.mark.parametrize("criterion", ["bic", "held_out"])
-def test_processes_find_what_one_finds(criterion, monkeypatch):
-    module = "skgmmot.estimators.search.mixture_search"
-    monkeypatch.setattr(f"{module}.Parallel", Elsewhere)
-    monkeypatch.setattr(f"{module}.delayed", joblib.delayed)
-    options = {"criterion": criterion, "cv": 2, "random_state": 0}
-    alone = GaussianMixtureSearch(range(1, 5), ("full", "diag"), **options)
-    shared = clone(alone).set_params(n_jobs=2).fit(groups("diag", 60))
-    assert Elsewhere.n_calls
-    alone.fit(groups("diag", 60))
-    assert shared.best_params_ == alone.best_params_
-    for name, column in alone.results_.items():
-        if name != "fit_time":
-            np.testing.assert_array_equal(shared.results_[name], column)
-    for name in ("weights_", "means_", "covariances_", "lower_bound_", "lower_bounds_"):
-        found, expected = (getattr(s.best_estimator_, name) for s in (shared, alone))
-        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_certified_search_has_the_errors_of_its_best_fit():
