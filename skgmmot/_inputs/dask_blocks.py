@@ -318,12 +318,16 @@ class _Named:
     def __call__(self, X, weights, number):
         if not len(X) and (weights is None or not len(weights)):
             return None
-        try:
-            X, weights = self.read(X, weights)
-        except (TypeError, ValueError) as error:
-            refusal = TypeError if isinstance(error, TypeError) else ValueError
-            raise refusal(f"block {number} of X is invalid: {error}") from error
-        return self.function(X, weights)
+        return self.function(*_tensors(self.read, X, weights, number))
+
+
+def _tensors(read, X, weights, number) -> tuple:
+    """A block and its weights, validated; errors have its number."""
+    try:
+        return read(X, weights)
+    except (TypeError, ValueError) as error:
+        refusal = TypeError if isinstance(error, TypeError) else ValueError
+        raise refusal(f"block {number} of X is invalid: {error}") from error
 
 
 def _delayed_blocks(data) -> list:
@@ -466,8 +470,10 @@ class DaskSamples:
 
     def __init__(self, blocks: DaskBlocks, read: Callable):
         self.blocks, self.read = blocks, read
-        #: Of each block that has rows.
-        self._facts = of_each(blocks, facts_of, read)
+        found = of_each(blocks, _first_seen, read)
+        #: Of each block that has rows, and what later passes must find again.
+        self._facts = {i: facts for i, (facts, _) in found.items()}
+        self._ends = {i: ends for i, (_, ends) in found.items()}
         _check_alike(self._facts)
         self.facts = merged(self._facts.values())
         self.n_samples, self.n_features = self.facts.n_samples, len(self.facts.sum)
@@ -516,7 +522,21 @@ class DaskSamples:
 
     def _map(self, function, arguments):
         """``function(X, weights, *arguments)`` of some blocks as tensors."""
+        arguments = {i: (i, self._ends[i], *args) for i, args in arguments.items()}
         return self.blocks.map(_OfTensors(function, self.read), arguments)
+
+
+def _first_seen(X, weights):
+    """The facts of a block, and its ends."""
+    return facts_of(X, weights), _ends(X, weights)
+
+
+def _ends(X, weights) -> tuple[int, str]:
+    """The number of rows of a block, and a digest of the first and the last and their weights."""
+    if not len(X):
+        return 0, ""
+    parts = [part[[0, -1]] for part in (X, weights) if part is not None]
+    return len(X), "".join(map(digest, parts))
 
 
 def _rows_at(X, weights, numbers):
@@ -540,14 +560,22 @@ def _check_alike(facts: dict[int, Facts]) -> None:
 class _OfTensors:
     """A function of blocks as tensors, whose results are sent as arrays.
 
-    torch's own pickles are large, and slow to read.
+    torch's own pickles are large, and slow to read. Blocks must have the ends of the first pass.
     """
 
     def __init__(self, function, read):
         self.function, self.read = function, read
 
-    def __call__(self, X, weights, *arguments):
-        found = self.function(*self.read(X, weights), *arguments)
+    def __call__(self, X, weights, number, ends, *arguments):
+        if len(X):
+            X, weights = _tensors(self.read, X, weights, number)
+        if _ends(X, weights) != ends:
+            raise ValueError(
+                "X must compute to the same samples in every pass, got other rows or weights in "
+                f"block {number}. Leave nothing to chance in its tasks, or keep what they compute "
+                "once, as by X.persist()."
+            )
+        found = self.function(X, weights, *arguments)
         return tuple(None if t is None else t.numpy() for t in found)
 
 

@@ -160,16 +160,16 @@ class Reader:
 
     def __call__(self) -> Iterator[Block]:
         """One pass."""
-        seen = 0
-        ends: list[torch.Tensor] = []
+        seen, first, last = 0, (), ()
         for i, (X, weights) in enumerate(self._pairs()):
             block = self._block(i, X, weights, seen)
             if block is None:
                 continue
             seen += len(block[0])
-            ends = [ends[0] if ends else block[0][0].clone(), block[0][-1].clone()]
+            last = _row(block, -1)
+            first = first or _row(block, 0)
             yield block
-        self._check_rows(seen, ends)
+        self._check_rows(seen, [*first, *last])
 
     def _pairs(self):
         """The user's blocks, each with its weights, or None."""
@@ -240,7 +240,7 @@ class Reader:
     def _check_rows(self, seen: int, ends: list[Tensor]) -> None:
         """Raise unless this pass had the rows of the first one, and the weights theirs.
 
-        Of the rows, their number and the first and the last are compared.
+        Their number, and the first and the last row with its weight, are compared.
         """
         name = getattr(self.blocks, "__name__", "X")
         if self._n_samples is None:
@@ -263,9 +263,9 @@ class Reader:
             )
         elif not all(map(_equal, ends, self._ends)):
             raise ValueError(
-                "X must return the same samples in the same order at every call, got other rows "
-                f"at another call of {name}(). Leave nothing to chance in it: draw or shuffle "
-                "before the fit."
+                "X must return the same samples in the same order at every call, got other rows or "
+                f"weights at another call of {name}(). Leave nothing to chance in it: draw or "
+                "shuffle before the fit."
             )
         given = self.sample_weight
         if getattr(given, "shape", ()) and len(given) != seen:
@@ -273,6 +273,11 @@ class Reader:
                 f"sample_weight must have shape ({seen},), got {tuple(given.shape)}. Pass one "
                 "weight a sample."
             )
+
+
+def _row(block: Block, i: int) -> tuple[Tensor, ...]:
+    """Copy a row of a block, and its weight."""
+    return tuple(part[i].clone() for part in block if part is not None)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -170,6 +170,42 @@ def test_what_is_sent_compares_after_it_was_unpickled(covariance_type):
 # --- what is refused -----------------------------------------------------------------------------
 
 
+def changing(array, change):
+    """A dask array whose second chunk is changed whenever it is computed after the first time."""
+    calls = itertools.count()
+
+    def second():
+        return change(array[250:350].copy()) if next(calls) else array[250:350]
+
+    delayed = da.from_delayed(dask.delayed(second, pure=False)(), array[250:350].shape, dtype=float)
+    return da.concatenate([chunked(array).blocks[0], delayed, chunked(array).blocks[2]])
+
+
+CHANGES = {
+    "values": lambda rows: rows + 1.0,
+    "order": lambda rows: rows[::-1],
+    "fewer rows": lambda rows: rows[:-1],
+    "no rows": lambda rows: rows[:0],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("changed", ["X", "sample_weight"])
+def test_chunks_that_come_out_otherwise_are_refused(X, rng, changed, change):
+    a = rng.uniform(1.0, 2.0, len(X))
+    samples, weights = chunked(X), chunked(a)
+    if changed == "X":
+        samples = changing(X, CHANGES[change])
+    else:
+        weights = changing(a, CHANGES[change])
+    model = DifferentiableGaussianMixture(2, random_state=0)
+    with pytest.raises(
+        ValueError, match=r"same samples in every pass.*block 1|block 1 of X is inv"
+    ):
+        model.fit(samples, sample_weight=weights)
+    assert not hasattr(model, "means_")
+
+
 def of_dtype(dtype):
     return da.zeros((10, 2), chunks=(5, 2), dtype=dtype)
 

@@ -119,6 +119,12 @@ def shuffled(seed=0):
     return lambda: iter([rng.permutation(X)])
 
 
+def reweighted(seed=0):
+    """Pairs whose weights are drawn anew."""
+    rng = np.random.default_rng(seed)
+    return lambda: iter([(X, rng.uniform(1.0, 2.0, len(X)))])
+
+
 def with_entry(value):
     bad = X.astype(type(value) if isinstance(value, str) else float, copy=True)
     bad[45, 1] = value
@@ -135,6 +141,7 @@ REFUSED = [
     (shrinking((50, 60)), ValueError, "same samples at every call, got 60 rows after 50"),
     (drawn(), ValueError, "same samples in the same order at every call, got other rows"),
     (shuffled(), ValueError, "same samples in the same order at every call, got other rows"),
+    (reweighted(), ValueError, "at every call, got other rows or weights"),
     (lambda: iter([]), ValueError, "must return blocks with rows, got none"),
     (lambda: iter([X[:0]]), ValueError, "must return blocks with rows, got none"),
     (lambda: X, TypeError, r"X\(\) must return an iterator of blocks, got ndarray"),
