@@ -160,7 +160,9 @@ class Reader:
 
     def __call__(self) -> Iterator[Block]:
         """One pass."""
-        seen, first, last = 0, (), ()
+        seen = 0
+        first: tuple[Tensor, ...] = ()
+        last: tuple[Tensor, ...] = ()
         for i, (X, weights) in enumerate(self._pairs()):
             block = self._block(i, X, weights, seen)
             if block is None:
