@@ -45,7 +45,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from skgmmot import DifferentiableGaussianMixture, SlicedWassersteinGMM
-from skgmmot._inputs.dask_blocks import DaskBlocks
+from skgmmot._inputs.dask.blocks import DaskBlocks
 from skgmmot.estimators.mixtures._checkpoint import KINDS, VERSION, WHAT
 from skgmmot.numerics import archive
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from skgmmot._inputs import arrays
-from skgmmot._inputs.dask_blocks import DaskBlocks, DaskSamples, check_features, of_each
+from skgmmot._inputs.dask.blocks import DaskBlocks, of_each
+from skgmmot._inputs.dask.collections import check_features
+from skgmmot._inputs.dask.samples import DaskSamples
 from skgmmot.fitting.stream import Block, OutOfCore, Stream
 
 #: Memory-mapped files up to this many bytes are taken as arrays in memory: so are those in which

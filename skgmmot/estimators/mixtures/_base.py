@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import StrOptions, validate_parameter_const
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays, places
-from skgmmot._inputs.dask_blocks import answers
+from skgmmot._inputs.dask.answers import answers
 from skgmmot._inputs.mixtures import attributes, check_means
 from skgmmot._types import Array, Elsewhere, Samples
 from skgmmot.estimators._parameters import in_few_words, refuse_truth

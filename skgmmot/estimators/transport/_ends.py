@@ -8,7 +8,8 @@ import torch
 from sklearn.base import clone
 
 from skgmmot._inputs import arrays
-from skgmmot._inputs.dask_blocks import DaskBlocks, check_features
+from skgmmot._inputs.dask.blocks import DaskBlocks
+from skgmmot._inputs.dask.collections import check_features
 from skgmmot._inputs.labels import class_labels
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
 from skgmmot.estimators._default_mixture import DefaultMixture

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
 from skgmmot._inputs import arrays
-from skgmmot._inputs.dask_blocks import in_tasks
+from skgmmot._inputs.dask.tasks import in_tasks
 from skgmmot._inputs.mixtures import as_mixtures, as_two_sequences
 from skgmmot._inputs.seeds import seed_of
 from skgmmot._types import Penalties, RandomState, Samples, fit_context

@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skgmmot._inputs import arrays, places
-from skgmmot._inputs.dask_blocks import answers, by_method, dtype_of
+from skgmmot._inputs.dask.answers import answers, by_method
+from skgmmot._inputs.dask.collections import dtype_of
 from skgmmot._inputs.labels import refuse_target
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
 from skgmmot._types import (
