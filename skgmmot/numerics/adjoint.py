@@ -11,143 +11,31 @@ end of the loop on the autograd graph; see `skgmmot.numerics.gradients` for thei
   would go by itself. It is not a gradient, but a descent direction.
 
 ``F`` is any differentiable callable. What `implicit` needs of its derivative in ``theta`` is a
-`Linearisation`: autograd gives one of anything, a map that knows better brings its own.
+`Linearisation`: autograd gives one of any map, and a map may bring one that is faster.
 """
 
 import math
 import warnings
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from skgmmot.numerics.fixed_point import Point, Solution
-from skgmmot.numerics.krylov import Products, dense, gmres
+from skgmmot.numerics.krylov import Products
 from skgmmot.numerics.linalg import norm
-from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.numerics.linearisation import (
+    AutogradLinearisation,
+    Linearisation,
+    Map,
+    MovableLinearisation,
+    detached,
+    flatten,
+    rebuild,
+    unflatten,
+)
 
-#: Up to this many numbers, a derivative from autograd is small.
-SMALL = 40
-
-Map = Callable[[Point], Point]
 Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
-
-
-class Linearisation(Protocol):
-    """A map ``F`` and its derivative at a point, in coordinates of its own."""
-
-    theta: Point
-    """The point, a constant."""
-    residual: Tensor
-    """``F(theta) - theta``, as a vector ``(m,)``."""
-    small: bool
-    """Whether all products at once, a matrix, cost less than those of a Krylov space in turn."""
-
-    inverse: Callable[[Tensor], Tensor] | None = None
-    """An approximate inverse of ``I - dF/dtheta`` ``(m,) -> (m,)``, where one is known."""
-
-    def product(self, u: Tensor) -> Tensor:
-        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
-
-    def matrix(self) -> Tensor:
-        """``dF/dtheta^T (m, m)``, row by row the products of unit vectors."""
-        return self.product(torch.eye(len(self.residual)).to(self.residual))
-
-    def encode(self, u: Point) -> Tensor:
-        """A cotangent as a vector."""
-
-    def decode(self, vector: Tensor) -> Point:
-        """A vector as a cotangent."""
-
-    def retracted(self, vector: Tensor) -> Point:
-        """The point that a vector of coordinates leads to."""
-
-    def change_to(self, theta: Point) -> Tensor:
-        """The coordinates of the change that leads to a point ``(m,)``."""
-
-    @property
-    def against(self) -> Tensor:
-        """The part of the residual that is not the gradient of an objective ``(m,)``."""
-        return torch.zeros_like(self.residual)
-
-    @single_threaded_torch()
-    def solve(self, b: Tensor, tol: float) -> tuple[Tensor, Products]:
-        """Solve ``(I - dF/dtheta^T) x = b``, and return the products that it took."""
-        products = self.products()
-        if self.inverse is not None:
-            x = self.inverse(gmres(lambda v: products(self.inverse(v)), b, tol=tol))
-            if products.residual(x, b) <= 2 * tol:  # else the inverse is of a singular matrix
-                return x, products
-            products = self.products()
-        return (dense if self.small else gmres)(products, b, tol=tol), products
-
-    def products(self) -> Products:
-        """``I - dF/dtheta^T``, as an operator that remembers."""
-        return Products(lambda u: u - self.product(u), small=self.small)
-
-
-class MovableLinearisation(Linearisation, Protocol):
-    """A `Linearisation` of a map that depends on data, which may be moved."""
-
-    def natural(self, v: Tensor) -> Tensor:
-        """The cotangent to hand to one step, for that of the fixed point ``(..., m)``."""
-
-    def movement(self, v: Point, u: Tensor) -> Tensor:
-        """Compute minus the movement of the data from a cotangent of the fixed point."""
-
-
-class AutogradLinearisation(Linearisation):
-    """A map and its derivative at a point, which autograd finds.
-
-    Parameters
-    ----------
-    F : callable
-        The map.
-    theta : tuple of Tensor
-        The point. Its entries, one after another, are the coordinates.
-    """
-
-    def __init__(self, F: Map, theta: Point):
-        self.theta = _detached(theta)
-        with torch.enable_grad():
-            self._inputs = _rebuild(theta, [t.clone().requires_grad_() for t in self.theta])
-            self._outputs = F(self._inputs)
-        self.residual = _flatten(_detached(self._outputs)) - _flatten(self.theta)
-        self.small = self.residual.numel() <= SMALL
-
-    def product(self, u: Tensor) -> Tensor:
-        """``dF/dtheta^T u`` for one cotangent ``(m,)`` or several ``(..., m)``."""
-        if u.ndim > 1:
-            return torch.stack([self.product(row) for row in u])
-        # A leaf that F leaves constant has no derivative, and no part in the product.
-        moving = [t.requires_grad for t in self._outputs]
-        pairs = zip(self._outputs, self.decode(u), strict=True)
-        outputs, cotangents = zip(
-            *(p for p, moves in zip(pairs, moving, strict=True) if moves), strict=True
-        )
-        return self.encode(
-            torch.autograd.grad(
-                outputs, self._inputs, cotangents, retain_graph=True, materialize_grads=True
-            )
-        )
-
-    def encode(self, u: Point) -> Tensor:
-        """A cotangent as a vector."""
-        return _flatten(u)
-
-    def decode(self, vector: Tensor) -> Point:
-        """A vector as a cotangent."""
-        return _unflatten(vector, self.theta)
-
-    def retracted(self, vector: Tensor) -> Point:
-        """The point plus a vector of coordinates."""
-        return _unflatten(_flatten(self.theta) + vector, self.theta)
-
-    def change_to(self, theta: Point) -> Tensor:
-        """The difference of two points ``(m,)``."""
-        return _flatten(theta) - _flatten(self.theta)
 
 
 class InexactGradientWarning(UserWarning):
@@ -203,7 +91,7 @@ class LastStep(BackwardNotes):
 
     def noted(self, theta: Point) -> Point:
         """Return the end of the loop, from which backward takes notes."""
-        return _rebuild(theta, _Noted.apply(self, *theta))
+        return rebuild(theta, _Noted.apply(self, *theta))
 
 
 class _Noted(torch.autograd.Function):
@@ -294,32 +182,6 @@ class Adjoint(BackwardNotes):
         return norm(u - v) / size if size else 0.0
 
 
-def spectral_radius(linear: Linearisation, *, n_products: int = 30) -> float:
-    """Estimate the largest modulus of an eigenvalue of ``dF/dtheta``.
-
-    The rate at which the iteration converges, and the relative error of ``'one_step'`` in the
-    direction in which it converges slowest.
-
-    Parameters
-    ----------
-    linear : Linearisation
-        The map at its fixed point.
-    n_products : int, default=30
-        Dimension of the Krylov space of the estimate.
-
-    Returns
-    -------
-    float
-        The largest Ritz value, never larger than the truth for a symmetric derivative.
-    """
-    generator = torch.Generator().manual_seed(0)
-    size = linear.residual.numel()
-    b = torch.randn(size, generator=generator, dtype=torch.float64).to(linear.residual)
-    products = linear.products()
-    gmres(products, b, tol=0.0, max_iter=n_products)
-    return float((1 - products.ritz_values()).abs().max())
-
-
 def automatic(F: Map, theta0: Point, solution: Solution) -> Point:
     """Unroll: run the iterations of ``solution`` again from ``theta0``, on the graph.
 
@@ -333,7 +195,7 @@ def automatic(F: Map, theta0: Point, solution: Solution) -> Point:
 
 def one_step(F: Map, theta0: Point, solution: Solution) -> Point:
     """Put only the last iteration on the graph; biased by the contraction rate of ``F``."""
-    return F(_detached(solution.previous)) if solution.n_iter else theta0
+    return F(detached(solution.previous)) if solution.n_iter else theta0
 
 
 def implicit(
@@ -384,16 +246,16 @@ def implicit(
     ----------
     .. [1] Boite, Tanguy, Delon, Desolneux and Flamary 2025, implicit differentiation of EM.
     """
-    constant = _detached(solution.value)
+    constant = detached(solution.value)
     linear = AutogradLinearisation(F, constant) if linearise is None else linearise(constant)
     adjoint = Adjoint() if adjoint is None else adjoint
-    flat = _flatten(F(constant))
+    flat = flatten(F(constant))
 
     def solved(v: Tensor | None) -> Tensor | None:
         if v is None or not v.any():
             return v
         _check_once("implicit gradients")
-        cotangent = _unflatten(v, constant)
+        cotangent = unflatten(v, constant)
         right = linear.encode(cotangent)
         if solve is None:
             u, products = linear.solve(right, tol)
@@ -403,13 +265,13 @@ def implicit(
         adjoint.note(products, u, right)
         multiplier = linear.decode(u)
         adjoint.use(cotangent, multiplier)
-        return _flatten(multiplier)
+        return flatten(multiplier)
 
     if flat.requires_grad:
         flat.register_hook(solved)
     # The value is the fixed point itself; only the derivative is that of the further step.
-    flat = _flatten(constant) + (flat - flat.detach())
-    return _unflatten(flat, constant)
+    flat = flatten(constant) + (flat - flat.detach())
+    return unflatten(flat, constant)
 
 
 def natural(
@@ -455,10 +317,10 @@ def natural(
     RuntimeError
         In backward, if it is asked to build a graph.
     """
-    constant = _detached(solution.value)
+    constant = detached(solution.value)
     asked = Asked() if asked is None else asked
     moving = _Movement.apply(linearise(constant), move or _move, asked, data, *constant)
-    return _rebuild(constant, moving)
+    return rebuild(constant, moving)
 
 
 class Asked:
@@ -491,7 +353,7 @@ class _Movement(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *cotangents):
         _check_once("natural steps")
-        v = _rebuild(ctx.linear.theta, cotangents)
+        v = rebuild(ctx.linear.theta, cotangents)
         movement = ctx.move(ctx.linear, v)
         ctx.asked.note(v, movement)
         return None, None, None, movement, *(None for _ in cotangents)
@@ -508,28 +370,3 @@ def _check_once(what: str) -> None:
 
 def _move(linear, v):
     return linear.movement(v, linear.natural(linear.encode(v)))
-
-
-# --- points as vectors -------------------------------------------------------------------------
-
-
-def _detached(theta: Point) -> Point:
-    """The same point as a constant."""
-    return _rebuild(theta, [t.detach() for t in theta])
-
-
-def _rebuild(like: Point, leaves) -> Point:
-    """A point with the structure of another and leaves of its own."""
-    return tree_unflatten(leaves, tree_flatten(like)[1])
-
-
-def _flatten(theta: Point) -> Tensor:
-    """Concatenate the leaves of a point."""
-    return torch.cat([t.reshape(-1) for t in theta])
-
-
-def _unflatten(flat: Tensor, like: Point) -> Point:
-    """Cut vectors ``(..., m)`` into the shapes of a point."""
-    parts = flat.split([t.numel() for t in like], dim=-1)
-    shapes = [(*flat.shape[:-1], *t.shape) for t in like]
-    return _rebuild(like, [p.reshape(s) for p, s in zip(parts, shapes, strict=True)])

@@ -8,15 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from skgmmot.numerics.adjoint import (
-    Adjoint,
-    AutogradLinearisation,
-    InexactGradientWarning,
-    automatic,
-    implicit,
-    one_step,
-    spectral_radius,
-)
+from skgmmot.numerics.adjoint import Adjoint, InexactGradientWarning, automatic, implicit, one_step
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.krylov import Products, dense, gmres, neumann
 
@@ -239,15 +231,3 @@ def test_notes_of_a_gradient_of_zero_are_numbers(solve, recwarn):
     radius = "0.5" if solve is dense else "nan"  # no product has seen anything
     assert repr(adjoint).endswith(f"spectral_radius={radius}, one_step_error=0)")
     assert not recwarn.list
-
-
-def test_the_spectral_radius_is_estimated_from_a_few_products(make_samples):
-    Q, _ = torch.linalg.qr(make_samples(6, 6, seed=7))
-    J = Q @ torch.diag(torch.linspace(0.99, 0.1, 6, dtype=F64)) @ Q.mT
-    x = make_samples(6, 1, seed=8).squeeze(1)
-
-    def F(theta):
-        return (J @ (theta[0] - x) + x,)
-
-    assert spectral_radius(AutogradLinearisation(F, (x,))) == pytest.approx(0.99)
-    assert spectral_radius(AutogradLinearisation(F, (x,)), n_products=3) < 0.99 + 1e-12

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.numerics.adjoint import Adjoint, AutogradLinearisation, InexactGradientWarning
+from skgmmot.numerics.adjoint import Adjoint, InexactGradientWarning
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.gradients import GRADIENTS, Strategy
+from skgmmot.numerics.linearisation import AutogradLinearisation
 
 RATE = 0.6
 

@@ -18,8 +18,8 @@ from skgmmot.fitting.robust.student import (
 )
 from skgmmot.gaussian.coordinates import FisherCoordinates, LogCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.numerics.adjoint import SMALL, Linearisation
 from skgmmot.numerics.fixed_point import Solution, Squarem, iterate, named
+from skgmmot.numerics.linearisation import SMALL, Linearisation
 
 #: What may extrapolate the iterations, by name.
 ACCELERATIONS = {"squarem": Squarem}

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import Acceleration, Point
 from skgmmot.numerics.krylov import gmres
 from skgmmot.numerics.linalg import norm
+from skgmmot.numerics.linearisation import Linearisation
 
 # --- a model of the derivative -------------------------------------------------------------------
 

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import Point
 from skgmmot.numerics.krylov import solved
 from skgmmot.numerics.linalg import norm
+from skgmmot.numerics.linearisation import Linearisation
 from skgmmot.numerics.newton.polish import NEWTON_RADIUS
 
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skgmmot.numerics.adjoint import Linearisation
 from skgmmot.numerics.fixed_point import Point
 from skgmmot.numerics.linalg import norm
+from skgmmot.numerics.linearisation import Linearisation
 from skgmmot.numerics.threads import single_threaded_torch
 
 Linearise = Callable[[Point], Linearisation]

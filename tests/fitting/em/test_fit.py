@@ -20,9 +20,10 @@ from skgmmot.functional import GaussianMixtureParams, fit_em
 from skgmmot.gaussian.log_density import log_density
 from skgmmot.gaussian.mixture import select
 from skgmmot.numerics import blocks
-from skgmmot.numerics.adjoint import InexactGradientWarning, spectral_radius
+from skgmmot.numerics.adjoint import InexactGradientWarning
 from skgmmot.numerics.gradients import GRADIENTS
 from skgmmot.numerics.krylov import SOLVERS
+from skgmmot.numerics.linearisation import spectral_radius
 
 F64 = torch.float64
 TYPES = ["full", "tied", "diag", "spherical"]

@@ -11,8 +11,8 @@ from skgmmot.fitting.robust.student_fit import STUDENT, StudentEM, StudentStep, 
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
-from skgmmot.numerics.adjoint import AutogradLinearisation
 from skgmmot.numerics.gradients import GRADIENTS
+from skgmmot.numerics.linearisation import AutogradLinearisation
 
 F64 = torch.float64
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from skgmmot.numerics.adjoint import AutogradLinearisation
 from skgmmot.numerics.fixed_point import iterate
+from skgmmot.numerics.linearisation import AutogradLinearisation
 from skgmmot.numerics.newton.acceleration import LONGEST_RADIUS, DerivativeModel, Newton
 
 F64 = torch.float64

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from skgmmot.numerics.adjoint import AutogradLinearisation
+from skgmmot.numerics.linearisation import AutogradLinearisation
 from skgmmot.numerics.newton.certify import FLAT, certify, remaining
 from skgmmot.numerics.newton.polish import Polished
 

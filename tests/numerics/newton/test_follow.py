@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skgmmot.numerics.adjoint import AutogradLinearisation
+from skgmmot.numerics.linearisation import AutogradLinearisation
 from skgmmot.numerics.newton.follow import Carried
 
 F64 = torch.float64

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from skgmmot.numerics.adjoint import AutogradLinearisation
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.gradients import GRADIENTS
+from skgmmot.numerics.linearisation import AutogradLinearisation
 
 F64 = torch.float64
 

@@ -6,8 +6,9 @@ import warnings
 import pytest
 import torch
 
-from skgmmot.numerics.adjoint import Adjoint, AutogradLinearisation, implicit
+from skgmmot.numerics.adjoint import Adjoint, implicit
 from skgmmot.numerics.fixed_point import iterate
+from skgmmot.numerics.linearisation import AutogradLinearisation
 from skgmmot.numerics.newton.polish import _KrylovStep, polish
 
 F64 = torch.float64

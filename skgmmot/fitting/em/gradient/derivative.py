@@ -31,7 +31,7 @@ from skgmmot.fitting.em.step import m_step, scatter_about, shifts, sums
 from skgmmot.gaussian.coordinates import FisherCoordinates, velocities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics
-from skgmmot.numerics.adjoint import MovableLinearisation
+from skgmmot.numerics.linearisation import MovableLinearisation
 
 
 def m_step_pullback(
@@ -216,7 +216,7 @@ class LinearisedEM(InCoordinates):
             return self._encoded(self._pull(self._decoded(u)))
 
     def matrix(self) -> Tensor:
-        """``dF/dtheta^T (m, m)``, row by row the products of unit vectors."""
+        """``dF/dtheta (m, m)``: its rows are the products of unit vectors."""
         return self._matrix if self._has_matrix else super().matrix()
 
     @cached_property
