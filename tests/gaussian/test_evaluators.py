@@ -5,7 +5,6 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.fitting.em.step import m_step
-from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
 from skgmmot.gaussian.evaluators import DefinitionEStep, FeatureEStep, WhiteningEStep
 from skgmmot.gaussian.log_density import log_density, responsibilities
 from skgmmot.gaussian.statistics import e_step
@@ -13,24 +12,6 @@ from skgmmot.numerics.blocks import Buffers
 
 F64 = torch.float64
 K, d, n = 3, 2, 60
-
-
-@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
-def theta(request, make_mixture):
-    """A mixture of each covariance type."""
-    return make_mixture(request.param, K, d)
-
-
-@pytest.fixture
-def X(make_samples, theta):
-    """Samples near the components, spread wider than they are."""
-    return 1.5 * make_samples(n, d) + theta.means.repeat(n // K, 1)
-
-
-@pytest.fixture(params=["unweighted", "weighted"])
-def a(request, make_samples):
-    """Sample weights, or none."""
-    return None if request.param == "unweighted" else make_samples(n, 1, seed=9).exp().squeeze(1)
 
 
 def by_features(theta, blocks, dtype=F64, origin=0.5):

@@ -23,12 +23,6 @@ F64 = torch.float64
 K, d = 3, 2
 
 
-@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
-def theta(request, make_mixture):
-    """A mixture of each covariance type."""
-    return make_mixture(request.param, K, d)
-
-
 def params(*fields):
     return GaussianMixtureParams(*(torch.tensor(t, dtype=F64) for t in fields))
 

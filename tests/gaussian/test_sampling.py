@@ -5,7 +5,6 @@ import scipy.stats
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import rsample, sample
 
@@ -13,12 +12,6 @@ F64 = torch.float64
 
 
 K, d = 3, 2
-
-
-@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
-def theta(request, make_mixture):
-    """A mixture of each covariance type."""
-    return make_mixture(request.param, K, d)
 
 
 def params(*fields):

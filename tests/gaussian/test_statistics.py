@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
 from skgmmot.gaussian.log_density import log_density, log_responsibilities
 from skgmmot.gaussian.statistics import Statistics, e_step, moments
 
@@ -12,24 +11,6 @@ F64 = torch.float64
 
 
 K, d, n = 3, 2, 60
-
-
-@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
-def theta(request, make_mixture):
-    """A mixture of each covariance type."""
-    return make_mixture(request.param, K, d)
-
-
-@pytest.fixture
-def X(make_samples, theta):
-    """Samples near the components, spread wider than they are."""
-    return 1.5 * make_samples(n, d) + theta.means.repeat(n // K, 1)
-
-
-@pytest.fixture(params=["unweighted", "weighted"])
-def a(request, make_samples):
-    """Sample weights, or none."""
-    return None if request.param == "unweighted" else make_samples(n, 1, seed=9).exp().squeeze(1)
 
 
 def test_statistics_are_their_definitions(theta, X, a):

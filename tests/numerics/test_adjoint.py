@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from iterated import run, scalar
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -21,20 +22,6 @@ class Pair(NamedTuple):
 
     left: Tensor
     right: Tensor
-
-
-def scalar(value):
-    return torch.tensor([value], dtype=F64)
-
-
-def run(F, theta0, max_iter=200):
-    """Iterate ``F`` without a graph, ``max_iter`` times."""
-
-    def step(theta):
-        with torch.no_grad():
-            return F(theta), 0.0
-
-    return iterate(step, theta0, tol=0.0, max_iter=max_iter)
 
 
 def coupled(W, b):

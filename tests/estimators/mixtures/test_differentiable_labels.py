@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_iris
+from flowers import IRIS, SPECIES, mixture, twelve_known
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
@@ -15,22 +15,12 @@ from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture, GaussianMixtureSearch, OTMap, Prior
 
-IRIS, SPECIES = load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])
 
 
 @pytest.fixture
 def y(rng):
-    """The species of twelve flowers."""
-    y = np.full(150, -1)
-    known = [rng.choice(np.flatnonzero(c == SPECIES), 4, replace=False) for c in range(3)]
-    y[np.concatenate(known)] = SPECIES[np.concatenate(known)]
-    return y
-
-
-def mixture(n_components=3, **options):
-    options = {"labels": "y", "random_state": 0} | options
-    return DifferentiableGaussianMixture(n_components, **options)
+    return twelve_known(rng)
 
 
 def parameters(fitted):

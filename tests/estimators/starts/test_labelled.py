@@ -2,25 +2,12 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_iris
-
-from skgmmot import DifferentiableGaussianMixture
-
-IRIS, SPECIES = load_iris(return_X_y=True)
+from flowers import IRIS, SPECIES, mixture, twelve_known
 
 
 @pytest.fixture
 def y(rng):
-    """The species of twelve flowers."""
-    y = np.full(150, -1)
-    known = [rng.choice(np.flatnonzero(c == SPECIES), 4, replace=False) for c in range(3)]
-    y[np.concatenate(known)] = SPECIES[np.concatenate(known)]
-    return y
-
-
-def mixture(n_components=3, **options):
-    options = {"labels": "y", "random_state": 0} | options
-    return DifferentiableGaussianMixture(n_components, **options)
+    return twelve_known(rng)
 
 
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "sinkhorn"])

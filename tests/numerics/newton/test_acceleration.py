@@ -4,26 +4,13 @@ import math
 
 import pytest
 import torch
+from iterated import run
 
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.linearisation import AutogradLinearisation
 from skgmmot.numerics.newton.acceleration import LONGEST_RADIUS, DerivativeModel, Newton
 
 F64 = torch.float64
-
-
-def scalar(value):
-    return torch.tensor([value], dtype=F64)
-
-
-def run(F, theta0, max_iter=200):
-    """Iterate ``F`` without a graph, ``max_iter`` times."""
-
-    def step(theta):
-        with torch.no_grad():
-            return F(theta), 0.0
-
-    return iterate(step, theta0, tol=0.0, max_iter=max_iter)
 
 
 def model_of(J):

@@ -15,18 +15,6 @@ from skgmmot.transport.mixtures.distance import cost_matrix, debiased_cost, tran
 F64 = torch.float64
 
 
-@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
-def name(request):
-    """A covariance type's name."""
-    return request.param
-
-
-@pytest.fixture
-def pair(make_mixture):
-    """Two mixtures of full covariances, of three and four components in two dimensions."""
-    return make_mixture("full", 3, 2, seed=1), make_mixture("full", 4, 2, seed=2)
-
-
 def distance(source, target):
     return transport_plan(source, target).cost.sqrt()
 

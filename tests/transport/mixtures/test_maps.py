@@ -29,18 +29,6 @@ from skgmmot.transport.mixtures.maps import (
 F64 = torch.float64
 
 
-@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
-def name(request):
-    """A covariance type's name."""
-    return request.param
-
-
-@pytest.fixture
-def pair(make_mixture):
-    """Two mixtures of full covariances, of three and four components in two dimensions."""
-    return make_mixture("full", 3, 2, seed=1), make_mixture("full", 4, 2, seed=2)
-
-
 def for_pot(source, target):
     """Means, covariances and weights in the order of `ot.gmm`."""
     fields = zip(

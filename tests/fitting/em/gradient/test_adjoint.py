@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cotangents import lend, symmetric
 from torch.testing import assert_close
 
 from skgmmot.fitting.em.gradient.adjoint import CentredAdjoint, FeatureAdjoint, score
@@ -11,19 +12,6 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics, e_step
 
 F64 = torch.float64
-
-
-def symmetric(theta, seed, *batch):
-    """Cotangents of a mixture, symmetric where it is."""
-    generator = torch.Generator().manual_seed(seed)
-    w, m, S = (torch.randn(*batch, *t.shape, dtype=F64, generator=generator) for t in theta)
-    kind = theta.covariance_type
-    return GaussianMixtureParams(w, m, 2 * kind.symmetric(S), kind)
-
-
-def lend(name, shape, dtype):
-    """Memory that is never reused."""
-    return torch.empty(shape, dtype=dtype)
 
 
 def as_leaves(theta):

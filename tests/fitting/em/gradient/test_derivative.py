@@ -1,22 +1,14 @@
 """The derivative of one EM iteration by hand, against autograd's tape."""
 
 import torch
+from cotangents import symmetric
 from torch.testing import assert_close
 
 from skgmmot.fitting.em.gradient.derivative import m_step_pullback
 from skgmmot.fitting.em.step import m_step
-from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics, e_step
 
 F64 = torch.float64
-
-
-def symmetric(theta, seed, *batch):
-    """Cotangents of a mixture, symmetric where it is."""
-    generator = torch.Generator().manual_seed(seed)
-    w, m, S = (torch.randn(*batch, *t.shape, dtype=F64, generator=generator) for t in theta)
-    kind = theta.covariance_type
-    return GaussianMixtureParams(w, m, 2 * kind.symmetric(S), kind)
 
 
 def inner(left, right):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from cotangents import lend, symmetric
 from torch.testing import assert_close
 
 from skgmmot.fitting.em.gradient.adjoint import FeatureAdjoint, score
@@ -12,23 +13,9 @@ from skgmmot.fitting.em.gradient.overlaps import Overlaps, has_matrix, is_small
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.evaluators import FeatureEStep
-from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import e_step
 
 F64 = torch.float64
-
-
-def symmetric(theta, seed, *batch):
-    """Cotangents of a mixture, symmetric where it is."""
-    generator = torch.Generator().manual_seed(seed)
-    w, m, S = (torch.randn(*batch, *t.shape, dtype=F64, generator=generator) for t in theta)
-    kind = theta.covariance_type
-    return GaussianMixtureParams(w, m, 2 * kind.symmetric(S), kind)
-
-
-def lend(name, shape, dtype):
-    """Memory that is never reused."""
-    return torch.empty(shape, dtype=dtype)
 
 
 def test_products_with_the_matrix_are_passes(theta, X, a):
