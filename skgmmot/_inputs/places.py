@@ -62,11 +62,12 @@ def out_of_core(
     if arrays.is_dask(X):
         samples, kind = dask_samples(estimator, X, sample_weight, reset=reset), arrays.NUMPY
     else:
-        reader = reader_of(estimator, X, sample_weight, reset=reset)
-        if reader is None:
+        arrays.refuse_dask_weights(sample_weight)
+        blocks = blocks_of(X)
+        if blocks is None:
             return None
-        samples = Stream(reader)
-        kind = reader.kind
+        reader = Reader(estimator, blocks, sample_weight, reset=reset)
+        samples, kind = Stream(reader), reader.kind
     if reset and samples.n_samples < 2:
         raise ValueError("X must have at least 2 samples, got 1 in all blocks. Pass more data.")
     arrays.refuse_zero_weights(samples.facts.largest_weight)

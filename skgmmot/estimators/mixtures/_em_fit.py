@@ -52,15 +52,6 @@ EMPTY = (
 )
 
 
-def _check_rank(estimator, n_features):
-    """Refuse a rank for which there are too few features."""
-    if not estimator._covariance().fits(n_features):
-        raise ValueError(
-            f"rank must be below the number of features, {n_features}, got {estimator.rank}. Use a "
-            "smaller rank, or covariance_type='full'."
-        )
-
-
 def _check_unit(variances: Tensor) -> None:
     """Refuse a gradient in units in which squares of variances leave the range of numbers."""
     low, high = (float(v) for v in torch.aminmax(variances))
@@ -89,11 +80,8 @@ class EMFit(Fit):
     incomplete = False  # whether entries are missing
 
     def __init__(self, estimator, X, sample_weight, kind):
-        self.estimator, self.kind = estimator, kind
-        _check_rank(estimator, X.shape[1])
-        self.e_step = self._e_step()
+        self._read(estimator, kind, X.shape[1], X.device)
         self.graph = X, sample_weight
-        self.constraint = held_parameters.fixed(estimator, X.shape[1], X.device)
         self.gradient = self._gradient(X, sample_weight)
         constants = (X.detach(), None if sample_weight is None else sample_weight.detach())
         if arrays.takes_missing(estimator) and torch.isnan(constants[0]).any():
@@ -108,11 +96,33 @@ class EMFit(Fit):
         units.warn_of_units(estimator, variances, origin)
         self._begin(self._samples(*constants), origin)
 
+    def _read(self, estimator, kind, n_features, device):
+        """Take over what the estimator's parameters ask for, before samples are looked at."""
+        self.estimator, self.kind, self.graph = estimator, kind, (None, None)
+        self.e_step, self.noise = self._e_step(), check_noise(estimator.noise)
+        self.covariance = estimator._covariance()
+        if not self.covariance.fits(n_features):
+            raise ValueError(
+                f"rank must be below the number of features, {n_features}, got {estimator.rank}. "
+                "Use a smaller rank, or covariance_type='full'."
+            )
+        held = self.covariance, self.noise, n_features, device
+        self.constraint = held_parameters.fixed(estimator, *held)
+
+    def _check_incomplete(self):
+        """Refuse options for which samples have to be complete."""
+        if self.e_step.balanced:
+            raise ValueError(
+                "e_step must be 'posterior' for samples with missing entries, got "
+                f"{self.e_step.name!r}, whose plan takes complete samples. Change it, or impute "
+                "missing entries first."
+            )
+        if self.noise is not None:
+            raise ValueError(NO_NOISE)
+
     def _of_observed(self, X, sample_weight):
         """Means and variances of what is observed, where the fit can do without the rest."""
-        _check_posterior(self.e_step)
-        if check_noise(self.estimator.noise) is not None:
-            raise ValueError(NO_NOISE)
+        self._check_incomplete()
         if self.gradient is not None and self.gradient.strategy.follows_data:
             raise ValueError(
                 f"gradient must be a derivative where entries are missing, got "
@@ -145,7 +155,7 @@ class EMFit(Fit):
     def _begin(self, samples, origin):
         """Prepare the iteration over the samples."""
         e, self.origin = self.estimator, origin
-        self.held_means, self.noise = None, check_noise(e.noise)
+        self.held_means = None
         if self.noise is not None:
             self._check_noise()
             self.density, self.box = self.noise.density(*self._bounds(samples), e.reg_covar)
@@ -160,10 +170,10 @@ class EMFit(Fit):
             return None
         e, strategy = self.estimator, STRATEGIES[self.estimator.gradient]
         K, d = e.n_components, X.shape[1]
-        size = K + K * d + math.prod(e._covariance().shape(K, d))
+        size = K + K * d + math.prod(self.covariance.shape(K, d))
         beside = (sample_weight,)
         of_mixture = self.constraint, e.prior, self.e_step, size, beside
-        strategy.check(Request(e.acceleration, *of_mixture, check_noise(e.noise) is not None))
+        strategy.check(Request(e.acceleration, *of_mixture, self.noise is not None))
         if e.max_iter == 0 or not torch.is_grad_enabled():
             return None
         return Gradient(strategy, e.gradient_tol)
@@ -187,7 +197,7 @@ class EMFit(Fit):
         if prior is None:
             return self.constraint
         K, graph = e.n_components, None if self.gradient is None else self.graph
-        covariance = e._covariance().reduced(K, samples.n_features)
+        covariance = self.covariance.reduced(K, samples.n_features)
         options = {"on_graph": graph, "unit": self.unit}
         found = self.constraint.under(
             prior, covariance, K, samples, self.origin, e.reg_covar, **options
@@ -231,13 +241,12 @@ class EMFit(Fit):
         types that are not elementary may need autograd in their M-step, accelerations for the
         derivative of an E-step over groups, and certificates for any.
         """
-        covariance, samples = self.estimator._covariance(), self.em.samples
-        size = samples.n_samples * samples.n_features * self.estimator.n_components
+        e, samples = self.estimator, self.em.samples
+        size = samples.n_samples * samples.n_features * e.n_components
         small = size < SMALL and samples.device.type == "cpu"
         constant = self.gradient is None and self.kind is arrays.NUMPY
-        e = self.estimator
         derived = e.certify or (e.acceleration is not None and bool(samples.groups))
-        off = small and constant and covariance.elementary and not derived
+        off = small and constant and self.covariance.elementary and not derived
         return torch.inference_mode() if off else nullcontext()
 
     def _starts(self, warm):
@@ -392,32 +401,18 @@ class LabelledFit(EMFit):
         e.components_of_class_ = dict(zip(names.tolist(), map(list, components), strict=True))
 
 
-def _check_posterior(e_step) -> None:
-    """Refuse the balanced E-step for samples with missing entries."""
-    if e_step.balanced:
-        raise ValueError(
-            f"e_step must be 'posterior' for samples with missing entries, got {e_step.name!r}, "
-            "whose plan takes complete samples. Change it, or impute missing entries first."
-        )
-
-
 class OutOfCoreFit(EMFit):
     """EM on samples that are not in memory, from a start that some of them give; no gradients."""
 
     gradient = None
 
     def __init__(self, estimator, samples, kind):
-        facts = samples.facts
-        _check_rank(estimator, samples.n_features)
+        facts, self.unit = samples.facts, 1 / samples.facts.largest_weight
+        self._read(estimator, kind, samples.n_features, samples.device)
         if samples.incomplete:
-            _check_posterior(E_STEPS[estimator.e_step])
-            if check_noise(estimator.noise) is not None:
-                raise ValueError(NO_NOISE)
+            self._check_incomplete()
             check_observed(estimator, samples.sum(Together(len(facts.sum)))[0])
         units.warn_of_units(estimator, facts.variances, facts.origin)
-        self.estimator, self.kind, self.graph = estimator, kind, (None, None)
-        self.e_step, self.unit = self._e_step(), 1 / facts.largest_weight
-        self.constraint = held_parameters.fixed(estimator, samples.n_features, samples.device)
         self._begin(samples, facts.origin)
 
     def _bounds(self, samples):

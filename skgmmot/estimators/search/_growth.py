@@ -16,8 +16,7 @@ from torch import Tensor
 from skgmmot._inputs.arrays import ArrayKind
 from skgmmot.estimators.mixtures._em_fit import EMFit
 from skgmmot.estimators.mixtures._missing import to_start_from
-from skgmmot.estimators.starts import assignments, drawing, held_parameters
-from skgmmot.fitting.em.e_steps import E_STEPS
+from skgmmot.estimators.starts import assignments, drawing
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import FULL, CovarianceType
@@ -180,9 +179,8 @@ class Candidate(EMFit):
     gradient = None
 
     def __init__(self, estimator, em: EM, kind: ArrayKind, start: GaussianMixtureParams):
-        self.estimator, self.kind, self.graph = estimator, kind, (None, None)
-        self.e_step, self.incomplete = E_STEPS[estimator.e_step], em.samples.incomplete
-        self.constraint = held_parameters.fixed(estimator, em.samples.n_features, em.samples.device)
+        self._read(estimator, kind, em.samples.n_features, em.samples.device)
+        self.incomplete = em.samples.incomplete
         self._begin(em.samples, em.origin)
         self.em, self.first = em.under(self.constraint), start
 

@@ -8,19 +8,25 @@ from torch import Tensor
 from skgmmot._inputs.arrays import as_tensor
 from skgmmot.fitting.em.constraint import FREE, Constraint, check_fixed_weights, constraint_of
 from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.robust.noise import check_noise
+from skgmmot.fitting.robust.noise import UniformNoise
+from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 
-def fixed(estimator, n_features: int, device: torch.device) -> Constraint:
+def fixed(
+    estimator,
+    covariance_type: CovarianceType,
+    noise: UniformNoise | None,
+    n_features: int,
+    device: torch.device,
+) -> Constraint:
     """What of the mixture stays, without values."""
-    K, noise = estimator.n_components, check_noise(estimator.noise)
+    K = estimator.n_components
     names = ("weights", "means", "covariances")
     masks = {name: getattr(estimator, f"fixed_{name}") for name in names}
     if all(mask is False for mask in masks.values()) and (noise is None or not noise.fixed_weight):
         return FREE
-    covariance_type = estimator._covariance().reduced(K, n_features)
-    found = constraint_of(covariance_type, K, **masks, device=device)
+    found = constraint_of(covariance_type.reduced(K, n_features), K, **masks, device=device)
     if noise is None:
         return found
     if found.weights is not None and not noise.fixed_weight:

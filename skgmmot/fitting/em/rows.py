@@ -41,17 +41,13 @@ class EM:
         self.samples, self.origin = samples, origin
         self.reg_covar, self.constraint = reg_covar, constraint
         self.dtype = samples.dtype  # of the products
+        self.total = samples.total  # weight
         self._last, self._next = None, None
         self._total_scatter = None
         self.parts = tuple(
             Part(EM(group.samples, origin[group.view.features], reg_covar), group.view, group.rows)
             for group in samples.groups
         )
-
-    @property
-    def total(self) -> float:
-        """The sum of the samples' weights."""
-        return self.samples.total
 
     @property
     def X(self) -> Tensor:
