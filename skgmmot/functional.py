@@ -24,7 +24,7 @@ from skgmmot.gaussian.torch_distributions import from_torch, to_torch
 from skgmmot.numerics.adjoint import Adjoint, InexactGradientWarning, implicit
 from skgmmot.numerics.fixed_point import Solution, iterate
 from skgmmot.numerics.krylov import neumann
-from skgmmot.numerics.linearisation import spectral_radius
+from skgmmot.numerics.newton.linearisation import spectral_radius
 from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.mixtures.barycenter import exact_barycenter
 from skgmmot.transport.mixtures.barycenter_fixed_point import reduce

@@ -24,7 +24,7 @@ from torch import Tensor
 from skgmmot.numerics.fixed_point import Point, Solution
 from skgmmot.numerics.krylov import Products
 from skgmmot.numerics.linalg import norm
-from skgmmot.numerics.linearisation import (
+from skgmmot.numerics.newton.linearisation import (
     AutogradLinearisation,
     Linearisation,
     Map,

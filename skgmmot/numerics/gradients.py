@@ -15,9 +15,9 @@ from torch import Tensor
 from skgmmot.numerics.adjoint import Adjoint, LastStep, Solver, automatic, implicit, one_step
 from skgmmot.numerics.fixed_point import Point, Solution, named
 from skgmmot.numerics.krylov import SOLVERS
-from skgmmot.numerics.linearisation import Linearisation
 from skgmmot.numerics.newton.follow import Carried
 from skgmmot.numerics.newton.gradient_error import GradientError
+from skgmmot.numerics.newton.linearisation import Linearisation
 
 
 class Step(Protocol):

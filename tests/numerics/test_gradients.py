@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from skgmmot.numerics.adjoint import Adjoint, InexactGradientWarning
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.gradients import GRADIENTS, Strategy
-from skgmmot.numerics.linearisation import AutogradLinearisation
+from skgmmot.numerics.newton.linearisation import AutogradLinearisation
 
 RATE = 0.6
 

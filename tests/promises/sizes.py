@@ -21,7 +21,7 @@ SMALL = {
     "gaussian.evaluators": {"MIN_PRODUCT_ROWS": 1},
     "gaussian.incomplete": {"HELD": 64},
     "gaussian.local": {"CELL_SIZE": 4},
-    "numerics.linearisation": {"SMALL": 0},
+    "numerics.newton.linearisation": {"SMALL": 0},
     "transport.discrete.column_generation": {"MIN_COSTS": 4, "BLOCK_SIZE": 16},
     "transport.mixtures.distance": {"MIN_BOUNDED_SIZE": 1},
     "transport.mixtures.pairwise": {"MIN_BOUNDED_SIZE": 1},

@@ -33,7 +33,7 @@ from skgmmot.gaussian.evaluators import DefinitionEStep, EStep
 from skgmmot.gaussian.factor_coordinates import fisher_coordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.fixed_point import iterate
-from skgmmot.numerics.linearisation import Linearisation
+from skgmmot.numerics.newton.linearisation import Linearisation
 
 #: Sinkhorn updates between two M-steps, and their over-relaxation (1 is plain, 2 diverges).
 UPDATES, RELAXATION = 2, 1.5

@@ -19,7 +19,7 @@ from skgmmot.fitting.robust.student import (
 from skgmmot.gaussian.coordinates import FisherCoordinates, LogCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.fixed_point import Solution, Squarem, iterate, named
-from skgmmot.numerics.linearisation import SMALL, Linearisation
+from skgmmot.numerics.newton.linearisation import SMALL, Linearisation
 
 #: What may extrapolate the iterations, by name.
 ACCELERATIONS = {"squarem": Squarem}

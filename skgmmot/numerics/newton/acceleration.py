@@ -10,7 +10,7 @@ from torch import Tensor
 from skgmmot.numerics.fixed_point import Acceleration, Point
 from skgmmot.numerics.krylov import gmres
 from skgmmot.numerics.linalg import norm
-from skgmmot.numerics.linearisation import Linearisation
+from skgmmot.numerics.newton.linearisation import Linearisation
 
 # --- a model of the derivative -------------------------------------------------------------------
 

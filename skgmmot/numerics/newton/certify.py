@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from skgmmot.numerics.fixed_point import Point
 from skgmmot.numerics.linalg import norm
-from skgmmot.numerics.linearisation import Linearisation
+from skgmmot.numerics.newton.linearisation import Linearisation
 from skgmmot.numerics.newton.polish import Advance, Linearise, Polished, polish
 
 #: The fixed point is near enough when no more than this share of the way there is left.

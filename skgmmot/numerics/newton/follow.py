@@ -8,7 +8,7 @@ from torch import Tensor
 from skgmmot.numerics.fixed_point import Point
 from skgmmot.numerics.krylov import solved
 from skgmmot.numerics.linalg import norm
-from skgmmot.numerics.linearisation import Linearisation
+from skgmmot.numerics.newton.linearisation import Linearisation
 from skgmmot.numerics.newton.polish import NEWTON_RADIUS
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skgmmot.numerics.fixed_point import Point
 from skgmmot.numerics.linalg import norm
-from skgmmot.numerics.linearisation import Linearisation
+from skgmmot.numerics.newton.linearisation import Linearisation
 from skgmmot.numerics.threads import single_threaded_torch
 
 Linearise = Callable[[Point], Linearisation]

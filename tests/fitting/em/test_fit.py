@@ -23,7 +23,7 @@ from skgmmot.numerics import blocks
 from skgmmot.numerics.adjoint import InexactGradientWarning
 from skgmmot.numerics.gradients import GRADIENTS
 from skgmmot.numerics.krylov import SOLVERS
-from skgmmot.numerics.linearisation import spectral_radius
+from skgmmot.numerics.newton.linearisation import spectral_radius
 
 F64 = torch.float64
 TYPES = ["full", "tied", "diag", "spherical"]

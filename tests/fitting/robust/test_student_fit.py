@@ -12,7 +12,7 @@ from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.numerics import blocks
 from skgmmot.numerics.gradients import GRADIENTS
-from skgmmot.numerics.linearisation import AutogradLinearisation
+from skgmmot.numerics.newton.linearisation import AutogradLinearisation
 
 F64 = torch.float64
 

@@ -7,8 +7,8 @@ import torch
 from iterated import run
 
 from skgmmot.numerics.fixed_point import iterate
-from skgmmot.numerics.linearisation import AutogradLinearisation
 from skgmmot.numerics.newton.acceleration import LONGEST_RADIUS, DerivativeModel, Newton
+from skgmmot.numerics.newton.linearisation import AutogradLinearisation
 
 F64 = torch.float64
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from skgmmot.numerics.linearisation import AutogradLinearisation
 from skgmmot.numerics.newton.certify import FLAT, certify, remaining
+from skgmmot.numerics.newton.linearisation import AutogradLinearisation
 from skgmmot.numerics.newton.polish import Polished
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from skgmmot.numerics.linearisation import AutogradLinearisation
 from skgmmot.numerics.newton.follow import Carried
+from skgmmot.numerics.newton.linearisation import AutogradLinearisation
 
 F64 = torch.float64
 

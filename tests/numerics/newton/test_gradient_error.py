@@ -8,7 +8,7 @@ import torch
 
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.gradients import GRADIENTS
-from skgmmot.numerics.linearisation import AutogradLinearisation
+from skgmmot.numerics.newton.linearisation import AutogradLinearisation
 
 F64 = torch.float64
 

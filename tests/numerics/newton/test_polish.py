@@ -8,7 +8,7 @@ import torch
 from iterated import run, scalar
 
 from skgmmot.numerics.adjoint import Adjoint, implicit
-from skgmmot.numerics.linearisation import AutogradLinearisation
+from skgmmot.numerics.newton.linearisation import AutogradLinearisation
 from skgmmot.numerics.newton.polish import _KrylovStep, polish
 
 F64 = torch.float64

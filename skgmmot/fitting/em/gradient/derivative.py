@@ -31,7 +31,7 @@ from skgmmot.fitting.em.step import m_step, scatter_about, shifts, sums
 from skgmmot.gaussian.coordinates import FisherCoordinates, velocities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics
-from skgmmot.numerics.linearisation import MovableLinearisation
+from skgmmot.numerics.newton.linearisation import MovableLinearisation
 
 
 def m_step_pullback(

@@ -11,7 +11,7 @@ from skgmmot.fitting.samples import InMemory
 from skgmmot.functional import fit_em
 from skgmmot.gaussian.covariance.low_rank import LowRank
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.numerics.linearisation import AutogradLinearisation
+from skgmmot.numerics.newton.linearisation import AutogradLinearisation
 
 F64 = torch.float64
 K, d, r = 2, 4, 1

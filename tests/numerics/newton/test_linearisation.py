@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from skgmmot.numerics.linearisation import AutogradLinearisation, spectral_radius
+from skgmmot.numerics.newton.linearisation import AutogradLinearisation, spectral_radius
 
 F64 = torch.float64
 

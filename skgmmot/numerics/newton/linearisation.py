@@ -1,4 +1,4 @@
-"""The derivative of a map at a point: for gradients through fixed points, and to find them."""
+"""The derivative of a map at a point: for Newton's method, and for gradients of fixed points."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
