@@ -111,8 +111,8 @@ def _floats(array) -> np.ndarray:
         return forwards(array)
     if is_dask(array):
         raise TypeError(
-            f"an array must be in memory here, got a dask {type(array).__name__}. Use .compute(), "
-            "of some of its rows if need be, or, in place of samples, a mixture fitted to them."
+            f"an array must be in memory here, got a dask {type(array).__name__}. Use .compute() "
+            "on as many rows as fit there, or pass a mixture fitted to all of them."
         )
     refuse_masked("an array", array)
     given, is_class = from_other_library("an array", array), isinstance(array, type)
@@ -123,8 +123,8 @@ def _floats(array) -> np.ndarray:
     if is_class or (is_object and not hasattr(given, "__float__")):
         what = repr(given) if is_class or given is None else type(given).__name__
         raise TypeError(
-            f"an array must hold numbers, got {what}. Pass an array, or a list: list(...) makes "
-            "one of what can be read once."
+            f"an array must hold numbers, got {what}. Pass an array or a list; make a list "
+            "of an iterator by list(...)."
         )
     refuse_times("an array", array.dtype)
     if np.iscomplexobj(array):

@@ -11,7 +11,7 @@ class DefaultMixture:
 
     @abstractmethod
     def _default_mixture(self):
-        """The unfitted mixture in the place of None."""
+        """The unfitted mixture that is used where ``mixture`` is None."""
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters.

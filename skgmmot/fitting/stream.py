@@ -207,7 +207,7 @@ def scaled(weights: Tensor | None, largest: float, dtype: torch.dtype) -> Tensor
 
 
 class OutOfCore(Samples, Protocol):
-    """Samples that are not in one tensor: beside sums, they give facts, and some of their rows."""
+    """Samples that are not in one tensor; they give sums, facts of all rows, and chosen rows."""
 
     facts: Facts
     """Of all samples."""

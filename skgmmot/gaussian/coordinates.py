@@ -138,7 +138,7 @@ class FisherCoordinates:
         )
 
     def of_cotangent(self, u: GaussianMixtureParams) -> Tensor:
-        """The dual coordinates ``(..., m)`` of cotangents, with the same products with changes."""
+        """Coordinates ``(..., m)`` of cotangents, which keep their products with changes."""
         return self._join(
             u.weights * self.weight_root,
             self._rows(u.means, self.factors) / self.root.unsqueeze(-1),

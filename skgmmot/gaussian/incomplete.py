@@ -111,7 +111,7 @@ def drawn_labels(resp: Tensor, uniforms: Tensor) -> Tensor:
 
 
 class IncompleteEStep:
-    """What the E-steps of samples with missing entries share.
+    """Base of the E-steps of samples with missing entries.
 
     Parameters
     ----------

@@ -114,7 +114,7 @@ class Strategy:
 
 
 class Automatic(Strategy):
-    """Through all iterations; see `automatic`."""
+    """Gradients through all iterations; see `automatic`."""
 
     name = "automatic"
 
@@ -132,7 +132,7 @@ class Automatic(Strategy):
 
 
 class OneStep(Strategy):
-    """Through the last iteration; see `one_step`."""
+    """Gradients through the last iteration; see `one_step`."""
 
     name = "one_step"
     of_last_iteration = True
@@ -147,7 +147,7 @@ class OneStep(Strategy):
 
 
 class Implicit(Strategy):
-    """By the implicit function theorem; see `implicit`."""
+    """Gradients by the implicit function theorem; see `implicit`."""
 
     name = "implicit"
     at_fixed_point = True

@@ -129,7 +129,7 @@ class Runs:
         return source
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Compute something, unless it has been before the runs were stopped.
+        """Return a result that is computed once, also where runs are stopped and go on.
 
         Parameters
         ----------

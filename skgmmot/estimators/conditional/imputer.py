@@ -147,7 +147,7 @@ class MixtureImputer(DefaultMixture, TransformerMixin, SavedEstimator):
         return self
 
     def _check_attributes(self):
-        """Refuse what is no mixture of the features, and no columns, in a file."""
+        """Refuse a file whose mixture or columns are not those of the features."""
         super()._check_attributes()
         if not hasattr(self, "mixture_"):
             return

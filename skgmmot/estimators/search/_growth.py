@@ -260,7 +260,7 @@ class Grown:
         return lean(best), *map(lean, at_ends)
 
     def take(self, fits: tuple[dict, dict, dict]) -> None:
-        """Take over fits of a covariance type."""
+        """Take over the fits of one covariance type, made by another process."""
         for mine, theirs in zip((self.best, self._last, self._top), fits, strict=True):
             mine.update(theirs)
 

@@ -42,7 +42,7 @@ class Maps:
             return mixture_map(target, source, transposed(plan))
         except ValueError as error:
             raise ValueError(
-                f"target_mixture_ must be one to start from for the way back. There, {error}"
+                f"target_mixture_ must be one from which samples can be moved back. {error}"
             ) from error
 
 

@@ -257,13 +257,13 @@ class SinkhornEM:
         return Dual(log_likelihood / self.em.total, share, overlap)
 
     def objective(self, theta: TiltedMixture) -> float:
-        """Minus the balanced cost, of a mixture seen through the weights that balance it."""
+        """Minus the cost of balanced transport, from the weights that balance the mixture."""
         w, value = theta.prescribed, self.dual(theta, theta.log_weights).value
         cost = float(w @ (theta.log_weights - w.log()) - value)
         return self.em.log_prior(theta) / self.em.total - cost
 
     def gap(self, theta: TiltedMixture) -> float:
-        """What balancing a mixture costs: the balanced cost less the negative log-likelihood."""
+        """The cost of balanced transport less the negative log-likelihood."""
         em, w = self.em, theta.prescribed
         step = em.fastest(theta.mixture())
         tilt = self.balance(theta).log_weights - w.log()

@@ -157,7 +157,7 @@ class StudentStep:
         return m_step(theta, e_step(theta, x, a), self.em.reg_covar, learns=self.em.learns)
 
     def linearise(self, theta: StudentMixtureParams) -> "LinearisedStudent":
-        """The iteration at a mixture; the last one is kept, for it is asked for twice."""
+        """The linearisation at a mixture; the last one is kept, because it is asked for twice."""
         theta = theta.detach()
         if self._last is None or not all(map(torch.equal, self._last.theta, theta)):
             constants = (None if t is None else t.detach() for t in (self.X, self.sample_weight))

@@ -226,7 +226,7 @@ class Newton(Acceleration):
         return super().may_fall(fall - abs(float(against)), objective)
 
     def _learn(self, linear, was_proposed):
-        """Correct the model by what a step has shown; the relative error of a jump."""
+        """Correct the model by the last step; return the relative error that a jump had made."""
         before, now = self._linear.residual.cpu(), linear.residual.cpu()
         delta = self._jump.delta if was_proposed else before
         self._model.observe(delta, delta + now - before)

@@ -39,7 +39,7 @@ LARGEST_QUOTIENT = 1e300
 
 
 class PlanErrors(NamedTuple):
-    """What a plan may be off by."""
+    """Bounds of the errors of a plan."""
 
     gap: float = 0.0
     """Duality gap between the marginals that the plan has, in the unit of the costs."""

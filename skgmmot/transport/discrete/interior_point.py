@@ -224,7 +224,7 @@ def _start(problem: Penalised) -> Iterate:
 
 
 def _raised(weights: Tensor, lam: float) -> Tensor:
-    """Weights to start from: those under a penalty may attract much mass also if they are small."""
+    """Weights to start from: small ones are raised under a penalty, where they may attract mass."""
     return weights if math.isinf(lam) else weights.clamp(min=LEAST_START * float(weights.sum()))
 
 

@@ -136,7 +136,7 @@ def _swept(problem: Penalised, f: Tensor, g: Tensor) -> _Iterate:
 
 
 def translation(problem: Penalised, f: Tensor, g: Tensor) -> Tensor | float:
-    """Return what is best added to all of ``f`` and subtracted from all of ``g``.
+    """Return the constant that, added to ``f`` and subtracted from ``g``, raises the dual most.
 
     Sweeps would find it slowly under large penalties. It makes the totals of the marginals equal.
 

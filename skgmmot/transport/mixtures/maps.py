@@ -85,7 +85,7 @@ class MixtureMap:
 
     @cached_property
     def e_step(self) -> EStep:
-        """The E-step of the source, about the origin, so that it is not rounded to their dtype."""
+        """The E-step of the source relative to the origin: its means keep float64's digits."""
         about = self.source._replace(means=self.source.means - self.origin.double())
         return fastest_e_step(about, self.n_samples, self.origin.dtype, self.origin)
 

@@ -23,7 +23,7 @@ ASTRAY = 0.1
 
 
 class Request(NamedTuple):
-    """What is known of a fit of which a gradient is asked for, before it runs."""
+    """The options of a fit that is to be differentiated, for strategies to check beforehand."""
 
     acceleration: str | None
     """What extrapolates the iterations, by its name."""
@@ -54,7 +54,7 @@ class Natural(Strategy):
         if not constraint.fixes_weights or loop.e_step.balanced:
             raise ValueError(
                 "gradient='natural' must have fixed_weights=True and e_step='posterior', got "
-                f"fixed_weights={constraint.fixes_weights}, e_step={loop.e_step.name!r}, for "
+                f"fixed_weights={constraint.fixes_weights}, e_step={loop.e_step.name!r}: "
                 "samples take no weight along from one component to another. Set them, or use "
                 "gradient='implicit'."
             )
@@ -99,7 +99,7 @@ class Natural(Strategy):
         return solution._replace(value=value, adjoint=asked)
 
     def ahead(self, theta, asked, went, weights):
-        """The mixture where backward asked it to go, if the samples went there too."""
+        """The mixture moved as backward asked for, as far as samples have followed; else None."""
         if not isinstance(asked, Asked) or asked.movement is None:
             return None
         step = _step(went, -asked.movement, weights)
@@ -115,7 +115,7 @@ class Natural(Strategy):
 
 
 def _step(went: Tensor, asked: Tensor, sample_weight: Tensor | None) -> float:
-    """How far samples went the way that they were asked to; 0 if they went another."""
+    """The step that samples have made the way they were asked to; 0 if they went another way."""
     asked = asked * len(asked)
     if sample_weight is not None:
         a = sample_weight.detach().to(asked.dtype)
