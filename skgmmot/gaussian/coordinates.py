@@ -160,11 +160,9 @@ class FisherCoordinates:
         """The mixture after a change, correct to first order; a valid mixture for any vector."""
         weights, means, covariances = self._cut(vector)
         w, m, _ = self.mixture
-        relative = weights * self.weight_root / w.clamp(min=torch.finfo(w.dtype).tiny)
-        weights = w * (1 + relative / 2).square()
         means = m + self._rows(means / self.root.unsqueeze(-1), self.base.transpose(self.factors))
         return self.mixture._replace(
-            weights=weights * (w.sum() / weights.sum()),
+            weights=retracted_weights(w, weights * self.weight_root),
             means=means,
             covariances=self._chart.changed_covariances(covariances),
         )
@@ -207,6 +205,26 @@ class FisherCoordinates:
         w, m, _ = self.mixture
         weights, means, covariances = vector.tensor_split([len(w), len(w) + m.numel()], dim=-1)
         return weights, means.unflatten(-1, m.shape), covariances
+
+
+def retracted_weights(weights: Tensor, change: Tensor) -> Tensor:
+    """Return weights after a change, correct to first order: ``w (1 + dw / 2 w)^2``, rescaled.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (K,)
+        The weights before.
+    change : Tensor of shape (K,)
+        Their change ``dw``.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        Weights that are not negative and have the same sum; zeros stay zero.
+    """
+    relative = change / weights.clamp(min=torch.finfo(weights.dtype).tiny)
+    moved = weights * (1 + relative / 2).square()
+    return moved * (weights.sum() / moved.sum())
 
 
 class _Chart:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.coordinates import FisherCoordinates
+from skgmmot.gaussian.coordinates import FisherCoordinates, retracted_weights
 from skgmmot.gaussian.mixture import EMPTY, GaussianMixtureParams
 
 
@@ -71,7 +71,7 @@ class FactorCoordinates:
         )
 
     def of_cotangent(self, u: GaussianMixtureParams) -> Tensor:
-        """The dual coordinates ``(..., m)`` of cotangents, with the same products with changes."""
+        """Coordinates ``(..., m)`` of cotangents, which keep their products with changes."""
         means = self._stretched(u.means * self.deviations, self.widening)
         F, psi = u.covariances[..., :-1], u.covariances[..., -1]
         return self._join(
@@ -99,15 +99,13 @@ class FactorCoordinates:
         """The mixture after a change, correct to first order; a valid mixture for any vector."""
         weights, means, covariances = self._cut(vector)
         w, m, storage = self.mixture
-        relative = weights * self.weight_root / w.clamp(min=torch.finfo(w.dtype).tiny)
-        weights = w * (1 + relative / 2).square()
         covariances = covariances / self.spread
         V = self._across(covariances[..., :-1], self.expansion)
         F = storage[..., :-1] + V * self.deviations.unsqueeze(-1)
         psi = storage[..., -1:] * (covariances[..., -1:] * 2**0.5).exp()
         means = m + self._stretched(means / self.root, self.widening) * self.deviations
         return self.mixture._replace(
-            weights=weights * (w.sum() / weights.sum()),
+            weights=retracted_weights(w, weights * self.weight_root),
             means=means,
             covariances=torch.cat([F, psi], dim=-1),
         )

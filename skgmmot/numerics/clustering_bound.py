@@ -38,6 +38,8 @@ FIRST_VARIANCE, GROWTH = 4.0, 0.001
 MAX_STEPS = 12
 #: Rounding of features of points up to 1e9 times as far as the points of their clusters.
 ROUNDING = 1e-6
+#: Rounding of a distance, relative to it.
+DISTANCE_ROUNDING = 1e-12
 #: Entries of a block of features: 64 MiB.
 BLOCK_SIZE = 2**22
 
@@ -151,6 +153,24 @@ def characteristic_of(X: Tensor, weights: Tensor, frequencies: Tensor) -> tuple[
         differences += weighted @ waves.conj()
         sums += weighted @ waves
     return differences, sums
+
+
+def excess(distance: float, least: float) -> float:
+    """Return how far a distance may be above the least one, given a lower bound of that.
+
+    Parameters
+    ----------
+    distance : float
+        A distance, computed in float64.
+    least : float
+        A lower bound of the least one.
+
+    Returns
+    -------
+    float
+        Their difference, not negative, with the rounding of the distance.
+    """
+    return max(distance - least, 0.0) + DISTANCE_ROUNDING * distance
 
 
 def _normal(m: int, d: int):

@@ -4,18 +4,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.gaussian.coordinates import FisherCoordinates, LogCoordinates, descended, velocities
-from skgmmot.gaussian.covariance.registry import ELEMENTARY_TYPES
+from skgmmot.gaussian.coordinates import (
+    FisherCoordinates,
+    LogCoordinates,
+    descended,
+    retracted_weights,
+    velocities,
+)
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.distance import transport_plan
 
 K, d = 3, 2
-
-
-@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
-def theta(request, make_mixture):
-    """A mixture of each covariance type."""
-    return make_mixture(request.param, K, d)
 
 
 def change_of(theta, seed):
@@ -138,3 +137,12 @@ def test_a_mean_that_moves_by_one_standard_deviation_moves_by_one(
     moved = theta._replace(means=means.index_add(0, torch.tensor([1]), axis.unsqueeze(0)))
     length = free.length(free.to_free(moved) - free.to_free(theta))
     assert length == pytest.approx(1.0, rel=1e-9)
+
+
+def test_retracted_weights_are_weights_and_right_to_first_order():
+    w, change = torch.tensor([0.5, 0.3, 0.2, 0.0]), torch.tensor([0.3, -0.2, -0.1, 0.0])
+    moved = retracted_weights(w, 1e-3 * change)
+    assert_close(moved, w + 1e-3 * change, rtol=0, atol=1e-6)
+    far = retracted_weights(w, -100 * change)
+    assert_close(far.sum(), w.sum())
+    assert (far >= 0).all() and far[3] == 0

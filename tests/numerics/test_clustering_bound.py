@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from skgmmot.numerics import clustering_bound as module
-from skgmmot.numerics.clustering_bound import characteristic_of, clustering_bound, density_bound
+from skgmmot.numerics.clustering_bound import (
+    characteristic_of,
+    clustering_bound,
+    density_bound,
+    excess,
+)
 
 
 def cost_of(X, a, label, K):
@@ -98,3 +103,8 @@ def test_the_characteristic_function_is_that_of_samples():
     differences, sums = characteristic_of(X, torch.tensor([0.25, 0.75]).double(), w)
     assert differences[2, 1] == pytest.approx(0.25 * np.exp(0.4j) + 0.75 * np.exp(1.6j))
     assert sums[0, 1] == pytest.approx(0.25 * np.exp(0.15j) + 0.75 * np.exp(0.6j))
+
+
+@pytest.mark.parametrize(("least", "expected"), [(1.5, 0.5 + 2e-12), (2.0, 2e-12), (2.1, 2e-12)])
+def test_a_distance_exceeds_the_least_by_its_rounding_at_least(least, expected):
+    assert excess(2.0, least) == expected

@@ -37,6 +37,7 @@ from skgmmot.fitting.quantization import Lloyd, Samples, nearest_cell, squares_t
 from skgmmot.fitting.quantization_bound import cost_bound, cost_error
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
+from skgmmot.numerics.clustering_bound import excess
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.linalg import Rescaling, error_of_root, power_of_two
 from skgmmot.numerics.threads import single_threaded_torch
@@ -47,8 +48,6 @@ from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
 MIN_WIDTH, MAX_HEIGHT = 16, 4
 #: Attributes that only fits with known errors have.
 OF_ERRORS = ("error_", "distance_error_")
-#: Rounding of a distance, relative to it.
-ROUNDING = 1e-12
 
 
 class WassersteinQuantizer(
@@ -280,7 +279,7 @@ class WassersteinQuantizer(
         points = scaling.apply(arrays.as_tensor(self.cluster_centers_).to(_like(step.density)))
         square = max(float(plan.cost), 0.0)
         least = math.sqrt(cost_bound(step.density, self.n_clusters, square)) * scaling.unit
-        self.error_ = max(self.distance_ - least, 0.0) + ROUNDING * self.distance_
+        self.error_ = excess(self.distance_, least)
         self.distance_error_ = error_of_root(square, cost_error(step, points, plan)) * scaling.unit
 
     def _read_density(self, density, sample_weight):

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.numerics.clustering_bound import clustering_bound
+from skgmmot.numerics.clustering_bound import clustering_bound, excess
 from skgmmot.numerics.linalg import Rescaling, error_of_root
 from skgmmot.transport.mixtures.distance import transport_plan
 from skgmmot.transport.mixtures.errors import cost_error
 
 #: Rounding of variances along axes, relative to the largest and the number of features.
 EPS = 4 * torch.finfo(torch.float64).eps
-#: Rounding of a distance, relative to it.
-ROUNDING = 1e-12
 
 
 def reduction_error(
@@ -50,7 +48,7 @@ def reduction_error(
     cost = max(float(plan.cost), 0.0)
     distance, rounding = math.sqrt(cost), error_of_root(cost, cost_error(*pair, plan))
     nearest = distance_bound(pair[0], n_components, cost)
-    return scaling.unit * (max(distance - nearest, 0.0) + rounding + ROUNDING * distance)
+    return scaling.unit * (excess(distance, nearest) + rounding)
 
 
 def distance_bound(mixture: GaussianMixtureParams, n_components: int, cost: float) -> float:
