@@ -15,12 +15,6 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams, join, select, with_m
 K, d = 3, 2
 
 
-@pytest.fixture(params=[t.name for t in ELEMENTARY_TYPES])
-def theta(request, make_mixture):
-    """A mixture of each covariance type."""
-    return make_mixture(request.param, K, d)
-
-
 def test_full_covariances_are_one_matrix_a_component(theta):
     full = theta.full_covariances()
     assert full.shape == (K, d, d)

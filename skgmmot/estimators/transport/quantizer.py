@@ -13,7 +13,6 @@ from sklearn.base import (
     ClusterMixin,
     TransformerMixin,
 )
-from sklearn.cluster import kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -21,7 +20,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skgmmot._inputs import arrays
-from skgmmot._inputs.densities import as_density, check_squares, reshaping
 from skgmmot._inputs.mixtures import looks_like_mixture
 from skgmmot._types import Array, Device, Elsewhere, Mixture, RandomState, fit_context
 from skgmmot.estimators._progress import ProgressBar
@@ -33,19 +31,20 @@ from skgmmot.estimators.callbacks import (
 )
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.saving import SavedEstimator
+from skgmmot.estimators.transport._quantizer_inputs import (
+    like,
+    read_density,
+    read_samples,
+    start_of,
+)
 from skgmmot.fitting.quantization import Lloyd, Samples, nearest_cell, squares_to
 from skgmmot.fitting.quantization_bound import cost_bound, cost_error
-from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics.clustering_bound import excess
 from skgmmot.numerics.fixed_point import iterate
-from skgmmot.numerics.linalg import Rescaling, error_of_root, power_of_two
+from skgmmot.numerics.linalg import error_of_root, power_of_two
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.semidiscrete.grid import GridDensity
-from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
 
-#: Columns from which on samples may be a picture, and the largest height of one for its width.
-MIN_WIDTH, MAX_HEIGHT = 16, 4
 #: Attributes that only fits with known errors have.
 OF_ERRORS = ("error_", "distance_error_")
 
@@ -235,12 +234,12 @@ class WassersteinQuantizer(
     def _fit_validated(self, X, sample_weight, reached, task):
         """`fit`, on a copy."""
         is_density = looks_like_mixture(X) or isinstance(X, GridDensity)
-        read = self._read_density if is_density else self._read_samples
-        density, scaling, dtype, kind = read(X, sample_weight)
+        read = read_density if is_density else read_samples
+        density, scaling, dtype, kind = read(self, X, sample_weight)
         vars(self).pop("periodic_extent_", None)
         if isinstance(density, GridDensity) and density.periodic:
             self.periodic_extent_ = tuple(float(end) for end in X.extent)
-        start = self._start(density, scaling, check_random_state(self.random_state))
+        start = start_of(self, density, scaling, check_random_state(self.random_state))
         free = self.masses == "free"
         step = Lloyd(density, None if free else torch.full_like(start[:, 0], 1 / self.n_clusters))
 
@@ -276,102 +275,11 @@ class WassersteinQuantizer(
 
     def _certify(self, step, plan, scaling):
         """Set how far the distance may be from the least one, and from that of the points."""
-        points = scaling.apply(arrays.as_tensor(self.cluster_centers_).to(_like(step.density)))
+        points = scaling.apply(arrays.as_tensor(self.cluster_centers_).to(like(step.density)))
         square = max(float(plan.cost), 0.0)
         least = math.sqrt(cost_bound(step.density, self.n_clusters, square)) * scaling.unit
         self.error_ = excess(self.distance_, least)
         self.distance_error_ = error_of_root(square, cost_error(step, points, plan)) * scaling.unit
-
-    def _read_density(self, density, sample_weight):
-        """A density as what `Lloyd` takes, its rescaling, the dtype of results, and their kind."""
-        if sample_weight is not None:
-            raise ValueError(
-                "sample_weight must be None beside a density, got weights. Put them into the "
-                "density itself."
-            )
-        density, self.n_features_in_, kind = as_density(density, "X")
-        kind = arrays.answer_kind(kind)
-        vars(self).pop("feature_names_in_", None)
-        if isinstance(density, GridDensity):
-            density, scaling = _rescaled_image(density._replace(values=density.values.detach()))
-            return density, scaling, torch.float64, kind
-        density = density.detach()
-        deviations = density.full_covariances().diagonal(dim1=1, dim2=2).sqrt()
-        scaling = Rescaling.of(density.means, float(deviations.max()))
-        density = density.translated(-scaling.origin).scaled(1 / scaling.unit)
-        if self.n_features_in_ != 2:
-            each = max(1, self.n_nodes // len(density.weights))
-            z = torch.as_tensor(standard_nodes(each, self.n_features_in_)).to(density.means)
-            density = Samples(*mixture_nodes(density, z), of=density)
-        return density, scaling, torch.float64, kind
-
-    def _read_samples(self, X, sample_weight):
-        """Normalised weighted samples, their rescaling, the dtype of results, and their kind."""
-        X, kind = arrays.samples(self, X, reset=True, sample_weight=sample_weight)
-        arrays.check_range(X)
-        if sample_weight is None and _may_be_picture(X):
-            warnings.warn(
-                f"X of shape {tuple(X.shape)} is taken as {len(X)} samples of {X.shape[1]} "
-                "features. If it is a picture, pass GridDensity(X); if it is not, pass "
-                "sample_weight=1.0.",
-                UserWarning,
-                stacklevel=4,
-            )
-        a = arrays.sample_weights(sample_weight, X)
-        X, dtype = X.detach().double(), X.dtype
-        a = X.new_ones(len(X)) if a is None else a.detach().double()
-        X, a = X[a > 0], a[a > 0]
-        if len(X) < self.n_clusters:
-            raise ValueError(
-                f"n_samples={len(X)} should be >= n_clusters={self.n_clusters}, counting samples "
-                "of positive weight. Pass more samples or ask for fewer clusters."
-            )
-        scaling = Rescaling.of(X)
-        spread = float((X - scaling.origin).abs().max())
-        check_squares("X", spread, spread)
-        return Samples(scaling.apply(X), a / a.sum()), scaling, dtype, kind
-
-    def _start(self, density, scaling, rng) -> torch.Tensor:
-        """The starting points, rescaled."""
-        if not isinstance(self.init, str):
-            given = self._given_start().to(_like(density))
-            start = scaling.apply(given)
-            if not torch.isfinite(start).all():
-                raise ValueError(
-                    f"init must be points of about the size of the density, {scaling.unit:.1e}, "
-                    f"got one of size {float(given.abs().max()):.1e}. Pass points near it."
-                )
-            return start
-        if not isinstance(density, Samples):
-            if self.init == "k-means++":
-                raise ValueError(
-                    "init must be 'random' or points for a density in the plane, got 'k-means++', "
-                    "which chooses among samples. Leave it out."
-                )
-            return _draw(density, self.n_clusters, rng)
-        X, a = (t.cpu().numpy() for t in (density.X, density.a))
-        if self.init == "k-means++":
-            _, chosen = kmeans_plusplus(X, self.n_clusters, sample_weight=a, random_state=rng)
-        else:
-            chosen = rng.choice(len(X), self.n_clusters, replace=False, p=a)
-        return density.X[torch.as_tensor(chosen).to(density.X.device)]
-
-    def _given_start(self) -> torch.Tensor:
-        start = arrays.as_tensor(self.init, dtype=torch.float64).detach()
-        shape = (self.n_clusters, self.n_features_in_)
-        if start.shape != shape or not torch.isfinite(start).all():
-            raise ValueError(
-                f"init must be finite points of shape (n_clusters, n_features) = {shape}, got "
-                f"shape {tuple(start.shape)}. "
-                + reshaping("init", start, "Pass as many points as clusters.")
-            )
-        n_distinct = len(torch.unique(start, dim=0))
-        if n_distinct < self.n_clusters:
-            raise ValueError(
-                f"init must be distinct points, got {n_distinct} different ones among "
-                f"{self.n_clusters}. Move those that are equal: they would stay together."
-            )
-        return start
 
     def _quantize(self, step, start, unit, reached, called):
         """Iterate Lloyd's steps until convergence."""
@@ -519,41 +427,3 @@ class WassersteinQuantizer(
     @property
     def _n_features_out(self):
         return len(self.cluster_centers_)
-
-
-def _may_be_picture(X: torch.Tensor) -> bool:
-    """Whether samples are as many as a picture has rows for its columns, and not negative."""
-    n, d = X.shape
-    return d >= MIN_WIDTH and n <= MAX_HEIGHT * d and float(X.min()) >= 0
-
-
-def _rescaled_image(density: GridDensity) -> tuple[GridDensity, Rescaling]:
-    """An image with its lower left corner at the origin, and where it was."""
-    corner, size = _corner_and_size(density)
-    scaling = Rescaling(density.values.new_tensor(corner), power_of_two(size.max()))
-    extent = tuple(float(end) for side in size for end in (0.0, side / scaling.unit))
-    return density._replace(extent=extent), scaling
-
-
-def _corner_and_size(density: GridDensity) -> tuple[np.ndarray, np.ndarray]:
-    """The corner of least coordinates and the lengths of the box of an image."""
-    low, high = np.array(density.extent[::2], float), np.array(density.extent[1::2], float)
-    return low, high - low
-
-
-def _like(density) -> torch.Tensor:
-    """A tensor on the device of a density."""
-    return density.values if isinstance(density, GridDensity) else density[0]
-
-
-def _draw(density: GridDensity | GaussianMixtureParams, n: int, rng) -> torch.Tensor:
-    """Draw from a density: ``(n, d)``."""
-    if isinstance(density, GaussianMixtureParams):
-        generator = torch.Generator(density.means.device).manual_seed(int(rng.randint(2**31)))
-        return sample(density, n, generator=generator)[0]
-    values = density.values.cpu().numpy()
-    pixel = rng.choice(values.size, n, p=values.ravel() / values.sum())
-    row_column = np.stack(np.unravel_index(pixel, values.shape), axis=1)
-    share = (row_column[:, ::-1] + rng.uniform(size=(n, values.ndim))) / values.shape[::-1]
-    corner, size = _corner_and_size(density)
-    return torch.as_tensor(corner + share * size).to(density.values)
