@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import ShuffleSplit
 from three_groups import groups
 
@@ -82,17 +81,6 @@ def test_held_out_likelihood_is_that_of_the_folds():
     ]
     assert found.results_["held_out"][0] == pytest.approx(np.mean(each), abs=1e-2)
     assert found.best_criterion_ == pytest.approx(-2 * len(X) * found.results_["held_out"][0])
-
-
-def test_collapsed_fits_are_not_chosen():
-    rng = np.random.default_rng(0)
-    X = np.vstack([rng.normal(size=(60, 2)), np.full((4, 2), 30.0)])  # four equal rows
-    found = GaussianMixtureSearch(range(1, 5), "full", patience=None, random_state=0).fit(X)
-    rows = pd.DataFrame(found.results_)
-    assert rows.collapsed.any()
-    assert not rows.collapsed[found.best_index_]
-    with pytest.warns(ConvergenceWarning, match="a best fit with a collapsed component"):
-        GaussianMixtureSearch(4, "full", random_state=0).fit(X)
 
 
 def test_numbers_need_not_be_consecutive_nor_in_order():

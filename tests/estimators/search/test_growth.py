@@ -1,96 +1,54 @@
-"""Starts from a fit of fewer or of more components."""
+"""Fits of more and more components: their starts, and which count."""
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from three_groups import groups
 
-from skgmmot.estimators.search._growth import merge, split
-from skgmmot.estimators.starts import assignments
-from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.samples import InMemory
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
-from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.gaussian.sampling import sample
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    GaussianMixtureSearch,
+)
 
 
-@pytest.fixture
-def em():
-    """Samples of three far groups in the plane, about their mean."""
+def test_no_fit_is_worse_than_one_from_a_start_of_its_own():
+    X = groups("full")
+    options = {"tol": 1e-4, "max_iter": 500}
+    mixture = DifferentiableGaussianMixture(**options)
+    found = GaussianMixtureSearch(range(1, 7), mixture=mixture, patience=None, random_state=0)
+    rows = pd.DataFrame(found.fit(X).results_)
+    assert len(rows) == 24
+    for row in rows.itertuples():
+        theirs = GaussianMixture(
+            row.n_components, covariance_type=row.covariance_type, random_state=0, **options
+        )
+        assert row.log_likelihood > theirs.fit(X).score(X) - 2e-3
+    assert set(rows.start) <= {"kmeans", "split", "merge"}
+    grown = rows[rows.covariance_type == "full"].log_likelihood
+    assert (np.diff(grown) > -1e-3).all(), "a component more is never worse"
+
+
+def test_starts_and_options_are_those_of_the_mixture():
+    X = groups("diag")
+    for start in ("sinkhorn", lambda X, K, rng: rng.randint(K, size=len(X))):
+        mixture = DifferentiableGaussianMixture(init_params=start, reg_covar=1e-3, n_init=2)
+        found = GaussianMixtureSearch((2, 3), "diag", mixture=mixture, random_state=0).fit(X)
+        assert found.n_components_ == 3
+        assert found.best_estimator_.init_params is start
+        assert found.best_estimator_.reg_covar == 1e-3
+    mixture = DifferentiableGaussianMixture(fixed_weights=True)
+    found = GaussianMixtureSearch((2, 3), "diag", mixture=mixture, random_state=0).fit(X)
+    np.testing.assert_allclose(found.weights_, 1 / 3)
+
+
+def test_collapsed_fits_are_not_chosen():
     rng = np.random.default_rng(0)
-    centres = np.array([[-10.0, 0.0], [10.0, 3.0], [10.0, -3.0]])
-    X = torch.tensor(np.vstack([rng.normal(c, 0.5, size=(100, 2)) for c in centres]))
-    return EM(InMemory(X - X.mean(0)), torch.zeros(2, dtype=torch.float64), 1e-6)
-
-
-def fit(em, K, name, labels):
-    """The mixture of some labels."""
-    kind, resp = COVARIANCE_TYPES[name], torch.eye(K, dtype=torch.float64)[labels].T
-    return _moments(em, resp, kind)
-
-
-def _moments(em, resp, kind):
-
-    return assignments.start(lambda: iter([(slice(None), slice(None), resp)]), em, kind, len(resp))
-
-
-def test_the_component_of_two_groups_is_halved(em, covariance_type):
-    kind = COVARIANCE_TYPES[covariance_type]
-    two = fit(em, 2, covariance_type, torch.tensor([0, 1, 1]).repeat_interleave(100))
-    three = split(two, em, kind, 3)
-    centres = em.X.view(3, 100, 2).mean(1)
-    distances = torch.cdist(three.means, centres).amin(0)
-    assert distances.max() < 1
-    assert three.weights.sum() == pytest.approx(1)
-    assert three.covariance_type == kind.reduced(3, 2)
-    three.prepare()
-
-
-def test_halves_are_halved_until_there_are_enough(em, covariance_type):
-    kind = COVARIANCE_TYPES[covariance_type]
-    one = fit(em, 1, covariance_type, torch.zeros(300, dtype=torch.long))
-    many = split(one, em, kind, 7)
-    assert many.means.shape == (7, 2)
-    assert many.covariances.shape == kind.shape(7, 2)
-    many.prepare()
-    samples = InMemory(em.X, torch.linspace(0, 1, 300, dtype=torch.float64))
-    weighted = EM(samples, em.origin, 1e-6)
-    assert split(one, weighted, kind, 2).weights[0] != split(one, em, kind, 2).weights[0]
-
-
-def test_a_split_component_is_merged_again(em, covariance_type):
-    kind = COVARIANCE_TYPES[covariance_type]
-    labels = torch.arange(3).repeat_interleave(100)
-    three = fit(em, 3, covariance_type, labels)
-    four = split(three, em, kind, 4)
-    back = merge(four, kind, 3)
-    order = torch.cdist(back.means, three.means).argmin(0)
-    torch.testing.assert_close(back.means[order], three.means, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(back.weights[order], three.weights)
-    if not kind.shared:
-        torch.testing.assert_close(back.covariances[order], three.covariances, rtol=0.2, atol=0.01)
-
-
-def test_merged_components_keep_the_moments_of_the_mixture(make_mixture):
-    theta = make_mixture("full", 5, 3)
-
-    def moments(theta):
-        mean = theta.weights @ theta.means
-        outer = theta.means.unsqueeze(2) * theta.means.unsqueeze(1)
-        second = torch.tensordot(theta.weights, theta.full_covariances() + outer, dims=1)
-        return mean, second
-
-    for K in (4, 2, 1):
-        merged = merge(theta, COVARIANCE_TYPES["full"], K)
-        assert len(merged.weights) == K
-        torch.testing.assert_close(moments(merged), moments(theta))
-
-
-def test_components_without_samples_are_not_halved(em):
-    theta = GaussianMixtureParams(
-        torch.tensor([1.0, 0.0], dtype=torch.float64),
-        torch.tensor([[0.0, 0.0], [50.0, 50.0]], dtype=torch.float64),
-        torch.stack([100 * torch.eye(2, dtype=torch.float64)] * 2),
-    )
-    three = split(theta, em, COVARIANCE_TYPES["full"], 3)
-    assert (three.weights > 0).sum() == 2
-    assert sample(three, 10)[0].isfinite().all()
+    X = np.vstack([rng.normal(size=(60, 2)), np.full((4, 2), 30.0)])  # four equal rows
+    found = GaussianMixtureSearch(range(1, 5), "full", patience=None, random_state=0).fit(X)
+    rows = pd.DataFrame(found.results_)
+    assert rows.collapsed.any()
+    assert not rows.collapsed[found.best_index_]
+    with pytest.warns(ConvergenceWarning, match="a best fit with a collapsed component"):
+        GaussianMixtureSearch(4, "full", random_state=0).fit(X)
