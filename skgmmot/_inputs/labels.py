@@ -58,7 +58,7 @@ def _shape(array):
 
 
 def source_labels(y, samples, *, class_wise: bool = False) -> np.ndarray:
-    """Labels of classes, one for each sample; class by class, -1 marks what is unknown."""
+    """The class of each sample; with ``class_wise``, -1 marks samples of unknown class."""
     if y is None:
         what = "class_wise=True" if class_wise else "a classifier"
         raise ValueError(

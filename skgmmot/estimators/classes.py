@@ -17,7 +17,7 @@ CLASSES = ("classes_", "components_of_class_", "_unknown_class")
 
 
 def _takes_labels(estimator):
-    """Whether it predicts classes; says why where it does not."""
+    """True where classes can be predicted; else raise, with the reason."""
     if estimator.labels == "ignore":
         raise AttributeError(
             "predicting classes needs labels='y', got 'ignore', with which a fit learns no "

@@ -32,7 +32,7 @@ FUNCTIONS: dict[str, Callable] = {}
 
 
 def named_function(function: Callable) -> Callable:
-    """Decorate a function of this package that estimators have as a parameter: it is saved."""
+    """Decorate a function that may be a parameter of an estimator: files name it."""
     FUNCTIONS[function.__name__] = function
     return function
 

@@ -347,7 +347,7 @@ class IncompleteDefinition(IncompleteEStep):
         return *self.completed(moments, observed, patterns), moments.log_likelihood
 
     def _with_zero_weights(self, X, joint):
-        """Responsibilities with the derivative in weights of zero that logarithms have not."""
+        """Responsibilities with their derivative in weights of zero, which logarithms lose."""
         theta = self.theta._replace(log_weights=torch.zeros_like(self.theta.weights), weights=None)
         unweighted = IncompleteDefinition(theta, self.origin).log_joint(X)
         # where such a component has all the density, the derivative is huge, but no infinity

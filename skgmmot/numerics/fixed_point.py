@@ -63,7 +63,7 @@ class Journal(Protocol):
     """The state to go on from; None begins."""
 
     def step(self, loop: tuple) -> None:
-        """Keep a state, which never changes."""
+        """Keep a state, which is not changed afterwards."""
 
 
 def iterate(

@@ -143,7 +143,7 @@ class EMFit(Fit):
         return EM(samples, origin, self.estimator.reg_covar, self._under_prior(samples))
 
     def _samples(self, X, sample_weight):
-        """The samples, in one place."""
+        """The samples in memory, as an object that answers with sums over them."""
         if self.incomplete:
             return Grouped(X, sample_weight, [(by_pattern(X), WHOLE)], incomplete=True)
         return InMemory(X, sample_weight)
@@ -320,13 +320,13 @@ class EMFit(Fit):
         )
 
     def remarks(self, solution):
-        """That components have no samples."""
+        """A warning if components have no samples."""
         K = self.estimator.n_components
         n_empty = solution.value.weights[:K].tolist().count(0.0)
         return [EMPTY.format(n_empty, self.estimator.n_components)] if n_empty else []
 
     def show(self, solution):
-        """Set the estimator's attributes; those that only some fits have go."""
+        """Set the estimator's attributes, and delete those that only other fits have."""
         e = self.estimator
         for name in (*OF_ERRORS, "entropic_ot_gap_", *CLASSES, *OF_NOISE, *STATE):
             vars(e).pop(name, None)
@@ -416,7 +416,7 @@ class OutOfCoreFit(EMFit):
         self._begin(samples, facts.origin)
 
     def _bounds(self, samples):
-        """The box around the samples, of which the facts tell."""
+        """The box around the samples, from the pass that found their facts."""
         return samples.facts.low, samples.facts.high
 
     def _recording(self):

@@ -133,7 +133,7 @@ class Comparison:
         return self.X[rows], None if a is None else a[rows]
 
     def run(self, count: float, task: Task | None = None) -> list[str]:
-        """Fit and compare, for so many samples in all; show the best, and return its warnings."""
+        """Fit and compare, counting so many samples; show the best, and return its warnings."""
         self.count, stop = count, False
         self.rows: dict = {}
         courses = {name: Course() for name in self.types}

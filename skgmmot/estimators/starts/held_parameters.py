@@ -20,7 +20,7 @@ def fixed(
     n_features: int,
     device: torch.device,
 ) -> Constraint:
-    """What of the mixture stays, without values."""
+    """Which parameters of the mixture are fixed; their values come with the start."""
     K = estimator.n_components
     names = ("weights", "means", "covariances")
     masks = {name: getattr(estimator, f"fixed_{name}") for name in names}
@@ -72,7 +72,7 @@ def of_components(constraint: Constraint, n_components: int) -> Constraint:
 
 
 def held(theta: GaussianMixtureParams, given: tuple, em: EM) -> GaussianMixtureParams:
-    """A start with what is given where that stays."""
+    """A start in which fixed parameters have their given values."""
     if not em.constraint.fixes:
         return theta
     parts = (t if g is None else g for t, g in zip(theta, given, strict=True))

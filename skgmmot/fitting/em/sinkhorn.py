@@ -92,7 +92,7 @@ class TiltedMixture(TypedTensors):
 
     @property
     def component_weights(self) -> Tensor:
-        """The same: there is no noise."""
+        """The weights ``(K,)``: there is no noise."""
         return self.prescribed
 
     def mixture(self) -> GaussianMixtureParams:

@@ -91,7 +91,7 @@ def _mean(b: float) -> float:
 
 
 def is_dense(n_features: int, rank: int) -> bool:
-    """Return whether matrices are faster than what is done here.
+    """Return whether computing with full matrices is faster than with factors.
 
     Parameters
     ----------

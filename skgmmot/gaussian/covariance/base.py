@@ -310,7 +310,7 @@ class DensityType(CovarianceType):
         raise NotImplementedError
 
     def observed(self, covariances: Tensor, observed: Tensor) -> Observed:
-        """Marginals and regressions for sets of observed features ``(S, d)``, truth values."""
+        """Marginals and regressions for S sets of observed features, a mask ``(S, d)``."""
         raise NotImplementedError
 
     def completed(

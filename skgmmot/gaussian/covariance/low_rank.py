@@ -156,7 +156,7 @@ class LowRank(DensityType):
         return _At(self.rank, None, None, _directions(W, roots, L))
 
     def begun(self, variances: Tensor) -> Tensor:
-        """Covariances of given variances ``(K, d)``, whose factors point anywhere."""
+        """Covariances of given variances ``(K, d)``, with factors in arbitrary directions."""
         d = variances.shape[-1]
         generator = torch.Generator().manual_seed(0)
         normal = torch.randn(d, self.rank, generator=generator, dtype=torch.float64).to(variances)

@@ -276,7 +276,7 @@ def _units(theta: GaussianMixtureParams) -> GaussianMixtureParams:
 
 
 def _singular(theta: GaussianMixtureParams, direction: Tensor, known: float) -> str:
-    """What the samples do not determine."""
+    """The text of an error: which parameters the samples do not determine."""
     K, d = theta.means.shape
     *own, of_covariances = direction.square().tensor_split([K, K + K * d])
     by_component = sum(part.view(K, -1).sum(1) for part in own)
