@@ -4,10 +4,8 @@ import contextlib
 import itertools
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from skgmmot import DifferentiableGaussianMixture as EM
 from skgmmot import SlicedWassersteinGMM
 from skgmmot.estimators.mixtures import _checkpoint
 from skgmmot.numerics import archive
+from skgmmot.numerics.runs import Runs
 
 SHOWN = [
     *("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"),
@@ -69,7 +68,7 @@ def em(**options):
 
 
 def sliced(**options):
-    defaults = {"random_state": 3, "n_projections": 10, "max_iter": 40}
+    defaults = {"random_state": 3, "n_projections": 10, "max_iter": 12}
     return lambda **more: SlicedWassersteinGMM(3, **defaults | options | more)
 
 
@@ -91,9 +90,9 @@ FITS = {
     "spherical": em(covariance_type="spherical", acceleration="squarem"),
     "sinkhorn": em(e_step="sinkhorn", tol=1e-4),
     "sliced": sliced(),
-    "batches": sliced(batch_size=50, projections="max"),
-    "an odd number of steps": sliced(max_iter=25),
-    "optimiser": sliced(optimizer=by_hand, projections="max"),
+    "batches": sliced(batch_size=250, projections="max"),
+    "an odd number of steps": sliced(max_iter=9),
+    "optimiser": sliced(optimizer=by_hand, projections="max", max_iter=9),
     "adam": sliced(optimizer="adam", refine="em"),
 }
 
@@ -440,95 +439,74 @@ def test_a_disk_that_fills_up_costs_a_warning_and_not_the_fit(blobs, path, monke
 
 # --- processes that die --------------------------------------------------------------------------
 
-#: Fits in processes that are told to die at a writing, before what is written is on disk. The
-#: processes are forked from one that has loaded everything.
-SCRIPT = """
-    import itertools, os, signal, sys, threading, warnings
-    import numpy as np, torch
-    import skgmmot
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+warns_of_fork = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
-    folder = sys.argv[1]
-    warnings.simplefilter("ignore")
-    rng = np.random.default_rng(0)
-    X = np.vstack([c + rng.normal(size=(100, 2)) for c in 2 * rng.normal(size=(4, 2))])
-    fsync = os.fsync
 
-    def fit(name, path, kill_at=0, number=signal.SIGKILL, every=1):
-        count = itertools.count(1)
+def in_process(function):
+    """Call a function in a forked process; returns its exit code, or what killed it, negative."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-        def killing(handle):
-            if next(count) == kill_at:
-                os.kill(os.getpid(), number)
-            fsync(handle)
 
+def killed_at(n_writes, fit):
+    """A fit whose process is killed at a writing, before what is written is on disk."""
+    count, fsync = itertools.count(1), os.fsync
+
+    def killing(handle):
+        if next(count) == n_writes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(handle)
+
+    def run():
         os.fsync = killing
-        options = {"random_state": 0, "checkpoint": path, "checkpoint_every": every}
-        if name == "em":
-            mixture = skgmmot.DifferentiableGaussianMixture(
-                4, n_init=2, acceleration="squarem", tol=0.0, max_iter=9,
-                init_params="random_from_data", **options)
-            mixture.fit(X.astype(np.float32))
-        else:
-            mixture = skgmmot.SlicedWassersteinGMM(3, max_iter=20, n_projections=8, **options)
-            mixture.fit(X)
-        with open(path + ".end", "wb") as file:
-            file.write(mixture.means_.tobytes() + mixture.covariances_.tobytes())
+        fit()
 
-    def process(*args):
-        pid = os.fork()
-        if not pid:
-            fit(*args)
-            os._exit(0)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-"""
+    return run
 
 
-def run(script, folder):
-    """What a script prints after `SCRIPT`."""
-    text = textwrap.dedent(SCRIPT) + textwrap.dedent(script)
-    done = subprocess.run(
-        [sys.executable, "-c", text, str(folder)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+MORTAL = {
+    "em": em(n_init=2, acceleration="squarem", tol=0.0, max_iter=9, init_params="random_from_data"),
+    "sliced": sliced(max_iter=20, n_projections=8),
+}
 
 
-def test_processes_that_are_killed_in_the_midst_of_a_writing_go_on_with_the_same_bits(tmp_path):
-    script = """
-        for name, kills in (("em", [2, 9]), ("sliced", [5])):
-            print(*[process(name, f"{folder}/{name}.npz", kill_at) for kill_at in kills])
-            print(*[process(name, f"{folder}/{path}.npz") for path in (name, name + "-whole")])
-    """
-    kill = str(-signal.SIGKILL)
-    assert run(script, tmp_path) == [kill, kill, "0", "0", kill, "0", "0"]
-    for name in ("em", "sliced"):
-        ends = [(tmp_path / f"{path}.npz.end").read_bytes() for path in (name, f"{name}-whole")]
-        assert ends[0] == ends[1]
+@needs_fork
+@warns_of_fork
+@pytest.mark.parametrize(("name", "kills"), [("em", [2, 9]), ("sliced", [5])])
+def test_processes_that_are_killed_in_the_midst_of_a_writing_go_on_with_the_same_bits(
+    name, kills, blobs, path
+):
+    X = blobs.astype(np.float32) if name == "em" else blobs
+    expected = bits(MORTAL[name]().fit(X))
+    for n_writes in kills:
+        fit = partial(MORTAL[name](checkpoint=path).fit, X)
+        assert in_process(killed_at(n_writes, fit)) == -signal.SIGKILL
+    assert bits(MORTAL[name](checkpoint=path).fit(X)) == expected
 
 
-def test_sigterm_has_the_state_written_and_then_its_way(tmp_path):
-    script = """
-        from skgmmot.numerics.runs import Runs
+@needs_fork
+@warns_of_fork
+def test_sigterm_has_the_state_written_and_then_its_way(blobs, path, monkeypatch):
+    step = Runs.step
 
-        step = Runs.step
+    def told(self, loop):
+        step(self, loop)
+        if loop.solution.n_iter >= 5:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-        def told(self, loop):
-            step(self, loop)
-            if loop.solution.n_iter >= 5:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        Runs.step = told
-        print(process("em", f"{folder}/fit.npz", 0, None, 1000))
-        Runs.step = step
-        print(len(os.listdir(folder)))
-    """
-    assert run(script, tmp_path) == [str(-signal.SIGTERM), "1"]
+    monkeypatch.setattr(Runs, "step", told)
+    mixture = MORTAL["em"](checkpoint=path, checkpoint_every=1000)
+    assert in_process(partial(mixture.fit, blobs)) == -signal.SIGTERM
+    assert os.listdir(path.parent) == [path.name]
     options = {"what": _checkpoint.WHAT, "version": 1, "kinds": _checkpoint.KINDS}
-    reached = archive.read(tmp_path / "fit.npz", **options)["reached"]
+    reached = archive.read(path, **options)["reached"]
     assert (reached.run, reached.loop.solution.n_iter) == (0, 5)
 
 

@@ -63,7 +63,7 @@ PARAMETERS = [
     {"init_params": "random"},
     {"init_params": "random_from_data"},
     {"init_params": "sinkhorn"},
-    {"e_step": "sinkhorn"},
+    {"e_step": "sinkhorn", "max_iter": 4},
     {"acceleration": "squarem"},
     {"acceleration": "newton"},
     {"fixed_weights": True, "weights_init": [0.1, 0.2, 0.3, 0.4]},

@@ -145,7 +145,7 @@ def overlapping(seed):
     """Five components about one deviation apart, on which EM is slow."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(5, 2))
-    return centres[rng.integers(5, size=2000)] + rng.normal(size=(2000, 2))
+    return centres[rng.integers(5, size=500)] + rng.normal(size=(500, 2))
 
 
 def test_acceleration_needs_at_most_half_the_passes():

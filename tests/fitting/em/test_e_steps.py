@@ -59,7 +59,7 @@ def test_the_implicit_gradient_is_that_of_fixed_points_wherever_the_fit_stops(pa
 
 
 def test_the_automatic_gradient_is_that_of_all_iterations(pair):
-    options = {"gradient": "automatic", "tol": 0, "max_iter": 30}
+    options = {"gradient": "automatic", "tol": 0, "max_iter": 8}
     for found, expected in derivatives_and_differences(*pair, **options):
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
 

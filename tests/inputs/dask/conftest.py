@@ -24,14 +24,19 @@ def fitted(X):
 
 @pytest.fixture(scope="session")
 def client():
-    """Two workers of one thread each, in processes of their own; nobody's default."""
-    distributed = pytest.importorskip("distributed")
+    """Two workers of one thread each, in processes of their own; nobody's default.
+
+    They are forked from a process that has loaded the package: tests kill them by the dozen.
+    """
+    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
     options = {"dashboard_address": ":0", "memory_limit": "2GiB", "silence_logs": 50}
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        distributed.utils.get_mp_context().set_forkserver_preload(["distributed", "skgmmot"])
+        with (
+            distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster,
+            distributed.Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
 
 
 @pytest.fixture

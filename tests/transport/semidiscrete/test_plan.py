@@ -85,7 +85,7 @@ def test_the_plan_is_consistent_with_itself():
 
 def test_gradients_in_an_image_its_points_and_masses_are_those_of_finite_differences():
     inputs = [t.requires_grad_() for t in problem(8)]
-    assert torch.autograd.gradcheck(image_cost, inputs, eps=1e-5, atol=1e-6)
+    assert torch.autograd.gradcheck(image_cost, inputs, eps=1e-5, atol=1e-6, fast_mode=True)
 
 
 def mixture_problem(make_mixture, covariance_type, n=8, d=2):
@@ -105,7 +105,7 @@ def test_gradients_in_a_mixture_are_those_of_finite_differences(make_mixture, co
 
     inputs = (mixture.weights.log(), *mixture[1:], points, weights)
     inputs = [t.clone().requires_grad_() for t in inputs]
-    assert torch.autograd.gradcheck(cost, inputs, eps=1e-5, atol=1e-6)
+    assert torch.autograd.gradcheck(cost, inputs, eps=1e-5, atol=1e-6, fast_mode=True)
 
 
 def test_many_samples_of_a_mixture_cost_little_more_than_nothing(make_mixture, random_seed):
@@ -279,7 +279,7 @@ def test_slack_makes_masses_give_way_to_potentials_and_keeps_gradients(make_mixt
         return exact_plan(moved, points, weights, slack=slack, tol=1e-13).cost
 
     inputs = [t.clone().requires_grad_() for t in (mixture.means, points, weights)]
-    assert torch.autograd.gradcheck(cost, inputs, eps=1e-5, atol=1e-6)
+    assert torch.autograd.gradcheck(cost, inputs, eps=1e-5, atol=1e-6, fast_mode=True)
 
 
 @pytest.mark.parametrize("far", [1e3, 1e140])
