@@ -88,22 +88,23 @@ def answer_kind(*given: ArrayKind, fitted: ArrayKind = NUMPY) -> ArrayKind:
 
 def fitted_kind(estimator) -> ArrayKind:
     """The kind of an estimator's fitted attributes."""
-    tensors = [(name, v) for name, v in vars(estimator).items() if isinstance(v, Tensor)]
-    return joint_kind(*(kind_of(v) for name, v in tensors if name.endswith("_")))
+    fitted = (v for name, v in vars(estimator).items() if name[-1:] == "_")
+    return joint_kind(*(kind_of(v) for v in fitted if isinstance(v, Tensor)))
 
 
 def as_tensor(array, *, device=None, dtype=None) -> Tensor:
     """An array of numbers as a tensor; float32 and float64 are kept, the rest becomes float64."""
     tensor = array if isinstance(array, Tensor) else torch.from_numpy(_floats(array))
-    if tensor.is_complex():
+    is_float = tensor.dtype in FLOATS
+    if not is_float and tensor.is_complex():
         raise TypeError(f"an array must be real, got {tensor.dtype}. Complex data not supported.")
     if tensor.layout != torch.strided:
         raise TypeError(
             f"an array must be dense, got a tensor of {tensor.layout}. Use .to_dense()."
         )
-    if tensor.dtype not in FLOATS:
+    if not is_float:
         tensor = tensor.double()
-    return tensor.to(device=device, dtype=dtype)
+    return tensor if device is dtype is None else tensor.to(device=device, dtype=dtype)
 
 
 def _floats(array) -> np.ndarray:
@@ -311,13 +312,8 @@ def _validated(
         raise ValueError(
             f"{name} must be an array of shape (n_samples, n_features), got None. Pass samples."
         )
-    if isinstance(X, list | tuple):
-        with numbers_only(name, X):
-            X = np.asarray(X)
-    X = from_other_library(name, X)
-    if missing:
-        X = with_nan(X)
-    _refuse_other_objects(X)
+    if not _is_plain(X):
+        X = _readable(name, X, missing)
     if hasattr(X, "shape"):
         refuse_other_axes(name, X.shape)
     if _is_ready(estimator, X, reset, min_samples):
@@ -330,6 +326,18 @@ def _validated(
     tensor = on_device(tensor, getattr(estimator, "device", None))
     _check_finite(tensor, name, estimator, missing)
     return tensor
+
+
+def _readable(name: str, X, missing: bool):
+    """Samples that may be no array of floats, as what scikit-learn or torch can read."""
+    if isinstance(X, list | tuple):
+        with numbers_only(name, X):
+            X = np.asarray(X)
+    X = from_other_library(name, X)
+    if missing:
+        X = with_nan(X)
+    _refuse_other_objects(X)
+    return X
 
 
 def from_other_library(name: str, array):

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from skgmmot._inputs.arrays import ArrayKind, as_tensor, joint_kind, kind_of, on_device
 from skgmmot.gaussian.covariance.base import CovarianceType
-from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, ELEMENTARY_TYPES, SPHERICAL
+from skgmmot.gaussian.covariance.registry import (
+    COVARIANCE_TYPES,
+    ELEMENTARY_TYPES,
+    FULL,
+    SPHERICAL,
+)
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.distance import check_dimensions
 
@@ -93,23 +98,7 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64, *, any_mass=False):
     ValueError
         If the arrays are not a mixture.
     """
-    if hasattr(mixture, "moments"):
-        mixture = _moments(mixture, name)
-    if isinstance(mixture, GaussianMixtureParams):
-        given = (*mixture.without_noise(), mixture.covariance_type)
-    elif hasattr(mixture, "covariance_type"):
-        check_is_fitted(mixture, "means_", msg=_not_fitted(name))
-        covariance_type = getattr(mixture, "covariance_type_", mixture.covariance_type)
-        given = (*attributes(mixture, "covariances_", name), covariance_type)
-    elif isinstance(mixture, tuple) and len(mixture) in (3, 4):
-        given = mixture
-    else:
-        size = f" of length {len(mixture)}" if isinstance(mixture, tuple) else ""
-        raise TypeError(
-            f"{name} must be a fitted mixture estimator or a tuple (weights, means, covariances), "
-            f"got {type(mixture).__name__}{size}. Fit a DifferentiableGaussianMixture to samples "
-            "first."
-        )
+    given = parts_of(mixture, name)
     try:
         params, kind = mixture_from_tuple(*given, any_mass=any_mass)
     except (TypeError, ValueError) as error:
@@ -117,6 +106,48 @@ def as_mixture(mixture, name="mixture", dtype=torch.float64, *, any_mass=False):
         raise refusal(f"{name} must be a Gaussian mixture. {error}") from error
     # float64: distances between close mixtures are small differences of large numbers
     return params if dtype is None else in_double(params).to(dtype=dtype), kind
+
+
+def parts_of(mixture, name: str) -> tuple:
+    """The arrays of a fitted estimator, as they are, and its type; a tuple is that already."""
+    if isinstance(mixture, tuple) and len(mixture) in (3, 4):
+        return mixture
+    if hasattr(mixture, "moments"):
+        mixture = _moments(mixture, name)
+    if isinstance(mixture, GaussianMixtureParams):
+        return (*mixture.without_noise(), mixture.covariance_type)
+    if hasattr(mixture, "covariance_type"):
+        check_is_fitted(mixture, "means_", msg=_not_fitted(name))
+        covariance_type = getattr(mixture, "covariance_type_", mixture.covariance_type)
+        return (*attributes(mixture, "covariances_", name), covariance_type)
+    size = f" of length {len(mixture)}" if isinstance(mixture, tuple) else ""
+    raise TypeError(
+        f"{name} must be a fitted mixture estimator or a tuple (weights, means, covariances), got "
+        f"{type(mixture).__name__}{size}. Fit a DifferentiableGaussianMixture to samples first."
+    )
+
+
+def with_plain_matrices(parts: tuple) -> bool:
+    """Whether these are arrays or tensors of float64 on the CPU, with a matrix a component.
+
+    Only kinds and shapes are looked at.
+    """
+    weights, means, covariances, *kind = parts
+    if not (_in_double(weights) and _in_double(means) and _in_double(covariances)):
+        return False
+    named = kind[0] if kind else None
+    if not (named is None or named is FULL or (isinstance(named, str) and named == FULL.name)):
+        return False
+    K, d = means.shape if means.ndim == 2 else (0, 0)
+    return K * d > 0 and weights.shape == (K,) and covariances.shape == (K, d, d)
+
+
+def _in_double(array) -> bool:
+    """Whether this is a plain array or tensor of float64 on the CPU."""
+    if type(array) is np.ndarray:
+        return array.dtype == np.float64
+    plain = type(array) in (Tensor, torch.nn.Parameter) and array.layout == torch.strided
+    return plain and array.dtype == torch.float64 and array.is_cpu
 
 
 def _moments(mixture, name: str):

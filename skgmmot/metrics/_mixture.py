@@ -8,12 +8,13 @@ from joblib import effective_n_jobs
 from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
-from skgmmot._inputs.mixtures import as_pair, as_two_sequences
+from skgmmot._inputs.mixtures import as_pair, as_two_sequences, parts_of, with_plain_matrices
 from skgmmot.numerics.linalg import error_of_root, errors_of_roots, safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.discrete.solvers import penalties_of
 from skgmmot.transport.mixtures import distance
 from skgmmot.transport.mixtures.errors import cost_error, debiased_error
+from skgmmot.transport.mixtures.few import squared_distance
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 
 #: Smallest size of mixtures: squares of smaller numbers lose digits.
@@ -138,7 +139,12 @@ class MixtureWasserstein:
             If the mixtures differ in dimension, one is not a mixture, a penalty is negative or
             NaN, or ``debiased`` is set and the two penalties differ.
         """
-        *pair, kind = as_pair(source, target, any_mass=self._any_mass())
+        pair = parts_of(source, "source"), parts_of(target, "target")
+        if not return_error and self._is_exact() and all(map(with_plain_matrices, pair)):
+            squared = squared_distance(*(parts[:3] for parts in pair))
+            if squared is not None:
+                return squared if self.squared else squared**0.5
+        *pair, kind = as_pair(*pair, any_mass=self._any_mass())
         options = {"reg": self.reg, "reg_m": self.reg_m}
         plan = None if self.debiased else distance.transport_plan(*pair, **options)
         cost = distance.debiased_cost(*pair, **options) if plan is None else plan.cost
@@ -254,6 +260,10 @@ class MixtureWasserstein:
         if not return_error:
             return value
         return value, kind.restore(error if self.squared else errors_of_roots(squared, error))
+
+    def _is_exact(self) -> bool:
+        """Whether there is neither entropy nor a penalty."""
+        return type(self.reg) in (float, int) and not self.reg and self.reg_m is None
 
     def _value(self, squared):
         return squared if self.squared else safe_sqrt(squared)

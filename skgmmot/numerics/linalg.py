@@ -17,8 +17,11 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Bits = Tensor | np.ndarray
 
 
 class Rescaling(NamedTuple):
@@ -65,14 +68,14 @@ def power_of_two(size: float) -> float:
     return 2.0 ** (math.frexp(size)[1] - 1) if size > 0 else 1.0
 
 
-def compare_bits(left: Iterable[Tensor], right: Iterable[Tensor]) -> int:
-    """Compare two sequences of tensors by the first pair that differs, by shapes and then by bits.
+def compare_bits(left: Iterable[Bits], right: Iterable[Bits]) -> int:
+    """Compare sequences of tensors or arrays by the first pair that differs, by shape, then bits.
 
     A function of two arguments that puts them in this order is symmetric to the last bit.
 
     Parameters
     ----------
-    left, right : iterable of Tensor
+    left, right : iterable of Tensor or ndarray
         As many on each side, or one that is the start of the other.
 
     Returns
@@ -85,7 +88,10 @@ def compare_bits(left: Iterable[Tensor], right: Iterable[Tensor]) -> int:
             continue
         if one.shape != other.shape:
             return -1 if tuple(one.shape) < tuple(other.shape) else 1
-        keys = [t.detach().cpu().numpy().tobytes() for t in (one, other)]
+        keys = [
+            np.asarray(t.detach().cpu() if isinstance(t, Tensor) else t).tobytes()
+            for t in (one, other)
+        ]
         if keys[0] != keys[1]:
             return -1 if keys[0] < keys[1] else 1
     return 0
@@ -249,14 +255,38 @@ def factor(covariances: Tensor) -> Tensor:
     """
     covariances = covariances.detach()
     factors, failed = torch.linalg.cholesky_ex(covariances)
-    rounding = 4 * covariances.shape[-1] * torch.finfo(covariances.dtype).eps
-    pivots, variances = (t.diagonal(dim1=-2, dim2=-1) for t in (factors, covariances))
-    deficient = (failed > 0) | (pivots.square() <= rounding * variances).any(-1)
+    deficient = (failed > 0) | has_small_pivots(factors, covariances)
     if deficient.any():
         eigenvalues, vectors = torch.linalg.eigh(covariances[deficient])
-        eigenvalues[eigenvalues <= rounding * eigenvalues[..., -1:]] = 0
+        eigenvalues[eigenvalues <= _rounding(covariances) * eigenvalues[..., -1:]] = 0
         factors[deficient] = (vectors * eigenvalues.sqrt().unsqueeze(-2)) @ vectors.mT
     return factors
+
+
+def has_small_pivots(factors: Bits, covariances: Bits) -> Bits:
+    """Return where a pivot of Cholesky's factor is of the size of rounding.
+
+    Parameters
+    ----------
+    factors : Tensor or ndarray of shape (..., d, d)
+        Cholesky's factors.
+    covariances : Tensor or ndarray of shape (..., d, d)
+        The matrices.
+
+    Returns
+    -------
+    Tensor or ndarray of bool of shape (...)
+        True for matrices that are rank deficient, to rounding.
+    """
+    rounding = _rounding(covariances)
+    pivots, variances = (t.diagonal(0, -2, -1) for t in (factors, covariances))
+    return (pivots**2 <= rounding * variances).any(-1)
+
+
+def _rounding(matrices: Bits) -> float:
+    """What share of the largest is rounding, in factors of matrices."""
+    library = torch if isinstance(matrices, Tensor) else np
+    return 4 * matrices.shape[-1] * float(library.finfo(matrices.dtype).eps)
 
 
 def schur_complement(block: Tensor, half: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from skgmmot.gaussian.choice import definition_e_step, fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.evaluators import EStep
 from skgmmot.gaussian.incomplete import by_pattern
-from skgmmot.gaussian.log_density import is_far
+from skgmmot.gaussian.log_density import FAR
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics import blocks
 from skgmmot.numerics.fixed_point import Solution
@@ -252,7 +252,8 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
     @single_threaded_torch()
     def _evaluate(self, function, X):
         """The results of ``function(E-step, block)`` on samples, in the user's kind of array."""
-        check_is_fitted(self)
+        if not hasattr(self, "means_"):  # the check takes as long as a small prediction
+            check_is_fitted(self)
         if arrays.is_dask(X):
             return answers(self, X, functools.partial(_evaluated, function))
         if places.is_large_map(X):
@@ -632,9 +633,9 @@ def _log_density(step: EStep, X):
 
 def _labels(step: EStep, X):
     joint, noise = step.log_joint(X), step.theta.noise
-    if noise is None and is_far(joint).any():
-        joint = step.log_responsibilities(X)
     largest, labels = joint.max(0)  # many times faster than argmax, and equal
+    if noise is None and not (largest > FAR).all():
+        labels = step.log_responsibilities(X).max(0).indices
     return labels if noise is None else torch.where(largest >= noise, labels, NOISE)
 
 

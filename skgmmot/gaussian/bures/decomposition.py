@@ -13,10 +13,15 @@ of the singular values. They are used where their rounding errors, magnified by 
 small.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from skgmmot.numerics.linalg import inverse_factor, symmetrize
+
+Array = Tensor | np.ndarray
 
 #: Largest relative error of roots of eigenvalues; with more, singular values are used.
 MAX_EIGENVALUE_ERROR = 1e-13
@@ -59,13 +64,13 @@ def is_deficient(factors: Tensor) -> Tensor:
     return zeros | (factors.triu(1) != 0).any(-1).any(-1)
 
 
-def nuclear_norms(source: Tensor, target: Tensor, traces: Tensor) -> Tensor:
-    """Return the sums of the singular values of ``L0.T @ L1``, by the fastest accurate method.
+def nuclear_norms(products: Tensor, traces: Tensor) -> Tensor:
+    """Return the sums of the singular values of ``M = L0.T @ L1``, by the fastest accurate method.
 
     Parameters
     ----------
-    source, target : Tensor of shape (b, d, d)
-        Factors of covariances.
+    products : Tensor of shape (b, d, d)
+        Products of factors of covariances.
     traces : Tensor of shape (b,)
         Sums of the traces of the two covariances.
 
@@ -74,7 +79,7 @@ def nuclear_norms(source: Tensor, target: Tensor, traces: Tensor) -> Tensor:
     Tensor of shape (b,)
         The sums.
     """
-    products, unit = source.mT @ target, _units(traces)
+    unit = _units(traces)
     if unit is None:
         return _nuclear_norms(products)
     return unit * _nuclear_norms(products / unit.view(-1, 1, 1))
@@ -111,14 +116,28 @@ def _in_the_plane(p: Tensor, q: Tensor, r: Tensor, t: Tensor) -> Tensor:
     return torch.maximum(torch.hypot(p + t, q - r), torch.hypot(p - t, q + r))
 
 
-def _roots(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
-    """Roots of ascending eigenvalues ``(b, d)``, and their rounding errors.
+def roots_and_errors(eigenvalues: Array, eps: float) -> tuple[Array, Array]:
+    """Return the roots of eigenvalues, and how far rounding may have moved them.
 
-    The error of an eigenvalue is that of the largest.
+    Parameters
+    ----------
+    eigenvalues : Tensor or ndarray of shape (..., d)
+        Ascending. What rounding does to each is in proportion to the largest.
+    eps : float
+        Their relative precision.
+
+    Returns
+    -------
+    roots, errors : Tensor or ndarray of shape (..., d)
+        Roots, and their errors.
     """
-    squares = eigenvalues.clamp(min=0)
-    roots = squares.sqrt()
-    return roots, torch.finfo(roots.dtype).eps * squares[..., -1:] / roots
+    squares = eigenvalues.clip(0)
+    roots = squares**0.5
+    return roots, eps * squares[..., -1:] / roots
+
+
+def _roots(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+    return roots_and_errors(eigenvalues, torch.finfo(eigenvalues.dtype).eps)
 
 
 def add_slopes(
@@ -152,27 +171,67 @@ def add_slopes(
             _add_by_singular_vectors(gradients, factors, (k[rest], l[rest]), share[rest])
 
 
-def _add_by_eigenvectors(gradients, factors, pairs, weights) -> Tensor:
-    """`add_slopes` of the pairs of a block for which this is accurate; returns which these are."""
-    L0, L1 = (L[index] for L, index in zip(factors, pairs, strict=True))
-    products = L0.mT @ L1
+class Decomposition(NamedTuple):
+    """``M @ M.T = U diag(s^2) U^T`` of b pairs of covariances."""
+
+    vectors: Tensor
+    """``U (b, d, d)``."""
+    roots: Tensor
+    """``s (b, d)``, ascending."""
+
+    @property
+    def exact(self) -> Tensor:
+        """Which are accurate ``(b,)``; then no covariance is deficient."""
+        ratios = self.roots[:, -1] / self.roots[:, 0]
+        return torch.finfo(ratios.dtype).eps * ratios.square() <= MAX_EIGENVALUE_ERROR
+
+    def take(self, index: Tensor) -> "Decomposition":
+        """The pairs of an index."""
+        return Decomposition(*(t[index] for t in self))
+
+    def add_slopes(self, gradients, source: Tensor, pairs, weights: Tensor) -> None:
+        """Add what `add_slopes` does for these pairs, with the factors ``(b, d, d)`` of sources."""
+        if gradients[0] is not None:
+            half = torch.linalg.solve_triangular(source.mT, self.vectors, upper=True)
+            _add(gradients[0], pairs[0], weights, half * self.roots.sqrt().unsqueeze(-2))
+        if gradients[1] is not None:
+            half = source @ self.vectors
+            _add(gradients[1], pairs[1], weights, half * self.roots.rsqrt().unsqueeze(-2))
+
+
+def decompose(products: Tensor) -> Decomposition | None:
+    """Decompose pairs of covariances by eigenvectors, or return None if numbers are extreme.
+
+    Parameters
+    ----------
+    products : Tensor of shape (b, d, d)
+        Products ``M = L0.T @ L1`` of factors of covariances.
+
+    Returns
+    -------
+    Decomposition or None
+        The decomposition.
+    """
     gram = products @ products.mT
     size = gram.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
     safe = (SAFE_TRACES[0] <= size) & (size <= SAFE_TRACES[1])
     if not safe.all() or torch.finfo(gram.dtype).eps > MAX_EIGENVALUE_ERROR:
-        return torch.zeros_like(safe)
+        return None
     eigenvalues, vectors = torch.linalg.eigh(gram)
-    roots, errors = _roots(eigenvalues)
-    exact = errors[:, 0] <= MAX_EIGENVALUE_ERROR * roots[:, 0]  # then no factor is deficient
+    return Decomposition(vectors, _roots(eigenvalues)[0])
+
+
+def _add_by_eigenvectors(gradients, factors, pairs, weights) -> Tensor:
+    """`add_slopes` of the pairs of a block for which this is accurate; returns which these are."""
+    L0, L1 = (L[index] for L, index in zip(factors, pairs, strict=True))
+    found = decompose(L0.mT @ L1)
+    if found is None:
+        return torch.zeros_like(weights, dtype=torch.bool)
+    exact = found.exact
     if not exact.all():
-        L0, vectors, roots, weights = (t[exact] for t in (L0, vectors, roots, weights))
+        found, L0, weights = found.take(exact), L0[exact], weights[exact]
         pairs = [index[exact] for index in pairs]
-    if gradients[0] is not None:
-        half = torch.linalg.solve_triangular(L0.mT, vectors, upper=True)
-        _add(gradients[0], pairs[0], weights, half * roots.unsqueeze(-2), half)
-    if gradients[1] is not None:
-        half = L0 @ vectors
-        _add(gradients[1], pairs[1], weights, half / roots.unsqueeze(-2), half)
+    found.add_slopes(gradients, L0, pairs, weights)
     return exact
 
 
@@ -185,16 +244,15 @@ def _add_by_singular_vectors(gradients, factors, pairs, weights) -> None:
         if gradient is not None:
             inverses = inverse_factor(sides[i])
             half = inverses.mT @ vectors[i]
-            _add(gradient, pairs[i], weights, half * roots.unsqueeze(-2), half)
+            _add(gradient, pairs[i], weights, half * roots.sqrt().unsqueeze(-2))
             if is_deficient(sides[i]).any():
                 across = sides[1 - i] @ vectors[1 - i] @ half.mT  # from the range to all directions
                 across -= sides[i] @ (inverses @ across)
                 gradient.index_add_(0, pairs[i], symmetrize(across) * (-2 * weights.view(-1, 1, 1)))
 
 
-def _add(gradient, index, weights, left, right) -> None:
-    """Add ``weights (I - left @ right.T)`` to the gradients of an index."""
-    maps = (left * weights.view(-1, 1, 1)) @ right.mT
-    gradient.index_add_(0, index, -symmetrize(maps))
-    diagonal = gradient.diagonal(dim1=-2, dim2=-1)
-    diagonal.index_add_(0, index, weights.unsqueeze(-1).expand(-1, maps.shape[-1]))
+def _add(gradient, index, weights, half) -> None:
+    """Add ``weights (I - half @ half.T)`` to the gradients of an index."""
+    slopes = symmetrize(half @ half.mT) * (-weights.view(-1, 1, 1))
+    slopes.diagonal(dim1=-2, dim2=-1).add_(weights.unsqueeze(-1))
+    gradient.index_add_(0, index, slopes)

@@ -141,30 +141,38 @@ def _chosen_pairs(
 ) -> Tensor:
     """Squared Bures distances of pairs ``(n,)``, block by block."""
     source, target = source.detach(), target.detach()
-    length = block_length(source.shape[-1])
-    blocks = list(zip(k.split(length), l.split(length), strict=True))
 
     def distances(pairs):
         k, l = pairs
-        sides = prepared[0].take(k), prepared[1].take(l)
-        squared, near = _block_of_pairs(*sides)
+        one, other = prepared[0].take(k), prepared[1].take(l)
+        traces = one.traces + other.traces
+        squared = traces - 2 * nuclear_norms(one.factors.mT @ other.factors, traces)
+        near = (squared < NEARLY_EQUAL * traces).nonzero().squeeze(1)
         if len(near):
-            factors = (side.factors[near] for side in sides)
-            squared[near] = _without_cancellation(source[k[near]], target[l[near]], *factors)
+            factors = one.factors[near], other.factors[near]
+            squared[near] = without_cancellation(source[k[near]], target[l[near]], *factors)
         return squared
 
+    length = block_length(source.shape[-1])
+    blocks = list(zip(k.split(length), l.split(length), strict=True))
     return torch.cat(map_items(distances, blocks, k.device))
 
 
-def _block_of_pairs(source: Factored, target: Factored) -> tuple[Tensor, Tensor]:
-    """Squared Bures distances of pairs, and the indices of those that suffer from cancellation."""
-    traces = source.traces + target.traces
-    squared = traces - 2 * nuclear_norms(source.factors, target.factors, traces)
-    return squared, (squared < NEARLY_EQUAL * traces).nonzero().squeeze(1)
+def without_cancellation(source: Tensor, target: Tensor, L0: Tensor, L1: Tensor) -> Tensor:
+    """Return squared Bures distances ``min_Q |L0 - L1 Q|^2`` over rotations, pair by pair.
 
+    Parameters
+    ----------
+    source, target : Tensor of shape (b, d, d)
+        Covariances that are nearly equal, so that differences of traces would cancel.
+    L0, L1 : Tensor of shape (b, d, d)
+        Their factors.
 
-def _without_cancellation(source: Tensor, target: Tensor, L0: Tensor, L1: Tensor) -> Tensor:
-    """Squared Bures distances ``min_Q |L0 - L1 Q|^2`` over rotations, without cancellation."""
+    Returns
+    -------
+    Tensor of shape (b,)
+        The squared distances.
+    """
     left, _, right = torch.linalg.svd(L1.mT @ L0)
     squared = (L0 - L1 @ (left @ right)).square().sum((-2, -1))
     equal = (source == target).flatten(1).all(1)  # their distance is zero to rounding

@@ -16,6 +16,7 @@ and the optimal map from :math:`S_0` to :math:`S_1` is
 Few pairs are computed by numpy: calls of torch would take longer than their arithmetic.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,10 @@ class Triangles(NamedTuple):
     below: Array
     second: Array
 
+    def take(self, index) -> "Triangles":
+        """Those of an index."""
+        return Triangles(*(t[index] for t in self))
+
 
 def bures_squared_in_the_plane(source: Tensor, target: Tensor) -> Tensor | None:
     """Return all pairwise squared Bures distances, or None if a covariance is rank deficient.
@@ -54,37 +59,74 @@ def bures_squared_in_the_plane(source: Tensor, target: Tensor) -> Tensor | None:
         Squared distances, zero between equal matrices; differentiable once.
     """
     matrices = _arrays(source.shape[0] * target.shape[0], source.detach(), target.detach())
-    rounding = 8 * torch.finfo(source.dtype).eps
-    with np.errstate(over="ignore", invalid="ignore"):
-        factors = [_triangles(S, rounding) for S in matrices]
-        if None in factors:
-            return None
-        if torch.is_grad_enabled() and (source.requires_grad or target.requires_grad):
-            return _InThePlane.apply(source, target, matrices, factors)
-        return torch.as_tensor(_joined([squared for squared, _ in _blocks(*matrices, *factors)]))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        found = squared_and_slopes(_joined(matrices), len(source), torch.finfo(source.dtype).eps)
+    if found is None:
+        return None
+    if torch.is_grad_enabled() and (source.requires_grad or target.requires_grad):
+        return _InThePlane.apply(source, target, *found)
+    return torch.as_tensor(found[0])
 
 
 class _InThePlane(torch.autograd.Function):
     """Squared Bures distances of all pairs, with the gradient ``I - A``."""
 
     @staticmethod
-    def forward(ctx, source: Tensor, target: Tensor, matrices, factors):
-        parts = _blocks(*matrices, *factors)
+    def forward(ctx, source: Tensor, target: Tensor, squared: Array, slopes: Callable):
         ctx.save_for_backward(source, target)
-        ctx.factors, ctx.norms = factors, _joined([norms for _, norms in parts])
-        return torch.as_tensor(_joined([squared for squared, _ in parts]))
+        ctx.slopes = slopes
+        return torch.as_tensor(squared)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, cotangent: Tensor):
-        S0, S1, W = _arrays(cotangent.numel(), *ctx.saved_tensors, cotangent)
-        (L0, L1), norms = ctx.factors, ctx.norms
-        sides = (S0, S1, L0, L1, W, norms), (S1, S0, L1, L0, W.T, norms.T)
-        gradients = [
-            torch.as_tensor(_slopes(*side)) if needed else None
-            for side, needed in zip(sides, ctx.needs_input_grad, strict=False)
-        ]
-        return *gradients, None, None
+        _ = ctx.saved_tensors  # an error if they have changed since
+        (weights,) = _arrays(cotangent.numel(), cotangent)
+        gradients = ctx.slopes(weights, ctx.needs_input_grad[:2])
+        return *(None if t is None else torch.as_tensor(t) for t in gradients), None, None
+
+
+def squared_and_slopes(
+    covariances: Array, n_sources: int, eps: float
+) -> tuple[Array, Callable[..., list[Array | None]]] | None:
+    """Return all pairwise squared Bures distances of constants, and what finds their gradients.
+
+    Parameters
+    ----------
+    covariances : array or Tensor of shape (K + L, 2, 2)
+        Symmetric matrices: those of the source, then those of the target.
+    n_sources : int
+        K.
+    eps : float
+        Relative precision of their entries.
+
+    Returns
+    -------
+    squared : array or Tensor of shape (K, L)
+        Squared distances, zero between equal matrices.
+    slopes : callable
+        ``slopes(weights, needed)`` returns the gradients of the sum of squared distances with
+        weights ``(K, L)`` in both arguments, None where it is not ``needed``.
+
+    Notes
+    -----
+    Returns None if a matrix is not positive definite, to rounding.
+    """
+    triangles = _triangles(covariances, 8 * eps)
+    if triangles is None:
+        return None
+    sides = slice(n_sources), slice(n_sources, None)
+    S0, S1 = (covariances[at] for at in sides)
+    L0, L1 = (triangles.take(at) for at in sides)
+    parts = _blocks(S0, S1, L0, L1)
+    squared, norms = (_joined(part) for part in zip(*parts, strict=True))
+
+    def slopes(weights, needed):
+        sides = (S0, S1, L0, L1, weights, norms), (S1, S0, L1, L0, weights.T, norms.T)
+        pairs = zip(sides, needed, strict=True)
+        return [_slopes(*side) if wanted else None for side, wanted in pairs]
+
+    return squared, slopes
 
 
 def _arrays(n_pairs: int, *tensors: Tensor) -> list[Array]:
@@ -96,12 +138,10 @@ def _arrays(n_pairs: int, *tensors: Tensor) -> list[Array]:
 def _triangles(covariances: Array, rounding: float) -> Triangles | None:
     """Cholesky factors, or None where what is left of a pivot is rounding."""
     variances, others, covariance = covariances[:, 0, 0], covariances[:, 1, 1], covariances[:, 1, 0]
-    if not (variances > 0).all():
-        return None
     first = variances**0.5
     below = covariance / first
     pivots = others - below * below
-    if not (pivots > rounding * others).all():
+    if not (pivots > rounding * others).all():  # as without a positive variance, where they are NaN
         return None
     return Triangles(first, below, pivots**0.5)
 
@@ -111,10 +151,10 @@ def _blocks(S0: Array, S1: Array, L0: Triangles, L1: Triangles) -> list[tuple[Ar
     length = max(1, BLOCK_SIZE // max(1, len(S1)))
     starts = range(0, max(1, len(S0)), length)
     rows = [slice(i, i + length) for i in starts]
-    return [_block(S0[at], S1, Triangles(*(t[at] for t in L0)), L1) for at in rows]
+    return [_block(S0[at], S1, L0.take(at), L1) for at in rows]
 
 
-def _joined(parts: list[Array]) -> Array:
+def _joined(parts: Sequence[Array]) -> Array:
     if len(parts) == 1:
         return parts[0]
     return (np.concatenate if isinstance(parts[0], np.ndarray) else torch.cat)(parts)

@@ -72,13 +72,13 @@ def network_simplex(
         If the network simplex stops early, or the duality gap of its plan stays above 1e-9 of the
         cost that remains after subtracting the minima of rows and columns.
     """
-    total, target, C = a.sum(), b.sum(), np.ascontiguousarray(C)
+    total, target, C = np.add.reduce(a), np.add.reduce(b), np.ascontiguousarray(C)
     if not (total > 0 and target > 0):
         raise ValueError(
             f"weights must have positive sums, got {total} and {target}. Check the distributions."
         )
     a, b = a / total, b / target
-    if a.all() and b.all():
+    if np.minimum.reduce(a) > 0 and np.minimum.reduce(b) > 0:
         P, f, g = _solve_reduced(a, b, C, eps)
     else:
         k, l = a != 0, b != 0
@@ -175,9 +175,9 @@ def _plan(a, b, C, R, eps):
     flat = P.ravel()
     used = flat.nonzero()[0]
     mass, rounding_mass = flat[used], sum(C.shape) * eps
-    if not abs(mass.sum() - 1) <= MAX_MISSING_MASS:
+    if not abs(np.add.reduce(mass) - 1) <= MAX_MISSING_MASS:
         raise _stopped(f"a mass of {mass.sum()} instead of 1")
-    if mass.min() <= rounding_mass:
+    if np.minimum.reduce(mass) <= rounding_mass:
         # These entries come from differences of the weights in their last bits.
         k, l = np.divmod(used, len(b))
         rounding = mass <= np.minimum(rounding_mass, MAX_DROPPED_SHARE * np.minimum(a[k], b[l]))

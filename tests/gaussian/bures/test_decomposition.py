@@ -38,7 +38,7 @@ def test_norms_are_sums_of_singular_values_whatever_the_condition(d, condition, 
     S1[0] = S1[0] @ S1[0] / unit  # twice as ill-conditioned as the others
     L0, L1 = factor(S0), factor(S1)
     expected = torch.linalg.svdvals(L0.mT @ L1).sum(-1)
-    assert_close(nuclear_norms(L0, L1, traces(S0, S1)), expected, rtol=1e-12, atol=0)
+    assert_close(nuclear_norms(L0.mT @ L1, traces(S0, S1)), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
