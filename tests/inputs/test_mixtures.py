@@ -12,6 +12,7 @@ from skgmmot._inputs.mixtures import (
     is_mixture,
     mixture_from_tuple,
     rounding,
+    with_plain_matrices,
 )
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, SPHERICAL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -164,3 +165,29 @@ def test_singular_covariances_of_many_features_are_not_refused_for_rounding(rng)
 def test_one_component_of_one_feature_and_a_factor_has_the_sum_of_both_variances():
     params, _ = as_mixture(([1.0], [[2.0]], [[[3.0, 1.0]]], "lowrank"))
     assert params.full_covariances().tolist() == [[[10.0]]]
+
+
+FLAT = np.ones(2) / 2, np.zeros((2, 3)), np.stack([np.eye(3)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("parts", "plain"),
+    [
+        (FLAT, True),
+        ((*FLAT, "full"), True),
+        ((*FLAT, "tied"), False),
+        (tuple(map(torch.from_numpy, FLAT)), True),
+        ((torch.from_numpy(FLAT[0]), *FLAT[1:]), True),
+        ((FLAT[0].tolist(), *FLAT[1:]), False),
+        ((FLAT[0], FLAT[1].astype(np.float32), FLAT[2]), False),
+        ((FLAT[0], FLAT[1].astype(">f8"), FLAT[2]), False),
+        ((FLAT[0], torch.from_numpy(FLAT[1]).to_sparse(), FLAT[2]), False),
+        ((*FLAT[:2], FLAT[2][:1]), False),
+        ((*FLAT[:2], np.ones((2, 3))), False),
+        ((FLAT[0][:1], *FLAT[1:]), False),
+        ((*FLAT, np.ones(2)), False),
+        ((FLAT[0][:0], FLAT[1][:0], FLAT[2][:0]), False),
+    ],
+)
+def test_which_mixtures_need_no_conversion(parts, plain):
+    assert with_plain_matrices(parts) is plain

@@ -128,8 +128,10 @@ def roots_and_errors(eigenvalues: Array, eps: float) -> tuple[Array, Array]:
 
     Returns
     -------
-    roots, errors : Tensor or ndarray of shape (..., d)
-        Roots, and their errors.
+    roots : Tensor or ndarray of shape (..., d)
+        The roots; zero of what is negative.
+    errors : Tensor or ndarray of shape (..., d)
+        Their errors.
     """
     squares = eigenvalues.clip(0)
     roots = squares**0.5
