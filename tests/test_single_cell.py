@@ -83,6 +83,8 @@ def test_groups_are_compared_by_their_mixtures(cells):
     assert (adata.uns["mw2"]["distances"] == distances.to_numpy()).all()
 
 
+# raised inside anndata with pandas 3
+@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option:DeprecationWarning")
 def test_results_are_in_the_file(tmp_path):
     anndata = pytest.importorskip("anndata")
     X, _ = make_blobs(60, 5, centers=2, random_state=0)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_an_interrupted_fit_is_the_earlier_one_or_its_own_best_whole(name):
         estimator = copy.deepcopy(fitted)
         earlier = state(estimator)
         with pytest.raises(Stop):
-            calls_of(lambda: estimator.fit(second), stop_at=point)
+            calls_of(partial(estimator.fit, second), stop_at=point)
         assert torch.get_num_threads() == 2
         if state(estimator) == earlier:
             n_kept += 1

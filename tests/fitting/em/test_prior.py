@@ -325,10 +325,8 @@ def test_balanced_fits_have_the_gradient_of_finite_differences(
     def fit(X):
         return tuple(fit_em(theta, X, a, **options).value)[1:]
 
-    again = {
-        "nondet_tol": 1e-9,
-        "fast_mode": True,
-    }  # solvers of the adjoint equation stop by what they saw
+    # solvers of the adjoint equation stop by what they saw
+    again = {"nondet_tol": 1e-9, "fast_mode": True}
     assert torch.autograd.gradcheck(fit, [X.requires_grad_()], atol=1e-5, rtol=1e-4, **again)
 
 
