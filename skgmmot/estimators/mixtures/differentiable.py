@@ -151,7 +151,8 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
     certify : bool, default=False
         Whether to measure how far the fit is from its fixed point, by more passes over the samples:
         a few where EM is fast, up to 1000 where it is slow. The fit stays the same, and
-        ``solution_`` and ``error_`` say what was found.
+        ``solution_`` and ``error_`` say what was found. Blocks and dask arrays serve, too; after
+        `partial_fit` nothing is measured.
     device : str or torch.device, default=None
         Where to compute; None is where the data is.
 
@@ -190,7 +191,8 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         With ``certify``, and where a gradient was asked for: how far the fit may be from its fixed
         point (``distance``, in units of the spread of the components, see the user guide), how much
         ``lower_bound_`` may differ from its value there (``gain``), and, after backward, what that
-        found (``adjoint``; its ``error`` is the gradient's, also of 'one_step').
+        found (``adjoint``; its ``error`` is the gradient's, also of 'one_step'; 'automatic' and
+        'natural' state none).
         ``distance`` and ``gain`` are NaN for 'one_step' and 'automatic' without ``certify``.
     error_ : float
         With ``certify``, and where an implicit or natural gradient was asked for:

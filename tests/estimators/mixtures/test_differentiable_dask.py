@@ -262,6 +262,40 @@ def test_fits_that_need_all_samples_at_once_refuse_collections(X, estimator):
     assert isinstance(estimator.predict(chunked(X)), da.Array)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"covariance_type": "diag", "acceleration": "squarem"},
+        {"acceleration": "newton", "prior": "auto"},
+        {"e_step": "sinkhorn"},
+        {"noise": "uniform"},
+        {"missing_values": "nan"},
+    ],
+    ids=str,
+)
+def test_how_far_a_fit_is_from_its_fixed_point_is_measured_there_as_in_memory(X, rng, options):
+    if "missing_values" in options:
+        X = np.where(rng.random(X.shape) < 0.05, np.nan, X)
+    unit = np.ones((4, 3)) if "covariance_type" in options else np.stack([np.eye(3)] * 4)
+    start = {"means_init": X[np.isfinite(X).all(1)][:4], "precisions_init": unit}
+    start["weights_init"] = np.full(4, 0.25)  # the rest of a start would be drawn from other rows
+    mixture = DifferentiableGaussianMixture(4, certify=True, max_iter=500, **start, **options)
+    expected, *found = (clone(mixture).fit(data) for data in (X, chunked(X), blocks(X)))
+    for other in found:
+        for name in ("distance", "gain", "objective"):
+            value = getattr(expected.solution_, name)
+            assert getattr(other.solution_, name) == pytest.approx(value, rel=1e-6, abs=1e-11)
+        assert other.error_ == other.solution_.distance > 0
+
+
+def test_a_partial_fit_says_nothing_of_its_fixed_point(X):
+    mixture = DifferentiableGaussianMixture(2, certify=True, random_state=0).fit(chunked(X))
+    assert mixture.error_ > 0
+    mixture.partial_fit(X[:50])
+    assert not hasattr(mixture, "error_") and not hasattr(mixture, "solution_")
+
+
 def test_searches_run_on_workers_of_dask(X):
     """Each fit of a search is a task; here on threads, which a cluster of processes replaces."""
     distributed = pytest.importorskip("distributed")
