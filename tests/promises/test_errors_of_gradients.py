@@ -9,6 +9,7 @@ from promises.honesty import assert_honest
 from promises.problems import generator, normal, random_mixture, random_samples
 
 import skgmmot.functional as F
+from skgmmot import DifferentiableGaussianMixture, StudentMixture
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 TYPES = ["full", "tied", "diag", "spherical"]
@@ -111,3 +112,95 @@ def test_stated_errors_of_gradients_are_honest(n_problems):
     sound = condition < 1e6  # where nothing determines a parameter, no gradient is the true one
     assert sound.mean() >= 0.9, condition
     assert_honest(stated[sound], true[sound], ROUNDING)
+
+
+# --- other fits ----------------------------------------------------------------------------------
+
+#: Other fits than plain EM: their options, beside those that all problems draw.
+KINDS = {
+    "sample weights": {},
+    "classes": {"labels": "y"},
+    "missing entries": {"missing_values": "nan"},
+    "prior": {"prior": "auto"},
+    "noise": {"noise": "uniform"},
+    "low rank": {"covariance_type": "lowrank"},
+    "Sinkhorn-EM": {"e_step": "sinkhorn"},
+    "Student": {},
+}
+#: Where the reference is: the same fit, which goes on from its end until its gradient states this.
+FURTHER = {"gradient": "implicit", "gradient_tol": 1e-11, "warm_start": True, "tol": 0.0}
+#: What the reference may be off by.
+KNOWN = 1e-8
+
+
+def fitted(mixture, X, y, weights):
+    """A fit of samples and weights that have gradients of their own, and which have."""
+    leaves = [t.clone().requires_grad_() for t in (X, weights) if t is not None]
+    labels = [] if y is None else [y]
+    given = leaves[1] if weights is not None else None
+    with warnings.catch_warnings(action="ignore"):
+        mixture.fit(leaves[0], *labels, sample_weight=given)
+    return mixture, leaves
+
+
+def answers(mixture):
+    """What of a fit is differentiable, and the power of the unit that it has."""
+    of_student = isinstance(mixture, StudentMixture)
+    names = ("locations_", "scales_") if of_student else ("means_", "covariances_")
+    powers = {"weights_": 0, names[0]: 1, names[1]: 2, "noise_weight_": 0}
+    return {name: p for name, p in powers.items() if hasattr(mixture, name)}
+
+
+def random_loss(mixture, unit, of):
+    """A linear function of what a fit finds."""
+    directions = {}
+    for name, power in answers(mixture).items():
+        size = getattr(mixture, name).shape
+        u = normal(1, *size, of=of)[0] / unit**power
+        symmetric = len(size) > 1 and size[-1] == size[-2] and power == 2
+        directions[name] = u + u.mT if symmetric else u
+    return lambda fit: sum((getattr(fit, name) * u).sum() for name, u in directions.items())
+
+
+def stated_and_true_of(kind, seed):
+    """The error that the gradient of such a fit states, its true one, and that of the reference."""
+    rng, of = np.random.default_rng(seed), generator(seed)
+    K, d, n = int(rng.integers(2, 4)), int(rng.integers(2, 4)), int(rng.choice([60, 200]))
+    d = 3 if kind == "low rank" else d  # in a plane, covariances have more numbers than they need
+    X = random_samples(n, K, d, of) * float(rng.choice([1e-3, 1.0, 1e3]))
+    y = weights = None
+    unit = float(X.std())
+    if kind == "sample weights":
+        weights = normal(n, of=of).mul(0.5).exp()
+    if kind == "missing entries":
+        X = X.masked_fill(torch.rand(X.shape, generator=of) < 0.1, torch.nan)
+    if kind == "classes":
+        y = torch.randint(-1, K, (n,), generator=of).numpy()
+        y[:K] = range(K)
+    options = {
+        "covariance_type": TYPES[seed % 4],
+        "gradient": ["implicit", "implicit", "one_step"][seed % 3],
+        "reg_covar": 1e-4 * unit**2,
+        "tol": float(rng.choice([1e-2, 1e-3, 1e-5])),
+        "gradient_tol": float(rng.choice([0.3, 1e-2, 1e-4, 1e-6])),
+        "random_state": seed,
+    }
+    make = StudentMixture if kind == "Student" else DifferentiableGaussianMixture
+    mixture, leaves = fitted(make(K, **options | KINDS[kind]), X, y, weights)
+    loss = random_loss(mixture, unit, of)
+    found = torch.autograd.grad(loss(mixture), leaves)
+    stated = mixture.solution_.adjoint.error
+    mixture, leaves = fitted(mixture.set_params(**FURTHER, max_iter=1), X, y, weights)
+    right = torch.autograd.grad(loss(mixture), leaves)
+    pairs = zip(found, right, strict=True)
+    true = max(float((g - r).norm() / r.norm()) for g, r in pairs)
+    return stated, true, mixture.solution_.adjoint.error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stated_errors_of_gradients_of_other_fits_are_honest(kind, n_problems):
+    results = [stated_and_true_of(kind, seed) for seed in range(n_problems)]
+    stated, true, left = map(np.array, zip(*results, strict=True))
+    sound = left < KNOWN / 2  # where nothing determines a parameter, no gradient is the true one
+    assert sound.mean() >= 0.9, left
+    assert_honest(stated[sound], true[sound], KNOWN)

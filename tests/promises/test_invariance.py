@@ -421,11 +421,28 @@ def test_fits_from_starts_of_a_seed(start, seed, scale, offset, d, of_type):
 @rarely
 @given(SEEDS, SCALES, OFFSETS, st.integers(2, 4), st.sampled_from(["lowrank", *ELEMENTARY]))
 def test_fits_of_labelled_samples(seed, scale, offset, d, of_type):
+    """Of low rank they move and scale: factors begin along directions that are drawn for axes."""
     by, of, X, _ = problem(seed, scale, offset, d, of_type)
+    if of_type == "lowrank":
+        by = by._replace(turn=torch.eye(d, dtype=torch.float64))
     y = torch.randint(-1, 3, (len(X),), generator=of).numpy()
     y[:3] = range(3)
     options = {"covariance_type": of_type, "labels": "y"}
     assert_moved_fit(lambda unit: FITS["EM"](unit, **options), X, by, y=y)
+
+
+@rarely
+@given(SEEDS, SCALES, OFFSETS, st.integers(2, 4))
+def test_fits_of_low_rank_from_a_given_mixture(seed, scale, offset, d):
+    """Whose factors become factors, where axes become axes."""
+    by, of, X, start = problem(seed, scale, offset, d, "lowrank")
+    rows, components = torch.randperm(len(X), generator=of), torch.randperm(3, generator=of)
+    options = {"tol": 0.0, "max_iter": 5}
+    plain = F.fit_em(start, X, reg_covar=1e-3, **options)
+    begun = select(by.mixture(start), components)
+    other = F.fit_em(begun, by.points(X)[rows], reg_covar=1e-3 * scale**2, **options)
+    expected = select(by.mixture(plain.value), components)
+    assert_same_mixture(other.value, expected, scale, FITTED)
 
 
 @given(SEEDS, SCALES, OFFSETS, st.integers(1, 4), st.sampled_from(ELEMENTARY))

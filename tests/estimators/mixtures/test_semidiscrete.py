@@ -33,6 +33,7 @@ def test_it_finds_two_clouds(clouds, covariance_type):
     assert mixture.distance_ < semidiscrete_distance(em, X)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_it_has_the_interface_of_a_mixture(clouds, rng):
     X, _ = clouds
     mixture = SemidiscreteGMM(2, random_state=0).fit(X)
@@ -47,6 +48,7 @@ def test_it_has_the_interface_of_a_mixture(clouds, rng):
     assert search.fit(rng.permutation(X)).best_params_ == {"n_components": 2}
 
 
+@pytest.mark.usefixtures("random_seed")
 @pytest.mark.parametrize("d", [1, 3])
 def test_nodes_serve_other_dimensions(rng, d):
     X = np.vstack([rng.normal(size=(60, d)), 8 + rng.normal(size=(60, d))])
@@ -54,6 +56,7 @@ def test_nodes_serve_other_dimensions(rng, d):
     assert np.allclose(np.sort(mixture.means_[:, 0]), [0, 8], atol=0.5)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_exact_and_nodes_agree(clouds):
     X, _ = clouds
     exact, nodes = (
@@ -67,6 +70,7 @@ def test_exact_and_nodes_agree(clouds):
     assert np.isclose(exact.distance_, nodes.distance_, rtol=0.02)
 
 
+@pytest.mark.usefixtures("random_seed")
 @pytest.mark.parametrize("integration", ["exact", "nodes"])
 def test_the_error_of_the_distance_is_known_where_it_is_asked_for(clouds, integration):
     X = clouds[0].astype(np.float32)
@@ -80,6 +84,7 @@ def test_the_error_of_the_distance_is_known_where_it_is_asked_for(clouds, integr
     assert not hasattr(mixture.fit(X), "error_")
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_outliers_move_it_less_than_maximum_likelihood(clouds, rng):
     X, _ = clouds
     noisy = np.vstack([X, rng.uniform([-4, -6], [11, 6], size=(5, 2))])
@@ -89,6 +94,7 @@ def test_outliers_move_it_less_than_maximum_likelihood(clouds, rng):
     assert semidiscrete_distance(ours, X) < semidiscrete_distance(theirs, X)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_sample_weights_are_rows_given_often(clouds):
     X, _ = clouds
     weights = np.arange(50) % 3
@@ -98,6 +104,7 @@ def test_sample_weights_are_rows_given_often(clouds):
     assert np.isclose(weighted.distance_, repeated.distance_, rtol=1e-2)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_the_best_of_several_starts_is_kept(clouds):
     X, _ = clouds
     options = {"init_params": "random_from_data", "tol": 1e-2, "random_state": 3}
@@ -105,6 +112,7 @@ def test_the_best_of_several_starts_is_kept(clouds):
     assert several.distance_ <= first.distance_ * (1 + 1e-9)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_a_warm_start_goes_on(clouds):
     X, _ = clouds
     mixture = SemidiscreteGMM(2, warm_start=True, random_state=0).fit(X)
@@ -123,6 +131,7 @@ def test_kind_and_dtype_are_those_of_the_samples(clouds):
     assert isinstance(mixture.means_, torch.Tensor) and mixture.means_.dtype == torch.float32
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_far_samples_are_fitted_as_near_ones(clouds):
     X, _ = clouds
     near, far = (SemidiscreteGMM(2, random_state=0).fit(X + shift) for shift in (0.0, 1e6))
@@ -174,6 +183,7 @@ def test_random_samples_are_a_start_for_nodes(seed):
     assert mixture.distance_ < 1.2 * kmeans.distance_
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_a_sample_far_from_the_rest_gets_a_component_and_leaves_the_fit_of_the_rest(clouds):
     X, _ = clouds
     alone = SemidiscreteGMM(2, random_state=0).fit(X)

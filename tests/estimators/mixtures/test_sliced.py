@@ -33,6 +33,11 @@ def fitted(X, n_components=2, **params):
     return SlicedWassersteinGMM(n_components, **FAST | params).fit(X)
 
 
+def centres(clouds):
+    """The means of the two clouds, the larger first."""
+    return np.stack([clouds[:300].mean(0), clouds[300:].mean(0)])
+
+
 def by_weight(mixture):
     """Parameters in the order of the weights."""
     order = np.argsort(-np.asarray(mixture.weights_))
@@ -42,24 +47,29 @@ def by_weight(mixture):
 # --- what it finds -----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_no_seed_draws_components_together(clouds):
     for seed in range(4):
         mixture = fitted(clouds, covariance_type="tied", random_state=seed, tol=0.05)
         assert mixture.sliced_wasserstein_ < 0.3
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_two_clouds_are_found_with_weights_means_and_covariances(clouds, covariance_type):
     mixture = fitted(clouds, covariance_type=covariance_type)
     weights, means = by_weight(mixture)
     assert mixture.converged_
     assert np.abs(weights - [0.75, 0.25]).max() < 0.01
-    assert np.abs(means - [[0, 0], [9, 9]]).max() < 0.3
-    full = mixture._params().full_covariances()
-    assert (full - torch.eye(2)).abs().max() < 0.3
-    reference = GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(clouds)
+    assert np.abs(means - centres(clouds)).max() < 0.1
+    em = {"covariance_type": covariance_type, "random_state": 0}
+    reference = DifferentiableGaussianMixture(2, **em).fit(clouds)
+    found, expected = (m._params().full_covariances() for m in (mixture, reference))
+    order = [np.argsort(-m.weights_) for m in (mixture, reference)]
+    assert (found[order[0]] - expected[order[1]]).abs().max() < 0.25
     assert mixture.score(clouds) > reference.score(clouds) - 0.01
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_refining_ends_at_a_maximum_of_the_likelihood(clouds):
     plain, refined = fitted(clouds), fitted(clouds, refine="em")
     assert not hasattr(plain, "lower_bound_")
@@ -116,6 +126,7 @@ def test_a_fit_of_tiny_or_huge_data_is_the_fit_scaled(clouds, p, exponent):
     assert np.isclose(other.sliced_wasserstein_ / scale, one.sliced_wasserstein_, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_the_distance_is_recorded_and_falls(clouds):
     mixture = fitted(clouds)
     curve = np.array(mixture.sliced_wassersteins_)
@@ -124,10 +135,12 @@ def test_the_distance_is_recorded_and_falls(clouds):
     assert mixture.sliced_wasserstein_ < 1.05 * curve.min()  # along other lines
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_a_smaller_tolerance_takes_more_steps(clouds):
     assert fitted(clouds, tol=0.2).n_iter_ < fitted(clouds, tol=1e-3).n_iter_
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_one_component_is_mean_and_covariance(rng):
     X = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + 5
     mixture = fitted(X, 1)
@@ -140,6 +153,7 @@ def sgd(parameters, learning_rate):
     return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9)
 
 
+@pytest.mark.usefixtures("random_seed")
 @pytest.mark.parametrize(
     "params",
     [
@@ -162,9 +176,10 @@ def test_every_option_finds_the_two_clouds(clouds, params):
     mixture = fitted(clouds, **params, tol=0.02)
     weights, means = by_weight(mixture)
     assert np.abs(weights - [0.75, 0.25]).max() < 0.05
-    assert np.abs(means - [[0, 0], [9, 9]]).max() < 0.6
+    assert np.abs(means - centres(clouds)).max() < 0.5
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_more_starts_are_no_worse(rng):
     X = np.concatenate([rng.normal(c, 0.5, (60, 2)) for c in ([0, 0], [5, 0], [0, 5], [5, 5])])
     distances = [
@@ -174,6 +189,7 @@ def test_more_starts_are_no_worse(rng):
     assert distances[1] <= distances[0]
 
 
+@pytest.mark.usefixtures("random_seed")
 @pytest.mark.parametrize("scales", [np.ones(30), np.logspace(-3, 3, 30)], ids=["equal", "unequal"])
 def test_no_direction_collapses_in_many_features(rng, scales):
     # fifty lines say little of thirty features, and nothing of thin directions
@@ -205,6 +221,7 @@ def test_the_fit_is_no_worse_than_its_start_or_em():
         assert sliced_wasserstein_distance(mixture, X) < bound
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_high_dimensions_are_fitted(rng):
     d = 40
     centres = rng.normal(size=(3, d)) * 3
@@ -240,11 +257,12 @@ def test_every_kind_of_array_gives_the_same_fit_in_kind(array_kind, clouds):
         assert isinstance(means, torch.Tensor) and np.allclose(means, expected)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_float32_stays_float32(clouds):
     mixture = fitted(clouds.astype(np.float32), tol=0.1)
     for name in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"):
         assert getattr(mixture, name).dtype == np.float32
-    assert np.abs(by_weight(mixture)[1] - [[0, 0], [9, 9]]).max() < 0.3
+    assert np.abs(by_weight(mixture)[1] - centres(clouds)).max() < 0.1
 
 
 def test_a_gradient_that_is_asked_for_is_not_carried(clouds):
@@ -286,6 +304,7 @@ def test_a_fit_that_stops_early_warns(clouds):
     assert mixture.n_iter_ == 15 and not mixture.converged_
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_a_warm_start_goes_on_from_the_last_fit(clouds):
     mixture = SlicedWassersteinGMM(2, warm_start=True, max_iter=0, **FAST)
     with warnings.catch_warnings():
@@ -301,6 +320,7 @@ def test_a_warm_start_goes_on_from_the_last_fit(clouds):
     assert mixture.means_.shape == (2, 2)
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_partial_fits_learn_from_batches(rng, clouds):
     mixture = SlicedWassersteinGMM(2, **FAST)
     for _ in range(40):
@@ -308,7 +328,7 @@ def test_partial_fits_learn_from_batches(rng, clouds):
     weights, means = by_weight(mixture)
     assert mixture.n_iter_ == 400 and not mixture.converged_
     assert np.abs(weights - [0.75, 0.25]).max() < 0.1
-    assert np.abs(means - [[0, 0], [9, 9]]).max() < 0.6
+    assert np.abs(means - centres(clouds)).max() < 0.5
     mixture.partial_fit(clouds[:1])  # later batches may be small
     with pytest.raises(
         ValueError, match="X has 3 features, but SlicedWassersteinGMM is expecting 2"
@@ -456,13 +476,15 @@ def test_duplicates_are_points_with_mass():
     assert np.abs(means - [[0, 4], [4, 0], [0, 0]]).max() < 0.05
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_one_feature_needs_one_direction(clouds):
     mixture = fitted(clouds[:, :1])
     weights, means = by_weight(mixture)
     assert np.abs(weights - [0.75, 0.25]).max() < 0.02
-    assert np.abs(means.ravel() - [0, 9]).max() < 0.2
+    assert np.abs(means - centres(clouds)[:, :1]).max() < 0.1
 
 
+@pytest.mark.usefixtures("random_seed")
 @pytest.mark.parametrize("size", [1e3, 1e8])
 def test_far_outliers_get_their_share_of_the_mass(clouds, size):
     X = np.concatenate([clouds, np.full((40, 2), size)])
@@ -473,6 +495,7 @@ def test_far_outliers_get_their_share_of_the_mass(clouds, size):
     assert np.abs(means[1] / size - 1).max() < 0.02
 
 
+@pytest.mark.usefixtures("random_seed")
 def test_as_many_components_as_samples_are_fitted(rng):
     X = rng.normal(size=(6, 2))
     mixture = fitted(X, 6)
