@@ -18,20 +18,22 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, owens_t
 
 from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram, power_diagram
+from skgmmot.transport.semidiscrete.whitened_edges import (
+    CUTOFF_DEVIATIONS,
+    WhitenedEdges,
+    standard_normal_integrals,
+)
 
 Array = np.ndarray
 
-#: Standard deviations at which a normal density is cut off: less than 1e-18 of its mass is beyond.
-CUTOFF_DEVIATIONS = 9.0
+#: Deviations from an edge below which a mean is taken to be on it.
+ON_EDGE = 1e-6
+#: Rounding of places, relative to the rectangle.
+ROUNDING = 1e-13
 #: Nodes of the two-point Gauss rule on [0, 1], exact for cubic polynomials.
 GAUSS_NODES = np.array([0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12)])
-#: Gauss rules for edges up to 0.5 and 1.5 standard deviations long, with errors below 1e-13.
-SHORT_EDGE_RULES = tuple(
-    (length, np.polynomial.legendre.leggauss(n)) for length, n in ((0.5, 5), (1.5, 8))
-)
 
 
 class GridIntegrals:
@@ -253,7 +255,10 @@ class MixtureIntegrals:
         self.factors = np.linalg.cholesky(covariances)
         reach = CUTOFF_DEVIATIONS * np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
         self.box = Box((means - reach).min(0), (means + reach).max(0))
-        self._cached: tuple[PowerDiagram, WhitenedEdges, Array, Array] | None = None
+        # of places, in units of each component's smallest deviation or of less
+        size = np.abs([self.box.low, self.box.high]).max()
+        self._rounding = ROUNDING * size * np.abs(np.linalg.inv(self.factors)).sum((1, 2))
+        self._cached: tuple[PowerDiagram, NearEdges] | None = None
 
     def centred(self) -> tuple["MixtureIntegrals", Array]:
         """The same density with its mean at the origin, and its mean."""
@@ -286,11 +291,11 @@ class MixtureIntegrals:
 
     def measure(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses of the cells ``(n,)``, and line integrals over the edges between them ``(m,)``."""
-        white, triangles, line = self._whitened(diagram)
-        masses = diagram.gather(self.weights @ triangles, 1.0)
-        length = np.hypot(*(diagram.stop - diagram.start).T)
+        near = self._near(diagram)
+        masses = diagram.gather(self.weights @ near.fluxes, 1.0)
         scale = self.weights / np.linalg.det(self.factors)
-        along = scale @ (line * length / white.length)
+        stretched = near.spread(near.line / near.white.length)
+        along = scale @ stretched * np.hypot(*(diagram.stop - diagram.start).T)
         return masses, along[: diagram.n_interfaces]
 
     def moments(self, diagram: PowerDiagram) -> Array:
@@ -299,103 +304,95 @@ class MixtureIntegrals:
 
     def component_moments(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses ``(K, n)`` and first moments ``int x g_k (K, n, 2)`` of the cells."""
-        white, triangles, line = self._whitened(diagram)
-        mass = np.stack([diagram.gather(flux, 1.0) for flux in triangles])
+        near = self._near(diagram)
+        mass = np.stack([diagram.gather(flux, 1.0) for flux in near.fluxes])
         # int z phi = -oint phi n, with n pointing outwards: to the right of an edge
-        flux = np.stack([-line * white.along_y, line * white.along_x], axis=-1)
+        normal = -near.line * near.white.along_y, near.line * near.white.along_x
+        flux = np.stack([near.spread(part) for part in normal], axis=-1)
         first = np.stack([diagram.gather(f, np.zeros(2)) for f in flux])  # of z
         return mass, first @ self.factors.mT + mass[..., None] * self.means[:, None]
 
-    def _whitened(self, diagram: PowerDiagram) -> tuple["WhitenedEdges", Array, Array]:
-        """Edges whitened by each component, masses of their triangles, and line integrals.
+    def _near(self, diagram: PowerDiagram) -> "NearEdges":
+        """The edges near each component, with their integrals.
 
         Those of the last diagram are cached, since moments are computed right after masses.
         """
         if self._cached is None or self._cached[0] is not diagram:
-            inverse = np.linalg.inv(self.factors)
-            edges = WhitenedEdges.between(
-                *((ends - self.means[:, None]).transpose(2, 0, 1) for ends in diagram[1:3]), inverse
-            )
-            self._cached = diagram, edges, *_standard_normal_integrals(edges)
-        return self._cached[1:]
+            self._cached = diagram, self._integrated(diagram)
+        return self._cached[1]
+
+    def _integrated(self, diagram: PowerDiagram) -> "NearEdges":
+        """Integrate over the edges near each component.
+
+        The mass of a far triangle is its angle, as seen from the mean. All angles around a cell sum
+        to one turn if the mean is inside and else to none. So do those of edges that cross a ray
+        from the mean, if each counts as a turn: they stand for the far ones.
+        """
+        near = self._within_reach(diagram)
+        white = self._whitened(diagram, near)
+        triangles, turns, line, distance = standard_normal_integrals(white)
+        fluxes = self._crossings(diagram)
+        fluxes[near] += triangles - turns
+        # a mean on an edge is on either side of it, by rounding: its angles are all kept
+        on_edge = self._rounding > 1.0
+        on_edge[near[0][distance < np.maximum(self._rounding, ON_EDGE)[near[0]]]] = True
+        if on_edge.any():
+            every = np.nonzero(np.broadcast_to(on_edge[:, None], fluxes.shape))
+            fluxes[every] = self._whitened(diagram, every).turns()
+            held = on_edge[near[0]]
+            fluxes[near[0][held], near[1][held]] = triangles[held]
+        return NearEdges(near, white, fluxes, line)
+
+    def _within_reach(self, diagram: PowerDiagram) -> tuple[Array, Array]:
+        """Components and edges whose rectangles meet, that of a component up to the cut-off."""
+        found = True
+        ends = zip(diagram.start.T, diagram.stop.T, strict=True)
+        reach = CUTOFF_DEVIATIONS * np.sqrt(np.diagonal(self.covariances, axis1=1, axis2=2))
+        for (start, stop), mean, width in zip(ends, self.means.T, reach.T, strict=True):
+            low, high = np.minimum(start, stop), np.maximum(start, stop)
+            found = found & (low < (mean + width)[:, None]) & (high > (mean - width)[:, None])
+        return np.nonzero(found)
+
+    def _crossings(self, diagram: PowerDiagram) -> Array:
+        """How each edge crosses the ray to the right of each mean, ``(K, m)``: 1 upwards, or -1."""
+        (x, y), (to_x, to_y) = diagram.start.T, diagram.stop.T
+        height = self.means[:, 1, None]
+        crosses = (y > height) != (to_y > height)
+        k, edge = np.nonzero(crosses)
+        x, y, to_x, to_y = (t[edge] for t in (x, y, to_x, to_y))
+        left = (to_x - x) * (self.means[k, 1] - y) - (to_y - y) * (self.means[k, 0] - x)
+        upwards = to_y > y
+        turns = np.zeros(crosses.shape)
+        turns[k, edge] = np.where((left > 0) == upwards, np.where(upwards, 1.0, -1.0), 0.0)
+        return turns
+
+    def _whitened(self, diagram: PowerDiagram, pairs: tuple[Array, Array]) -> "WhitenedEdges":
+        """Edges whitened by components."""
+        k, edge = pairs
+        inverse = np.linalg.inv(self.factors)
+        x, y = (mean[k] for mean in self.means.T)
+        start, stop = (
+            (end[:, 0][edge] - x, end[:, 1][edge] - y) for end in (diagram.start, diagram.stop)
+        )
+        # triangular
+        a, b, c = (inverse[:, i, j][k] for i, j in ((0, 0), (1, 0), (1, 1)))
+        return WhitenedEdges.between(start, stop, (a, b, c))
 
 
-class WhitenedEdges(NamedTuple):
-    """Edges in the coordinates in which a component is standard normal; fields are ``(K, m)``."""
+class NearEdges(NamedTuple):
+    """Pairs of a component and an edge that may be near each other, with their integrals."""
 
-    along_x: Array
-    """First coordinate of the unit vector along the edge."""
-    along_y: Array
-    """Second coordinate; the normal ``(along_y, -along_x)`` points to the edge's right."""
-    length: Array
-    """Lengths."""
-    offset: Array
-    """Signed distance of the line from the origin, positive if the origin is on its left."""
-    begin: Array
-    """Coordinate of the edge's start along its line, from the foot of the perpendicular."""
-    end: Array
-    """Coordinate of its end."""
+    pairs: tuple[Array, Array]
+    """Component and edge of each of p pairs."""
+    white: "WhitenedEdges"
+    """The edges, whitened by the component."""
+    fluxes: Array
+    """Fluxes through all edges, ``(K, m)``, whose sums over the edges of a cell are its masses."""
+    line: Array
+    """Line integrals over the edges, ``(p,)``; those of all others are zero."""
 
-    @classmethod
-    def between(cls, start: Array, stop: Array, inverse: Array) -> "WhitenedEdges":
-        """Whiten edges between points ``(2, K, m)`` relative to the means, by inverse factors."""
-        a, b, c = (inverse[:, i, j, None] for i, j in ((0, 0), (1, 0), (1, 1)))  # triangular
-        x, y = a * start[0], b * start[0] + c * start[1]
-        to_x, to_y = a * stop[0], b * stop[0] + c * stop[1]
-        along_x, along_y = to_x - x, to_y - y
-        length = np.maximum(np.hypot(along_x, along_y), np.finfo(float).tiny)
-        along_x /= length
-        along_y /= length
-        begin, end = x * along_x + y * along_y, to_x * along_x + to_y * along_y
-        return cls(along_x, along_y, length, x * along_y - y * along_x, begin, end)
-
-    def flat(self) -> "WhitenedEdges":
-        """The fields flattened over components, ``(K m,)``."""
-        return WhitenedEdges(*(t.ravel() for t in self))
-
-    def take(self, index: Array) -> "WhitenedEdges":
-        """The edges of an index."""
-        return WhitenedEdges(*(t[index] for t in self))
-
-
-def _standard_normal_integrals(edges: WhitenedEdges) -> tuple[Array, Array]:
-    """Masses of the triangles between edges and the origin, and line integrals over the edges.
-
-    Masses of triangles have the sign of the offsets.
-    """
-    edges, shape = edges.flat(), edges.offset.shape
-    # Beyond the cut-off the mass of a triangle is that of its angle.
-    angle = np.arctan2(edges.offset * edges.length, edges.offset**2 + edges.begin * edges.end)
-    # a triangle of height zero is empty
-    triangles = np.where(edges.offset == 0, 0.0, angle / (2 * math.pi))
-    line = np.zeros_like(triangles)
-    distance = np.hypot(edges.offset, np.maximum(0.0, np.maximum(edges.begin, -edges.end)))
-    close = np.flatnonzero(distance < CUTOFF_DEVIATIONS)
-    edges = edges.take(close)
-    line[close] = _normal(edges.offset) * (ndtr(edges.end) - ndtr(edges.begin))
-    for longest, rule in SHORT_EDGE_RULES:
-        short = edges.length <= longest
-        triangles[close[short]] = _triangles_by_quadrature(edges.take(short), *rule)
-        close, edges = close[~short], edges.take(~short)
-    off = edges.offset != 0
-    close, (_, _, _, offset, begin, end) = close[off], edges.take(off)
-    with np.errstate(over="ignore"):  # Owen's function of infinite slopes is a quarter
-        triangles[close] -= owens_t(offset, end / offset) - owens_t(offset, begin / offset)
-    return triangles.reshape(shape), line.reshape(shape)
-
-
-def _triangles_by_quadrature(edges: WhitenedEdges, nodes: Array, weights: Array) -> Array:
-    """Masses of triangles by Gauss quadrature along the edges.
-
-    They are fluxes of ``z (1 - exp(-|z|^2 / 2)) / (2 pi |z|^2)``, whose divergence is the density.
-    """
-    total, height = np.zeros_like(edges.offset), edges.offset**2 + np.finfo(float).tiny
-    for node, weight in zip(nodes, weights, strict=True):
-        square = height + (edges.begin + (1 + node) / 2 * edges.length) ** 2
-        total -= weight * np.expm1(-square / 2) / square
-    return edges.offset * edges.length * total / (4 * math.pi)
-
-
-def _normal(t: Array) -> Array:
-    """The density of the standard normal distribution."""
-    return np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)
+    def spread(self, values: Array) -> Array:
+        """Values of the pairs as ``(K, m)``, zero elsewhere."""
+        table = np.zeros(self.fluxes.shape)
+        table[self.pairs] = values
+        return table

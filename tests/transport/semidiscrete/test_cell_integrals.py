@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from skgmmot.transport.semidiscrete import cell_integrals
 from skgmmot.transport.semidiscrete.cell_integrals import GridIntegrals, MixtureIntegrals
 from skgmmot.transport.semidiscrete.power_diagram import Box, power_diagram
 
@@ -157,20 +156,29 @@ def test_components_far_from_a_cell_give_it_nothing():
     assert np.allclose(two.component_moments(diagram)[0], np.eye(2), atol=1e-15)
 
 
-def test_short_edges_by_nodes_are_as_accurate_as_by_owen_s_function(rng, monkeypatch):
-    ends = rng.normal(size=(2, 2, 3, 400)) * [[[4.0], [1.0], [0.2]]]
-    ends[1, ..., :200] = ends[0, ..., :200] + rng.normal(size=(2, 3, 200)) / 10
-    ends[:, :, 0, 0] = [[0.0, 0.0], [0.3, 0.4]]  # from the origin
-    ends[:, :, 0, 1] = [[-0.2, 0.0], [0.2, 0.0]]  # through it
-    edges = cell_integrals.WhitenedEdges.between(*ends, np.stack([np.eye(2)] * 3))
-    assert all(
-        (edges.length <= length).sum() > 100 for length, _ in cell_integrals.SHORT_EDGE_RULES
+@pytest.mark.parametrize("width", [1.0, 1e-2, 1e-5])
+def test_far_edges_count_by_how_they_cross_a_ray_as_by_their_angles(rng, width):
+    means, sites = rng.normal(size=(12, 2)), rng.normal(size=(300, 2))
+    A = width * rng.normal(size=(12, 2, 2))
+    parts = rng.dirichlet(np.ones(12)), means, A @ A.mT + 1e-2 * width**2 * np.eye(2)
+    crossing, by_angles = MixtureIntegrals(*parts), MixtureIntegrals(*parts)
+    by_angles._rounding[:] = np.inf  # as if all means were on edges
+    diagram = crossing.diagram(sites, (sites**2).sum(1))
+    found, expected = (
+        (*m.measure(diagram), *m.component_moments(diagram)) for m in (crossing, by_angles)
     )
-    short = cell_integrals._standard_normal_integrals(edges)
-    monkeypatch.setattr(cell_integrals, "SHORT_EDGE_RULES", ())
-    owen = cell_integrals._standard_normal_integrals(edges)
-    assert np.abs(short[0] - owen[0]).max() < 1e-13
-    assert np.array_equal(short[1], owen[1])
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() < 1e-13 * max(1.0, np.abs(other).max())
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-17, 1e-9])
+@pytest.mark.parametrize("width", [1.0, 1e-4, 1e-8])
+def test_means_on_edges_and_corners_share_their_mass(off, width):
+    square = np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
+    for sites in (square, square[:2], square[1:3]):
+        on = MixtureIntegrals(np.ones(1), np.full((1, 2), off * width), width**2 * np.eye(2)[None])
+        masses, _ = on.measure(on.diagram(sites, np.ones(len(sites))))
+        assert np.allclose(masses, 1 / len(sites), atol=1e-8 if off > 1e-10 else 1e-14)
 
 
 def test_nodes_have_the_moments_of_the_mixture(mixture):

@@ -20,8 +20,9 @@ import numpy as np
 from scipy.special import ndtr
 from scipy.stats import chi2
 
-from skgmmot.transport.semidiscrete.cell_integrals import CUTOFF_DEVIATIONS, MixtureIntegrals
+from skgmmot.transport.semidiscrete.cell_integrals import MixtureIntegrals
 from skgmmot.transport.semidiscrete.space.diagram import Cuboid, SpaceDiagram, space_diagram
+from skgmmot.transport.semidiscrete.whitened_edges import CUTOFF_DEVIATIONS
 
 Array = np.ndarray
 
