@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import check_random_state
 
+from skgmmot.numerics.counts import positive_integer
+
 __all__ = ["load_photograph", "make_ring_square_line"]
 
 #: Image formats that are read; decoders of others may execute code.
@@ -154,8 +156,7 @@ def make_ring_square_line(
     >>> X.shape
     (850, 2)
     """
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be positive, got {n_samples}. Draw at least one.")
+    n_samples = positive_integer("n_samples", n_samples, "Draw at least one.")
     rng = check_random_state(random_state)
     areas = np.array([math.pi * (1 - 0.5**2), 1.5 * 0.2, 2.2**2 - 1.8**2])
     shape = rng.choice(3, size=n_samples, p=areas / areas.sum())

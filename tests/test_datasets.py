@@ -142,7 +142,7 @@ def test_a_seed_repeats_the_draw():
 
 
 def test_no_samples_are_refused():
-    with pytest.raises(ValueError, match="n_samples must be positive, got 0"):
+    with pytest.raises(ValueError, match="n_samples must be a positive integer, got 0"):
         make_ring_square_line(0)
     assert make_ring_square_line(1)[0].shape == (1, 2)
 

@@ -1,32 +1,11 @@
-"""Error messages for samples that are no matrix of numbers, and for numbers that are no count."""
+"""Error messages for samples that are no matrix of numbers."""
 
 import re
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral
 from typing import NoReturn
 
 import numpy as np
-
-#: Longest representation of a value in an error message.
-MAX_SHOWN = 200
-
-
-def shown(value) -> str:
-    """Return what a value is, for an error message: its representation, or in few words."""
-    said = repr(value)
-    shape, kind = getattr(value, "shape", None), type(value).__name__
-    if len(said) <= MAX_SHOWN or not (shape or isinstance(value, Sized)):
-        return said
-    return f"{kind} of shape {tuple(shape)}" if shape else f"{kind} of length {len(value)}"
-
-
-def positive_integer(name: str, value, advice: str = "Pass 1 or more.") -> int:
-    """Return a count as an int, or raise with advice what to do."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {shown(value)}. {advice}")
-    return int(value)
-
 
 #: Numbers of channels of a picture.
 CHANNELS = (1, 3, 4)

@@ -9,7 +9,7 @@ from numbers import Integral
 
 from sklearn.utils._param_validation import Interval, InvalidParameterError
 
-from skgmmot._inputs.refusals import shown
+from skgmmot.numerics.counts import shown
 
 
 @functools.cache

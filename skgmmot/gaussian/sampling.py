@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics.counts import positive_integer
 
 
 def sample(
@@ -26,7 +27,13 @@ def sample(
         Samples ``m_k + L_k z``. Not differentiable.
     labels : Tensor of shape (n_samples,)
         Their components.
+
+    Raises
+    ------
+    ValueError
+        If ``n_samples`` is no positive integer.
     """
+    n_samples = positive_integer("n_samples", n_samples)
     weights, means, covariances = mixture = mixture.detach().in_base()
     covariance_type, d = mixture.covariance_type, means.shape[1]
     labels = torch.multinomial(weights, n_samples, replacement=True, generator=generator)
@@ -69,13 +76,15 @@ def rsample(
     Raises
     ------
     ValueError
-        If there are fewer samples than components of positive weight.
+        If ``n_samples`` is no positive integer, or less than the number of components of positive
+        weight.
 
     Notes
     -----
     The positions of the samples have no derivative in the weights. A gradient by moving mass along
     paths between distant components would have a large variance; that of ``a`` has none.
     """
+    n_samples = positive_integer("n_samples", n_samples)
     weights, means, covariances = mixture = mixture.in_base()
     covariance_type = mixture.covariance_type
     counts = _proportional_counts(weights.detach(), n_samples)

@@ -14,12 +14,12 @@ from torch import Tensor
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import reshaping
 from skgmmot._inputs.mixtures import as_pair
-from skgmmot._inputs.refusals import positive_integer
 from skgmmot._inputs.seeds import seed_of
 from skgmmot.fitting.em.fit import REG_COVAR, fit_em
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.metrics._stability import stability_bounds
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.linalg import Rescaling
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures.distance import transport_plan

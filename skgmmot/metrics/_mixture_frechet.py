@@ -7,11 +7,11 @@ from torch import Tensor
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture
-from skgmmot._inputs.refusals import positive_integer
 from skgmmot.fitting.assigned import AssignedMoments
 from skgmmot.gaussian.covariance.registry import FULL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.metrics._torchmetrics import Metric
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.transport.mixtures.distance import transport_plan
 
 __all__ = ["MixtureFrechetDistance"]

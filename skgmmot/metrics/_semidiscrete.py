@@ -4,8 +4,8 @@ from numbers import Real
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import as_density, points_and_masses
-from skgmmot._inputs.refusals import positive_integer
 from skgmmot._inputs.seeds import seed_of
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.linalg import error_of_root, safe_sqrt
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.semidiscrete.grid import GridDensity

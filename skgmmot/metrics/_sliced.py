@@ -10,9 +10,9 @@ from torch import Tensor
 from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import reshaping
 from skgmmot._inputs.mixtures import as_mixture, as_pair, in_double, is_mixture
-from skgmmot._inputs.refusals import positive_integer
 from skgmmot._inputs.seeds import seed_of
 from skgmmot.gaussian.mixture import least
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.linalg import (
     Rescaling,
     compare_bits,

@@ -12,6 +12,7 @@ from skgmmot._inputs.seeds import seed_of
 from skgmmot.fitting.em.gradient.information import parameter_covariance
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures.distance import check_dimensions, cost_matrix
 
@@ -137,9 +138,8 @@ def _in_double(mixture: GaussianMixtureParams) -> GaussianMixtureParams:
 def _errors(true: GaussianMixtureParams, of, generator) -> FitErrors:
     """Errors of a fit: of a given one, or those to expect of a number of samples."""
     if isinstance(of, Integral) and not isinstance(of, bool):
-        if of < 1:
-            raise ValueError(f"n_samples must be positive, got {of}. Pass the size of a sample.")
-        return _expected_errors(true, int(of), generator)
+        n_samples = positive_integer("n_samples", of, "Pass the size of a sample.")
+        return _expected_errors(true, n_samples, generator)
     if isinstance(of, float | str | bool) or of is None:
         raise ValueError(
             f"n_samples must be a positive integer or a fitted mixture, got {of!r}. Pass the size "

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_mixture, is_mixture
-from skgmmot._inputs.refusals import positive_integer
 from skgmmot._types import Array, Mixture, Penalties, RandomState
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.fitting.em.fit import fit_em
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.adjoint import InexactGradientWarning
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.gradients import GRADIENTS
 from skgmmot.numerics.linalg import safe_sqrt

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, unfold
 
-from skgmmot._inputs.refusals import positive_integer
+from skgmmot._inputs.arrays import as_tensor
 from skgmmot._types import Array
 from skgmmot.nn.layers import MixtureWassersteinLoss
+from skgmmot.numerics.counts import positive_integer
 
 #: Options of the loss at each scale: one iteration of EM a step.
 DEFAULTS: dict[str, Any] = {
@@ -118,8 +119,7 @@ class MultiscalePatchLoss(torch.nn.Module):
         self.weights = _scale_weights(weights, self.scales)
         self.features = _function("features", features)
         self.feature_map = _function("feature_map", feature_map)
-        picture = torch.as_tensor(np.asarray(target)) if not isinstance(target, Tensor) else target
-        picture = self._checked(picture.detach(), "target")
+        picture = self._checked(as_tensor(target).detach(), "target")
         options = DEFAULTS | options
         with torch.no_grad():
             samples = [self._samples(picture, factor) for factor in self.scales]
@@ -225,7 +225,7 @@ class MultiscalePatchLoss(torch.nn.Module):
                 f"{size} pixels at scale {max(self.scales)}, got "
                 f"{tuple(picture.shape[1:])}. Use smaller scales or patches."
             )
-        return picture if picture.is_floating_point() else picture.double()
+        return as_tensor(picture)
 
 
 def patches(picture: Tensor, factor: int, patch_size: int) -> Tensor:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from skgmmot import DifferentiableGaussianMixture, OTMap, SlicedWassersteinGMM, WassersteinQuantizer
-from skgmmot._inputs.refusals import positive_integer, shown
 from skgmmot.metrics import sliced_wasserstein_distance
 
 PICTURE = np.random.default_rng(0).uniform(size=(6, 5, 3))
@@ -96,13 +95,6 @@ def test_numbers_written_as_text_are_numbers_as_in_scikit_learn():
     assert DifferentiableGaussianMixture().fit(X).means_[0, 1] == 4
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.0, True, "2", None])
-def test_what_is_no_count_is_refused_with_advice(value):
-    with pytest.raises(ValueError, match=r"n must be a positive integer, got .*\. Pass less\.$"):
-        positive_integer("n", value, "Pass less.")
-    assert positive_integer("n", np.int64(3)) == 3
-
-
 GRAPH = torch.ones(2, requires_grad=True)
 NOT_NUMBERS = {
     "ragged": ([[0.0], [1.0, 2.0]], ValueError, "rows of one length, got a list of several"),
@@ -145,20 +137,3 @@ def test_what_is_not_numbers_is_named(kind):
 def test_weights_that_are_no_numbers_are_named(fit, weights, message):
     with pytest.raises(ValueError, match=message):
         fit(1).fit([[0.0], [1.0]], sample_weight=weights)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (0.5, "0.5"),
-        ([1, 2], "[1, 2]"),
-        (np.zeros((150, 4)), "ndarray of shape (150, 4)"),
-        (torch.arange(300.0), "Tensor of shape (300,)"),
-        (list(range(100)), "list of length 100"),
-        (DifferentiableGaussianMixture(tol=1 / 3), "DifferentiableGaussianMixture(tol=0.333"),
-        (OTMap(mixture=DifferentiableGaussianMixture(3, checkpoint="x" * 200)), "OTMap(mixture=D"),
-    ],
-)
-def test_long_values_are_told_in_few_words(value, expected):
-    found = shown(value)
-    assert found.startswith(expected) and (len(found) == len(expected) or "(" in expected)

@@ -88,7 +88,7 @@ def test_moving_both_mixtures_changes_nothing():
 @pytest.mark.parametrize(
     ("n_samples", "message"),
     [
-        (0, "n_samples must be positive, got 0"),
+        (0, "n_samples must be a positive integer, got 0"),
         (10.5, "n_samples must be a positive integer or a fitted mixture, got 10.5"),
         ((1, 2, 3), "one for each of the two mixtures, got 3"),
         (("5", 5), "got '5'"),

@@ -159,3 +159,9 @@ def test_a_picture_of_other_channels_and_unknown_options_are_refused():
     for name in ("features", "feature_map"):
         with pytest.raises(TypeError, match=f"{name} must be a function .* got int"):
             MultiscalePatchLoss(picture(3, 16, 16), **{name: 3})
+
+
+@pytest.mark.parametrize("target", [None, [["a"]], object()])
+def test_a_target_that_is_no_array_of_numbers_is_refused_by_name(target):
+    with pytest.raises((TypeError, ValueError), match="an array must hold numbers, got"):
+        MultiscalePatchLoss(target)

@@ -25,7 +25,6 @@ NAMED = re.compile(
     r"\bgot\b|\bGot\b|Found array with|not fitted yet|is expecting|feature names|must be passed"
     r"|Sparse data was passed|has no parameter|requires y to be passed|n_samples=\d+ should be"
     r"|ill-defined empirical covariance|inconsistent numbers of samples"
-    r"|must be an instance of \w+, not|== .+, must be"
 )
 #: What a call returns that was refused by name.
 REFUSED = type("Refused", (), {"__repr__": lambda self: "REFUSED"})()
@@ -106,6 +105,12 @@ seeds = st.integers(0, 2**31 - 1)
 def mostly(usual, *unusual):
     """One value every other time, else one of the others."""
     return st.sampled_from([usual] * len(unusual) + list(unusual))
+
+
+def drawn(draw, options, most=3):
+    """Some of the options."""
+    names = draw(st.lists(st.sampled_from(sorted(options)), max_size=most, unique=True))
+    return {name: draw(options[name]) for name in names}
 
 
 def _clusters(rng, n, d):
@@ -341,3 +346,46 @@ def arrays(draw, X=None):
     with suppress(ValueError):  # that numbers have no such form is numpy's business
         return KINDS[kind](X)
     return X
+
+
+@st.composite
+def classes(draw, n):
+    """Labels of n samples, some of them unknown or absurd."""
+    rng = np.random.default_rng(draw(seeds))
+    y = rng.integers(-1, 2, size=n)
+    with np.errstate(all="ignore"):
+        return {
+            "integers": y,
+            "text": np.array(["", "a", "b"])[y + 1],
+            "objects": np.array([None, "a", "b"], dtype=object)[y + 1],
+            "floats": np.where(y < 0, np.nan, y),
+            "tensor": torch.from_numpy(y),
+            "list": y.tolist(),
+            "unknown": np.full(n, -1),
+            "halves": y + 0.5,
+            "infinite": np.full(n, np.inf),
+            "many": np.arange(n),
+            "short": y[:-1],
+            "column": y[:, None],
+            "none": None,
+            "complex": y + 1j,
+            "huge": y * 10**15,
+        }[draw(mostly("integers", *ALL_CLASSES))]
+
+
+ALL_CLASSES = (
+    "text",
+    "objects",
+    "floats",
+    "tensor",
+    "list",
+    "unknown",
+    "halves",
+    "infinite",
+    "many",
+    "short",
+    "column",
+    "none",
+    "complex",
+    "huge",
+)

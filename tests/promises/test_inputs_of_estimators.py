@@ -15,6 +15,8 @@ from promises.inputs import (
     answered,
     arrays,
     assert_finite,
+    classes,
+    drawn,
     mostly,
     sample_weights,
     samples,
@@ -234,12 +236,6 @@ def inputs(draw, n=NUMBERS_OF_SAMPLES, d=DIMENSIONS):
     return draw(arrays(st.just(X))), a
 
 
-def drawn(draw, options, most=3):
-    """Some of the options."""
-    names = draw(st.lists(st.sampled_from(sorted(options)), max_size=most, unique=True))
-    return {name: draw(options[name]) for name in names}
-
-
 def like(model):
     """The features of a fitted model, mostly."""
     return st.one_of(*[st.just(model.n_features_in_)] * 5, DIMENSIONS)
@@ -344,49 +340,6 @@ def gaussian_options(draw, X, n_classes=3):
         if f"fixed_{name_of}" in found:
             found[start] = given[start]
     return {"n_components": K, "covariance_type": name, "random_state": 0} | found
-
-
-@st.composite
-def classes(draw, n):
-    """Labels of n samples, some of them unknown or absurd."""
-    rng = np.random.default_rng(draw(seeds))
-    y = rng.integers(-1, 2, size=n)
-    with np.errstate(all="ignore"):
-        return {
-            "integers": y,
-            "text": np.array(["", "a", "b"])[y + 1],
-            "objects": np.array([None, "a", "b"], dtype=object)[y + 1],
-            "floats": np.where(y < 0, np.nan, y),
-            "tensor": torch.from_numpy(y),
-            "list": y.tolist(),
-            "unknown": np.full(n, -1),
-            "halves": y + 0.5,
-            "infinite": np.full(n, np.inf),
-            "many": np.arange(n),
-            "short": y[:-1],
-            "column": y[:, None],
-            "none": None,
-            "complex": y + 1j,
-            "huge": y * 10**15,
-        }[draw(mostly("integers", *ALL_CLASSES))]
-
-
-ALL_CLASSES = (
-    "text",
-    "objects",
-    "floats",
-    "tensor",
-    "list",
-    "unknown",
-    "halves",
-    "infinite",
-    "many",
-    "short",
-    "column",
-    "none",
-    "complex",
-    "huge",
-)
 
 
 # --- the estimators ------------------------------------------------------------------------------

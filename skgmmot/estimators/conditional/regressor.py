@@ -17,7 +17,6 @@ from torch import Tensor
 from skgmmot._inputs import arrays
 from skgmmot._inputs.features import values_of
 from skgmmot._inputs.mixtures import as_mixture
-from skgmmot._inputs.refusals import positive_integer
 from skgmmot._inputs.targets import regression_targets
 from skgmmot._types import Array, Device, Elsewhere, RandomState, Samples, fit_context
 from skgmmot.estimators._default_mixture import DefaultMixture
@@ -29,6 +28,7 @@ from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.conditional import PreparedCondition
 from skgmmot.gaussian.evaluators import DefinitionEStep
 from skgmmot.numerics import blocks
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.threads import single_threaded_torch
 
 #: Components of the mixture that `MixtureRegressor` fits unless told otherwise: so many, but each

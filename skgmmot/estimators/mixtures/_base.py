@@ -5,7 +5,6 @@ import inspect
 import math
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
-from numbers import Integral
 from typing import Any, overload
 
 import numpy as np
@@ -30,6 +29,7 @@ from skgmmot.gaussian.incomplete import by_pattern
 from skgmmot.gaussian.log_density import FAR
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics import blocks
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.threads import single_threaded_torch
 
@@ -453,11 +453,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             If ``n_samples`` is not a positive integer.
         """
         check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': it must be a positive integer, got {n_samples!r}. "
-                "The sampling requires at least one sample."
-            )
+        n_samples = positive_integer("n_samples", n_samples, "Draw at least one sample.")
         rng = check_random_state(self.random_state)
         kind = arrays.fitted_kind(self)
         params = self._params(dtype=torch.float64, device="cpu").detach().in_base()

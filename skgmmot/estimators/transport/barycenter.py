@@ -8,7 +8,7 @@ from typing import Literal, Self, overload
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torch import Tensor
 
@@ -22,9 +22,9 @@ from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMix
 from skgmmot.estimators.transport.geodesic import known_mixture
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures import barycenter, barycenter_fixed_point
-from skgmmot.transport.mixtures.reduction_bound import reduction_error
 
 #: Largest numbers of tuples of components for which ``solver='auto'`` is exact, and for which
 #: ``solver='exact'`` is allowed.
@@ -437,9 +437,9 @@ def reduce(
     NotFittedError
         If the estimator is not fitted.
     TypeError
-        If ``mixture`` is not a mixture, or ``n_components`` or ``n_init`` not an integer.
+        If ``mixture`` is not a mixture.
     ValueError
-        If a number is not positive, or the mixture is not one.
+        If ``n_components`` or ``n_init`` is no positive integer, or the mixture is not one.
 
     Warns
     -----
@@ -467,8 +467,7 @@ def reduce(
     >>> sorted(coarse.means_[:, 0].tolist())
     [0.1, 9.0]
     """
-    check_scalar(n_components, "n_components", Integral, min_val=1)
-    check_scalar(n_init, "n_init", Integral, min_val=1)
+    n_components = positive_integer("n_components", n_components)
     params, kind = as_mixture(mixture, "mixture")
     if n_components > len(params.weights):
         warnings.warn(
@@ -478,10 +477,9 @@ def reduce(
             stacklevel=3,
         )
     seed = int(check_random_state(random_state).randint(2**31 - 1))
-    found = barycenter_fixed_point.reduce(
-        params, n_components, torch.Generator().manual_seed(seed), n_init=n_init
-    )
-    reduced = known_mixture(found, arrays.answer_kind(kind))
+    generator = torch.Generator().manual_seed(seed)
+    given, kind = (params, n_components, generator), arrays.answer_kind(kind)
     if not return_error:
-        return reduced
-    return reduced, reduction_error(params, found, n_components)
+        return known_mixture(barycenter_fixed_point.reduce(*given, n_init=n_init), kind)
+    found, error = barycenter_fixed_point.reduce(*given, n_init=n_init, return_error=True)
+    return known_mixture(found, kind), error

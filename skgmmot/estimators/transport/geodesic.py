@@ -9,7 +9,6 @@ import torch
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import as_pair
-from skgmmot._inputs.refusals import positive_integer
 from skgmmot._inputs.seeds import seed_of
 from skgmmot._types import Array, Elsewhere, Mixture, RandomState, Samples
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
@@ -295,7 +294,6 @@ class MixtureFlow:
             As `velocity`, and if times are not monotone or ``n_steps`` is not positive.
         """
         times = monotone(times)
-        n_steps = positive_integer("n_steps", n_steps)
         X, kind = arrays.samples(self._start, X, reset=False)
         return kind.restore(self._flow.transport(X.detach(), times, n_steps))
 
@@ -330,7 +328,6 @@ class MixtureFlow:
         times = monotone(times)
         if list(times) != sorted(times):
             raise ValueError(f"times must ascend, got {times}. Sort them.")
-        n_paths = positive_integer("n_paths", n_paths)
         seed = seed_of(random_state)
         generator = torch.Generator(self._flow.weights.device).manual_seed(seed)
         paths, _ = self._flow.paths(times, n_paths, generator=generator)

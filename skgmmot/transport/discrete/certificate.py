@@ -30,10 +30,12 @@ Array = np.ndarray
 EPS = float(np.finfo(float).eps)
 #: Pairs that move less than this share of both masses are rounding.
 MIN_SHARE = 1e-9
-#: Ratios of masses above this are taken in logarithms.
+#: Masses, and ratios of two, above this or below its inverse are taken in logarithms.
 LARGE_RATIO = 1e100
-#: Exponentials of more, or of less than minus this, are not computed.
+#: Exponents of this size or larger are added to logarithms first.
 LARGEST_EXPONENT = 300.0
+#: The logarithm of the largest mass.
+LARGEST_LOGARITHM = math.log(np.finfo(float).max)
 #: Exponents are bounded by this.
 LARGEST_QUOTIENT = 1e300
 
@@ -205,15 +207,19 @@ def _divergence(p: Array, x: Array, *weights: Array) -> float:
 
     Where a weight is zero, p is taken as zero.
     """
-    with np.errstate(divide="ignore"):
-        logs = x + sum(np.log(w) for w in weights)
     some = np.broadcast_to(functools.reduce(np.minimum, weights) > 0, p.shape)
-    product = functools.reduce(np.multiply, weights)
-    direct = (product > 1 / LARGE_RATIO) & (abs(x) < LARGEST_EXPONENT)
-    q = np.exp(np.clip(logs, -LARGEST_EXPONENT, LARGEST_EXPONENT))
+    p, x, *weights = (np.broadcast_to(t, p.shape)[some] for t in (p, x, *weights))
+    logs, product = x + sum(np.log(w) for w in weights), functools.reduce(np.multiply, weights)
+    direct = (abs(x) < LARGEST_EXPONENT) & (product > 1 / LARGE_RATIO) & (product < LARGE_RATIO)
+    q = np.exp(np.minimum(logs, LARGEST_LOGARITHM))
     np.multiply(product, np.exp(x, where=direct, out=q * 0), where=direct, out=q)
-    near = some & (p <= LARGE_RATIO * q)
+    near = direct & (p / LARGE_RATIO <= q) & (p > 0)
     change = p[near] / q[near] - 1
-    total = (q[near] * (xlog1py(1 + change, change) - change)).sum()
-    far = some & ~near
-    return float(total + (p[far] * (np.log(p[far]) - logs[far] - 1)).sum())
+    terms = [q[p == 0], q[near] * (xlog1py(1 + change, change) - change)]
+    far = ~near & (p > 0)
+    t = logs[far] - np.log(p[far])  # KL is p (exp(t) - 1 - t)
+    small = abs(t) < 1
+    terms.append(p[far] * np.where(small, np.expm1(t, where=small, out=t * 0) - t, -1 - t))
+    terms.append(np.where(small, 0.0, q[far]))
+    with np.errstate(over="ignore"):
+        return float(sum(np.sum(term) for term in terms))

@@ -139,6 +139,8 @@ def _refine(a, b, R, eps, P, f, g, used):
         if gap <= accepted:
             return P, _exact_sum(source), _exact_sum(target)
         unit = min(S.shape) * min(largest)
+        if not unit:  # what is left of the gap is the rounding of the potentials
+            break
         P, f, g, used = _plan(a, b, np.minimum(S / unit, 1.0), R, eps)
         f, g = unit * f, unit * g
     raise RuntimeError(

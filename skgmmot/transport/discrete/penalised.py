@@ -12,21 +12,20 @@ import torch
 from torch import Tensor
 
 from skgmmot.transport.discrete import interior_point, semi_dual
-from skgmmot.transport.discrete.entropic import GAP, log_domain_newton, sinkhorn, softmin
-from skgmmot.transport.discrete.interior_point import Penalised, conjugate, divergence, marginal
+from skgmmot.transport.discrete.entropic import log_domain_newton, sinkhorn, softmin
+from skgmmot.transport.discrete.interior_point import Penalised, conjugate, marginal
 from skgmmot.transport.discrete.network_simplex import EPS, network_simplex
 from skgmmot.transport.discrete.simpler import (
     EQUAL,
     LARGE_PENALTY,
-    ROUNDING_GAP,
     ROUNDINGS,
+    ZERO_COST,
+    check_optimal,
     extended,
     rounding_penalty,
     solve_by_simpler,
 )
 
-#: A plan that costs less than this share of the largest cost has a cost of zero, to rounding.
-ZERO_COST = 1e-16
 #: Costs are cut off at these multiples of the penalties plus ``reg``, the smaller one first.
 #: Entries of the optimal plan above it have about ``exp(-100)`` of the mass. With weights down to
 #: 1e-300, whose logarithms are about -700, the larger multiple may be needed.
@@ -196,8 +195,8 @@ def _derivative(f: Tensor, lam: float, reg: float, total: float) -> Tensor:
 
 def _penalised(a, b, C, penalties, reg) -> tuple[Tensor, Tensor, Tensor, float]:
     """Plan, potentials and value of a penalised problem; weights may be zero."""
-    k, l, mass = a > 0, b > 0, 1.0 if reg else float(max(a.sum(), b.sum()))
-    given = Penalised(a[k] / mass, b[l] / mass, C[k][:, l], *penalties, reg)
+    k, l = a > 0, b > 0
+    given = Penalised(a[k], b[l], C[k][:, l], *penalties, reg)
     try:
         f, g, inner, value = _solve(given)
     except RuntimeError:
@@ -206,19 +205,20 @@ def _penalised(a, b, C, penalties, reg) -> tuple[Tensor, Tensor, Tensor, float]:
             raise
         f, g, inner, value = found
     P = torch.zeros_like(C)
-    P[k.unsqueeze(1) & l] = mass * inner.flatten()
+    P[k.unsqueeze(1) & l] = inner.flatten()
     f, g = extended(f, g, C, k, l, given)
-    return P, f, g, mass * value
+    return P, f, g, value
 
 
 def _solve(given: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
     """Potentials, plan and value with a certified gap, by the solver that fits the problem."""
-    problem, df, dg, constant = _centred(given)
+    problem, df, dg, mass, constant = _centred(given)
     cuts = [COST_CUTOFFS[-1]] if all(math.isinf(lam) for lam in given[3:5]) else COST_CUTOFFS
     while True:
         try:
             f, g, plan, value = _solve_cut_off(problem, cuts[0])
-            return f + df, g + dg, plan, value + constant
+            check_optimal(problem, f, g, plan, value)
+            return f + df, g + dg, mass * plan, mass * value + constant
         except RuntimeError:  # try again with a larger cut-off
             if len(cuts) == 1:
                 raise
@@ -248,25 +248,49 @@ def _solve_cut_off(problem: Penalised, cut: float) -> tuple[Tensor, Tensor, Tens
     return unit * f, unit * g, plan, unit * value
 
 
-def _centred(problem: Penalised) -> tuple[Penalised, Tensor, Tensor, float]:
-    """Subtract from a semi-relaxed problem what all plans cost, and make its totals equal.
+def _centred(problem: Penalised) -> tuple[Penalised, Tensor, Tensor, float, float]:
+    """The same problem with totals of one and, if semi-relaxed, without what all plans cost.
 
-    Also returns what this subtracts from the potentials and the value. Other problems stay as they
-    are.
+    Also returns what is then missing from the potentials, by what mass plan and value are to be
+    multiplied, and what is then missing from the value. The mass is the one at which totals add
+    nothing to the costs: that of a prescribed marginal, or a geometric mean of the totals.
+    Problems with both marginals prescribed stay as they are.
     """
     a, b, C, lam0, lam1, reg = problem
-    if math.isinf(lam0) == math.isinf(lam1):
-        return problem, torch.zeros_like(a), torch.zeros_like(b), 0.0
-    if math.isinf(lam1):
-        turned = Penalised(b, a, C.mT, lam1, lam0, reg)
-        (b, a, C, *_), dg, df, constant = _centred(turned)
-        return problem._replace(a=a, b=b, C=C.mT), df, dg, constant
-    minima, A, B = C.amin(1), a.sum(), b.sum()
-    ratio = (A / B).log()
-    constant = a @ minima + lam1 * divergence(A, B) + reg * A * (ratio + B - A)
-    df = minima + (lam1 + reg) * ratio
-    centred = problem._replace(b=b * (A / B), C=C - minima.unsqueeze(1))
-    return centred, df, torch.full_like(b, -lam1 * float(ratio)), float(constant)
+    rows, columns = torch.zeros_like(a), torch.zeros_like(b)
+    held = math.isinf(lam0), math.isinf(lam1)
+    if all(held):
+        return problem, rows, columns, 1.0, 0.0
+    A, B = float(a.sum()), float(b.sum())
+    log_a, log_b, largest = math.log(A), math.log(B), max(lam0, lam1, reg)
+    shares = [*map(float, held), 0.0] if any(held) else [v / largest for v in (lam0, lam1, reg)]
+    s0, s1, s2 = (share / sum(shares) for share in shares)
+    # logarithms of the mass over A, B and A B
+    over = s1 * (log_b - log_a) + s2 * log_b, s0 * (log_a - log_b) + s2 * log_a
+    over_both = -(s0 * log_b + s1 * log_a)
+    _, total, log_share = min(zip(map(abs, over), (A, B), over, strict=True))
+    mass, constant = total * math.exp(log_share), 0.0
+    for lam, t, total in ((lam0, over[0], A), (lam1, over[1], B), (reg, over_both, A * B)):
+        if 0 < lam < math.inf:
+            constant += lam * _divergence_of_totals(mass, total, t)
+    if held[0]:
+        rows = C.amin(1)
+        shifts = lam1 * over[1] + reg * over_both, -lam1 * over[1]
+    elif held[1]:
+        columns = C.amin(0)
+        shifts = -lam0 * over[0], lam0 * over[0] + reg * over_both
+    else:
+        shifts = -lam0 * over[0], -lam1 * over[1]
+    constant += float(a @ rows + b @ columns)
+    centred = problem._replace(a=a / A, b=b / B, C=C - rows.unsqueeze(1) - columns)
+    return centred, rows + shifts[0], columns + shifts[1], mass, constant
+
+
+def _divergence_of_totals(p: float, q: float, log_ratio: float) -> float:
+    """``KL(p | q)`` of two numbers, given ``log(p / q)``."""
+    if abs(log_ratio) < 1:
+        return p * (math.expm1(-log_ratio) + log_ratio)
+    return p * (log_ratio - 1) + q
 
 
 def _cut_off(problem: Penalised, cut: float) -> Penalised:
@@ -310,16 +334,18 @@ def _certified(
     does not use these costs. Costs are in units of the cost of a simple plan, or with entropy of
     the largest cost.
     """
-    bound = near.dual(f, g)
-    for plan in [P] if problem.reg else [_between_marginals(near, f, g), P]:
-        plan = _with_prescribed_marginal(plan.masked_fill(near.C < problem.C, 0), problem)
-        value = problem.primal(plan)
-        if abs(value - bound) <= GAP * max(abs(value), abs(bound)) + ROUNDING_GAP:
-            return plan, value
-    raise RuntimeError(
-        f"transport must be solved to a gap of {GAP} of its cost, got {value - bound:.2g} of "
-        f"{value:.2g}. Rescale costs and penalties to comparable size."
-    )
+    if not problem.reg:
+        with contextlib.suppress(RuntimeError):
+            return _checked(problem, near, f, g, _between_marginals(near, f, g))
+    return _checked(problem, near, f, g, P)
+
+
+def _checked(problem: Penalised, near: Penalised, f, g, P) -> tuple[Tensor, float]:
+    """A plan without pairs that are cut off, of the prescribed marginal, and its value."""
+    P = _with_prescribed_marginal(P.masked_fill(near.C < problem.C, 0), problem)
+    value = problem.primal(P)
+    check_optimal(near, f, g, P, value)  # which the potentials are for, and has lower costs
+    return P, value
 
 
 def _with_prescribed_marginal(P: Tensor, problem: Penalised) -> Tensor:

@@ -20,8 +20,10 @@ from skgmmot.transport.discrete.interior_point import Penalised, marginal
 from skgmmot.transport.discrete.network_simplex import EPS, network_simplex
 from skgmmot.transport.discrete.semi_dual import translation
 
-#: Duality gaps up to this share of the cost of a simple plan are rounding, for any cost.
+#: Duality gaps up to this share of what the potentials make of a plan are rounding.
 ROUNDING_GAP = 64 * EPS
+#: Costs below this share of the largest one are zero, to rounding.
+ZERO_COST = 1e-16
 #: Totals that differ by less than this share, or by this many roundings of the weights, are equal.
 EQUAL, ROUNDINGS = 1e-12, 8
 #: A penalty above this multiple of the largest cost makes rounding of the weights count as cost.
@@ -57,9 +59,45 @@ def solve_by_simpler(
         with contextlib.suppress(RuntimeError):
             f, g, P = _without_small(problem, simpler, share, solve)
             value = problem.primal(P)
-            if _is_optimal(problem, P, f, g, value):
-                return f, g, P, value
+            check_optimal(problem, f, g, P, value)
+            return f, g, P, value
     return None
+
+
+def check_optimal(problem: Penalised, f: Tensor, g: Tensor, P: Tensor, value: float) -> None:
+    """Raise unless potentials certify a plan: the one rule by which penalised plans are accepted.
+
+    The duality gap must be at most `GAP` of the cost, or else rounding: of marginals, of the
+    largest cost, of which a share of `ZERO_COST` is zero, or of potentials not larger than that.
+
+    Parameters
+    ----------
+    problem : Penalised
+        The problem.
+    f, g : Tensor of shape (K,) and (L,)
+        Potentials.
+    P : Tensor of shape (K, L)
+        The plan.
+    value : float
+        Its cost.
+
+    Raises
+    ------
+    RuntimeError
+        If the gap is larger, or a prescribed marginal is wrong.
+    """
+    a, b, C, lam0, lam1, reg = (t.numpy() if isinstance(t, Tensor) else t for t in problem)
+    known = Certificate((a, b), C, (lam0, lam1), reg, (f.numpy(), g.numpy()))
+    errors = known.of(P.numpy(), value)
+    highest = float(P.sum()) * float(abs(C).max())
+    priced = float(P.sum(1) @ f.abs() + P.sum(0) @ g.abs())
+    rounding = ROUNDING_GAP * min(priced, highest) + ZERO_COST * highest
+    rounding += rounding_penalty(problem) + reg * (ROUNDINGS * EPS) ** 2 * float(P.sum())
+    if not (errors.gap <= GAP * abs(value) + rounding and errors.marginal_error <= EQUAL):
+        raise RuntimeError(
+            f"transport must be solved to a gap of {GAP} of its cost, got {errors.gap:.2g} of "
+            f"{value:.2g}. Rescale costs and penalties to comparable size."
+        )
 
 
 def rounding_penalty(problem: Penalised) -> float:
@@ -171,13 +209,3 @@ def _filled(P: Tensor, weights: Tensor, slack: Tensor, lam: float) -> Tensor:
         return P
     P = torch.where((P.sum(1) > 0).unsqueeze(1), P, slack == slack.amin(1, keepdim=True))
     return P * (weights / P.sum(1)).unsqueeze(1)
-
-
-def _is_optimal(problem: Penalised, P: Tensor, f: Tensor, g: Tensor, value: float) -> bool:
-    """Whether potentials certify a plan."""
-    a, b, C, lam0, lam1, reg = (t.numpy() if isinstance(t, Tensor) else t for t in problem)
-    known = Certificate((a, b), C, (lam0, lam1), reg, (f.numpy(), g.numpy()))
-    errors = known.of(P.numpy(), value)
-    rounding = ROUNDING_GAP * float(P.sum(1) @ f.abs() + P.sum(0) @ g.abs())
-    rounding += rounding_penalty(problem)
-    return errors.gap <= GAP * abs(value) + rounding and errors.marginal_error <= EQUAL

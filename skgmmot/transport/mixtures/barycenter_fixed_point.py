@@ -8,6 +8,7 @@ component to the nearest.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal, overload
 
 import numpy as np
 import scipy.sparse
@@ -17,11 +18,13 @@ from torch import Tensor
 from skgmmot.gaussian.bures.barycenter import barycenter_factors, euclidean_factors
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.mixture import GaussianMixtureParams, with_mass
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.fixed_point import Solution, iterate
 from skgmmot.transport.mixtures.barycenter import Pool, common_type, fixed_plans, pool
 from skgmmot.transport.mixtures.barycenter_starts import chained_start
 from skgmmot.transport.mixtures.distance import cost_matrix
 from skgmmot.transport.mixtures.linear_programme import linear_programme
+from skgmmot.transport.mixtures.reduction_bound import reduction_error
 
 #: Fixed-point iterations of the component covariances for each update of the plans.
 INNER_ITERATIONS = 5
@@ -261,6 +264,32 @@ def _equal_weights(K: int, problem: Pool) -> tuple:
 # --- reduction ---------------------------------------------------------------------------------
 
 
+@overload
+def reduce(
+    mixture: GaussianMixtureParams,
+    n_components: int,
+    generator: torch.Generator,
+    *,
+    n_init: int = ...,
+    tol: float = ...,
+    max_iter: int = ...,
+    return_error: Literal[False] = ...,
+) -> GaussianMixtureParams: ...
+
+
+@overload
+def reduce(
+    mixture: GaussianMixtureParams,
+    n_components: int,
+    generator: torch.Generator,
+    *,
+    n_init: int = ...,
+    tol: float = ...,
+    max_iter: int = ...,
+    return_error: Literal[True],
+) -> tuple[GaussianMixtureParams, float]: ...
+
+
 def reduce(
     mixture: GaussianMixtureParams,
     n_components: int,
@@ -269,7 +298,8 @@ def reduce(
     n_init: int = 1,
     tol: float = 1e-7,
     max_iter: int = 100,
-) -> GaussianMixtureParams:
+    return_error: bool = False,
+) -> GaussianMixtureParams | tuple[GaussianMixtureParams, float]:
     r"""Return a mixture with fewer components that is close to a given one in MW2.
 
     .. math:: \min_\nu \operatorname{MW}_2^2(\mu, \nu)
@@ -292,28 +322,41 @@ def reduce(
         components.
     max_iter : int, default=100
         Largest number of iterations.
+    return_error : bool, default=False
+        Whether to return a bound of the error, too.
 
     Returns
     -------
-    GaussianMixtureParams
+    reduced : GaussianMixtureParams
         At most ``n_components`` components, of the same covariance type. Not differentiable.
+    error : float
+        Only with ``return_error``: a bound of how much less than MW2 to this mixture that to any
+        mixture with ``n_components`` components may be, in units of the data.
+
+    Raises
+    ------
+    ValueError
+        If ``n_components`` or ``n_init`` is no positive integer.
 
     References
     ----------
     .. [1] Zhang, Zhang and Chen 2023, reduction by composite transport.
     """
-    mixture = mixture.detach()
-    if n_components >= len(mixture.weights):
-        return mixture
-    one = torch.ones_like(mixture.weights[:1])
-    solution, _ = best_of_starts(
-        [mixture],
-        one,
-        n_components,
-        generator,
-        covariance_type=common_type([mixture]),
-        n_init=n_init,
-        tol=tol,
-        max_iter=max_iter,
-    )
-    return with_mass(solution.value)
+    n_components = positive_integer("n_components", n_components)
+    n_init = positive_integer("n_init", n_init)
+    mixture = reduced = mixture.detach()
+    if n_components < len(mixture.weights):
+        solution, _ = best_of_starts(
+            [mixture],
+            torch.ones_like(mixture.weights[:1]),
+            n_components,
+            generator,
+            covariance_type=common_type([mixture]),
+            n_init=n_init,
+            tol=tol,
+            max_iter=max_iter,
+        )
+        reduced = with_mass(solution.value)
+    if not return_error:
+        return reduced
+    return reduced, reduction_error(mixture, reduced, n_components)

@@ -29,6 +29,7 @@ from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.covariance.registry import DIAG, FULL, SPHERICAL, TIED
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.linalg import factor, schur_complement, squared_distances, symmetrize
 from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.discrete.solvers import entropy_of, solve
@@ -321,7 +322,13 @@ class PairFlow:
         -------
         Tensor of shape (T, n, d)
             Their positions at each time.
+
+        Raises
+        ------
+        ValueError
+            If ``n_steps`` is no positive integer, or a covariance on the way is singular.
         """
+        n_steps = positive_integer("n_steps", n_steps)
         positions = [X]
         for start, end in itertools.pairwise(times):
             count = max(1, math.ceil(abs(end - start) * n_steps - 1e-9))
@@ -354,7 +361,13 @@ class PairFlow:
             lines.
         labels : Tensor of shape (n_paths,)
             The pair of each path.
+
+        Raises
+        ------
+        ValueError
+            If ``n_paths`` is no positive integer.
         """
+        n_paths = positive_integer("n_paths", n_paths)
         pair = torch.multinomial(self.weights, n_paths, replacement=True, generator=generator)
         d, like = self.source_means.shape[1], self.source_means
 

@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.linalg import Rescaling, squared_distances
 from skgmmot.transport.discrete.column_generation import sparse_exact
 from skgmmot.transport.semidiscrete.errors import rounding_of
@@ -124,13 +125,14 @@ def nodes_plan(
     Raises
     ------
     ValueError
-        If nodes times points exceed the memory bound.
+        If ``n_nodes`` is no positive integer, or nodes times points exceed the memory bound.
 
     Notes
     -----
     Differentiable in weights, means and covariances of the mixture, points and their weights. Holds
     ``n_nodes * n`` costs; the network simplex takes about ``O((n_nodes + n)^2)`` and more.
     """
+    n_nodes = positive_integer("n_nodes", n_nodes, "More nodes are more accurate.")
     K, d = mixture.means.shape
     each = 2 ** max(0, int(math.log2(max(1, n_nodes / K))))
     if each * K * len(points) > MAX_COSTS:
@@ -140,15 +142,20 @@ def nodes_plan(
         )
     scaling = Rescaling.of(torch.cat([mixture.means, points]), _deviation(mixture))
     y, b = scaling.apply(points), weights / weights.sum()
-    mixture = mixture.translated(-scaling.origin).scaled(1 / scaling.unit)
-    nodes, a = mixture_nodes(mixture, torch.as_tensor(standard_nodes(each, d, random_state)).to(y))
+    mixture = mixture.translated(-scaling.origin)
+
+    def scaled_nodes(n, seed):  # covariances in the unit might underflow
+        x, a = mixture_nodes(mixture, torch.as_tensor(standard_nodes(n, d, seed)).to(y))
+        return x / scaling.unit, a
+
+    nodes, a = scaled_nodes(each, random_state)
     start = None if potentials is None else potentials / scaling.unit / scaling.unit
     row, column, moved, psi, cost = _discrete_plan((nodes, a), (y, b), mass, start)
     error = math.nan
     if estimate_error:
         seeds = random_state + 1 + np.arange(N_OTHERS)
-        others = (torch.as_tensor(standard_nodes(max(each, MIN_OTHERS), d, s)).to(y) for s in seeds)
-        duals = [_dual(mixture, z, y, mass * b, psi, mass < 1) for z in others]
+        others = (scaled_nodes(max(each, MIN_OTHERS), seed) for seed in seeds)
+        duals = [_dual(*of, y, mass * b, psi, mass < 1) for of in others]
         error = _error_of_nodes(float(cost.detach()), duals)
     masses = torch.zeros_like(psi).index_add_(0, column, moved)
     moments = moved.unsqueeze(1) * nodes.detach()[row]
@@ -206,9 +213,8 @@ def _error_of_nodes(cost: float, duals: list[float]) -> float:
 
 
 @torch.no_grad()
-def _dual(mixture, z, points, b, potentials, partial: bool) -> float:
+def _dual(nodes, a, points, b, potentials, partial: bool) -> float:
     """The dual objective of potentials, at given nodes."""
-    nodes, a = mixture_nodes(mixture, z)
     total = b @ potentials
     for rows in torch.arange(len(nodes)).split(2**20 // len(points) + 1):
         phi = (squared_distances(nodes[rows], points) - potentials).amin(1)

@@ -5,6 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from skgmmot.numerics.counts import positive_integer
+from skgmmot.numerics.fixed_point import named
+
 
 def _random(n_directions, n_features, generator):
     """Independent uniform directions, not normalised."""
@@ -60,15 +63,22 @@ def directions(
     Tensor of shape (L, d)
         Unit vectors, float64, on the CPU.
 
+    Raises
+    ------
+    ValueError
+        If there is no such name, or a number is no positive integer.
+
     Notes
     -----
     With each of them the mean over directions is an unbiased estimate of the integral over the
     sphere. The variance is largest for 'random' and smallest for 'quasi'.
     """
+    draw = named("name", name, DIRECTIONS)
+    n_directions = positive_integer("n_directions", n_directions)
+    n_features = positive_integer("n_features", n_features)
     if n_features == 1:
         return torch.ones(1, 1, dtype=torch.float64)
-    drawn = DIRECTIONS[name](n_directions, n_features, generator)
-    return torch.nn.functional.normalize(drawn)
+    return torch.nn.functional.normalize(draw(n_directions, n_features, generator))
 
 
 def ascend(cost, theta: Tensor, *, n_steps: int = 30) -> tuple[Tensor, Tensor]:

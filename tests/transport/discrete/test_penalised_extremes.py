@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath as mp
 import pytest
 import torch
 from torch.testing import assert_close
@@ -193,3 +194,49 @@ def test_a_large_entropy_gives_the_semi_relaxed_plan_of_sinkhorns_fixed_point(ki
             assert_close(cost, value, rtol=1e-8, atol=0)
             assert_close(coupling, P, rtol=1e-8, atol=1e-12)
             assert_close(coupling.sum(0), b, rtol=1e-12, atol=0)
+
+
+def one_pair(A, B, cost, penalties, reg):
+    """The plan and the value between one source and one target, in many digits."""
+    with mp.workdps(60):
+        terms = [(lam, mp.mpf(w)) for lam, w in zip((*penalties, reg), (A, B), strict=False)]
+        terms.append((reg, mp.mpf(A) * mp.mpf(B)))
+        held = [w for lam, w in terms if math.isinf(lam)]
+        terms = [(mp.mpf(lam), w) for lam, w in terms if 0 < lam < math.inf]
+        x = mp.exp(
+            (mp.fsum(lam * mp.log(w) for lam, w in terms) - mp.mpf(cost))
+            / mp.fsum(lam for lam, _ in terms)
+        )
+        x = held[0] if held else x
+        value = cost * x + mp.fsum(lam * (x * mp.log(x / w) - x + w) for lam, w in terms)
+        return float(x), float(value)
+
+
+TOTALS = (2.0, 3.0), (1e100, 1.0), (1.0, 1e-60), (3e66, 8e-49), (1e-200, 1e-90), (1e290, 1e-280)
+
+
+@pytest.mark.parametrize("totals", TOTALS)
+@pytest.mark.parametrize("reg", [0.0, 1e-3, 1e6])
+@pytest.mark.parametrize("reg_m", [(0.3, 0.3), (0.3, 1e8), (math.inf, 0.3), (0.3, math.inf)])
+def test_totals_of_any_two_sizes_keep_their_digits(totals, reg, reg_m):
+    expected = one_pair(*totals, 0.7, reg_m, reg)
+    a, b = (torch.tensor([total], dtype=F64) for total in totals)
+    plan = solve(a, b, torch.tensor([[0.7]], dtype=F64), reg=reg, reg_m=reg_m)
+    assert_close(plan.coupling.item(), expected[0], rtol=1e-9, atol=0)
+    assert_close(plan.cost.item(), expected[1], rtol=1e-11, atol=0)
+    assert 0 <= plan.error <= 1e-7 * expected[1]
+
+
+def test_a_mass_near_the_end_of_the_range_has_an_error():
+    a, b = torch.tensor([1e300], dtype=F64), torch.ones(1, dtype=F64)
+    plan = unbalanced(a, b, torch.ones(1, 1, dtype=F64), 1.0)
+    assert 0 <= plan.error < 1e-12 * plan.cost.item()
+
+
+def test_large_penalties_leave_potentials_that_fit_the_plan():
+    # the mass was once found from a difference of logarithms of its totals, times the penalty
+    a, b, C = problem(3, 4, seed=3)
+    reg_m, reg = (1e14, 1e-9), 1e-3
+    plan = unbalanced(7 * a, 6 * b, C, reg_m, reg)
+    assert plan.gap <= 1e-8 * plan.cost.item()
+    assert_close(plan.coupling.sum(1), 7 * a, rtol=1e-9, atol=0)

@@ -13,6 +13,7 @@ from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.transport.mixtures.barycenter import common_type, exact_barycenter, objective
 from skgmmot.transport.mixtures.barycenter_fixed_point import best_of_starts, improve, reduce
 from skgmmot.transport.mixtures.distance import cost_matrix, transport_plan
+from skgmmot.transport.mixtures.reduction_bound import reduction_error
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.2, 0.3, 0.5], dtype=F64)
@@ -173,6 +174,17 @@ def test_reduction_to_more_components_is_nearer(name, make_mixture):
     ]
     assert costs[0] > costs[1] > costs[2] > 0
     assert_close(tuple(reduce(mixture, 8, generator())), tuple(mixture))
+
+
+def test_the_stated_error_of_a_reduction_is_that_of_its_bound(make_mixture):
+    mixture = make_mixture("full", 6, 2)
+    found, error = reduce(mixture, 3, generator(), n_init=2, return_error=True)
+    assert_close(tuple(found), tuple(reduce(mixture, 3, generator(), n_init=2)))
+    assert error == reduction_error(mixture, found, 3)
+    assert 0 < error < float(transport_plan(mixture, found).cost.sqrt())
+    itself, error = reduce(mixture, 6, generator(), return_error=True)
+    assert_close(tuple(itself), tuple(mixture))
+    assert 0 <= error < 1e-6  # distances round to the root of what costs round to
 
 
 def test_the_weights_of_a_reduction_are_the_best(make_mixture):

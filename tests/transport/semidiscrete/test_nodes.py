@@ -105,3 +105,13 @@ def test_potentials_of_a_mixture_nearby_lead_to_the_same_plan(make_mixture, monk
     assert torch.allclose(plan.cost, cold.cost, rtol=1e-9)
     assert torch.allclose(plan.masses, cold.masses, atol=1e-12)
     assert torch.allclose(plan.barycentres, cold.barycentres, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [1e-150, 1e-100])
+def test_a_mixture_that_is_tiny_against_its_distance_from_the_points_is_one_point(width):
+    variances = torch.full((2, 1), width, dtype=DOUBLE) * width
+    mixture = GaussianMixtureParams(
+        torch.full((2,), 0.5, dtype=DOUBLE), torch.zeros(2, 1, dtype=DOUBLE), variances, "spherical"
+    )
+    plan = nodes_plan(mixture, torch.tensor([[-1e12]], dtype=DOUBLE), torch.ones(1, dtype=DOUBLE))
+    assert float(plan.cost) == pytest.approx(1e24) and np.isfinite(plan.error)
