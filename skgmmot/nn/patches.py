@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, unfold
 
 from skgmmot._inputs.arrays import as_tensor
 from skgmmot._types import Array
-from skgmmot.nn.layers import MixtureWassersteinLoss
+from skgmmot.nn.loss import MixtureWassersteinLoss
 from skgmmot.numerics.counts import positive_integer
 
 #: Options of the loss at each scale: one iteration of EM a step.

@@ -1,4 +1,4 @@
-"""Modules for torch: fits that go on from batch to batch, and MW2 as a loss."""
+"""The layer: fits that go on from batch to batch."""
 
 import copy
 import io
@@ -8,60 +8,17 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import KMeans
-from torch.autograd import gradcheck
+from three_spheres import TARGET
 from torch.testing import assert_close
 
-from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
-from skgmmot.functional import GaussianMixtureParams, InexactGradientWarning, em_step, fit_em
+from skgmmot import DifferentiableGaussianMixture
+from skgmmot.functional import GaussianMixtureParams, InexactGradientWarning, fit_em
 from skgmmot.nn import EMLayer, MixtureWassersteinLoss
-from skgmmot.transport.mixtures.distance import transport_plan
-
-TARGET = ([0.5, 0.3, 0.2], [[0.0, 4.0], [4.0, 0.0], [-4.0, -4.0]], [1.0, 0.5, 2.0], "spherical")
-#: Weights that a fit with fixed, uniform weights can reach.
-EVEN = ([1 / 3] * 3, *TARGET[1:])
-
-
-@pytest.fixture
-def batch(make_batch):
-    """Two clouds in the plane."""
-    return make_batch(60)
-
-
-@pytest.fixture
-def make_batch():
-    """Batches of samples of the same two clouds."""
-
-    def make(n, seed=0, dtype=torch.float64):
-        generator = torch.Generator().manual_seed(seed)
-        X = torch.randn(n, 2, dtype=torch.float64, generator=generator)
-        X[::2] = X[::2] * torch.tensor([1.0, 0.4]) + torch.tensor([4.0, 1.0])
-        return X.to(dtype)
-
-    return make
 
 
 def kept(module):
     """The buffers of a module, copied."""
     return {name: t.clone() for name, t in module.state_dict().items()}
-
-
-def trained(dtype=torch.float64, **options):
-    """The loss module of points that were trained to a target in minibatches, and the losses."""
-    generator = torch.Generator().manual_seed(0)
-    X = 2 * torch.randn(300, 2, generator=generator).to(dtype)
-    loss = MixtureWassersteinLoss(
-        EVEN, fixed_weights=True, reg_covar=1e-2, random_state=0, **options
-    ).to(dtype)
-    optimiser = torch.optim.Adam([X.requires_grad_()], lr=0.3)
-    values = []
-    for _ in range(60):
-        optimiser.zero_grad()
-        value = loss(X[torch.randperm(300, generator=generator)[:100]])
-        value.backward()
-        optimiser.step()
-        values.append(value.detach())
-    return loss, torch.stack(values)
 
 
 # --- the layer -----------------------------------------------------------------------------------
@@ -257,46 +214,6 @@ def test_a_batch_that_fails_leaves_the_kept_mixture(batch):
     assert_close(kept(layer), before)
 
 
-def test_a_batch_of_other_features_than_the_target_leaves_the_kept_mixture(batch):
-    loss = MixtureWassersteinLoss(TARGET, random_state=0)
-    with pytest.raises(ValueError, match=r"the 2 feature\(s\) of the target, got 3"):
-        loss(torch.randn(60, 3))
-    assert loss.em.mixture is None
-    loss(batch)
-
-
-# --- the loss ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"reg": 0.5}, {"reg_m": (10.0, 0.1)}, {"reg_m": (math.inf, 2.0), "reg": 0.1}],
-    ids=str,
-)
-def test_the_loss_is_the_cost_of_the_plan_between_the_fit_and_the_target(batch, options):
-    loss = MixtureWassersteinLoss(TARGET, random_state=0, **options)
-    value = loss(batch)
-    assert_close(value, transport_plan(loss.em.mixture, loss.target, **options).cost)
-    assert loss.em.means.shape == (3, 2)
-    loss = MixtureWassersteinLoss(TARGET, random_state=0, root=True, **options)
-    assert_close(loss(batch) ** 2, value)
-
-
-def test_by_default_a_batch_is_one_iteration_from_the_last_mixture(batch, make_batch):
-    loss = MixtureWassersteinLoss(TARGET, random_state=0)
-    loss(batch)
-    X, before = make_batch(60, seed=1).requires_grad_(), loss.em.mixture
-    loss(X).backward()
-    assert loss.em.solution.n_iter == 1
-    assert_close(loss.em.mixture.means, em_step(before, X.detach(), reg_covar=1e-6).means)
-    step = em_step(before, Z := X.detach().requires_grad_(), reg_covar=1e-6)
-    transport_plan(step, loss.target).cost.backward()
-    assert_close(X.grad, Z.grad)
-    exact = MixtureWassersteinLoss(TARGET, gradient="implicit", random_state=0)
-    exact(batch)
-    assert exact.em.solution.n_iter > 1 and exact.em.solution.converged
-
-
 def test_inexact_gradients_are_warned_of_once_until_the_reset():
     noise = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     X = noise.requires_grad_()  # one cloud: EM for three components is slow
@@ -310,84 +227,6 @@ def test_inexact_gradients_are_warned_of_once_until_the_reset():
         assert len(caught) == 1
         layer(X)  # warnings are errors here
         layer.reset()
-
-
-def test_balanced_it_is_the_metric(batch):
-    loss = MixtureWassersteinLoss(TARGET, 2, root=True, gradient="implicit", random_state=0)
-    fitted = DifferentiableGaussianMixture(2, tol=1e-6, random_state=0).fit(batch)
-    assert_close(float(loss(batch)), MixtureWasserstein()(fitted, TARGET))
-
-
-def test_samples_may_be_the_target(batch, make_batch):
-    options = {"covariance_type": "diag", "gradient": "implicit", "random_state": 0}
-    for samples in (batch, batch.numpy(), batch.tolist()):
-        loss = MixtureWassersteinLoss(samples, 2, **options)
-        assert loss.target_covariances.shape == (2, 2)
-        assert loss(batch) < 1e-12
-        assert loss(make_batch(60, seed=1)) > 1e-3
-
-
-def test_a_target_of_samples_is_fitted_to_the_end(batch):
-    loss = MixtureWassersteinLoss(batch, 2, max_iter=1, tol=0.0, random_state=0)
-    expected = DifferentiableGaussianMixture(2, tol=1e-6, max_iter=1000, random_state=0).fit(batch)
-    assert_close(loss.target_means, torch.as_tensor(expected.means_))
-
-
-def test_at_the_target_the_gradient_of_the_distance_is_finite(batch):
-    loss = MixtureWassersteinLoss(batch, 1, root=True)
-    X = batch.requires_grad_()
-    value = loss(X)
-    (gradient,) = torch.autograd.grad(value, X)
-    assert value < 1e-9 and torch.isfinite(gradient).all()
-
-
-@pytest.mark.parametrize("reg_m", [None, (10.0, 2.0)], ids=["balanced", "unbalanced"])
-@pytest.mark.parametrize("gradient", ["implicit", "automatic"])
-def test_the_gradient_of_the_whole_loss_is_right(make_batch, covariance_type, gradient, reg_m):
-    X = make_batch(14).requires_grad_()
-    a = torch.linspace(0.5, 1.0, 14, dtype=torch.float64, requires_grad=True)
-    loss = MixtureWassersteinLoss(
-        TARGET,
-        2,
-        covariance_type=covariance_type,
-        gradient=gradient,
-        reg_m=reg_m,
-        reg_covar=1e-2,
-        tol=1e-14 if gradient == "implicit" else 0,
-        max_iter=2000 if gradient == "implicit" else 5,
-        init_params=EMLayer(2, covariance_type=covariance_type, random_state=0)(make_batch(14)),
-    ).eval()
-    assert gradcheck(loss, (X, a), atol=1e-6, nondet_tol=1e-9, fast_mode=True)
-
-
-def test_a_natural_step_lowers_the_loss_as_the_mixture_itself_would(batch):
-    target = ([0.5, 0.5], [[4.0, -3.0], [-4.0, 1.0]], [1.0, 0.5], "spherical")
-    options = {"gradient": "natural", "fixed_weights": True, "random_state": 0}
-    loss = MixtureWassersteinLoss(target, 2, **options)
-    X = batch.requires_grad_()
-    first = loss(X)
-    first.backward()
-    second = loss((X.detach() - 1e-4 * len(X) / 2 * X.grad).requires_grad_())  # polished too
-    assert 1 - (second / first).item() == pytest.approx(2e-4, rel=1e-2)  # as (1 - rate)^2 falls
-
-
-def test_one_step_is_the_gradient_of_the_last_iteration(batch):
-    start = EMLayer(3, max_iter=5, random_state=0)(batch)
-    loss = MixtureWassersteinLoss(TARGET, init_params=start, gradient="one_step", max_iter=1)
-    assert gradcheck(loss.eval(), batch[:10].requires_grad_(), nondet_tol=1e-9)
-
-
-@pytest.mark.parametrize("options", [{}, {"reg_m": 20.0}, {"gradient": "implicit"}])
-def test_training_on_minibatches_reaches_the_target(options):
-    _, values = trained(**options)
-    assert values[-10:].mean() < 0.02 * values[0]
-    assert torch.isfinite(values).all()
-
-
-def test_training_in_float32_follows_float64():
-    single, values = trained(torch.float32)
-    assert values.dtype == single.em.means.dtype == single.target_means.dtype == torch.float32
-    assert values[-10:].mean() < 0.02 * values[0]
 
 
 def test_it_shows_its_options():
@@ -437,19 +276,6 @@ def test_batches_that_cannot_be_fitted_are_refused(batch):
     layer(batch[:, :1])
 
 
-def test_targets_that_cannot_be_reached_are_refused(batch):
-    with pytest.raises(ValueError, match=r"must be a positive .*, got .* target comes first: Mix"):
-        MixtureWassersteinLoss(3, torch.zeros(150, 4))
-    with pytest.raises(ValueError, match="n_components must be given where the target holds"):
-        MixtureWassersteinLoss(batch)
-    with pytest.raises(TypeError, match="target must be a fitted Gaussian mixture"):
-        MixtureWassersteinLoss(KMeans(2), 2)
-    with pytest.raises(ValueError, match=r"the 2 feature\(s\) of the target, got 1"):
-        MixtureWassersteinLoss(TARGET, random_state=0)(batch[:, :1])
-    with pytest.raises(ValueError, match="reg_m must be positive"):
-        MixtureWassersteinLoss(TARGET, reg_m=-1.0)
-
-
 def test_a_diverging_run_is_told_its_batch_and_its_size():
     X = torch.randn(50, 2, dtype=torch.float64)
     layer = EMLayer(2, random_state=0)
@@ -482,21 +308,6 @@ def test_batches_of_another_shape_get_no_advice_about_training(X, sample_weight)
     with pytest.raises(ValueError, match="This was batch 1 since") as refused:
         EMLayer(2, random_state=0)(X, sample_weight)
     assert "learning rate" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("option", "hint"),
-    [
-        ("regcovar", "Did you mean 'reg_covar'[?] "),
-        ("n_init", "Those of its EM layer are"),
-        ("squared", "Those of its EM layer are covariance_type, gradient"),
-    ],
-)
-def test_options_that_the_loss_does_not_have_are_named(option, hint):
-    with pytest.raises(
-        TypeError, match=f"MixtureWassersteinLoss has no parameter '{option}'. {hint}"
-    ):
-        MixtureWassersteinLoss(TARGET, **{option: 1})
 
 
 def test_a_layer_fits_factors(make_batch):
