@@ -29,7 +29,8 @@ from skgmmot.transport.discrete.plan import Plan
 from skgmmot.transport.mixtures.barycenter import exact_barycenter
 from skgmmot.transport.mixtures.barycenter_fixed_point import reduce
 from skgmmot.transport.mixtures.distance import cost_matrix, debiased_cost, transport_plan
-from skgmmot.transport.mixtures.geodesic import interpolate, mixture_flow
+from skgmmot.transport.mixtures.flow import mixture_flow
+from skgmmot.transport.mixtures.geodesic import interpolate
 from skgmmot.transport.mixtures.maps import mean_map, mixture_map, random_map
 from skgmmot.transport.mixtures.pairwise import pairwise_squared
 from skgmmot.transport.semidiscrete.grid import GridDensity

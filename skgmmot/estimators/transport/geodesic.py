@@ -13,7 +13,7 @@ from skgmmot._inputs.seeds import seed_of
 from skgmmot._types import Array, Elsewhere, Mixture, RandomState, Samples
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.numerics.threads import single_threaded_torch
-from skgmmot.transport.mixtures import geodesic
+from skgmmot.transport.mixtures import flow, geodesic
 
 
 @single_threaded_torch()
@@ -162,7 +162,7 @@ class MixtureFlow:
         *pair, kind = as_pair(source, target)
         self._kind = arrays.answer_kind(kind)
         with single_threaded_torch():
-            plan, self._flow = geodesic.mixture_flow(*pair, reg=reg)
+            plan, self._flow = flow.mixture_flow(*pair, reg=reg)
         self.plan = self._kind.restore(plan.coupling)
         self._start = known_mixture(self._flow.mixture(0.0), self._kind)
 
@@ -264,7 +264,7 @@ class MixtureFlow:
         """A field at samples, in the user's kind of array."""
         t = time(t)
         X, kind = arrays.samples(self._start, X, reset=False)
-        return kind.restore(geodesic.field_at(field(t), X.detach()))
+        return kind.restore(flow.field_at(field(t), X.detach()))
 
     @single_threaded_torch()
     def transport(
