@@ -375,8 +375,9 @@ def curvature(here: Dual) -> Tensor:
 def _ascent_step(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
     """A Newton step halved until it increases the dual, or else a Sinkhorn update.
 
-    The step is then doubled while that increases the dual: where densities hardly overlap, the dual
-    is nearly piecewise linear, and Newton steps are too short.
+    The step is then lengthened while that increases the dual, by a factor that grows and starts anew
+    where it was too large: where densities hardly overlap, the dual is nearly piecewise linear, and
+    Newton steps are many times too short.
     """
     missing = weights - here.share
     newton = torch.linalg.solve_ex(curvature(here), missing).result
@@ -393,11 +394,15 @@ def _ascent_step(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
     else:
         step = sinkhorn_update(torch.zeros_like(log_tilt), weights, here.share)
         there = dual(log_tilt + step)
+    factor = 2.0
     while float(step.abs().max()) > MIN_DOUBLED_STEP:
-        further = dual(log_tilt + 2 * step)
-        if not gain(2 * step, further) > gain(step, there) + rounding:
+        further = dual(log_tilt + factor * step)
+        if gain(factor * step, further) > gain(step, there) + rounding:
+            step, there, factor = factor * step, further, factor**2
+        elif factor > 2:
+            factor = 2.0
+        else:
             break
-        step, there = 2 * step, further
     return step, there
 
 

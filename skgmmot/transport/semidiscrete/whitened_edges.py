@@ -64,7 +64,7 @@ def standard_normal_integrals(edges: WhitenedEdges) -> tuple[Array, Array, Array
     Parameters
     ----------
     edges : WhitenedEdges
-        p edges.
+        Edges; p is their number.
 
     Returns
     -------

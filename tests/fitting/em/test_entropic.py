@@ -183,6 +183,22 @@ def test_balance_splits_samples_that_are_much_like_each_other_and_far_from_all_c
     assert torch.allclose(share, weights, atol=1e-8)
 
 
+@pytest.mark.parametrize("size", [1e3, 1e5, 1e7, 1e11])
+def test_large_tilts_are_found_in_few_evaluations(size):
+    X = torch.tensor([0.0, 1.2, 5.0, 7.0]).double()
+    log_g = -size * (X - torch.tensor([[0.0], [2.0], [40.0]])) ** 2
+    weights, calls = torch.tensor([0.25, 0.25, 0.5]).double(), []
+
+    def counted(*args):
+        calls.append(args)
+        return dual_of(log_g)(*args)
+
+    log_tilt = balance(weights, counted)
+    plan = ot.emd(weights.numpy(), [0.25] * 4, -log_g.numpy() / size)
+    assert (torch.softmax(log_tilt.unsqueeze(1) + log_g, 0) / 4).numpy() == pytest.approx(plan)
+    assert len(calls) < 100
+
+
 def test_balance_that_does_not_end_says_so():
     log_g = -0.5 * (torch.linspace(0, 50, 40).double() - torch.tensor([[0.0], [1.0]])) ** 2
     with pytest.raises(RuntimeError, match="balancing must converge in 0 steps, got shares that"):
