@@ -375,9 +375,9 @@ def curvature(here: Dual) -> Tensor:
 def _ascent_step(log_tilt, here, weights, dual) -> tuple[Tensor, Dual]:
     """A Newton step halved until it increases the dual, or else a Sinkhorn update.
 
-    The step is then lengthened while that increases the dual, by a factor that grows and starts anew
-    where it was too large: where densities hardly overlap, the dual is nearly piecewise linear, and
-    Newton steps are many times too short.
+    The step is then lengthened while that increases the dual, by a factor that grows, and starts
+    anew where it was too large: where densities hardly overlap, the dual is nearly piecewise
+    linear, and Newton steps are many times too short.
     """
     missing = weights - here.share
     newton = torch.linalg.solve_ex(curvature(here), missing).result
