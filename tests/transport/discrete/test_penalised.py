@@ -145,7 +145,7 @@ def test_gradients_are_those_of_finite_differences(side, kind):
     inputs[side].requires_grad_()
     plan = solve(*inputs, **kind)
     (gradient,) = torch.autograd.grad(plan.cost, inputs[side])
-    along = torch.randn_like(gradient)
+    along = torch.cos(torch.arange(gradient.numel()).double()).view_as(gradient)
     if side < 2 and not kind.get("reg_m"):
         along -= along.mean()  # stays in the simplex
 
