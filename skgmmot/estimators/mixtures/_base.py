@@ -453,7 +453,8 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             If ``n_samples`` is not a positive integer.
         """
         check_is_fitted(self)
-        n_samples = positive_integer("n_samples", n_samples, "Draw at least one sample.")
+        name = "Invalid value for 'n_samples': it"  # in scikit-learn's words
+        n_samples = positive_integer(name, n_samples, "Draw at least one sample.")
         rng = check_random_state(self.random_state)
         kind = arrays.fitted_kind(self)
         params = self._params(dtype=torch.float64, device="cpu").detach().in_base()

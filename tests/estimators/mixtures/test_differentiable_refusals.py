@@ -83,7 +83,7 @@ def test_an_unfitted_mixture_is_refused(blobs, method):
 
 @pytest.mark.parametrize("n_samples", [0, -1, 2.5, "3", True])
 def test_a_number_of_samples_must_be_a_positive_integer(blobs, n_samples):
-    with pytest.raises(ValueError, match="n_samples must be a positive integer, got"):
+    with pytest.raises(ValueError, match="Invalid value for 'n_samples': it must be a positive"):
         fitted(blobs).sample(n_samples)
 
 
