@@ -34,6 +34,10 @@ MIN_SHARE = 1e-9
 LARGE_RATIO = 1e100
 #: Exponents of this size or larger are added to logarithms first.
 LARGEST_EXPONENT = 300.0
+#: Relative changes below this are taken to the third power: the next term is a rounding.
+SMALL_CHANGE = 1e-8
+#: Number of pairs that are certified at a time: 128 KiB in float64, of which several are in use.
+BLOCK_SIZE = 2**14
 #: The logarithm of the largest mass.
 LARGEST_LOGARITHM = math.log(np.finfo(float).max)
 #: Exponents are bounded by this.
@@ -70,27 +74,29 @@ class Certificate(NamedTuple):
         """The errors of a plan ``(K, L)`` and its cost, which has a relative precision."""
         P = np.asarray(P, dtype=float)
         masses, deviations = (P.sum(1), P.sum(0)), self._deviations(P)
-        known = self._scaled()
-        f, g = (np.where(np.isfinite(t), t, 0.0) for t in known.potentials)  # of weights of zero
-        known = known._replace(potentials=(f, g))
-        S = known._slacks()
-        gap = known._gap(P, S, masses)
-        if not self.reg and not all(self._held()):
-            fitted = known._fitted(P)
-            gap = min(gap, fitted._gap(P, fitted._slacks(), masses))
-        elif self.reg and S.min() <= 0:  # rounding of the costs may be large against the entropy
-            rounding = 2 * EPS * (abs(self.C) + abs(f[:, None]) + abs(g)).max(1)
-            lower = known._replace(potentials=(f + np.minimum(S.min(1), 0) - rounding, g))
-            gap = min(gap, lower._gap(P, lower._slacks(), masses))
+        known, gap = self._sound(), self.gap(P)
         slopes = [abs(t) for t in known.potentials]
         priced = sum(float(t @ d) for t, d in zip(slopes, deviations, strict=True))
         sizes = sum(float(t @ m) for t, m in zip(slopes, masses, strict=True))
         size = max(abs(cost), float((P * abs(self.C)).sum()))
-        error = gap + priced + self._repair(P, S, masses, deviations)
+        error = gap + priced + known._repair(P, masses, deviations)
         n_sums = 1 + bool(self.reg) + sum(not held for held in self._held())
         error += EPS * (n_sums * size + sizes / 2) + (eps / 2 * size if eps > EPS else 0.0)
         largest = max(float(d.max()) for d in deviations) / float(self.weights[0].sum())
         return PlanErrors(gap, largest, error)
+
+    def gap(self, P: Array, enough: float = 0.0) -> float:
+        """The duality gap of a plan ``(K, L)`` between the marginals that it has.
+
+        Where it is more than enough, other potentials are tried.
+        """
+        known, masses = self._sound(), (P.sum(1), P.sum(0))
+        gap = known._gap(P, masses)
+        if gap > enough:
+            others = known._lower() if self.reg else known._fitted(P)
+            if others is not None:
+                gap = min(gap, others._gap(P, masses))
+        return gap
 
     def _held(self) -> list[bool]:
         """Which marginals are prescribed."""
@@ -107,17 +113,44 @@ class Certificate(NamedTuple):
         weights = a, b * (a.sum() / b.sum())
         return self._replace(weights=weights, potentials=(f - middle, g + middle))
 
-    def _slacks(self) -> Array:
-        """``C - f - g``."""
-        f, g = self.potentials
-        return self.C - f[:, None] - g
+    def _sound(self) -> "Certificate":
+        """As it is scaled, with potentials of zero where they are infinite: at weights of zero."""
+        known = self._scaled()
+        f, g = (np.where(np.isfinite(t), t, 0.0) for t in known.potentials)
+        return known._replace(potentials=(f, g))
 
-    def _fitted(self, P: Array) -> "Certificate":
+    def _slacks(self, rows: slice = np.s_[:]) -> Array:
+        """``C - f - g`` in some rows."""
+        f, g = self.potentials
+        S = self.C[rows] - f[rows, None]
+        S -= g
+        return S
+
+    def _blocks(self) -> list[slice]:
+        """Rows whose costs stay in the cache."""
+        length = max(1, BLOCK_SIZE // max(1, self.C.shape[1]))
+        return [slice(k, k + length) for k in range(0, len(self.C), length)]
+
+    def _lower(self) -> "Certificate | None":
+        """With potentials below all costs, whose rounding may be large against the entropy.
+
+        None if they are already.
+        """
+        least = np.concatenate([self._slacks(rows).min(1) for rows in self._blocks()])
+        if least.min() > 0:
+            return None
+        f, g = self.potentials
+        largest = abs(self.C).max(1) + abs(f) + abs(g).max()
+        return self._replace(potentials=(f + np.minimum(least, 0) - 2 * EPS * largest, g))
+
+    def _fitted(self, P: Array) -> "Certificate | None":
         """With potentials of which those of pairs that the plan uses add up to the costs.
 
         In each group of nodes that such pairs join, potentials are known up to one number, for
-        which the penalties have a closed form.
+        which the penalties have a closed form. None if both marginals are prescribed.
         """
+        if all(self._held()):
+            return None
         K = len(P)
         both = np.concatenate(self.potentials)
         k, l = (MIN_SHARE * np.minimum.outer(P.sum(1), P.sum(0)) < P).nonzero()
@@ -156,19 +189,22 @@ class Certificate(NamedTuple):
             )
         ]
 
-    def _gap(self, P: Array, S: Array, masses: tuple[Array, Array]) -> float:
+    def _gap(self, P: Array, masses: tuple[Array, Array]) -> float:
         """The duality gap between the marginals that the plan has."""
-        if self.reg:
-            a, b = self.weights
-            gap = self.reg * _divergence(P, _quotient(-S, self.reg), a[:, None], b)
-        else:
-            gap = max(float((P * S).sum()), 0.0) - min(float(S.min()), 0.0) * float(P.sum())
+        (a, b), total, least = self.weights, 0.0, 0.0
+        for rows in self._blocks():
+            S = self._slacks(rows)
+            if self.reg:
+                total += _divergence(P[rows], _quotient(-S, self.reg), a[rows, None], b)
+            else:
+                total, least = total + float((P[rows] * S).sum()), min(least, float(S.min()))
+        gap = self.reg * total if self.reg else max(total, 0.0) - least * float(P.sum())
         for p, w, f, lam in zip(masses, self.weights, self.potentials, self.penalties, strict=True):
             if not math.isinf(lam):
                 gap += lam * _divergence(p, _quotient(-f, lam), w)
         return gap
 
-    def _repair(self, P, S, masses, deviations) -> float:
+    def _repair(self, P, masses, deviations) -> float:
         """What it costs, beyond the potentials, to give a plan the marginals that are prescribed.
 
         Where only one is, mass is added where it costs nothing beyond them. Else rows and columns
@@ -183,7 +219,7 @@ class Certificate(NamedTuple):
             for d, m in zip(deviations, masses, strict=True)
         ]
         rows, columns = deviations[0] + P @ shares[1], deviations[1] + shares[0] @ P
-        S = np.maximum(S, 0.0)
+        S = np.maximum(self._slacks(), 0.0)
         return min(
             float(rows @ S[:, columns > 0].max(1, initial=0.0)),
             float(columns @ S[rows > 0].max(0, initial=0.0)),
@@ -207,19 +243,34 @@ def _divergence(p: Array, x: Array, *weights: Array) -> float:
 
     Where a weight is zero, p is taken as zero.
     """
-    some = np.broadcast_to(functools.reduce(np.minimum, weights) > 0, p.shape)
-    p, x, *weights = (np.broadcast_to(t, p.shape)[some] for t in (p, x, *weights))
-    logs, product = x + sum(np.log(w) for w in weights), functools.reduce(np.multiply, weights)
+    some = functools.reduce(np.minimum, weights) > 0
+    logs = x + sum(np.log(w, where=w > 0, out=np.zeros_like(w)) for w in weights)
+    product = functools.reduce(np.multiply, weights)
+    terms = np.broadcast_arrays(p, x, logs, product)
+    if not some.all():
+        some = np.broadcast_to(some, p.shape)
+        terms = [t[some] for t in terms]
+    p, x, logs, product = terms
     direct = (abs(x) < LARGEST_EXPONENT) & (product > 1 / LARGE_RATIO) & (product < LARGE_RATIO)
-    q = np.exp(np.minimum(logs, LARGEST_LOGARITHM))
-    np.multiply(product, np.exp(x, where=direct, out=q * 0), where=direct, out=q)
+    q = np.where(direct, product, 1.0)
+    q *= np.exp(np.where(direct, x, np.minimum(logs, LARGEST_LOGARITHM)))
     near = direct & (p / LARGE_RATIO <= q) & (p > 0)
-    change = p[near] / q[near] - 1
-    terms = [q[p == 0], q[near] * (xlog1py(1 + change, change) - change)]
+    terms = [q[p == 0], q[near] * _excess(p[near] / q[near] - 1)]
     far = ~near & (p > 0)
-    t = logs[far] - np.log(p[far])  # KL is p (exp(t) - 1 - t)
-    small = abs(t) < 1
-    terms.append(p[far] * np.where(small, np.expm1(t, where=small, out=t * 0) - t, -1 - t))
-    terms.append(np.where(small, 0.0, q[far]))
+    if far.any():
+        t = logs[far] - np.log(p[far])  # KL is p (exp(t) - 1 - t)
+        small = abs(t) < 1
+        terms.append(p[far] * np.where(small, np.expm1(t, where=small, out=t * 0) - t, -1 - t))
+        terms.append(np.where(small, 0.0, q[far]))
     with np.errstate(over="ignore"):
         return float(sum(np.sum(term) for term in terms))
+
+
+def _excess(change: Array) -> Array:
+    """``(1 + x) log(1 + x) - x``, for x not below -1."""
+    excess = change * change * (0.5 - change / 6)
+    large = abs(change) > SMALL_CHANGE
+    if large.any():
+        x = change[large]
+        excess[large] = xlog1py(1 + x, x) - x
+    return excess

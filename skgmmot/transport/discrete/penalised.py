@@ -217,7 +217,6 @@ def _solve(given: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
     while True:
         try:
             f, g, plan, value = _solve_cut_off(problem, cuts[0])
-            check_optimal(problem, f, g, plan, value)
             return f + df, g + dg, mass * plan, mass * value + constant
         except RuntimeError:  # try again with a larger cut-off
             if len(cuts) == 1:
@@ -234,10 +233,10 @@ def _solve_cut_off(problem: Penalised, cut: float) -> tuple[Tensor, Tensor, Tens
     free = value <= max(ZERO_COST * largest, rounding_penalty(problem))
     if reg and value <= NEGLIGIBLE_COST * reg * float(problem.a.sum() * problem.b.sum()):
         free |= float((plan * near.C.square()).sum()) <= NEGLIGIBLE_COST * reg * value
-    if (
-        free and near.C.min() >= 0 and problem.primal(plan) <= value
-    ):  # then it is optimal to rounding
-        return *_simple_potentials(problem), plan, value
+    if free and near.C.min() >= 0 and problem.primal(plan) <= value:
+        f, g = _simple_potentials(problem)
+        check_optimal(problem, f, g, plan, value)
+        return f, g, plan, value
     unit = (largest if reg else value) or 1.0
     f, g, plan, value = _solve_certified(problem.in_unit(unit), near.in_unit(unit))
     if not reg and 0 < value < SMALL_VALUE:  # else rounding would be that of a larger cost
@@ -308,7 +307,7 @@ def _solve_certified(problem: Penalised, near: Penalised) -> tuple[Tensor, Tenso
     """Potentials, plan and value with a certified gap, by the solver that fits the problem."""
     held = math.isinf(problem.lam0), math.isinf(problem.lam1)
     if all(held) and min(problem.a.min(), problem.b.min()) <= MIN_PLAIN_WEIGHT:
-        return log_domain_newton(problem)
+        return _in_logarithms(problem)
     if problem.reg and any(held) and not all(held) and problem.C.max() <= problem.reg:
         solvers = [sinkhorn]
     else:  # the first is faster, the second more robust
@@ -321,8 +320,15 @@ def _solve_certified(problem: Penalised, near: Penalised) -> tuple[Tensor, Tenso
         except RuntimeError as error:
             failure = error
     if all(held):  # the logarithmic form is slower but more robust still
-        return log_domain_newton(problem)
+        return _in_logarithms(problem)
     raise failure
+
+
+def _in_logarithms(problem: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Potentials, plan and value with a certified gap, by the logarithmic form."""
+    f, g, P, value = log_domain_newton(problem)
+    check_optimal(problem, f, g, P, value)
+    return f, g, P, value
 
 
 def _certified(

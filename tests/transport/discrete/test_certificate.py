@@ -93,3 +93,37 @@ def test_weights_of_zero_with_hardly_any_entropy_have_a_finite_error():
     a, b = torch.ones(1, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
     plan = solve(a, b, torch.tensor([[4.0e15, 4.1e15]], dtype=torch.float64), reg=1e-300, reg_m=1.0)
     assert float(plan.cost) == pytest.approx(2.0) and plan.error < 1e-12
+
+
+@pytest.mark.parametrize("shift", [1e-12, 1e-9, 1e-8, 1.1e-8, 1e-5, 0.5])
+def test_gaps_of_small_and_large_changes_have_all_digits(shift):
+    # KL(q (1 + s) | q) = q ((1 + s) log(1 + s) - s), here by its series
+    exact_gap = math.fsum((-1) ** n * shift**n / (n * (n - 1)) for n in range(2, 60))
+    changed = np.float64(1.0) + shift
+    one = Certificate(
+        (np.ones(1), np.ones(1)), np.zeros((1, 1)), (1.0, 1.0), 1.0, (np.zeros(1),) * 2
+    )
+    rounding = abs((changed - 1) / shift - 1)
+    gap = one._gap(np.full((1, 1), changed), (np.ones(1), np.ones(1)))
+    assert gap == pytest.approx(exact_gap, rel=3 * rounding + 1e-14)
+
+
+def test_a_gap_that_is_enough_is_not_made_smaller():
+    # potentials that are a little below the costs of the pairs that the plan uses
+    a, b, C = problem()
+    plan = unbalanced(a, b, C, 1.0)
+    f, g = (t.numpy() for t in (plan.solved.f, plan.solved.g))
+    low = Certificate((a.numpy(), b.numpy()), C.numpy(), (1.0, 1.0), 0.0, (f - 1e-3, g))
+    P = plan.coupling.numpy()
+    assert 1e-7 < low.gap(P, enough=1.0) == low._gap(P, (P.sum(1), P.sum(0)))
+    assert low.gap(P) < 1e-13
+
+
+def test_gaps_of_many_rows_are_sums_over_blocks(monkeypatch):
+    a, b, C = problem(40, 7)
+    plan = entropic(a, b, C, 0.2)
+    potentials = tuple(t.numpy() + 0.01 for t in (plan.solved.f, plan.solved.g))
+    known = Certificate((a.numpy(), b.numpy()), C.numpy(), (1.0, 1.0), 0.2, potentials)
+    whole = known.of(plan.coupling.numpy(), 1.0)
+    monkeypatch.setattr("skgmmot.transport.discrete.certificate.BLOCK_SIZE", 15)
+    assert known.of(plan.coupling.numpy(), 1.0) == pytest.approx(whole, rel=1e-12)

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from skgmmot.transport.discrete import entropic as log_domain
 from skgmmot.transport.discrete import interior_point, penalised, semi_dual
+from skgmmot.transport.discrete.simpler import check_optimal
 from skgmmot.transport.discrete.solvers import entropic, exact, solve, unbalanced
 
 F64 = torch.float64
@@ -315,3 +316,24 @@ def test_independent_plans_of_too_large_a_mass_are_refused():
     assert solve(1e200 * a, 1e200 * b, C, reg_m=1.0).cost > 0
     with pytest.raises(ValueError, match="a transport cost in the range of float64, got totals of"):
         solve(a, 1e300 * b, 1e9 + C, reg_m=(1.0, math.inf))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [*KINDS.values(), {"reg": 0.2, "costs": 0.0}, {"reg": 0.2, "smallest": 1e-14}],
+    ids=[*KINDS, "free", "in logarithms"],
+)
+def test_every_plan_that_is_not_exact_is_certified_once(kind, monkeypatch):
+    checked = []
+
+    def check(problem, f, g, P, value):
+        check_optimal(problem, f, g, P, value)
+        checked.append(value)
+
+    monkeypatch.setattr(penalised, "check_optimal", check)
+    a, b, C = problem(6, 5)
+    a[0] = kind.get("smallest", a[0])
+    penalties = {name: kind[name] for name in ("reg", "reg_m") if name in kind}
+    plan = solve(a / a.sum(), b, kind.get("costs", 1.0) * C, **penalties)
+    assert len(checked) == bool(penalties)
+    assert plan.gap < 1e-12
