@@ -1,12 +1,11 @@
 """The house stands: a package imports only from those before it."""
 
 import ast
+import functools
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
-
-import pytest
 
 import skgmmot
 from skgmmot.fitting.em.e_steps import E_STEPS
@@ -38,20 +37,35 @@ def modules():
 
 
 MODULES = list(modules())
-each_module = pytest.mark.parametrize(
-    ("parts", "path"), MODULES, ids=[".".join(parts) for parts, _ in MODULES]
-)
+
+
+@functools.cache
+def nodes(path):
+    """The nodes of a file's syntax tree by their classes."""
+    by_class = defaultdict(list)
+    for node in ast.walk(ast.parse(path.read_text())):
+        by_class[type(node)].append(node)
+    return by_class
+
+
+def nodes_everywhere(kind, *, but=()):
+    """The nodes of a class in all modules but some, each with the parts of its module."""
+    return [(parts, n) for parts, path in MODULES if parts not in but for n in nodes(path)[kind]]
+
+
+@functools.cache
+def imported_by(path):
+    """The full names that a file imports, at any depth."""
+    names = [alias.name for node in nodes(path)[ast.Import] for alias in node.names]
+    for node in nodes(path)[ast.ImportFrom]:
+        assert node.level == 0, f"{path.name} imports relatively"
+        names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def imports_of(path):
-    """The parts of each module of the package that a file imports, at any depth."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        yield from (tuple(n.split(".")[1:]) for n in names if n.split(".")[0] == "skgmmot")
+    """The parts of each module of the package that a file imports."""
+    return [tuple(n.split(".")[1:]) for n in imported_by(path) if n.split(".")[0] == "skgmmot"]
 
 
 def floor(parts):
@@ -59,13 +73,13 @@ def floor(parts):
     return ORDER.index(parts[0]) if parts[0] in ORDER else len(ORDER)
 
 
-@each_module
-def test_a_package_imports_only_from_those_before_it(parts, path):
-    for imported in imports_of(path):
-        assert floor(imported) <= floor(parts), imported
-        if parts[0] == imported[0] == "transport":
-            assert imported[1] in (parts[1], SHARED), imported
-        assert imported[0] != "functional", "the facade is for users"
+def test_a_package_imports_only_from_those_before_it():
+    for parts, path in MODULES:
+        for imported in imports_of(path):
+            assert floor(imported) <= floor(parts), (parts, imported)
+            if parts[0] == imported[0] == "transport":
+                assert imported[1] in (parts[1], SHARED), (parts, imported)
+            assert imported[0] != "functional", f"the facade is for users: {parts}"
 
 
 def test_imports_go_round_no_circle():
@@ -87,25 +101,21 @@ def test_no_folder_holds_more_than_a_dozen_modules():
     assert max(held.values()) <= MOST_MODULES, held.most_common(1)
 
 
-@each_module
-def test_covariance_types_are_never_branched_on_by_name(parts, path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Compare):
-            text = ast.unparse(node)
-            assert "covariance_type ==" not in text and "covariance_type !=" not in text, text
+def test_covariance_types_are_never_branched_on_by_name():
+    for parts, node in nodes_everywhere(ast.Compare):
+        text = ast.unparse(node)
+        assert "covariance_type ==" not in text and "covariance_type !=" not in text, (parts, text)
 
 
 #: What is stored as covariances are, by the names it goes by.
 STORAGES = {"covariances", "factors", "matrices", "scatter", "storage", "roots"}
 
 
-@each_module
-def test_covariance_types_are_never_told_by_the_axes_of_their_storage(parts, path):
-    if parts[:2] == ("gaussian", "covariance"):
-        return
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute) and node.attr == "ndim":
-            assert STORAGES.isdisjoint(ast.unparse(node.value).split(".")), ast.unparse(node)
+def test_covariance_types_are_never_told_by_the_axes_of_their_storage():
+    for parts, node in nodes_everywhere(ast.Attribute):
+        if node.attr == "ndim" and parts[:2] != ("gaussian", "covariance"):
+            text = ast.unparse(node)
+            assert STORAGES.isdisjoint(text.split(".")), (parts, text)
 
 
 #: Names of gradient strategies, E-steps and accelerations, and the modules that are their homes.
@@ -118,25 +128,18 @@ STRATEGY_HOMES = {
 }
 
 
-@each_module
-def test_strategies_are_never_branched_on_by_name(parts, path):
-    if parts in STRATEGY_HOMES:
-        return
-    for node in ast.walk(ast.parse(path.read_text())):
-        kinds = (ast.Compare, ast.MatchValue)
-        held = [n for n in ast.walk(node) if isinstance(n, ast.Constant)]
-        named = STRATEGY_NAMES & {n.value for n in held if isinstance(n.value, str)}
-        assert not (isinstance(node, kinds) and named), ast.unparse(node)
+def test_strategies_are_never_branched_on_by_name():
+    for kind in (ast.Compare, ast.MatchValue):
+        for parts, node in nodes_everywhere(kind, but=STRATEGY_HOMES):
+            held = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+            assert not STRATEGY_NAMES & held, (parts, ast.unparse(node))
 
 
-@each_module
-def test_only_faces_and_inputs_know_scikit_learn_and_plots(parts, path):
-    if floor(parts) >= ORDER.index("_inputs"):
-        return
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        assert not {n.split(".")[0] for n in names} & {"sklearn", "matplotlib", "pandas"}
+def test_only_faces_and_inputs_know_scikit_learn_and_plots():
+    for parts, path in MODULES:
+        if floor(parts) < ORDER.index("_inputs"):
+            named = {name.split(".")[0] for name in imported_by(path)}
+            assert not named & {"sklearn", "matplotlib", "pandas"}, parts
 
 
 def mirror_of(parts):
@@ -166,8 +169,7 @@ def test_every_test_file_is_named_after_a_module():
 
 
 def test_no_caller_is_checked_by_assert():
-    for _, path in MODULES:
-        assert not [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Assert)]
+    assert not nodes_everywhere(ast.Assert)
 
 
 def test_importing_loads_neither_pot_nor_plots_nor_dask_nor_the_compiler_of_torch():
