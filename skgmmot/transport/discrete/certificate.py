@@ -1,7 +1,7 @@
 r"""Bounds of the errors of discrete plans, from potentials.
 
-In the notation of `interior_point`, let ``p, q`` be the marginals of a plan ``P``. For any feasible
-potentials, its objective less the dual one is a sum of terms that are not negative,
+In the notation of `interior_point.problem`, let ``p, q`` be the marginals of a plan ``P``. For any
+feasible potentials, its objective less the dual one is a sum of terms that are not negative,
 
 .. math::
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmmot.transport.discrete.interior_point import Penalised
+from skgmmot.transport.discrete.interior_point.problem import Penalised
 from skgmmot.transport.discrete.network_simplex import EPS
 
 #: Largest error of the logarithm of a marginal, and of the marginals' total.

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmmot.transport.discrete import interior_point, semi_dual
+from skgmmot.transport.discrete import semi_dual
+from skgmmot.transport.discrete.column_generation import sparse_exact
 from skgmmot.transport.discrete.entropic import log_domain_newton, sinkhorn, softmin
-from skgmmot.transport.discrete.interior_point import Penalised, conjugate, marginal
+from skgmmot.transport.discrete.interior_point import all_pairs, few_pairs
+from skgmmot.transport.discrete.interior_point.problem import Penalised, conjugate, marginal
 from skgmmot.transport.discrete.network_simplex import EPS, network_simplex
 from skgmmot.transport.discrete.simpler import (
     EQUAL,
@@ -42,6 +44,8 @@ NEGLIGIBLE_COST = 1e-9
 PRESCRIBING_PENALTY = 1e16
 #: Marginals of entropic plans that are wrong by less than this share of the total are left.
 ROUNDED_MARGINALS = 1e-13
+#: Fewest costs for which the interior-point method on few pairs is faster than on all.
+MIN_SPARSE_COSTS = 2**14
 
 
 class TransportSolution(NamedTuple):
@@ -312,7 +316,9 @@ def _solve_certified(problem: Penalised, near: Penalised) -> tuple[Tensor, Tenso
         solvers = [sinkhorn]
     else:  # the first is faster, the second more robust
         solvers = [semi_dual.newton] if problem.reg else []
-        solvers.append(interior_point.solve)
+        if not problem.reg and problem.C.numel() >= MIN_SPARSE_COSTS:
+            solvers = [few_pairs.solve]
+        solvers.append(all_pairs.solve)
     for solver in solvers:
         try:
             f, g, P, *_ = solver(near)
@@ -371,7 +377,8 @@ def _simple_plan(problem: Penalised) -> Tensor:
         total = b.sum() if math.isinf(lam0) else a.sum() if math.isinf(lam1) else 1.0
         return problem.independent() / total
     total = b.sum() if math.isinf(lam1) else a.sum()
-    plan = total * _exact_plan(a / a.sum(), b / b.sum(), C)
+    plan, *_ = network_simplex(*(t.numpy() for t in (a / a.sum(), b / b.sum(), C)))
+    plan = total * torch.from_numpy(plan)
     none = torch.zeros_like(plan)
     held = math.isinf(lam0) or math.isinf(lam1)
     return plan if held or problem.primal(plan) <= problem.primal(none) else none
@@ -393,9 +400,5 @@ def _between_marginals(problem: Penalised, f: Tensor, g: Tensor) -> Tensor:
     total = q.sum() if math.isinf(problem.lam1) else p.sum()  # that of a prescribed marginal
     if min(p.sum(), q.sum()) == 0:
         return torch.zeros_like(problem.C)
-    return total * _exact_plan(p / p.sum(), q / q.sum(), problem.C)
-
-
-def _exact_plan(a: Tensor, b: Tensor, C: Tensor) -> Tensor:
-    """The exact plan between weights of equal totals."""
-    return torch.from_numpy(network_simplex(*(t.numpy() for t in (a, b, C)))[0])
+    weights = (t.numpy() / float(t.sum()) for t in (p, q))
+    return total * torch.from_numpy(sparse_exact(*weights, problem.C.numpy(), g.numpy()).dense())

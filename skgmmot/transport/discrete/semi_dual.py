@@ -8,11 +8,11 @@ The best target potentials for given source potentials are those of a Sinkhorn h
     h(f) = \langle a, \phi_0(f)\rangle + \langle b, \phi_1(g(f))\rangle
         - \mathrm{reg} \sum_{kl} a_k b_l \bigl(e^{(f_k + g_l(f) - C_{kl}) / \mathrm{reg}} - 1\bigr),
 
-in the notation of `interior_point`. Its gradient is the difference between the marginals that the
-penalties assign to the potentials and those of the plan; its Hessian is a Schur complement, a graph
-Laplacian plus a diagonal. Sinkhorn's sweeps, whose time is nothing beside that of a Newton step,
-stand before each of them. Three to ten steps are needed as a rule, where the interior-point method
-takes fifty.
+in the notation of `interior_point.problem`. Its gradient is the difference between the
+marginals that the penalties assign to the potentials and those of the plan; its Hessian is a Schur
+complement, a graph Laplacian plus a diagonal. Sinkhorn's sweeps, whose time is nothing beside that
+of a Newton step, stand before each of them. Three to ten steps are needed as a rule, where the
+interior-point method takes fifty.
 """
 
 import math
@@ -22,13 +22,8 @@ import torch
 from torch import Tensor
 
 from skgmmot.transport.discrete.entropic import softmin
-from skgmmot.transport.discrete.interior_point import (
-    Penalised,
-    conjugate,
-    laplacian_solve,
-    marginal,
-    tolerance,
-)
+from skgmmot.transport.discrete.interior_point.all_pairs import laplacian_solve, tolerance
+from skgmmot.transport.discrete.interior_point.problem import Penalised, conjugate, marginal
 from skgmmot.transport.discrete.network_simplex import EPS
 
 #: Newton steps at most; where they do not suffice, the interior-point method is faster.

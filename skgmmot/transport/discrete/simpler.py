@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skgmmot.transport.discrete.certificate import Certificate
 from skgmmot.transport.discrete.entropic import GAP, softmin
-from skgmmot.transport.discrete.interior_point import Penalised, marginal
+from skgmmot.transport.discrete.interior_point.problem import Penalised, marginal
 from skgmmot.transport.discrete.network_simplex import EPS, network_simplex
 from skgmmot.transport.discrete.semi_dual import translation
 

@@ -8,7 +8,9 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.transport.discrete import entropic as log_domain
-from skgmmot.transport.discrete import interior_point, penalised, semi_dual
+from skgmmot.transport.discrete import penalised, semi_dual
+from skgmmot.transport.discrete.interior_point import all_pairs
+from skgmmot.transport.discrete.interior_point.problem import Penalised
 from skgmmot.transport.discrete.simpler import check_optimal
 from skgmmot.transport.discrete.solvers import entropic, exact, solve, unbalanced
 
@@ -235,8 +237,8 @@ def test_plans_do_not_depend_on_the_unit_of_costs_and_penalties(scale, kind):
 
 def test_potentials_that_are_huge_prove_no_plan_that_is_dear():
     a, b, C = problem(6, 7)
-    given = interior_point.Penalised(a, b, C, 1.0, 1.0, 0.0)
-    f, g, *_ = interior_point.solve(given)
+    given = Penalised(a, b, C, 1.0, 1.0, 0.0)
+    f, g, *_ = all_pairs.solve(given)
     dear = torch.outer(a, b)
     huge = f - 1e17, g + 1e17
     for reg in (0.0, 0.1):
@@ -254,7 +256,7 @@ def test_what_newton_and_the_interior_point_method_do_not_solve_is_solved_in_log
         with monkeypatch.context() as patch:
             patch.setattr(semi_dual, "MAX_STEPS", 0)
             assert_close(entropic(a, b, C, reg), expected, rtol=1e-7, atol=1e-9)
-            patch.setattr(interior_point, "MAX_STEPS", 1)
+            patch.setattr(all_pairs, "MAX_STEPS", 1)
             assert_close(entropic(a, b, C, reg), expected, rtol=1e-7, atol=1e-9)
             patch.setattr(log_domain, "MAX_STEPS", 1)
             with pytest.raises(RuntimeError, match="must meet its marginals in 1 steps, got"):

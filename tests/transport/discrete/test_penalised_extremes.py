@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.transport.discrete.interior_point import divergence
+from skgmmot.transport.discrete.interior_point.problem import divergence
 from skgmmot.transport.discrete.solvers import entropic, exact, solve, unbalanced
 
 F64 = torch.float64

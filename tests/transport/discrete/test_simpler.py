@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.transport.discrete.interior_point import Penalised
+from skgmmot.transport.discrete.interior_point.problem import Penalised
 from skgmmot.transport.discrete.simpler import extended, rounding_penalty, solve_by_simpler
 from skgmmot.transport.discrete.solvers import solve, unbalanced
 

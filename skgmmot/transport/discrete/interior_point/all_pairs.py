@@ -1,23 +1,9 @@
 r"""An interior-point method for discrete transport with penalties, entropy, or both.
 
-The problem, with ``KL(p | q) = sum p log(p / q) - p + q``, and its dual:
-
-.. math::
-
-    \min_{P \ge 0}\; \langle P, C\rangle + \mathrm{reg}\, KL(P \mid a b^T)
-        + \lambda_0 KL(P 1 \mid a) + \lambda_1 KL(P^T 1 \mid b)
-
-    \max_{f, g}\; \langle a, \phi_0(f)\rangle + \langle b, \phi_1(g)\rangle
-        - \mathrm{reg} \sum_{kl} a_k b_l \bigl(e^{(f_k + g_l - C_{kl}) / \mathrm{reg}} - 1\bigr)
-
-where :math:`\phi(f) = \lambda (1 - e^{-f / \lambda})`. With :math:`\lambda = \infty` the
-marginal is prescribed, and :math:`\phi(f) = f`. With ``reg = 0`` the last term is the constraint
-``f + g <= C``.
-
-The method follows the central path ``P * Z = mu p q^T`` to ``mu = 0``, where ``p, q`` are the
-marginals of ``P`` and ``Z = C - f - g + reg log(P / a b^T)``, in about twenty Newton steps for any
-penalties. Each solves a system whose matrix is a graph Laplacian plus a diagonal, without
-cancellation.
+In the notation of `problem`, it follows the central path ``P * Z = mu p q^T`` to ``mu = 0``,
+where ``p, q`` are the marginals of ``P`` and ``Z = C - f - g + reg log(P / a b^T)``, in about
+twenty Newton steps for any penalties. Each solves a system whose matrix is a graph Laplacian plus a
+diagonal, without cancellation.
 """
 
 import math
@@ -26,142 +12,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.transport.discrete.interior_point.problem import (
+    Penalised,
+    marginal,
+)
+
 #: The iteration stops at this duality gap relative to the value, without entropy.
 GAP = 1e-11
 #: Newton steps at most; twenty to seventy are needed, more in larger problems.
 MAX_STEPS = 300
 #: The iteration starts with marginals of at least this share of the total, where penalised.
 LEAST_START = 1e-12
-#: Bound of the exponent in marginals: ``exp`` of more would overflow in float32.
-LARGEST_EXPONENT = 80.0
-#: Bound of the exponent in entropic plans.
-LARGEST_CLAMP = 300.0
-
-
-class Penalised(NamedTuple):
-    """A transport problem with penalties, in float64 and with positive weights."""
-
-    a: Tensor
-    """Source weights ``(K,)``."""
-    b: Tensor
-    """Target weights ``(L,)``."""
-    C: Tensor
-    """Costs ``(K, L)``, at most about one; not negative if a penalty is finite."""
-    lam0: float
-    """Penalty of the source marginal; infinite if it is prescribed."""
-    lam1: float
-    """Penalty of the target marginal."""
-    reg: float
-    """Weight of the entropy."""
-
-    def in_unit(self, unit: float) -> "Penalised":
-        """The same problem with its costs measured in another unit."""
-        return Penalised(self.a, self.b, *(value / unit for value in self[2:]))
-
-    def primal(self, P: Tensor) -> float:
-        """The primal objective of a plan, assuming that prescribed marginals are met."""
-        value = (P * self.C).sum()
-        for marginal, weights, lam in (
-            (P.sum(1), self.a, self.lam0),
-            (P.sum(0), self.b, self.lam1),
-        ):
-            if not math.isinf(lam):
-                value = value + lam * divergence(marginal, weights)
-        if self.reg:
-            value = value + self.reg * self._divergence(P)
-        return float(value)
-
-    def dual(self, f: Tensor, g: Tensor) -> float:
-        """The dual objective of potentials, a lower bound of the primal."""
-        value = self.a @ conjugate(f, self.lam0, 700.0) + self.b @ conjugate(g, self.lam1, 700.0)
-        if self.reg:
-            change = torch.expm1(self.exponent(f, g))  # exact where costs are small against reg
-            value = value - self.reg * (self.independent() * change).sum()
-        return float(value)
-
-    def _divergence(self, P: Tensor) -> Tensor:
-        """``KL(P | a b^T)``."""
-        independent = self.independent()
-        if independent.min() > 0:
-            return divergence(P, independent)
-        logs = self.a.log().unsqueeze(1) + self.b.log()  # a product of weights underflows
-        return (torch.xlogy(P, P) - P * logs - P + independent).sum()
-
-    def independent(self) -> Tensor:
-        """The independent plan ``a b^T``."""
-        return self.a.unsqueeze(1) * self.b
-
-    def coupling(self, f: Tensor, g: Tensor) -> Tensor:
-        """The entropic plan of potentials, ``a b^T exp((f + g - C) / reg)``."""
-        independent = self.independent()
-        if independent.min() > 0:
-            return independent * self.exponent(f, g).exp()
-        logs = self.a.log().unsqueeze(1) + self.b.log()
-        exponent = (f.unsqueeze(1) + g - self.C) / self.reg
-        return (exponent + logs).clamp(max=LARGEST_CLAMP).exp()
-
-    def exponent(self, f: Tensor, g: Tensor) -> Tensor:
-        """``(f + g - C) / reg``, bounded so that its exponential is finite."""
-        return ((f.unsqueeze(1) + g - self.C) / self.reg).clamp(max=LARGEST_CLAMP)
-
-
-def conjugate(f: Tensor, lam: float, most: float = LARGEST_EXPONENT) -> Tensor:
-    """Return ``lam (1 - exp(-f / lam))``, the derivative of a penalised cost in the weights.
-
-    Parameters
-    ----------
-    f : Tensor of shape (K,)
-        Potentials.
-    lam : float
-        Penalty of the marginal; infinite if it is prescribed.
-    most : float, default=80.0
-        Bound of the exponent.
-
-    Returns
-    -------
-    Tensor of shape (K,)
-        The derivative, finite in float32, too; ``f`` itself if the marginal is prescribed.
-    """
-    return f if math.isinf(lam) else -lam * torch.expm1((-f / lam).clamp(max=most))
-
-
-def marginal(f: Tensor, lam: float, weights: Tensor) -> Tensor:
-    """Return ``w exp(-f / lam)``, the marginal of the optimal plan of potentials under a penalty.
-
-    Parameters
-    ----------
-    f : Tensor of shape (K,)
-        Potentials.
-    lam : float
-        Penalty of the marginal; infinite if it is prescribed.
-    weights : Tensor of shape (K,)
-        Weights ``w``.
-
-    Returns
-    -------
-    Tensor of shape (K,)
-        The marginal; ``w`` if it is prescribed.
-    """
-    return weights if math.isinf(lam) else weights * torch.exp(-f / lam)
-
-
-def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Return the Kullback-Leibler divergence ``KL(p | q) = sum p log(p / q) - p + q``.
-
-    Parameters
-    ----------
-    p : Tensor
-        Masses, not negative.
-    q : Tensor of the shape of p
-        Masses, positive.
-
-    Returns
-    -------
-    Tensor of shape ()
-        The divergence, exact to rounding also where ``p`` is nearly ``q``.
-    """
-    change = p / q - 1
-    return (q * (torch.special.xlog1py(1 + change, change) - change)).sum()
 
 
 class Iterate(NamedTuple):
@@ -213,18 +74,31 @@ def _start(problem: Penalised) -> Iterate:
     """Start with potentials below all costs and penalties, far from every boundary."""
     f = torch.full_like(problem.a, -min(1.0, problem.lam0))
     g = torch.full_like(problem.b, -min(1.0, problem.lam1))
-    p = marginal(f, problem.lam0, _raised(problem.a, problem.lam0))
-    q = marginal(g, problem.lam1, _raised(problem.b, problem.lam1))
+    p = marginal(f, problem.lam0, raised(problem.a, problem.lam0))
+    q = marginal(g, problem.lam1, raised(problem.b, problem.lam1))
     Z = problem.C - f.unsqueeze(1) - g
-    P = _raised(problem.a, problem.lam0).unsqueeze(1) * _raised(problem.b, problem.lam1)
+    P = raised(problem.a, problem.lam0).unsqueeze(1) * raised(problem.b, problem.lam1)
     if not problem.reg:
         P = P / Z
         P = P * (max(p.sum(), q.sum()) / P.sum())
     return Iterate(f, g, P, Z, p, q)
 
 
-def _raised(weights: Tensor, lam: float) -> Tensor:
-    """Weights to start from: small ones are raised under a penalty, where they may attract mass."""
+def raised(weights: Tensor, lam: float) -> Tensor:
+    """Return weights to start from: small ones are raised where they may attract mass.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (K,)
+        Weights.
+    lam : float
+        Penalty of the marginal; infinite if it is prescribed.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        Weights of at least `LEAST_START` of the total; as they are if the marginal is prescribed.
+    """
     return weights if math.isinf(lam) else weights.clamp(min=LEAST_START * float(weights.sum()))
 
 
@@ -245,8 +119,8 @@ def _solved(problem: Penalised, point: Iterate) -> bool:
     share = float(wrong[0].sum() + wrong[1].sum())
     price = float(wrong[0] @ (f.abs() + reg) + wrong[1] @ (g.abs() + reg))
     tol = tolerance(reg) if reg else 1e-4
-    rounding = _rounding(f, p, problem.a, problem.lam0, bound)
-    rounding += _rounding(g, q, problem.b, problem.lam1, bound)
+    rounding = rounding_of_dual(f, p, problem.a, problem.lam0, bound)
+    rounding += rounding_of_dual(g, q, problem.b, problem.lam1, bound)
     if share > tol * mass + (rounding / reg if reg else 0.0) and price > 0.1 * tol * value:
         return False
     return gap <= GAP * (value + reg * mass) + rounding
@@ -268,10 +142,26 @@ def tolerance(reg: float) -> float:
     return max(1e-12 / max(1.0, reg), 4e-15 / min(1.0, reg))
 
 
-def _rounding(f: Tensor, p: Tensor, weights: Tensor, lam: float, most: float) -> float:
-    """Rounding error of the dual objective near the optimum, where large terms may cancel.
+def rounding_of_dual(f: Tensor, p: Tensor, weights: Tensor, lam: float, most: float) -> float:
+    """Return the rounding of the dual objective near the optimum, where large terms may cancel.
 
-    ``lam`` bounds what destroyed mass contributes, and ``most`` the mass of the marginal.
+    Parameters
+    ----------
+    f : Tensor of shape (K,)
+        Potentials of one side.
+    p : Tensor of shape (K,)
+        Their marginal.
+    weights : Tensor of shape (K,)
+        Weights.
+    lam : float
+        Penalty of the marginal, which bounds what destroyed mass contributes.
+    most : float
+        Bound of the mass of the marginal.
+
+    Returns
+    -------
+    float
+        The rounding that this side contributes.
     """
     terms = weights @ f.clamp(min=0, max=lam) - p.clamp(max=most) @ f.clamp(max=0)
     return 4 * torch.finfo(f.dtype).eps * float(terms)
@@ -290,7 +180,10 @@ def _advance(problem: Penalised, point: Iterate) -> Iterate:
     still = (mu - P * (Z + rest)) / (Z + problem.reg)  # the change of P at constant f and g
     # lam log(p / a) + f = 0, linearised: dp = -ridge (df + error)
     ridges = p / problem.lam0, q / problem.lam1
-    errors = _error(f, p, problem.a, problem.lam0), _error(g, q, problem.b, problem.lam1)
+    errors = (
+        potential_error(f, p, problem.a, problem.lam0),
+        potential_error(g, q, problem.b, problem.lam1),
+    )
     df, dg = laplacian_solve(
         W,
         *ridges,
@@ -305,18 +198,52 @@ def _advance(problem: Penalised, point: Iterate) -> Iterate:
     fastest = max(float((-change / value).max()) for value, change in positive)
     t = min(1.0, 0.99 / fastest) if fastest > 0 else 1.0
     f, g = f + t * df, g + t * dg
-    p = _marginal_after(f, p + t * dp, problem.a, problem.lam0)
-    q = _marginal_after(g, q + t * dq, problem.b, problem.lam1)
+    p = marginal_after(f, p + t * dp, problem.a, problem.lam0)
+    q = marginal_after(g, q + t * dq, problem.b, problem.lam1)
     return Iterate(f, g, P + t * dP, Z + t * dZ, p, q)
 
 
-def _error(f: Tensor, p: Tensor, weights: Tensor, lam: float) -> Tensor:
-    """Error of ``p`` against `marginal`, as a difference of potentials."""
+def potential_error(f: Tensor, p: Tensor, weights: Tensor, lam: float) -> Tensor:
+    """Return the error of a marginal against `marginal`, as a difference of potentials.
+
+    Parameters
+    ----------
+    f : Tensor of shape (K,)
+        Potentials.
+    p : Tensor of shape (K,)
+        A marginal, positive.
+    weights : Tensor of shape (K,)
+        Weights.
+    lam : float
+        Penalty of the marginal; infinite if it is prescribed.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        ``f + lam log(p / w)``; zero if the marginal is prescribed.
+    """
     return torch.zeros_like(f) if math.isinf(lam) else f + lam * torch.log(p / weights)
 
 
-def _marginal_after(f: Tensor, p: Tensor, weights: Tensor, lam: float) -> Tensor:
-    """The marginal after a step; in closed form where ``f / lam`` is small, for precision."""
+def marginal_after(f: Tensor, p: Tensor, weights: Tensor, lam: float) -> Tensor:
+    """Return the marginal after a step; in closed form where ``f / lam`` is small, for precision.
+
+    Parameters
+    ----------
+    f : Tensor of shape (K,)
+        Potentials after the step.
+    p : Tensor of shape (K,)
+        The marginal after a step in a straight line.
+    weights : Tensor of shape (K,)
+        Weights.
+    lam : float
+        Penalty of the marginal; infinite if it is prescribed.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        The marginal.
+    """
     near = (f.abs() < lam) & (weights > LEAST_START * weights.sum())
     return torch.where(near, marginal(f, lam, weights), p)
 

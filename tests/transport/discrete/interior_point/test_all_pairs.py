@@ -1,19 +1,13 @@
 """The interior-point method for penalised transport, piece by piece."""
 
-import math
-
 import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.transport.discrete import interior_point
-from skgmmot.transport.discrete.interior_point import (
+from skgmmot.transport.discrete.interior_point import all_pairs
+from skgmmot.transport.discrete.interior_point.all_pairs import laplacian_solve, solve
+from skgmmot.transport.discrete.interior_point.problem import (
     Penalised,
-    conjugate,
-    divergence,
-    laplacian_solve,
-    marginal,
-    solve,
 )
 
 F64 = torch.float64
@@ -22,27 +16,6 @@ F64 = torch.float64
 def problem(K=5, L=7, lam0=1.0, lam1=0.3, reg=0.0):
     a, b = (torch.rand(n, dtype=F64) + 0.1 for n in (K, L))
     return Penalised(a / a.sum(), b / b.sum(), torch.rand(K, L, dtype=F64), lam0, lam1, reg)
-
-
-def test_the_divergence_keeps_its_digits_between_nearly_equal_masses():
-    q = torch.tensor([0.3, 0.7], dtype=F64)
-    for change in (1e-3, 1e-6):
-        # (1 + c) log(1 + c) - c = c^2 / 2 - c^3 / 6 + c^4 / 12 ...
-        expected = change**2 / 2 - change**3 / 6 + change**4 / 12
-        assert divergence(q * (1 + change), q).item() == pytest.approx(expected, rel=1e-9, abs=0)
-    assert divergence(torch.zeros(2, dtype=F64), q).item() == pytest.approx(1.0)
-    assert divergence(2 * q, q).item() == pytest.approx(2 * math.log(2) - 1)
-
-
-def test_the_conjugate_is_the_integral_of_the_marginal():
-    f = torch.tensor([-1.0, 0.0, 2.0], dtype=F64, requires_grad=True)
-    ones = torch.ones(3, dtype=F64)
-    for lam in (0.3, 5.0, math.inf):
-        (gradient,) = torch.autograd.grad(conjugate(f, lam).sum(), f)
-        assert_close(gradient, marginal(f.detach(), lam, ones))
-        assert conjugate(f, lam)[1] == 0
-    assert_close(conjugate(f, 1e12), f, rtol=1e-10, atol=0)
-    assert torch.isfinite(conjugate(torch.tensor([-1e9]), 1e-3)).all()
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (6, 4)])
@@ -92,6 +65,6 @@ def test_a_problem_in_another_unit_has_its_value_in_that_unit():
 
 
 def test_stopping_early_says_so(monkeypatch):
-    monkeypatch.setattr(interior_point, "MAX_STEPS", 3)
+    monkeypatch.setattr(all_pairs, "MAX_STEPS", 3)
     with pytest.raises(RuntimeError, match="must converge in 3 steps, got gap"):
         solve(problem())
