@@ -185,7 +185,7 @@ class _Side(NamedTuple):
         """A fit to samples, rescaled."""
         mixture = mixture.detach().to(dtype=torch.float64, device="cpu")
         mixture = mixture.translated(-scaling.origin).scaled(1 / scaling.unit)
-        return cls(mixture, scaling.apply(X), reg_covar / scaling.unit**2, method)
+        return cls(mixture, scaling.apply(X), reg_covar / scaling.unit / scaling.unit, method)
 
     def refit(self, generator: torch.Generator) -> GaussianMixtureParams:
         """The fit to samples that are drawn again."""

@@ -39,6 +39,13 @@ def make_mixture_wasserstein_scorer(reference=None, *, reg=0.0, reg_m=None, squa
         ``scorer(estimator, X, y=None) -> float``, for the parameter ``scoring`` of
         ``GridSearchCV`` or ``cross_val_score``.
 
+    Raises
+    ------
+    TypeError
+        If the reference is no estimator.
+    ValueError
+        If ``reg`` or ``reg_m`` is no penalty.
+
     Notes
     -----
     With ``reference=None`` the score measures how much a fit depends on its samples. It compares
@@ -69,7 +76,20 @@ def make_mixture_wasserstein_scorer(reference=None, *, reg=0.0, reg_m=None, squa
     2 -3
     4 -3
     """
+    if reference is not None:
+        _check_estimator("reference", reference)
     return _MixtureWassersteinScorer(reference, MixtureWasserstein(reg, reg_m, squared=squared))
+
+
+def _check_estimator(name: str, estimator) -> None:
+    """Raise for what is no estimator in scikit-learn's sense."""
+    is_class = isinstance(estimator, type)
+    if is_class or not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
+        kind = f"the class {estimator.__name__}" if is_class else type(estimator).__name__
+        raise TypeError(
+            f"{name} must be a mixture estimator, got {kind}. Pass for example "
+            "DifferentiableGaussianMixture(3)."
+        )
 
 
 class _MixtureWassersteinScorer:
@@ -110,6 +130,7 @@ def last_step(estimator, X):
             X = estimator[:-1].transform(X)
         estimator = estimator[-1]
     if not _is_value(estimator):
+        _check_estimator("estimator", estimator)
         check_is_fitted(estimator)
     return estimator, X
 
@@ -305,10 +326,11 @@ def get_scorer(name):
     """
     if isinstance(name, str) and name in SCORERS:
         return SCORERS[name]
-    try:
+    if isinstance(name, str) and name in sklearn.metrics.get_scorer_names():
         return sklearn.metrics.get_scorer(name)
-    except (ValueError, TypeError) as error:  # an unknown name, or no name
-        raise ValueError(
-            f"name must be one of {sorted(SCORERS)} or of scikit-learn's scorers, got {name!r}. "
-            "See sklearn.metrics.get_scorer_names()."
-        ) from error
+    if callable(name):
+        return name
+    raise ValueError(
+        f"name must be one of {sorted(SCORERS)} or of scikit-learn's scorers, got {name!r}. "
+        "See sklearn.metrics.get_scorer_names()."
+    )

@@ -1,5 +1,6 @@
 """How far errors of fitted mixtures move MW2: bounds, and the errors to expect of n samples."""
 
+import math
 from numbers import Integral
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from skgmmot.fitting.em.gradient.information import parameter_covariance
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
 from skgmmot.numerics.counts import positive_integer
+from skgmmot.numerics.linalg import power_of_two
 from skgmmot.numerics.threads import single_threaded_torch
 from skgmmot.transport.mixtures.distance import check_dimensions, cost_matrix
 
@@ -139,7 +141,9 @@ def _errors(true: GaussianMixtureParams, of, generator) -> FitErrors:
     """Errors of a fit: of a given one, or those to expect of a number of samples."""
     if isinstance(of, Integral) and not isinstance(of, bool):
         n_samples = positive_integer("n_samples", of, "Pass the size of a sample.")
-        return _expected_errors(true, n_samples, generator)
+        unit = _width(true)  # squares of variances may leave the range
+        expected = _expected_errors(true.scaled(1 / unit), n_samples, generator)
+        return expected._replace(means=unit * expected.means, roots=unit * expected.roots)
     if isinstance(of, float | str | bool) or of is None:
         raise ValueError(
             f"n_samples must be a positive integer or a fitted mixture, got {of!r}. Pass the size "
@@ -148,6 +152,12 @@ def _errors(true: GaussianMixtureParams, of, generator) -> FitErrors:
     found, _ = as_mixture(of, "n_samples")
     check_dimensions(found, true)
     return _errors_between(_in_double(found), true)
+
+
+def _width(mixture: GaussianMixtureParams) -> float:
+    """A power of two about the largest standard deviation."""
+    variances = mixture.full_covariances().diagonal(dim1=1, dim2=2)
+    return power_of_two(math.sqrt(float(variances.max())))
 
 
 def _errors_between(found: GaussianMixtureParams, true: GaussianMixtureParams) -> FitErrors:

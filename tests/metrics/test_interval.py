@@ -79,6 +79,13 @@ def test_the_interval_does_not_depend_on_processes_kinds_of_arrays_and_units(pro
     assert np.allclose(shifted[:4], as_numbers(found)[:4], rtol=1e-4)
 
 
+def test_samples_whose_squares_leave_the_range_have_an_interval(problem):
+    X = problem[2]
+    far = ([1.0], [[0.0, 0.0]], [[1e307, 1e307]], "diag")
+    found = interval((far, far, 1e160 * X, 1e160 * X), method="parametric")
+    assert found.value == 0 < found.high < 1e155
+
+
 def test_the_bound_is_infinite_where_the_information_is_not_known(problem):
     source, target, X, Y = problem
     empty = (

@@ -117,8 +117,22 @@ def test_scorers_are_found_by_name_and_pickled():
     assert get_scorer("accuracy") is not None
     copied = pickle.loads(pickle.dumps(make_mixture_wasserstein_scorer(GaussianMixture(2))))
     assert "GaussianMixture(n_components=2)" in repr(copied)
-    with pytest.raises(ValueError, match=r"name must be one of .* got 'wasserstone'"):
-        get_scorer("wasserstone")
+    assert get_scorer(len) is len
+    for name in ("wasserstone", None, 3):
+        with pytest.raises(ValueError, match=rf"name must be one of .* got {name!r}"):
+            get_scorer(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("a name", "str"), (3.0, "float"), (StandardScaler, "the class StandardScaler")],
+)
+def test_what_is_no_estimator_is_refused(blobs, given, shown):
+    with pytest.raises(TypeError, match=f"reference must be a mixture estimator, got {shown}"):
+        make_mixture_wasserstein_scorer(given)
+    for scorer in SCORERS.values():
+        with pytest.raises(TypeError, match=f"estimator must be a mixture estimator, got {shown}"):
+            scorer(given, blobs)
 
 
 def test_an_estimator_that_is_not_fitted_is_not_scored(blobs):

@@ -85,6 +85,18 @@ def test_moving_both_mixtures_changes_nothing():
     assert np.allclose(stability_bounds(*pair, 500)[:3], stability_bounds(*moved, 500)[:3])
 
 
+@pytest.mark.parametrize("unit", [2.0**-530, 2.0**-300, 2.0**300])
+def test_errors_scale_with_the_unit_also_where_squares_of_variances_leave_the_range(unit):
+    w, m, S, name = source = mixture()
+    scaled = (w, unit * m, unit * S * unit, name)
+    errors = stability_bounds(scaled, scaled, 500).source_errors
+    expected = stability_bounds(source, source, 500).source_errors
+    # variances of 1e-319 have three digits
+    rtol = 1e-12 if unit > 2.0**-500 else 1e-2
+    assert errors.weights == pytest.approx(expected.weights, rel=rtol)
+    assert np.array(errors[1:]) / unit == pytest.approx(np.array(expected[1:]), rel=rtol)
+
+
 @pytest.mark.parametrize(
     ("n_samples", "message"),
     [

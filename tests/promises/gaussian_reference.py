@@ -39,3 +39,25 @@ def _vector(values):
 
 def _rows(matrix):
     return [_vector(row) for row in matrix]
+
+
+def log_density(weights, means, covariances, X):
+    """Log-densities (n,) of a mixture with matrices (K, d, d), as numbers of mpmath."""
+    with mp.workdps(DIGITS):
+        components = [
+            (mp.log(float(w)), _vector(m), mp.cholesky(mp.matrix(_rows(S))))
+            for w, m, S in zip(weights, means, covariances, strict=True)
+            if w > 0
+        ]
+        return [_log_density(components, _vector(x)) for x in X]
+
+
+def _log_density(components, x):
+    terms = []
+    for log_weight, m, L in components:
+        z = mp.lu_solve(L, mp.matrix([a - b for a, b in zip(x, m, strict=True)]))
+        log_volume = mp.fsum(mp.log(L[i, i]) for i in range(len(x)))
+        constant = len(x) * mp.log(2 * mp.pi) / 2
+        terms.append(log_weight - log_volume - constant - mp.fsum(t**2 for t in z) / 2)
+    largest = max(terms)
+    return largest + mp.log(mp.fsum(mp.exp(t - largest) for t in terms))

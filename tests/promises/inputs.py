@@ -24,7 +24,7 @@ NAMED_IN = tuple(str(Path(m.__file__).parent) for m in (skgmmot, sklearn.utils))
 NAMED = re.compile(
     r"\bgot\b|\bGot\b|Found array with|not fitted yet|is expecting|feature names|must be passed"
     r"|Sparse data was passed|has no parameter|requires y to be passed|n_samples=\d+ should be"
-    r"|ill-defined empirical covariance|inconsistent numbers of samples"
+    r"|ill-defined empirical covariance|inconsistent numbers of samples|Input X contains"
 )
 #: What a call returns that was refused by name.
 REFUSED = type("Refused", (), {"__repr__": lambda self: "REFUSED"})()

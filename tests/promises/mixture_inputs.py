@@ -131,6 +131,22 @@ def pairs(draw):
     return source, source if draw(mostly(False, False, True)) else draw(mixtures(d))
 
 
+def reference_matrices(mixture):
+    """Covariances (K, d, d), and to what relative error float64 knows log-densities by them."""
+    weights, means, S, name = mixture
+    K, d = means.shape
+    if name == "tied":
+        S = np.broadcast_to(S, (K, d, d))
+    elif name != "full":
+        S = np.reshape(S, (K, -1, 1)) * np.eye(d)
+    largest = abs(S).max(axis=(1, 2))
+    if not (largest > 1e-290).all():
+        return S, INF
+    values = np.linalg.eigvalsh(S / largest[:, None, None])[weights > 0]
+    condition = (values[:, -1] / np.maximum(values[:, 0], 1e-300)).max()
+    return S, 1e-12 + 100 * np.finfo(float).eps * condition
+
+
 def number(value):
     """A number as a float."""
     return float(value.detach() if isinstance(value, torch.Tensor) else value)

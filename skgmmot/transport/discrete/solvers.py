@@ -16,6 +16,9 @@ from skgmmot.transport.discrete.bounded import BoundedCosts, solve_in_step
 from skgmmot.transport.discrete.penalised import TransportSolution, solve_constants
 from skgmmot.transport.discrete.plan import Plan
 
+#: Largest cost: sums of a few costs and potentials are then numbers, too.
+LARGEST_COST = 2.0**1020
+
 
 def exact(a: Tensor, b: Tensor, C: Tensor) -> Plan:
     r"""Solve discrete optimal transport exactly, by the network simplex.
@@ -40,7 +43,7 @@ def exact(a: Tensor, b: Tensor, C: Tensor) -> Plan:
     Raises
     ------
     ValueError
-        If a cost or a weight is NaN or infinite.
+        If a cost or a weight is NaN or infinite, or a cost above 1e307.
     RuntimeError
         If the network simplex stops early, or the duality gap of its plan exceeds 1e-9 of the cost
         that remains after subtracting the minima of rows and columns.
@@ -82,7 +85,7 @@ def entropic(a: Tensor, b: Tensor, C: Tensor, reg: float) -> Plan:
     Raises
     ------
     ValueError
-        If a cost, a weight or ``reg`` is NaN, infinite or of the wrong sign.
+        If a cost, a weight or ``reg`` is NaN, infinite or of the wrong sign, or a cost above 1e307.
     RuntimeError
         If it does not converge.
 
@@ -133,7 +136,8 @@ def unbalanced(
     Raises
     ------
     ValueError
-        If a cost, a weight or a penalty is NaN, infinite or of the wrong sign.
+        If a cost, a weight or a penalty is NaN, infinite or of the wrong sign, or a cost above
+        1e307.
     RuntimeError
         If the duality gap stays above 1e-8 of the cost that remains after subtracting the minima
         along a prescribed marginal and the cost of the difference of the totals.
@@ -183,7 +187,8 @@ def solve(
     Raises
     ------
     ValueError
-        If a cost, a weight or a penalty is NaN, infinite or of the wrong sign.
+        If a cost, a weight or a penalty is NaN, infinite or of the wrong sign, or a cost above
+        1e307.
     RuntimeError
         If it does not converge.
     """
@@ -360,6 +365,11 @@ def _constants(a: Tensor, b: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]
     if not math.isfinite(sum(sizes)):
         raise ValueError(
             "weights and costs must be finite, got NaN or infinity. Check the two distributions."
+        )
+    if sizes[2] > LARGEST_COST:
+        raise ValueError(
+            f"costs must be at most {LARGEST_COST:.0e}, got {sizes[2]:.1e}, so that sums of "
+            "potentials stay within float64. Choose a larger unit."
         )
     return a, b, C
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from skgmmot.gaussian.bures.few import squared_and_slopes
 from skgmmot.numerics.linalg import compare_bits
 from skgmmot.transport.discrete.network_simplex import network_simplex
+from skgmmot.transport.discrete.solvers import LARGEST_COST
 
 #: Largest number of entries of the matrices of all pairs of components, if there are several.
 MOST_ENTRIES = 2**15
@@ -108,7 +109,7 @@ def _solve(a, m0, S0, b, m1, S1, *, differentiable: bool) -> FewPairs | None:
     squared, slopes = bures
     apart = m0[:, None] - m1
     C = np.add.reduce(apart * apart, -1) + squared
-    if not math.isfinite(np.add.reduce(C, None)):
+    if not np.add.reduce(C, None) <= LARGEST_COST:
         return None
     P, f, g = network_simplex(a, b, C)
     cost = float(np.add.reduce(P * C, None))

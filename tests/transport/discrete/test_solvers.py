@@ -175,6 +175,19 @@ def test_costs_that_are_not_finite_are_refused():
             exact(a, a, C)
 
 
+@pytest.mark.parametrize("reg", [0.0, 0.1, 1e303])
+@pytest.mark.parametrize("reg_m", [None, 1e300])
+def test_costs_are_right_until_their_sums_overflow_and_then_refused(reg, reg_m):
+    a, C = torch.ones(2, dtype=F64) / 2, torch.tensor([[4.0, 9.0], [7.0, 1.0]], dtype=F64)
+    unit, large = 2.0**1000, 2.0**1016
+    plan = solve(a, a, C * large, reg=reg, reg_m=reg_m)
+    again = solve(a, a, C * unit, reg=reg / 2**16, reg_m=reg_m and reg_m / 2**16)
+    assert_close(plan.cost / 2**16, again.cost, rtol=1e-12, atol=0)
+    assert 0 <= plan.error < 1e-10 * float(plan.cost)
+    with pytest.raises(ValueError, match=r"costs must be at most 1e\+307, got 1.0e\+308"):
+        solve(a, a, C * (1e308 / 9), reg=reg, reg_m=reg_m)
+
+
 # --- rounding, and what is refused ---------------------------------------------------------------
 
 

@@ -183,6 +183,11 @@ def covariance_of(em: EM, theta: GaussianMixtureParams, *, robust: bool) -> Para
         tangent = _tangent(theta, coordinates, em.constraint.fixes_weights)
         J = linear.product(identity)
         shares = tangent.mT @ (identity - (J + J.mT) / 2) @ tangent  # of the complete information
+        if not torch.isfinite(shares).all():
+            raise ValueError(
+                "covariances must have inverses within float64 for standard errors, got one of "
+                f"{float(theta.covariances.abs().max()):.1e}. Rescale X."
+            )
         values, vectors = torch.linalg.eigh(shares)
         known = float(values[0]) if len(values) else 1.0
         if not known > SINGULAR_SHARE:

@@ -195,6 +195,20 @@ def test_parameters_that_samples_do_not_determine_are_refused(drawn, name, chang
         parameter_covariance(theta._replace(**change), X)
 
 
+def test_variances_without_an_inverse_are_refused(make_samples):
+    side = torch.tensor([[-3.0], [3.0]], dtype=F64)
+    X = (make_samples(N, 1).view(2, -1, 1) + side[:, None]).view(-1, 1)
+
+    def errors(variance):
+        halves, unit = torch.full((2,), 0.5, dtype=F64), variance**0.5
+        theta = GaussianMixtureParams(halves, unit * side, torch.full_like(side, variance), "diag")
+        return parameter_covariance(theta, unit * X).errors
+
+    assert_close(errors(1e-300)[2:4], 1e-150 * errors(1.0)[2:4], rtol=1e-8, atol=0)
+    with pytest.raises(ValueError, match=r"inverses within float64 .* got one of 1.0e-309"):
+        errors(1e-309)
+
+
 def test_components_that_coincide_are_named(make_samples):
     X = make_samples(N, 1)
     twin = torch.tensor([0.5, 0.5], dtype=F64)
