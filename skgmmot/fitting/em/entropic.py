@@ -42,6 +42,8 @@ HEATING, COOLING = 30.0, 4.0
 MAX_TEMPERATURE, MIN_COOLING = 1e15, 1.1
 #: and the imbalance to which problems at other temperatures are solved.
 ANNEALING_TOL = 0.01
+#: An imbalance of more than this is none of rounding: samples are not where weights say.
+MAX_ROUNDING = 0.01
 
 
 def entropic_ot_objective(
@@ -78,7 +80,8 @@ def entropic_ot_objective(
     ValueError
         If a covariance is not positive definite.
     RuntimeError
-        If the balanced problem is not solved, as for components too far from all samples.
+        If the balanced problem is not solved to 0.01 in the shares, or to rounding, as for
+        components too far from all samples.
 
     Notes
     -----
@@ -220,7 +223,8 @@ def balance(
     start : Tensor of shape (K,), default=None
         ``log t`` to start from; None is ``log w``.
     tol : float, default=1e-13
-        Bound on ``sum_k |share_k - w_k|``, raised to rounding errors of the dtype.
+        Bound on ``sum_k |share_k - w_k|``, raised to rounding errors of the dtype and of
+        log-densities, though not above 0.01.
     max_iter : int, default=30
         Largest number of steps at each temperature.
     cheaply : callable, default=None
@@ -243,7 +247,8 @@ def balance(
     found, missed = _newton_on_tilt(weights, dual, log_tilt, tol, max_iter)
     if not missed < tol:
         again = dual if cheaply is None else cheaply()
-        found, missed = _annealed(weights, again, log_tilt, tol, max_iter)
+        found, cooled = _annealed(weights, again, log_tilt, tol, max_iter)
+        missed = cooled if math.isfinite(cooled) else missed
     if not missed < tol:
         raise RuntimeError(
             f"balancing must converge in {max_iter} steps, got shares that differ from the weights "
@@ -292,9 +297,9 @@ def _newton_on_tilt(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, flo
 
 
 def _rounding(here, log_tilt) -> float:
-    """A bound on the errors of shares from rounding of log-densities."""
+    """A bound on the errors of shares from rounding of log-densities, as far as it is accepted."""
     largest = torch.maximum(log_tilt.abs().max(), here.value.abs())
-    return 8 * torch.finfo(log_tilt.dtype).eps * float(largest)
+    return min(8 * torch.finfo(log_tilt.dtype).eps * float(largest), MAX_ROUNDING)
 
 
 def imbalance(share: Tensor, weights: Tensor) -> float:

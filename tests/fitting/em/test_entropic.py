@@ -183,7 +183,7 @@ def test_balance_splits_samples_that_are_much_like_each_other_and_far_from_all_c
     assert torch.allclose(share, weights, atol=1e-8)
 
 
-@pytest.mark.parametrize("size", [1e3, 1e5, 1e7, 1e11])
+@pytest.mark.parametrize("size", [1e3, 1e5, 1e7, 1e11, 1e13])
 def test_large_tilts_are_found_in_few_evaluations(size):
     X = torch.tensor([0.0, 1.2, 5.0, 7.0]).double()
     log_g = -size * (X - torch.tensor([[0.0], [2.0], [40.0]])) ** 2
@@ -197,6 +197,15 @@ def test_large_tilts_are_found_in_few_evaluations(size):
     plan = ot.emd(weights.numpy(), [0.25] * 4, -log_g.numpy() / size)
     assert (torch.softmax(log_tilt.unsqueeze(1) + log_g, 0) / 4).numpy() == pytest.approx(plan)
     assert len(calls) < 100
+
+
+@pytest.mark.parametrize("size", [1e15, 1e17, 1e40])
+def test_shares_that_rounding_of_log_densities_hides_are_refused(size):
+    X = torch.tensor([0.0, 1.2, 5.0, 7.0]).double()
+    log_g = -size * (X - torch.tensor([[0.0], [2.0], [40.0]])) ** 2
+    weights = torch.tensor([0.15, 0.35, 0.5]).double()  # two of the samples are shared
+    with pytest.raises(RuntimeError, match=r"got shares that differ from the weights by [\d.]+e"):
+        balance(weights, dual_of(log_g))
 
 
 def test_balance_that_does_not_end_says_so():
