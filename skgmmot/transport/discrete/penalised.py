@@ -200,18 +200,26 @@ def _derivative(f: Tensor, lam: float, reg: float, total: float) -> Tensor:
 def _penalised(a, b, C, penalties, reg) -> tuple[Tensor, Tensor, Tensor, float]:
     """Plan, potentials and value of a penalised problem; weights may be zero."""
     k, l = a > 0, b > 0
+    if k.all() and l.all():
+        f, g, P, value = _solved(Penalised(a, b, C.contiguous(), *penalties, reg))
+        return P, f, g, value
     given = Penalised(a[k], b[l], C[k][:, l], *penalties, reg)
-    try:
-        f, g, inner, value = _solve(given)
-    except RuntimeError:
-        found = solve_by_simpler(given, _solve)
-        if found is None:
-            raise
-        f, g, inner, value = found
+    f, g, inner, value = _solved(given)
     P = torch.zeros_like(C)
     P[k.unsqueeze(1) & l] = inner.flatten()
     f, g = extended(f, g, C, k, l, given)
     return P, f, g, value
+
+
+def _solved(given: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Potentials, plan and value of a problem, or of a simpler one of the same solution."""
+    try:
+        return _solve(given)
+    except RuntimeError:
+        found = solve_by_simpler(given, _solve)
+        if found is None:
+            raise
+        return found
 
 
 def _solve(given: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:

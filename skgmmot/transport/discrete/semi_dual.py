@@ -34,8 +34,14 @@ N_SWEEPS = 10
 MAX_STEP_LENGTH, MAX_HALVINGS = 1e4, 20
 #: A step is accepted if it gains this share of what its slope promises.
 MIN_GAIN = 1e-4
-#: Ratio of neighbouring weights of the entropy in the start of a penalised problem.
+#: Largest ratio of neighbouring weights of the entropy in the start of a penalised problem.
 SCALING = 4.0
+#: The first of them, relative to the smaller penalty, unless the largest cost is below.
+FIRST_ENTROPY = 10.0
+#: Rows with less than this share of their mass are computed in logarithms.
+LEAST_SHARE = 1e-50
+#: Marginals that lack less than this share of the mass lack nothing.
+NO_ERROR = 8 * EPS
 
 
 def newton(problem: Penalised) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,10 +68,12 @@ def newton(problem: Penalised) -> tuple[Tensor, Tensor, Tensor]:
     -----
     Not differentiable. Costs ``O(K L min(K, L))`` a step.
     """
-    point = _swept(problem, *_start(problem))
+    point = _start(problem)
     for _ in range(MAX_STEPS):
         if not math.isfinite(_error(point)):  # the mass of a component underflows
             break
+        if _error(point) <= NO_ERROR * float(point.P.sum()):
+            return point[:3]
         following = _swept(problem, *_advance(problem, point))
         if _solved(problem, point):  # convergence is quadratic: the last step has the last digits
             return min(point, following, key=_error)[:3]
@@ -91,42 +99,50 @@ def _error(point: _Iterate) -> float:
     return float(point.wrong.abs().sum())
 
 
-def _start(problem: Penalised) -> tuple[Tensor, Tensor]:
-    """Potentials to start from: under penalties, by Sinkhorn's sweeps as the entropy falls."""
-    f = torch.zeros_like(problem.a)
-    if not (math.isinf(problem.lam0) and math.isinf(problem.lam1)):
-        reg = float(problem.C.max())
-        while reg > problem.reg:
-            wider = problem._replace(reg=reg)
-            f = _swept(wider, f, _half_step(wider, f)).f
-            reg /= SCALING
-    return f, _half_step(problem, f)
+def _start(problem: Penalised) -> _Iterate:
+    """The iterate to start from: under penalties, by Sinkhorn's sweeps as the entropy falls."""
+    f, lams = torch.zeros_like(problem.a), (problem.lam0, problem.lam1)
+    if not all(map(math.isinf, lams)):
+        first = min(float(problem.C.max()), FIRST_ENTROPY * min(lams)) / problem.reg
+        n_levels = math.ceil(math.log(max(first, 1.0), SCALING))
+        for level in range(n_levels):
+            wider = problem._replace(reg=problem.reg * first ** (1 - level / n_levels))
+            f = _swept(wider, f, *_half_step(wider, f)).f
+    return _swept(problem, f, *_half_step(problem, f))
 
 
-def _half_step(problem: Penalised, f: Tensor) -> Tensor:
-    """The best target potentials for given source potentials ``(L,)``."""
-    return softmin(problem.C.mT - f, problem.a, problem.reg, problem.lam1)
+def _half_step(problem: Penalised, f: Tensor) -> tuple[Tensor, Tensor]:
+    """The best target potentials ``(L,)`` for given source potentials, and their plan."""
+    logs = problem.a.log() + f / problem.reg
+    P = (problem.C / -problem.reg).add_(logs.unsqueeze(1))
+    most = P.amax(0)
+    P.sub_(most).exp_()
+    sums = P.sum(0)
+    g = (most + sums.log()) * (-problem.reg / (1 + problem.reg / problem.lam1))
+    return g, P.mul_(marginal(g, problem.lam1, problem.b) / sums)
 
 
-def _swept(problem: Penalised, f: Tensor, g: Tensor) -> _Iterate:
+def _swept(problem: Penalised, f: Tensor, g: Tensor, P: Tensor) -> _Iterate:
     """The iterate after a few sweeps, which end with the target's half-step.
 
-    The first is in logarithms; the others scale rows and columns of its plan.
+    They scale rows and columns of the plan; where rows have hardly any mass, the first is in
+    logarithms.
     """
-    f = softmin(problem.C - g, problem.b, problem.reg, problem.lam0)
-    f = f + translation(problem, f, g)
-    g = _half_step(problem, f)
-    P, reg = problem.coupling(f, g), problem.reg
-    damping = [1 / (1 + reg / lam) for lam in (problem.lam0, problem.lam1)]
+    a, b, C, lam0, lam1, reg = problem
+    if not (P.sum(1) > LEAST_SHARE * marginal(f, lam0, a)).all():
+        f = softmin(C - g, b, reg, lam0)
+        g, P = _half_step(problem, f)
     # a marginal w exp(-f / lam) and a sum of P that grows by exp(change / reg) meet there
+    logs = a.log() - f / lam0, b.log() - g / lam1
+    damping = 1 / (1 + reg / lam0), 1 / (1 + reg / lam1)
     u, v = torch.zeros_like(f), torch.zeros_like(g)
-    for _ in range(N_SWEEPS):
-        ratio = marginal(f, problem.lam0, problem.a) / (P @ (v / reg).exp())
-        u = damping[0] * reg * ratio.log()
-        ratio = marginal(g, problem.lam1, problem.b) / (P.mT @ (u / reg).exp())
-        v = damping[1] * reg * ratio.log()
-    P.mul_((u / reg).exp().unsqueeze(1)).mul_((v / reg).exp())
-    f, g = f + u, g + v
+    for sweep in range(N_SWEEPS):
+        u = damping[0] * (logs[0] - (P @ v.exp()).log())
+        if not sweep:
+            u += translation(problem, f + reg * u, g) / reg
+        v = damping[1] * (logs[1] - (P.mT @ u.exp()).log())
+    P.mul_(u.exp().unsqueeze(1)).mul_(v.exp())
+    f, g = f + reg * u, g + reg * v
     return _Iterate(f, g, P, marginal(f, problem.lam0, problem.a) - P.sum(1))
 
 
@@ -177,8 +193,8 @@ def _objective(problem: Penalised, f: Tensor, g: Tensor) -> float:
     return float(gained - problem.reg * mass)
 
 
-def _advance(problem: Penalised, point: _Iterate) -> tuple[Tensor, Tensor]:
-    """Potentials after one Newton step, halved until the objective gains enough."""
+def _advance(problem: Penalised, point: _Iterate) -> tuple[Tensor, Tensor, Tensor]:
+    """Potentials and plan after a Newton step, halved until the objective gains enough."""
     f, g, P, wrong = point
     reg, zero = problem.reg, torch.zeros_like(g)
     ridges = (
@@ -193,8 +209,8 @@ def _advance(problem: Penalised, point: _Iterate) -> tuple[Tensor, Tensor]:
     t = 1 / max(1.0, float(df.abs().max()) / (MAX_STEP_LENGTH * reg))
     for _ in range(MAX_HALVINGS):
         tried = f + t * df
-        best = _half_step(problem, tried)
+        best, plan = _half_step(problem, tried)
         if _objective(problem, tried, best) >= value + MIN_GAIN * t * slope - rounding:
-            return tried, best
+            return tried, best, plan
         t /= 2
-    return f, g
+    return f, g, P.clone()

@@ -57,3 +57,38 @@ def test_newton_says_so_where_it_does_not_meet_the_marginals(max_steps, monkeypa
     reg, penalty = (1e-4, 0.3) if max_steps == 1 else (1e-6, 1e-4)  # or whose mass underflows
     with pytest.raises(RuntimeError, match=f"must meet the marginals in {max_steps} steps, got"):
         semi_dual.newton(problem((penalty, 0.3), reg))
+
+
+def test_the_plan_of_a_half_step_is_that_of_its_potentials():
+    given = problem((0.7, 2.0), 0.05)
+    f = torch.rand(12, dtype=F64)
+    g, P = semi_dual._half_step(given, f)
+    assert_close(P, given.coupling(f, g), rtol=1e-12, atol=0)
+    assert_close(P.sum(0), marginal(g, given.lam1, given.b), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("penalties", [(math.inf, math.inf), (0.7, 2.0)])
+def test_sweeps_meet_rows_without_mass_in_logarithms(penalties):
+    given = problem(penalties, 0.05)
+    f = torch.zeros(12, dtype=F64)
+    f[2] = -40.0  # exp(-800) of its mass
+    g, P = semi_dual._half_step(given, f)
+    assert P[2].sum() < 1e-100
+    point = semi_dual._swept(given, f, g, P)
+    assert semi_dual._error(point) < 0.5 * given.a[2]
+    assert_close(point.P, given.coupling(point.f, point.g), rtol=1e-10, atol=0)
+    assert_close(point.P.sum(0), marginal(point.g, given.lam1, given.b), rtol=1e-12, atol=0)
+
+
+def test_no_step_follows_one_that_lacks_nothing(monkeypatch):
+    steps = []
+
+    def advance(problem, point, original=semi_dual._advance):
+        steps.append(semi_dual._error(point))
+        return original(problem, point)
+
+    monkeypatch.setattr(semi_dual, "_advance", advance)
+    given = problem((math.inf, math.inf), 0.3)
+    semi_dual.newton(given)
+    assert len(steps) < 4
+    assert all(error > semi_dual.NO_ERROR * float(given.a.sum()) for error in steps)

@@ -6,9 +6,12 @@ twenty Newton steps for any penalties. Each solves a system whose matrix is a gr
 diagonal, without cancellation.
 """
 
+import contextlib
 import math
 from typing import NamedTuple
 
+import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -23,6 +26,8 @@ GAP = 1e-11
 MAX_STEPS = 300
 #: The iteration starts with marginals of at least this share of the total, where penalised.
 LEAST_START = 1e-12
+#: What is added to a diagonal, relatively, where rounding leaves a system indefinite.
+RIDGES = 0.0, 1e-13, 1e-10
 
 
 class Iterate(NamedTuple):
@@ -279,16 +284,23 @@ def laplacian_solve(
         y, x = laplacian_solve(W.mT, ridge1, ridge0, right1, right0)
         return x, y
     D1 = W.sum(0) + ridge1
-    share = W / D1
-    M = share @ W.mT
-    M.fill_diagonal_(0)
-    remainder = ridge0 + share @ ridge1
+    root = W * D1.rsqrt()
+    remainder = ridge0 + root @ (ridge1 * D1.rsqrt())
     if not remainder.any():
-        remainder[M.sum(1).argmax()] = 1.0  # f + g alone is determined: fix a potential
-    M = torch.diag(M.sum(1) + remainder) - M
-    factor, failed = torch.linalg.cholesky_ex(M)
-    if failed:
-        M.diagonal().mul_(1 + 1e-13)
-        factor = torch.linalg.cholesky_ex(M).L
-    x = torch.cholesky_solve((right0 - share @ right1).unsqueeze(1), factor).squeeze(1)
+        remainder[W.sum(1).argmax()] = 1.0  # f + g alone is determined: fix a potential
+    right = right0 - W @ (right1 / D1)
+    x = torch.from_numpy(_solve_schur(root.numpy(), remainder.numpy(), right.numpy()))
     return x, (right1 - W.mT @ x) / D1
+
+
+def _solve_schur(root: np.ndarray, remainder: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve ``(diag(M @ 1 + remainder) - M) x = right`` for the others than diagonals of ``M``."""
+    for ridge in RIDGES:
+        upper = scipy.linalg.blas.dsyrk(-1.0, root.T, trans=1)  # of root @ root.T
+        np.fill_diagonal(upper, 0.0)
+        diagonal = remainder - upper.sum(0) - upper.sum(1)
+        np.fill_diagonal(upper, diagonal * (1 + ridge))
+        with contextlib.suppress(scipy.linalg.LinAlgError):
+            factor = scipy.linalg.cho_factor(upper, overwrite_a=True, check_finite=False)
+            return scipy.linalg.cho_solve(factor, right, check_finite=False)
+    raise RuntimeError("a system must be positive definite. Rescale costs and penalties.")

@@ -110,8 +110,10 @@ def solve(problem: Penalised) -> tuple[Tensor, Tensor, Tensor]:
     """
     a, b, C, lam0, lam1, reg = problem
     if len(a) > len(b):
-        g, f, P = solve(Penalised(b, a, C.mT.contiguous(), lam1, lam0, reg))
+        g, f, P = solve(Penalised(b, a, C.mT, lam1, lam0, reg))
         return f, g, P.mT
+    C = C.contiguous()
+    problem = problem._replace(C=C)
     pairs = _Pairs.of(_cheapest(C), C)
     point = _start(problem, pairs)
     for _ in range(MAX_STEPS):
