@@ -77,7 +77,7 @@ def rsample(
     ------
     ValueError
         If ``n_samples`` is no positive integer, or less than the number of components of positive
-        weight.
+        weight, or a covariance is not positive definite.
 
     Notes
     -----
@@ -88,6 +88,7 @@ def rsample(
     weights, means, covariances = mixture = mixture.in_base()
     covariance_type = mixture.covariance_type
     counts = _proportional_counts(weights.detach(), n_samples)
+    covariance_type.precision_factor(covariances.detach())  # raises where there is no derivative
     size = n_samples, covariance_type.n_normals(means.shape[1])
     normal = torch.randn(*size, generator=generator, dtype=means.dtype, device=means.device)
     colouring = covariance_type.differentiable_colouring(covariances)

@@ -154,7 +154,8 @@ class MixtureFrechetDistance(Metric):
         TypeError
             If ``real`` is not a bool.
         ValueError
-            If features are not ``(n, d)``, not finite, or their number differs from those before.
+            If features are not ``(n, d)``, not finite, or too far from the reference for its
+            densities, or their number differs from those before.
         """
         if not isinstance(real, bool):
             raise TypeError(
@@ -166,7 +167,14 @@ class MixtureFrechetDistance(Metric):
             X = self._features(features)
             if len(X):
                 self.moments = self.moments.on(X.device)
-                setattr(self, name, self.moments.added(getattr(self, name), X))
+                sums = self.moments.added(getattr(self, name), X)
+                if not torch.isfinite(sums).all():
+                    raise ValueError(
+                        "features must have a density within float64 under the reference, got "
+                        f"ones of {float(X.abs().max()):.1e} so far from it that all densities "
+                        "vanish. Rescale them as the reference is."
+                    )
+                setattr(self, name, sums)
 
     def forward(self, features, real) -> None:
         """Add a batch of samples, as `update`.

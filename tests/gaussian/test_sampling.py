@@ -98,3 +98,12 @@ def test_each_component_gets_its_share_of_samples(weights, n_samples, counts):
 def test_weighted_samples_need_one_for_each_component(theta):
     with pytest.raises(ValueError, match="n_samples must be at least the number of components"):
         rsample(theta, 1)
+
+
+@pytest.mark.parametrize(
+    "covariances", [torch.zeros(1, 2, 2), torch.ones(1, 2, 2), torch.zeros(1, 2)]
+)
+def test_singular_covariances_have_no_derivative_along_draws(covariances):
+    theta = GaussianMixtureParams(torch.ones(1), torch.zeros(1, 2), covariances)
+    with pytest.raises(ValueError, match="ill-defined empirical covariance"):
+        rsample(theta, 3)

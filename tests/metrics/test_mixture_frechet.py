@@ -263,3 +263,13 @@ class TestTorchmetrics:
         assert metrics(X, real=True) == {"MixtureFrechetDistance": None}
         assert metric(Y, real=False) is None
         assert metric.compute() == fed(make(), X, Y, 40).compute()
+
+
+def test_features_without_a_density_under_the_reference_are_refused():
+    reference = ([1.0], [[0.0]], [[[4e-310]]], "full")
+    metric = MixtureFrechetDistance(reference)
+    with pytest.raises(ValueError, match=r"must have a density .* got ones of 1.0e\+00 so far"):
+        metric.update(torch.ones(2, 1), real=True)
+    for real in (True, False):
+        metric.update(torch.tensor([[1e-155], [-1e-155]], dtype=torch.float64), real=real)
+    assert metric.compute() == 0

@@ -3,6 +3,8 @@
 import mpmath as mp
 
 DIGITS = 120
+#: Pivots of this size are zero.
+SMALLEST = mp.mpf(10) ** -1000
 
 
 def gaussian_cost(source, target, digits=DIGITS):
@@ -45,7 +47,7 @@ def log_density(weights, means, covariances, X):
     """Log-densities (n,) of a mixture with matrices (K, d, d), as numbers of mpmath."""
     with mp.workdps(DIGITS):
         components = [
-            (mp.log(float(w)), _vector(m), mp.cholesky(mp.matrix(_rows(S))))
+            (mp.log(float(w)), _vector(m), mp.cholesky(mp.matrix(_rows(S)), tol=SMALLEST))
             for w, m, S in zip(weights, means, covariances, strict=True)
             if w > 0
         ]

@@ -138,9 +138,9 @@ def reference_matrices(mixture):
     if name == "tied":
         S = np.broadcast_to(S, (K, d, d))
     elif name != "full":
-        S = np.reshape(S, (K, -1, 1)) * np.eye(d)
+        S = np.where(np.eye(d), np.reshape(S, (K, -1, 1)), 0.0)
     largest = abs(S).max(axis=(1, 2))
-    if not (largest > 1e-290).all():
+    if not ((largest > 1e-290) & (largest < INF)).all():
         return S, INF
     values = np.linalg.eigvalsh(S / largest[:, None, None])[weights > 0]
     condition = (values[:, -1] / np.maximum(values[:, 0], 1e-300)).max()

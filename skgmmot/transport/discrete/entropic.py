@@ -153,6 +153,7 @@ def softmin(slack: Tensor, weights: Tensor, reg: float, lam: float) -> Tensor:
     if (slack.abs() < reg).all():
         total = weights.sum()
         sums = total.log() + torch.log1p(torch.expm1(-slack / reg) @ weights / total)
-    else:
-        sums = torch.logsumexp(weights.log() - slack / reg, dim=1)
-    return sums * (-reg / (1 + reg / lam))
+        return sums * (-reg / (1 + reg / lam))
+    least = slack.amin(1, keepdim=True)  # what is left of slacks may overflow: it counts as none
+    sums = torch.logsumexp(weights.log() - (slack - least) / reg, dim=1)
+    return (least[:, 0] - reg * sums) / (1 + reg / lam)

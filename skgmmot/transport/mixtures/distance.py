@@ -216,7 +216,7 @@ def debiased_cost(
     check_symmetric(reg_m)
     pairs = (source, target), (source, source), (target, target)
     costs = [transport_plan(*pair, reg=reg, reg_m=reg_m).cost for pair in pairs]
-    apart = source.weights.sum() - target.weights.sum()
+    apart = source.weights.double().sum() - target.weights.double().sum()
     held = math.isinf(penalties_of(reg_m)[0])  # masses differ by rounding only
     return costs[0] - (costs[1] + costs[2]) / 2 + (0.0 if held else reg / 2 * apart.square())
 

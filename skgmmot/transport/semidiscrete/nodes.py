@@ -76,8 +76,18 @@ def mixture_nodes(mixture: GaussianMixtureParams, z: Tensor) -> tuple[Tensor, Te
         Component by component.
     weights : Tensor of shape (K * q,)
         ``w_k / q``.
+
+    Raises
+    ------
+    ValueError
+        If a covariance is not positive definite.
     """
-    factors = torch.linalg.cholesky(mixture.full_covariances())
+    factors, failed = torch.linalg.cholesky_ex(mixture.full_covariances())
+    if failed.any():
+        raise ValueError(
+            "covariances must be positive definite for nodes of a mixture, got a singular one in "
+            f"components {failed.nonzero().flatten().tolist()}. Add to their diagonals."
+        )
     nodes = mixture.means.unsqueeze(1) + z @ factors.mT  # (K, q, d)
     return nodes.flatten(0, 1), (mixture.weights / len(z)).repeat_interleave(len(z))
 

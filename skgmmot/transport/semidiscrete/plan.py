@@ -46,12 +46,18 @@ from skgmmot.transport.semidiscrete.periodic.problem import PeriodicProblem
 from skgmmot.transport.semidiscrete.power_diagram import Box, PowerDiagram
 from skgmmot.transport.semidiscrete.scaled_problem import (
     MERGING_DISTANCES,
+    MIN_MASS,
     ScaledProblem,
     centred_integrals,
     to_numpy,
     zero_with_derivative,
 )
 from skgmmot.transport.semidiscrete.space.diagram import SpaceDiagram
+
+EPS = float(np.finfo(float).eps)
+#: Rims of discs around points further away than so many times the distance at which their
+#: rounding is the tolerance are not found.
+RIMS_NEAR = 10.0
 
 
 class SemidiscretePlan(NamedTuple):
@@ -131,8 +137,8 @@ def exact_plan(
     Raises
     ------
     ValueError
-        If a mixture or voxels shall be transported in part, or an image in part and with slack, or
-        if the values of voxels require a gradient.
+        If a mixture or voxels shall be transported in part, or an image in part and with slack or
+        to points beyond 1e8 times its size, or if the values of voxels require a gradient.
     RuntimeError
         If Newton's method does not converge, not even with points merged that are nearer than 1e-7
         of their extent.
@@ -214,6 +220,7 @@ def _partial_plan(
     problem = found = None
     for distance in MERGING_DISTANCES:
         merged = PartialProblem(density, points, b, mass, distance)
+        _refuse_far_discs(merged, tol)
         if found is None or len(merged.sites) < len(problem.sites):
             problem = merged
             found = problem.solve(start, tol, max_iter)
@@ -244,6 +251,18 @@ def _partial_plan(
         cells=problem.whole.diagram(found.cells),
         mass_error=errors.mass,
     )
+
+
+def _refuse_far_discs(problem: PartialProblem, tol: float) -> None:
+    """Raise where the rim of a point's disc is not known to what its mass must be."""
+    heavy = problem.target.masses > MIN_MASS
+    distance, known = math.sqrt(problem.level[heavy].max(initial=0.0)), tol / EPS
+    if distance > RIMS_NEAR * known:
+        raise ValueError(
+            f"points must be within {RIMS_NEAR * known:.0e} sizes of an image of which a part is "
+            f"transported, got one at {distance:.1e}, whose disc's rim is lost in rounding. Leave "
+            "it out, or transport all of the mass: mass=1."
+        )
 
 
 def _refuse_in_space(density, points: Tensor, mass: float) -> None:

@@ -51,3 +51,10 @@ def test_softmin_of_constant_slack_is_that_slack():
     for reg in (0.1, 10.0):
         assert_close(entropic.softmin(slack, weights, reg, math.inf), slack[:, 0])
         assert_close(entropic.softmin(slack, weights, reg, reg), slack[:, 0] / 2)
+
+
+@pytest.mark.parametrize("reg", [1e-290, 1e-12, 1e280])
+def test_softmin_of_slacks_that_are_large_against_the_entropy_is_the_least(reg):
+    weights = torch.tensor([0.3, 0.7], dtype=F64)
+    slack = torch.tensor([[3e299, 2e299], [-1e299, 4e299]], dtype=F64)
+    assert_close(entropic.softmin(slack, weights, reg, math.inf), slack.amin(1))

@@ -180,6 +180,12 @@ def test_between_equal_mixtures_all_stays_at_no_cost_to_the_last_bit(name, make_
     assert not plan.source_potential.any() and not plan.target_potential.any()
 
 
+def test_the_divergence_takes_weights_in_float32_with_a_large_entropy(make_mixture):
+    source = make_mixture("diag", 2, 2)
+    source = source._replace(weights=source.weights.float())
+    assert float(debiased_cost(source, source, reg=1e100, reg_m=1e-300)) == 0
+
+
 @pytest.mark.parametrize("reg_m", [None, 0.5])
 def test_the_divergence_is_zero_between_equal_mixtures_and_positive_between_others(
     reg_m, make_mixture

@@ -115,3 +115,12 @@ def test_a_mixture_that_is_tiny_against_its_distance_from_the_points_is_one_poin
     )
     plan = nodes_plan(mixture, torch.tensor([[-1e12]], dtype=DOUBLE), torch.ones(1, dtype=DOUBLE))
     assert float(plan.cost) == pytest.approx(1e24) and np.isfinite(plan.error)
+
+
+def test_nodes_of_singular_covariances_are_refused():
+    covariances = torch.stack([torch.eye(2), torch.ones(2, 2)]).double()
+    mixture = GaussianMixtureParams(
+        torch.full((2,), 0.5).double(), torch.zeros(2, 2).double(), covariances
+    )
+    with pytest.raises(ValueError, match=r"must be positive definite .* components \[1\]"):
+        mixture_nodes(mixture, torch.zeros(3, 2).double())

@@ -144,6 +144,15 @@ def test_what_is_not_there_is_said():
         exact_plan(EVEN, tensor([[0.0, 0.0], [1.0, 0.0]]), tensor([1.0, 9.0]), mass=0.5, max_iter=0)
 
 
+def test_points_so_far_that_rounding_hides_their_rims_are_refused_at_once():
+    points, weights = tensor([[0.5, 0.2], [0.0, 0.0]]), tensor([1.0, 1.0])
+    points[1, 0] = 1e10
+    with pytest.raises(ValueError, match=r"points must be within 5e\+08 sizes .* got one at 1"):
+        exact_plan(EVEN, points, weights, mass=0.5)
+    one = torch.tensor([1.0, 0.0], dtype=DOUBLE)  # a point without mass has no disc
+    assert math.isclose(exact_plan(EVEN, points, one, mass=0.01).cost, 1e-4 / (2 * math.pi))
+
+
 def test_masses_of_six_magnitudes_are_met_from_the_heaviest_on():
     g = torch.Generator().manual_seed(0)
     points = torch.rand(30, 2, dtype=DOUBLE, generator=g)
