@@ -405,6 +405,7 @@ def refine_sliced(
         objective=lambda point: objective.held_out_distance(objective.to_mixture(point)),
         n_halvings=0,
         patience=1,
+        deterministic=True,
     )
     found = solution._replace(value=objective.to_mixture(solution.value), previous=theta0)
     before = objective.held_out_distance(theta0)

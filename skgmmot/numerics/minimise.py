@@ -123,6 +123,7 @@ def minimise(
     late: tuple[int, ...] = (),
     n_halvings: int = N_HALVINGS,
     patience: int = PATIENCE,
+    deterministic: bool = False,
     callback: Callable[[Solution], bool | None] | None = None,
     journal: Journal | None = None,
 ) -> Solution:
@@ -153,6 +154,9 @@ def minimise(
         Halvings of the learning rate.
     patience : int, default=2
         Epochs in a row without progress that end a stage; one suffices without random draws.
+    deterministic : bool, default=False
+        Whether the loss has the same value whenever it is evaluated at the same point. Then it is
+        not evaluated where it was evaluated last: a step of L-BFGS begins where the last one ended.
     callback : callable, default=None
         Called with the `Solution` so far after each epoch, and where the descent goes on from an
         earlier state. Where it returns True, the descent stops.
@@ -188,8 +192,11 @@ def minimise(
         stop = callback is not None and callback(best)
         if stop or best.converged:
             return best
+    evaluate = functools.partial(_evaluate, loss)
+    if deterministic:
+        evaluate = _remembering(evaluate)
     for n_iter in range(best.n_iter + 1, max_iter + 1):
-        descent.step(functools.partial(_backward, loss, leaves, () if stage else late))
+        descent.step(functools.partial(_backward, evaluate, leaves, () if stage else late))
         finite = all(torch.isfinite(leaf).all() for leaf in leaves)
         if finite and n_iter % EPOCH and n_iter < max_iter:
             continue
@@ -240,11 +247,29 @@ def _value(objective, leaves) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _backward(loss, leaves, held) -> Tensor:
-    """Evaluate the loss and store its gradients in the leaves that are not held fixed."""
+def _evaluate(loss, leaves) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The loss and its gradients."""
     with torch.enable_grad():
         value = loss(tuple(leaves))
-        gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+        return value.detach(), torch.autograd.grad(value, leaves, allow_unused=True)
+
+
+def _remembering(evaluate):
+    """The same function, which is not called again at the point of the last call."""
+    point, found = None, None
+
+    def evaluate_once(leaves):
+        nonlocal point, found
+        if point is None or not all(map(torch.equal, leaves, point)):
+            point, found = _constant(leaves), evaluate(leaves)
+        return found
+
+    return evaluate_once
+
+
+def _backward(evaluate, leaves, held) -> Tensor:
+    """Evaluate the loss and store its gradients in the leaves that are not held fixed."""
+    value, gradients = evaluate(leaves)
     for i, (leaf, gradient) in enumerate(zip(leaves, gradients, strict=True)):
         leaf.grad = None if i in held else gradient
     return value

@@ -208,3 +208,28 @@ def test_a_descent_ends_after_so_many_epochs_without_progress(patience):
     options = OPTIONS | {"optimizer": lbfgs, "learning_rate": 1.0, "n_halvings": 0}
     solution = minimise(quadratic, least, patience=patience, **options)
     assert solution.converged and solution.n_iter == patience * EPOCH
+
+
+def valley(theta):
+    """A curved valley, which Rosenbrock's function has."""
+    x = theta[0]
+    return 100 * (x[1:] - x[:-1].square()).square().sum() + (1 - x[:-1]).square().sum()
+
+
+@pytest.mark.parametrize("optimizer", [rmsprop, lbfgs])
+def test_a_deterministic_loss_is_not_evaluated_where_it_was_last(optimizer):
+    def loss(theta):
+        points.append(theta[0].detach().clone())
+        return valley(theta)
+
+    options = {"optimizer": optimizer, "max_iter": 40, "n_halvings": 0, "patience": 9}
+    options["objective"] = lambda theta: float(valley(theta))
+    found = []
+    for deterministic in (False, True):
+        points, theta0 = [], (torch.tensor([-1.2, 1.0, 0.5], dtype=F64),)
+        solution = minimise(loss, theta0, deterministic=deterministic, **OPTIONS | options)
+        found.append((solution.objectives, solution.value[0].tolist()))
+        repeated = sum(map(torch.equal, points[1:], points[:-1]))
+        # a step of L-BFGS begins where the last one ended
+        assert repeated > 20 if optimizer is lbfgs and not deterministic else repeated == 0
+    assert found[0] == found[1]
