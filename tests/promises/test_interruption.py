@@ -139,11 +139,15 @@ class Interrupter:
 
 
 def process_state():
-    """What a fit changes for a while."""
+    """What a fit changes for a while.
+
+    Of what is open, files: sockets come and go with the cluster that other tests keep.
+    """
     torch_now = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
     ours = threads._THREAD.n_threads, dict(threads._SETTINGS_BEFORE)
     of_python = list(warnings.filters), threading.active_count(), signal.getsignal(signal.SIGTERM)
-    return torch_now, ours, of_python, np.geterr(), len(os.listdir("/proc/self/fd"))
+    opened = [fd for fd in os.listdir("/proc/self/fd") if os.path.isfile(f"/proc/self/fd/{fd}")]
+    return torch_now, ours, of_python, np.geterr(), len(opened)
 
 
 def shows_a_mixture(estimator):
