@@ -49,7 +49,7 @@ class Polygons(NamedTuple):
         Polygons
             The polygons; those of which nothing is left have no corners.
         """
-        plane = np.broadcast_to(bound, (self.of.max(initial=-1) + 1,))[self.of]
+        plane = bound[self.of if len(bound) > 1 else np.zeros_like(self.of)]
         inside = side * (self.corners[:, axis] - plane)
         if (inside >= 0).all():
             return self

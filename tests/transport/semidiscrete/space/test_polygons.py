@@ -34,6 +34,11 @@ def test_clipping_keeps_one_side_of_each_polygons_plane():
     assert TWO.clipped(2, np.array([0.0]), 1) is TWO
 
 
+def test_polygons_of_which_nothing_is_left_still_have_their_planes():
+    first = TWO.clipped(2, np.array([0.5]), -1)
+    assert np.allclose(areas(first.clipped(0, np.array([0.25, 3.5]), -1), 2), [0.25, 0])
+
+
 def test_a_box_cuts_off_what_is_outside():
     within = TWO.within(np.array([0.5, 0.5, -1.0]), np.array([3.0, 3.0, 1.0]))
     assert np.allclose(areas(within, 2), [0.25, 1])
