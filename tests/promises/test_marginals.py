@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from promises.inputs import REFUSED, answered
 
@@ -60,6 +60,7 @@ def error(marginal, expected):
 
 
 @given(SEEDS)
+@example(3435023)  # a gap of 1e-69 of the largest cost
 def test_exact_plans(seed):
     a, b, C = problem(seed)
     P = solve(a, b, C).coupling
@@ -100,6 +101,7 @@ def test_weights_in_float32_are_renormalised_in_float64(seed, reg):
 
 
 @given(SEEDS, st.sampled_from([0.0, 0.01, 1.0]))
+@example(826328102, 1.0)
 def test_plans_between_mixtures(seed, reg):
     rng = np.random.default_rng(seed)
     sides = []

@@ -25,7 +25,7 @@ MAX_PIVOTS = 10**7
 #: A plan is accepted as optimal if its duality gap is below this share of its reduced cost.
 GAP = 1e-9
 #: A gap below this share of the largest cost is none: it comes from weights below it.
-NO_GAP = 1e-100
+NO_GAP = 1e-60
 #: Largest number of solutions on smaller scales; each gains about ten digits.
 MAX_REFINEMENTS = 12
 #: Mass of the size of rounding may be dropped only below this share of both its weights: it may be
