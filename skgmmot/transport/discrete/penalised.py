@@ -322,12 +322,13 @@ def _solve_certified(problem: Penalised, near: Penalised) -> tuple[Tensor, Tenso
         return _in_logarithms(problem)
     if problem.reg and any(held) and not all(held) and problem.C.max() <= problem.reg:
         solvers = [sinkhorn]
-    else:  # the first is faster, the second more robust
-        solvers = [semi_dual.newton] if problem.reg else []
-        if not problem.reg and problem.C.numel() >= MIN_SPARSE_COSTS:
-            solvers = [few_pairs.solve]
-        solvers.append(all_pairs.solve)
-    for solver in solvers:
+    elif problem.reg:
+        solvers = [semi_dual.newton, all_pairs.solve]
+    elif problem.C.numel() >= MIN_SPARSE_COSTS:
+        solvers = [few_pairs.solve, few_pairs.solve_on_all]
+    else:
+        solvers = [all_pairs.solve, few_pairs.solve_on_all]
+    for solver in solvers:  # the first is faster, the second more robust
         try:
             f, g, P, *_ = solver(near)
             return f, g, *_certified(problem, near, f, g, P)

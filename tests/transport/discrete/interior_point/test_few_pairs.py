@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -49,12 +50,11 @@ def test_potentials_are_those_of_all_pairs(penalties):
         assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_pairs_that_are_violated_are_taken_in(monkeypatch):
-    monkeypatch.setattr(few_pairs, "N_PAIRS", 1)
+def test_pairs_that_are_violated_are_taken_in():
     # far apart in total, so that the cheapest pairs of many rows are the same few columns
     given = problem(60, 60, (50.0, 50.0))
     given = given._replace(b=given.b.square() / given.b.square().sum())
-    f, g, P = few_pairs.solve(given)
+    f, g, P = few_pairs.solve(given, n_pairs=1)
     assert (given.C - f.unsqueeze(1) - g).min() > -1e-12
     everywhere = all_pairs.solve(given)
     assert given.primal(P) == pytest.approx(given.dual(everywhere.f, everywhere.g), rel=1e-9)
@@ -76,16 +76,44 @@ def test_large_problems_are_solved_so_and_to_the_same_cost(transposed, monkeypat
     assert few.gap < 1e-12 and (few.coupling > 0).sum() <= 280
 
 
-def test_where_it_stops_early_all_pairs_are_used(monkeypatch):
+def test_where_few_pairs_stop_early_all_are_used(monkeypatch):
     a, b, C, *_ = problem(130, 130, (1.0, 1.0))
-    expected = float(unbalanced(a, b, C, 2.0).cost)
+    expected, n_steps = float(unbalanced(a, b, C, 2.0).cost), few_pairs.MAX_STEPS
     monkeypatch.setattr(few_pairs, "MAX_STEPS", 3)
-    with pytest.raises(RuntimeError, match="few pairs must converge in 3 steps"):
+    with pytest.raises(RuntimeError, match="must converge in 3 of Mehrotra's steps"):
         few_pairs.solve(Penalised(a, b, C, 2.0, 2.0, 0.0))
+    whole = few_pairs.solve_on_all
+
+    def with_all_steps(given):
+        monkeypatch.setattr(few_pairs, "MAX_STEPS", n_steps)
+        return whole(given)
+
+    monkeypatch.setattr(few_pairs, "solve_on_all", with_all_steps)
     assert float(unbalanced(a, b, C, 2.0).cost) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("seed", "penalties"),
+    [(13, (math.inf, 0.5)), (26, (20.0, math.inf)), (43, (3.0, 1e3)), (44, (0.3, 1.0))],
+)
+def test_weights_of_very_different_sizes_are_transported(seed, penalties):
+    """Some are 1e-30 of others; the plain steps of `all_pairs` stall there."""
+    rng = np.random.default_rng(seed)
+    a, b = (torch.from_numpy(rng.dirichlet(np.full(n, 0.08))) for n in (40, 50))
+    x, y = (torch.from_numpy(rng.normal(size=n) + shift) for n, shift in ((40, 0.0), (50, 1.0)))
+    C = (x.unsqueeze(1) - y).square()
+    with pytest.raises(RuntimeError, match="300 steps"):
+        all_pairs.solve(Penalised(a, b, C, *penalties, 0.0))
+    plan = unbalanced(a, b, C, penalties)
+    # what the heavy ones cost is nearly all, and the light ones add at most their own penalties
+    k, l = a > 1e-13, b > 1e-13
+    heavy = unbalanced(a[k], b[l], C[k][:, l], penalties)
+    assert plan.gap <= 1e-8 * float(plan.cost)
+    assert float(plan.cost) == pytest.approx(float(heavy.cost), rel=1e-9)
+    assert int((~k).sum() + (~l).sum()) > 5
 
 
 def test_what_is_not_finite_is_an_error():
     given = problem(5, 5, (1.0, 1.0))
-    with pytest.raises(RuntimeError, match="Use all pairs"):
+    with pytest.raises(RuntimeError, match="must converge"):
         few_pairs.solve(given._replace(C=given.C * math.nan))
