@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import functools
 import math
 from typing import NamedTuple
 
@@ -318,8 +319,6 @@ def _cut_off(problem: Penalised, cut: float) -> Penalised:
 def _solve_certified(problem: Penalised, near: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
     """Potentials, plan and value with a certified gap, by the solver that fits the problem."""
     held = math.isinf(problem.lam0), math.isinf(problem.lam1)
-    if all(held) and min(problem.a.min(), problem.b.min()) <= MIN_PLAIN_WEIGHT:
-        return _in_logarithms(problem)
     if problem.reg and any(held) and not all(held) and problem.C.max() <= problem.reg:
         solvers = [sinkhorn]
     elif problem.reg:
@@ -328,15 +327,23 @@ def _solve_certified(problem: Penalised, near: Penalised) -> tuple[Tensor, Tenso
         solvers = [few_pairs.solve, few_pairs.solve_on_all]
     else:
         solvers = [all_pairs.solve, few_pairs.solve_on_all]
-    for solver in solvers:  # the first is faster, the second more robust
+    # the first is faster, the second more robust
+    attempts = [functools.partial(_solved_by, solver, problem, near) for solver in solvers]
+    if all(held):  # the logarithmic form is slower, and keeps all digits of small weights
+        are_small = min(problem.a.min(), problem.b.min()) <= MIN_PLAIN_WEIGHT
+        attempts.insert(0 if are_small else len(attempts), lambda: _in_logarithms(problem))
+    for attempt in attempts:
         try:
-            f, g, P, *_ = solver(near)
-            return f, g, *_certified(problem, near, f, g, P)
+            return attempt()
         except RuntimeError as error:
             failure = error
-    if all(held):  # the logarithmic form is slower but more robust still
-        return _in_logarithms(problem)
     raise failure
+
+
+def _solved_by(solver, problem: Penalised, near: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Potentials, plan and value with a certified gap, by a solver."""
+    f, g, P, *_ = solver(near)
+    return f, g, *_certified(problem, near, f, g, P)
 
 
 def _in_logarithms(problem: Penalised) -> tuple[Tensor, Tensor, Tensor, float]:

@@ -3,6 +3,7 @@
 import math
 
 import mpmath as mp
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -79,6 +80,22 @@ def test_tiny_weights_change_no_entropic_plan_between_others(tiny, reg):
     assert_close(plan.cost, expected.cost, rtol=1e-9, atol=0)
     assert_close(plan.coupling[4].sum().item(), tiny, rtol=1e-11, atol=0)
     assert_close(plan.coupling[:, 5].sum().item(), tiny, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize(
+    "seed, reg", [(3, 1e-4), (4, 1e-2), (5, 1e-3), (10, 1e-4), (15, 1e-2), (17, 1e-3)]
+)
+def test_weights_of_many_sizes_have_entropic_plans_however_small_the_entropy(seed, reg):
+    rng = np.random.default_rng(seed)
+    a, b = (torch.from_numpy(rng.dirichlet(np.full(n, 0.15))) for n in (40, 50))
+    x, y = (torch.from_numpy(rng.normal(size=(n, 2)) + s) for n, s in ((40, 0.0), (50, 1.0)))
+    C = torch.cdist(x, y).square()
+    plan, without = entropic(a, b, C, reg), exact(a, b, C)
+    most = without.cost + reg * divergence(without.coupling, a.unsqueeze(1) * b)
+    assert without.cost * (1 - 1e-9) <= plan.cost <= most * (1 + 1e-9)
+    assert plan.gap <= 1e-8 * float(plan.cost)
+    assert_close(plan.coupling.sum(1), a, rtol=0, atol=1e-12)
+    assert_close(plan.coupling.sum(0), b, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("tiny", [1e-17, 1e-100, 1e-300])
