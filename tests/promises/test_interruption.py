@@ -139,15 +139,20 @@ class Interrupter:
 
 
 def process_state():
-    """What a fit changes for a while.
-
-    Of what is open, files: sockets come and go with the cluster that other tests keep.
-    """
+    """What a fit changes for a while."""
     torch_now = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
     ours = threads._THREAD.n_threads, dict(threads._SETTINGS_BEFORE)
     of_python = list(warnings.filters), threading.active_count(), signal.getsignal(signal.SIGTERM)
-    opened = [fd for fd in os.listdir("/proc/self/fd") if os.path.isfile(f"/proc/self/fd/{fd}")]
-    return torch_now, ours, of_python, np.geterr(), len(opened)
+    return torch_now, ours, of_python, np.geterr(), open_files()
+
+
+def open_files():
+    """The files that are open.
+
+    Sockets, and what is read of processes, come and go with the cluster that other tests keep.
+    """
+    paths = (os.path.realpath(entry.path) for entry in os.scandir("/proc/self/fd"))
+    return sorted(path for path in paths if os.path.isfile(path) and path[:6] != "/proc/")
 
 
 def shows_a_mixture(estimator):
