@@ -89,6 +89,28 @@ def test_the_prescribed_marginal_of_semi_relaxed_plans(seed, power, first, entro
     assert (error(P.sum(1), a) if first else error(P.sum(0), b)) <= ERROR
 
 
+@given(SEEDS, st.sampled_from([None, -4, -3, -2, 0]), st.sampled_from(["both", "one", "none"]))
+def test_plans_between_many_points_of_very_different_weights(seed, power, prescribed):
+    rng = np.random.default_rng(seed)
+    sides = []
+    for _ in range(2):
+        n = int(rng.integers(20, 70))
+        shares = rng.dirichlet(np.full(n, 10.0 ** rng.uniform(-1.2, 0)))
+        sides.append((np.maximum(shares, 1e-100), rng.normal(size=(n, 2)) + rng.uniform(0, 3)))
+    (a, x), (b, y) = sides
+    C = ((x[:, None] - y) ** 2).sum(-1)
+    lam = tuple(10.0 ** rng.uniform(-3, 4, size=2) * C.mean())
+    reg_m = {"both": None, "one": (math.inf, lam[1]), "none": lam}[prescribed]
+    reg = 0.0 if power is None else 10.0**power * float(C.mean())
+    plan = solve(*map(torch.from_numpy, (a, b, C)), reg=reg, reg_m=reg_m)
+    P = plan.coupling
+    assert plan.gap <= 1e-8 * float(plan.cost)
+    if prescribed != "none":
+        assert error(P.sum(1), torch.from_numpy(a)) <= ERROR
+    if prescribed == "both":
+        assert error(P.sum(0), torch.from_numpy(b)) <= ERROR
+
+
 @given(SEEDS, st.sampled_from([0.0, 0.1]))
 def test_weights_in_float32_are_renormalised_in_float64(seed, reg):
     a, b, C = problem(seed, least=-30)
