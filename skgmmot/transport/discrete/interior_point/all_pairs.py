@@ -24,6 +24,8 @@ from skgmmot.transport.discrete.interior_point.problem import (
 GAP = 1e-11
 #: Newton steps at most; twenty to seventy are needed, more in larger problems.
 MAX_STEPS = 300
+#: Share of the way to the boundary that a step goes.
+STEP_SHARE = 0.99
 #: The iteration starts with marginals of at least this share of the total, where penalised.
 LEAST_START = 1e-12
 #: What is added to a diagonal, relatively, where rounding leaves a system indefinite.
@@ -31,7 +33,7 @@ RIDGES = 0.0, 1e-13, 1e-10
 
 
 class Iterate(NamedTuple):
-    """An iterate of the method: potentials, plan, slacks and marginals."""
+    """An iterate of the method, or its changes: potentials, plan, slacks and marginals."""
 
     f: Tensor
     g: Tensor
@@ -39,6 +41,26 @@ class Iterate(NamedTuple):
     Z: Tensor
     p: Tensor
     q: Tensor
+
+    def errors(self, problem: Penalised) -> tuple[Tensor, Tensor]:
+        """The errors of both marginals, as differences of potentials."""
+        return (
+            potential_error(self.f, self.p, problem.a, problem.lam0),
+            potential_error(self.g, self.q, problem.b, problem.lam1),
+        )
+
+    def length(self, change: "Iterate", most: float) -> float:
+        """The step that goes so much of the way to the boundary, at most one."""
+        fastest = max(
+            float((-step / value).max()) for value, step in zip(self[2:], change[2:], strict=True)
+        )
+        return min(1.0, most / fastest) if fastest > 0 else 1.0
+
+    def moved(self, problem: Penalised, change: "Iterate", t: float) -> "Iterate":
+        """The iterate after a step of length ``t``."""
+        f, g, P, Z, p, q = (value + t * step for value, step in zip(self, change, strict=True))
+        p = marginal_after(f, p, problem.a, problem.lam0)
+        return Iterate(f, g, P, Z, p, marginal_after(g, q, problem.b, problem.lam1))
 
 
 def solve(problem: Penalised) -> Iterate:
@@ -185,10 +207,7 @@ def _advance(problem: Penalised, point: Iterate) -> Iterate:
     still = (mu - P * (Z + rest)) / (Z + problem.reg)  # the change of P at constant f and g
     # lam log(p / a) + f = 0, linearised: dp = -ridge (df + error)
     ridges = p / problem.lam0, q / problem.lam1
-    errors = (
-        potential_error(f, p, problem.a, problem.lam0),
-        potential_error(g, q, problem.b, problem.lam1),
-    )
+    errors = point.errors(problem)
     df, dg = laplacian_solve(
         W,
         *ridges,
@@ -199,13 +218,8 @@ def _advance(problem: Penalised, point: Iterate) -> Iterate:
     dP = still + W * move
     dZ = rest - move + problem.reg * dP / P
     dp, dq = -ridges[0] * (df + errors[0]), -ridges[1] * (dg + errors[1])
-    positive = [(P, dP), (Z, dZ), (p, dp), (q, dq)]
-    fastest = max(float((-change / value).max()) for value, change in positive)
-    t = min(1.0, 0.99 / fastest) if fastest > 0 else 1.0
-    f, g = f + t * df, g + t * dg
-    p = marginal_after(f, p + t * dp, problem.a, problem.lam0)
-    q = marginal_after(g, q + t * dq, problem.b, problem.lam1)
-    return Iterate(f, g, P + t * dP, Z + t * dZ, p, q)
+    change = Iterate(df, dg, dP, dZ, dp, dq)
+    return point.moved(problem, change, point.length(change, STEP_SHARE))
 
 
 def potential_error(f: Tensor, p: Tensor, weights: Tensor, lam: float) -> Tensor:

@@ -22,8 +22,6 @@ from skgmmot.transport.discrete.interior_point.all_pairs import (
     GAP,
     RIDGES,
     Iterate,
-    marginal_after,
-    potential_error,
     raised,
     rounding_of_dual,
 )
@@ -84,17 +82,6 @@ class _Pairs(NamedTuple):
         whole = values.new_zeros(self.shape)
         whole.view(-1)[self.at] = values
         return whole
-
-
-class _Direction(NamedTuple):
-    """Changes of an iterate."""
-
-    f: Tensor
-    g: Tensor
-    P: Tensor
-    Z: Tensor
-    p: Tensor
-    q: Tensor
 
 
 def solve_on_all(problem: Penalised) -> tuple[Tensor, Tensor, Tensor]:
@@ -244,36 +231,29 @@ def _rest(pairs: _Pairs, point: Iterate) -> Tensor:
 
 def _advance(problem: Penalised, pairs: _Pairs, point: Iterate) -> Iterate:
     """One step of Mehrotra's, stopped short of the boundary."""
-    f, g, P, Z, p, q = point
+    P, Z, p, q = point[2:]
     direction = _directions(problem, pairs, point)
     centre = p[pairs.i] * q[pairs.j]
     first = direction(0.0)
-    t = _length(point, first, 1.0)
+    t = point.length(first, 1.0)
     gap = P @ Z
     left = float((P + t * first.P) @ (Z + t * first.Z) / gap)
     share = min(max(left**3, LEAST_CENTRING), 1.0) if math.isfinite(left) else 1.0
     change = direction(share * gap / centre.sum() * centre - first.P * first.Z)
-    t = _length(point, change, STEP_SHARE)
-    f, g = f + t * change.f, g + t * change.g
-    p = marginal_after(f, p + t * change.p, problem.a, problem.lam0)
-    q = marginal_after(g, q + t * change.q, problem.b, problem.lam1)
-    return Iterate(f, g, P + t * change.P, Z + t * change.Z, p, q)
+    return point.moved(problem, change, point.length(change, STEP_SHARE))
 
 
 def _directions(problem: Penalised, pairs: _Pairs, point: Iterate):
     """A function that returns Newton's direction to given products of plan and slacks ``(n,)``."""
-    f, g, P, Z, p, q = point
+    P, Z, p, q = point[2:]
     i, j, rest, W = pairs.i, pairs.j, _rest(pairs, point), P / Z
     ridges = p / problem.lam0, q / problem.lam1
-    errors = (
-        potential_error(f, p, problem.a, problem.lam0),
-        potential_error(g, q, problem.b, problem.lam1),
-    )
+    errors = point.errors(problem)
     D1 = pairs.columns(W) + ridges[1]
     share = W / D1[j]
     factor = _factor(pairs, share, W, ridges[0] + pairs.rows(share * ridges[1][j]))
 
-    def direction(products: Tensor | float) -> _Direction:
+    def direction(products: Tensor | float) -> Iterate:
         still = (products - P * (Z + rest)) / Z  # the change of P at constant f and g
         right0 = p - ridges[0] * errors[0] - pairs.rows(P + still)
         right1 = q - ridges[1] * errors[1] - pairs.columns(P + still)
@@ -282,7 +262,7 @@ def _directions(problem: Penalised, pairs: _Pairs, point: Iterate):
         dg = (right1 - pairs.columns(W * df[i])) / D1
         move = df[i] + dg[j]
         changed = -ridges[0] * (df + errors[0]), -ridges[1] * (dg + errors[1])
-        return _Direction(df, dg, still + W * move, rest - move, *changed)
+        return Iterate(df, dg, still + W * move, rest - move, *changed)
 
     return direction
 
@@ -298,11 +278,3 @@ def _factor(pairs: _Pairs, share: Tensor, W: Tensor, remainder: Tensor):
         with contextlib.suppress(scipy.linalg.LinAlgError, ValueError):  # or not finite
             return scipy.linalg.cho_factor(M.T, overwrite_a=True)
     raise _stopped()
-
-
-def _length(point: Iterate, change: _Direction, most: float) -> float:
-    """The step that goes so much of the way to the boundary, at most one."""
-    fastest = max(
-        float((-step / value).max()) for value, step in zip(point[2:], change[2:], strict=True)
-    )
-    return min(1.0, most / fastest) if fastest > 0 else 1.0
