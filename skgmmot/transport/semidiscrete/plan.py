@@ -33,6 +33,7 @@ from skgmmot.transport.semidiscrete.cells import (
     evaluate,
 )
 from skgmmot.transport.semidiscrete.errors import (
+    EPS,
     UNKNOWN,
     errors_of_part,
     errors_of_sums,
@@ -54,7 +55,6 @@ from skgmmot.transport.semidiscrete.scaled_problem import (
 )
 from skgmmot.transport.semidiscrete.space.diagram import SpaceDiagram
 
-EPS = float(np.finfo(float).eps)
 #: Rims of discs around points further away than so many times the distance at which their
 #: rounding is the tolerance are not found.
 RIMS_NEAR = 10.0
