@@ -125,6 +125,15 @@ def pixels(density, nodes=NODES):
     return centres, values.ravel() / values.sum(), steps
 
 
+def squared_distances(density, centres, points):
+    """Between places and points, (m, n); to the nearest copy where the image is periodic."""
+    gaps = centres[:, None] - points
+    if density.periodic:
+        _, sides = ends_of(density)
+        gaps = gaps - sides * np.round(gaps / sides)
+    return (gaps**2).sum(-1)
+
+
 def bracket(density, points, b, mass):
     """Two squared costs between which that of transport lies, by a discrete problem of POT.
 
@@ -133,11 +142,7 @@ def bracket(density, points, b, mass):
     all of a part or its corners.
     """
     centres, a, steps = pixels(density)
-    gaps = centres[:, None] - points
-    if density.periodic:
-        _, sides = ends_of(density)
-        gaps = gaps - sides * np.round(gaps / sides)
-    C = (gaps**2).sum(-1)
+    C = squared_distances(density, centres, points)
     kept = a > 0
     C, a, b = C[kept], a[kept], mass * b / b.sum()
     size = max(C.max(), 1e-300)
@@ -214,11 +219,7 @@ def test_images_and_their_nearest_points(data):
         return
     assert_finite(*plan[:5])
     centres, a, steps = pixels(density)
-    gaps = centres[:, None] - X
-    if density.periodic:
-        _, sides = ends_of(density)
-        gaps = gaps - sides * np.round(gaps / sides)
-    least, spread = a @ (gaps**2).sum(-1).min(1), (steps**2).sum() / 12
+    least, spread = a @ squared_distances(density, centres, X).min(1), (steps**2).sum() / 12
     slack = 1e-6 * (least + spread) + plan.error
     low = max(math.sqrt(least) - math.sqrt(spread), 0.0) ** 2
     assert low - slack <= plan.cost <= least + spread + slack
