@@ -20,6 +20,7 @@ from skgmmot._inputs.mixtures import attributes, check_means
 from skgmmot._types import Array, Elsewhere, Samples
 from skgmmot.estimators._parameters import in_few_words, refuse_truth
 from skgmmot.estimators.interchange import Interchange
+from skgmmot.estimators.mixtures import _few
 from skgmmot.estimators.mixtures._parts import MixtureParts
 from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.gaussian.choice import definition_e_step, fastest_e_step
@@ -249,9 +250,17 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         for name, tensor in in_dtype(shown, dtype).items():
             setattr(self, name, kind.restore(tensor))
 
-    @single_threaded_torch()
     def _evaluate(self, function, X):
         """The results of ``function(E-step, block)`` on samples, in the user's kind of array."""
+        found = self._of_few(function, X)
+        return self._evaluate_in_torch(function, X) if found is None else found
+
+    def _of_few(self, function, X):
+        """The same of few samples, in numpy; None leaves them to torch."""
+        return _few.evaluate(self, IN_NUMPY[function], X) if function in IN_NUMPY else None
+
+    @single_threaded_torch()
+    def _evaluate_in_torch(self, function, X):
         if not hasattr(self, "means_"):  # the check takes as long as a small prediction
             check_is_fitted(self)
         if arrays.is_dask(X):
@@ -641,3 +650,11 @@ def _responsibilities(step: EStep, X):
     if step.theta.noise is None:
         return resp
     return torch.cat([resp, (1 - resp.sum(1, keepdim=True)).clamp(min=0)], dim=1)
+
+
+#: The same functions of the log-joint of few samples, in numpy.
+IN_NUMPY = {
+    _log_density: _few.log_density,
+    _labels: _few.labels,
+    _responsibilities: _few.responsibilities,
+}

@@ -416,6 +416,9 @@ class StudentMixture(FittedMixture):
         """Show degrees of freedom in the user's kind of array."""
         self.degrees_of_freedom_ = kind.restore(nu.to(arrays.as_tensor(self.means_).dtype))
 
+    def _of_few(self, function, X):
+        return None  # only densities of Gaussians are known to numpy
+
     def _evaluator(self, mixture, n_samples=None, dtype=torch.float64, **_):
         return StudentEStep(mixture, self._degrees().to(mixture.means), n_samples, dtype)
 

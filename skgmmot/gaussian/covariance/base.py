@@ -4,6 +4,7 @@ import functools
 import math
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -371,6 +372,12 @@ class DensityType(CovarianceType):
         largest = log_weights + self.log_det(factors, n_features) - n_features * LOG_2PI / 2
         squared = self.squared_distances(centred, factors)
         return torch.sub(largest.unsqueeze(-1), squared, alpha=0.5)
+
+    def whitened_arrays(
+        self, centred: np.ndarray, factors: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """`apply` and `log_det` in numpy, for few samples; None leaves them to torch."""
+        return None
 
     def variances(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         """The variances of the features ``(K, d)``."""

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -152,6 +153,9 @@ class _Matrix(ElementaryType):
 
     def log_det(self, factors, n_features):
         return self.diagonals(factors).log().sum(-1)
+
+    def whitened_arrays(self, centred, factors):
+        return centred @ factors, np.log(factors.diagonal(0, -2, -1)).sum(-1)
 
     def scatter(self, centred, resp):
         weighted, strips = (centred * resp.unsqueeze(-1)).mT, _strips(centred.shape[-1])

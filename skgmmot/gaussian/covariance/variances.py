@@ -1,5 +1,6 @@
 """Covariance types that store variances: one a feature, or one for all features."""
 
+import numpy as np
 import torch
 
 from skgmmot.gaussian.covariance.base import ElementaryType, Observed
@@ -76,6 +77,10 @@ class _Axis(ElementaryType):
 
     def log_det(self, factors, n_features):
         return factors.log().expand(-1, n_features).sum(-1)
+
+    def whitened_arrays(self, centred, factors):
+        log_det = np.log(factors).sum(-1) * self.pooled(centred.shape[-1])
+        return centred * factors[:, None], log_det
 
     def score(self, precisions, mass, scatter):
         # (squared, precisions of large variances would be zero)
