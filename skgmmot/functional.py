@@ -2,7 +2,8 @@
 
 Import it as ``import skgmmot.functional as F``. Its names are from the packages below; nothing is
 defined here, nothing is validated beyond what each function says, and covariances are in the
-storage of their type.
+storage of their type. Squares of sizes must be numbers of float64: sizes within 1e-70 to 1e70 are
+safe, if widths are within a factor of 1e100. The estimators rescale what is beyond.
 """
 
 from skgmmot.fitting.em.coordinate_descent import mixture_step, plan_objective, plan_step
@@ -13,7 +14,7 @@ from skgmmot.fitting.em.prior import Prior
 from skgmmot.fitting.em.step import em_step
 from skgmmot.fitting.em.warm_start import WarmStart
 from skgmmot.fitting.semidiscrete import fit_to_points
-from skgmmot.fitting.sliced import fit_sliced
+from skgmmot.fitting.sliced import SlicedObjective, fit_sliced
 from skgmmot.gaussian.bures.barycenter import gaussian_barycenter
 from skgmmot.gaussian.bures.gaussians import bures_wasserstein_squared
 from skgmmot.gaussian.conditional import condition, marginal
@@ -48,6 +49,7 @@ __all__ = [
     "Plan",
     "Prior",
     "SemidiscretePlan",
+    "SlicedObjective",
     "Solution",
     "WarmStart",
     "bures_wasserstein_squared",

@@ -152,7 +152,26 @@ class SlicedObjective:
     Directions are drawn every ten steps; in between nothing is sorted, and each step uses a part of
     them in turn. With batches they are drawn in every step, which uses all of them. No step uses
     the fixed or the held-out directions. If the projected samples would be more than ``2**23``
-    numbers (64 MiB), a subsample of that size is drawn with the directions.
+    numbers (64 MiB), a subsample of that size is drawn with the directions. Distances are absolute,
+    and so are the steps of `fit_sliced`: standardise the samples.
+
+    References
+    ----------
+    .. [1] Kolouri, Rohde and Hoffmann 2018, sliced Wasserstein distance for learning Gaussian
+       mixture models.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmmot.functional import GaussianMixtureParams, SlicedObjective, fit_sliced
+    >>> X = torch.tensor([[-1.2], [-1.0], [0.8], [1.0], [1.2]], dtype=torch.float64)
+    >>> start = GaussianMixtureParams(
+    ...     torch.tensor([0.5, 0.5]).double(), X[[0, 4]], torch.ones(2, 1).double()
+    ... )
+    >>> objective = SlicedObjective(X, start.covariance_type)
+    >>> end = fit_sliced(objective, start)
+    >>> end.objective < objective.distance(start)
+    True
     """
 
     def __init__(

@@ -1,8 +1,4 @@
-"""Functions of tensors have finite, right values at any mixture and samples, or a named error.
-
-Mixtures and samples are valid, for these functions validate little, and their squares, in units of
-the narrowest component, are far within float64.
-"""
+"""Functions of tensors have finite, right values at any mixture and samples, or a named error."""
 
 import math
 
@@ -11,74 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from promises.gaussian_reference import gaussian_cost, log_density
-from promises.inputs import REFUSED, answered, assert_finite, mostly, samples, seeds
+from promises.inputs import REFUSED, answered, assert_finite, samples, seeds
 from promises.mixture_inputs import ENTROPIES, FEATURES, plain_mixtures, reference_matrices
+from promises.value_inputs import (
+    DOUBLE,
+    any_refused,
+    assert_mixture,
+    in_range,
+    pairs_of_values,
+    problems,
+)
 
 import skgmmot.functional as F
-from skgmmot import DifferentiableGaussianMixture
-
-DOUBLE = torch.float64
-NUMBERS = st.integers(2, 12)
-
-
-#: Largest size, smallest nonzero one, and largest ratio of both.
-SIZES, MAX_RATIO = (1e-70, 1e70), 1e100
-
-
-def in_range(mixture, *others):
-    """Whether sizes of a mixture and of samples are such that their squares are numbers."""
-    _, means, covariances, _ = mixture
-    with np.errstate(invalid="ignore"):
-        sizes = [abs(np.asarray(t)).ravel() for t in (means, *others)]
-        sizes = np.concatenate([*sizes, np.sqrt(abs(covariances)).ravel()])
-    sizes = sizes[sizes != 0]
-    if not len(sizes):
-        return True
-    low, high = SIZES
-    return low < sizes.min() and sizes.max() < high and sizes.max() / MAX_RATIO < sizes.min()
-
-
-def as_params(mixture):
-    """A mixture as a value, or `REFUSED`."""
-    if not in_range(mixture):
-        return REFUSED
-    model = answered(DifferentiableGaussianMixture.from_parameters, *mixture)
-    return model if model is REFUSED else model._params()
-
-
-@st.composite
-def problems(draw, n=NUMBERS):
-    """A mixture as arrays and as a value, and samples of its dimension, near it or anywhere."""
-    mixture = draw(plain_mixtures(draw(FEATURES), absurd=False))
-    X = draw(samples(n=n, d=st.just(mixture[1].shape[1])))
-    if draw(st.booleans()):
-        rng, (matrices, _) = np.random.default_rng(draw(seeds)), reference_matrices(mixture)
-        k = rng.integers(len(mixture[0]), size=len(X))
-        width = np.sqrt(np.einsum("kii->ki", matrices).clip(0))
-        X = mixture[1][k] + width[k] * rng.normal(size=X.shape)
-    X = np.nan_to_num(X)
-    theta = as_params(mixture) if in_range(mixture, X) else REFUSED
-    return mixture, theta, torch.tensor(X)
-
-
-@st.composite
-def pairs_of_values(draw):
-    """Two mixtures as arrays and as values."""
-    d = draw(FEATURES)
-    pair = [draw(plain_mixtures(d, absurd=False)) for _ in range(2)]
-    return pair, [as_params(mixture) for mixture in pair]
-
-
-def any_refused(*answers):
-    """Whether one is `REFUSED`."""
-    return any(answer is REFUSED for answer in answers)
-
-
-def assert_mixture(mixture):
-    """A mixture is one: finite, with weights of sum one."""
-    assert_finite(*mixture)
-    assert (mixture.weights >= 0).all() and abs(float(mixture.weights.sum()) - 1) < 1e-9
-
 
 # --- densities, parts and draws ------------------------------------------------------------------
 
@@ -156,78 +96,6 @@ def test_draws(problem, n):
                 assert (theta.weights[others] > 0).all()
             else:
                 assert abs(float(others.sum()) - 1) < 1e-9
-
-
-# --- fits ----------------------------------------------------------------------------------------
-
-
-@given(problems(), st.sampled_from([0.0, 1e-6, 1.0]))
-def test_steps_of_em(problem, reg_covar):
-    mixture, theta, X = problem
-    if theta is REFUSED:
-        return
-    there = answered(F.em_step, theta, X, reg_covar=reg_covar)
-    if there is REFUSED:
-        return
-    assert_mixture(there)
-    plan = answered(F.plan_step, theta, X)
-    if plan is REFUSED:
-        return
-    assert_finite(plan)
-    assert (plan.sum(0) * len(X) - 1).abs().max() < 1e-9
-    again = answered(F.mixture_step, plan, theta, X, reg_covar=reg_covar)
-    assert again is not REFUSED
-    size = max(float(t.abs().max()) for t in (X, theta.means))
-    assert torch.allclose(again.weights, there.weights, rtol=0, atol=1e-9)
-    masses = there.weights[:, None] > 1e-6
-    gap = torch.where(masses, again.means - there.means, 0.0).abs().max()
-    assert gap <= 1e-6 * size + 1e-300
-    values = answered(F.log_density, theta, X), answered(F.log_density, there, X)
-    if not any_refused(*values) and not reg_covar:
-        before, after = (float(v.mean()) for v in values)
-        _, precision = reference_matrices(mixture)
-        if math.isfinite(before) and precision < 1e-3:
-            assert after >= before - (1e-9 + precision) * (1 + abs(before) + abs(after))
-
-
-@given(problems(), st.booleans())
-def test_entropic_objectives(problem, balanced):
-    _, theta, X = problem
-    if theta is REFUSED:
-        return
-    cost = answered(F.entropic_ot_objective, theta, X, balanced=balanced)
-    if cost is REFUSED:
-        return
-    assert not cost.isnan()
-    values = answered(F.log_density, theta, X)
-    if values is not REFUSED and values.isfinite().all() and cost.isfinite():
-        free = -float(values.mean())
-        gap = float(cost) - free
-        assert gap > -1e-9 * (1 + abs(free)) and (balanced or gap < 1e-9 * (1 + abs(free)))
-
-
-@given(problems(), st.data())
-def test_fits_of_values(problem, data):
-    _, theta, X = problem
-    if theta is REFUSED:
-        return
-    options = {
-        "e_step": data.draw(mostly("posterior", "sinkhorn")),
-        "acceleration": data.draw(mostly(None, "squarem", "newton")),
-        "reg_covar": data.draw(mostly(1e-6, 0.0, 1.0)),
-        "max_iter": data.draw(mostly(5, 1)),
-    }
-    found = answered(F.fit_em, theta, X, **options)
-    if found is not REFUSED:
-        assert_mixture(found.value)
-    covariance = answered(F.parameter_covariance, theta, X)
-    if covariance is not REFUSED:
-        assert_finite(covariance.covariance, covariance.errors)
-        assert (covariance.errors >= 0).all()
-    weights = torch.ones(len(X), dtype=DOUBLE)
-    fitted = answered(F.fit_to_points, theta, X, weights, n_nodes=64, max_iter=2)
-    if fitted is not REFUSED:
-        assert_mixture(fitted.value)
 
 
 # --- transport -----------------------------------------------------------------------------------
