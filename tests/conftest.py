@@ -1,5 +1,6 @@
 """Fixtures: seeds, small data sets, random mixtures, and the kinds of array that users hand in."""
 
+import gc
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker is one of as many as there are cores
@@ -41,6 +42,17 @@ def pytest_configure(config):
     settings.load_profile("skgmmot")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Leave the million objects of modules and tests out of all later collections of garbage."""
+    gc.disable()
+    result = yield
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    return result
+
+
 def pytest_generate_tests(metafunc):
     """Run tests with a fixture ``random_seed``, those of what is random, once for each seed."""
     if "random_seed" in metafunc.fixturenames:
@@ -63,7 +75,8 @@ def rng(seed_of_test):
 @pytest.fixture(autouse=True)
 def torch_seed(seed_of_test):
     """Seed torch before each test."""
-    torch.manual_seed(seed_of_test)
+    # torch.manual_seed keeps a trace of the stack, for accelerators that begin later, at each call
+    torch.default_generator.manual_seed(seed_of_test)
 
 
 @pytest.fixture
