@@ -65,12 +65,10 @@ def expected_failures(estimator):
         OTMap(strategy="random", shrinkage=None),
         OTMap(class_wise=True),
         OTMap(reg_m=1.0),
-        SemidiscreteGMM(n_nodes=64),
-        SemidiscreteGMM(2, covariance_type="diag", n_nodes=64),
-        SlicedWassersteinGMM(max_iter=100, n_projections=10),
-        SlicedWassersteinGMM(
-            2, covariance_type="diag", refine="em", max_iter=100, n_projections=10
-        ),
+        SemidiscreteGMM(n_nodes=32, max_iter=2),
+        SemidiscreteGMM(2, covariance_type="diag", n_nodes=32, max_iter=2),
+        SlicedWassersteinGMM(max_iter=10, n_projections=5),
+        SlicedWassersteinGMM(2, covariance_type="diag", refine="em", max_iter=10, n_projections=5),
         WassersteinQuantizer(3),
         WassersteinQuantizer(3, masses="free", init="k-means++"),
     ],

@@ -26,7 +26,7 @@ SMALL = {
     "transport.mixtures.distance": {"MIN_BOUNDED_SIZE": 1},
     "transport.mixtures.pairwise": {"MIN_BOUNDED_SIZE": 1},
     "transport.sliced.distance": {"BLOCK_SIZE": 2**12},
-    "transport.sliced.quadrature": {"CACHE_SIZE": 64},
+    "transport.sliced.quadrature": {"CACHE_SIZE": 256},
 }
 
 
