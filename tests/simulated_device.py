@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
 
 #: torch's name of the device, and of its operations.
 NAME, KEY = "lazy", "Lazy"
@@ -151,18 +150,18 @@ def _is_sim(device) -> bool:
 
 def _run(op, *args, **kwargs):
     """Check devices, count, run ``op`` on the CPU, and put on the device what belongs there."""
-    leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+    leaves = [*_tensors(args), *_tensors(kwargs.values())]
     inside = [t for t in leaves if isinstance(t, SimulatedTensor)]
     device = kwargs.get("device")
     to_sim = bool(inside) if device is None else _is_sim(device)
     if "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("cpu")}
-    name = op._schema.name.removeprefix("aten::")
+    name = _name(op)
     if name == "copy_":
         to_sim = isinstance(args[0], SimulatedTensor)
     elif name not in COPIES:
         _check_devices(op, name, args, leaves, inside)
-    result = op(*tree_map(_raw, args), **tree_map(_raw, kwargs))
+    result = op(*_mapped(_raw, args), **{key: _mapped(_raw, kwargs[key]) for key in kwargs})
     _count(op, name, args, result, inside, to_sim)
     written = {id(t.raw): t for t in inside}  # what works in place returns its argument
     for t in inside:
@@ -170,15 +169,41 @@ def _run(op, *args, **kwargs):
             RESTRIDE.redispatch(META, t, t.raw.shape, t.raw.stride(), t.raw.storage_offset())
 
     def wrapped(t):
-        if not isinstance(t, torch.Tensor) or isinstance(t, SimulatedTensor):
+        if isinstance(t, SimulatedTensor):
             return t
         return written[id(t)] if id(t) in written else SimulatedTensor(t)
 
-    return tree_map(wrapped, result) if to_sim else result
+    return _mapped(wrapped, result) if to_sim else result
+
+
+# Operations take and return tensors, and lists and tuples of them: torch's trees are slower.
+
+
+def _tensors(values):
+    """The tensors among values."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _mapped(function, value):
+    """A value with a function of each tensor in its place."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(function, part) for part in value])
+    return value
 
 
 def _raw(t):
     return t.raw if isinstance(t, SimulatedTensor) else t
+
+
+@functools.cache
+def _name(op) -> str:
+    return op._schema.name.removeprefix("aten::")
 
 
 def _check_devices(op, name, args, leaves, inside):
@@ -197,6 +222,7 @@ def _check_devices(op, name, args, leaves, inside):
         )
 
 
+@functools.cache
 def _is_view(op) -> bool:
     """Whether the result shares memory with an argument that is not written to."""
     returns = [r.alias_info for r in op._schema.returns]

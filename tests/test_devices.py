@@ -368,9 +368,9 @@ def counts_of_a_fit(max_iter, n=2000, K=4, **options):
 
 def per_iteration(**options):
     """What one more iteration adds to the counts of a fit."""
-    counts_of_a_fit(18, **options)  # what is kept from fit to fit
-    few, many = (counts_of_a_fit(n_iter, **options).totals() for n_iter in (8, 18))
-    return {name: (many[name] - few[name]) / 10 for name in few}
+    counts_of_a_fit(7, **options)  # what is kept from fit to fit
+    few, many = (counts_of_a_fit(n_iter, **options).totals() for n_iter in (2, 7))
+    return {name: (many[name] - few[name]) / 5 for name in few}
 
 
 @each_type
