@@ -167,22 +167,25 @@ def samples_of_two(rng):
 
 
 def test_intervals_of_distances_between_fits_contain_the_true_ones(n_problems):
-    """With the probability that is asked for, by both methods; the bound always holds."""
-    rng, found = np.random.default_rng(5), []
+    """With the probability that is asked for, by both methods; the bound always holds.
+
+    How often they do is only told by many.
+    """
+    rng, found, inside = np.random.default_rng(5), [], []
     for k in range(n_problems):
         mixtures, samples, fits = samples_of_two(rng)
         true = float(mixture_wasserstein_distance(*mixtures))
         options = {"method": ("resample", "parametric")[k % 2], "random_state": k}
         options["n_resamples"] = 60
         result = mixture_wasserstein_interval(*fits, *samples, level=0.99, **options)
-        narrow = mixture_wasserstein_interval(*fits, *samples, **options)
-        inside = narrow.low <= true <= narrow.high
-        found.append((result.error, result.value - true, result.bound, inside))
-    stated, error, bound, inside = np.transpose(found)
+        found.append((result.error, result.value - true, result.bound))
+        if n_problems >= 50:
+            narrow = mixture_wasserstein_interval(*fits, *samples, **options)
+            inside.append(narrow.low <= true <= narrow.high)
+    stated, error, bound = np.transpose(found)
     assert_honest(stated, error, NONE)
     assert (np.abs(error) < bound).all()
-    assert inside.mean() >= 0.9 or n_problems < 50
-    assert inside.mean() <= 0.99 or n_problems < 50
+    assert not inside or 0.9 <= np.mean(inside) <= 0.99
 
 
 def test_errors_of_barycentres(n_problems):
