@@ -65,8 +65,8 @@ class SlicedWassersteinGMM(FittedMixture):
         Exponent of the distance, at least 1.
     tol : float, default=1e-2
         Ten steps make progress if they lower the sliced distance, on fixed directions, by more than
-        this share. Without progress twice in a row the learning rate is halved; when two halvings
-        no longer help (five before EM, ``refine='em'``), the fit has converged.
+        this share. Without progress twice in a row the fit has converged; before EM
+        (``refine='em'``) the learning rate is halved first, five times.
     reg_covar : float, default=1e-6
         Added to the variances, as a share of the samples' own variance in each direction.
     max_iter : int, default=1000
@@ -472,8 +472,8 @@ class _Fit(Fit):
             "max_iter": estimator.max_iter,
             "learning_rate": estimator.learning_rate,
             "optimizer": _optimizer(estimator.optimizer),
-            # the settling does what more would do
-            "n_halvings": N_HALVINGS if estimator.refine else 2,
+            # the settling does what halvings would do
+            "n_halvings": N_HALVINGS if estimator.refine else 0,
         } | options
         return fit_sliced(self.objective, theta0, **options)
 
