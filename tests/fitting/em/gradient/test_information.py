@@ -28,7 +28,7 @@ def a(request, make_samples):
 def maximum(theta0, X, a=None, **options):
     """A fixed point of EM, as near as its polish goes."""
     X = X.clone().requires_grad_()
-    options = {"gradient_tol": 1e-10, "max_iter": 2000, "tol": 1e-12, "reg_covar": 0.0, **options}
+    options = {"gradient_tol": 1e-10, "max_iter": 500, "tol": 1e-6, "reg_covar": 0.0, **options}
     return fit_em(theta0, X, a, **options).value.detach()
 
 
