@@ -7,6 +7,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker is one of as many as there a
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import ot  # noqa: F401 - compiled here, if need be: that warns, which some tests make an error
 import pandas as pd
 import pytest
 import torch
