@@ -2,10 +2,12 @@ r"""Fit a mixture to weighted points by minimising the semi-discrete Wasserstein
 
 .. math:: \min_\theta W_2^2\Bigl(\text{mixture } \theta, \sum_j b_j \delta_{y_j}\Bigr)
 
-is minimised by L-BFGS in unconstrained coordinates, with the gradients of the envelope theorem. In
-the plane the distance is exact and smooth in the mixture. In other dimensions the mixture is
-approximated by nodes ``x = m_k + L_k z`` with fixed ``z``, so that the objective is deterministic
-and its gradient is propagated through the nodes.
+is minimised in unconstrained coordinates, with the gradients of the envelope theorem. In the plane
+the distance is exact and smooth in the mixture, and has second derivatives: Newton's method takes
+about a dozen steps. In other dimensions the mixture is approximated by nodes ``x = m_k + L_k z``
+with fixed ``z``, so that the objective is deterministic and its gradient is propagated through the
+nodes. That is left to L-BFGS, as are mixtures of too many parameters for matrices, and what
+Newton's method cannot go on with.
 """
 
 import math
@@ -16,16 +18,14 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from skgmmot.gaussian.coordinates import FreeCoordinates
+from skgmmot.fitting.semidiscrete_newton import MAX_PARAMETER, NewtonDescent
+from skgmmot.gaussian.coordinates import RegularisedCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.fixed_point import Solution
 from skgmmot.numerics.linalg import error_of_root
 from skgmmot.transport.semidiscrete.nodes import nodes_plan
 from skgmmot.transport.semidiscrete.plan import SemidiscretePlan, component_masses, exact_plan
 
-#: Smallest variances of the coordinates' covariances, relative to ``reg_covar``, so that their
-#: logarithms are finite.
-MIN_FREE_VARIANCE = 1e-3
 #: Length of the first step, in unconstrained coordinates.
 FIRST_STEP = 0.1
 #: Steps that L-BFGS remembers: with SciPy's ten, fits take a quarter more steps.
@@ -41,34 +41,9 @@ SLACK = 1e-3
 #: Largest ratio of the mean of squared distances to their median at which the mean measures the
 #: variance; above it, the mean is due to a few far points.
 MAX_MEAN_TO_MEDIAN = 10.0
-#: Bound of the parameters of a mixture in the line search, in units of the points: beyond it
-#: squared distances would overflow.
-MAX_PARAMETER = 1e30
-
-
-class RegularisedCoordinates:
-    """Unconstrained coordinates of mixtures whose variances are at least ``reg_covar``.
-
-    Parameters
-    ----------
-    like : GaussianMixtureParams
-        A mixture of the same shape and size as those to convert.
-    reg_covar : float
-        Added to the variances.
-    """
-
-    def __init__(self, like: GaussianMixtureParams, reg_covar: float):
-        self.free, self.reg_covar = FreeCoordinates(like), reg_covar
-
-    def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
-        """The coordinates of a mixture, whose variances must be at least ``reg_covar``."""
-        return self.free.to_free(
-            with_added_variance(mixture, -(1 - MIN_FREE_VARIANCE) * self.reg_covar)
-        )
-
-    def from_free(self, vector: Tensor) -> GaussianMixtureParams:
-        """The mixture of coordinates."""
-        return with_added_variance(self.free.from_free(vector), self.reg_covar)
+#: Largest number of coordinates of a mixture, and of their products with points, of which second
+#: derivatives are made: 128 MiB.
+MAX_COORDINATES, MAX_DERIVATIVES = 1_000, 2**24
 
 
 def fit_to_points(
@@ -83,7 +58,7 @@ def fit_to_points(
     max_iter: int = 200,
     callback: Callable[[Solution], bool | None] | None = None,
 ) -> Solution:
-    """Fit a mixture to weighted points by minimising the Wasserstein distance with L-BFGS.
+    """Fit a mixture to weighted points by minimising the Wasserstein distance.
 
     Parameters
     ----------
@@ -100,7 +75,8 @@ def fit_to_points(
     reg_covar : float, default=1e-6
         Added to the variances.
     tol : float, default=1e-4
-        The descent ends when five steps lower the squared distance by less than this share of it.
+        The descent ends when five steps lower the squared distance by less than this share of it,
+        or one step of Newton's method that is not cut off.
     max_iter : int, default=200
         Largest number of steps; 0 returns the start.
     callback : callable, default=None
@@ -118,19 +94,19 @@ def fit_to_points(
 
     Notes
     -----
-    A step is one transport plan and its gradient, sometimes two.
+    A step of L-BFGS is one transport plan and its gradient, sometimes two. A Newton step also takes
+    a linear system of the plan for each of the P parameters of the mixture, and ``O(n P^2)``.
     """
     transport = _Transport(points, weights, reg_covar, n_nodes, random_state)
     descent = _Descent(theta0, transport, reg_covar, tol, callback)
-    descent.run(max_iter)
+    descent.run_newton(max_iter)
+    descent.run_lbfgs(max_iter)
     if n_nodes is not None or descent.stalled:
         # The distance has kinks in the weights, with nodes or between clusters too far apart for
         # the slack: continue with fixed weights.
-        descent.run(max_iter, held=len(theta0.weights))
-    solution = descent.solution._replace(objectives=tuple(descent.objectives))
-    if n_nodes is None and solution.n_iter:
-        return solution._replace(value=transport.with_corrected_weights(solution.value))
-    return solution
+        descent.solution = descent.solution._replace(converged=False)
+        descent.run_lbfgs(max_iter, held=len(theta0.weights))
+    return descent.settled()
 
 
 def distance_error(
@@ -226,30 +202,8 @@ def _median(values: Tensor, share: Tensor) -> Tensor:
     return values[order[torch.searchsorted(share[order].cumsum(0), 0.5).clamp(max=len(order) - 1)]]
 
 
-def with_added_variance(mixture: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:
-    """Add a multiple of the identity to the covariances of a mixture.
-
-    Parameters
-    ----------
-    mixture : GaussianMixtureParams
-        K components in d dimensions.
-    variance : float
-        The variance to add.
-
-    Returns
-    -------
-    GaussianMixtureParams
-        The mixture with covariances ``Sigma_k + variance I``.
-    """
-    added = variance
-    covariance_type, mixture = mixture.covariance_type, mixture.in_base()
-    if not covariance_type.diagonal:
-        added = variance * torch.eye(mixture.means.shape[1]).to(mixture.means)
-    return mixture._replace(covariances=mixture.covariances + added).out_of_base(covariance_type)
-
-
 class _Descent:
-    """L-BFGS from a mixture, in one or two stages, with the best solution so far."""
+    """Steps from a mixture, in one or more stages, with the best solution so far."""
 
     def __init__(self, theta0, transport: "_Transport", reg_covar, tol, callback):
         self.coordinates, self.transport = RegularisedCoordinates(theta0, reg_covar), transport
@@ -261,10 +215,24 @@ class _Descent:
         cost = float(transport(theta0).detach())
         self.solution = Solution(theta0, theta0, -cost, (), 0, False, math.inf)
 
-    def run(self, max_iter: int, held: int = 0) -> None:
+    def run_newton(self, max_iter: int) -> None:
+        """Descend by Newton's method, where second derivatives exist, as far as it leads."""
+        newton = self.transport.newton(self.coordinates, self.solution.value)
+        if newton is None:
+            return
+        self.stage = [self.solution.objective]
+        while self.solution.n_iter < max_iter and not self._ended():
+            whole = newton.advance()
+            if whole is None:
+                self.solution = self.solution._replace(converged=newton.settled)
+                break
+            self._record(newton.here.mixture.detach(), -newton.here.cost, whole)
+            self.transport.potentials = torch.as_tensor(newton.here.potentials())
+
+    def run_lbfgs(self, max_iter: int, held: int = 0) -> None:
         """Descend until ``max_iter`` steps in all, with the first ``held`` coordinates fixed."""
         max_iter -= self.solution.n_iter
-        if max_iter <= 0 or self.stopped:
+        if max_iter <= 0 or self._ended():
             return
         self.stage = [self.solution.objective]
 
@@ -288,7 +256,7 @@ class _Descent:
         options = {"maxiter": max_iter, "maxfun": 20 * max_iter, "maxcor": MEMORY}
         options |= {"ftol": 0.0, "gtol": 0.0}
         end = minimize(
-            objective, start, jac=True, method="L-BFGS-B", callback=self._record, options=options
+            objective, start, jac=True, method="L-BFGS-B", callback=self._reach, options=options
         )
         self.stalled = end.status in (0, 2)
         self.solution = self.solution._replace(converged=self.solution.converged or self.stalled)
@@ -303,16 +271,22 @@ class _Descent:
         """Unconstrained coordinates from those of L-BFGS, scaled by the first step."""
         return torch.as_tensor(FIRST_STEP * vector).to(self.transport.points)
 
-    def _record(self, intermediate_result) -> None:
+    def _reach(self, intermediate_result) -> None:
         """Record a step, as a callback of SciPy, which requires the name of the argument."""
-        objective, self.reached = -float(intermediate_result.fun), intermediate_result.x.copy()
+        self.reached = intermediate_result.x.copy()
+        value = self.coordinates.from_free(self._free(self.reached))
+        self._record(value, -float(intermediate_result.fun))
+        if self._ended():
+            raise StopIteration
+
+    def _record(self, value: GaussianMixtureParams, objective: float, whole: bool = False) -> None:
+        """Record a step, one of Newton's method that was not cut off or another."""
         self.objectives.append(objective)
         self.stage.append(objective)
-        before = (
-            self.stage[-1 - PROGRESS_WINDOW] if len(self.stage) > PROGRESS_WINDOW else -math.inf
-        )
+        window = 1 if whole else PROGRESS_WINDOW
+        before = self.stage[-1 - window] if len(self.stage) > window else -math.inf
         self.solution = Solution(
-            value=self.coordinates.from_free(self._free(intermediate_result.x)),
+            value=value,
             previous=self.solution.value,
             objective=objective,
             objectives=(),
@@ -322,8 +296,26 @@ class _Descent:
         )
         if self.callback is not None:
             self.stopped = bool(self.callback(self.solution))
-        if self.stopped or self.solution.converged:
-            raise StopIteration
+
+    def _ended(self) -> bool:
+        """Whether no further step should be taken."""
+        return self.stopped or self.solution.converged
+
+    def settled(self) -> Solution:
+        """The solution, with what the plan of its end tells."""
+        solution, transport = self.solution, self.transport
+        if transport.n_nodes is None and solution.n_iter:
+            try:
+                plan = transport.plan(solution.value)
+            except (RuntimeError, np.linalg.LinAlgError):
+                pass  # Newton's method ended where masses are right enough, but not to the last
+            else:
+                self.objectives[-1] = -float(plan.cost.detach())
+                solution = solution._replace(
+                    value=transport.with_corrected_weights(solution.value, plan),
+                    objective=self.objectives[-1],
+                )
+        return solution._replace(objectives=tuple(self.objectives))
 
 
 class _Transport:
@@ -345,30 +337,40 @@ class _Transport:
             robust_variance(points, weights) * points.shape[1] / variance if variance > 0 else 1.0
         )
         self.tol = MASS_TOL * math.sqrt(min(1.0, share))
-        self._potentials = None
+        self.potentials = None
 
     def __call__(self, mixture: GaussianMixtureParams) -> Tensor:
         """The squared distance, smoothed by the slack, differentiable in the mixture."""
         if self.n_nodes is not None:
             return self._by_nodes(mixture)
-        return self._plan(mixture).cost
+        return self.plan(mixture).cost
 
-    def with_corrected_weights(self, mixture: GaussianMixtureParams) -> GaussianMixtureParams:
-        """The mixture with weights corrected for the slack of the masses.
+    def newton(self, coordinates, mixture: GaussianMixtureParams) -> NewtonDescent | None:
+        """Newton's method from the mixture of the last plan; None where it does not serve."""
+        size = sum(shape.numel() for shape in coordinates.free.shapes)
+        too_many = size > MAX_COORDINATES or size * len(self.points) > MAX_DERIVATIVES
+        if self.n_nodes is not None or too_many:
+            return None
+        descent = NewtonDescent(coordinates, self.points, self.weights, self.slack, self.tol)
+        return descent if descent.start(mixture, self.potentials) else None
+
+    def with_corrected_weights(
+        self, mixture: GaussianMixtureParams, plan: SemidiscretePlan
+    ) -> GaussianMixtureParams:
+        """The mixture of a plan with weights corrected for the slack of the masses.
 
         Each component gets its share of the prescribed masses of cells, instead of their masses.
         """
-        plan = self._plan(mixture)
         psi, b = plan.potentials, self.weights / self.weights.sum()
         should = 1 / (1 - self.slack * (psi - b @ psi))
         weights = mixture.weights * (component_masses(mixture, plan) @ should)
         return mixture._replace(weights=weights / weights.sum())
 
-    def _plan(self, mixture: GaussianMixtureParams) -> SemidiscretePlan:
+    def plan(self, mixture: GaussianMixtureParams) -> SemidiscretePlan:
         """The exact plan, from the potentials of the last one."""
-        options = {"potentials": self._potentials, "slack": self.slack, "tol": self.tol}
+        options = {"potentials": self.potentials, "slack": self.slack, "tol": self.tol}
         plan = exact_plan(mixture, self.points, self.weights, estimate_error=False, **options)
-        self._potentials = plan.potentials
+        self.potentials = plan.potentials
         return plan
 
     def _by_nodes(self, mixture: GaussianMixtureParams) -> Tensor:
@@ -377,8 +379,8 @@ class _Transport:
             "n_nodes": self.n_nodes,
             "random_state": self.random_state,
             "estimate_error": False,
-            "potentials": self._potentials,
+            "potentials": self.potentials,
         }
         plan = nodes_plan(mixture, self.points, self.weights, **options)
-        self._potentials = plan.potentials
+        self.potentials = plan.potentials
         return plan.cost

@@ -5,6 +5,10 @@ from torch import Tensor
 
 from skgmmot.gaussian.mixture import EMPTY, GaussianMixtureParams
 
+#: Smallest variances of the coordinates' covariances, relative to ``reg_covar``, so that their
+#: logarithms are finite.
+MIN_FREE_VARIANCE = 1e-3
+
 
 class FreeCoordinates:
     """Unconstrained coordinates of mixtures: log-weights, means and factors of covariances.
@@ -52,6 +56,53 @@ class FreeCoordinates:
 
     def _covariances_from_free(self, free: Tensor) -> Tensor:
         return self.base.from_free(free, self.scale)
+
+
+class RegularisedCoordinates:
+    """Unconstrained coordinates of mixtures whose variances are at least ``reg_covar``.
+
+    Parameters
+    ----------
+    like : GaussianMixtureParams
+        A mixture of the same shape and size as those to convert.
+    reg_covar : float
+        Added to the variances.
+    """
+
+    def __init__(self, like: GaussianMixtureParams, reg_covar: float):
+        self.free, self.reg_covar = FreeCoordinates(like), reg_covar
+
+    def to_free(self, mixture: GaussianMixtureParams) -> Tensor:
+        """The coordinates of a mixture, whose variances must be at least ``reg_covar``."""
+        return self.free.to_free(
+            with_added_variance(mixture, -(1 - MIN_FREE_VARIANCE) * self.reg_covar)
+        )
+
+    def from_free(self, vector: Tensor) -> GaussianMixtureParams:
+        """The mixture of coordinates."""
+        return with_added_variance(self.free.from_free(vector), self.reg_covar)
+
+
+def with_added_variance(mixture: GaussianMixtureParams, variance: float) -> GaussianMixtureParams:
+    """Add a multiple of the identity to the covariances of a mixture.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions.
+    variance : float
+        The variance to add.
+
+    Returns
+    -------
+    GaussianMixtureParams
+        The mixture with covariances ``Sigma_k + variance I``.
+    """
+    added = variance
+    covariance_type, mixture = mixture.covariance_type, mixture.in_base()
+    if not covariance_type.diagonal:
+        added = variance * torch.eye(mixture.means.shape[1]).to(mixture.means)
+    return mixture._replace(covariances=mixture.covariances + added).out_of_base(covariance_type)
 
 
 class LogCoordinates(FreeCoordinates):

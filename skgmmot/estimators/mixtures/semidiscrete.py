@@ -22,8 +22,8 @@ from skgmmot.fitting.semidiscrete import (
     fit_to_points,
     outlier_ratio,
     robust_variance,
-    with_added_variance,
 )
+from skgmmot.gaussian.coordinates import with_added_variance
 from skgmmot.numerics import blocks
 from skgmmot.numerics.linalg import Rescaling
 from skgmmot.numerics.runs import Runs
@@ -54,7 +54,8 @@ class SemidiscreteGMM(FittedMixture):
     n_nodes : int, default=1024
         Number of nodes, where there are nodes.
     tol : float, default=1e-4
-        The descent ends when five steps lower the squared distance by less than this share of it.
+        The descent ends when five steps lower the squared distance by less than this share of it,
+        or one step of Newton's method that is not cut off.
     reg_covar : float, default=1e-6
         Added to the variances, in squared units of ``X``; positive.
     max_iter : int, default=200
@@ -114,10 +115,12 @@ class SemidiscreteGMM(FittedMixture):
 
     Notes
     -----
-    A step costs one or two transport plans. In the plane that is a few Newton steps of
-    ``O(n log n + n K)`` from the last potentials, for thousands of samples; starts far from the
-    samples take many more. Nodes hold ``n_nodes * n_samples`` costs, and the network simplex takes
-    their number and more. A local optimum is reached, as by EM.
+    In the plane fits take Newton steps, ten to thirty from k-means: one or two transport plans
+    each, of a few Newton steps of their own of ``O(n log n + n K)``, and linear systems in the
+    parameters, for thousands of samples. Starts far from the samples take many more. More than a
+    thousand parameters, and nodes, are left to L-BFGS, a plan or two a step. Nodes hold
+    ``n_nodes * n_samples`` costs, and the network simplex takes their number and more. A local
+    optimum is reached, as by EM.
 
     References
     ----------

@@ -140,6 +140,24 @@ class SymmetricModel:
         self.matrix = -(derivative + derivative.mT) / 2
         self.matrix.diagonal().add_(1)
 
+    @classmethod
+    def of_hessian(cls, matrix: Tensor) -> "SymmetricModel":
+        """The model of a function with this second derivative: residuals are descent directions.
+
+        Parameters
+        ----------
+        matrix : Tensor of shape (m, m)
+            The second derivative, symmetric.
+
+        Returns
+        -------
+        SymmetricModel
+            The model.
+        """
+        model = cls.__new__(cls)
+        model.matrix = matrix
+        return model
+
     def observe(self, delta: Tensor, change: Tensor) -> None:
         """Have the model map a step to a change, by the smallest symmetric correction (Powell)."""
         square = delta @ delta

@@ -291,7 +291,7 @@ class MixtureIntegrals:
 
     def measure(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses of the cells ``(n,)``, and line integrals over the edges between them ``(m,)``."""
-        near = self._near(diagram)
+        near = self.near(diagram)
         masses = diagram.gather(self.weights @ near.fluxes, 1.0)
         scale = self.weights / np.linalg.det(self.factors)
         stretched = near.spread(near.line / near.white.length)
@@ -304,7 +304,7 @@ class MixtureIntegrals:
 
     def component_moments(self, diagram: PowerDiagram) -> tuple[Array, Array]:
         """Masses ``(K, n)`` and first moments ``int x g_k (K, n, 2)`` of the cells."""
-        near = self._near(diagram)
+        near = self.near(diagram)
         mass = np.stack([diagram.gather(flux, 1.0) for flux in near.fluxes])
         # int z phi = -oint phi n, with n pointing outwards: to the right of an edge
         normal = -near.line * near.white.along_y, near.line * near.white.along_x
@@ -312,7 +312,7 @@ class MixtureIntegrals:
         first = np.stack([diagram.gather(f, np.zeros(2)) for f in flux])  # of z
         return mass, first @ self.factors.mT + mass[..., None] * self.means[:, None]
 
-    def _near(self, diagram: PowerDiagram) -> "NearEdges":
+    def near(self, diagram: PowerDiagram) -> "NearEdges":
         """The edges near each component, with their integrals.
 
         Those of the last diagram are cached, since moments are computed right after masses.

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.sparse import csc_matrix
-from scipy.sparse.linalg import splu
+from scipy.sparse.linalg import SuperLU, splu
 
 from skgmmot.transport.semidiscrete.cells import (
     Cells,
@@ -146,18 +146,52 @@ def _newton_on_heights(density, target: Target, cells: Cells, measure, tol, max_
         direction = solve_symmetric(jacobian(target, cells), excess)
         if direction is None:
             break
-        direction -= direction.mean()
-        step = min(1.0, 4 * step)
-        while step > MIN_STEP:
-            tried = evaluate(density, target.sites, cells.heights + step * direction)
-            allowed = (1 - step / 2) * before
-            if tried.masses.min() >= floor and measure(target, tried)[0] <= allowed:
-                break
-            step /= 2
-        else:
+        went = _damped(density, target, cells, direction, measure, floor, min(1.0, 4 * step))
+        if went is None:
             break
-        cells = tried
+        cells, step = went
     return cells._replace(n_iter=n_iter)
+
+
+def _damped(density, target, cells, direction, measure, floor, step, shortest=MIN_STEP):
+    """Cells after a step that is halved until it serves, and its length; None if it never does."""
+    before, direction = measure(target, cells)[0], direction - direction.mean()
+    while step > shortest:
+        tried = evaluate(density, target.sites, cells.heights + step * direction)
+        allowed = (1 - step / 2) * before
+        if tried.masses.min() >= floor and measure(target, tried)[0] <= allowed:
+            return tried, step
+        step /= 2
+    return None
+
+
+def newton_step(
+    density: PlaneDensity, target: Target, cells: Cells, factors: SuperLU, shortest: float
+) -> Cells | None:
+    """Take one damped Newton step.
+
+    Parameters
+    ----------
+    density : PlaneDensity
+        A density of mass one with mean zero.
+    target : Target
+        The sites and their masses.
+    cells : Cells
+        Where to start; every cell must have mass.
+    factors : SuperLU
+        Factors of the `jacobian` there.
+    shortest : float
+        The step is halved as long as it is longer than this share of a whole one.
+
+    Returns
+    -------
+    Cells or None
+        Cells of a smaller error; None if there is no such step.
+    """
+    direction = factors.solve(_root_mass_error(target, cells)[1])
+    floor = min(cells.masses.min(), target.masses.min()) / 2
+    went = _damped(density, target, cells, direction, _root_mass_error, floor, 1.0, shortest)
+    return None if went is None else went[0]
 
 
 def _mass_error(target: Target, cells: Cells) -> tuple[float, Array]:
@@ -218,10 +252,28 @@ def solve_symmetric(matrix: csc_matrix, right: Array) -> Array | None:
         The solution; None for a singular matrix, as where there is no density on the edges of a
         cell.
     """
-    options = {"SymmetricMode": True}
-    try:
-        factors = splu(matrix, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
-    except RuntimeError:
+    factors = factorised(matrix)
+    if factors is None:
         return None
     solution = factors.solve(right)
     return solution if np.isfinite(solution).all() else None
+
+
+def factorised(matrix: csc_matrix) -> SuperLU | None:
+    """Return factors of a matrix, by SuperLU in its symmetric mode, without pivoting.
+
+    Parameters
+    ----------
+    matrix : csc_matrix of shape (n, n)
+        The matrix, diagonally dominant.
+
+    Returns
+    -------
+    SuperLU or None
+        The factors; None for a singular matrix.
+    """
+    options = {"SymmetricMode": True}
+    try:
+        return splu(matrix, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+    except RuntimeError:
+        return None

@@ -146,6 +146,12 @@ class ScaledProblem:
         mixed += masses @ potentials
         return max(float(squares + unit * step * mixed), 0.0) * largest * largest
 
+    def smoothed_cost(self, cells: Cells, moments: np.ndarray, target: Target) -> float:
+        """The dual objective, less what the slack of the prescribed masses saves."""
+        psi = target.level - cells.heights
+        saved = target.slack / 2 * target.masses @ (psi - target.masses @ psi) ** 2
+        return self.cost(cells, moments) - self.unit * self.step * float(saved)
+
     def size(self, cells: Cells, moments: np.ndarray) -> float:
         """The sum of the sizes of the terms of `cost`, those of places far from the origin too."""
         sizes = np.abs(cells.heights) @ cells.masses + 2 * np.abs(self.sites * moments).sum()
@@ -169,13 +175,24 @@ class ScaledProblem:
             return self._envelope_of_image(density, cells)
         return self._envelope_of_mixture(density, cells)
 
-    def _in_one_unit(self, cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sites, heights and shift in the unit of the density."""
+    def in_one_unit(self, cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return sites, heights and shift in the unit of the density.
+
+        Parameters
+        ----------
+        cells : Cells
+            The cells.
+
+        Returns
+        -------
+        sites, heights, shift : ndarray of shape (n, 2), (n,) and (2,)
+            The numbers.
+        """
         ratio = self.step / self.unit
         return ratio * self.sites, ratio * cells.heights, self.shift / self.unit
 
     def _envelope_of_image(self, density: GridDensity, cells: Cells) -> Tensor:
-        sites, heights, shift = self._in_one_unit(cells)
+        sites, heights, shift = self.in_one_unit(cells)
         return self._envelope_of_grid(density, self.density, cells.diagram, sites, heights, shift)
 
     def _envelope_of_grid(
@@ -190,7 +207,7 @@ class ScaledProblem:
 
     def _envelope_of_mixture(self, mixture: GaussianMixtureParams, cells: Cells) -> Tensor:
         """Derivatives for ``x = m_k + L_k z``: ``E[grad phi]`` and ``E[grad phi z^T]``."""
-        own, (sites, heights, shift) = self.density, self._in_one_unit(cells)
+        own, (sites, heights, shift) = self.density, self.in_one_unit(cells)
         mass, first = own.component_moments(cells.diagram)  # (K, n), (K, n, 2)
         squares = np.trace(own.covariances, axis1=1, axis2=2) + (own.means**2).sum(1)
         phi = squares - 2 * (first * sites).sum((1, 2)) + mass @ heights

@@ -84,7 +84,7 @@ def standard_normal_integrals(edges: WhitenedEdges) -> tuple[Array, Array, Array
     distance = np.hypot(edges.offset, np.maximum(0.0, np.maximum(edges.begin, -edges.end)))
     close = np.flatnonzero(distance < CUTOFF_DEVIATIONS)
     edges = edges.take(close)
-    line[close] = _normal(edges.offset) * (ndtr(edges.end) - ndtr(edges.begin))
+    line[close] = normal_density(edges.offset) * (ndtr(edges.end) - ndtr(edges.begin))
     for longest, rule in SHORT_EDGE_RULES:
         short = edges.length <= longest
         triangles[close[short]] = _triangles_by_quadrature(edges.take(short), *rule)
@@ -108,6 +108,17 @@ def _triangles_by_quadrature(edges: WhitenedEdges, nodes: Array, weights: Array)
     return edges.offset * edges.length * total / (4 * math.pi)
 
 
-def _normal(t: Array) -> Array:
-    """The density of the standard normal distribution."""
+def normal_density(t: Array) -> Array:
+    """Return the density of the standard normal distribution.
+
+    Parameters
+    ----------
+    t : ndarray
+        Where.
+
+    Returns
+    -------
+    ndarray
+        The density there.
+    """
     return np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)

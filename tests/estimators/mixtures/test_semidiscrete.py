@@ -79,7 +79,8 @@ def test_the_error_of_the_distance_is_known_where_it_is_asked_for(clouds, integr
     mixture.set_params(certify=True).fit(X)
     assert np.array_equal(mixture.means_, without.means_) and not hasattr(without, "error_")
     off = abs(mixture.distance_ - semidiscrete_distance(mixture, X, integration="exact"))
-    assert 0 < off < mixture.error_ < min(0.1, 100 * off)
+    # what is shown has been rounded to float32
+    assert 0 < 0.9999 * off < mixture.error_ < min(0.1, 100 * off)
     mixture.set_params(certify=False, max_iter=0)
     assert not hasattr(mixture.fit(X), "error_")
 
@@ -205,11 +206,11 @@ def test_a_sample_beyond_what_can_be_computed_is_refused_at_once_and_left_to_nod
 
 def test_stopping_early_is_said_and_shown(clouds, capsys):
     X, _ = clouds
-    with pytest.warns(ConvergenceWarning, match=r"best fit stopped at max_iter=10; its last step"):
-        mixture = SemidiscreteGMM(3, max_iter=10, tol=0, verbose=1, random_state=0).fit(1e3 * X)
+    with pytest.warns(ConvergenceWarning, match=r"best fit stopped at max_iter=2; its last step"):
+        mixture = SemidiscreteGMM(3, max_iter=2, tol=0, verbose=1, random_state=0).fit(1e3 * X)
     shown = capsys.readouterr()
     last = shown.err.split("distance=")[-1].split("]")[0]
-    assert "10/10 [" in shown.err and not shown.out
+    assert "2/2 [" in shown.err and not shown.out
     assert np.isclose(float(last), mixture.distance_, rtol=0.1)  # in the samples' own unit
     start = SemidiscreteGMM(2, max_iter=0, random_state=0).fit(X)
     assert start.n_iter_ == 0 and np.isclose(start.weights_.sum(), 1)
