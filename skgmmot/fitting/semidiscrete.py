@@ -226,7 +226,9 @@ class _Descent:
             if whole is None:
                 self.solution = self.solution._replace(converged=newton.settled)
                 break
-            self._record(newton.here.mixture.detach(), -newton.here.cost, whole)
+            cramped = newton.n_free < PROGRESS_WINDOW
+            window = 1 if whole else math.inf if cramped else PROGRESS_WINDOW
+            self._record(newton.here.mixture.detach(), -newton.here.cost, window)
             self.transport.potentials = torch.as_tensor(newton.here.potentials())
 
     def run_lbfgs(self, max_iter: int, held: int = 0) -> None:
@@ -279,11 +281,12 @@ class _Descent:
         if self._ended():
             raise StopIteration
 
-    def _record(self, value: GaussianMixtureParams, objective: float, whole: bool = False) -> None:
-        """Record a step, one of Newton's method that was not cut off or another."""
+    def _record(
+        self, value: GaussianMixtureParams, objective: float, window: float = PROGRESS_WINDOW
+    ) -> None:
+        """Record a step, and whether so many steps lower the distance by little."""
         self.objectives.append(objective)
         self.stage.append(objective)
-        window = 1 if whole else PROGRESS_WINDOW
         before = self.stage[-1 - window] if len(self.stage) > window else -math.inf
         self.solution = Solution(
             value=value,

@@ -40,6 +40,11 @@ Array = np.ndarray
 FIRST_RADIUS = 1.0
 #: By how much it grows after a good step, and where it is too small for any.
 GROWTH, LEAST_RADIUS = 1.5, 1e-7
+#: Radius in which five steps of little gain say that there is little; smaller ones only say that
+#: steps were short, as where the weights of separate clusters are settled.
+CRAMPED = 0.05
+#: Refused steps after which the masses are made right first.
+PATIENCE = 2
 #: A step is taken if the distance falls by this share of what the model says; the region shrinks
 #: below the second, and grows above the third.
 LEAST_GAIN, POOR_GAIN, GOOD_GAIN = 0.01, 0.25, 0.75
@@ -97,10 +102,14 @@ class Model(NamedTuple):
     """In the coordinates, ``(P,)``."""
     hessian: Array
     """``(P, P)``."""
-    root: Array
-    """Triangular ``R``: a change ``u`` has the length ``|R^T u|``."""
     heights: Array
     """Derivatives of the heights of the cells, ``(n, P)``."""
+    back: Array
+    """Changes of the coordinates from those in which the trust region is a ball, ``(P, P)``."""
+    within: SymmetricModel
+    """The model in a ball."""
+    downhill: Tensor
+    """Minus the gradient there, ``(P,)``."""
 
 
 class NewtonDescent:
@@ -124,7 +133,7 @@ class NewtonDescent:
         self.coordinates, self.points, self.b = coordinates, points, weights / weights.sum()
         self.slack, self.tol, self.radius = slack, tol, FIRST_RADIUS
         self.here: Place | None = None
-        self.settled = False
+        self.settled, self.n_free = False, 0
 
     def start(self, mixture: GaussianMixtureParams, potentials: Tensor) -> bool:
         """Begin at a mixture.
@@ -153,22 +162,19 @@ class NewtonDescent:
         bool or None
             Whether it was Newton's own, not cut off by the trust region; None if there is no step.
             Then `settled` tells whether that is because there is nothing to gain but rounding.
+            `n_free` counts the last steps that were not cramped.
         """
-        here, model = self.here, self._model(self.here)
-        inverse = np.linalg.inv(model.root)
-        hessian = inverse @ model.hessian @ inverse.T
-        hessian += LEAST_CURVATURE * np.abs(hessian).max() * np.eye(len(hessian))
-        inner = SymmetricModel.of_hessian(torch.from_numpy(hessian))
-        downhill = torch.from_numpy(-inverse @ model.gradient)
+        n_refusals = 0
+        model = self._model(self.here)
         while self.radius > LEAST_RADIUS:
-            found = inner.step(downhill, self.radius)
-            u = inverse.T @ found.delta.numpy()
+            found = model.within.step(model.downhill, self.radius)
+            u = model.back @ found.delta.numpy()
             gain = -float(model.gradient @ u + u @ model.hessian @ u / 2)
-            if not gain > ROUNDING * here.cost:
+            if not gain > ROUNDING * self.here.cost:
                 self.settled = gain >= 0
                 return None
             ahead = self._ahead(model, u, gain)
-            share = 0.0 if ahead is None else (here.cost - ahead.cost) / gain
+            share = 0.0 if ahead is None else (self.here.cost - ahead.cost) / gain
             length = float(torch.linalg.vector_norm(found.delta))
             if share < POOR_GAIN:
                 self.radius = length / (2 if share >= LEAST_GAIN else 4)
@@ -176,8 +182,17 @@ class NewtonDescent:
                 self.radius *= GROWTH
             if share >= LEAST_GAIN:
                 self.here = ahead
+                self.n_free = self.n_free + 1 if length >= CRAMPED else 0
                 return not found.shift
+            n_refusals += 1
+            if n_refusals == PATIENCE:  # masses here may be too far off for what is left to gain
+                self.here = self._tightened(self.here) or self.here
+                model = self._model(self.here)
         return None
+
+    def _tightened(self, here: Place) -> Place | None:
+        """The place with its masses as right as can be."""
+        return self._settle(here.free, here.mixture, here.problem, here.cells, 0.0, math.inf)
 
     def _ahead(self, model: Model, u: Array, gain: float) -> Place | None:
         """The place after a change of coordinates that should save so much; None if uphill."""
@@ -250,7 +265,12 @@ class NewtonDescent:
         lengths[:, 0] /= w
         relative = (lengths[..., None] * by_component).reshape(6 * K, P)
         metric = relative.T @ relative + LENGTH_OF_COORDINATES * np.eye(P)
-        return Model(gradient, (hessian + hessian.T) / 2, np.linalg.cholesky(metric), heights)
+        hessian = (hessian + hessian.T) / 2
+        back = np.linalg.inv(np.linalg.cholesky(metric)).T
+        inner = back.T @ hessian @ back
+        inner += LEAST_CURVATURE * np.abs(inner).max() * np.eye(P)
+        within, downhill = torch.from_numpy(inner), torch.from_numpy(-back.T @ gradient)
+        return Model(gradient, hessian, heights, back, SymmetricModel.of_hessian(within), downhill)
 
     def _whitened(self, here: Place, gradient: Array) -> tuple[Array, Array]:
         """Derivatives of weights and whitened means and covariances in the coordinates.
