@@ -9,6 +9,7 @@ up to 1e4 times the spread, at which the data themselves are rounded to 1e-12 of
 
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -40,6 +41,8 @@ CLOSED = 1e-10
 SOLVED = 1e-9
 #: Ends of iterations that stop by a tolerance, which carry rounding along: fits.
 FITTED = 1e-8
+#: Fits by exact transport, after a few steps far from their end: rounding grows on the way.
+FITTED_BY_TRANSPORT = 1e-6
 #: Gradients of the ends of fits, with a `gradient_tol` of 1e-9, of the largest entry.
 GRADIENT = 1e-7
 SCALES = st.sampled_from([1e-8, 0.1, 1.0, 3.0, 1e8])
@@ -400,12 +403,12 @@ FITS = {
 }
 
 
-def assert_moved_fit(make, X, by, **data):
+def assert_moved_fit(make, X, by, tol=FITTED, **data):
     """The fit of moved samples is the moved fit."""
     mixture, other = make(1.0), make(by.scale)
     fitted(mixture, X, **data)
     fitted(other, by.points(X), **data)
-    assert_same_mixture(other._params(), by.mixture(mixture._params()), by.scale, FITTED)
+    assert_same_mixture(other._params(), by.mixture(mixture._params()), by.scale, tol)
     return mixture, other
 
 
@@ -478,8 +481,9 @@ def test_semidiscrete_fits_move_and_scale(seed, scale, offset, of_type):
     by, _, X, _ = problem(seed, scale, offset, 2, of_type, n=20)
     by = by._replace(turn=torch.eye(2, dtype=torch.float64))
     make = FITS["semi-discrete"]
-    plain, other = assert_moved_fit(lambda unit: make(unit, covariance_type=of_type), X, by)
-    assert_near(other.distance_ / scale, plain.distance_, FITTED)
+    fit, tol = partial(make, covariance_type=of_type), FITTED_BY_TRANSPORT
+    plain, other = assert_moved_fit(fit, X, by, tol)
+    assert_near(other.distance_ / scale, plain.distance_, tol)
 
 
 @rarely
