@@ -306,19 +306,20 @@ class _Descent:
 
     def settled(self) -> Solution:
         """The solution, with what the plan of its end tells."""
-        solution, transport = self.solution, self.transport
-        if transport.n_nodes is None and solution.n_iter:
-            try:
-                plan = transport.plan(solution.value)
-            except (RuntimeError, np.linalg.LinAlgError):
-                pass  # Newton's method ended where masses are right enough, but not to the last
-            else:
-                self.objectives[-1] = -float(plan.cost.detach())
-                solution = solution._replace(
-                    value=transport.with_corrected_weights(solution.value, plan),
-                    objective=self.objectives[-1],
-                )
-        return solution._replace(objectives=tuple(self.objectives))
+        transport = self.transport
+        solution = self.solution._replace(objectives=tuple(self.objectives))
+        if transport.n_nodes is not None or not solution.n_iter:
+            return solution
+        try:
+            plan = transport.plan(solution.value)
+        except (RuntimeError, np.linalg.LinAlgError):
+            return solution  # masses were right enough for Newton's method, but not to the last
+        value, objective = solution.value, -float(plan.cost.detach())
+        return solution._replace(
+            value=transport.with_corrected_weights(value, plan),
+            objective=objective,
+            objectives=(*self.objectives[:-1], objective),
+        )
 
 
 class _Transport:
