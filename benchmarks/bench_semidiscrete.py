@@ -34,6 +34,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from skgmmot import (
@@ -305,13 +306,14 @@ def main():
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    threadpool_limits(1)  # of NumPy and SciPy
     if args.memory:
         print_memory(*json.loads(args.memory))
         return
     warnings.filterwarnings("ignore", category=ConvergenceWarning)
     work = {
         "plans": lambda: plan_rows(N_POINTS[: 2 if args.quick else 3], 3 if args.quick else 7),
-        "fits": lambda: fit_rows(range(1 if args.quick else 5)),
+        "fits": lambda: fit_rows(range(1 if args.quick else 20)),
         "quantisation": lambda: quantiser_rows(50 if args.quick else 200),
         "large": lambda: large_rows(args.quick),
     }
