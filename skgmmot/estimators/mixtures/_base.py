@@ -252,15 +252,15 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
 
     def _evaluate(self, function, X):
         """The results of ``function(E-step, block)`` on samples, in the user's kind of array."""
-        found = self._of_few(function, X)
-        return self._evaluate_in_torch(function, X) if found is None else found
+        found = self._of_few(function, X) if _few.needs_no_check(self, X) else None
+        return self._evaluate_checked(function, X) if found is None else found
 
     def _of_few(self, function, X):
         """The same of few samples, in numpy; None leaves them to torch."""
         return _few.evaluate(self, IN_NUMPY[function], X) if function in IN_NUMPY else None
 
     @single_threaded_torch()
-    def _evaluate_in_torch(self, function, X):
+    def _evaluate_checked(self, function, X):
         if not hasattr(self, "means_"):  # the check takes as long as a small prediction
             check_is_fitted(self)
         if arrays.is_dask(X):
@@ -268,6 +268,10 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         if places.is_large_map(X):
             return self._evaluate_blocks(function, X)
         X, kind = arrays.samples(self, X, reset=False, missing=arrays.takes_missing(self))
+        if not kind.is_tensor and X.device.type == "cpu":
+            found = self._of_few(function, X.numpy())
+            if found is not None:
+                return found
         return kind.restore(self._blockwise(function, X))
 
     def _evaluate_blocks(self, function, X):

@@ -16,29 +16,48 @@ MOST_NUMBERS = 2**15
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 
 
-def evaluate(estimator, function, X) -> np.ndarray | None:
-    """Return ``function(log-joint)`` of few samples in a plain array, or None.
+def needs_no_check(estimator, X) -> bool:
+    """Return whether all that is left to check about samples is what `evaluate` looks at.
 
     Parameters
     ----------
     estimator : MixtureEstimator
-        A fitted mixture of Gaussians without noise.
-    function : callable
-        One of `log_density`, `labels` and `responsibilities`.
+        A fitted mixture or, perhaps, one that is not.
     X : array-like
         Samples, as a user gave them.
 
     Returns
     -------
+    bool
+        False if they must be converted, or compared with names, or moved to a device.
+    """
+    fitted = vars(estimator)
+    named = "feature_names_in_" in fitted
+    return _is_plain(X) and not named and fitted.get("device") is None
+
+
+def evaluate(estimator, function, X: np.ndarray) -> np.ndarray | None:
+    """Return ``function(log-joint)`` of few samples, or None.
+
+    Parameters
+    ----------
+    estimator : MixtureEstimator
+        A mixture of Gaussians.
+    function : callable
+        One of `log_density`, `labels` and `responsibilities`.
+    X : ndarray
+        Samples, in float32 or float64.
+
+    Returns
+    -------
     ndarray or None
         What the function gives, floats in the dtype of the samples. None leaves the samples to the
-        general way: there are many, they are no array of floats or not valid, the fitted
-        parameters are tensors or were set to something else, or a sample is far from all
-        components.
+        general way: there are many, or they are not valid; there is noise, the fitted parameters
+        are tensors or were set to something else; or a sample is far from all components.
     """
     fitted = vars(estimator)
     parameters = [fitted.get(name) for name in ("weights_", "means_", "precisions_cholesky_")]
-    if not all(_is_plain(array) for array in (X, *parameters)) or _needs_more(fitted):
+    if not all(map(_is_plain, parameters)) or "noise_weight_" in fitted:
         return None
     weights, means, factors = parameters
     few = X.ndim == means.ndim == 2 and 0 < X.size * len(means) <= MOST_NUMBERS
@@ -60,16 +79,8 @@ def evaluate(estimator, function, X) -> np.ndarray | None:
 
 
 def _is_plain(array) -> bool:
+    """Whether this is a plain numpy array of float32 or float64, not of a subclass."""
     return type(array) is np.ndarray and array.dtype in FLOATS
-
-
-def _needs_more(fitted: dict) -> bool:
-    """Whether samples need names or a device, or the mixture has noise."""
-    return (
-        "feature_names_in_" in fitted
-        or "noise_weight_" in fitted
-        or fitted.get("device") is not None
-    )
 
 
 @functools.lru_cache

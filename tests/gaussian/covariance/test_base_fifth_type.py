@@ -361,7 +361,7 @@ def test_a_change_of_unit_scales_the_storage(what, n_features, spheres, X):
     [
         DifferentiableGaussianMixture(2, e_step="sinkhorn"),
         DifferentiableGaussianMixture(2, init_params="sinkhorn"),
-        SemidiscreteGMM(2, tol=0.1, warm_start=True),
+        SemidiscreteGMM(2, tol=1e-6, warm_start=True),
     ],
 )
 def test_fits_are_those_of_the_same_model(estimator, spheres, X):
