@@ -144,8 +144,8 @@ class SlicedObjective:
     generator : torch.Generator, default=None
         Source of random numbers, on the CPU.
     lines : callable, default=None
-        Maps unit vectors to directions in the coordinates of ``X``, such as those of whitened samples; None
-        is the identity.
+        Maps unit vectors to directions in the coordinates of ``X``, as where samples are whitened;
+        None is the identity.
 
     Notes
     -----
