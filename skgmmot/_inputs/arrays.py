@@ -23,6 +23,7 @@ from torch import Tensor
 from skgmmot._inputs.refusals import numbers_only, refuse_other_axes
 
 FLOATS = (torch.float64, torch.float32)
+PLAIN = (np.dtype(np.float64), np.dtype(np.float32))
 
 
 class ArrayKind(NamedTuple):
@@ -108,7 +109,7 @@ def as_tensor(array, *, device=None, dtype=None) -> Tensor:
 
 
 def _floats(array) -> np.ndarray:
-    if _is_plain(array) and array.flags.c_contiguous and array.flags.writeable:
+    if is_plain(array) and array.flags.c_contiguous and array.flags.writeable:
         return forwards(array)
     if is_dask(array):
         raise TypeError(
@@ -152,9 +153,9 @@ class _Shared:
         self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
 
 
-def _is_plain(array) -> bool:
+def is_plain(array) -> bool:
     """Whether this is a plain numpy array of float32 or float64, not of a subclass."""
-    return type(array) is np.ndarray and array.dtype in (np.float64, np.float32)
+    return type(array) is np.ndarray and array.dtype in PLAIN
 
 
 def samples(
@@ -312,7 +313,7 @@ def _validated(
         raise ValueError(
             f"{name} must be an array of shape (n_samples, n_features), got None. Pass samples."
         )
-    if not _is_plain(X):
+    if not is_plain(X):
         X = _readable(name, X, missing)
     if hasattr(X, "shape"):
         refuse_other_axes(name, X.shape)
@@ -357,7 +358,7 @@ def from_other_library(name: str, array):
 
 def _is_ready(estimator, X, reset: bool, min_samples: int) -> bool:
     """Whether scikit-learn's validation, slower than a small prediction, is known to pass."""
-    if not _is_plain(X) or X.ndim != 2 or len(X) < min_samples or X.shape[1] < 1:
+    if not is_plain(X) or X.ndim != 2 or len(X) < min_samples or X.shape[1] < 1:
         return False
     same = X.shape[1] == getattr(estimator, "n_features_in_", X.shape[1])
     return reset or (same and not hasattr(estimator, "feature_names_in_"))

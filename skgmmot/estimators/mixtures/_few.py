@@ -8,12 +8,12 @@ import functools
 
 import numpy as np
 
+from skgmmot._inputs.arrays import is_plain
 from skgmmot.gaussian.covariance.base import LOG_2PI, DensityType
 from skgmmot.gaussian.log_density import FAR
 
 #: Most samples times components times features for which numpy is faster than torch.
 MOST_NUMBERS = 2**15
-FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 
 
 def needs_no_check(estimator, X) -> bool:
@@ -33,7 +33,7 @@ def needs_no_check(estimator, X) -> bool:
     """
     fitted = vars(estimator)
     named = "feature_names_in_" in fitted
-    return _is_plain(X) and not named and fitted.get("device") is None
+    return is_plain(X) and not named and fitted.get("device") is None
 
 
 def evaluate(estimator, function, X: np.ndarray) -> np.ndarray | None:
@@ -57,7 +57,7 @@ def evaluate(estimator, function, X: np.ndarray) -> np.ndarray | None:
     """
     fitted = vars(estimator)
     parameters = [fitted.get(name) for name in ("weights_", "means_", "precisions_cholesky_")]
-    if not all(map(_is_plain, parameters)) or "noise_weight_" in fitted:
+    if not all(map(is_plain, parameters)) or "noise_weight_" in fitted:
         return None
     weights, means, factors = parameters
     few = X.ndim == means.ndim == 2 and 0 < X.size * len(means) <= MOST_NUMBERS
@@ -76,11 +76,6 @@ def evaluate(estimator, function, X: np.ndarray) -> np.ndarray | None:
         return None
     found = function(joint)
     return found.astype(X.dtype, copy=False) if found.dtype.kind == "f" else found
-
-
-def _is_plain(array) -> bool:
-    """Whether this is a plain numpy array of float32 or float64, not of a subclass."""
-    return type(array) is np.ndarray and array.dtype in FLOATS
 
 
 @functools.lru_cache
