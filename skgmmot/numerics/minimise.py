@@ -122,6 +122,7 @@ def minimise(
     objective: Callable[[Point], float] | None = None,
     late: tuple[int, ...] = (),
     n_halvings: int = N_HALVINGS,
+    epoch: int = EPOCH,
     patience: int = PATIENCE,
     deterministic: bool = False,
     callback: Callable[[Solution], bool | None] | None = None,
@@ -136,9 +137,9 @@ def minimise(
     theta0 : tuple of Tensor
         Where to start.
     tol : float
-        An epoch of ten steps makes progress if it lowers the least objective so far by more than
-        this share of it. After two epochs without, the learning rate is halved; when all halvings
-        no longer help, the descent has converged.
+        An epoch makes progress if it lowers the least objective so far by more than this share of
+        it. After two epochs without, the learning rate is halved; when all halvings no longer help,
+        the descent has converged.
     max_iter : int
         Largest number of steps; 0 returns the start.
     learning_rate : float
@@ -152,6 +153,8 @@ def minimise(
         no more progress without them.
     n_halvings : int, default=5
         Halvings of the learning rate.
+    epoch : int, default=10
+        Steps between two evaluations of the objective.
     patience : int, default=2
         Epochs in a row without progress that end a stage; one suffices without random draws.
     deterministic : bool, default=False
@@ -198,7 +201,7 @@ def minimise(
     for n_iter in range(best.n_iter + 1, max_iter + 1):
         descent.step(functools.partial(_backward, evaluate, leaves, () if stage else late))
         finite = all(torch.isfinite(leaf).all() for leaf in leaves)
-        if finite and n_iter % EPOCH and n_iter < max_iter:
+        if finite and n_iter % epoch and n_iter < max_iter:
             continue
         values.append(_value(objective, leaves) if finite else math.inf)
         if values[-1] < best.objective:

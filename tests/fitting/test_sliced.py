@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skgmmot.fitting.sliced import WHITENING_RIDGE, SlicedObjective, Whitening, fit_sliced
+from skgmmot.fitting.sliced import (
+    WHITENING_RIDGE,
+    SlicedObjective,
+    Whitening,
+    fit_sliced,
+    refine_sliced,
+)
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, ELEMENTARY_TYPES, FULL, SPHERICAL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
@@ -142,6 +148,42 @@ def test_sample_weights_are_repeated_samples(make_mixture, make_samples):
     weighted = objective(X, FULL, sample_weight=a.double()).distance(mixture)
     repeated = objective(X.repeat_interleave(a, dim=0), FULL).distance(mixture)
     assert abs(weighted - repeated) < 1e-9
+
+
+def test_a_fit_is_refined_to_where_all_lines_are_at_their_minimum(make_mixture):
+    truth = make_mixture("full", 3, 2)
+    X, _ = sample(truth, 2000, generator=generator())
+    problem = objective(X, truth.covariance_type, n_projections=30)
+    start = truth._replace(means=truth.means + 0.3)
+    end = refine_sliced(problem, start, tol=1e-4)
+    assert end.objective < 0.15 * problem.held_out_distance(start)
+    assert_close(problem.held_out_distance(end.value), end.objective)
+    point = [t.requires_grad_() for t in problem.to_point(end.value)]
+    before = [t.requires_grad_() for t in problem.to_point(start)]
+    slope, first = (
+        sum(g.norm() for g in torch.autograd.grad(problem.fixed_loss(problem.to_mixture(p)), p))
+        for p in (point, before)
+    )
+    assert slope < 0.02 * first
+
+
+def test_a_hopeless_fit_is_given_up_after_ten_steps(make_mixture):
+    truth = make_mixture("full", 3, 2)
+    X, _ = sample(truth, 500, generator=generator())
+    problem = objective(X, truth.covariance_type)
+    start = truth._replace(means=truth.means * 0.2)
+    whole, given_up = (refine_sliced(problem, start, tol=1e-6, hopeless=h) for h in (9.0, 0.0))
+    assert given_up.n_iter == 10 < whole.n_iter
+    assert whole.objective < given_up.objective < problem.held_out_distance(start)
+
+
+def test_the_loss_of_a_share_is_that_of_the_first_directions(make_mixture, make_samples):
+    mixture = make_mixture("diag", 3, 2)
+    problem = objective(make_samples(50, 2), mixture.covariance_type, n_projections=9)
+    theta, samples = problem.fixed
+    few = problem.fixed_loss(mixture, 1 / 3)
+    problem.fixed = theta[:3], samples.rows(slice(3))
+    assert_close(few, problem.fixed_loss(mixture))
 
 
 def test_the_fixed_distance_does_not_change_with_the_steps(make_mixture, make_samples):

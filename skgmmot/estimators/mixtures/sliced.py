@@ -35,6 +35,8 @@ REFINE_TOL, REFINE_MAX_ITER = 1e-6, 1000
 EM_TOL, EM_MAX_ITER, LEAST_REG = 1e-3, 100, 1e-6
 #: Share of the distance that a run must gain over a fit from EM's.
 NOISE = 0.1
+#: The run is given up where it is so many times as far as the fit from EM's after ten steps.
+HOPELESS = 1.2
 #: Steps of `partial_fit` before they grow shorter.
 N_STEADY = 100
 
@@ -156,10 +158,11 @@ class SlicedWassersteinGMM(FittedMixture):
     samples as that allows, by weight, and so do the lines to judge by. The fit of ``a X + b`` is
     that of ``X``, scaled and moved. The fit is a constant: no gradient flows through it.
 
-    The best run is settled by a quasi-Newton method along as many fixed directions, and so is EM's
-    fit from k-means (or from the given start). The run is kept if it ends nearer by a tenth,
-    else the fit that began with EM's, which is no worse in sliced distance than EM. (Along lines
-    components that are far too thin hardly differ from others.)
+    EM's fit from k-means (or from the given start) is settled by a quasi-Newton method along as
+    many fixed directions, and so is the best run, unless it is still a fifth further after ten
+    steps. The run is kept if it ends nearer by a tenth, else the fit that began with EM's, which is
+    no worse in sliced distance than EM. (Along lines components that are far too thin hardly differ
+    from others.)
 
     The sliced distance depends on how much mass is where, the likelihood on how dense it is there:
     a fit of one is no maximum of the other. ``refine='em'`` ends at the nearest maximum of the
@@ -483,9 +486,11 @@ class _Fit(Fit):
         A run counts only where it ends nearer by more than fitted noise: along lines a component
         that is far too thin hardly differs from another, and EM's fit has none.
         """
-        best = self._settled(solution.value)
-        if not alone:
+        if alone:
+            best = self._settled(solution.value)
+        else:
             likely = self._settled(self._likeliest())
+            best = self._settled(solution.value, hopeless=HOPELESS * likely.objective)
             if likely.objective <= (1 + NOISE) * best.objective:
                 best = likely
         start = solution.previous
@@ -500,8 +505,8 @@ class _Fit(Fit):
         best = max(climbed, key=lambda s: s.objective)
         return best._replace(objective=best.objective - self.whitening.log_det())
 
-    def _settled(self, theta):
-        return refine_sliced(self.objective, theta, tol=self.estimator.tol)
+    def _settled(self, theta, hopeless=math.inf):
+        return refine_sliced(self.objective, theta, tol=self.estimator.tol, hopeless=hopeless)
 
     def _likeliest(self):
         """EM's fit from k-means, or from what is given."""
