@@ -40,6 +40,8 @@ MAX_DIRECT_SITES, COARSENING = 100, 6
 START_TOL = 1e-2
 #: Largest number of costs of the discrete problem between nodes and sites (32 MiB in float64).
 MAX_DISCRETE_COSTS = 2**22
+#: Exponents of a smoothing that are computed at once: 1 MiB in float64, to stay in the cache.
+MAX_EXPONENTS = 2**17
 #: Smoothings of a coarse potential, in units of its typical second difference. The first that
 #: leaves no cell without mass is nearest to the solution.
 SMOOTHINGS = (1.5, 3.0, 6.0)
@@ -200,9 +202,12 @@ def smoothed_heights(
     neighbours = KDTree(few).query(few, 5)[1][:, 1:]  # (j, 4)
     tangents = level[:, None] + 2 * np.einsum("jd,jkd->jk", barycentres, few[neighbours])
     eps = smoothing * np.median(heights[neighbours] - tangents)
-    blocks = []
-    for block in np.array_split(sites, max(1, len(sites) * len(few) // 2**20)):
-        exponent = (level + 2 * block @ barycentres.T) / eps
-        largest = exponent.max(1)
-        blocks.append(largest + np.log(np.exp(exponent - largest[:, None]).sum(1)))
-    return eps * np.concatenate(blocks)
+    slopes = torch.as_tensor(2 * barycentres.T / eps)
+    least_log = math.log(ROUNDING / len(few))  # of a summand: exp is slow where it underflows
+    parts = []
+    for block in torch.as_tensor(sites).split(max(1, MAX_EXPONENTS // len(few))):
+        exponent = torch.addmm(torch.as_tensor(level / eps), block, slopes)
+        largest = exponent.amax(1, keepdim=True)
+        summands = exponent.sub_(largest).clamp_(min=least_log).exp_()
+        parts.append(largest.squeeze(1) + summands.sum(1).log_())
+    return eps * torch.cat(parts).numpy()
