@@ -425,8 +425,8 @@ def refine_sliced(
         ``value`` is the mixture, ``objective`` its `SlicedObjective.held_out_distance`, never above
         that of the start, which is returned if no step lowers it.
     """
-    before = objective.held_out_distance(theta0)
     end = _refined(objective, theta0, ROUGH_SHARE, tol=tol, max_iter=EPOCH)
+    before = end.objectives[0]
     if end.objective <= hopeless:
         fine = _refined(objective, end.value, 1.0, tol=tol, max_iter=MAX_REFINEMENTS)
         end = fine._replace(n_iter=end.n_iter + fine.n_iter)

@@ -39,13 +39,13 @@ BLOCK_SIZE = 2**20
 class _Envelope(torch.autograd.Function):
     """Costs ``(L,)`` from a function that computes their derivatives, too.
 
-    ``function(*inputs)`` returns the costs and, for each input, the derivative of each cost; inputs
-    with one axis are shared by all lines.
+    ``function()`` returns the costs and, for each input, the derivative of each cost; inputs with
+    one axis are shared by all lines.
     """
 
     @staticmethod
     def forward(ctx, function, *inputs):
-        costs, derivatives = function(*inputs)
+        costs, derivatives = function()
         ctx.shared = [t.ndim == 1 for t in inputs]
         ctx.save_for_backward(*derivatives)
         return costs
@@ -55,17 +55,41 @@ class _Envelope(torch.autograd.Function):
     def backward(ctx, cotangent):
         gradients = [None]
         for derivative, shared in zip(ctx.saved_tensors, ctx.shared, strict=True):
-            if derivative is None:
-                gradients.append(None)
-            elif shared:
+            if shared:
                 gradients.append(cotangent @ derivative)
             else:
                 gradients.append(cotangent.unsqueeze(1) * derivative)
         return tuple(gradients)
 
 
+def _costs(kernel, sides, source, target, length: int) -> Tensor:
+    """Costs ``(L,)`` of two sides, differentiable in the source's and the target's tensors.
+
+    ``kernel(*sides)``, of a block of lines, returns the costs and a function: ``gradient(both)``
+    are the derivatives in each tensor of the source and, if both, of the target.
+    """
+    both = _is_asked(target)
+    asked = both or _is_asked(source)
+
+    def compute():
+        costs, derivatives = [], []
+        for i in range(0, len(sides[0].means), length):
+            found, gradient = kernel(*(side.rows(slice(i, i + length)) for side in sides))
+            costs.append(found)
+            if asked:
+                derivatives.append(gradient(both))
+        return torch.cat(costs), [torch.cat(part) for part in zip(*derivatives, strict=True)]
+
+    return _Envelope.apply(compute, *source, *(target if both else ())) if asked else compute()[0]
+
+
+def _is_asked(tensors) -> bool:
+    """Whether a gradient is asked for in one of some tensors."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
 def _kernel(p: float, exactly: bool, n_nodes: int):
-    """The function ``(slices, samples, in_values) -> costs, gradient, derivatives in samples``."""
+    """The function ``(slices, samples) -> costs, gradient``."""
     if exactly:
         if p not in exact.COSTS:
             raise ValueError(
@@ -74,9 +98,7 @@ def _kernel(p: float, exactly: bool, n_nodes: int):
         return exact.COSTS[p]
     if p == 2:
         return functools.partial(squared, n_nodes=n_nodes)
-    return lambda lines, samples, in_values: power(
-        MixtureSide(lines, n_nodes), SampleSide(samples), p
-    )
+    return lambda lines, samples: power(MixtureSide(lines, n_nodes), SampleSide(samples), p)
 
 
 def wasserstein_on_lines(
@@ -116,21 +138,9 @@ def wasserstein_on_lines(
     Differentiable once, as `sliced_wasserstein`. Costs ``O(n L)`` and ``O(n_nodes K^2 L)``.
     """
     kernel = _kernel(p, exact, n_nodes)
-    in_values = samples.values.requires_grad
-    (n_lines, n), K = samples.values.shape, lines.means.shape[1]
+    n, K = samples.values.shape[1], lines.means.shape[1]
     length = max(1, BLOCK_SIZE // (n * K if exact else max(n, n_nodes * K * K)))
-
-    def compute(weights, means, deviations, values):
-        whole = Slices(weights, means, deviations), samples._replace(values=values)
-        blocks = [
-            kernel(*(side.rows(slice(i, i + length)) for side in whole), in_values)
-            for i in range(0, n_lines, length)
-        ]
-        costs, gradients, in_samples = zip(*blocks, strict=True)
-        parts = [torch.cat(part) for part in zip(*gradients, strict=True)]
-        return torch.cat(costs), (*parts, torch.cat(in_samples) if in_values else None)
-
-    return _Envelope.apply(compute, *lines, samples.values)
+    return _costs(kernel, (lines, samples), lines, (samples.values,), length)
 
 
 @overload
@@ -319,17 +329,10 @@ def sliced_wasserstein_between(
     K = max(side.means.shape[1] for side in lines)
     length = max(1, BLOCK_SIZE // (n_nodes * K * K))
 
-    def compute(*tensors):
-        whole = Slices(*tensors[:3]), Slices(*tensors[3:])
-        blocks = [
-            power(*(MixtureSide(s.rows(slice(i, i + length)), n_nodes) for s in whole), p)
-            for i in range(0, len(theta), length)
-        ]
-        costs, *gradients = zip(*blocks, strict=True)
-        parts = [torch.cat(part) for side in gradients for part in zip(*side, strict=True)]
-        return torch.cat(costs), parts
+    def kernel(*sides):
+        return power(*(MixtureSide(side, n_nodes) for side in sides), p)
 
-    return _Envelope.apply(compute, *lines[0], *lines[1]).to(source.means.dtype)
+    return _costs(kernel, lines, *lines, length).to(source.means.dtype)
 
 
 def _change(distance, source, target, theta, costs: Tensor, n_nodes: int, **options) -> Tensor:

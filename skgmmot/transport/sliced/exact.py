@@ -9,7 +9,12 @@ each Newton step.
 import torch
 from torch.nn.functional import pad
 
-from skgmmot.transport.sliced.quadrature import Spline, assemble_squared, first_above, intervals
+from skgmmot.transport.sliced.quadrature import (
+    Spline,
+    derivatives_of_squared,
+    first_above,
+    intervals,
+)
 from skgmmot.transport.sliced.slices import (
     Gradient,
     Slices,
@@ -47,31 +52,35 @@ def quantiles(slices: Slices, samples: SortedSamples) -> Table:
     return table
 
 
-def squared(slices: Slices, samples: SortedSamples, in_values: bool):
-    """W2^2 between mixture and samples on each line, with its derivatives in either.
+def squared(slices: Slices, samples: SortedSamples):
+    """W2^2 between mixture and samples on each line, and a function that returns its derivatives.
 
-    That in the samples is None unless ``in_values``.
+    ``gradient(both)`` are the derivatives in the fields of the slices and, if both, in the samples.
     """
     table = quantiles(slices, samples)
     rises = samples.values.diff(dim=1)
     w, m, s = slices
     last = samples.values[:, -1:]
     S = last.squeeze(1) * (m @ w) - (rises * table.partial).sum(1)
-    below = derivatives(slices, table, rises, torch.zeros_like(rises))
     second = m.square() + s.square()
-    half = Gradient(
-        weights=centred(second / 2 - last * m, w) + below.weights,
-        means=w * (m - last) + below.means,
-        deviations=w * s + below.deviations,
-    )
-    partial = table.partial if in_values else None
-    return assemble_squared(slices, samples, second @ w - 2 * S, half, partial)
+
+    def gradient(both: bool):
+        below = derivatives(slices, table, rises, torch.zeros_like(rises))
+        half = Gradient(
+            weights=centred(second / 2 - last * m, w) + below.weights,
+            means=w * (m - last) + below.means,
+            deviations=w * s + below.deviations,
+        )
+        partial = table.partial if both else None
+        return derivatives_of_squared(slices, samples, half, partial)
+
+    return second @ w - 2 * S + samples.second_moment(), gradient
 
 
-def absolute(slices: Slices, samples: SortedSamples, in_values: bool):
-    """W1 between mixture and samples on each line, with its derivatives in either.
+def absolute(slices: Slices, samples: SortedSamples):
+    """W1 between mixture and samples on each line, and a function that returns its derivatives.
 
-    That in the samples is None unless ``in_values``.
+    ``gradient(both)`` are the derivatives in the fields of the slices and, if both, in the samples.
 
     ``psi'`` is -1 on the part of a cell below its sample and 1 above. With ``r_i`` the point of the
     cell nearest to its sample, ``int psi' dV = sum_i V(q_i) - 2 V(r_i) + V(q_{i-1})``.
@@ -83,17 +92,20 @@ def absolute(slices: Slices, samples: SortedSamples, in_values: bool):
     lower = torch.cat([-infinity, cells.points], dim=1)
     upper = torch.cat([cells.points, infinity], dim=1)
     sign_changes = evaluate(slices, torch.minimum(torch.maximum(y, lower), upper))  # at r_i
-    inner = _sum(slices, cells)
-    outer = _sum(slices, sign_changes)
-    # V at infinity is w_k for a mean, 0 for a deviation, and m_k up to a constant for a weight
-    gradient = Gradient(
-        weights=centred(m, w) + 2 * (inner.weights - outer.weights),
-        means=w + 2 * (inner.means - outer.means),
-        deviations=2 * (inner.deviations - outer.deviations),
-    )
     above = pad(levels, (1, 0)) + pad(levels, (0, 1), value=1.0) - 2 * sign_changes.levels
     means = m @ w + 2 * (cells.partial.sum(1) - sign_changes.partial.sum(1))
-    return means - (y * above).sum(1), gradient, -above if in_values else None
+
+    def gradient(both: bool):
+        inner, outer = _sum(slices, cells), _sum(slices, sign_changes)
+        # V at infinity is w_k for a mean, 0 for a deviation, and m_k up to a constant for a weight
+        in_slices = Gradient(
+            weights=centred(m, w) + 2 * (inner.weights - outer.weights),
+            means=w + 2 * (inner.means - outer.means),
+            deviations=2 * (inner.deviations - outer.deviations),
+        )
+        return (*in_slices, -above) if both else in_slices
+
+    return means - (y * above).sum(1), gradient
 
 
 def _sum(slices: Slices, table: Table) -> Gradient:

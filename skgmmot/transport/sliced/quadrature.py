@@ -149,10 +149,10 @@ def to_nodes(left: Tensor, right: Tensor) -> Tensor:
 # --- the squared distance to samples -------------------------------------------------------------
 
 
-def squared(slices: Slices, samples: SortedSamples, in_values: bool, n_nodes: int):
-    """W2^2 between mixture and samples on each line, with its derivatives in either.
+def squared(slices: Slices, samples: SortedSamples, n_nodes: int):
+    """W2^2 between mixture and samples on each line, and a function that returns its derivatives.
 
-    That in the samples is None unless ``in_values``.
+    ``gradient(both)`` are the derivatives in the fields of the slices and, if both, in the samples.
 
     ``W2^2 = E t^2 + sum_i a_i y_i^2 - 2 S`` with the correlation ``S = int q Q``, summed by parts:
     ``S = y_n H(1) - sum_i (y_{i+1} - y_i) H(c_i)``.
@@ -169,36 +169,38 @@ def squared(slices: Slices, samples: SortedSamples, in_values: bool, n_nodes: in
     slope_left, slope_right = (m1 - 2 * m2 + m3) * spline.widths, (m3 - m2) * spline.widths
     below = to_nodes(m0 - right, right) * table.partial + to_nodes(slope_left, slope_right) * t
     S = last.squeeze(1) * (m @ w) - below.sum(1)
-    # int (q - Q) dV, with V at the nodes and at infinity: w_k, 0 and m_k (up to a constant)
-    own, own_left, own_right = spline.identity_functional()
-    values = to_nodes(m0 - right - own, right + own)
-    values[:, 0] += t[:, 0]
-    values[:, -1] -= t[:, -1]
-    slopes = to_nodes(
-        own_left + slope_left * spline.slow_left, own_right + slope_right * spline.slow_right
-    )
-    inner, ahead = derivatives(slices, table, values, slopes), t[:, -1:] - last
-    half = Gradient(
-        centred(ahead * m, w) + inner.weights, ahead * w + inner.means, inner.deviations
-    )
-    partial = spline.partial(samples.levels, intervals(first)) if in_values else None
-    return assemble_squared(slices, samples, spline.second_moment() - 2 * S, half, partial)
+
+    def gradient(both: bool):
+        # int (q - Q) dV, with V at the nodes and at infinity: w_k, 0 and m_k (up to a constant)
+        own, own_left, own_right = spline.identity_functional()
+        values = to_nodes(m0 - right - own, right + own)
+        values[:, 0] += t[:, 0]
+        values[:, -1] -= t[:, -1]
+        slopes = to_nodes(
+            own_left + slope_left * spline.slow_left, own_right + slope_right * spline.slow_right
+        )
+        inner, ahead = derivatives(slices, table, values, slopes), t[:, -1:] - last
+        half = Gradient(
+            centred(ahead * m, w) + inner.weights, ahead * w + inner.means, inner.deviations
+        )
+        partial = spline.partial(samples.levels, intervals(first)) if both else None
+        return derivatives_of_squared(slices, samples, half, partial)
+
+    return spline.second_moment() - 2 * S + samples.second_moment(), gradient
 
 
-def assemble_squared(slices, samples, without_squares, half, partial):
-    """Add the samples' second moment, which completes W2^2, and compute the derivatives.
+def derivatives_of_squared(slices, samples, half, partial):
+    """Derivatives of W2^2 in the slices, from half of them, and with ``H`` in the samples.
 
     The derivative in a sample is ``2 a_i (y_i - mean of the mixture in its cell)``, and that mean
     is ``(H(c_i) - H(c_{i-1})) / a_i``.
     """
-    y = samples.values
-    cost = without_squares + samples.second_moment()
     gradient = Gradient(*(2 * part for part in half))
     if partial is None:
-        return cost, gradient, None
+        return gradient
     total = (slices.means @ slices.weights).unsqueeze(1)
     cells = torch.cat([partial, total], dim=1).diff(dim=1, prepend=torch.zeros_like(total))
-    return cost, gradient, 2 * (samples.masses * y - cells)
+    return *gradient, 2 * (samples.masses * samples.values - cells)
 
 
 def first_above(node_levels: Tensor, samples: SortedSamples) -> Tensor:
@@ -326,9 +328,9 @@ class SampleSide:
         """Quantiles ``(L, m)`` at levels found by `locate`."""
         return self.values.gather(1, location)
 
-    def derivatives(self, location, slope: Tensor, other, p: float) -> Tensor:
+    def derivatives(self, location, slope: Tensor, other, p: float) -> tuple[Tensor]:
         """Derivatives in the samples."""
-        return torch.zeros_like(self.values).scatter_add_(1, location, slope)
+        return (torch.zeros_like(self.values).scatter_add_(1, location, slope),)
 
 
 def mean_slope(start: Tensor, end: Tensor, p: float) -> Tensor:
@@ -342,7 +344,9 @@ def mean_slope(start: Tensor, end: Tensor, p: float) -> Tensor:
 
 
 def power(source, target, p: float):
-    """W_p^p between two distributions on each line (two *sides*), and the derivatives in both.
+    """W_p^p between two distributions on each line (two *sides*), and a function for derivatives.
+
+    ``gradient(both)`` are the derivatives in the fields of the source and, if both, of the target.
 
     Computed by Gauss quadrature between neighbours among the levels of both sides and those where
     the two quantile functions cross, since ``|.|^p`` has a kink there.
@@ -357,9 +361,13 @@ def power(source, target, p: float):
     gap = source.at(here) - target.at(there)
     distance = gap.abs()
     cost = (weights * distance**p).sum(1)
-    slope = weights * p * distance ** (p - 1) * gap.sign()
-    in_source = source.derivatives(here, slope, target, p)
-    return cost, in_source, target.derivatives(there, -slope, source, p)
+
+    def gradient(both: bool):
+        slope = weights * p * distance ** (p - 1) * gap.sign()
+        in_source = source.derivatives(here, slope, target, p)
+        return (*in_source, *target.derivatives(there, -slope, source, p)) if both else in_source
+
+    return cost, gradient
 
 
 def _with_crossings(source, target, levels: Tensor) -> Tensor:

@@ -304,6 +304,19 @@ def test_float32_gives_float32_of_nearly_the_same_value(make_mixture, make_sampl
     assert all(g.dtype == torch.float32 for g in torch.autograd.grad(found.sum(), tuple(single)))
 
 
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+def test_the_distance_has_the_same_bits_with_and_without_a_gradient(p, make_mixture, make_samples):
+    mixture, X, theta = make_mixture("full", 3, 2), make_samples(40, 2), chosen(4, 2)
+    leaf = mixture._replace(means=mixture.means.clone().requires_grad_())
+    for distance, other in ((sliced_wasserstein, X), (sliced_wasserstein_between, mixture)):
+        without, asked = (distance(m, other, theta, p=p) for m in (mixture, leaf))
+        assert asked.requires_grad
+        assert not without.requires_grad
+        assert torch.equal(without, asked)
+        with torch.no_grad():
+            assert torch.equal(distance(leaf, other, theta, p=p), asked)
+
+
 def test_sorted_once_or_every_time_is_the_same(make_mixture, make_samples):
     mixture, X, theta = make_mixture("tied", 3, 2), make_samples(100, 2), chosen(5, 2)
     a = make_samples(100, 1, seed=3).flatten().exp()

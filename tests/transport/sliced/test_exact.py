@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.transport.sliced.exact import COSTS, absolute, quantiles, squared
-from skgmmot.transport.sliced.slices import Slices, SortedSamples
+from skgmmot.transport.sliced.slices import Gradient, Slices, SortedSamples
 
 F64 = torch.float64
 
@@ -88,17 +88,18 @@ def test_quantiles_across_a_gap_are_in_it():
 @pytest.mark.parametrize("p", COSTS)
 def test_distances_are_those_of_numerical_integration(p, X):
     expected = torch.tensor([by_quad(l, X, p) for l in range(2)], dtype=F64)
-    found, *_ = COSTS[p](LINES, X, False)
+    found, _ = COSTS[p](LINES, X)
     assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("p", COSTS)
 def test_derivatives_are_those_of_finite_differences(p, X):
-    _, gradient, in_values = COSTS[p](LINES, X, True)
+    *gradient, in_values = COSTS[p](LINES, X)[1](True)
+    gradient = Gradient(*gradient)
     h = 1e-6
 
     def difference(change):
-        up, down = (COSTS[p](*change(sign * h), False)[0] for sign in (1, -1))
+        up, down = (COSTS[p](*change(sign * h))[0] for sign in (1, -1))
         return (up - down) / (2 * h)
 
     for name in ("means", "deviations"):
@@ -122,5 +123,6 @@ def test_derivatives_are_those_of_finite_differences(p, X):
 
 @pytest.mark.parametrize("cost", [absolute, squared])
 def test_derivatives_in_the_samples_are_made_if_asked_for(cost, X):
-    assert cost(LINES, X, False)[2] is None
-    assert cost(LINES, X, True)[2].shape == X.values.shape
+    _, gradient = cost(LINES, X)
+    assert len(gradient(False)) == 3
+    assert gradient(True)[3].shape == X.values.shape

@@ -160,11 +160,11 @@ def test_derivatives_in_the_samples_are_finite_differences(weighted, make_mixtur
     lines, X = slices(make_mixture("full", 3, 2), chosen(2, 2)), 2 * make_samples(7, 2)
     a = make_samples(7, 1, seed=1).flatten().exp() if weighted else None
     samples = slice_samples(X, chosen(2, 2), a)
-    _, _, found = squared(lines, samples, True, n_nodes=200)
+    *_, found = squared(lines, samples, n_nodes=200)[1](True)
     for i in range(7):
         step = 1e-5 * torch.eye(7, dtype=F64)[i]
         up, down = (
-            squared(lines, samples._replace(values=samples.values + sign * step), False, 200)[0]
+            squared(lines, samples._replace(values=samples.values + sign * step), 200)[0]
             for sign in (1, -1)
         )
         assert_close(found[:, i], (up - down) / 2e-5, rtol=1e-4, atol=1e-4)
