@@ -27,6 +27,8 @@ Advance = Callable[[Point, int], Point]
 NEWTON_RADIUS = 0.5
 #: Plain iterations where steps fail, at first; twice as many each time.
 N_STEPS = 4
+#: A residual below the first that has not halved at so many points in a row is rounding.
+ROUNDING, MOST_STALE = 1e-12, 4
 
 
 class Polished(NamedTuple):
@@ -74,13 +76,26 @@ def polish(
     Returns
     -------
     Polished
-        The point and its accuracy. Where its derivative is small, the linearisation there has an
+        The point and its accuracy; that of rounding where the tolerance is below. Where its derivative is small, the linearisation there has an
         approximate inverse.
     """
     here = linearise(theta)
     way = _by_matrices if here.small else _by_products
     bound = tol if callable(tol) else lambda _: tol
     return way(linearise, here, advance=advance, bound=bound, max_passes=max_passes)
+
+
+class _Residuals:
+    """Sizes of residuals from point to point."""
+
+    def __init__(self):
+        self.least, self.n_stale = math.inf, 0
+
+    def end_with(self, size: float) -> bool:
+        """Whether they are down to rounding, so that nothing is gained by going on."""
+        self.n_stale = 0 if size < self.least / 2 else self.n_stale + 1
+        self.least = min(self.least, size)
+        return self.least < ROUNDING and self.n_stale > MOST_STALE
 
 
 def _at(linearise: Linearise, theta: Point) -> Linearisation | None:
@@ -246,7 +261,7 @@ class _TrustRegion:
 
 def _by_matrices(linearise, here, *, advance, bound, max_passes) -> Polished:
     """Steps within a trust region, of a model that is computed again when it is too old."""
-    region, n_passes, n_steps = _TrustRegion(here), 1, N_STEPS
+    region, n_passes, n_steps, residuals = _TrustRegion(here), 1, N_STEPS, _Residuals()
     while True:
         here = region.here
         size = norm(here.residual)
@@ -256,7 +271,8 @@ def _by_matrices(linearise, here, *, advance, bound, max_passes) -> Polished:
             region.renew()
             n_passes += 1
         step = region.model.step(here.residual, region.radius)
-        if step.distance <= bound(here) or n_passes >= max_passes:
+        done = step.distance <= bound(here) or residuals.end_with(size)
+        if done or n_passes >= max_passes:
             here.inverse = None if step.shift else step.solve
             gain, contracts = step.gain(here.residual), not step.shift
             return Polished(here.theta, size, step.distance, n_passes, gain, contracts)
@@ -280,11 +296,12 @@ def _by_products(linearise, here, *, advance, bound, max_passes) -> Polished:
     Where it does not, as at a saddle of the objective, Newton steps would converge to a point that
     iterations of ``F`` leave, so ``F`` is iterated instead.
     """
-    step, n_passes, n_steps = None, 1, N_STEPS
+    step, n_passes, n_steps, residuals = None, 1, N_STEPS, _Residuals()
     while True:
         step = _KrylovStep(here) if step is None else step
         n_passes += step.n_passes
-        if step.length <= bound(here) or n_passes >= max_passes:
+        done = step.length <= bound(here) or residuals.end_with(step.size)
+        if done or n_passes >= max_passes:
             left = step.length, n_passes, step.gain, step.contracts
             return Polished(here.theta, step.size, *left)
         ahead = _at(linearise, here.retracted(step.delta)) if step.trusted else None

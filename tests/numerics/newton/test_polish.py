@@ -128,3 +128,18 @@ def test_the_linear_solve_leaves_a_third_of_the_share_that_may_remain(size, shar
     linear = Linear()
     assert _KrylovStep(linear, share).length == pytest.approx(size)
     assert linear.tol == pytest.approx(tol)
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_polish_ends_at_rounding_where_the_tolerance_is_below(small, slow):
+    F, advance, x = slow
+
+    def linearise(theta):
+        here = AutogradLinearisation(F, theta)
+        here.small = small
+        return here
+
+    found = polish(linearise, (x + 0.1,), advance=advance, tol=1e-30, max_passes=1000)
+    assert found.n_passes < 150
+    assert found.distance < 1e-12
+    assert (found.theta[0] - x).norm() < 1e-13
