@@ -76,8 +76,8 @@ def polish(
     Returns
     -------
     Polished
-        The point and its accuracy; that of rounding where the tolerance is below. Where its derivative is small, the linearisation there has an
-        approximate inverse.
+        The point and its accuracy; that of rounding where the tolerance is below. Where its
+        derivative is small, the linearisation there has an approximate inverse.
     """
     here = linearise(theta)
     way = _by_matrices if here.small else _by_products

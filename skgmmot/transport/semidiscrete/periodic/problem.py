@@ -51,7 +51,10 @@ class PeriodicProblem(ScaledProblem):
         self.density, self.step = PeriodicIntegrals(one), self.unit
         self.shift = np.zeros_like(self.mean)
         moved = GENERIC_SHIFT[: len(self.mean)] * self.density.period
-        self.centred = nearest_image((self.y - self.mean) / self.unit + moved, one.box)
+        # a remainder is exact, so that no digits are lost to periods between a point and the box
+        lower, upper = np.reshape(density.extent, (-1, 2)).T
+        near = np.remainder(self.y, upper - lower)
+        self.centred = nearest_image((near - self.mean) / self.unit + moved, one.box)
         self.level = (self.centred**2).sum(1)
         self.full = self._with_mass()
         self._merge(merging_distance, self.density.period)

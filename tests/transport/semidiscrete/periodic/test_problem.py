@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import ot
@@ -101,6 +102,16 @@ def test_moving_points_by_whole_periods_or_all_by_the_same_vector_changes_nothin
     even = torch.ones_like(values)
     moved = cost(even, points + torch.tensor([0.77, -0.31]), weights)
     assert torch.isclose(moved, cost(even, points, weights), rtol=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [20, 50, 300])
+def test_points_a_great_many_periods_away_are_where_their_digits_say(exponent):
+    values, near, weights = problem()
+    far = near + PERIOD * 2.0**exponent  # rounded: up to 2^51 periods some digits are left
+    exact = zip(far.flatten().tolist(), 9 * PERIOD.tolist(), strict=True)
+    moved = torch.tensor([float(Fraction(x) % Fraction(p)) for x, p in exact], dtype=DOUBLE)
+    moved = moved.reshape(far.shape)
+    assert torch.isclose(cost(values, far, weights), cost(values, moved, weights), rtol=1e-12)
 
 
 def test_barycentres_and_polygons_are_near_the_points_as_given():
