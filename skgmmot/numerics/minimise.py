@@ -7,6 +7,7 @@ halves the learning rate, until halving no longer helps.
 
 import copy
 import functools
+import inspect
 import math
 import os
 from collections.abc import Callable
@@ -26,6 +27,20 @@ PATIENCE = 2
 N_HALVINGS = 5
 #: Environment variable that torch's compiler sets to the path of its cache.
 COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+#: Methods of optimisers that load torch's compiler when they are first called, besides ``step``.
+DECORATED = "add_param_group", "zero_grad", "state_dict", "load_state_dict"
+
+
+def _without_compiler(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The same optimiser, which does not load torch's compiler: that takes seconds."""
+    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in DECORATED}
+    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), methods)
+
+
+RMSprop, Adam, LBFGS = map(
+    _without_compiler, (torch.optim.RMSprop, torch.optim.Adam, torch.optim.LBFGS)
+)
 
 
 def rmsprop(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
@@ -47,9 +62,7 @@ def rmsprop(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optim
     ----------
     .. [1] Kolouri, Rohde and Hoffmann 2018, numerical experiments.
     """
-    return torch.optim.RMSprop(
-        parameters, lr=learning_rate, alpha=0.9, momentum=0.5, centered=True, eps=1e-10
-    )
+    return RMSprop(parameters, lr=learning_rate, alpha=0.9, momentum=0.5, centered=True, eps=1e-10)
 
 
 def adam(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
@@ -67,7 +80,7 @@ def adam(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimize
     torch.optim.Adam
         The optimiser.
     """
-    return torch.optim.Adam(parameters, lr=learning_rate)
+    return Adam(parameters, lr=learning_rate)
 
 
 def lbfgs(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
@@ -85,7 +98,7 @@ def lbfgs(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimiz
     torch.optim.LBFGS
         The optimiser; a step is one of its iterations.
     """
-    return torch.optim.LBFGS(
+    return LBFGS(
         parameters, lr=learning_rate, max_iter=1, history_size=20, line_search_fn="strong_wolfe"
     )
 
@@ -228,7 +241,8 @@ def minimise(
 def _environment_kept():
     """Restore the environment variable that torch sets when it makes its first optimiser.
 
-    Making it loads torch's compiler, which sets the path of its cache for child processes.
+    Making one of torch's own loads its compiler, which sets the path of its cache for child
+    processes.
     """
     before = os.environ.get(COMPILER_CACHE)
     try:

@@ -10,9 +10,12 @@ from torch.testing import assert_close
 
 from skgmmot.numerics.minimise import (
     EPOCH,
+    LBFGS,
     N_HALVINGS,
     OPTIMIZERS,
     PATIENCE,
+    Adam,
+    RMSprop,
     adam,
     lbfgs,
     minimise,
@@ -161,16 +164,48 @@ def test_the_start_is_left_as_it_was():
     assert all((t == 0).all() for t in theta0)
 
 
-def test_the_environment_is_left_alone():
+def test_the_environment_is_left_alone_and_no_compiler_is_loaded():
     code = """if True:
-        import os, torch
-        from skgmmot.numerics.minimise import minimise
-        before = dict(os.environ)
-        start = (torch.zeros(1),)
-        minimise(lambda t: t[0].square().sum(), start, tol=0.0, max_iter=1, learning_rate=0.1)
+        import os, sys, torch
+        from skgmmot.numerics.minimise import adam, lbfgs, minimise, rmsprop
+        before, start = dict(os.environ), (torch.zeros(1),)
+        options = {"tol": 0.0, "max_iter": 11, "learning_rate": 0.1}
+        for optimizer in (rmsprop, adam, lbfgs):
+            minimise(lambda t: (t[0] - 1).square().sum(), start, optimizer=optimizer, **options)
+        assert "torch._dynamo" not in sys.modules
+        sgd = lambda parameters, learning_rate: torch.optim.SGD(parameters, lr=learning_rate)
+        minimise(lambda t: t[0].square().sum(), start, optimizer=sgd, **options)
         assert dict(os.environ) == before, set(os.environ) - set(before)
     """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("light", "options"),
+    [
+        (RMSprop, {"lr": 0.05, "momentum": 0.5}),
+        (Adam, {"lr": 0.05}),
+        (LBFGS, {"max_iter": 1, "line_search_fn": "strong_wolfe"}),
+    ],
+)
+def test_optimisers_without_the_compiler_take_the_steps_of_torchs_own(light, options):
+    ends = []
+    for optimizer in (light, light.__base__):
+        leaves = [t.requires_grad_() for t in start()]
+        descent = optimizer(leaves, **options)
+
+        def closure(descent=descent, leaves=leaves):
+            descent.zero_grad()
+            with torch.enable_grad():
+                value = quadratic(leaves)
+            value.backward()
+            return value
+
+        for _ in range(5):
+            descent.step(closure)
+        ends.append(leaves)
+    assert all(map(torch.equal, *ends))
+    assert not torch.equal(ends[0][0], start()[0])
 
 
 class Journal:
