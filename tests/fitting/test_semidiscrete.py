@@ -188,6 +188,27 @@ def test_where_newtons_method_gives_up_lbfgs_goes_on(make_mixture, given, monkey
     assert math.isclose(end.objective, whole.objective, rel_tol=1e-5)
 
 
+def test_a_fit_whose_last_plan_fails_keeps_the_distance_of_newtons_method(
+    make_mixture, monkeypatch
+):
+    X, _ = sample(make_mixture("full", 2, 2), 40)
+    start, plan, n_calls = make_mixture("full", 2, 2), _Transport.plan, []
+    whole = fit_to_points(start, X, ones(40))
+
+    def failing(self, mixture):
+        n_calls.append(0)
+        if len(n_calls) > 1:
+            raise RuntimeError("no plan")
+        return plan(self, mixture)
+
+    monkeypatch.setattr(_Transport, "plan", failing)
+    end = fit_to_points(start, X, ones(40))
+    assert len(n_calls) == 2 and end.converged
+    assert math.isclose(end.objective, whole.objective, rel_tol=1e-5)
+    assert end.objectives[-1] == end.objective
+    assert torch.allclose(end.value.means, whole.value.means)
+
+
 @pytest.mark.parametrize(
     ("share", "expected"),
     [
