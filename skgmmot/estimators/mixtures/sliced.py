@@ -545,6 +545,11 @@ class _Fit(Fit):
                 self.covariance_type,
             )
         )
+        if not all(torch.isfinite(part).all() for part in moved):
+            raise ValueError(
+                "the start must be of the size of the samples, got infinite parameters in their "
+                "unit. Pass means_init and precisions_init near them, or none."
+            )
         parts = zip((weights, means, covariances), moved, strict=True)
         return tuple(None if part is None else new for part, new in parts)
 

@@ -509,12 +509,19 @@ def test_as_many_components_as_samples_are_fitted(rng):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("precision", [1e-308])
-@pytest.mark.parametrize("name", ["spherical", "diag"])
-def test_a_start_beyond_all_samples_is_refused(name, precision):
+@pytest.mark.parametrize("precision", [1e-300, 1e-307, 1e-308])
+def test_a_start_far_wider_than_the_samples_is_left_or_refused(covariance_type, precision):
     X = np.random.default_rng(0).normal(size=(30, 1)) + 1e6
-    given = np.full((2,) if name == "spherical" else (2, 1), precision)
-    options = {"precisions_init": given, "max_iter": 2, "random_state": 0}
-    message = r"the start must be of the size of the samples, got (inf|nan)"
-    with pytest.raises(ValueError, match=message):
-        SlicedWassersteinGMM(2, covariance_type=name, **options).fit(X)
+    shape = {"spherical": (2,), "diag": (2, 1), "full": (2, 1, 1), "tied": (1, 1)}
+    given = np.full(shape[covariance_type], precision)
+    options = {"precisions_init": given, "covariance_type": covariance_type, "random_state": 0}
+    if precision == 1e-308 and covariance_type in ("full", "tied"):  # they add up two of these
+        with pytest.raises(ValueError, match="the start must be of the size of the samples"):
+            SlicedWassersteinGMM(2, **options).fit(X)
+    else:
+        found = SlicedWassersteinGMM(2, max_iter=2, **options).fit(X)
+        assert found.sliced_wasserstein_ < 0.2 * X.std()
+    if precision < 1e-300:
+        message = r"the start must be of the size of the samples, got (inf|nan)"
+        with pytest.raises(ValueError, match=message):
+            SlicedWassersteinGMM(2, max_iter=0, **options).fit(X)
