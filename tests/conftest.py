@@ -30,7 +30,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Tell hypothesis how many inputs to generate; more than by default are other ones each time."""
+    """Tell hypothesis how many inputs to generate: more than usual are other ones each time."""
     n = config.getoption("--examples")
     settings.register_profile(
         "skgmmot",
