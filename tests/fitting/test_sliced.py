@@ -101,7 +101,8 @@ def test_as_many_components_as_samples_shrink_to_them(name, make_samples):
     start = GaussianMixtureParams(weights, X + 0.1, 0.04 * wide.to(F64))
     solution = fit_sliced(objective(X, COVARIANCE_TYPES[name]), start, tol=1e-3)
     assert solution.objective < 0.1 * solution.objectives[0]  # never zero: of reg_covar
-    assert_close(solution.value.means, X, atol=0.02, rtol=0)  # 0.1 at the start
+    apart = torch.cdist(X, solution.value.means)  # near samples may have changed components
+    assert max(apart.amin(0).max(), apart.amin(1).max()) < 0.03  # 0.14 at the start
     assert solution.value.covariances.abs().max() < 0.05**2
 
 
@@ -129,8 +130,9 @@ def test_other_exponents_lead_to_the_mixture(p, make_mixture, random_seed):
     truth = make_mixture("diag", 2, 2, spread=3.0)
     X, _ = sample(truth, 300, generator=generator(random_seed))
     problem = objective(X, COVARIANCE_TYPES["diag"], p=p, n_projections=8)
-    solution = fit_sliced(problem, truth._replace(means=truth.means + 1.5), tol=0.1, max_iter=150)
-    assert_close(solution.value.means, truth.means, atol=0.5, rtol=0)
+    start = truth._replace(means=truth.means + 1.5)
+    solution = fit_sliced(problem, start, tol=0.1, max_iter=150)
+    assert solution.objective < min(1.2 * problem.distance(truth), 0.3 * problem.distance(start))
 
 
 def test_batches_of_samples_lead_to_the_mixture(make_mixture, random_seed):
