@@ -30,12 +30,12 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Tell hypothesis how many inputs to generate: more than usual are other ones each time."""
+    """Tell hypothesis how many inputs to generate; more than a few are other ones each time."""
     n = config.getoption("--examples")
     settings.register_profile(
         "skgmmot",
         max_examples=n,
-        derandomize=n <= EXAMPLES,
+        derandomize=n == EXAMPLES,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),

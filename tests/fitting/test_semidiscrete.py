@@ -118,18 +118,18 @@ def test_weights_of_two_are_points_given_twice(make_mixture):
 @pytest.mark.parametrize("weight", [0.2495, 0.2501])
 def test_weights_are_settled_to_those_of_the_clusters(rng, weight):
     cluster = torch.tensor(rng.normal(size=(10, 2)))
-    points = torch.cat([cluster, cluster + torch.tensor([20.0, 0.0], dtype=DOUBLE)])
+    points = torch.cat([cluster, cluster + torch.tensor([25.0, 0.0], dtype=DOUBLE)])
     masses = torch.cat([0.25 * ones(10), 0.75 * ones(10)])
     mixture = GaussianMixtureParams(
         torch.tensor([weight, 1 - weight], dtype=DOUBLE),
-        torch.tensor([[0.0, 0.0], [20.0, 0.0]], dtype=DOUBLE),
+        torch.tensor([[0.0, 0.0], [25.0, 0.0]], dtype=DOUBLE),
         0.8 * torch.ones(2, 2, dtype=DOUBLE),
     )
     transport = _Transport(points, masses, 1e-6, None, 0)
     settled = transport.with_corrected_weights(mixture, transport.plan(mixture))
     expected = torch.tensor([0.25, 0.75], dtype=DOUBLE)
     # all that is missing, but for what the tails of one component give to the other's points
-    left = 0.1 * abs(weight - 0.25)
+    left = 0.05 * abs(weight - 0.25)
     assert torch.allclose(settled.weights, expected, rtol=0, atol=left)
 
 
@@ -174,7 +174,9 @@ def test_a_plan_that_fails_where_the_descent_is_raises_at_the_start_and_else_end
 @pytest.mark.parametrize("given", [1, 3])
 def test_where_newtons_method_gives_up_lbfgs_goes_on(make_mixture, given, monkeypatch):
     X, _ = sample(make_mixture("full", 2, 2), 40)
-    start = make_mixture("full", 2, 2)
+    end = fit_to_points(make_mixture("full", 2, 2), X, ones(40), tol=1e-9).value
+    # so near that both find the same minimum
+    start = end._replace(means=end.means + 0.3, covariances=2 * end.covariances)
     whole, calls, at = fit_to_points(start, X, ones(40), tol=1e-9), [], NewtonDescent._at
 
     def giving_up(self, *args):
@@ -184,7 +186,7 @@ def test_where_newtons_method_gives_up_lbfgs_goes_on(make_mixture, given, monkey
     monkeypatch.setattr(NewtonDescent, "_at", giving_up)
     end = fit_to_points(start, X, ones(40), tol=1e-9, max_iter=1000)
     assert len(calls) > given and end.converged
-    assert end.objective > (1 + 1e-5) * whole.objective  # as near, or nearer at another minimum
+    assert math.isclose(end.objective, whole.objective, rel_tol=1e-5)
 
 
 def test_a_fit_whose_last_plan_fails_keeps_the_distance_of_newtons_method(

@@ -28,7 +28,7 @@ FEW, MANY = 24, 120
 @pytest.fixture(scope="module")
 def n_problems(request):
     """Number of random problems of each test."""
-    return FEW if request.config.getoption("--examples") <= 10 else MANY
+    return FEW if request.config.getoption("--examples") == 10 else MANY
 
 
 def _weights(rng, K, concentration=1.0):

@@ -45,8 +45,8 @@ def test_it_has_the_interface_of_a_mixture(clouds, rng):
     assert np.array_equal(clone(mixture).fit_predict(X), mixture.predict(X))
     assert np.array_equal(pickle.loads(pickle.dumps(mixture)).means_, mixture.means_)
     search = GridSearchCV(SemidiscreteGMM(random_state=0), {"n_components": [1, 2]}, cv=2)
-    scores = search.fit(rng.permutation(X)).cv_results_["mean_test_score"]
-    assert np.isfinite(scores).all() and search.best_score_ == scores.max()
+    more = np.vstack([rng.normal(size=(80, 2)), rng.normal([12.0, 0.0], size=(80, 2))])
+    assert search.fit(rng.permutation(more)).best_params_ == {"n_components": 2}
 
 
 @pytest.mark.usefixtures("random_seed")
@@ -61,13 +61,13 @@ def test_nodes_serve_other_dimensions(rng, d):
 def test_exact_and_nodes_agree(clouds):
     X, _ = clouds
     exact, nodes = (
-        SemidiscreteGMM(2, integration=m, n_nodes=512, random_state=0).fit(X)
+        SemidiscreteGMM(2, integration=m, n_nodes=4096, random_state=0).fit(X)
         for m in ("exact", "nodes")
     )
     order = [np.argsort(m.means_[:, 0]) for m in (exact, nodes)]
     assert np.allclose(exact.means_[order[0]], nodes.means_[order[1]], atol=0.15)
     assert np.allclose(exact.weights_[order[0]], nodes.weights_[order[1]], atol=0.02)
-    assert np.allclose(exact.covariances_[order[0]], nodes.covariances_[order[1]], atol=0.15)
+    assert np.allclose(exact.covariances_[order[0]], nodes.covariances_[order[1]], atol=0.05)
     assert np.isclose(exact.distance_, nodes.distance_, rtol=0.02)
 
 
@@ -82,7 +82,7 @@ def test_the_error_of_the_distance_is_known_where_it_is_asked_for(clouds, integr
     off = abs(mixture.distance_ - semidiscrete_distance(mixture, X, integration="exact"))
     rounding = np.finfo(np.float32).eps * mixture.distance_  # of what is shown
     assert rounding < off < mixture.error_ + rounding
-    assert mixture.error_ < (100 * off if integration == "exact" else 0.1)
+    assert mixture.error_ < (min(0.1, 100 * off) if integration == "exact" else 0.1)
     mixture.set_params(certify=False, max_iter=0)
     assert not hasattr(mixture.fit(X), "error_")
 

@@ -130,10 +130,10 @@ def test_a_fit_of_tiny_or_huge_data_is_the_fit_scaled(clouds, p, exponent):
 
 @pytest.mark.usefixtures("random_seed")
 def test_the_distance_is_recorded_and_falls(clouds):
-    mixture = fitted(clouds)
+    mixture = fitted(clouds, tol=1e-3, learning_rate=0.02)
     curve = np.array(mixture.sliced_wassersteins_)
     assert len(curve) == 1 + mixture.n_iter_ // 10
-    assert curve[-1] < 0.15 * curve[0]
+    assert curve[-1] < 0.1 * curve[0]
     assert mixture.sliced_wasserstein_ < 1.05 * curve.min()  # along other lines
 
 
@@ -500,12 +500,13 @@ def test_far_outliers_get_their_share_of_the_mass(clouds, size):
 @pytest.mark.usefixtures("random_seed")
 def test_as_many_components_as_samples_are_fitted(rng):
     X = rng.normal(size=(6, 2))
+    X *= 0.9 / np.sqrt(X.var(0).mean())
     mixture = fitted(X, 6)
     # each is a component of the least variance, reg_covar = 1e-6
-    assert finite(mixture) and mixture.sliced_wasserstein_ < 3e-3
-    assert np.abs(mixture.means_[:, None] - X).max(2).min(1).max() < 3e-3
+    assert finite(mixture) and mixture.sliced_wasserstein_ < 1e-3
+    assert np.abs(mixture.means_[:, None] - X).max(2).min(1).max() < 1e-3
     assert len(set(mixture.predict(X))) == 6
-    assert np.abs(mixture.covariances_).max() < 1e-5
+    assert np.abs(mixture.covariances_).max() < 2e-6
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
