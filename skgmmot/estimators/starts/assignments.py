@@ -13,6 +13,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
+from sklearn import config_context
 from sklearn.cluster import KMeans, kmeans_plusplus
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -90,7 +91,7 @@ def kmeans_labels(em: EM, n_components: int, rng) -> Tensor:
     """The cluster of each sample ``(n,)``."""
     on_host = em.X.device.type == "cpu"
     X = _near_origin(em, centred_by_mean(em)) if on_host else em.X - em.origin
-    return kmeans_clusters(X, em.sample_weight, n_components, 1, rng)
+    return kmeans_clusters(X, em.sample_weight, n_components, 1, rng, overwrite=X is not em.X)
 
 
 def _by_kmeans_plusplus(em: EM, n_components: int, rng) -> Assignment:
@@ -99,7 +100,9 @@ def _by_kmeans_plusplus(em: EM, n_components: int, rng) -> Assignment:
         return _single(kmeans.seeds(em.X - em.origin, n_components, rng, em.sample_weight), em)
     X = _near_origin(em, _distances_keep_digits(em)).numpy()
     options = {"sample_weight": _weights_of(em), "random_state": rng}
-    return _single(torch.from_numpy(kmeans_plusplus(X, n_components, **options)[1]), em)
+    with config_context(assume_finite=True):  # the samples have been checked
+        chosen = kmeans_plusplus(X, n_components, **options)[1]
+    return _single(torch.from_numpy(chosen), em)
 
 
 def _by_random_samples(em: EM, n_components: int, rng) -> Assignment:
@@ -153,16 +156,29 @@ def _distances_keep_digits(em: EM) -> bool:
 
 
 def kmeans_clusters(
-    X: Tensor, sample_weight: Tensor | None, n_clusters: int, n_init: int, rng
+    X: Tensor,
+    sample_weight: Tensor | None,
+    n_clusters: int,
+    n_init: int,
+    rng,
+    *,
+    overwrite: bool = False,
 ) -> Tensor:
-    """The labels of k-means: on the CPU scikit-learn's, with its very bits."""
+    """The labels of k-means: on the CPU scikit-learn's, with its very bits.
+
+    Samples that may be overwritten are not copied.
+    """
     if X.device.type != "cpu":
         return kmeans.kmeans(X, n_clusters, rng, sample_weight, n_init=n_init).labels
-    estimator = KMeans(n_clusters, n_init=n_init, random_state=rng)
+    options = {"n_init": n_init, "random_state": rng, "copy_x": not overwrite}
+    estimator = KMeans(n_clusters, **options)
     a = None if sample_weight is None else sample_weight.numpy()
     # in a forked process OpenMP waits for threads that were not taken along
     alone = in_forked_process()
-    with threadpool_limits(1, user_api="openmp") if alone else nullcontext():
+    with (
+        threadpool_limits(1, user_api="openmp") if alone else nullcontext(),
+        config_context(assume_finite=True),  # the samples have been checked
+    ):
         return torch.from_numpy(estimator.fit(X.numpy(), sample_weight=a).labels_)
 
 

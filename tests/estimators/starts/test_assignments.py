@@ -1,5 +1,7 @@
 """Starts: scikit-learn's draws, and the moments of what they assign."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -89,6 +91,22 @@ def test_float32_is_centred_where_its_mean_is_added_up_badly(rng):
     assert np.abs(X.mean(0) - 1e4).max() > 1
     assert not assignments.centred_by_mean(of_samples(X))
     assert assignments.centred_by_mean(of_samples(X[:600]))
+
+
+def test_kmeans_copies_no_samples_that_were_centred_for_it(rng):
+    X = (rng.normal(size=(200_000, 8)) + 1e4).astype(np.float32)
+    given, rng = X.copy(), np.random.RandomState(0)
+    tracemalloc.start()  # of numpy, not of torch
+    try:
+        found = assignments.kmeans_labels(of_samples(X), 2, rng)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * X.nbytes  # one temporary, of the variances
+    np.testing.assert_array_equal(X, given)
+    centred = X - np.float32(X.mean(0, dtype=float))
+    expected = KMeans(2, n_init=1, random_state=np.random.RandomState(0)).fit(centred).labels_
+    np.testing.assert_array_equal(found, expected)
 
 
 def one_hot(indices):
