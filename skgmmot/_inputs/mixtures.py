@@ -133,7 +133,7 @@ def with_plain_matrices(parts: tuple) -> bool:
     Only kinds and shapes are looked at.
     """
     weights, means, covariances, *kind = parts
-    if not (_in_double(weights) and _in_double(means) and _in_double(covariances)):
+    if not (in_plain_double(weights) and in_plain_double(means) and in_plain_double(covariances)):
         return False
     named = kind[0] if kind else None
     if not (named is None or named is FULL or (isinstance(named, str) and named == FULL.name)):
@@ -142,7 +142,7 @@ def with_plain_matrices(parts: tuple) -> bool:
     return K * d > 0 and weights.shape == (K,) and covariances.shape == (K, d, d)
 
 
-def _in_double(array) -> bool:
+def in_plain_double(array) -> bool:
     """Whether this is a plain array or tensor of float64 on the CPU."""
     if type(array) is np.ndarray:
         return array.dtype == np.float64

@@ -170,7 +170,7 @@ def add_slopes(
     ):
         rest = ~_add_by_eigenvectors(gradients, factors, (k, l), share)
         if rest.any():
-            _add_by_singular_vectors(gradients, factors, (k[rest], l[rest]), share[rest])
+            add_slopes_by_singular_vectors(gradients, factors, (k[rest], l[rest]), share[rest])
 
 
 class Decomposition(NamedTuple):
@@ -237,8 +237,8 @@ def _add_by_eigenvectors(gradients, factors, pairs, weights) -> Tensor:
     return exact
 
 
-def _add_by_singular_vectors(gradients, factors, pairs, weights) -> None:
-    """`add_slopes` of the pairs of a block, which may be of deficient rank."""
+def add_slopes_by_singular_vectors(gradients, factors, pairs, weights) -> None:
+    """Do what `add_slopes` does for the pairs of a block, which may be of deficient rank."""
     sides = [L[index] for L, index in zip(factors, pairs, strict=True)]
     left, roots, right = torch.linalg.svd(sides[0].mT @ sides[1])
     vectors = left, right.mT

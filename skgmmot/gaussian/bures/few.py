@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from skgmmot.gaussian.bures import plane
+from skgmmot.gaussian.bures import pair, plane
 from skgmmot.gaussian.bures.decomposition import (
     MAX_EIGENVALUE_ERROR,
     SAFE_TRACES,
@@ -22,16 +22,16 @@ MOST_FEATURES = 64
 
 
 def squared_and_slopes(
-    covariances: np.ndarray, n_sources: int, *, differentiable: bool
+    source: np.ndarray, target: np.ndarray, *, differentiable: bool
 ) -> tuple[np.ndarray, Callable[..., list[np.ndarray | None]]] | None:
     """Return all pairwise squared Bures distances, and what finds their gradients.
 
     Parameters
     ----------
-    covariances : ndarray of shape (K + L, d, d)
-        Symmetric matrices, float64: those of the source, then those of the target.
-    n_sources : int
-        K.
+    source : ndarray of shape (K, d, d)
+        Symmetric matrices, float64.
+    target : ndarray of shape (L, d, d)
+        Symmetric matrices, float64.
     differentiable : bool
         Whether gradients will be asked for.
 
@@ -47,7 +47,10 @@ def squared_and_slopes(
     -----
     Returns None if a matrix is not well conditioned, or of an extreme size.
     """
-    K, d = n_sources, covariances.shape[-1]
+    K, d = len(source), source.shape[-1]
+    if K == len(target) == 1 and d != 2:
+        return _of_a_pair(source[0], target[0], differentiable)
+    covariances = np.concatenate([source, target])
     if d == 2:
         return plane.squared_and_slopes(covariances, K, EPS)
     large = d > MOST_FEATURES
@@ -98,3 +101,15 @@ def squared_and_slopes(
         return [None if t is None else t.numpy() for t in gradients]
 
     return np.asarray(squared), slopes
+
+
+def _of_a_pair(source: np.ndarray, target: np.ndarray, differentiable: bool):
+    """`squared_and_slopes` between one covariance and another."""
+    found = pair.squared_and_slopes(source, target, differentiable=differentiable)
+    if found is None:
+        return None
+
+    def slopes(weights, needed):
+        return [t if t is None else t[None] for t in found[1](float(weights[0, 0]), needed)]
+
+    return np.full((1, 1), found[0]), slopes

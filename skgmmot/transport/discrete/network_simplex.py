@@ -78,7 +78,11 @@ def network_simplex(
             f"weights must have positive sums, got {total} and {target}. Check the distributions."
         )
     a, b = a / total, b / target
-    if np.minimum.reduce(a) > 0 and np.minimum.reduce(b) > 0:
+    least = min(np.minimum.reduce(a), np.minimum.reduce(b))
+    if 1 in C.shape and least >= 0 and np.isfinite(C).all():  # there is one plan
+        f, g = (np.zeros(1), C[0]) if len(C) == 1 else (C[:, 0], np.zeros(1))
+        return total * np.outer(a, b), f, g
+    if least > 0:
         P, f, g = _solve_reduced(a, b, C, eps)
     else:
         k, l = a != 0, b != 0

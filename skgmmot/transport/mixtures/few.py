@@ -4,16 +4,14 @@ Between few components the arithmetic takes less time than what is around it. He
 are compared by numpy, and the gradient is one operation of torch.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from skgmmot.gaussian.bures.few import squared_and_slopes
-from skgmmot.numerics.linalg import compare_bits
+from skgmmot.gaussian.bures.pair import is_symmetric, symmetric_value
 from skgmmot.transport.discrete.network_simplex import network_simplex
 from skgmmot.transport.discrete.solvers import LARGEST_COST
 
@@ -38,10 +36,6 @@ class FewPairs(NamedTuple):
     """Differences of means, ``(K, L, d)``."""
     slopes: Callable
     """Gradients in the covariances; see `squared_and_slopes`."""
-
-    def as_tensor(self) -> Tensor:
-        """The cost as a constant."""
-        return torch.tensor(self.cost, dtype=torch.float64, device="cpu")
 
     def gradients(self, scale: float, needed: tuple[bool, ...]) -> list[np.ndarray | None]:
         """Gradients in weights, means and covariances of both mixtures, where they are needed."""
@@ -76,34 +70,17 @@ def squared_distance(source: tuple, target: tuple) -> float | Tensor | None:
     ----------
     .. [1] Delon and Desolneux 2020, discrete formulation of MW2.
     """
-    given = *source, *target
-    arrays = [t.numpy(force=True) if isinstance(t, Tensor) else t for t in given]
-    sizes = len(arrays[1]), len(arrays[4])
-    d = arrays[1].shape[1]
-    if arrays[4].shape[1] != d or (max(sizes) > 1 and math.prod(sizes) * d**2 > MOST_ENTRIES):
+    (K, d), (L, other) = source[1].shape, target[1].shape
+    if d != other or (max(K, L) > 1 and K * L * d**2 > MOST_ENTRIES):
         return None
-    which = compare_bits(arrays[:3], arrays[3:])
-    if which == 0:
-        return None
-    if which > 0:
-        given, arrays = [*given[3:], *given[:3]], [*arrays[3:], *arrays[:3]]
-    tensors = [t for t in given if isinstance(t, Tensor)]
-    on_graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        found = _solve(*arrays, differentiable=on_graph)
-    if found is None or not tensors:
-        return found and found.cost
-    if on_graph:
-        return _Squared.apply(found, *given)
-    return found.as_tensor()
+    return symmetric_value(_solve, source, target)
 
 
 def _solve(a, m0, S0, b, m1, S1, *, differentiable: bool) -> FewPairs | None:
     """The cost and the parts of its gradient, or None; see `squared_distance`."""
-    covariances = np.concatenate([S0, S1])
-    if not (_is_simplex(a) and _is_simplex(b) and _is_symmetric(covariances)):
+    if not (_is_simplex(a) and _is_simplex(b) and is_symmetric(S0) and is_symmetric(S1)):
         return None
-    bures = squared_and_slopes(covariances, len(S0), differentiable=differentiable)
+    bures = squared_and_slopes(S0, S1, differentiable=differentiable)
     if bures is None:
         return None
     squared, slopes = bures
@@ -122,25 +99,3 @@ def _is_simplex(weights: np.ndarray) -> bool:
     """Whether weights are not negative and of sum one."""
     total = np.add.reduce(weights)
     return abs(total - 1) <= MAX_DEVIATION and np.minimum.reduce(weights) >= 0
-
-
-def _is_symmetric(matrices: np.ndarray) -> bool:
-    """Whether matrices ``(K, d, d)`` are symmetric, to the last bit."""
-    return (matrices == matrices.swapaxes(1, 2)).all()
-
-
-class _Squared(torch.autograd.Function):
-    """MW2 squared of weights, means and covariances of two mixtures, by the envelope theorem."""
-
-    @staticmethod
-    def forward(ctx, found: FewPairs, *given):
-        ctx.save_for_backward(*(t for t in given if isinstance(t, Tensor)))
-        ctx.found = found
-        return found.as_tensor()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, cotangent: Tensor):
-        _ = ctx.saved_tensors  # an error if they have changed since
-        gradients = ctx.found.gradients(float(cotangent), ctx.needs_input_grad[1:])
-        return None, *(None if t is None else torch.from_numpy(t) for t in gradients)
