@@ -7,7 +7,7 @@ from skgmmot._inputs.mixtures import in_plain_double
 from skgmmot.gaussian.bures.pair import wasserstein_squared
 from skgmmot.gaussian.bures.rounding import covariance_radii
 from skgmmot.metrics._mixture import MixtureWasserstein
-from skgmmot.numerics.linalg import factor
+from skgmmot.numerics.linalg import factor, symmetrize
 from skgmmot.numerics.threads import single_threaded_torch
 
 
@@ -163,7 +163,8 @@ def _moments(X, name, ddof, device):
         raise ValueError(f"{name} must be finite, got NaN or infinity. Drop those samples.")
     mean = X.mean(0)
     centred = X - mean
-    return mean, centred.mT @ centred / (len(X) - ddof)
+    # products of torch are not symmetric to the last bit
+    return mean, symmetrize(centred.mT @ centred) / (len(X) - ddof)
 
 
 def _single(gaussian, name):

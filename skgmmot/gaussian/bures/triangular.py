@@ -11,7 +11,7 @@ import torch
 from scipy.linalg import blas, lapack
 from torch import Tensor
 
-from skgmmot.numerics.linalg import has_small_pivots
+from skgmmot.numerics.linalg import has_small_pivots, symmetrize
 
 #: Largest number of features for LAPACK.
 MOST_FEATURES = 64
@@ -26,7 +26,7 @@ class Triangular(Protocol):
 
     @classmethod
     def of(cls, covariance: np.ndarray) -> "Triangular | None":
-        """Cholesky's factor of a matrix, or None if it is not positive definite, to rounding."""
+        """Of a finite matrix by Cholesky; None if it is not positive definite, to rounding."""
 
     def congruent(self, matrix: np.ndarray) -> Array:
         """The lower half of ``L.T @ S @ L`` for a symmetric ``S``; the rest is arbitrary."""
@@ -142,6 +142,7 @@ class _InBlocks:
         for i, j in _blocks(len(matrix)):
             torch.mm(matrix[:j], matrix[i:j].mT, out=found[:j, i:j])
             found[i:j, :i] = found[:i, i:j].mT
+            found[i:j, i:j] = symmetrize(found[i:j, i:j])
         return found.numpy()
 
 

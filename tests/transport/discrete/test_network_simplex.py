@@ -34,6 +34,21 @@ def test_plan_and_potentials_are_optimal(simplex, rng, zeros):
     assert np.isclose((P * C).sum(), ot.emd2(a / a.sum(), b / b.sum(), C) * a.sum())
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1)])
+def test_between_one_point_and_others_there_is_one_plan(simplex, rng, shape):
+    a, b, C = (
+        3 * rng.dirichlet(np.ones(shape[0])),
+        rng.dirichlet(np.ones(shape[1])),
+        rng.random(shape),
+    )
+    b[0] = 0.0 if shape[1] > 1 else b[0]
+    P, f, g = simplex(a, b, C)
+    assert np.allclose(P, np.outer(a, b / b.sum()), rtol=1e-15)
+    assert np.allclose(f[:, None] + g, C, rtol=1e-15)
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="must be finite"):
+        simplex(a, b, np.full(shape, np.inf))
+
+
 def test_mass_of_the_size_of_rounding_goes_nowhere(simplex):
     a = np.array([0.1, 0.2, 0.7])
     b = np.array([0.1 * 0.3 + 1e-16, 0.2 * 0.9, 0.2 * 0.1, 0.7, 0.1 * 0.7])
@@ -52,6 +67,8 @@ def test_small_weights_are_not_rounding(simplex):
 def test_a_problem_without_solution_says_so(simplex):
     with pytest.raises(RuntimeError, match="must end at an optimum, got 'Problem infeasible"):
         simplex(np.array([-1.0, 2.0]), np.array([0.5, 0.5]), np.ones((2, 2)))
+    with pytest.raises(RuntimeError, match="must end at an optimum, got 'Problem infeasible"):
+        simplex(np.array([-1.0, 2.0]), np.array([1.0]), np.ones((2, 1)))
 
 
 def value(P, C):

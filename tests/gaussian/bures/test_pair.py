@@ -1,0 +1,121 @@
+"""The distance between two Gaussians by one decomposition, and what it leaves to others."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from skgmmot.gaussian.bures.distance import bures_squared
+from skgmmot.gaussian.bures.gaussians import wasserstein_squared as by_tensors
+from skgmmot.gaussian.bures.pair import squared_and_slopes, wasserstein_squared
+from skgmmot.numerics.linalg import bures_map
+
+
+def covariance(rng, d, condition=10.0, axes=None):
+    """A matrix of a condition, along random or given axes."""
+    axes = np.linalg.qr(rng.normal(size=(d, d))).Q if axes is None else axes
+    S = axes * np.geomspace(1, condition, d) @ axes.T
+    return (S + S.T) / 2
+
+
+def gaussian(rng, d, condition=10.0):
+    """A mean and a covariance."""
+    return rng.normal(size=d), covariance(rng, d, condition)
+
+
+def leaves(one):
+    """Tensors that require gradients."""
+    return tuple(torch.tensor(t, requires_grad=True) for t in one)
+
+
+@pytest.mark.parametrize("d", [1, 3, 64, 70, 200])
+@pytest.mark.parametrize("condition", [1.0, 10.0, 200.0])
+def test_values_and_gradients_are_those_by_tensors(d, condition, rng):
+    pair = gaussian(rng, d, condition), gaussian(rng, d)
+    source, target = map(leaves, pair)
+    found, plain = wasserstein_squared(source, target), wasserstein_squared(*pair)
+    assert type(plain) is float and plain == pytest.approx(found.item(), rel=1e-14)
+    expected = by_tensors(source, target)
+    assert_close(found, expected, rtol=1e-13, atol=0)
+    gradients = torch.autograd.grad(3 * found, [*source, *target])
+    wanted = torch.autograd.grad(3 * expected, [*source, *target])
+    assert_close(gradients, wanted, rtol=1e-10, atol=1e-10)
+    for i, leaf in enumerate((*source, *target)):  # each may be the only one
+        mixed = [leaf if i == j else t for j, t in enumerate((*pair[0], *pair[1]))]
+        (alone,) = torch.autograd.grad(3 * wasserstein_squared(mixed[:2], mixed[2:]), leaf)
+        assert_close(alone, gradients[i], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("d", [3, 70])
+def test_exchanging_the_gaussians_changes_no_bit(d, rng):
+    one, other = leaves(gaussian(rng, d)), leaves(gaussian(rng, d))
+    there, back = wasserstein_squared(one, other), wasserstein_squared(other, one)
+    assert torch.equal(there, back)
+    gradients = [torch.autograd.grad(value, [*one, *other]) for value in (there, back)]
+    assert all(map(torch.equal, *gradients))
+    assert wasserstein_squared(one, one) is None
+
+
+@pytest.mark.parametrize("d", [3, 70])
+def test_near_distances_do_not_cancel(d, rng):
+    S = covariance(rng, d)
+    squared, slopes = squared_and_slopes(S, S * (1 + 1e-6) ** 2, differentiable=True)
+    assert squared == pytest.approx(1e-12 * np.trace(S), rel=1e-8)
+    one, other = slopes(2.0, (True, True))
+    np.testing.assert_allclose(one, 2 * -1e-6 * np.eye(d), atol=1e-12)
+    np.testing.assert_allclose(other, 2 * (1 - 1 / (1 + 1e-6)) * np.eye(d), atol=1e-12)
+
+
+def test_gradients_are_maps_where_only_the_value_is_found_by_eigenvalues(rng):
+    S0, S1 = covariance(rng, 6, 60.0), covariance(rng, 6, 60.0)
+    with pytest.MonkeyPatch.context() as patch:  # a decomposition that is never accurate enough
+        patch.setattr("skgmmot.gaussian.bures.pair._norm", lambda S: 1e6)
+        _, slopes = squared_and_slopes(S0, S1, differentiable=True)
+        found = slopes(1.0, (True, True))
+    _, constant = squared_and_slopes(S0, S1, differentiable=False)
+    T0, T1 = map(torch.tensor, (S0, S1))
+    for one, expected in zip(found, (bures_map(T0, T1), bures_map(T1, T0)), strict=True):
+        assert_close(torch.tensor(one), torch.eye(6) - expected, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(constant(1.0, (False, True))[1], found[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e4, 1e6])
+def test_covariances_along_opposed_axes_have_all_digits_or_are_left(condition, rng):
+    axes = np.linalg.qr(rng.normal(size=(5, 5))).Q
+    S0, S1 = (covariance(rng, 5, condition, a) / condition for a in (axes, axes[:, ::-1]))
+    with np.errstate(all="ignore"):
+        found = squared_and_slopes(S0, S1, differentiable=False)
+    expected = bures_squared(*(torch.tensor(S)[None] for S in (S0, S1))).item()
+    assert (found is None) == (condition > 1e2)
+    assert found is None or found[0] == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("d", [3, 70])
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        ((0, 0), np.nan),
+        ((0, 1), np.nan),
+        ((0, 1), np.inf),
+        ((0, 0), 1e120),
+        ((0, 0), 0.0),
+        ((0, 0), -1.0),
+        ((0, 1), 0.5),  # not symmetric
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_is_not_regular_is_left_to_others(d, at, value, swapped, rng):
+    good, bad = gaussian(rng, d), (np.zeros(d), np.eye(d))
+    bad[1][at] = value
+    if value != 0.5:
+        bad[1][at[::-1]] = value
+    pair = (bad, good) if swapped else (good, bad)
+    assert wasserstein_squared(*pair) is None
+
+
+def test_means_too_far_or_too_near_are_left_to_others(rng):
+    mean, S = gaussian(rng, 3)
+    assert wasserstein_squared((mean, S), (np.full(3, np.nan), S)) is None
+    assert wasserstein_squared((mean, S), (np.full(3, 1e160), S)) is None
+    tiny = 1e-200 * np.eye(3)
+    assert wasserstein_squared((np.zeros(3), tiny), (np.zeros(3), 4 * tiny)) is None
