@@ -52,7 +52,5 @@ def _centres(em, everything, covariance_type, n_components, rng) -> Tensor:
     whitening = everything.prepare()
     X = (em.X - em.origin).double().unsqueeze(0)
     X = whitening.covariance_type.apply(X, whitening.factors).squeeze(0)
-    labels = kmeans_clusters(
-        X, em.sample_weight, n_components, CENTRES_INIT, rng, overwrite=True
-    )
+    labels = kmeans_clusters(X, em.sample_weight, n_components, CENTRES_INIT, rng, overwrite=True)
     return start(of_labels(labels, n_components, em.X), em, covariance_type, n_components).means

@@ -85,6 +85,28 @@ def nuclear_norms(products: Tensor, traces: Tensor) -> Tensor:
     return unit * _nuclear_norms(products / unit.view(-1, 1, 1))
 
 
+def deviations(covariances: Tensor, factors: Tensor) -> Tensor:
+    """Return standard deviations of covariances along their axes, by the fastest accurate method.
+
+    Parameters
+    ----------
+    covariances : Tensor of shape (K, d, d)
+        The covariances.
+    factors : Tensor of shape (K, d, d)
+        Their factors.
+
+    Returns
+    -------
+    Tensor of shape (K, d)
+        The roots of the eigenvalues, descending; constants.
+    """
+    if torch.finfo(factors.dtype).eps <= MAX_EIGENVALUE_ERROR:
+        roots, errors = _roots(torch.linalg.eigvalsh(covariances.detach()))
+        if (errors.sum(-1) <= MAX_EIGENVALUE_ERROR * roots.sum(-1)).all():
+            return roots.flip(-1)
+    return torch.linalg.svdvals(factors)
+
+
 def _units(traces: Tensor) -> Tensor | None:
     """Powers of two of the size of the traces if these cannot be squared safely, else None."""
     if not traces.numel():

@@ -98,14 +98,10 @@ def bures_squared(
     return squared.triu(1) + squared.triu(1).mT if which == 0 else squared
 
 
-def bures_squared_pairs(
-    source: Tensor,
-    target: Tensor,
-    k: Tensor,
-    l: Tensor,
-    prepared: tuple[Factored, Factored] | None = None,
+def bures_squared_of_pairs(
+    source: Tensor, target: Tensor, k: Tensor, l: Tensor, prepared: tuple[Factored, Factored]
 ) -> Tensor:
-    """Return the squared Bures distances of given pairs of covariances.
+    """Return the squared Bures distances of given pairs of covariances, as constants.
 
     Parameters
     ----------
@@ -115,31 +111,14 @@ def bures_squared_pairs(
         Symmetric positive semi-definite matrices.
     k, l : Tensor of shape (n,)
         Indices of the pairs.
-    prepared : tuple of two Factored, default=None
-        What `factored` makes of ``source`` and ``target``, if it is known.
+    prepared : tuple of two Factored
+        What `factored` makes of ``source`` and ``target``.
 
     Returns
     -------
     Tensor of shape (n,)
-        Squared distances; differentiable as `bures_squared`.
+        Squared distances, as `bures_squared`.
     """
-    prepared = prepared or (factored(source), factored(target))
-    values = _chosen_pairs(source, target, prepared, k, l)
-    return _BuresSquared.apply(source, target, k, l, values, prepared)
-
-
-def _all_pairs(source: Tensor, target: Tensor, prepared: tuple[Factored, Factored]) -> Tensor:
-    """All squared Bures distances ``(K, L)``."""
-    K, L = len(source), len(target)
-    k = torch.arange(K, device=source.device).repeat_interleave(L)
-    l = torch.arange(L, device=source.device).repeat(K)
-    return _chosen_pairs(source, target, prepared, k, l).view(K, L)
-
-
-def _chosen_pairs(
-    source: Tensor, target: Tensor, prepared: tuple[Factored, Factored], k: Tensor, l: Tensor
-) -> Tensor:
-    """Squared Bures distances of pairs ``(n,)``, block by block."""
     source, target = source.detach(), target.detach()
 
     def distances(pairs):
@@ -156,6 +135,33 @@ def _chosen_pairs(
     length = block_length(source.shape[-1])
     blocks = list(zip(k.split(length), l.split(length), strict=True))
     return torch.cat(map_items(distances, blocks, k.device))
+
+
+def bures_tangent(
+    source: Tensor, target: Tensor, k: Tensor, l: Tensor, prepared: tuple[Factored, Factored]
+) -> Tensor:
+    """Return zeros with the derivatives of the squared Bures distances of given pairs.
+
+    Parameters
+    ----------
+    source, target, k, l, prepared
+        As for `bures_squared_of_pairs`.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        Zeros, differentiable as `bures_squared`.
+    """
+    zeros = prepared[0].traces.new_zeros(len(k))
+    return _BuresSquared.apply(source, target, k, l, zeros, prepared)
+
+
+def _all_pairs(source: Tensor, target: Tensor, prepared: tuple[Factored, Factored]) -> Tensor:
+    """All squared Bures distances ``(K, L)``."""
+    K, L = len(source), len(target)
+    k = torch.arange(K, device=source.device).repeat_interleave(L)
+    l = torch.arange(L, device=source.device).repeat(K)
+    return bures_squared_of_pairs(source, target, k, l, prepared).view(K, L)
 
 
 def without_cancellation(source: Tensor, target: Tensor, L0: Tensor, L1: Tensor) -> Tensor:

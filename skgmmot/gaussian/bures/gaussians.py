@@ -10,14 +10,15 @@ The optimal map is affine, ``T(x) = m1 + A (x - m0)``, with ``A`` of `linalg.bur
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from skgmmot.gaussian.bures.bounds import bures_lower_bounds
+from skgmmot.gaussian.bures.decomposition import deviations
 from skgmmot.gaussian.bures.distance import (
     Factored,
     bures_squared,
-    bures_squared_pairs,
+    bures_squared_of_pairs,
+    bures_tangent,
     factored,
 )
 from skgmmot.gaussian.bures.low_rank import bures_squared_of_factors, is_dense
@@ -143,9 +144,8 @@ class GaussianCosts(NamedTuple):
         """Factor the covariances of Gaussians with matrices ``(K, d, d)`` and ``(L, d, d)``."""
         means, covariances = (source_means, target_means), (source_matrices, target_matrices)
         prepared = tuple(factored(S) for S in covariances)
-        return cls(
-            means, covariances, prepared, tuple(torch.linalg.svdvals(m.factors) for m in prepared)
-        )
+        pairs = zip(covariances, prepared, strict=True)
+        return cls(means, covariances, prepared, tuple(deviations(S, m.factors) for S, m in pairs))
 
     def part(self, rows: slice, columns: slice) -> "GaussianCosts":
         """The distances between a range of sources and one of targets."""
@@ -177,9 +177,16 @@ class GaussianCosts(NamedTuple):
         return between + bures_squared(*self.covariances, self.prepared)
 
     def __call__(self, k: Tensor, l: Tensor) -> Tensor:
-        """Distances ``(n,)`` of given pairs, differentiable once."""
+        """Distances ``(n,)`` of given pairs, as constants."""
+        source, target = (m.detach() for m in self.means)
+        between = (source[k] - target[l]).square().sum(-1)
+        return between + bures_squared_of_pairs(*self.covariances, k, l, self.prepared)
+
+    def tangent(self, k: Tensor, l: Tensor) -> Tensor:
+        """Zeros ``(n,)`` with the derivatives of the distances of given pairs."""
         between = (self.means[0][k] - self.means[1][l]).square().sum(-1)
-        return between + bures_squared_pairs(*self.covariances, k, l, self.prepared)
+        bures = bures_tangent(*self.covariances, k, l, self.prepared)
+        return between - between.detach() + bures
 
 
 def wasserstein_squared(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:

@@ -203,6 +203,7 @@ def solve_bounded(
     lower: Tensor,
     costs: Callable[[Tensor, Tensor], Tensor],
     *,
+    tangent: Callable[[Tensor, Tensor], Tensor] | None = None,
     tighter: Callable[[], Tensor] | None = None,
     reg_m: float | tuple[float, float] | None = None,
 ) -> Plan:
@@ -222,7 +223,10 @@ def solve_bounded(
     lower : Tensor of shape (K, L)
         Lower bounds of the costs, not negative.
     costs : callable
-        ``costs(k, l)`` returns the costs ``(n,)`` of the pairs of two index tensors.
+        ``costs(k, l)`` returns the costs ``(n,)`` of the pairs of two index tensors, as constants.
+    tangent : callable, default=None
+        ``tangent(k, l)`` returns zeros ``(n,)`` with the derivatives of these costs; called once,
+        with the pairs that the plan uses. None are constants.
     tighter : callable, default=None
         ``tighter()`` returns tighter lower bounds ``(K, L)``, which take longer to compute; called
         at most once.
@@ -233,7 +237,7 @@ def solve_bounded(
     -------
     Plan
         That of `solve` on the matrix of all costs; its cost is differentiable in ``a``, ``b`` and
-        what ``costs`` are differentiable in.
+        what ``tangent`` is differentiable in.
 
     Raises
     ------
@@ -244,12 +248,10 @@ def solve_bounded(
     """
     penalties = penalties_of(reg_m)
     a_, b_, bounds = _constants(a, b, lower)
-    computed, position = [], np.full(bounds.shape, -1)  # index of each pair among computed costs
 
-    def compute(k, l):
-        position[k, l] = np.arange(len(k)) + sum(len(t) for t in computed)
-        computed.append(costs(*(torch.from_numpy(index).to(lower.device) for index in (k, l))))
-        return computed[-1].detach().to("cpu", torch.float64).numpy()
+    def compute(*pairs):
+        found = costs(*(torch.from_numpy(index).to(lower.device) for index in pairs))
+        return found.to("cpu", torch.float64).numpy()
 
     def tightened():
         return tighter().detach().to("cpu", torch.float64).numpy()
@@ -262,11 +264,10 @@ def solve_bounded(
     lowest = torch.from_numpy(np.where(known.known, known.C, known.bounds))
     solution = solution._replace(problem=solution.problem._replace(C=lowest))
     plan = _as_plan(a, b, lower.detach(), solution)
-    k, l = solution.P.nonzero(as_tuple=True)
-    index = torch.from_numpy(position)[k, l].to(lower.device)
-    used = torch.cat(computed)[index] if computed else lower.new_zeros(0)
-    cost = plan.cost + plan.coupling[k, l] @ (used - used.detach())
-    return plan._replace(cost=cost)
+    if tangent is None:
+        return plan
+    used = plan.coupling.nonzero(as_tuple=True)
+    return plan._replace(cost=plan.cost + plan.coupling[used] @ tangent(*used))
 
 
 def same_precision(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

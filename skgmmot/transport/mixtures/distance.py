@@ -159,7 +159,12 @@ def transport_plan(
     matrices = source.full_covariances(), target.full_covariances()
     costs = GaussianCosts.between(source.means, matrices[0], target.means, matrices[1])
     return solve_bounded(
-        *weights, costs.lower_bounds(), costs, tighter=costs.tighter_bounds, reg_m=reg_m
+        *weights,
+        costs.lower_bounds(),
+        costs,
+        tangent=costs.tangent,
+        tighter=costs.tighter_bounds,
+        reg_m=reg_m,
     )
 
 

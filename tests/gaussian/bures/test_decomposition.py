@@ -8,6 +8,7 @@ from skgmmot.gaussian.bures import decomposition
 from skgmmot.gaussian.bures.decomposition import (
     add_slopes,
     block_length,
+    deviations,
     is_deficient,
     nuclear_norms,
 )
@@ -39,6 +40,17 @@ def test_norms_are_sums_of_singular_values_whatever_the_condition(d, condition, 
     L0, L1 = factor(S0), factor(S1)
     expected = torch.linalg.svdvals(L0.mT @ L1).sum(-1)
     assert_close(nuclear_norms(L0.mT @ L1, traces(S0, S1)), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e9])
+def test_deviations_are_roots_of_eigenvalues_whatever_the_condition(condition, dtype):
+    S = conditioned(3, 4, condition, 5).to(dtype)
+    expected = torch.logspace(0, -torch.log10(torch.tensor(condition)) / 2, 4, dtype=F64)
+    found = deviations(S.requires_grad_(), factor(S))
+    assert found.dtype == dtype and not found.requires_grad
+    tolerance = 100 * condition**0.5 * torch.finfo(dtype).eps
+    assert_close(found.double(), expected.expand(3, 4), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])

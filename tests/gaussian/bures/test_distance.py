@@ -8,7 +8,12 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.gaussian.bures import decomposition
-from skgmmot.gaussian.bures.distance import bures_squared, bures_squared_pairs
+from skgmmot.gaussian.bures.distance import (
+    bures_squared,
+    bures_squared_of_pairs,
+    bures_tangent,
+    factored,
+)
 from skgmmot.numerics.linalg import bures_map, symmetrize
 
 F64 = torch.float64
@@ -207,13 +212,22 @@ def test_threads_do_not_change_a_bit_and_blocks_nothing(
     assert_close(found[0], expected, rtol=1e-14, atol=1e-15)
 
 
+def chosen_pairs(source, target, k, l):
+    """Squared distances of pairs, with their derivatives."""
+    prepared = factored(source), factored(target)
+    values = bures_squared_of_pairs(source, target, k, l, prepared)
+    tangent = bures_tangent(source, target, k, l, prepared)
+    assert not values.requires_grad and not tangent.any()
+    return values + tangent
+
+
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_chosen_pairs_are_entries_of_the_matrix_with_its_gradient(d, make_covariances):
     source, target = make_covariances(3, d, seed=1), make_covariances(4, d, seed=2)
     target[1] = source[2]  # an equal pair
     k, l = torch.tensor([2, 0, 0, 1, 2]), torch.tensor([1, 3, 0, 2, 1])
     leaves = [S.clone().requires_grad_() for S in (source, target)]
-    found = bures_squared_pairs(*leaves, k, l)
+    found = chosen_pairs(*leaves, k, l)
     expected = bures_squared(*leaves)[k, l]
     assert_close(found, expected, rtol=1e-12, atol=1e-14)
     weights = torch.tensor([1.0, 2.0, 3.0, 0.0, 4.0], dtype=F64)
@@ -223,7 +237,7 @@ def test_chosen_pairs_are_entries_of_the_matrix_with_its_gradient(d, make_covari
         strict=True,
     ):
         assert_close(f, e)
-    assert bures_squared_pairs(source, target, k[:0], l[:0]).shape == (0,)
+    assert chosen_pairs(source, target, k[:0], l[:0]).shape == (0,)
 
 
 def test_ill_conditioned_and_regular_pairs_of_one_block_are_each_accurate(make_covariances):
@@ -241,7 +255,7 @@ def test_derivatives_in_factors_of_low_rank_are_right(d, ranks, chosen):
     def distances(*factors):
         covariances = [L @ L.mT for L in factors]
         if chosen:
-            return bures_squared_pairs(*covariances, torch.tensor([0, 2]), torch.tensor([1, 1]))
+            return chosen_pairs(*covariances, torch.tensor([0, 2]), torch.tensor([1, 1]))
         return bures_squared(*covariances)
 
     leaves = [L.requires_grad_() for L in leaves]
@@ -259,7 +273,7 @@ def test_equal_covariances_are_at_no_distance_and_the_order_changes_no_bit(d, co
     itself = bures_squared(source, source.clone())
     assert not itself.diagonal().any() and torch.equal(itself, itself.mT)
     k = torch.arange(4)
-    assert not bures_squared_pairs(source, source, k, k).any()
+    assert not chosen_pairs(source, source, k, k).any()
 
 
 def test_the_derivative_at_equal_covariances_is_zero(make_covariances):
