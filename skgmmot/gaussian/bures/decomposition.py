@@ -192,7 +192,7 @@ def add_slopes(
     ):
         rest = ~_add_by_eigenvectors(gradients, factors, (k, l), share)
         if rest.any():
-            add_slopes_by_singular_vectors(gradients, factors, (k[rest], l[rest]), share[rest])
+            _add_by_singular_vectors(gradients, factors, (k[rest], l[rest]), share[rest])
 
 
 class Decomposition(NamedTuple):
@@ -259,20 +259,8 @@ def _add_by_eigenvectors(gradients, factors, pairs, weights) -> Tensor:
     return exact
 
 
-def add_slopes_by_singular_vectors(gradients, factors, pairs, weights) -> None:
-    """Do what `add_slopes` does by singular vectors, for pairs that may be of deficient rank.
-
-    Parameters
-    ----------
-    gradients : tuple of two Tensor of shapes (K, d, d) and (L, d, d), or None
-        What they are added to; None where they are not needed.
-    factors : tuple of two Tensor of the same shapes
-        Factors of the covariances.
-    pairs : tuple of two Tensor of shape (n,)
-        Indices ``k`` and ``l`` of few pairs.
-    weights : Tensor of shape (n,)
-        Their weights.
-    """
+def _add_by_singular_vectors(gradients, factors, pairs, weights) -> None:
+    """`add_slopes` of the pairs of a block, which may be of deficient rank."""
     sides = [L[index] for L, index in zip(factors, pairs, strict=True)]
     left, roots, right = torch.linalg.svd(sides[0].mT @ sides[1])
     vectors = left, right.mT

@@ -10,7 +10,8 @@ With Cholesky's factor of one, :math:`S_0 = L L^T`, and eigenvectors of
     \qquad A^{-1} = L V \operatorname{diag}(1 / s) V^T L^T.
 
 The other covariance is not factored. Rounding moves the eigenvalues by about
-:math:`\epsilon |S_0| |S_1|`; where this is too much, pairs are left to `distance.bures_squared`.
+:math:`\epsilon |S_0| |S_1|`; where this is too much, singular values of :math:`L^T R` with Cholesky
+factors of both are used. Singular covariances are left to `distance.bures_squared`.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,6 @@ from torch import Tensor
 from skgmmot.gaussian.bures.decomposition import (
     MAX_EIGENVALUE_ERROR,
     SAFE_TRACES,
-    add_slopes_by_singular_vectors,
 )
 from skgmmot.gaussian.bures.distance import without_cancellation
 from skgmmot.gaussian.bures.plane import NEARLY_EQUAL
@@ -195,8 +195,10 @@ def squared_and_slopes(
 
     Notes
     -----
-    Returns None if a matrix is not well conditioned, or of an extreme size. Costs a Cholesky
-    factor, two products with it and the decomposition; gradients cost two more products each.
+    Returns None if a matrix is not positive definite, to rounding, or of an extreme size. Costs a
+    Cholesky factor, two products with it and the decomposition; gradients cost two more products
+    each. Between ill-conditioned matrices it costs the factors of both and a decomposition by
+    singular values.
     """
     traces = [float(np.add.reduce(S.diagonal())) for S in (source, target)]
     if not (SAFE_TRACES[0] <= min(traces) and max(traces) <= SAFE_TRACES[1]):
@@ -204,30 +206,71 @@ def squared_and_slopes(
     L = triangular_for(len(source)).of(source)
     if L is None or not _largest(np.linalg.norm, source, target) < np.inf:
         return None
-    eigenvalues, vectors = L.decompose(L.congruent(target), vectors=differentiable)
-    if not eigenvalues[0] > 0:
+    found = _by_eigenvalues(L, source, target, differentiable)
+    found = found or _by_singular_values(L, target, differentiable)
+    if found is None:
         return None
-    roots = eigenvalues**0.5
-    norm, magnified = float(np.add.reduce(roots)), float(np.add.reduce(1 / roots))
-    tolerated = MAX_EIGENVALUE_ERROR * norm / (EPS * magnified)
-    # the Frobenius norm is larger, but at hand
-    if not any(_largest(of, source, target) <= tolerated for of in (np.linalg.norm, _norm)):
-        return None
-    squared = sum(traces) - 2 * norm
+    squared = sum(traces) - 2 * found.norm
     if squared < NEARLY_EQUAL * sum(traces):
         squared = _without_cancellation(source, target)
 
     def slopes(weight, needed):
-        largest = max(_largest(_norm, source, target), eigenvalues[-1])
-        if vectors is None or EPS * largest > MAX_EIGENVALUE_ERROR * eigenvalues[0]:
-            return _by_singular_vectors(source, target, weight, needed)
-        halves = (L.adjoint_solve, roots**0.5), (L.times, roots**-0.5)
-        return [
-            _slope(L.gram(half(vectors, scale)), weight) if wanted else None
-            for (half, scale), wanted in zip(halves, needed, strict=True)
-        ]
+        pairs = zip(found.halves, needed, strict=True)
+        return [_slope(L.gram(half()), weight) if wanted else None for half, wanted in pairs]
 
     return squared, slopes
+
+
+class _Decomposition(NamedTuple):
+    """The sum of singular values, and what makes the optimal maps."""
+
+    norm: float
+    halves: tuple[Callable, Callable]
+    """They return ``H``, for the optimal maps ``H @ H.T`` from either covariance to the other."""
+
+
+def _by_eigenvalues(L, source, target, vectors: bool) -> _Decomposition | None:
+    """The decomposition of ``L.T @ S1 @ L``, or None where rounding would show."""
+    # if both covariances are alike, the eigenvalues are about the fourth powers of the pivots
+    if not _are_accurate(np.sort(L.pivots) ** 4, _norm(source) ** 2, vectors):
+        return None
+    eigenvalues, V = L.decompose(L.congruent(target), vectors=vectors)
+    # the Frobenius norm is larger, but at hand
+    norms = np.linalg.norm, _norm
+    largest = (max(_largest(norm, source, target), eigenvalues[-1]) for norm in norms)
+    if not any(_are_accurate(eigenvalues, unit, vectors) for unit in largest):
+        return None
+    roots = eigenvalues**0.5
+    return _Decomposition(
+        float(np.add.reduce(roots)),
+        (lambda: L.adjoint_solve(V, roots**0.5), lambda: L.times(V, roots**-0.5)),
+    )
+
+
+def _by_singular_values(L, target, vectors: bool) -> _Decomposition | None:
+    """The decomposition of ``L.T @ R`` with Cholesky's factor ``R`` of the other covariance."""
+    R = type(L).of(target)
+    if R is None:
+        return None
+    left, roots, right = L.singular(L.adjoint_times(R), vectors=vectors)
+    return _Decomposition(
+        float(np.add.reduce(roots)),
+        (lambda: L.adjoint_solve(left, roots**0.5), lambda: R.adjoint_solve(right, roots**0.5)),
+    )
+
+
+def _are_accurate(eigenvalues: np.ndarray, largest: float, vectors: bool) -> bool:
+    """Whether the sum of the roots of ascending eigenvalues, or the maps, have all digits.
+
+    Rounding moves the eigenvalues by its share of ``largest``.
+    """
+    if not eigenvalues[0] > 0:
+        return False
+    if vectors:
+        return EPS * largest <= MAX_EIGENVALUE_ERROR * eigenvalues[0]
+    roots = eigenvalues**0.5
+    errors = EPS * largest * np.add.reduce(1 / roots)
+    return errors <= MAX_EIGENVALUE_ERROR * np.add.reduce(roots)
 
 
 def _largest(norm: Callable, source: np.ndarray, target: np.ndarray) -> float:
@@ -244,26 +287,10 @@ def _norm(matrix: np.ndarray) -> float:
     return norm
 
 
-def _factors(*covariances: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Covariances and their factors, each ``(1, d, d)``."""
-    return [(S, factor(S)) for S in (torch.tensor(S).unsqueeze(0) for S in covariances)]
-
-
 def _without_cancellation(source: np.ndarray, target: np.ndarray) -> float:
     """The squared distance between nearly equal covariances."""
-    (S0, L0), (S1, L1) = _factors(source, target)
-    return float(without_cancellation(S0, S1, L0, L1))
-
-
-def _by_singular_vectors(source, target, weight: float, needed) -> list[np.ndarray | None]:
-    """The gradients where those by eigenvectors are not accurate."""
-    factors = [L for _, L in _factors(source, target)]
-    gradients = [
-        torch.zeros_like(L) if wanted else None for L, wanted in zip(factors, needed, strict=True)
-    ]
-    first, weights = torch.zeros(1, dtype=torch.long), torch.full((1,), weight).to(factors[0])
-    add_slopes_by_singular_vectors(gradients, factors, (first, first), weights)
-    return [None if t is None else t[0].numpy() for t in gradients]
+    S0, S1 = (torch.tensor(S).unsqueeze(0) for S in (source, target))
+    return float(without_cancellation(S0, S1, factor(S0), factor(S1)))
 
 
 def _slope(optimal: np.ndarray, weight: float) -> np.ndarray:

@@ -28,6 +28,13 @@ class Triangular(Protocol):
     def of(cls, covariance: np.ndarray) -> "Triangular | None":
         """Of a finite matrix by Cholesky; None if it is not positive definite, to rounding."""
 
+    @property
+    def pivots(self) -> np.ndarray:
+        """The diagonal ``(d,)``."""
+
+    def adjoint_times(self, other: "Triangular") -> Array:
+        """``L.T @ R`` with another factor ``R``."""
+
     def congruent(self, matrix: np.ndarray) -> Array:
         """The lower half of ``L.T @ S @ L`` for a symmetric ``S``; the rest is arbitrary."""
 
@@ -37,6 +44,10 @@ class Triangular(Protocol):
 
         Of a finite symmetric matrix by its lower half, which may be overwritten.
         """
+
+    @staticmethod
+    def singular(matrix: Array, *, vectors: bool) -> tuple[Array | None, np.ndarray, Array | None]:
+        """Singular values and, on demand, both sides' singular vectors in columns."""
 
     def times(self, matrix: Array, scale: np.ndarray) -> Array:
         """``L @ M @ diag(scale)``."""
@@ -76,6 +87,13 @@ class _ByLapack:
         lower, failed = lapack.dpotrf(covariance.T, lower=1, clean=1)
         return None if failed or has_small_pivots(lower, covariance) else cls(lower)
 
+    @property
+    def pivots(self):
+        return self.lower.diagonal()
+
+    def adjoint_times(self, other):
+        return blas.dtrmm(1.0, self.lower, other.lower, trans_a=1, lower=1)
+
     def congruent(self, matrix):
         product = blas.dtrmm(1.0, self.lower, matrix.T, side=1, lower=1)
         return blas.dtrmm(1.0, self.lower, product, trans_a=1, lower=1, overwrite_b=1)
@@ -86,6 +104,13 @@ class _ByLapack:
         if failed:
             raise np.linalg.LinAlgError(f"LAPACK's dsyevd must converge, got info {failed}.")
         return values, found if vectors else None
+
+    @staticmethod
+    def singular(matrix, *, vectors):
+        if not vectors:
+            return None, np.linalg.svdvals(matrix), None
+        left, values, right = np.linalg.svd(matrix)
+        return left, values, right.T
 
     def times(self, matrix, scale):
         return blas.dtrmm(1.0, self.lower, matrix * scale, lower=1, overwrite_b=1)
@@ -110,6 +135,16 @@ class _InBlocks:
         lower, failed = torch.linalg.cholesky_ex(matrix)
         return None if failed or has_small_pivots(lower, matrix) else cls(lower)
 
+    @property
+    def pivots(self):
+        return self.lower.diagonal().numpy()
+
+    def adjoint_times(self, other):
+        L, R, found = self.lower, other.lower, _empty(len(self.lower))
+        for i, j in _blocks(len(L)):
+            torch.mm(L[i:, i:j].mT, R[i:], out=found[i:j])
+        return found
+
     def congruent(self, matrix):
         L, S, d = self.lower, _shared(matrix), len(matrix)
         product, found = _empty(d), _empty(d)
@@ -125,6 +160,13 @@ class _InBlocks:
             return torch.linalg.eigvalsh(lower).numpy(), None
         values, found = torch.linalg.eigh(lower)
         return values.numpy(), found
+
+    @staticmethod
+    def singular(matrix, *, vectors):
+        if not vectors:
+            return None, torch.linalg.svdvals(matrix).numpy(), None
+        left, values, right = torch.linalg.svd(matrix)
+        return left, values.numpy(), right.mT
 
     def times(self, matrix, scale):
         scaled, found = matrix * torch.from_numpy(scale), _empty(len(matrix)).zero_()

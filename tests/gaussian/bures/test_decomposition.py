@@ -84,7 +84,7 @@ def test_slopes_of_deficient_covariances_are_added_as_often_as_their_weights_say
 
 
 def test_well_conditioned_pairs_take_no_singular_vectors(monkeypatch):
-    monkeypatch.setattr(decomposition, "add_slopes_by_singular_vectors", None)
+    monkeypatch.setattr(decomposition, "_add_by_singular_vectors", None)
     L, index = factor(conditioned(2, 3, 10.0, 0)), torch.arange(2)
     found = torch.zeros(2, 3, 3, dtype=F64)
     add_slopes((found, None), (L, L), (index, index), torch.ones(2, dtype=F64))

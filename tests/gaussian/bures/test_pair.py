@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from skgmmot.gaussian.bures import pair
 from skgmmot.gaussian.bures.distance import bures_squared
 from skgmmot.gaussian.bures.gaussians import wasserstein_squared as by_tensors
 from skgmmot.gaussian.bures.pair import squared_and_slopes, wasserstein_squared
+from skgmmot.gaussian.bures.triangular import triangular_for
 from skgmmot.numerics.linalg import bures_map
 
 
@@ -31,9 +33,9 @@ def leaves(one):
 @pytest.mark.parametrize("d", [1, 3, 64, 70, 200])
 @pytest.mark.parametrize("condition", [1.0, 10.0, 200.0])
 def test_values_and_gradients_are_those_by_tensors(d, condition, rng):
-    pair = gaussian(rng, d, condition), gaussian(rng, d)
-    source, target = map(leaves, pair)
-    found, plain = wasserstein_squared(source, target), wasserstein_squared(*pair)
+    both = gaussian(rng, d, condition), gaussian(rng, d)
+    source, target = map(leaves, both)
+    found, plain = wasserstein_squared(source, target), wasserstein_squared(*both)
     assert type(plain) is float and plain == pytest.approx(found.item(), rel=1e-14)
     expected = by_tensors(source, target)
     assert_close(found, expected, rtol=1e-13, atol=0)
@@ -41,7 +43,7 @@ def test_values_and_gradients_are_those_by_tensors(d, condition, rng):
     wanted = torch.autograd.grad(3 * expected, [*source, *target])
     assert_close(gradients, wanted, rtol=1e-10, atol=1e-10)
     for i, leaf in enumerate((*source, *target)):  # each may be the only one
-        mixed = [leaf if i == j else t for j, t in enumerate((*pair[0], *pair[1]))]
+        mixed = [leaf if i == j else t for j, t in enumerate((*both[0], *both[1]))]
         (alone,) = torch.autograd.grad(3 * wasserstein_squared(mixed[:2], mixed[2:]), leaf)
         assert_close(alone, gradients[i], rtol=1e-13, atol=1e-13)
 
@@ -66,28 +68,68 @@ def test_near_distances_do_not_cancel(d, rng):
     np.testing.assert_allclose(other, 2 * (1 - 1 / (1 + 1e-6)) * np.eye(d), atol=1e-12)
 
 
-def test_gradients_are_maps_where_only_the_value_is_found_by_eigenvalues(rng):
-    S0, S1 = covariance(rng, 6, 60.0), covariance(rng, 6, 60.0)
-    with pytest.MonkeyPatch.context() as patch:  # a decomposition that is never accurate enough
-        patch.setattr("skgmmot.gaussian.bures.pair._norm", lambda S: 1e6)
-        _, slopes = squared_and_slopes(S0, S1, differentiable=True)
-        found = slopes(1.0, (True, True))
-    _, constant = squared_and_slopes(S0, S1, differentiable=False)
+@pytest.mark.parametrize("d", [3, 20, 70])
+@pytest.mark.parametrize("conditions", [(1e3, 1e3), (1e6, 1.0), (1.0, 1e6), (1e7, 1e7)])
+def test_ill_conditioned_covariances_have_all_digits(d, conditions, rng):
+    S0, S1 = (covariance(rng, d, c) / c for c in conditions)
     T0, T1 = map(torch.tensor, (S0, S1))
-    for one, expected in zip(found, (bures_map(T0, T1), bures_map(T1, T0)), strict=True):
-        assert_close(torch.tensor(one), torch.eye(6) - expected, rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(constant(1.0, (False, True))[1], found[1], rtol=1e-12, atol=1e-12)
+    squared, slopes = squared_and_slopes(S0, S1, differentiable=True)
+    alone, _ = squared_and_slopes(S0, S1, differentiable=False)
+    assert alone == pytest.approx(squared, rel=1e-12)
+    assert squared == pytest.approx(bures_squared(T0[None], T1[None]).item(), rel=1e-12)
+    for one, expected in zip(
+        slopes(2.0, (True, True)), (bures_map(T0, T1), bures_map(T1, T0)), strict=True
+    ):
+        assert np.array_equal(one, one.T)
+        tolerance = 1e-15 * max(conditions) * float(expected.abs().max())
+        assert_close(torch.tensor(one), 2 * (torch.eye(d) - expected), rtol=0, atol=tolerance)
+    assert slopes(1.0, (False, False)) == [None, None]
+
+
+def test_what_rounding_would_show_in_is_found_by_singular_values(rng, monkeypatch):
+    S0, S1 = covariance(rng, 6, 60.0), covariance(rng, 6, 60.0)
+    plain, slopes = squared_and_slopes(S0, S1, differentiable=True)
+    used = []
+    monkeypatch.setattr(pair, "_norm", lambda S: 1e9)
+    monkeypatch.setattr(pair, "_by_singular_values", recorded(pair._by_singular_values, used))
+    squared, others = squared_and_slopes(S0, S1, differentiable=True)
+    assert len(used) == 1
+    assert squared == pytest.approx(plain, rel=1e-14)
+    for one, other in zip(slopes(1.0, (True, True)), others(1.0, (True, True)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11)
+
+
+def recorded(function, calls):
+    """The function, which notes that it was called."""
+
+    def call(*arguments, **options):
+        calls.append(arguments)
+        return function(*arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+@pytest.mark.parametrize("condition", [3.0, 30.0, 1e3, 1e5])
+def test_which_way_is_accurate_is_foreseen(condition, vectors, rng, monkeypatch):
+    """Only what is thrown away would be computed twice."""
+    S0, S1 = covariance(rng, 40, condition), covariance(rng, 40, condition)
+    tried, used = [], []
+    kind = triangular_for(40)
+    monkeypatch.setattr(kind, "decompose", staticmethod(recorded(kind.decompose, tried)))
+    monkeypatch.setattr(kind, "singular", staticmethod(recorded(kind.singular, used)))
+    assert squared_and_slopes(S0, S1, differentiable=vectors)
+    assert len(tried) + len(used) == 1
 
 
 @pytest.mark.parametrize("condition", [1e2, 1e4, 1e6])
-def test_covariances_along_opposed_axes_have_all_digits_or_are_left(condition, rng):
+def test_covariances_along_opposed_axes_have_all_digits(condition, rng):
     axes = np.linalg.qr(rng.normal(size=(5, 5))).Q
     S0, S1 = (covariance(rng, 5, condition, a) / condition for a in (axes, axes[:, ::-1]))
-    with np.errstate(all="ignore"):
-        found = squared_and_slopes(S0, S1, differentiable=False)
-    expected = bures_squared(*(torch.tensor(S)[None] for S in (S0, S1))).item()
-    assert (found is None) == (condition > 1e2)
-    assert found is None or found[0] == pytest.approx(expected, rel=1e-14)
+    found, _ = squared_and_slopes(S0, S1, differentiable=False)
+    variances = np.geomspace(1, condition, 5) / condition
+    expected = ((variances**0.5 - variances[::-1] ** 0.5) ** 2).sum()
+    assert found == pytest.approx(expected, rel=1e-14 * condition**0.5)
 
 
 @pytest.mark.parametrize("d", [3, 70])
@@ -109,8 +151,8 @@ def test_what_is_not_regular_is_left_to_others(d, at, value, swapped, rng):
     bad[1][at] = value
     if value != 0.5:
         bad[1][at[::-1]] = value
-    pair = (bad, good) if swapped else (good, bad)
-    assert wasserstein_squared(*pair) is None
+    both = (bad, good) if swapped else (good, bad)
+    assert wasserstein_squared(*both) is None
 
 
 def test_means_too_far_or_too_near_are_left_to_others(rng):

@@ -21,6 +21,15 @@ def test_products_and_solutions_are_those_of_matrices(d, rng):
     L = triangular_for(d).of(S)
     lower = np.linalg.cholesky(S)
     assert_allclose(np.tril(L.congruent(other)), np.tril(lower.T @ other @ lower), atol=1e-13)
+    R = triangular_for(d).of(other)
+    product = np.asarray(L.adjoint_times(R))
+    assert_allclose(product, lower.T @ np.linalg.cholesky(other), atol=1e-13)
+    assert_allclose(L.pivots, lower.diagonal(), rtol=1e-13)
+    left, roots, right = map(np.asarray, L.singular(L.adjoint_times(R), vectors=True))
+    assert_allclose(left * roots @ right.T, product, atol=1e-12)
+    nothing, alone, none = L.singular(L.adjoint_times(R), vectors=False)
+    assert nothing is none is None
+    assert_allclose(alone, roots, rtol=1e-12)
     values, vectors = L.decompose(L.congruent(other), vectors=True)
     alone, nothing = L.decompose(L.congruent(other), vectors=False)
     assert nothing is None
