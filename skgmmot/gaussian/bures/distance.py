@@ -144,8 +144,14 @@ def bures_tangent(
 
     Parameters
     ----------
-    source, target, k, l, prepared
-        As for `bures_squared_of_pairs`.
+    source : Tensor of shape (K, d, d)
+        Symmetric positive semi-definite matrices.
+    target : Tensor of shape (L, d, d)
+        Symmetric positive semi-definite matrices.
+    k, l : Tensor of shape (n,)
+        Indices of the pairs.
+    prepared : tuple of two Factored
+        What `factored` makes of ``source`` and ``target``.
 
     Returns
     -------
