@@ -92,9 +92,20 @@ def of_scipy(source, target):
     return ((m0 - m1) ** 2).sum() + np.trace(S0) + np.trace(S1) - 2 * np.trace(root)
 
 
-def frechet_programs(d):
+def ill_conditioned(d, condition, seed):
+    """A mean and a covariance, whose axes are random."""
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(rng.normal(size=(d, d))).Q
+    covariance = axes * np.geomspace(1, 1 / condition, d) @ axes.T
+    return rng.normal(size=d), (covariance + covariance.T) / 2
+
+
+def frechet_programs(d, condition=None):
     """Programs for the value and for the gradient."""
-    pair = [tuple(t[0] for t in mixture(1, d, 1.0, seed)[1:]) for seed in (1, 2)]
+    if condition is None:
+        pair = [tuple(t[0] for t in mixture(1, d, 1.0, seed)[1:]) for seed in (1, 2)]
+    else:
+        pair = [ill_conditioned(d, condition, seed) for seed in (1, 2)]
     ours = functools.partial(bures_wasserstein_distance, squared=True)
     values = {"skgmmot": lambda: ours(*pair)}
     if d < 1000:  # it takes a minute there
@@ -118,6 +129,10 @@ def frechet_cases(quick):
         values, gradients = frechet_programs(d)
         yield Case("W2 of Gaussians", f"d = {d}", values)
         yield Case("W2 of Gaussians, and gradient", f"d = {d}", gradients)
+    d = 64 if quick else 768
+    values, gradients = frechet_programs(d, 1e6)  # as covariances of features are
+    yield Case("W2 of Gaussians, condition 1e+06", f"d = {d}", values)
+    yield Case("W2 of Gaussians, condition 1e+06, and gradient", f"d = {d}", gradients)
 
 
 def objective(plan, problem, reg, reg_m=None):

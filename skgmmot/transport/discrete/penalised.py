@@ -241,10 +241,13 @@ def _solve_cut_off(problem: Penalised, cut: float) -> tuple[Tensor, Tensor, Tens
     """Potentials, plan and value with a certified gap, found with costs cut off at a bound."""
     near = _cut_off(problem, cut)
     plan, largest, reg = _simple_plan(near), float(near.C.abs().max()), problem.reg
-    value = near.primal(plan)
-    # whether the plan is optimal to rounding
-    free = value <= max(ZERO_COST * largest, rounding_penalty(problem))
-    if reg and value <= NEGLIGIBLE_COST * reg * float(problem.a.sum() * problem.b.sum()):
+    rounding = max(ZERO_COST * largest, rounding_penalty(problem))
+    negligible = NEGLIGIBLE_COST * reg * float(problem.a.sum() * problem.b.sum())
+    value = float((plan * near.C).sum())  # penalties, which take longer, can only add to it
+    if not reg or value <= max(rounding, negligible):
+        value = near.primal(plan)
+    free = value <= rounding  # whether the plan is optimal to rounding
+    if reg and value <= negligible:
         free |= float((plan * near.C.square()).sum()) <= NEGLIGIBLE_COST * reg * value
     if free and near.C.min() >= 0 and problem.primal(plan) <= value:
         f, g = _simple_potentials(problem)
