@@ -21,10 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.bures.decomposition import (
-    MAX_EIGENVALUE_ERROR,
-    SAFE_TRACES,
-)
+from skgmmot.gaussian.bures.decomposition import MAX_EIGENVALUE_ERROR, SAFE_TRACES
 from skgmmot.gaussian.bures.distance import without_cancellation
 from skgmmot.gaussian.bures.plane import NEARLY_EQUAL
 from skgmmot.gaussian.bures.triangular import triangular_for
@@ -204,7 +201,7 @@ def squared_and_slopes(
     if not (SAFE_TRACES[0] <= min(traces) and max(traces) <= SAFE_TRACES[1]):
         return None
     L = triangular_for(len(source)).of(source)
-    if L is None or not _largest(np.linalg.norm, source, target) < np.inf:
+    if L is None or not np.linalg.norm(source) * np.linalg.norm(target) < np.inf:
         return None
     found = _by_eigenvalues(L, source, target, differentiable)
     found = found or _by_singular_values(L, target, differentiable)
@@ -231,14 +228,14 @@ class _Decomposition(NamedTuple):
 
 def _by_eigenvalues(L, source, target, vectors: bool) -> _Decomposition | None:
     """The decomposition of ``L.T @ S1 @ L``, or None where rounding would show."""
+    size = _norm(source)
     # if both covariances are alike, the eigenvalues are about the fourth powers of the pivots
-    if not _are_accurate(np.sort(L.pivots) ** 4, _norm(source) ** 2, vectors):
+    if not _are_accurate(np.sort(L.pivots) ** 4, size**2, vectors):
         return None
     eigenvalues, V = L.decompose(L.congruent(target), vectors=vectors)
-    # the Frobenius norm is larger, but at hand
-    norms = np.linalg.norm, _norm
-    largest = (max(_largest(norm, source, target), eigenvalues[-1]) for norm in norms)
-    if not any(_are_accurate(eigenvalues, unit, vectors) for unit in largest):
+    # the Frobenius norm is larger, but takes less time
+    units = (size * float(norm(target)) for norm in (np.linalg.norm, _norm))
+    if not any(_are_accurate(eigenvalues, max(unit, eigenvalues[-1]), vectors) for unit in units):
         return None
     roots = eigenvalues**0.5
     return _Decomposition(
@@ -262,7 +259,7 @@ def _by_singular_values(L, target, vectors: bool) -> _Decomposition | None:
 def _are_accurate(eigenvalues: np.ndarray, largest: float, vectors: bool) -> bool:
     """Whether the sum of the roots of ascending eigenvalues, or the maps, have all digits.
 
-    Rounding moves the eigenvalues by its share of ``largest``.
+    Rounding moves each eigenvalue by its share of ``largest``.
     """
     if not eigenvalues[0] > 0:
         return False
@@ -271,11 +268,6 @@ def _are_accurate(eigenvalues: np.ndarray, largest: float, vectors: bool) -> boo
     roots = eigenvalues**0.5
     errors = EPS * largest * np.add.reduce(1 / roots)
     return errors <= MAX_EIGENVALUE_ERROR * np.add.reduce(roots)
-
-
-def _largest(norm: Callable, source: np.ndarray, target: np.ndarray) -> float:
-    """What rounding of a product with both matrices is in proportion to, by norms of both."""
-    return float(norm(source)) * float(norm(target))
 
 
 def _norm(matrix: np.ndarray) -> float:
