@@ -5,7 +5,7 @@ Each line is work of milliseconds to seconds that neither overhead (`bench_small
 compared, ours with the best peer. Where programs stop by a tolerance, *excess* is how far a peer's
 objective is above ours, relatively; ours has a certified duality gap below 1e-8.
 
-    python benchmarks/bench_medium.py            # everything, about five minutes
+    python benchmarks/bench_medium.py            # everything, about six minutes
     python benchmarks/bench_medium.py --quick    # small sizes, half a minute
     python benchmarks/bench_medium.py --only entropic
 
