@@ -323,7 +323,8 @@ def inverse_factor(factors: Tensor) -> Tensor:
     identity = torch.eye(factors.shape[-1], dtype=factors.dtype, device=factors.device)
     if triangular.all():
         return torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False)
-    inverses = torch.linalg.pinv(factors)
+    inverses = torch.empty_like(factors)
+    inverses[~triangular] = torch.linalg.pinv(factors[~triangular], hermitian=True)  # of roots
     inverses[triangular] = torch.linalg.solve_triangular(factors[triangular], identity, upper=False)
     return inverses
 

@@ -50,6 +50,12 @@ def test_inverse_factor_inverts_triangular_and_symmetric_factors_of_one_batch(ma
     assert_close(inverse_factor(L) @ L, eye(3).expand(2, 3, 3))
 
 
+def test_inverse_factor_of_a_singular_root_is_its_pseudo_inverse(make_covariances, rank_deficient):
+    L = factor(torch.cat([make_covariances(1, 3), rank_deficient("plane")[None]]))
+    for batch in (L, L[1]):
+        assert_close(inverse_factor(batch), torch.linalg.pinv(batch), rtol=1e-12, atol=1e-12)
+
+
 def test_root_has_no_derivative_where_there_is_none():
     values = torch.tensor([4.0, 0.0, -1e-20], dtype=torch.float64, requires_grad=True)
     roots = safe_sqrt(values)
