@@ -2,7 +2,7 @@
 
 A point is a tuple of tensors. The descent runs in *epochs* of ten steps, and a fixed objective is
 evaluated after each. After two epochs without progress it goes back to the best point so far and
-halves the learning rate, until halving no longer helps.
+halves the learning rate, until halving no longer helps (one epoch without progress tells).
 """
 
 import copy
@@ -21,7 +21,7 @@ from skgmmot.numerics.fixed_point import Journal, Point, Solution
 
 #: Steps of an epoch: few, so that the objective is seen often, but enough for it to change.
 EPOCH = 10
-#: Epochs in a row without progress that end a stage.
+#: Epochs in a row without progress that end a stage but the last, which one ends.
 PATIENCE = 2
 #: Halvings of the learning rate, which ends at 1/32 of its start.
 N_HALVINGS = 5
@@ -138,6 +138,7 @@ def minimise(
     epoch: int = EPOCH,
     patience: int = PATIENCE,
     deterministic: bool = False,
+    start_value: float | None = None,
     callback: Callable[[Solution], bool | None] | None = None,
     journal: Journal | None = None,
 ) -> Solution:
@@ -151,8 +152,8 @@ def minimise(
         Where to start.
     tol : float
         An epoch makes progress if it lowers the least objective so far by more than this share of
-        it. After two epochs without, the learning rate is halved; when all halvings no longer help,
-        the descent has converged.
+        it. After two epochs without, the learning rate is halved; when the last halving no longer
+        helps in one epoch, the descent has converged.
     max_iter : int
         Largest number of steps; 0 returns the start.
     learning_rate : float
@@ -169,10 +170,13 @@ def minimise(
     epoch : int, default=10
         Steps between two evaluations of the objective.
     patience : int, default=2
-        Epochs in a row without progress that end a stage; one suffices without random draws.
+        Epochs in a row without progress that end a stage; one suffices without random draws, and
+        for the last.
     deterministic : bool, default=False
         Whether the loss has the same value whenever it is evaluated at the same point. Then it is
         not evaluated where it was evaluated last: a step of L-BFGS begins where the last one ended.
+    start_value : float, default=None
+        The objective at ``theta0``, where it is known; None is evaluated.
     callback : callable, default=None
         Called with the `Solution` so far after each epoch, and where the descent goes on from an
         earlier state. Where it returns True, the descent stops.
@@ -198,7 +202,7 @@ def minimise(
     # Stages: without the late leaves, with all of them, and one after each halving.
     last = 1 + n_halvings
     if journal is None or journal.loop is None:
-        values = [_value(objective, leaves)]
+        values = [_value(objective, leaves) if start_value is None else start_value]
         best = Solution(_constant(leaves), tuple(theta0), values[0], (), 0, False, math.inf)
         stage, idle, reference = 0 if late else 1, 0, values[0]
     else:
@@ -222,7 +226,7 @@ def minimise(
         change = reference - best.objective
         progress = change > tol * abs(reference)
         idle, reference = (0, best.objective) if progress else (idle + 1, reference)
-        if idle == patience or not finite:
+        if idle >= (patience if stage < last else 1) or not finite:
             if stage or not finite:
                 _restart_slower(descent, leaves, best.value, forget=not finite)
             stage, idle = stage + 1, 0

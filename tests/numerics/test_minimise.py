@@ -239,11 +239,28 @@ def test_a_descent_goes_on_from_any_of_its_epochs_bit_for_bit(optimizer):
 
 
 @pytest.mark.parametrize("patience", [1, 3])
-def test_a_descent_ends_after_so_many_epochs_without_progress(patience):
+@pytest.mark.parametrize("n_halvings", [0, 2])
+def test_a_stage_ends_after_so_many_epochs_without_progress_and_the_last_after_one(
+    patience, n_halvings
+):
     least = TARGET, torch.ones(2, dtype=F64)
-    options = OPTIONS | {"optimizer": lbfgs, "learning_rate": 1.0, "n_halvings": 0}
+    options = OPTIONS | {"optimizer": lbfgs, "learning_rate": 1.0, "n_halvings": n_halvings}
     solution = minimise(quadratic, least, patience=patience, **options)
-    assert solution.converged and solution.n_iter == patience * EPOCH
+    assert solution.converged and solution.n_iter == (patience * n_halvings + 1) * EPOCH
+
+
+def test_a_value_of_the_start_that_is_known_is_not_evaluated():
+    points = []
+
+    def objective(theta):
+        points.append(theta[0].clone())
+        return float(quadratic(theta))
+
+    options = OPTIONS | {"objective": objective, "max_iter": EPOCH}
+    expected = minimise(quadratic, start(), **options)
+    found = minimise(quadratic, start(), start_value=expected.objectives[0], **options)
+    assert found.objectives == expected.objectives
+    assert len(points) == 3 and points[0].equal(start()[0]) and points[2].equal(points[1])
 
 
 def valley(theta):

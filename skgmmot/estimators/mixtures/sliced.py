@@ -67,8 +67,9 @@ class SlicedWassersteinGMM(FittedMixture):
         Exponent of the distance, at least 1.
     tol : float, default=1e-2
         Ten steps make progress if they lower the sliced distance, on fixed directions, by more than
-        this share. Without progress twice in a row the fit has converged; before EM
-        (``refine='em'``) the learning rate is halved first, five times.
+        this share. Without progress twice in a row with the starts' weights, and then once with
+        free ones, the fit has converged; before EM (``refine='em'``) the learning rate is halved
+        first, five times.
     reg_covar : float, default=1e-6
         Added to the variances, as a share of the samples' own variance in each direction.
     max_iter : int, default=1000

@@ -20,9 +20,10 @@ weight       ``-(t - m_k) Phi(z) - s_k phi(z)``    ``-Phi(z)``
 
 (the last up to a constant, since weights sum to one). The value for p = 2 is of the same kind, with
 the partial expectation ``H(u) = int_0^u q = sum_k w_k (m_k Phi(z) - s_k phi(z))``, ``dH/du = q``.
-All these functions are approximated by cubic Hermite splines in ``u`` over *nodes*, several for
-each component. Samples then enter through two weights for each node, and no quantile has to be
-solved for. The cost is ``O(n L)`` for the samples and ``O(nodes K L)`` for the mixture.
+All these functions are approximated by cubic Hermite splines in ``u`` over *nodes*, everywhere as
+dense as the narrowest component there needs. Samples then enter through two weights for each node,
+and no quantile has to be solved for. The cost is ``O(n L)`` for the samples and ``O(nodes K L)``
+for the mixture.
 """
 
 import numpy as np
@@ -43,8 +44,8 @@ from skgmmot.transport.sliced.slices import (
 #: Standard deviations that nodes cover on both sides of a component's mean: 4e-8 of the mass is
 #: outside, less than the error of the splines.
 NODE_RANGE = 5.5
-#: Nodes of each component. Errors fall like the fourth power of their number.
-N_NODES = 36
+#: Nodes of a component that stands alone. Errors fall like the fourth power of their number.
+N_NODES = 48
 #: Largest number of entries of an array of samples: 1 MiB in float64, to stay in the cache.
 CACHE_SIZE = 2**17
 #: Nodes of the two-point Gauss rule on [0, 1], whose weights are equal, for exponents other than 2.

@@ -94,11 +94,27 @@ def sort(values: Tensor) -> Tensor:
 
 
 def nodes(slices: Slices, n_nodes: int, node_range: float) -> Tensor:
-    """Sorted equidistant points around the means of all components, ``(L, K n_nodes)``."""
-    z = torch.linspace(
-        -node_range, node_range, n_nodes, dtype=torch.float64, device=slices.means.device
-    )
-    return sort((slices.means.unsqueeze(-1) + slices.deviations.unsqueeze(-1) * z).flatten(1))
+    """Sorted points, everywhere as dense as the narrowest component there needs, ``(L, J)``.
+
+    One component has ``n_nodes`` equidistant ones within ``node_range`` deviations of its mean, and
+    one more on each side; lines that need fewer than others repeat their last.
+    """
+    means, step = slices.means, 2 * node_range / (n_nodes - 1)
+    reach = (node_range + step) * slices.deviations
+    low, high = means - reach, means + reach
+    edges = sort(torch.cat([low, high], dim=1))  # (L, 2 K)
+    middles = ((edges[:, 1:] + edges[:, :-1]) / 2).unsqueeze(1)
+    within = (low.unsqueeze(2) <= middles) & (middles <= high.unsqueeze(2))  # (L, K, 2 K - 1)
+    density = (within / (step * slices.deviations).unsqueeze(2)).amax(1)
+    before = torch.nn.functional.pad((density * edges.diff(dim=1)).cumsum(1), (1, 0))
+    total, most = before[:, -1:], means.shape[1] * (n_nodes + 1)
+    n_steps = total.nan_to_num(0.0).clamp(1, most).round()
+    longest = int(n_steps.amax())
+    counts = torch.arange(longest + 1, dtype=total.dtype, device=total.device)
+    wanted = (counts * (total / n_steps)).minimum(total)
+    piece = torch.searchsorted(before, wanted).sub_(1).clamp_(0, density.shape[1] - 1)
+    density, start, before = (t.gather(1, piece) for t in (density, edges, before))
+    return wanted.sub_(before).div_(density).add_(start)
 
 
 def evaluate(slices: Slices, points: Tensor) -> Table:

@@ -11,6 +11,7 @@ from skgmmot.transport.sliced.slices import (
     SortedSamples,
     derivatives,
     evaluate,
+    nodes,
     slice_samples,
     slices,
 )
@@ -24,6 +25,53 @@ def lines():
     generator = torch.Generator().manual_seed(0)
     means, deviations = (torch.rand(2, 3, dtype=F64, generator=generator) + 0.2 for _ in range(2))
     return Slices(torch.tensor([0.2, 0.3, 0.5], dtype=F64), means, deviations)
+
+
+def on_one_line(means, deviations):
+    """Components of equal weight."""
+    means, deviations = (torch.tensor([t], dtype=F64) for t in (means, deviations))
+    return Slices(torch.full((means.numel(),), 1 / means.numel(), dtype=F64), means, deviations)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_nodes_of_components_apart_are_those_of_each_alone(scale):
+    one, other = on_one_line([0.0], [scale]), on_one_line([1e6 * scale], [3 * scale])
+    alone = nodes(one, 21, 5.0)
+    assert_close(alone, scale * torch.linspace(-5.5, 5.5, 23, dtype=F64).unsqueeze(0))
+    both = on_one_line([0.0, 1e6 * scale], [scale, 3 * scale])
+    found, expected = nodes(both, 21, 5.0), torch.cat([alone, nodes(other, 21, 5.0)], dim=1)
+    # one step less: the end of one and the start of the other are one level of the steps
+    assert found.shape[1] == expected.shape[1] - 1
+    apart = (found.unsqueeze(2) - expected.unsqueeze(1)).abs().amin(2)
+    assert apart.max() < 1e-9 * scale
+
+
+def test_nodes_are_as_dense_as_the_narrowest_component_needs():
+    # ten alike need no more than one, and a narrow one inside a wide one its own
+    many = nodes(on_one_line([0.0] * 10, [1.0] * 10), 21, 5.0)
+    assert_close(many, nodes(on_one_line([0.0], [1.0]), 21, 5.0))
+    found = nodes(on_one_line([0.0, 0.0], [1.0, 0.1]), 21, 5.0)[0]
+    inside = found.abs() < 0.5
+    assert found.diff()[inside[:-1] & inside[1:]].max() < 1.1 * 0.05
+    assert found.diff().max() < 1.1 * 0.5 and found.diff().min() > 0
+    assert_close(found[[0, -1]], torch.tensor([-5.5, 5.5], dtype=F64))
+    assert len(found) == 1 + round(22 - 2.2 + 22)  # steps of the wide one outside, and the other's
+
+
+def test_nodes_of_a_line_do_not_depend_on_the_others(lines):
+    together = nodes(lines, 21, 5.0)
+    for i in range(2):
+        alone = nodes(lines.rows(slice(i, i + 1)), 21, 5.0)[0]
+        assert_close(together[i, : len(alone)], alone, rtol=0, atol=1e-14)
+        assert (together[i, len(alone) :] == together[i, -1]).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nodes_of_what_is_not_finite_are_not_finite(value):
+    found = nodes(on_one_line([0.0, value], [1.0, 1.0]), 21, 5.0)
+    assert not torch.isfinite(found).all()
+    found = nodes(on_one_line([0.0, 1.0], [1.0, value]), 21, 5.0)
+    assert not torch.isfinite(found).all()
 
 
 POINTS = torch.linspace(-2, 3, 7, dtype=F64).expand(2, 7)
