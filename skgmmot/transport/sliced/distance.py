@@ -24,6 +24,7 @@ from skgmmot.transport.sliced.quadrature import N_NODES, MixtureSide, SampleSide
 from skgmmot.transport.sliced.slices import (
     Slices,
     SortedSamples,
+    check_nodes,
     slice_samples,
     slices,
     slices_of_both,
@@ -131,12 +132,13 @@ def wasserstein_on_lines(
     Raises
     ------
     ValueError
-        If ``exact`` and p is neither 1 nor 2.
+        If ``exact`` and p is neither 1 nor 2, or ``n_nodes`` is no integer of at least 2.
 
     Notes
     -----
     Differentiable once, as `sliced_wasserstein`. Costs ``O(n L)`` and ``O(n_nodes K^2 L)``.
     """
+    check_nodes(n_nodes)
     kernel = _kernel(p, exact, n_nodes)
     n, K = samples.values.shape[1], lines.means.shape[1]
     length = max(1, BLOCK_SIZE // (n * K if exact else max(n, n_nodes * K * K)))
@@ -220,7 +222,7 @@ def sliced_wasserstein(
     Raises
     ------
     ValueError
-        If ``exact`` and p is neither 1 nor 2.
+        If ``exact`` and p is neither 1 nor 2, or ``n_nodes`` is no integer of at least 2.
 
     Notes
     -----
@@ -315,11 +317,17 @@ def sliced_wasserstein_between(
         Only with ``return_error``: estimates of their errors, in float64: the difference to fewer
         nodes, and rounding.
 
+    Raises
+    ------
+    ValueError
+        If ``n_nodes`` is no integer of at least 2.
+
     Notes
     -----
     Differentiable once in all parameters of both. Exactly zero on equal mixtures. Costs
     ``O(m n_nodes (K^2 + L^2))``.
     """
+    check_nodes(n_nodes)
     if return_error:
         sides = source, target
         costs = sliced_wasserstein_between(*sides, theta, p=p, n_nodes=n_nodes)

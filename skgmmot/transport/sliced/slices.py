@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics.counts import positive_integer
 
 SQRT_2PI = math.sqrt(2 * math.pi)
 SQRT_HALF = math.sqrt(0.5)
@@ -91,6 +92,12 @@ def sort(values: Tensor) -> Tensor:
         return values.sort(dim=1).values
     values.numpy().sort(axis=1)
     return values
+
+
+def check_nodes(n_nodes: int) -> None:
+    """Refuse numbers of nodes between which there is nothing to interpolate."""
+    if positive_integer("n_nodes", n_nodes, "Pass 2 or more.") < 2:
+        raise ValueError(f"n_nodes must be at least 2, got {n_nodes}. Pass 2 or more.")
 
 
 def nodes(slices: Slices, n_nodes: int, node_range: float) -> Tensor:

@@ -261,6 +261,18 @@ def test_exact_cells_of_other_exponents_are_refused(make_mixture, make_samples):
         )
 
 
+@pytest.mark.parametrize("n_nodes", [1, 0, -3, 2.5, True])
+def test_too_few_nodes_are_refused(make_mixture, make_samples, n_nodes):
+    mixture = make_mixture("full", 2, 2)
+    for distance, target in (
+        (sliced_wasserstein, make_samples(5, 2)),
+        (sliced_wasserstein_between, make_mixture("diag", 3, 2)),
+    ):
+        with pytest.raises(ValueError, match=r"n_nodes must be .* Pass 2 or more"):
+            distance(mixture, target, chosen(3, 2), n_nodes=n_nodes)
+        assert torch.isfinite(distance(mixture, target, chosen(3, 2), n_nodes=2)).all()
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_duplicates_outliers_and_constant_features_give_the_right_distance(exact):
     mixture = on_a_line([0.5, 0.5], [0.0, 1.0], [1.0, 0.2])
