@@ -53,6 +53,9 @@ MAX_REFINEMENTS, REFINE_EPOCH = 100, 5
 ROUGH_SHARE = 1 / 3
 #: Factor by which the second five of these do not lower the distance.
 SECOND_FIVE = 1.2
+#: Share by which a refinement lowers the distance at least: less may be rounding, and that of
+#: other units, or of another release, would decide otherwise.
+LEAST_GAIN = 1e-7
 
 
 def _default_n_directions(n_features: int) -> int:
@@ -427,7 +430,7 @@ def refine_sliced(
     -------
     Solution
         ``value`` is the mixture, ``objective`` its `SlicedObjective.held_out_distance`, never above
-        that of the start, which is returned if no step lowers it.
+        that of the start, which is returned if no step lowers it by more than rounding.
     """
 
     def give_up(solution: Solution) -> bool:
@@ -439,7 +442,7 @@ def refine_sliced(
         options = {"max_iter": MAX_REFINEMENTS, "start_value": end.objective}
         fine = _refined(objective, end.value, 1.0, tol=tol, **options)
         end = fine._replace(n_iter=end.n_iter + fine.n_iter)
-    if end.objective < before:
+    if end.objective < (1 - LEAST_GAIN) * before:
         return end._replace(previous=theta0)
     return end._replace(value=theta0, previous=theta0, objective=before)
 

@@ -14,6 +14,7 @@ from skgmmot.fitting.sliced import (
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, ELEMENTARY_TYPES, FULL, SPHERICAL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
+from skgmmot.numerics.fixed_point import Solution
 
 F64 = torch.float64
 
@@ -170,6 +171,22 @@ def test_a_fit_is_refined_to_where_all_lines_are_at_their_minimum(make_mixture):
         for p in (point, before)
     )
     assert slope < 0.02 * first
+
+
+@pytest.mark.parametrize(("gain", "kept"), [(1e-9, False), (1e-5, True)])
+def test_a_refinement_that_gains_rounding_only_is_the_start(gain, kept, make_mixture, monkeypatch):
+    start = make_mixture("full", 2, 2)
+    problem = objective(sample(start, 100, generator=generator())[0], start.covariance_type)
+    before = problem.held_out_distance(start)
+    moved = start._replace(means=start.means + 1e-3)
+
+    def refined(objective, theta0, share, **options):
+        after = (1 - gain) * before
+        return Solution(moved, theta0, after, (before, after), 5, True, 0.0)
+
+    monkeypatch.setattr("skgmmot.fitting.sliced._refined", refined)
+    found = refine_sliced(problem, start)
+    assert (found.value is moved) == kept and found.objective == (1 - gain * kept) * before
 
 
 def test_a_hopeless_fit_is_given_up_after_five_steps(make_mixture):
