@@ -19,6 +19,7 @@ from skgmmot.gaussian.covariance.registry import (
     SPHERICAL,
 )
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics.linalg import is_symmetric
 from skgmmot.transport.mixtures.distance import check_dimensions
 
 
@@ -439,7 +440,7 @@ def check_mixture(
     if smallest is not None:
         smallest = smallest.numpy()
     else:
-        if not (covariances == covariances.swapaxes(1, 2)).all():
+        if not is_symmetric(covariances):
             _check_symmetric(covariances, max(1e-5, 4 * covariances_eps))
         matrices = torch.from_numpy(covariances).double()
         if not np.count_nonzero(torch.linalg.cholesky_ex(matrices).info.numpy()):

@@ -51,7 +51,8 @@ HELD_OUT_SEED = 2018
 MAX_REFINEMENTS, REFINE_EPOCH = 100, 5
 #: Share of the fixed directions over which `refine_sliced` takes its first steps.
 ROUGH_SHARE = 1 / 3
-#: Factor by which the second five of these do not lower the distance.
+#: How much farther than hopeless a refinement is given up at its first look: the steps until the
+#: next one hardly ever gain so much.
 SECOND_FIVE = 1.2
 #: Share by which a refinement lowers the distance at least: less may be rounding, and that of
 #: other units, or of another release, would decide otherwise.

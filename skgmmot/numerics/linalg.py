@@ -138,6 +138,22 @@ def symmetrize(matrices: Tensor) -> Tensor:
     return (matrices + matrices.mT).div_(2)  # in place, to avoid a copy of a large matrix
 
 
+def is_symmetric(matrices: Bits) -> bool:
+    """Return whether matrices are symmetric, to the last bit.
+
+    Parameters
+    ----------
+    matrices : Tensor or ndarray of shape (..., d, d)
+        The matrices.
+
+    Returns
+    -------
+    bool
+        True if all are.
+    """
+    return bool((matrices == matrices.mT).all())
+
+
 def rotation(matrices: Tensor) -> Tensor:
     """Return the orthogonal factors ``Q`` of ``Q @ S`` with ``S`` symmetric positive definite.
 

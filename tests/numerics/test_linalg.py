@@ -17,6 +17,7 @@ from skgmmot.numerics.linalg import (
     errors_of_roots,
     factor,
     inverse_factor,
+    is_symmetric,
     oas_shrinkage,
     power_of_two,
     product,
@@ -243,3 +244,11 @@ def test_errors_of_roots_are_the_larger_change():
     assert math.isnan(error_of_root(4.0, math.nan))
     together = errors_of_roots(torch.tensor([[4.0, -1e-9]]), torch.tensor([[3.0, 4.0]]))
     assert together.tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
+def test_symmetry_is_to_the_last_bit(kind):
+    matrices = np.array([np.eye(2), [[1.0, 0.3], [0.3, 2.0]]])
+    assert is_symmetric(kind(matrices)) is True
+    matrices[1, 0, 1] = np.nextafter(0.3, 1)
+    assert is_symmetric(kind(matrices)) is False

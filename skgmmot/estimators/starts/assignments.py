@@ -170,8 +170,7 @@ def kmeans_clusters(
     """
     if X.device.type != "cpu":
         return kmeans.kmeans(X, n_clusters, rng, sample_weight, n_init=n_init).labels
-    options = {"n_init": n_init, "random_state": rng, "copy_x": not overwrite}
-    estimator = KMeans(n_clusters, **options)
+    estimator = KMeans(n_clusters, n_init=n_init, random_state=rng, copy_x=not overwrite)
     a = None if sample_weight is None else sample_weight.numpy()
     # in a forked process OpenMP waits for threads that were not taken along
     alone = in_forked_process()

@@ -14,11 +14,10 @@ from skgmmot.gaussian.bures.decomposition import (
     roots_and_errors,
 )
 from skgmmot.gaussian.bures.distance import without_cancellation
+from skgmmot.gaussian.bures.triangular import MOST_FEATURES
 from skgmmot.numerics.linalg import has_small_pivots
 
 EPS = float(np.finfo(float).eps)
-#: Largest number of features for numpy, which shares work on larger matrices among its own threads.
-MOST_FEATURES = 64
 
 
 def squared_and_slopes(

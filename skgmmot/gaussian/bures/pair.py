@@ -25,7 +25,7 @@ from skgmmot.gaussian.bures.decomposition import MAX_EIGENVALUE_ERROR, SAFE_TRAC
 from skgmmot.gaussian.bures.distance import without_cancellation
 from skgmmot.gaussian.bures.plane import NEARLY_EQUAL
 from skgmmot.gaussian.bures.triangular import triangular_for
-from skgmmot.numerics.linalg import compare_bits, factor
+from skgmmot.numerics.linalg import compare_bits, factor, is_symmetric
 
 EPS = float(np.finfo(float).eps)
 #: Steps of the power iteration for norms. From a vector that has a usual share of the first
@@ -152,22 +152,6 @@ def _solve(m0, S0, m1, S1, *, differentiable: bool) -> _BetweenGaussians | None:
         return None
     cost = float(apart @ apart) + bures[0]
     return _BetweenGaussians(cost, apart, bures[1]) if RANGE[0] < cost < RANGE[1] else None
-
-
-def is_symmetric(matrices: np.ndarray) -> bool:
-    """Return whether matrices are symmetric, to the last bit.
-
-    Parameters
-    ----------
-    matrices : ndarray of shape (..., d, d)
-        The matrices.
-
-    Returns
-    -------
-    bool
-        True if all are.
-    """
-    return bool((matrices == matrices.swapaxes(-1, -2)).all())
 
 
 def squared_and_slopes(

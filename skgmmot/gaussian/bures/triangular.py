@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skgmmot.numerics.linalg import has_small_pivots, symmetrize
 
-#: Largest number of features for LAPACK.
+#: Largest number of features for numpy and LAPACK, which share larger work among their own threads.
 MOST_FEATURES = 64
 #: Number of columns in a block. Not a power of two, by which columns would share lines of a cache.
 BLOCK = 192

@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from skgmmot.gaussian.bures.few import squared_and_slopes
-from skgmmot.gaussian.bures.pair import is_symmetric, symmetric_value
+from skgmmot.gaussian.bures.pair import symmetric_value
+from skgmmot.numerics.linalg import is_symmetric
 from skgmmot.transport.discrete.network_simplex import network_simplex
 from skgmmot.transport.discrete.solvers import LARGEST_COST
 

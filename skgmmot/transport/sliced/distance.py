@@ -204,7 +204,7 @@ def sliced_wasserstein(
     n_nodes : int, default=48
         Nodes of a component that stands alone, if not ``exact``; where components overlap, nodes
         are as dense as the narrowest of them needs. For p = 2 the mean over directions and its
-        gradients in the mixture have errors of about 1e-5 relative to the largest entry (2e-4 for
+        gradients in the mixture have errors of up to 3e-5 relative to the largest entry (2e-4 for
         a fitted mixture, whose distance is a small difference), which decrease like
         ``n_nodes**-4``. For p = 1 errors of gradients are a few percent with a dozen samples, and
         1e-3 with a thousand.
