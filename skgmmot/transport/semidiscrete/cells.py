@@ -149,6 +149,23 @@ def has_mass(cells: Cells, target: Target, share: float = MIN_START_SHARE) -> bo
     return bool((cells.masses >= share * target.masses).all())
 
 
+def has_empty_cell(diagram: PowerDiagram) -> bool:
+    """Return whether a cell is empty, as the diagram alone shows.
+
+    Parameters
+    ----------
+    diagram : PowerDiagram
+        The cells.
+
+    Returns
+    -------
+    bool
+        True if one of several sites has no neighbour: its cell is empty, or all others are.
+    """
+    neighbours = np.bincount(diagram.sites[: diagram.n_interfaces].ravel(), None, diagram.n_sites)
+    return diagram.n_sites > 1 and not neighbours.all()
+
+
 def stiffness(target: Target, cells: Cells) -> tuple[Array, Array, Array]:
     """Return the derivatives of the masses of the cells with respect to the heights.
 

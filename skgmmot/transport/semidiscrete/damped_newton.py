@@ -29,6 +29,7 @@ from skgmmot.transport.semidiscrete.cells import (
     PlaneDensity,
     Target,
     evaluate,
+    has_empty_cell,
     has_mass,
     stiffness,
 )
@@ -42,6 +43,8 @@ BLURRINGS = (0.0, *(0.25**k for k in range(20, 0, -1)), 0.5)
 MIN_RESTART_BLURRING = 0.25**9
 #: Shortest damping factor of a Newton step: below it, no step decreases the error.
 MIN_STEP = 1e-8
+#: The first length tried is so many times that of the step before. More is refused too often.
+GROWTH = 2.0
 #: Number of steps in which the error must halve, or else the method has stalled.
 STALL_WINDOW = 100
 #: Number of times that the method may stall from one start.
@@ -146,7 +149,7 @@ def _newton_on_heights(density, target: Target, cells: Cells, measure, tol, max_
         direction = solve_symmetric(jacobian(target, cells), excess)
         if direction is None:
             break
-        went = _damped(density, target, cells, direction, measure, floor, min(1.0, 4 * step))
+        went = _damped(density, target, cells, direction, measure, floor, min(1.0, GROWTH * step))
         if went is None:
             break
         cells, step = went
@@ -157,10 +160,13 @@ def _damped(density, target, cells, direction, measure, floor, step, shortest=MI
     """Cells after a step that is halved until it serves, and its length; None if it never does."""
     before, direction = measure(target, cells)[0], direction - direction.mean()
     while step > shortest:
-        tried = evaluate(density, target.sites, cells.heights + step * direction)
-        allowed = (1 - step / 2) * before
-        if tried.masses.min() >= floor and measure(target, tried)[0] <= allowed:
-            return tried, step
+        heights = cells.heights + step * direction
+        diagram = density.diagram(target.sites, heights)
+        if floor <= 0 or not has_empty_cell(diagram):  # masses take as long as the diagram
+            tried = evaluate(density, target.sites, heights, diagram)
+            allowed = (1 - step / 2) * before
+            if tried.masses.min() >= floor and measure(target, tried)[0] <= allowed:
+                return tried, step
         step /= 2
     return None
 

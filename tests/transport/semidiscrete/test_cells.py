@@ -8,6 +8,7 @@ from skgmmot.transport.semidiscrete.cells import (
     PlaneDensity,
     Target,
     evaluate,
+    has_empty_cell,
     lowest_empty_heights,
 )
 from skgmmot.transport.semidiscrete.power_diagram import Box
@@ -36,6 +37,13 @@ def test_a_further_site_has_a_cell_only_below_its_lowest_empty_height(density):
     for height, empty in ((limit + 1e-6, True), (limit - 1e-6, False)):
         diagram = evaluate(density, SITES, np.append(heights, height)).diagram
         assert (len(diagram.polygons()[2]) == 0) == empty
+        assert has_empty_cell(diagram) == empty
+
+
+@pytest.mark.parametrize("density", DENSITIES.values(), ids=DENSITIES)
+def test_the_cell_of_one_site_is_not_empty_and_one_that_fills_the_box_leaves_none(density):
+    assert not has_empty_cell(density.diagram(SITES[:1], np.zeros(1)))
+    assert has_empty_cell(density.diagram(SITES[:2], np.array([1e3, 0.0])))
 
 
 def test_prescribed_masses_follow_the_potentials_by_the_slack():

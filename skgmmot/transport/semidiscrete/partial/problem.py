@@ -30,6 +30,7 @@ from skgmmot.transport.semidiscrete.cells import (
     has_mass,
 )
 from skgmmot.transport.semidiscrete.damped_newton import (
+    GROWTH,
     MIN_STEP,
     jacobian,
     solve_symmetric,
@@ -289,7 +290,7 @@ class PartialProblem:
                 errors.append(measure(target, found.cells)[0])
                 if len(errors) > STALL_WINDOW and errors[-1] > errors[-1 - STALL_WINDOW] / 2:
                     break
-                step = min(1.0, 4 * step)
+                step = min(1.0, GROWTH * step)
                 tried, step = self._step(discs, target, found, measure, step, floor)
                 if tried is None or n_iter == max_iter:
                     break

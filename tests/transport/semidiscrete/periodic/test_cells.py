@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skgmmot.transport.semidiscrete.cell_integrals import GridIntegrals
-from skgmmot.transport.semidiscrete.cells import PlaneDensity, evaluate
+from skgmmot.transport.semidiscrete.cells import PlaneDensity, evaluate, has_empty_cell
 from skgmmot.transport.semidiscrete.periodic.cells import (
     PeriodicIntegrals,
     covering_radius,
@@ -48,6 +48,15 @@ def test_integrals_are_those_of_the_nearest_images(some):
     assert np.allclose(density.moments(cells.diagram), first, atol=2e-3)
     second = mass @ (moved**2).sum(1)
     assert np.isclose(density.second_moment(cells.diagram), second, rtol=5e-3)
+
+
+def test_a_diagram_shows_that_a_cell_is_empty(some):
+    density, sites, heights = some
+    cells = evaluate(density, sites, heights)
+    full = cells.masses > 0
+    assert has_empty_cell(cells.diagram) and full.sum() == 8
+    assert not has_empty_cell(density.diagram(sites[full], heights[full]))
+    assert not has_empty_cell(density.diagram(sites[:1], heights[:1]))
 
 
 def test_images_too_far_from_the_box_are_left_out(some):

@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial import ConvexHull
 
 from skgmmot.transport.semidiscrete import power_diagram as module
+from skgmmot.transport.semidiscrete.cells import has_empty_cell
 from skgmmot.transport.semidiscrete.space.diagram import Cuboid, space_diagram
 
 BOX = Cuboid(np.array([-1.0, -0.75, -0.5]), np.array([1.0, 0.75, 0.5]))
@@ -52,6 +53,14 @@ def test_one_site_and_sites_on_a_line_are_no_special_cases():
     assert one.n_interfaces == 0 and np.allclose(volumes(one), 3)
     line = np.array([[-0.5, 0, 0], [0.0, 0, 0], [0.5, 0, 0]])
     assert np.allclose(volumes(space_diagram(line, (line**2).sum(1), BOX)), [1.125, 0.75, 1.125])
+
+
+def test_a_diagram_shows_that_a_cell_is_empty(some):
+    sites, heights, diagram = some
+    others = np.arange(12) != 3
+    full = space_diagram(sites[others], heights[others], BOX)
+    assert volumes(full).min() > 0 == volumes(diagram)[3]
+    assert has_empty_cell(diagram) and not has_empty_cell(full)
 
 
 def test_a_lattice_has_the_cells_of_a_lattice():
