@@ -78,7 +78,7 @@ def test_refining_ends_at_a_maximum_of_the_likelihood(clouds):
     reference = DifferentiableGaussianMixture(2, tol=1e-9, random_state=0).fit(clouds)
     assert abs(refined.score(clouds) - reference.score(clouds)) < 1e-5
     assert abs(refined.lower_bound_ - refined.score(clouds)) < 1e-5
-    assert refined.score(clouds) >= plain.score(clouds)
+    assert refined.score(clouds) > plain.score(clouds) - 1e-14  # the same fit, at worst
 
 
 def test_bad_starts_end_near_the_best_likelihood():
@@ -133,8 +133,9 @@ def test_the_distance_is_recorded_and_falls(clouds):
     mixture = fitted(clouds, tol=1e-3, learning_rate=0.02)
     curve = np.array(mixture.sliced_wassersteins_)
     assert len(curve) == 1 + mixture.n_iter_ // 10
-    assert curve[-1] < 0.1 * curve[0]
-    assert mixture.sliced_wasserstein_ < 1.05 * curve.min()  # along other lines
+    assert curve[-1] < 0.2 * curve[0]
+    # the refinement that follows, along other lines
+    assert mixture.sliced_wasserstein_ < min(1.05 * curve.min(), 0.03 * curve[0])
 
 
 @pytest.mark.usefixtures("random_seed")
@@ -326,7 +327,7 @@ def test_a_warm_start_goes_on_from_the_last_fit(clouds):
 def test_partial_fits_learn_from_batches(rng, clouds):
     mixture = SlicedWassersteinGMM(2, **FAST)
     for _ in range(40):
-        mixture.partial_fit(clouds[rng.integers(len(clouds), size=100)])
+        mixture.partial_fit(clouds[rng.integers(len(clouds), size=200)])
     weights, means = by_weight(mixture)
     assert mixture.n_iter_ == 400 and not mixture.converged_
     assert np.abs(weights - [0.75, 0.25]).max() < 0.1
