@@ -1,13 +1,14 @@
 """Semi-discrete transport: plans onto an image, and mixtures fitted by the distance.
 
-Two tables. *Plans*: an image of 64 x 64 pixels onto 200, 2,000 and 10,000 random points: CPU time,
-Newton steps, mass error and memory, beside one convex hull of the lifted points alone (SciPy's
-Qhull), which every Newton step needs at least once. *Fits*: EM, the sliced fit and the
-semi-discrete fit on ring-square-line data and on clusters with 10 % uniform outliers, all from
-k-means starts: time, W2 and log-likelihood on held-out data without outliers, and agreement of the
-labels with the clusters. *Quantisation*: both ways of the quantiser against k-means. *Large*: what
-is solved by discrete transport from the last potentials, beside the simplex of all pairs each time
-(some steps of it where all would take minutes).
+Four tables. *Plans*: an image of 64 x 64 pixels onto 200, 2,000 and 10,000 random points: CPU
+time, Newton steps, mass error and memory, beside one convex hull of the lifted points alone
+(SciPy's Qhull), which every Newton step needs at least once, and beside the compiled program sdot
+where it is installed: ``pip install sdot jax``, with Python 3.12 or later. *Fits*: EM, the sliced
+fit and the semi-discrete fit on ring-square-line data and on clusters with 10 % uniform outliers,
+all from k-means starts: time, W2 and log-likelihood on held-out data without outliers, and
+agreement of the labels with the clusters. *Quantisation*: both ways of the quantiser against
+k-means. *Large*: what is solved by discrete transport from the last potentials, beside the simplex
+of all pairs each time (some steps of it where all would take minutes).
 
     python benchmarks/bench_semidiscrete.py            # everything, about five minutes on one core
     python benchmarks/bench_semidiscrete.py --quick    # small sizes and one seed, under a minute
@@ -23,7 +24,9 @@ import platform
 import time
 import warnings
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import numpy as np
 import scipy
@@ -50,9 +53,8 @@ from skgmmot.transport.discrete import column_generation
 from skgmmot.transport.semidiscrete.plan import exact_plan
 
 N_POINTS = (200, 2_000, 10_000)
-#: Milliseconds of the program sdot (compiled) and of a prototype in NumPy and SciPy for an image of
-#: this size, measured elsewhere: they say the scale, not a ratio.
-ELSEWHERE = {200: (98, 41), 2_000: (206, 228), 10_000: (1_009, 1_893)}
+#: Bound on a plan's sum of ``|mass - b|``.
+TOL = 1e-8
 
 
 # --- plans ---------------------------------------------------------------------------------------
@@ -84,21 +86,50 @@ def cpu_ms(function, *arguments):
     return 1e3 * (time.process_time() - began)
 
 
+def sdot_plan(density, y):
+    """A function that solves for sdot's plan of equal masses; None where there is no sdot."""
+    if find_spec("sdot") is None:
+        return None
+    import sdot
+
+    values = density.values.numpy().T  # its first axis is x
+
+    def solve():
+        points = sdot.SumOfDiracs(y.numpy())
+        return sdot.ot_solve(points, sdot.Image(values), tol=TOL / len(y))
+
+    return solve
+
+
+def sdot_columns(solve, spent, ms, cost):
+    """What a row says of sdot: time of a call and of its compiled part, and its cost."""
+    found = solve()
+    theirs = float(np.median(spent))
+    return {
+        f"sdot {version('sdot')} ms": theirs,
+        "its compiled part ms": 1e3 * float(found.stats["t_total"]),
+        "ratio": theirs / ms,
+        "its steps": int(found.stats["nb_iter"]),
+        "costs differ by": abs(float(np.asarray(found.cost)) / cost - 1),
+    }
+
+
 def plan_rows(sizes, repeats):
-    """Time one plan of each image onto each number of points."""
+    """Time one plan of each image onto each number of points, in turns with the peers."""
     for name in ("two bumps", "two bumps on 10 %", "noise"):
         density = image(name)
         for n in sizes:
             y, b = points(n)
             lifted = np.column_stack([y, (y**2).sum(1)])
-            spent = [
-                (cpu_ms(exact_plan, density, y, b), cpu_ms(ConvexHull, lifted))
-                for _ in range(repeats)
-            ]
-            plan = exact_plan(density, y, b)
-            ms, hull = np.median(spent, axis=0)
-            sdot, prototype = ELSEWHERE[n]
-            yield {
+            solve = sdot_plan(density, y)
+            ours = partial(exact_plan, density, y, b, tol=TOL)
+            work = [ours, partial(ConvexHull, lifted), *([solve] if solve else [])]
+            for call in work:
+                call()  # loads and compiles
+            spent = [[cpu_ms(call) for call in work] for _ in range(repeats)]
+            plan = ours()
+            ms, hull = np.median(spent, axis=0)[:2]
+            row = {
                 "image": name,
                 "points": n,
                 "CPU ms": float(ms),
@@ -107,9 +138,10 @@ def plan_rows(sizes, repeats):
                 "peak MB": peak_memory(__file__, name, n),
                 "one hull ms": float(hull),
                 "hulls' worth": float(ms / hull),
-                "sdot elsewhere ms": sdot,
-                "prototype elsewhere ms": prototype,
             }
+            if solve:
+                row |= sdot_columns(solve, [s[2] for s in spent], float(ms), float(plan.cost))
+            yield row
 
 
 def print_memory(name, n):
@@ -259,10 +291,11 @@ def write(tables):
     lines = [
         "# Semi-discrete transport: plans, fits, quantisation",
         "",
-        f"Written by `python benchmarks/bench_semidiscrete.py` on {machine()}; SciPy",
-        f"{scipy.__version__}, one thread. Medians of CPU time. *one hull*: SciPy's `ConvexHull`",
-        "of the lifted points, in the same run. *elsewhere*: figures of another machine and of an",
-        "image that may differ, for the scale only. Mass error: the sum of all `|mass - b|`.",
+        f"Last written by `python benchmarks/bench_semidiscrete.py` on {machine()}; SciPy",
+        f"{scipy.__version__}, one thread; tables of other days: README.md. Medians of CPU time.",
+        "*one hull*: SciPy's `ConvexHull` of the lifted points, in the same run. *sdot*: its whole",
+        "call, in turns with ours and to the same mass error; *ratio*: its time over ours. Mass",
+        "error: the sum of `|mass - b|`.",
     ]
     for name, table in tables.items():
         table = table or read_csv(RESULTS / f"bench_semidiscrete_{name}.csv")
@@ -282,16 +315,14 @@ def write_plot(table):
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for name in dict.fromkeys(row["image"] for row in table):
+    (peer,) = {k for k in table[0] if k.startswith("sdot")} or {None}
+    for color, name in enumerate(dict.fromkeys(row["image"] for row in table)):
         rows = [row for row in table if row["image"] == name]
-        ax.loglog([r["points"] for r in rows], [r["CPU ms"] for r in rows], "o-", label=name)
-    rows = [row for row in table if row["image"] == table[0]["image"]]
-    for column, style in [
-        ("one hull ms", "k--"),
-        ("sdot elsewhere ms", "kx:"),
-        ("prototype elsewhere ms", "k+:"),
-    ]:
-        ax.loglog([r["points"] for r in rows], [r[column] for r in rows], style, label=column[:-3])
+        n, line = [row["points"] for row in rows], {"color": f"C{color}"}
+        ax.loglog(n, [row["CPU ms"] for row in rows], "o-", label=name, **line)
+        if peer:
+            ax.loglog(n, [row[peer] for row in rows], "x:", label=f"{name}, {peer[:-3]}", **line)
+    ax.loglog(n, [row["one hull ms"] for row in rows], "k--", label="one hull")
     ax.set(xlabel="points", ylabel="CPU time / ms", title="An image of 64 x 64 onto points")
     ax.legend()
     figure.savefig(RESULTS / "bench_semidiscrete.png", dpi=100)
