@@ -73,12 +73,13 @@ def test_two_clouds_are_found_with_weights_means_and_covariances(clouds, covaria
 
 @pytest.mark.usefixtures("random_seed")
 def test_refining_ends_at_a_maximum_of_the_likelihood(clouds):
+    clouds[300:] -= 5  # they overlap: apart, both fits may be the same
     plain, refined = fitted(clouds), fitted(clouds, refine="em")
     assert not hasattr(plain, "lower_bound_")
     reference = DifferentiableGaussianMixture(2, tol=1e-9, random_state=0).fit(clouds)
     assert abs(refined.score(clouds) - reference.score(clouds)) < 1e-5
     assert abs(refined.lower_bound_ - refined.score(clouds)) < 1e-5
-    assert refined.score(clouds) > plain.score(clouds) - 1e-14  # the same fit, at worst
+    assert refined.score(clouds) >= plain.score(clouds)
 
 
 def test_bad_starts_end_near_the_best_likelihood():
@@ -130,12 +131,11 @@ def test_a_fit_of_tiny_or_huge_data_is_the_fit_scaled(clouds, p, exponent):
 
 @pytest.mark.usefixtures("random_seed")
 def test_the_distance_is_recorded_and_falls(clouds):
-    mixture = fitted(clouds, tol=1e-3, learning_rate=0.02)
+    mixture = fitted(clouds, tol=1e-3, learning_rate=0.02, n_projections=40)
     curve = np.array(mixture.sliced_wassersteins_)
     assert len(curve) == 1 + mixture.n_iter_ // 10
-    assert curve[-1] < 0.2 * curve[0]
-    # the refinement that follows, along other lines
-    assert mixture.sliced_wasserstein_ < min(1.05 * curve.min(), 0.03 * curve[0])
+    assert curve[-1] < 0.1 * curve[0]
+    assert mixture.sliced_wasserstein_ < 1.05 * curve.min()  # along other lines
 
 
 @pytest.mark.usefixtures("random_seed")
