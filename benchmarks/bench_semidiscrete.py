@@ -11,7 +11,7 @@ k-means. *Large*: what is solved by discrete transport from the last potentials,
 of all pairs each time (some steps of it where all would take minutes).
 
     python benchmarks/bench_semidiscrete.py            # everything, about five minutes on one core
-    python benchmarks/bench_semidiscrete.py --quick    # small sizes and one seed, under a minute
+    python benchmarks/bench_semidiscrete.py --quick    # small sizes and one seed, about a minute
     python benchmarks/bench_semidiscrete.py --only large    # one table, about two minutes
 
 Writes ``results/bench_semidiscrete*.csv``, ``.md`` and ``.png`` beside this file.
@@ -79,11 +79,16 @@ def points(n):
     return y, torch.ones(n, dtype=torch.float64)
 
 
+def timed(function, *arguments):
+    """CPU time of one call in ms, and what it returns."""
+    began = time.process_time()
+    found = function(*arguments)
+    return 1e3 * (time.process_time() - began), found
+
+
 def cpu_ms(function, *arguments):
     """CPU time of one call."""
-    began = time.process_time()
-    function(*arguments)
-    return 1e3 * (time.process_time() - began)
+    return timed(function, *arguments)[0]
 
 
 def sdot_plan(density, y):
@@ -101,10 +106,8 @@ def sdot_plan(density, y):
     return solve
 
 
-def sdot_columns(solve, spent, ms, cost):
+def sdot_columns(found, theirs, ms, cost):
     """What a row says of sdot: time of a call and of its compiled part, and its cost."""
-    found = solve()
-    theirs = float(np.median(spent))
     return {
         f"sdot {version('sdot')} ms": theirs,
         "its compiled part ms": 1e3 * float(found.stats["t_total"]),
@@ -126,9 +129,9 @@ def plan_rows(sizes, repeats):
             work = [ours, partial(ConvexHull, lifted), *([solve] if solve else [])]
             for call in work:
                 call()  # loads and compiles
-            spent = [[cpu_ms(call) for call in work] for _ in range(repeats)]
-            plan = ours()
-            ms, hull = np.median(spent, axis=0)[:2]
+            rounds = [[timed(call) for call in work] for _ in range(repeats)]
+            plan, _, *found = (answer for _, answer in rounds[-1])
+            ms, hull, *sdots = np.median([[t for t, _ in each] for each in rounds], axis=0)
             row = {
                 "image": name,
                 "points": n,
@@ -140,7 +143,7 @@ def plan_rows(sizes, repeats):
                 "hulls' worth": float(ms / hull),
             }
             if solve:
-                row |= sdot_columns(solve, [s[2] for s in spent], float(ms), float(plan.cost))
+                row |= sdot_columns(*found, *map(float, sdots), float(ms), float(plan.cost))
             yield row
 
 

@@ -61,6 +61,9 @@ class Cells(NamedTuple):
     """Number of Newton steps."""
     converged: bool
     """Whether the masses are those of a target."""
+    rim: Array | None = None
+    """Derivatives of the masses in their own potentials by the arcs of the discs that cut the
+    cells, ``int rho / (2 radius) (n,)``; None for whole cells."""
 
 
 class Target(NamedTuple):

@@ -19,6 +19,7 @@ not connected, the problem is solved for *blurred* densities first, with less an
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csc_matrix
@@ -33,6 +34,7 @@ from skgmmot.transport.semidiscrete.cells import (
     has_mass,
     stiffness,
 )
+from skgmmot.transport.semidiscrete.power_diagram import PowerDiagram
 from skgmmot.transport.semidiscrete.starting_heights import START_TOL, starting_cells
 
 Array = np.ndarray
@@ -49,6 +51,36 @@ GROWTH = 2.0
 STALL_WINDOW = 100
 #: Number of times that the method may stall from one start.
 MAX_STALLS = 8
+
+
+class CellsOfHeights(NamedTuple):
+    """Cells as functions of the heights of their sites."""
+
+    diagram: Callable[[Array], PowerDiagram]
+    """The power diagram of heights."""
+    cells: Callable[[Array, PowerDiagram], Cells]
+    """The cells, with their masses, of heights and the power diagram of these."""
+
+
+def whole_cells(density: PlaneDensity, sites: Array) -> CellsOfHeights:
+    """Return the cells of a power diagram as functions of the heights.
+
+    Parameters
+    ----------
+    density : PlaneDensity
+        A density of mass one with mean zero.
+    sites : ndarray of shape (n, 2)
+        Sites.
+
+    Returns
+    -------
+    CellsOfHeights
+        Whole cells, that no discs cut.
+    """
+    return CellsOfHeights(
+        lambda heights: density.diagram(sites, heights),
+        lambda heights, diagram: evaluate(density, sites, heights, diagram),
+    )
 
 
 def cells_of_masses(
@@ -106,8 +138,9 @@ def _newton_with_blurring(density, target, cells, tol, max_iter) -> Cells:
     for _ in range(4 * len(BLURRINGS)):
         share, blurred, start = _first_blurring(density, target, cells, candidates)
         goal = tol if share == 0 else max(tol, min(START_TOL, target.masses.min() / 10))
-        measure = _root_mass_error if share == 0 and not slowly else _mass_error
-        cells = _newton_on_heights(blurred, target, start, measure, goal, max_iter - n_iter)
+        measure = MEASURES[0] if share == 0 and not slowly else MEASURES[1]
+        of_heights = whole_cells(blurred, target.sites)
+        cells = newton_on_heights(of_heights, target, start, measure, goal, max_iter - n_iter)
         n_iter += cells.n_iter
         if n_iter >= max_iter or share == (0 if cells.converged else BLURRINGS[-1]):
             break
@@ -133,8 +166,39 @@ def _first_blurring(density, target, cells, shares):
     return share, blurred, cells
 
 
-def _newton_on_heights(density, target: Target, cells: Cells, measure, tol, max_iter) -> Cells:
-    """Damped Newton steps until the masses are met, the method stalls, or ``max_iter`` is met."""
+def newton_on_heights(
+    of_heights: CellsOfHeights,
+    target: Target,
+    cells: Cells,
+    measure: Callable[[Target, Cells], tuple[float, Array]],
+    tol: float,
+    max_iter: int,
+    stall_window: int = STALL_WINDOW,
+) -> Cells:
+    """Take damped Newton steps until the masses are met or the method stalls.
+
+    Parameters
+    ----------
+    of_heights : CellsOfHeights
+        The cells as functions of the heights.
+    target : Target
+        The prescribed masses.
+    cells : Cells
+        Where to start; every cell must have mass.
+    measure : callable
+        The error that a step lowers, one of `MEASURES`.
+    tol : float
+        Bound on the mass error, as in `cells_of_masses`.
+    max_iter : int
+        Largest number of steps.
+    stall_window : int, default=100
+        Number of steps in which the error must halve.
+
+    Returns
+    -------
+    Cells
+        The last cells. Not converged if the method has stalled or ``max_iter`` is met.
+    """
     step, earlier = 1.0, []
     floor = min(cells.masses.min(), target.masses.min()) / 2
     for n_iter in range(max_iter + 1):
@@ -144,26 +208,28 @@ def _newton_on_heights(density, target: Target, cells: Cells, measure, tol, max_
             break
         before, excess = measure(target, cells)
         earlier.append(before)
-        if n_iter >= STALL_WINDOW and before > earlier[-1 - STALL_WINDOW] / 2:
+        if n_iter >= stall_window and before > earlier[-1 - stall_window] / 2:
             break
         direction = solve_symmetric(jacobian(target, cells), excess)
         if direction is None:
             break
-        went = _damped(density, target, cells, direction, measure, floor, min(1.0, GROWTH * step))
+        went = _damped(of_heights, target, cells, direction, measure, floor, min(1, GROWTH * step))
         if went is None:
             break
         cells, step = went
     return cells._replace(n_iter=n_iter)
 
 
-def _damped(density, target, cells, direction, measure, floor, step, shortest=MIN_STEP):
+def _damped(of_heights, target, cells, direction, measure, floor, step, shortest=MIN_STEP):
     """Cells after a step that is halved until it serves, and its length; None if it never does."""
-    before, direction = measure(target, cells)[0], direction - direction.mean()
+    before = measure(target, cells)[0]
+    if cells.rim is None:  # a common constant changes no cell
+        direction = direction - direction.mean()
     while step > shortest:
         heights = cells.heights + step * direction
-        diagram = density.diagram(target.sites, heights)
+        diagram = of_heights.diagram(heights)
         if floor <= 0 or not has_empty_cell(diagram):  # masses take as long as the diagram
-            tried = evaluate(density, target.sites, heights, diagram)
+            tried = of_heights.cells(heights, diagram)
             allowed = (1 - step / 2) * before
             if tried.masses.min() >= floor and measure(target, tried)[0] <= allowed:
                 return tried, step
@@ -196,7 +262,8 @@ def newton_step(
     """
     direction = factors.solve(_root_mass_error(target, cells)[1])
     floor = min(cells.masses.min(), target.masses.min()) / 2
-    went = _damped(density, target, cells, direction, _root_mass_error, floor, 1.0, shortest)
+    of_heights = whole_cells(density, target.sites)
+    went = _damped(of_heights, target, cells, direction, _root_mass_error, floor, 1.0, shortest)
     return None if went is None else went[0]
 
 
@@ -210,12 +277,16 @@ def _root_mass_error(target: Target, cells: Cells) -> tuple[float, Array]:
     """Norm of the error of the square roots of the masses, and the decrease of the masses.
 
     A step lowers ``G_j`` by ``2 (G_j - c sqrt(G_j b_j))``, with ``c`` such that these changes sum
-    to zero, as changes of masses must.
+    to zero, as changes of masses of whole cells must; where discs cut the cells, it is 1.
     """
     held, wanted = target.roots(cells)
     mean = held * wanted
-    excess = 2 * (cells.masses - cells.masses.sum() / mean.sum() * mean)
-    return np.linalg.norm(held - wanted), excess
+    c = cells.masses.sum() / mean.sum() if cells.rim is None else 1.0
+    return np.linalg.norm(held - wanted), 2 * (cells.masses - c * mean)
+
+
+#: The errors that steps lower. Those of roots allow longer steps; those of masses where they stall.
+MEASURES = (_root_mass_error, _mass_error)
 
 
 def jacobian(target: Target, cells: Cells) -> csc_matrix:
@@ -231,12 +302,14 @@ def jacobian(target: Target, cells: Cells) -> csc_matrix:
     Returns
     -------
     csc_matrix of shape (n, n)
-        A graph Laplacian plus the slack.
+        A graph Laplacian, plus the slack and what discs that cut the cells add.
     """
     (left, right), weight, diagonal = stiffness(target, cells)
     n = len(target.sites)
     # Constants are in the Laplacian's kernel; a tiny diagonal makes it regular.
     diagonal = diagonal + target.slack * target.masses + 1e-12 * diagonal.max()
+    if cells.rim is not None:
+        diagonal = diagonal + cells.rim
     each = np.arange(n)
     rows, columns = np.concatenate([left, right, each]), np.concatenate([right, left, each])
     return csc_matrix((np.concatenate([-weight, -weight, diagonal]), (rows, columns)), (n, n))

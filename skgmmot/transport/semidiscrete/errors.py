@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import diags_array
 from torch import Tensor
 
 from skgmmot.transport.semidiscrete.cells import ROUNDING, Cells, Target, stiffness
 from skgmmot.transport.semidiscrete.damped_newton import jacobian, solve_symmetric
-from skgmmot.transport.semidiscrete.partial.problem import PartialCells, PartialProblem
+from skgmmot.transport.semidiscrete.partial.problem import PartialProblem
 from skgmmot.transport.semidiscrete.scaled_problem import ScaledProblem
 from skgmmot.transport.semidiscrete.space.gaussians import SpaceMixtureIntegrals
 
@@ -109,16 +108,14 @@ def rounding_of(cost: Tensor) -> float:
     )
 
 
-def errors_of_part(
-    problem: PartialProblem, found: PartialCells, sizes: float, cost: float
-) -> Errors:
+def errors_of_part(problem: PartialProblem, cells: Cells, sizes: float, cost: float) -> Errors:
     """Return the errors of a plan for a part of the density.
 
     Parameters
     ----------
     problem : PartialProblem
         The problem.
-    found : PartialCells
+    cells : Cells
         The cells.
     sizes : float
         The sum of the sizes of the terms of its cost.
@@ -130,12 +127,12 @@ def errors_of_part(
     Errors
         Estimates, as for all of the density.
     """
-    in_cost = problem.whole.unit**2 * missed(problem.target, found.cells, found.rim)
+    in_cost = problem.whole.unit**2 * missed(problem.target, cells)
     in_cost += ROUNDING_OF_SUMS * sizes + merging_error(problem.whole, cost)
-    return Errors(float(in_cost), mass_error(problem.whole, problem.target, found.cells))
+    return Errors(float(in_cost), mass_error(problem.whole, problem.target, cells))
 
 
-def missed(target: Target, cells: Cells, rim: Array | None = None) -> float:
+def missed(target: Target, cells: Cells) -> float:
     r"""Estimate how far the dual objective of potentials is below the largest one.
 
     The masses of their cells have errors ``e``. With the derivative ``H`` of masses in potentials
@@ -151,8 +148,6 @@ def missed(target: Target, cells: Cells, rim: Array | None = None) -> float:
         The prescribed masses.
     cells : Cells
         The cells.
-    rim : ndarray of shape (n,), default=None
-        What arcs of discs add to the diagonal of ``H``.
 
     Returns
     -------
@@ -160,10 +155,8 @@ def missed(target: Target, cells: Cells, rim: Array | None = None) -> float:
         Twice the first of these, since it leaves out higher orders, or the second if it is less.
     """
     e, H = target.error(cells), jacobian(target, cells)
-    if rim is not None:
-        H = (H + diags_array(rim)).tocsc()
     reach = np.abs(cells.diagram.box.corners).max()
-    largest = 4 * reach * (reach if rim is not None else np.abs(target.sites).max())
+    largest = 4 * reach * (np.abs(target.sites).max() if cells.rim is None else reach)
     step = solve_symmetric(H, e)
     bound = float(largest * np.abs(e).sum())
     return bound if step is None else min(bound, max(float(e @ step), 0.0))

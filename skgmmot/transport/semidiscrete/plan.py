@@ -224,13 +224,13 @@ def _partial_plan(
         if found is None or len(merged.sites) < len(problem.sites):
             problem = merged
             found = problem.solve(start, tol, max_iter)
-        if found.cells.converged:
+        if found.converged:
             break
-    if not found.cells.converged:
-        error = np.abs(problem.target.error(found.cells)).sum()
+    if not found.converged:
+        error = np.abs(problem.target.error(found)).sum()
         raise RuntimeError(
             f"the masses of the cells must be right to {tol:.1e}, got an error of {error:.1e} "
-            f"after {found.cells.n_iter} Newton steps. Drop masses that are nearly zero, leave out "
+            f"after {found.n_iter} Newton steps. Drop masses that are nearly zero, leave out "
             "a point far from all others, or add a small constant to an image with gaps."
         )
     psi, masses, barycentres, value, size = problem.results(found)
@@ -247,8 +247,8 @@ def _partial_plan(
         *(torch.as_tensor(v).to(points) for v in (psi, masses, barycentres)),
         cost=cost,
         error=errors.cost + rounding_of(cost),
-        n_iter=found.cells.n_iter,
-        cells=problem.whole.diagram(found.cells),
+        n_iter=found.n_iter,
+        cells=problem.whole.diagram(found),
         mass_error=errors.mass,
     )
 

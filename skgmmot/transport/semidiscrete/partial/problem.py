@@ -17,7 +17,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import diags_array
 from scipy.spatial import KDTree
 from torch import Tensor
 
@@ -30,10 +29,9 @@ from skgmmot.transport.semidiscrete.cells import (
     has_mass,
 )
 from skgmmot.transport.semidiscrete.damped_newton import (
-    GROWTH,
-    MIN_STEP,
-    jacobian,
-    solve_symmetric,
+    MEASURES,
+    CellsOfHeights,
+    newton_on_heights,
 )
 from skgmmot.transport.semidiscrete.partial.grid import DiscIntegrals
 from skgmmot.transport.semidiscrete.partial.outlines import outlines
@@ -71,15 +69,6 @@ MASSES = 0.25 ** np.arange(1, 50)
 BLURRINGS = (*(0.25**k for k in range(1, 21)), 0.0)
 #: Number of steps in which the error must halve, or else the method has stalled.
 STALL_WINDOW = 30
-
-
-class PartialCells(NamedTuple):
-    """Cells cut by discs."""
-
-    cells: Cells
-    """The cells: masses and integrals over edges are those inside the discs."""
-    rim: Array
-    """Derivatives of the masses in the potentials by the arcs, ``int rho / (2 radius) (n,)``."""
 
 
 class InPlane(NamedTuple):
@@ -156,22 +145,19 @@ class PartialProblem:
         self.target = Target(self.sites, mass * self.whole.masses, 0.0, self.level)
         self.one = getattr(self.whole.density, "one", self.whole.density)
         self.discs = DiscIntegrals(self.one)
-        self._last: PartialCells | None = None
+        self._last: Cells | None = None
 
-    def solve(self, start: Array | None, tol: float, max_iter: int) -> PartialCells:
+    def solve(self, start: Array | None, tol: float, max_iter: int) -> Cells:
         """Find the cells of the prescribed masses, from potentials of the points or from others."""
         n_iter = 0
         for discs, target, begin in self._starts(start):
             final = target is self.target and discs is self.discs
             goal = tol if final else max(tol, START_TOL * target.masses.sum())
             self._last = self._newton(discs, target, begin, goal, max_iter - n_iter)
-            n_iter += self._last.cells.n_iter
-            if n_iter >= max_iter or (final and self._last.cells.converged):
+            n_iter += self._last.n_iter
+            if n_iter >= max_iter or (final and self._last.converged):
                 break
-        converged = final and self._last.cells.converged
-        return self._last._replace(
-            cells=self._last.cells._replace(n_iter=n_iter, converged=converged)
-        )
+        return self._last._replace(n_iter=n_iter, converged=final and self._last.converged)
 
     def _starts(self, given: Array | None):
         """Yield integrals, target masses and cells to start from: the fastest first.
@@ -181,7 +167,7 @@ class PartialProblem:
         if given is not None:
             potentials = given[self.whole.first] / self.whole.unit / self.whole.unit
             begin = self._evaluate(self.discs, self.level - potentials)
-            if has_mass(begin.cells, self.target, MIN_START_SHARE):
+            if has_mass(begin, self.target, MIN_START_SHARE):
                 yield self.discs, self.target, begin
         for share in (LIGHT_SITE_SHARE, LIGHTER_SHARE):
             light = self.whole.masses < share / len(self.sites)
@@ -200,19 +186,19 @@ class PartialProblem:
         for mass in MASSES[self.mass < MASSES]:
             target = self.target._replace(masses=mass * masses)
             yield self.discs, target, self._with_discs_cut(self.discs, heights, target)
-            heights = self._last.cells.heights
+            heights = self._last.heights
         yield self.discs, self.target, self._with_discs_cut(self.discs, heights)
         # Less and less blurring, where the density has gaps.
         heights = whole.heights
         for share in BLURRINGS:
             discs = self._blurred(share)
             begin = self._evaluate(discs, heights)
-            if not has_mass(begin.cells, self.target):
+            if not has_mass(begin, self.target):
                 begin = self._with_discs_cut(discs, heights)
             yield discs, self.target, begin
-            heights = self._last.cells.heights
+            heights = self._last.heights
 
-    def _with_light_sites(self, light: Array) -> PartialCells:
+    def _with_light_sites(self, light: Array) -> Cells:
         """The cells of all other sites, and light sites added, each with its mass by bisection."""
         whole, (density, points, distance) = self.whole, self._parts
         b = np.where(np.isin(np.arange(len(whole.b)), whole.full), whole.b, 0.0)
@@ -230,7 +216,7 @@ class PartialProblem:
             deeper = empty.copy()
             deeper[light] += size * np.exp(middle)
             found = self._evaluate(self.discs, self.level - deeper)
-            over = found.cells.masses[light] > self.target.masses[light]
+            over = found.masses[light] > self.target.masses[light]
             low, high = np.where(over, low, middle), np.where(over, middle, high)
         return found
 
@@ -247,86 +233,67 @@ class PartialProblem:
         owner = np.arange(len(self.sites))
         return InPlane(diagram, self.sites, potentials, owner, np.zeros_like(self.sites))
 
-    def _evaluate(self, discs: DiscIntegrals, heights: Array, diagram=None) -> PartialCells:
+    def _evaluate(self, discs: DiscIntegrals, heights: Array, diagram=None) -> Cells:
         """The cells of given heights."""
         if diagram is None:
             diagram = self.whole.density.diagram(self.sites, heights)
         plane, n = self._in_plane(diagram, self.level - heights), len(self.sites)
         masses, along, around = discs.measure(plane.diagram, plane.sites, plane.potentials)
         radius = np.sqrt(np.maximum(self.level - heights, np.finfo(float).tiny))
-        cells = Cells(heights, diagram, plane.fold(masses, n), along, 0, False)
-        return PartialCells(cells, plane.fold(around, n) / (2 * radius))
+        rim = plane.fold(around, n) / (2 * radius)
+        return Cells(heights, diagram, plane.fold(masses, n), along, 0, False, rim)
 
     def _with_discs_cut(
         self, discs: DiscIntegrals, heights: Array, target: Target | None = None
-    ) -> PartialCells:
+    ) -> Cells:
         """Raise heights, or lower them, by a common amount, until some cell lacks some mass."""
         target = target or self.target
         cells = self._evaluate(discs, heights)
-        plane = self._in_plane(cells.cells.diagram, self.level - heights)
+        plane = self._in_plane(cells.diagram, self.level - heights)
         lifted = (plane.sites**2).sum(1) - plane.potentials
         corners, envelope = plane.diagram.envelope(plane.sites, lifted)
         # potentials at which discs hold all of the box, and at which all are empty
         high, low = ((corners**2).sum(1) - envelope).max(), -plane.potentials.max()
         for _ in range(N_BISECTIONS):
             middle = (low + high) / 2
-            cells = self._evaluate(discs, heights - middle, cells.cells.diagram)
-            least = (cells.cells.masses / target.masses).min()
+            cells = self._evaluate(discs, heights - middle, cells.diagram)
+            least = (cells.masses / target.masses).min()
             if START_SHARES[0] <= least <= START_SHARES[1]:
                 return cells
             low, high = (middle, high) if least < START_SHARES[0] else (low, middle)
-        return self._evaluate(discs, heights - high, cells.cells.diagram)
+        return self._evaluate(discs, heights - high, cells.diagram)
 
-    def _newton(self, discs, target, found: PartialCells, tol, max_iter: int) -> PartialCells:
+    def _newton(self, discs: DiscIntegrals, target: Target, cells: Cells, tol, max_iter) -> Cells:
         """Damped Newton steps, on roots of the masses and where these stall on the masses."""
         n_iter = 0
-        floor = min(found.cells.masses.min(), target.masses.min()) / 2
-        for measure in (_root_error, _error):
-            step, errors = 1.0, []
-            while n_iter <= max_iter:
-                if target.is_met(found.cells, tol):
-                    cells = found.cells._replace(n_iter=n_iter, converged=True)
-                    return found._replace(cells=cells)
-                errors.append(measure(target, found.cells)[0])
-                if len(errors) > STALL_WINDOW and errors[-1] > errors[-1 - STALL_WINDOW] / 2:
-                    break
-                step = min(1.0, GROWTH * step)
-                tried, step = self._step(discs, target, found, measure, step, floor)
-                if tried is None or n_iter == max_iter:
-                    break
-                n_iter += 1
-                found = tried
-        return found._replace(cells=found.cells._replace(n_iter=n_iter))
+        of_heights = CellsOfHeights(
+            lambda heights: self.whole.density.diagram(self.sites, heights),
+            lambda heights, diagram: self._evaluate(discs, heights, diagram),
+        )
+        for measure in MEASURES:
+            left = max_iter - n_iter
+            cells = newton_on_heights(of_heights, target, cells, measure, tol, left, STALL_WINDOW)
+            n_iter += cells.n_iter
+            if cells.converged:
+                break
+        return cells._replace(n_iter=n_iter)
 
-    def _step(self, discs, target: Target, found: PartialCells, measure, step, floor):
-        """One damped step and its length; None if no length lowers the error."""
-        before, excess = measure(target, found.cells)
-        matrix = jacobian(target, found.cells) + diags_array(found.rim)
-        direction = solve_symmetric(matrix.tocsc(), excess)
-        while direction is not None and step > MIN_STEP:
-            tried = self._evaluate(discs, found.cells.heights + step * direction)
-            lower = measure(target, tried.cells)[0] <= (1 - step / 2) * before
-            if lower and tried.cells.masses.min() >= floor:
-                return tried, step
-            step /= 2
-        return None, step
-
-    def potentials(self, found: PartialCells) -> Array:
+    def potentials(self, found: Cells) -> Array:
         """Potentials of the points; those without mass get the largest that leaves them no cell."""
         whole, psi = self.whole, np.zeros(len(self.whole.b))
-        psi[whole.full] = (self.level - found.cells.heights)[whole.site]
+        psi[whole.full] = (self.level - found.heights)[whole.site]
         empty = np.setdiff1d(np.arange(len(psi)), whole.full)
         if len(empty):
             psi[empty] = self._empty_potentials(found, whole.centred[empty])
         return psi * whole.unit * whole.unit
 
-    def _empty_potentials(self, found: PartialCells, others: Array) -> Array:
+    def _empty_potentials(self, found: Cells, others: Array) -> Array:
         """The least ``|x - y|^2 - phi(x)`` in the box, ``phi`` being the minimum of the dual.
 
         It is at a corner of a cell, at the point of a disc that is nearest to y, or at the point of
         the box that is.
         """
-        plane = self._in_plane(found.cells.diagram, self.level - found.cells.heights)
+        plane = self._in_plane(found.diagram, self.level - found.heights)
         segments, _ = outlines(plane.diagram, plane.sites, plane.potentials)
         box, density = plane.diagram.box, self.whole.density
         fixed = np.vstack([segments.start, segments.stop, box.corners])
@@ -367,36 +334,24 @@ class PartialProblem:
         unit, apart = self.whole.unit, np.sqrt(np.abs(second).sum() * self.mass)
         return float(unit * unit * size + unit * apart * np.abs(self.whole.mean).max())
 
-    def results(self, found: PartialCells) -> tuple[Array, Array, Array, float, float]:
+    def results(self, found: Cells) -> tuple[Array, Array, Array, float, float]:
         """Potentials, masses and barycentres of the points, the cost, and the size of its terms."""
-        plane = self._in_plane(found.cells.diagram, self.level - found.cells.heights)
+        plane = self._in_plane(found.diagram, self.level - found.heights)
         moments = self.discs.moments(plane.diagram, plane.sites, plane.potentials)
         around = plane.fold(moments[1], len(self.sites))
-        around += found.cells.masses[:, None] * self.sites
+        around += found.masses[:, None] * self.sites
         return (
             self.potentials(found),
-            self.whole.point_masses(found.cells.masses),
-            self.whole.barycentres(found.cells, around),
+            self.whole.point_masses(found.masses),
+            self.whole.barycentres(found, around),
             self.cost(moments, plane),
             self.size(moments, plane),
         )
 
-    def envelope(self, density, found: PartialCells) -> Tensor:
+    def envelope(self, density, found: Cells) -> Tensor:
         """A zero whose derivative in the values of the density is that of the cost."""
-        plane = self._in_plane(found.cells.diagram, self.level - found.cells.heights)
+        plane = self._in_plane(found.diagram, self.level - found.heights)
         phi = self.discs.potential(plane.diagram, plane.sites, plane.potentials)
         values = density.values
         normalised = values / (values.sum() * float(self.discs.pixel.prod()))
         return zero_with_derivative(normalised, self.whole.unit**2 * phi)
-
-
-def _error(target: Target, cells: Cells) -> tuple[float, Array]:
-    """Norm of the mass error, and the decrease of the masses that the Newton step aims at."""
-    error = target.error(cells)
-    return float(np.linalg.norm(error)), error
-
-
-def _root_error(target: Target, cells: Cells) -> tuple[float, Array]:
-    """Norm of the error of the square roots of the masses, and the decrease of the masses."""
-    held, wanted = target.roots(cells)
-    return float(np.linalg.norm(held - wanted)), 2 * (cells.masses - held * wanted)
