@@ -128,7 +128,7 @@ KINDS = {
     "Student": {},
 }
 #: Where the reference is: the same fit, which goes on from its end until its gradient states this.
-FURTHER = {"gradient": "implicit", "gradient_tol": 1e-11, "warm_start": True, "tol": 0.0}
+FURTHER = {"gradient": "implicit", "gradient_tol": 1e-9, "warm_start": True, "tol": 0.0}
 #: What the reference may be off by.
 KNOWN = 1e-8
 
@@ -199,7 +199,7 @@ def stated_and_true_of(kind, seed):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_stated_errors_of_gradients_of_other_fits_are_honest(kind, n_problems):
-    n_problems = n_problems if n_problems > 10 else 5  # a second or two each
+    n_problems = n_problems if n_problems > 10 else 4  # of each type, and both gradients
     results = [stated_and_true_of(kind, seed) for seed in range(n_problems)]
     stated, true, left = map(np.array, zip(*results, strict=True))
     sound = left < KNOWN / 2  # where nothing determines a parameter, no gradient is the true one
