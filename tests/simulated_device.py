@@ -43,9 +43,10 @@ FEW = 1024
 COPIES = ("_to_copy", "copy_")
 #: Sets the shape of a tensor, whatever its device: for what works in place or resizes.
 RESTRIDE = torch.ops.aten.as_strided_.default
+CPU, DEVICE = torch.device("cpu"), torch.device(NAME, 0)
 META = torch._C.DispatchKeySet(torch._C.DispatchKey.Meta)
 #: Operations that take indices from either device.
-INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")
+INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 
 @dataclass
@@ -98,7 +99,7 @@ class SimulatedTensor(torch.Tensor):
             storage_offset=raw.storage_offset(),
             dtype=raw.dtype,
             layout=raw.layout,
-            device=f"{NAME}:0",
+            device=DEVICE,
             requires_grad=raw.requires_grad,
             storage_size=2**40,  # nothing is stored: any shape is within bounds
         )
@@ -150,55 +151,63 @@ def _is_sim(device) -> bool:
 
 def _run(op, *args, **kwargs):
     """Check devices, count, run ``op`` on the CPU, and put on the device what belongs there."""
-    leaves = [*_tensors(args), *_tensors(kwargs.values())]
-    inside = [t for t in leaves if isinstance(t, SimulatedTensor)]
+    inside, outside = [], []
+    raw = _taken_apart(args, inside, outside)
     device = kwargs.get("device")
     to_sim = bool(inside) if device is None else _is_sim(device)
+    if kwargs:
+        values = _taken_apart(kwargs.values(), inside, outside)
+        kwargs = dict(zip(kwargs, values, strict=True))
+        to_sim = bool(inside) if device is None else to_sim
     if "device" in kwargs:
-        kwargs = {**kwargs, "device": torch.device("cpu")}
+        kwargs["device"] = CPU
     name = _name(op)
     if name == "copy_":
         to_sim = isinstance(args[0], SimulatedTensor)
-    elif name not in COPIES:
-        _check_devices(op, name, args, leaves, inside)
-    result = op(*_mapped(_raw, args), **{key: _mapped(_raw, kwargs[key]) for key in kwargs})
-    _count(op, name, args, result, inside, to_sim)
-    written = {id(t.raw): t for t in inside}  # what works in place returns its argument
-    for t in inside:
-        if t.shape != t.raw.shape or t.stride() != t.raw.stride():
-            RESTRIDE.redispatch(META, t, t.raw.shape, t.raw.stride(), t.raw.storage_offset())
-
-    def wrapped(t):
-        if isinstance(t, SimulatedTensor):
-            return t
-        return written[id(t)] if id(t) in written else SimulatedTensor(t)
-
-    return _mapped(wrapped, result) if to_sim else result
+    elif inside and outside and name not in COPIES:
+        _check_devices(op, name, args, outside)
+    result = op(*raw, **kwargs)
+    if _counting:
+        _count(op, name, args, result, inside, to_sim)
+    if not to_sim:
+        return result
+    written = {}
+    if op._schema.is_mutable:  # returns its argument, whose shape may be another
+        written = {id(t.raw): t for t in inside}
+        for t in inside:
+            if t.shape != t.raw.shape or t.stride() != t.raw.stride():
+                RESTRIDE.redispatch(META, t, t.raw.shape, t.raw.stride(), t.raw.storage_offset())
+    return _put_on(result, written)
 
 
 # Operations take and return tensors, and lists and tuples of them: torch's trees are slower.
 
 
-def _tensors(values):
-    """The tensors among values."""
+def _taken_apart(values, inside, outside):
+    """Values with the numbers of tensors in their place; lists the tensors of both devices."""
+    raw = []
     for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+        if isinstance(value, SimulatedTensor):
+            inside.append(value)
+            value = value.raw
+        elif isinstance(value, torch.Tensor):
+            outside.append(value)
+        elif isinstance(value, (list, tuple)):
+            value = type(value)(_taken_apart(value, inside, outside))
+        raw.append(value)
+    return raw
 
 
-def _mapped(function, value):
-    """A value with a function of each tensor in its place."""
+def _put_on(value, written):
+    """A result on the device: what was written to, or new."""
     if isinstance(value, torch.Tensor):
-        return function(value)
-    if isinstance(value, list | tuple):
-        return type(value)([_mapped(function, part) for part in value])
+        if isinstance(value, SimulatedTensor):
+            return value
+        found = written.get(id(value))
+        return SimulatedTensor(value) if found is None else found
+    if isinstance(value, (list, tuple)):
+        return type(value)([_put_on(part, written) for part in value])
     return value
-
-
-def _raw(t):
-    return t.raw if isinstance(t, SimulatedTensor) else t
 
 
 @functools.cache
@@ -206,15 +215,14 @@ def _name(op) -> str:
     return op._schema.name.removeprefix("aten::")
 
 
-def _check_devices(op, name, args, leaves, inside):
+def _check_devices(op, name, args, outside):
     """Raise for tensors of both devices; pointwise operations take numbers from the CPU."""
-    outside = [t for t in leaves if not isinstance(t, SimulatedTensor)]
     if torch.Tag.pointwise in op.tags or name in ("where", "fill_", "masked_fill", "masked_fill_"):
         outside = [t for t in outside if t.dim()]
     if name in INDEXED and isinstance(args[0], SimulatedTensor):
         values = args[2] if len(args) > 2 else None
         outside = [t for t in outside if t is values and t.dim()]
-    if inside and outside:
+    if outside:
         shapes = [tuple(t.shape) for t in outside]
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, "
@@ -223,30 +231,31 @@ def _check_devices(op, name, args, leaves, inside):
 
 
 @functools.cache
-def _is_view(op) -> bool:
-    """Whether the result shares memory with an argument that is not written to."""
+def _computes(op) -> bool:
+    """Whether it is a kernel: no allocation, and no view of an argument that is not written to."""
     returns = [r.alias_info for r in op._schema.returns]
-    return any(alias is not None and not alias.is_write for alias in returns)
+    is_view = any(alias is not None and not alias.is_write for alias in returns)
+    return not is_view and _name(op) not in ALLOCATIONS
 
 
 def _count(op, name, args, result, inside, to_sim):
     """Count an operation."""
-    copied = 0
+    copied, given = 0, ()
     if name == "copy_":
         copied = isinstance(args[1], SimulatedTensor) != to_sim
         size = args[0].numel()
     elif name == "_to_copy":
         copied = bool(inside) != to_sim
         size = result.numel()
-    indices = args[1] if name in INDEXED and inside else ()
-    given = [i for i in indices if isinstance(i, torch.Tensor)]
+    elif name in INDEXED and inside:
+        given = [i for i in args[1] if isinstance(i, torch.Tensor)]
     waiting = name in WAITING or any(i.dtype in (torch.bool, torch.uint8) for i in given)
     waiting |= name == "repeat_interleave" and isinstance(result, torch.Tensor)
     brought = [i for i in given if not isinstance(i, SimulatedTensor)]
     for counts in _counting:
         if copied:
             (counts.to_device if to_sim else counts.to_host)[size] += 1
-        elif not (_is_view(op) or name in ALLOCATIONS):
+        elif _computes(op):
             counts.kernels[name] += 1
         if waiting or (copied and not to_sim):
             counts.synchronisations[name] += 1
