@@ -1,13 +1,10 @@
 """The base class of metrics with a state: torchmetrics' own where it is installed."""
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-
-try:
-    import torchmetrics
-except ImportError:
-    torchmetrics = None
 
 
 class StatefulMetric(torch.nn.Module):
@@ -39,4 +36,4 @@ class StatefulMetric(torch.nn.Module):
         return super()._apply(fn, recurse)
 
 
-Metric: Any = StatefulMetric if torchmetrics is None else torchmetrics.Metric
+Metric: Any = import_module("torchmetrics").Metric if find_spec("torchmetrics") else StatefulMetric
