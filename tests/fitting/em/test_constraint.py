@@ -176,7 +176,8 @@ def test_gradients_are_those_of_finite_differences(kind, case, gradient, make_pr
     theta, X, a = make_problem(kind, n=21)
     if "prior" not in case:  # far from collapse, so that the fixed point is stable
         case = case | {"reg_covar": 0.05}
-    iterations = {"tol": 1e-14, "max_iter": 4000} if gradient == "implicit" else {"max_iter": 3}
+    # an implicit fit is polished from where EM ends
+    iterations = {"tol": 1e-6} if gradient == "implicit" else {"max_iter": 3}
     options = {"gradient": gradient, "gradient_tol": 1e-9, "max_polish": 5000, **iterations, **case}
     generator = torch.Generator().manual_seed(3)
     fixed = masks(case)

@@ -261,7 +261,8 @@ def test_gradients_are_those_of_finite_differences(
     prior, kind, gradient, make_mixture, make_samples
 ):
     theta, X, a = small(kind, make_mixture, make_samples)
-    iterations = {"tol": 1e-14, "max_iter": 1000} if gradient == "implicit" else {"max_iter": 4}
+    # an implicit fit is polished from where EM ends
+    iterations = {"tol": 1e-6} if gradient == "implicit" else {"tol": 0.0, "max_iter": 4}
     options = {"gradient": gradient, "gradient_tol": 1e-10, **iterations}
 
     def fit(X, a, mean, scale):
@@ -272,8 +273,8 @@ def test_gradients_are_those_of_finite_differences(
     inputs = [
         t.requires_grad_(i < 2 or prior == "given") for i, t in enumerate((X, a, mean, scale))
     ]
-    # GMRES ends where its tolerance is met
-    again = {"nondet_tol": 1e-8, "fast_mode": True}
+    # GMRES ends where its tolerance is met; what is without a gradient depends on no type
+    again = {"nondet_tol": 1e-8, "fast_mode": True, "check_undefined_grad": kind == "full"}
     assert torch.autograd.gradcheck(fit, inputs, atol=1e-5, rtol=1e-4, **again)
 
 
@@ -320,13 +321,13 @@ def test_balanced_fits_have_the_gradient_of_finite_differences(
     theta, X, a = small(kind, make_mixture, make_samples)
     options = {"gradient": gradient, "gradient_tol": 1e-10, "e_step": "sinkhorn"}
     options["prior"] = Prior(3.0, mean_precision=0.5)
-    options |= {"tol": 1e-14, "max_iter": 1000} if gradient == "implicit" else {"max_iter": 3}
+    options |= {"tol": 1e-4} if gradient == "implicit" else {"tol": 0.0, "max_iter": 3}
 
     def fit(X):
         return tuple(fit_em(theta, X, a, **options).value)[1:]
 
     # solvers of the adjoint equation stop by what they saw
-    again = {"nondet_tol": 1e-9, "fast_mode": True}
+    again = {"nondet_tol": 1e-9, "fast_mode": True, "check_undefined_grad": kind == "full"}
     assert torch.autograd.gradcheck(fit, [X.requires_grad_()], atol=1e-5, rtol=1e-4, **again)
 
 
