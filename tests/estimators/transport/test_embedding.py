@@ -66,19 +66,17 @@ def as_objects(X):
     return array
 
 
-@pytest.mark.parametrize(
-    "convert",
-    [
+def test_every_kind_of_cloud_gives_the_same_predictions(clouds):
+    X, y = (part[:9] for part in clouds)
+    expected = cross_val_predict(model(), X, y, cv=3)
+    assert len(set(expected)) == 3
+    for convert in (
         as_objects,
         lambda X: [torch.tensor(cloud) for cloud in X],
         lambda X: [pd.DataFrame(cloud, columns=["a", "b"]) for cloud in X],
         lambda X: [cloud.tolist() for cloud in X],
-    ],
-)
-def test_every_kind_of_cloud_gives_the_same_predictions(convert, clouds):
-    X, y = clouds
-    expected = cross_val_predict(model(), X, y, cv=3)
-    assert (cross_val_predict(model(), convert(X), y, cv=3) == expected).all()
+    ):
+        assert (cross_val_predict(model(), convert(X), y, cv=3) == expected).all()
 
 
 def test_clouds_of_equal_length_may_be_one_array(clouds):

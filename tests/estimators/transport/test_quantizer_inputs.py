@@ -1,5 +1,7 @@
 """What is quantised is read in units of its size, wherever it is."""
 
+import copy
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -7,6 +9,11 @@ from sklearn.base import clone
 from skgmmot import GridDensity, WassersteinQuantizer
 
 SQUARE = GridDensity(np.ones((8, 8)))
+
+
+@pytest.fixture(scope="module")
+def fitted_to_square():
+    return WassersteinQuantizer(random_state=0).fit(SQUARE)
 
 
 @pytest.mark.parametrize("masses", ["uniform", "free"])
@@ -77,8 +84,8 @@ def test_densities_of_any_size_anywhere_are_quantised_alike(density):
         ({}, ([1.0], [[0.0]], [[1e-310]], "diag"), r"X must be wider than 1e-150 for squared dis"),
     ],
 )
-def test_bad_input_is_refused_and_leaves_the_earlier_fit(options, X, message):
-    quantizer = WassersteinQuantizer(random_state=0).fit(SQUARE)
+def test_bad_input_is_refused_and_leaves_the_earlier_fit(fitted_to_square, options, X, message):
+    quantizer = copy.deepcopy(fitted_to_square)
     before = quantizer.cluster_centers_
     with pytest.raises(ValueError, match=message):
         quantizer.set_params(**options).fit(X)
