@@ -99,6 +99,7 @@ FITS = {
 
 @pytest.mark.parametrize("name", FITS)
 def test_a_fit_that_is_stopped_ends_with_the_same_bits(name, blobs, path, monkeypatch):
+    monkeypatch.setattr("skgmmot.fitting.sliced.N_ASCENT", 2)  # of directions, at every draw
     expected = bits(FITS[name]().fit(blobs))
     assert bits(fitted_with_stops(FITS[name], blobs, path, (1, 2, 4), monkeypatch)) == expected
     again = FITS[name](checkpoint=str(path))
