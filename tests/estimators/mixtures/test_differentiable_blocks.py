@@ -1,8 +1,11 @@
 """Fits to samples that come in blocks, against the same samples in memory."""
 
-import subprocess
+import ctypes
+import gc
+import multiprocessing
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -280,49 +283,48 @@ def test_a_torch_dataset_is_read_in_blocks(X, a):
     assert_equal(found, fitted(lambda: map(tuple, loader)))
 
 
-#: Prints by how many MB a fit, a score and a prediction exceed what a fit left.
-PEAKS = """
-import gc, sys
-from pathlib import Path
-import numpy as np
-from skgmmot import DifferentiableGaussianMixture
-from skgmmot._inputs import places
-from skgmmot.fitting import stream
-
-places.MEMORY_MAP_BYTES = places.BLOCK_BYTES = 2**20
-stream.START_ROWS = 2000
-
-
-def mapped():
-    return np.load(sys.argv[1], mmap_mode="r")
-
-
 def megabytes(field):
+    """A line of what Linux knows of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(s for s in lines if s.startswith(field)).split()[1]) / 1024
 
 
 def peak(function):
+    """By how many MB a call exceeds what the process holds."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else what is free here would be taken first
     Path("/proc/self/clear_refs").write_text("5")  # forgets the mark so far
     before = megabytes("VmRSS")
     function()
     return megabytes("VmHWM") - before
 
 
-mixture = DifferentiableGaussianMixture(4, max_iter=2, tol=0.0, random_state=0)
-mixture.fit(mapped()[: 2**17])  # what is loaded and kept once
-calls = mixture.fit, mixture.score, mixture.predict
-print(*[peak(lambda: call(mapped())) for call in calls])
-"""
+def send_peaks(path, sender):
+    """The peaks of a fit, a score and a prediction, in a process of their own."""
+    places.MEMORY_MAP_BYTES = places.BLOCK_BYTES = 2**20
+    stream.START_ROWS = 2000
+
+    def mapped():
+        return np.load(path, mmap_mode="r")
+
+    warnings.simplefilter("ignore")
+    mixture = DifferentiableGaussianMixture(4, max_iter=2, tol=0.0, random_state=0)
+    mixture.fit(mapped()[: 2**17])  # what is loaded and kept once
+    calls = mixture.fit, mixture.score, mixture.predict
+    sender.send([peak(lambda call=call: call(mapped())) for call in calls])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's high-water mark")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_memory_does_not_grow_with_a_map(tmp_path):
     np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(2**21, 4)))  # 64 MB
-    command = [sys.executable, "-W", "ignore", "-c", PEAKS, str(tmp_path / "X.npy")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    of_fit, of_score, of_predict = map(float, done.stdout.split())
+    forked = multiprocessing.get_context("fork")
+    receiver, sender = forked.Pipe(duplex=False)
+    process = forked.Process(target=send_peaks, args=(tmp_path / "X.npy", sender))
+    process.start()
+    sender.close()
+    of_fit, of_score, of_predict = receiver.recv()
+    process.join()
     assert of_fit < 24
     assert of_score < 24
     assert of_predict < 16 + 24  # with the result

@@ -1,5 +1,6 @@
 """SlicedWassersteinGMM: fits, units, starts, batches, interruptions, and what it refuses."""
 
+import copy
 import pickle
 import warnings
 
@@ -25,14 +26,30 @@ FAST = {"n_init": 1, "n_projections": 12, "random_state": 0}
 SHORT = {"tol": 1.0}
 
 
+def two_clouds(rng):
+    return np.concatenate([rng.normal(0, 1, (300, 2)), rng.normal(9, 1, (100, 2))])
+
+
 @pytest.fixture
 def clouds(rng):
     """Two clouds of 300 and 100 samples in the plane."""
-    return np.concatenate([rng.normal(0, 1, (300, 2)), rng.normal(9, 1, (100, 2))])
+    return two_clouds(rng)
 
 
 def fitted(X, n_components=2, **params):
     return SlicedWassersteinGMM(n_components, **FAST | params).fit(X)
+
+
+@pytest.fixture(scope="module")
+def fit_of_all():
+    """A short fit to the clouds, for all tests; none of them may change it."""
+    return fitted(two_clouds(np.random.default_rng(0)), **SHORT)
+
+
+@pytest.fixture
+def earlier_fit(fit_of_all):
+    """A copy of it."""
+    return copy.deepcopy(fit_of_all)
 
 
 def centres(clouds):
@@ -106,8 +123,9 @@ def test_bad_starts_end_near_the_best_likelihood():
     assert max(losses["em"]) > best + 0.05
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_fit_of_scaled_and_moved_data_is_the_fit_scaled_and_moved(clouds, covariance_type):
-    options = {"covariance_type": covariance_type, **SHORT}
+    options = {"covariance_type": covariance_type, "max_iter": 12}
     mixture = fitted(clouds, **options)
     for scale, offset in [(1e-6, 1.0), (1e6, -1e9)]:
         other = fitted(offset + scale * clouds, **options)
@@ -117,16 +135,16 @@ def test_a_fit_of_scaled_and_moved_data_is_the_fit_scaled_and_moved(clouds, cova
         assert np.isclose(other.sliced_wasserstein_ / scale, mixture.sliced_wasserstein_, rtol=1e-4)
 
 
-@pytest.mark.parametrize("exponent", [-480, 480])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("p", [2, 20])
-def test_a_fit_of_tiny_or_huge_data_is_the_fit_scaled(clouds, p, exponent):
-    scale, options = 2.0**exponent, {"p": p, "max_iter": 10}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        one, other = fitted(clouds, **options), fitted(clouds * scale, **options)
-    assert np.allclose(other.means_ / scale, one.means_, rtol=1e-6, atol=1e-6)
-    assert np.allclose(other.covariances_ / scale / scale, one.covariances_, rtol=1e-6)
-    assert np.isclose(other.sliced_wasserstein_ / scale, one.sliced_wasserstein_, rtol=1e-6)
+def test_a_fit_of_tiny_or_huge_data_is_the_fit_scaled(clouds, p):
+    options = {"p": p, "max_iter": 10}
+    one = fitted(clouds, **options)
+    for scale in (2.0**-480, 2.0**480):
+        other = fitted(clouds * scale, **options)
+        assert np.allclose(other.means_ / scale, one.means_, rtol=1e-6, atol=1e-6)
+        assert np.allclose(other.covariances_ / scale / scale, one.covariances_, rtol=1e-6)
+        assert np.isclose(other.sliced_wasserstein_ / scale, one.sliced_wasserstein_, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("random_seed")
@@ -140,7 +158,7 @@ def test_the_distance_is_recorded_and_falls(clouds):
 
 @pytest.mark.usefixtures("random_seed")
 def test_a_smaller_tolerance_takes_more_steps(clouds):
-    assert fitted(clouds, tol=0.2).n_iter_ < fitted(clouds, tol=1e-3).n_iter_
+    assert fitted(clouds, tol=0.5).n_iter_ < fitted(clouds, tol=1e-2).n_iter_
 
 
 @pytest.mark.usefixtures("random_seed")
@@ -176,7 +194,7 @@ def sgd(parameters, learning_rate):
     ids=lambda params: "-".join(str(getattr(v, "__name__", v)) for v in params.values()),
 )
 def test_every_option_finds_the_two_clouds(clouds, params):
-    mixture = fitted(clouds, **params, tol=0.02)
+    mixture = fitted(clouds, **params, tol=0.05)
     weights, means = by_weight(mixture)
     assert np.abs(weights - [0.75, 0.25]).max() < 0.05
     assert np.abs(means - centres(clouds)).max() < 0.5
@@ -187,7 +205,7 @@ def test_more_starts_are_no_worse(rng):
     X = np.concatenate([rng.normal(c, 0.5, (60, 2)) for c in ([0, 0], [5, 0], [0, 5], [5, 5])])
     distances = [
         fitted(X, 4, init_params="random_from_data", n_init=n, tol=0.05).sliced_wasserstein_
-        for n in (1, 3)
+        for n in (1, 2)
     ]
     assert distances[1] <= distances[0]
 
@@ -243,17 +261,18 @@ def test_repeated_samples_are_sample_weights(clouds):
     a = np.arange(len(clouds)) % 3
     start = {"means_init": [[0.0, 0.0], [8.0, 8.0]], "weights_init": [0.5, 0.5]}
     start["precisions_init"] = np.stack([np.eye(2)] * 2)
-    weighted = SlicedWassersteinGMM(2, **FAST, **start).fit(clouds, sample_weight=a)
-    repeated = SlicedWassersteinGMM(2, **FAST, **start).fit(np.repeat(clouds, a, axis=0))
+    start |= FAST | SHORT
+    weighted = SlicedWassersteinGMM(2, **start).fit(clouds, sample_weight=a)
+    repeated = SlicedWassersteinGMM(2, **start).fit(np.repeat(clouds, a, axis=0))
     assert np.abs(weighted.means_ - repeated.means_).max() < 1e-6
     assert np.abs(weighted.weights_ - repeated.weights_).max() < 1e-6
 
 
-def test_every_kind_of_array_gives_the_same_fit_in_kind(array_kind, clouds):
+def test_every_kind_of_array_gives_the_same_fit_in_kind(array_kind, clouds, fit_of_all):
     X = array_kind(clouds)
     mixture = fitted(X, **SHORT)
     assert isinstance(mixture.means_, np.ndarray)
-    expected = fitted(clouds, **SHORT).means_
+    expected = fit_of_all.means_
     assert np.allclose(mixture.means_, expected)
     if isinstance(X, torch.Tensor):
         means = fitted(X.requires_grad_(), **SHORT).means_
@@ -273,8 +292,8 @@ def test_a_gradient_that_is_asked_for_is_not_carried(clouds):
     assert not fitted(X, **SHORT).means_.requires_grad
 
 
-def test_clones_pickles_pipelines_and_searches_work(clouds):
-    mixture = fitted(clouds, **SHORT)
+def test_clones_pickles_pipelines_and_searches_work(clouds, fit_of_all):
+    mixture = fit_of_all
     again = pickle.loads(pickle.dumps(mixture))
     assert np.array_equal(again.predict(clouds), mixture.predict(clouds))
     assert not hasattr(clone(mixture), "means_")
@@ -288,8 +307,8 @@ def test_clones_pickles_pipelines_and_searches_work(clouds):
     assert search.best_params_ == {"n_components": 2}
 
 
-def test_an_integer_seed_repeats_the_fit(clouds):
-    assert np.array_equal(fitted(clouds, **SHORT).means_, fitted(clouds, **SHORT).means_)
+def test_an_integer_seed_repeats_the_fit(clouds, fit_of_all):
+    assert np.array_equal(fitted(clouds, **SHORT).means_, fit_of_all.means_)
 
 
 # --- starting, stopping, going on --------------------------------------------------------------
@@ -357,8 +376,8 @@ def test_an_interrupted_fit_keeps_the_best_so_far(clouds, monkeypatch):
     assert np.isfinite(mixture.score(clouds))
 
 
-def test_a_failed_fit_leaves_the_earlier_one(clouds):
-    mixture = fitted(clouds, tol=0.1)
+def test_a_failed_fit_leaves_the_earlier_one(earlier_fit):
+    mixture = earlier_fit
     before = mixture.means_.copy()
     with pytest.raises(ValueError, match="X must be finite"):
         mixture.fit(np.full((10, 2), np.nan))
@@ -366,9 +385,9 @@ def test_a_failed_fit_leaves_the_earlier_one(clouds):
 
 
 def test_verbose_shows_a_bar(clouds, capsys):
-    fitted(clouds, tol=0.2, verbose=1)
+    fitted(clouds, verbose=1, **SHORT)
     assert "distance=" in capsys.readouterr().err
-    fitted(clouds, tol=0.2)
+    fitted(clouds, **SHORT)
     assert not capsys.readouterr().err
 
 
@@ -394,8 +413,8 @@ def test_parameters_out_of_range_are_refused(clouds, params, message):
         fitted(clouds, **params)
 
 
-def test_an_optimizer_that_is_none_is_refused_and_the_earlier_fit_kept(clouds):
-    mixture = fitted(clouds, tol=0.1)
+def test_an_optimizer_that_is_none_is_refused_and_the_earlier_fit_kept(clouds, earlier_fit):
+    mixture = earlier_fit
     before = mixture.means_.copy()
     mixture.set_params(optimizer=lambda parameters, learning_rate: None)
     with pytest.raises(
@@ -458,7 +477,7 @@ def finite(mixture):
 @pytest.mark.parametrize("value", [0.0, 123456.789])
 def test_constant_features_stay_constant(clouds, value, covariance_type):
     X = np.column_stack([clouds, np.full(len(clouds), value)])
-    mixture = fitted(X, covariance_type=covariance_type)
+    mixture = fitted(X, covariance_type=covariance_type, tol=0.1)
     assert finite(mixture)
     assert np.abs(mixture.means_[:, 2] - value).max() < 0.1
     assert len(set(mixture.predict(X))) == 2
