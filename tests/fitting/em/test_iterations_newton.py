@@ -28,10 +28,11 @@ def problem(seed, name="full", n=200, d=2, K=3):
     return start, X, torch.from_numpy(rng.uniform(size=n))
 
 
-def both(start, X, a=None, *, tol=1e-9, **options):
-    """Plain EM at a tolerance and Newton's, both to the same end."""
-    plain = fit_em(start, X, a, tol=tol / 100, max_iter=20_000, **options)
-    return plain, fit_em(start, X, a, tol=tol, max_iter=300, acceleration="newton", **options)
+def both(start, X, a=None, *, tol=1e-9, acceleration=None, **options):
+    """EM at a tolerance and Newton's, both to the same end."""
+    other = {"tol": tol / 100, "max_iter": 20_000, "acceleration": acceleration}
+    ends = other, {"tol": tol, "max_iter": 300, "acceleration": "newton"}
+    return tuple(fit_em(start, X, a, **end, **options) for end in ends)
 
 
 @pytest.mark.parametrize("name", COVARIANCE_TYPES)
@@ -58,9 +59,9 @@ def test_newton_ends_where_em_does_for_each_covariance_type(name, weighted):
 )
 def test_newton_keeps_what_is_fixed_and_climbs_the_posterior(options):
     start, X, _ = problem(1)
-    plain, fast = both(start, X, **options)
+    other, fast = both(start, X, acceleration="squarem", **options)
     assert fast.converged
-    assert fast.objective == pytest.approx(plain.objective, abs=1e-7)
+    assert fast.objective == pytest.approx(other.objective, abs=1e-7)
     for given, name in ((start, "weights"), (start, "means"), (start, "covariances")):
         fixed = options.get(f"fixed_{name}", False)
         mask = torch.as_tensor(fixed).expand(3)
@@ -104,7 +105,7 @@ def test_labels_and_noise_change_what_newton_fits():
 
 
 def test_the_likelihood_never_falls():
-    for seed in range(100):
+    for seed in range(40):
         start, X, _ = problem(seed, list(COVARIANCE_TYPES)[seed % 4], n=60, K=2)
         options = {"tol": 1e-10, "max_iter": 60, "acceleration": "newton"}
         objectives = fit_em(start, X, **options).objectives
