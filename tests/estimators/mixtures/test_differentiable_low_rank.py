@@ -33,7 +33,8 @@ def fitted(X, **options):
 
 
 def test_one_component_is_factor_analysis(X):
-    ours = fitted(X, n_components=1, tol=1e-10, reg_covar=0.0, max_iter=5000)
+    options = {"acceleration": "squarem", "tol": 1e-10, "reg_covar": 0.0, "max_iter": 5000}
+    ours = fitted(X, n_components=1, **options)
     theirs = FactorAnalysis(2, tol=1e-10, max_iter=20_000, svd_method="lapack").fit(X)
     assert ours.score(X) == pytest.approx(theirs.score(X), abs=1e-6)
     covariance = ours.factor_loadings_[0] @ ours.factor_loadings_[0].T
