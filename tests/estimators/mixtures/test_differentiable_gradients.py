@@ -31,7 +31,7 @@ def test_the_fit_is_differentiable_in_the_data(rng, covariance_type, gradient):
         "spherical": np.ones(2),
     }[covariance_type]
     model = DifferentiableGaussianMixture(
-        2, covariance_type=covariance_type, gradient=gradient, tol=0, max_iter=60, **start
+        2, covariance_type=covariance_type, gradient=gradient, tol=0, max_iter=20, **start
     )
 
     def fit(X, weights):

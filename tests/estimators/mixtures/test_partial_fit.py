@@ -140,7 +140,7 @@ def test_it_is_stepwise_em_on_raw_sums(covariance_type, weighted):
 
 
 def test_one_pass_reaches_the_likelihood_of_a_batch_fit(covariance_type):
-    blocks = list(stream(100, 10_000))
+    blocks = list(stream(100, 2000))
     X = np.vstack(blocks)
     batch = mixture(covariance_type).fit(X)
     assert learned(blocks, mixture(covariance_type)).score(X) > batch.score(X) - 1e-3
