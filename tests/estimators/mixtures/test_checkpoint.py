@@ -31,6 +31,12 @@ def path(tmp_path):
     return tmp_path / "fit.npz"
 
 
+@pytest.fixture(autouse=True)
+def nobody_waits_for_the_disk(monkeypatch):
+    """Processes end here, machines do not; tests of archives see that files are synchronised."""
+    monkeypatch.setattr(archive.os, "fsync", lambda handle: None)
+
+
 def bits(estimator):
     """All that a fit shows, to the last bit."""
     found = {name: getattr(estimator, name, None) for name in SHOWN}
@@ -64,7 +70,8 @@ def fitted_with_stops(make, X, path, stops, monkeypatch, **options):
 
 
 def em(**options):
-    return lambda **more: EM(5, **{"random_state": 3, "tol": 1e-4} | options | more)
+    defaults = {"random_state": 3, "tol": 1e-4, "max_iter": 15}
+    return lambda **more: EM(5, **defaults | options | more)
 
 
 def sliced(**options):

@@ -358,14 +358,14 @@ def test_what_takes_complete_samples_says_so(M):
 def test_classes_may_be_known_too(M, start):
     y = np.repeat([0, 1], 40)
     known = np.where(np.arange(80) % 3 == 0, y, -1)
-    options = {"labels": "y", "tol": 1e-8, "max_iter": 500}
+    options = {"labels": "y", "tol": 1e-6, "max_iter": 500}
     found = mixture(init_params=start, **options).fit(M, known)
     assert (np.diff(found.lower_bounds_) > -1e-9).all()
     assert np.mean(found.predict_class(M) == y) > 0.95
     # each class alone, where all are known
     every = mixture(init_params=start, **options).fit(M, y)
     for k in (0, 1):
-        alone = mixture(1, tol=1e-8, max_iter=500).fit(M[y == k])
+        alone = mixture(1, tol=1e-6, max_iter=500).fit(M[y == k])
         np.testing.assert_allclose(every.means_[k], alone.means_[0], atol=1e-3)
 
 
