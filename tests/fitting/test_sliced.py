@@ -120,7 +120,7 @@ def test_weights_are_held_at_first_unless_asked_for(make_mixture, make_samples):
 @pytest.mark.parametrize("projections", ["quasi", "random", "orthogonal", "max"])
 def test_all_directions_lead_to_the_mixture(projections, make_mixture, random_seed):
     truth = make_mixture("diag", 2, 3, spread=3.0)
-    X, _ = sample(truth, 300, generator=generator(random_seed))
+    X, _ = sample(truth, 500, generator=generator(random_seed))
     problem = objective(X, COVARIANCE_TYPES["diag"], projections=projections, n_projections=8)
     solution = fit_sliced(problem, truth._replace(means=truth.means + 1), tol=0.05)
     assert_close(solution.value.means, truth.means, atol=0.4, rtol=0)

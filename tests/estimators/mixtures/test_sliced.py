@@ -114,11 +114,7 @@ def test_bad_starts_end_near_the_best_likelihood():
         em = DifferentiableGaussianMixture(10, tol=1e-6, max_iter=1000, **start).fit(X)
         losses["em"].append(-em.score(X))
         losses["sliced"].append(-fitted(X, 10, refine="em", **start).score(X))
-    best = (
-        -DifferentiableGaussianMixture(10, n_init=10, tol=1e-6, max_iter=1000, random_state=0)
-        .fit(X)
-        .score(X)
-    )
+    best = 1.64024  # of EM from ten starts by k-means, at tol=1e-6
     assert max(losses["sliced"]) < best + 0.02
     assert max(losses["em"]) > best + 0.05
 
@@ -345,10 +341,10 @@ def test_a_warm_start_goes_on_from_the_last_fit(clouds):
 @pytest.mark.usefixtures("random_seed")
 def test_partial_fits_learn_from_batches(rng, clouds):
     mixture = SlicedWassersteinGMM(2, **FAST)
-    for _ in range(40):
+    for _ in range(25):
         mixture.partial_fit(clouds[rng.integers(len(clouds), size=200)])
     weights, means = by_weight(mixture)
-    assert mixture.n_iter_ == 400 and not mixture.converged_
+    assert mixture.n_iter_ == 250 and not mixture.converged_
     assert np.abs(weights - [0.75, 0.25]).max() < 0.1
     assert np.abs(means - centres(clouds)).max() < 0.5
     mixture.partial_fit(clouds[:1])  # later batches may be small
