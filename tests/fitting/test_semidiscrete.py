@@ -173,18 +173,18 @@ def test_a_plan_that_fails_where_the_descent_is_raises_at_the_start_and_else_end
 @pytest.mark.usefixtures("random_seed")
 @pytest.mark.parametrize("given", [1, 3])
 def test_where_newtons_method_gives_up_lbfgs_goes_on(make_mixture, given, monkeypatch):
-    X, _ = sample(make_mixture("full", 2, 2), 20)
-    end = fit_to_points(make_mixture("full", 2, 2), X, ones(20), tol=1e-9).value
+    X, _ = sample(make_mixture("full", 2, 2), 40)
+    end = fit_to_points(make_mixture("full", 2, 2), X, ones(40), tol=1e-9).value
     # so near that both find the same minimum
     start = end._replace(means=end.means + 0.3, covariances=2 * end.covariances)
-    whole, calls, at = fit_to_points(start, X, ones(20), tol=1e-9), [], NewtonDescent._at
+    whole, calls, at = fit_to_points(start, X, ones(40), tol=1e-9), [], NewtonDescent._at
 
     def giving_up(self, *args):
         calls.append(0)
         return at(self, *args) if len(calls) <= given else None
 
     monkeypatch.setattr(NewtonDescent, "_at", giving_up)
-    end = fit_to_points(start, X, ones(20), tol=1e-9, max_iter=1000)
+    end = fit_to_points(start, X, ones(40), tol=1e-9, max_iter=1000)
     assert len(calls) > given and end.converged
     assert math.isclose(end.objective, whole.objective, rel_tol=1e-5)
 

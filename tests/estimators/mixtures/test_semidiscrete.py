@@ -61,7 +61,7 @@ def test_nodes_serve_other_dimensions(rng, d):
 def test_exact_and_nodes_agree(clouds):
     X, _ = clouds
     exact, nodes = (
-        SemidiscreteGMM(2, integration=m, n_nodes=1024, random_state=0).fit(X)
+        SemidiscreteGMM(2, integration=m, n_nodes=4096, random_state=0).fit(X)
         for m in ("exact", "nodes")
     )
     order = [np.argsort(m.means_[:, 0]) for m in (exact, nodes)]
@@ -112,8 +112,7 @@ def test_sample_weights_are_rows_given_often(clouds):
 def test_the_best_of_several_starts_is_kept(clouds):
     X, _ = clouds
     options = {"init_params": "random_from_data", "tol": 1e-2, "random_state": 3}
-    options |= {"integration": "nodes", "n_nodes": 64}
-    first, several = (SemidiscreteGMM(2, n_init=n, **options).fit(X[::3]) for n in (1, 3))
+    first, several = (SemidiscreteGMM(2, n_init=n, **options).fit(X[::3]) for n in (1, 2))
     assert several.distance_ <= first.distance_ * (1 + 1e-9)
 
 
