@@ -80,7 +80,10 @@ def by_autograd(theta, X, a, *, robust, fixed_weights=False):
     slopes = torch.autograd.functional.jacobian(stored, free.vector)
     inverse = torch.linalg.inv(-hessian)
     if robust:
-        scores = torch.autograd.functional.jacobian(log_likelihoods, free.vector, vectorize=True) * a[:, None]
+        of_samples = torch.autograd.functional.jacobian(
+            log_likelihoods, free.vector, vectorize=True
+        )
+        scores = a[:, None] * of_samples
         inverse = inverse @ scores.mT @ scores @ inverse
     return slopes @ inverse @ slopes.mT
 

@@ -63,9 +63,7 @@ def test_gradients_are_finite_differences(options, X, theta0):
     inputs = X.clone().requires_grad_(), a.clone().requires_grad_()
     of_X, of_a = torch.autograd.grad(loss(*inputs), inputs)
     eps = 1e-4
-    ahead, behind = (
-        loss((X + t * dX).requires_grad_(), a + t * da).detach() for t in (eps, -eps)
-    )
+    ahead, behind = (loss((X + t * dX).requires_grad_(), a + t * da).detach() for t in (eps, -eps))
     found = (of_X * dX).sum() + (of_a * da).sum()
     assert_close(found, (ahead - behind) / (2 * eps), rtol=1e-4, atol=1e-4)
 
