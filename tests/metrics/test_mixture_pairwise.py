@@ -68,7 +68,7 @@ def test_pairwise_distances_of_tensors_are_tensors_with_gradients(rng):
     [{}, {"reg": 0.5}, {"reg_m": (1.0, math.inf)}, {"reg": 0.5, "debiased": True}],
 )
 def test_jobs_share_the_rows_and_change_nothing(rng, options):
-    mixtures = [mixture(rng, K, d=3) for K in (1, 2, 3, 4, 2)]
+    mixtures = [mixture(rng, K, d=3) for K in (1, 2, 3, 2)]
     metric = MixtureWasserstein(**options)
     for others in (None, mixtures[:2], [*mixtures, mixtures[0]]):
         expected = metric.pairwise(mixtures, others)

@@ -296,7 +296,7 @@ KILLED = """
             4, n_init=3, max_iter=20, init_params="random_from_data", checkpoint=path, **options),
         "student": lambda path: skgmmot.StudentMixture(2, max_iter=20, checkpoint=path, **options),
         "sliced": lambda path: skgmmot.SlicedWassersteinGMM(
-            3, max_iter=30, n_projections=5, random_state=0, checkpoint=path),
+            3, max_iter=20, n_projections=5, random_state=0, checkpoint=path),
     }
 
     def end_of(name, path):
