@@ -50,10 +50,10 @@ def expected_failures(estimator):
     [
         DifferentiableGaussianMixture(),
         DifferentiableGaussianMixture(2, covariance_type="diag"),
-        DifferentiableGaussianMixture(2, e_step="sinkhorn"),
+        DifferentiableGaussianMixture(2, e_step="sinkhorn", max_iter=10),
         DifferentiableGaussianMixture(2, init_params="sinkhorn"),
         DifferentiableGaussianMixture(missing_values="nan"),
-        StudentMixture(),
+        StudentMixture(max_iter=20),
         MixtureImputer(),
         MixtureImputer(draw=True, add_indicator=True, random_state=0),
         MixtureRegressor(),
