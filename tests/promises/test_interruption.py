@@ -108,6 +108,13 @@ def frozen(value):
     return frozen(vars(value)) if isinstance(value, BaseEstimator) else type(value).__name__
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_objects():
+    """Leave what earlier tests have left out of the collections of garbage of these."""
+    gc.collect()
+    gc.freeze()
+
+
 class Interruption(KeyboardInterrupt):
     """What the tests raise."""
 
