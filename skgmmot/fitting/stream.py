@@ -17,7 +17,7 @@ from skgmmot.fitting.samples import (
     in_memory,
     positions_looked_at,
 )
-from skgmmot.numerics.blocks import Workers, add, weighted_sum
+from skgmmot.numerics.blocks import Workers, add, block_length, weighted_sum
 
 #: Some rows ``(b, d)``, float32 or float64, and their weights ``(b,)`` in float64, as given.
 Block = tuple[Tensor, Tensor | None]
@@ -109,9 +109,10 @@ def facts_of(X: Tensor, weights: Tensor | None) -> Facts:
     sums, total = weighted_sum(X, a)
     mean = sums / (float(total) or 1.0)
     squares = torch.zeros_like(sums)
-    for i in range(0, len(X), 2**14):
-        deviations = (X[i : i + 2**14].double() - mean).square()
-        squares += deviations.sum(0) if a is None else a[i : i + 2**14].double() @ deviations
+    length = block_length(X.device, X.shape[1])
+    for i in range(0, len(X), length):
+        deviations = (X[i : i + length].double() - mean).square()
+        squares += deviations.sum(0) if a is None else a[i : i + length].double() @ deviations
     box = bounds(X, weights)
     return Facts(len(X), n_positive, largest, float(total), sums, squares, X.dtype, *box)
 

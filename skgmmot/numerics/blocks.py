@@ -171,10 +171,11 @@ def origin(X: Tensor, sample_weight: Tensor | None) -> Tensor:
 
 def weighted_sum(X: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor | int]:
     """The sum of rows times their weights ``(d,)``, and that of the weights, in float64."""
+    length = block_length(X.device, X.shape[1])  # torch copies what it sums in float64
     if sample_weight is None:
-        sums, total = (x.sum(0, dtype=torch.float64) for x in X.split(2**16)), len(X)
+        sums, total = (x.sum(0, dtype=torch.float64) for x in X.split(length)), len(X)
     else:
-        blocks = zip(X.split(2**16), sample_weight.split(2**16), strict=True)
+        blocks = zip(X.split(length), sample_weight.split(length), strict=True)
         # (not a product with a vector: equal weights give the bits of none)
         sums = ((w.double().unsqueeze(1) * x.double()).sum(0) for x, w in blocks)
         total = sample_weight.sum(dtype=torch.float64)

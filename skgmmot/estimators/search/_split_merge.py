@@ -65,10 +65,11 @@ def _halves(theta: GaussianMixtureParams, em: EM) -> assignments.Assignment:
     """Each component's responsibilities on one side of its mean, then all those on the other."""
     axes = torch.linalg.eigh(theta.full_covariances()).eigenvectors[..., -1]  # (K, d)
     step, heights = em.fastest(theta), (axes * theta.means).sum(1, keepdim=True)
+    length = assignments.rows_at_once(em.X, 2 * len(axes))
 
     def blocks():
-        for i in range(0, em.samples.n_samples, assignments.BLOCK):
-            rows = slice(i, i + assignments.BLOCK)
+        for i in range(0, em.samples.n_samples, length):
+            rows = slice(i, i + length)
             x, _ = em.rows(rows)
             resp, _ = step.responsibilities(em.samples[rows][0])
             above = axes @ x.mT > heights  # (K, b)

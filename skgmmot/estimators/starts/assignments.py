@@ -27,14 +27,14 @@ from skgmmot.fitting.em.step import counted_mass, m_step, shifts
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics
-from skgmmot.numerics.blocks import origin
+from skgmmot.numerics.blocks import block_length, origin
 from skgmmot.numerics.threads import in_forked_process
 
 #: Yields ``(rows, components, responsibilities (k, b))`` block by block, the same at every call:
 #: how some samples belong to k of the components (to none of them where k is 0).
 Assignment = Callable[[], Iterator[tuple[slice | Tensor, slice, Tensor]]]
 
-#: Samples at once.
+#: Most samples at once.
 BLOCK = 2**14
 #: Assignments of up to so many responsibilities are one block: cutting them would take longer.
 HELD_AT_ONCE = 2**12
@@ -79,7 +79,25 @@ def assign(
     found = called(name, em.X if X is None else X, n_components, rng, kind)
     if found.ndim == 1:
         return of_labels(torch.from_numpy(found).to(em.X.device), n_components, em.X)
-    return of_responsibilities(found.to(em.X.device))
+    return of_responsibilities(found.to(em.X.device), em.X)
+
+
+def rows_at_once(X: Tensor, n_components: int = 1) -> int:
+    """How many samples make a block, of the size of a cache if each is centred at all components.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+        Samples.
+    n_components : int, default=1
+        How many components samples of a block may belong to.
+
+    Returns
+    -------
+    int
+        The largest number of rows.
+    """
+    return min(BLOCK, block_length(X.device, n_components * X.shape[1]))
 
 
 def _by_kmeans(em: EM, n_components: int, rng) -> Assignment:
@@ -146,9 +164,9 @@ def centred_by_mean(em: EM) -> bool:
 
 def _distances_keep_digits(em: EM) -> bool:
     """Whether squared distances, as differences of squares in float64, keep enough digits."""
-    spread = 0.0
-    for i in range(0, len(em.X), BLOCK):
-        x, a = em.rows(slice(i, i + BLOCK))
+    spread, length = 0.0, rows_at_once(em.X)
+    for i in range(0, len(em.X), length):
+        x, a = em.rows(slice(i, i + length))
         squares = x.double().square().sum(1)
         spread += float(squares.sum() if a is None else squares @ a.double())
     offset = float(em.origin.double().square().sum()) * em.total
@@ -196,32 +214,33 @@ def of_labels(labels: Tensor, n_components: int, X: Tensor) -> Assignment:
     def blocks():
         for k, group in enumerate(groups, start=-1):
             components = slice(max(k, 0), k + 1)
-            for rows in group.split(BLOCK):
+            for rows in group.split(rows_at_once(X)):
                 yield rows, components, X.new_ones(components.stop - components.start, len(rows))
 
     return blocks
 
 
-def of_responsibilities(resp: Tensor) -> Assignment:
+def of_responsibilities(resp: Tensor, X: Tensor) -> Assignment:
     """Responsibilities ``(n, K)`` as they are."""
+    length = rows_at_once(X, resp.shape[1])
 
     def blocks():
-        for i in range(0, len(resp), BLOCK):
-            yield slice(i, i + BLOCK), slice(None), resp[i : i + BLOCK].T
+        for i in range(0, len(resp), length):
+            yield slice(i, i + length), slice(None), resp[i : i + length].T
 
     return blocks
 
 
 def by_chance(em: EM, n_components: int, rng) -> Assignment:
     """Uniform responsibilities, normalised; drawn again at every pass instead of stored."""
-    n, before = len(em.X), rng.get_state()
+    n, before, length = len(em.X), rng.get_state(), rows_at_once(em.X, n_components)
 
     def blocks():
         rng.set_state(before)
-        for start in range(0, n, BLOCK):
-            drawn = rng.uniform(size=(min(BLOCK, n - start), n_components)).astype(np.float64)
+        for start in range(0, n, length):
+            drawn = rng.uniform(size=(min(length, n - start), n_components)).astype(np.float64)
             resp = torch.from_numpy(drawn.T).to(em.X)
-            yield slice(start, start + BLOCK), slice(None), resp / resp.sum(0)
+            yield slice(start, start + length), slice(None), resp / resp.sum(0)
 
     return blocks
 

@@ -80,7 +80,7 @@ def _assigned_in_order(found: Tensor, em: EM, labelling: Labelling) -> Assignmen
     if found.ndim == 1:
         found = torch.nn.functional.one_hot(found.long(), labelling.n_components).double()
     order = labelling.order(masses(labelling, found.mT, em.sample_weight))
-    return _restricted(of_responsibilities(found[:, order]), labelling)
+    return _restricted(of_responsibilities(found[:, order], em.X), labelling)
 
 
 def _restricted(assignment: Assignment, labelling: Labelling) -> Assignment:

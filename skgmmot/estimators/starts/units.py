@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from skgmmot.estimators.starts.assignments import BLOCK
+from skgmmot.numerics.blocks import block_length
 
 #: Share of a feature's variance from which ``reg_covar`` is warned of.
 NOTICED = 0.1
@@ -39,10 +39,11 @@ def warn_of_units(estimator, variances: Tensor, about: Tensor) -> None:
 
 def variances(X: Tensor, sample_weight: Tensor | None, about: Tensor) -> Tensor:
     """The variance of each feature, in float64."""
+    length = block_length(X.device, X.shape[1])
     if sample_weight is None:
-        sums, total = ((x - about).double().square().sum(0) for x in X.split(BLOCK)), len(X)
+        sums, total = ((x - about).double().square().sum(0) for x in X.split(length)), len(X)
     else:
-        blocks = zip(X.split(BLOCK), sample_weight.double().split(BLOCK), strict=True)
+        blocks = zip(X.split(length), sample_weight.double().split(length), strict=True)
         sums = (a @ (x - about).double().square() for x, a in blocks)
         total = sample_weight.sum(dtype=torch.float64)
     return functools.reduce(torch.add, sums) / total

@@ -1,5 +1,6 @@
 """Starts: scikit-learn's draws, and the moments of what they assign."""
 
+import math
 import tracemalloc
 
 import numpy as np
@@ -11,7 +12,7 @@ from skgmmot.estimators.starts import assignments
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
-from skgmmot.numerics.blocks import origin, workers
+from skgmmot.numerics.blocks import BLOCK_SIZE, origin, workers
 
 
 @pytest.fixture
@@ -143,6 +144,18 @@ def test_random_responsibilities_of_several_blocks_are_drawn_as_of_one(em, monke
     drawn = normalised(np.random.RandomState(3).uniform(size=(600, 4)))
     rng = np.random.RandomState(3)
     assert np.allclose(responsibilities(assignments.assign("random", em, 4, rng)), drawn)
+
+
+@pytest.mark.parametrize("name", ["kmeans", "k-means++", "random", "random_from_data", "given"])
+def test_a_block_centred_at_all_its_components_fits_a_cache(name):
+    n, d, K = 3000, 64, 16
+    X = torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    start = (lambda *_: np.full((n, K), 1 / K)) if name == "given" else name
+    with workers(X.device) as pool:
+        em = EM(InMemory(X, None, pool), X.mean(0), 1e-6)
+        assignment = assignments.assign(start, em, K, np.random.RandomState(0))
+        sizes = [math.prod(em.rows(rows)[0].shape) * len(resp) for rows, _, resp in assignment()]
+    assert max(sizes) <= BLOCK_SIZE["cpu"] and len(sizes) > 1
 
 
 def test_weighted_starts_choose_no_sample_of_weight_zero(blobs):
