@@ -1,7 +1,6 @@
 """The base class of metrics with a state: torchmetrics' own where it is installed."""
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -36,4 +35,7 @@ class StatefulMetric(torch.nn.Module):
         return super()._apply(fn, recurse)
 
 
-Metric: Any = import_module("torchmetrics").Metric if find_spec("torchmetrics") else StatefulMetric
+try:
+    Metric: Any = import_module("torchmetrics").Metric
+except ImportError:
+    Metric = StatefulMetric
