@@ -62,21 +62,8 @@ class CellsOfHeights(NamedTuple):
     """The cells, with their masses, of heights and the power diagram of these."""
 
 
-def whole_cells(density: PlaneDensity, sites: Array) -> CellsOfHeights:
-    """Return the cells of a power diagram as functions of the heights.
-
-    Parameters
-    ----------
-    density : PlaneDensity
-        A density of mass one with mean zero.
-    sites : ndarray of shape (n, 2)
-        Sites.
-
-    Returns
-    -------
-    CellsOfHeights
-        Whole cells, that no discs cut.
-    """
+def _whole_cells(density: PlaneDensity, sites: Array) -> CellsOfHeights:
+    """The cells of a power diagram, that no discs cut, as functions of the heights."""
     return CellsOfHeights(
         lambda heights: density.diagram(sites, heights),
         lambda heights, diagram: evaluate(density, sites, heights, diagram),
@@ -139,7 +126,7 @@ def _newton_with_blurring(density, target, cells, tol, max_iter) -> Cells:
         share, blurred, start = _first_blurring(density, target, cells, candidates)
         goal = tol if share == 0 else max(tol, min(START_TOL, target.masses.min() / 10))
         measure = MEASURES[0] if share == 0 and not slowly else MEASURES[1]
-        of_heights = whole_cells(blurred, target.sites)
+        of_heights = _whole_cells(blurred, target.sites)
         cells = newton_on_heights(of_heights, target, start, measure, goal, max_iter - n_iter)
         n_iter += cells.n_iter
         if n_iter >= max_iter or share == (0 if cells.converged else BLURRINGS[-1]):
@@ -262,7 +249,7 @@ def newton_step(
     """
     direction = factors.solve(_root_mass_error(target, cells)[1])
     floor = min(cells.masses.min(), target.masses.min()) / 2
-    of_heights = whole_cells(density, target.sites)
+    of_heights = _whole_cells(density, target.sites)
     went = _damped(of_heights, target, cells, direction, _root_mass_error, floor, 1.0, shortest)
     return None if went is None else went[0]
 
