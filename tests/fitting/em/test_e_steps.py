@@ -37,31 +37,31 @@ def pair(covariance_type, make_mixture, make_samples):
     return loss, (theta.weights.log(), X, a)
 
 
-def derivative_and_difference(loss, inputs, **options):
-    """The derivative along a direction of all inputs, and a finite difference of such fits."""
+def derivatives_and_differences(loss, inputs, **options):
+    """Derivatives along one direction of each input, and finite differences of such fits."""
     leaves = [t.clone().requires_grad_() for t in inputs]
     found = torch.autograd.grad(loss(*leaves, **options), leaves)
     generator, step = torch.Generator().manual_seed(0), 1e-5
-    along = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in found]
-    # each input has its part in the sum
-    parts = torch.stack([(u * t).sum() for u, t in zip(along, found, strict=True)])
-    assert parts.abs().min() > 0.02 * parts.abs().max()
-    ahead, behind = (
-        loss(*(t + sign * step * u for t, u in zip(leaves, along, strict=True)), **options)
-        for sign in (1, -1)
-    )
-    return float(parts.sum()), float((ahead - behind).detach()) / (2 * step)
+    for i, derivative in enumerate(found):
+        along = torch.randn(derivative.shape, generator=generator, dtype=derivative.dtype)
+        ahead, behind = (
+            loss(
+                *(t + sign * step * along if j == i else t for j, t in enumerate(leaves)), **options
+            )
+            for sign in (1, -1)
+        )
+        yield float((along * derivative).sum()), float((ahead - behind).detach()) / (2 * step)
 
 
 def test_the_implicit_gradient_is_that_of_fixed_points_wherever_the_fit_stops(pair):
-    found, expected = derivative_and_difference(*pair, tol=1e-3, gradient_tol=1e-8)
-    assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    for found, expected in derivatives_and_differences(*pair, tol=1e-3, gradient_tol=1e-8):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_the_automatic_gradient_is_that_of_all_iterations(pair):
     options = {"gradient": "automatic", "tol": 0, "max_iter": 8}
-    found, expected = derivative_and_difference(*pair, **options)
-    assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    for found, expected in derivatives_and_differences(*pair, **options):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 def test_one_step_from_the_start_is_the_automatic_gradient_of_one_iteration(pair):
