@@ -34,7 +34,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
-from skgmmot.metrics import bures_wasserstein_distance
+from skgmmot.metrics import bures_wasserstein_distance, frechet_distance
 from skgmmot.transport.discrete.solvers import solve
 
 #: A program that has taken so many seconds in all is not repeated.
@@ -112,15 +112,16 @@ def frechet_programs(d, condition=None):
         values["SciPy"] = lambda: of_scipy(*pair)
     gradients = {"skgmmot": lambda: gradient(ours, pair)}
     if find_spec("torchmetrics"):
-        from torchmetrics.image.fid import _compute_fid
-
-        def theirs(source, target):
-            return _compute_fid(*source, *target)
-
-        tensors = [tuple(map(torch.from_numpy, g)) for g in pair]
-        values = {"torchmetrics": lambda: theirs(*tensors), **values}
-        gradients = {"torchmetrics": lambda: gradient(theirs, pair), **gradients}
+        values = {"torchmetrics": lambda: torchmetrics_distance(*pair), **values}
+        gradients = {"torchmetrics": lambda: gradient(torchmetrics_distance, pair), **gradients}
     return values, gradients
+
+
+def torchmetrics_distance(source, target):
+    """The squared Frechet distance by torchmetrics."""
+    from torchmetrics.image.fid import _compute_fid
+
+    return _compute_fid(*(torch.as_tensor(t) for t in (*source, *target)))
 
 
 def frechet_cases(quick):
@@ -133,6 +134,23 @@ def frechet_cases(quick):
     values, gradients = frechet_programs(d, 1e6)  # as covariances of features are
     yield Case("W2 of Gaussians, condition 1e+06", f"d = {d}", values)
     yield Case("W2 of Gaussians, condition 1e+06, and gradient", f"d = {d}", gradients)
+    n, d = (50, 100) if quick else (500, 2048)
+    rng = np.random.default_rng(0)
+    samples = [torch.from_numpy(rng.normal(size=(n, d)) * np.geomspace(1, 0.1, d)) for _ in "ab"]
+    singular = [(X.mean(0).numpy(), np.cov(X.T)) for X in samples]
+    ours = functools.partial(bures_wasserstein_distance, squared=True)
+    by_moments = {"skgmmot": lambda: ours(*singular)}
+    by_samples = {"skgmmot": lambda: frechet_distance(*samples, squared=True)}
+    if find_spec("torchmetrics"):
+        by_moments = {"torchmetrics": lambda: torchmetrics_distance(*singular), **by_moments}
+        by_samples = {
+            "torchmetrics": lambda: torchmetrics_distance(
+                *((X.mean(0), torch.cov(X.T)) for X in samples)
+            ),
+            **by_samples,
+        }
+    yield Case(f"W2 of Gaussians, rank {n - 1}", f"d = {d}", by_moments)
+    yield Case(f"W2 of Gaussians, from {n} samples each", f"d = {d}", by_samples)
 
 
 def objective(plan, problem, reg, reg_m=None):

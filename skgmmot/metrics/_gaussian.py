@@ -1,14 +1,20 @@
 """Wasserstein distances between two Gaussians, given by their moments or by samples."""
 
+import math
+
 import torch
 
 from skgmmot._inputs import arrays
 from skgmmot._inputs.mixtures import in_plain_double
+from skgmmot.gaussian.bures.distance import bures_squared_of_roots
 from skgmmot.gaussian.bures.pair import wasserstein_squared
-from skgmmot.gaussian.bures.rounding import covariance_radii
+from skgmmot.gaussian.bures.rounding import covariance_radii, roots_error
 from skgmmot.metrics._mixture import MixtureWasserstein
-from skgmmot.numerics.linalg import factor, symmetrize
+from skgmmot.numerics.linalg import error_of_root, factor, power_of_two, safe_sqrt, symmetrize
 from skgmmot.numerics.threads import single_threaded_torch
+
+#: Smallest number with all digits.
+SMALLEST = torch.finfo(torch.float64).tiny
 
 
 @single_threaded_torch()
@@ -117,7 +123,9 @@ def frechet_distance(source, target, *, ddof=1, squared=False, return_error=Fals
 
     Notes
     -----
-    Computed in float64, and differentiable once in the samples. Costs ``O(n d^2 + d^3)``.
+    Computed in float64, and differentiable once in the samples. Costs ``O(n d^2 + d^3)``; with no
+    more samples than features on one side, ``O(m n d)`` for the m and n samples, which are then
+    used without covariances.
 
     References
     ----------
@@ -133,26 +141,25 @@ def frechet_distance(source, target, *, ddof=1, squared=False, return_error=Fals
         raise ValueError(f"ddof must be 0 or 1, got {ddof!r}. 1 gives unbiased covariances.")
     kind = arrays.joint_kind(arrays.kind_of(source), arrays.kind_of(target))
     pairs = ((source, "source"), (target, "target"))
-    gaussians = [_moments(X, name, ddof, kind.device) for X, name in pairs]
-    value = bures_wasserstein_distance(*gaussians, squared=squared, return_error=return_error)
-    value, error = value if return_error else (value, None)
-    answer = value if kind.is_tensor else float(value)
+    X, Y = (_samples(Z, name, ddof, kind.device) for Z, name in pairs)
+    unit = power_of_two(max(float(Z.detach().abs().max()) for Z in (X, Y)))
+    few = X.shape[1] == Y.shape[1] and min(len(X), len(Y)) <= X.shape[1]
+    distance = _by_roots if few else _by_moments
+    value, error = distance(X / unit, Y / unit, ddof, squared, return_error)
+    scaled = value * unit * unit if squared else value * unit
+    if value > 0 and not SMALLEST < scaled < math.inf:
+        raise ValueError(
+            "a squared distance must be within float64, got samples of size "
+            f"{unit:.1e}. Rescale them, or leave squared=False."
+        )
+    answer = scaled if kind.is_tensor else float(scaled)
     if not return_error:
         return answer
-    radius = sum(_rounding(mean, covariance) for mean, covariance in gaussians)
-    return answer, error + (2 * float(value) ** 0.5 * radius + radius**2 if squared else radius)
+    return answer, error * unit * unit if squared else error * unit
 
 
-def _rounding(mean, covariance):
-    """How far the Gaussian of computed moments may be from that of the exact ones."""
-    eps = torch.finfo(mean.dtype).eps / 2  # of one operation
-    matrix = covariance.detach().unsqueeze(0)
-    radius = covariance_radii(matrix, factor(matrix), eps)
-    return float(radius) + eps * float(mean.detach().norm())
-
-
-def _moments(X, name, ddof, device):
-    """Validate samples; return their mean and covariance."""
+def _samples(X, name, ddof, device):
+    """Samples as a tensor, if they have a mean and a covariance."""
     X = arrays.as_tensor(X, dtype=torch.float64, device=device)
     if X.ndim != 2 or len(X) <= ddof or not X.shape[1]:
         raise ValueError(
@@ -161,10 +168,61 @@ def _moments(X, name, ddof, device):
         )
     if not torch.isfinite(X.detach()).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity. Drop those samples.")
+    return X
+
+
+def _by_moments(X, Y, ddof, squared, return_error):
+    """The distance by covariances, and on demand its rounding error."""
+    gaussians = [_moments(Z, ddof) for Z in (X, Y)]
+    value = bures_wasserstein_distance(*gaussians, squared=squared, return_error=return_error)
+    if not return_error:
+        return value, None
+    value, error = value
+    radius = sum(_rounding(mean, covariance) for mean, covariance in gaussians)
+    return value, error + (2 * float(value) ** 0.5 * radius + radius**2 if squared else radius)
+
+
+def _moments(X, ddof):
+    """Mean and covariance of samples."""
     mean = X.mean(0)
     centred = X - mean
     # products of torch are not symmetric to the last bit
     return mean, symmetrize(centred.mT @ centred) / (len(X) - ddof)
+
+
+def _rounding(mean, covariance):
+    """How far rounding may have moved a Gaussian that is found from samples."""
+    eps = torch.finfo(mean.dtype).eps / 2  # of one operation
+    matrix = covariance.detach().unsqueeze(0)
+    radius = covariance_radii(matrix, factor(matrix), eps)
+    return float(radius) + eps * float(mean.detach().norm())
+
+
+def _by_roots(X, Y, ddof, squared, return_error):
+    """The distance by centred samples, of fewer samples than features."""
+    (m0, A), (m1, B) = (_root(Z, ddof) for Z in (X, Y))
+    bures, apart = bures_squared_of_roots(A, B), m0 - m1
+    found = apart.square().sum() + bures
+    value = found if squared else safe_sqrt(found)
+    if not return_error:
+        return value, None
+    eps, distance = torch.finfo(found.dtype).eps / 2, float(apart.detach().norm())
+    error = roots_error(A, B, bures)
+    error += 2 * distance * eps * float(m0.detach().norm() + m1.detach().norm() + distance)
+    return value, error if squared else error_of_root(float(found.detach()), error)
+
+
+def _root(X, ddof):
+    """The mean of n samples, and ``n - 1`` rows ``A`` of which ``A.T @ A`` is the covariance.
+
+    They are the centred samples, reflected so that the first one vanishes.
+    """
+    mean = X.mean(0)
+    centred = X - mean
+    rest = centred.mean(0)  # what rounding left
+    mean, centred = mean + rest, centred - rest
+    rows = centred[1:] - centred[:1] / (1 + len(X) ** 0.5)
+    return mean, rows / max(len(X) - ddof, 1) ** 0.5
 
 
 def _single(gaussian, name):

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from skgmmot._inputs import arrays
-from skgmmot._inputs.mixtures import as_mixture
+from skgmmot._inputs.mixtures import as_mixture, with_plain_matrices
 from skgmmot.fitting.assigned import AssignedMoments
 from skgmmot.gaussian.covariance.registry import FULL
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.metrics._torchmetrics import Metric
 from skgmmot.numerics.counts import positive_integer
 from skgmmot.transport.mixtures.distance import transport_plan
+from skgmmot.transport.mixtures.few import squared_distance
 
 __all__ = ["MixtureFrechetDistance"]
 
@@ -225,7 +226,11 @@ class MixtureFrechetDistance(Metric):
         RuntimeError
             If there are fewer than two samples of a kind.
         """
-        return transport_plan(*self.mixtures()).cost.clamp(min=0.0)
+        pair, squared = self.mixtures(), None
+        if all(map(with_plain_matrices, pair)):
+            squared = squared_distance(*(mixture[:3] for mixture in pair))
+        squared = transport_plan(*pair).cost if squared is None else squared
+        return squared.clamp(min=0.0)
 
     def mixtures(self) -> tuple[GaussianMixtureParams, GaussianMixtureParams]:
         """Return the mixtures that are compared: of the real and of the generated samples.

@@ -1,5 +1,6 @@
 """Distances between two Gaussians and between the moments of samples."""
 
+import mpmath
 import numpy as np
 import ot
 import pytest
@@ -8,10 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein
-from skgmmot.metrics import (
-    bures_wasserstein_distance,
-    frechet_distance,
-)
+from skgmmot.metrics import bures_wasserstein_distance, frechet_distance
 
 
 def mixture(rng, K=3, d=2):
@@ -77,6 +75,63 @@ def test_the_frechet_distance_takes_fewer_samples_than_features_and_has_their_gr
     squared = (X.mean(0) - Y.mean(0)).square().sum() + A.square().sum() + B.square().sum()
     assert_close(found**2, squared - 2 * nuclear)
     assert torch.autograd.gradcheck(frechet_distance, (X.requires_grad_(), Y.requires_grad_()))
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 9), (5, 40), (40, 5), (12, 12), (13, 14)])
+@pytest.mark.parametrize("ddof", [0, 1])
+@pytest.mark.parametrize("squared", [False, True])
+def test_few_and_many_samples_have_the_distance_of_their_moments(sizes, ddof, squared, rng):
+    X, Y = (rng.normal(size=(n, 12)) + 100 for n in sizes)
+    moments = [(Z.mean(0), np.cov(Z.T, ddof=ddof)) for Z in (X, Y)]
+    expected = bures_wasserstein_distance(*moments, squared=squared)
+    found, error = frechet_distance(X, Y, ddof=ddof, squared=squared, return_error=True)
+    plain = frechet_distance(X, Y, ddof=ddof, squared=squared)
+    assert plain == frechet_distance(Y, X, ddof=ddof, squared=squared)
+    assert abs(found - plain) <= error
+    assert plain == pytest.approx(expected, rel=1e-6)
+    assert error < (1e-12 if min(sizes) <= 12 else 1e-10) * found
+
+
+def test_the_error_of_the_frechet_distance_of_few_samples_is_honest(rng):
+    ratios = []
+    for case in range(40):
+        n, m = rng.integers(2, 8, size=2)
+        offset, apart = 10.0 ** rng.integers(-2, 4), 10.0 ** rng.integers(-4, 2)
+        X = rng.normal(size=(n, 8)) + offset
+        Y = X + apart * rng.normal(size=(n, 8)) if case % 2 else rng.normal(size=(m, 8)) + offset
+        found, error = frechet_distance(X, Y, squared=True, return_error=True)
+        ratios.append(abs(found - exact_frechet(X, Y)) / error)
+    assert np.sum(np.array(ratios) > 1) == 0
+    assert np.median(ratios) > 1 / 30
+
+
+def exact_frechet(X, Y):
+    """The squared distance with sixty digits."""
+    with mpmath.workdps(60):
+        means, centred = [], []
+        for Z in (X, Y):
+            Z = mpmath.matrix(Z.tolist())
+            means.append([sum(Z[:, j]) / Z.rows for j in range(Z.cols)])
+            rows = [[Z[i, j] - means[-1][j] for j in range(Z.cols)] for i in range(Z.rows)]
+            centred.append(mpmath.matrix(rows) / mpmath.sqrt(Z.rows - 1))
+        singular = mpmath.svd_r(centred[0] * centred[1].T, compute_uv=False)
+        squares = sum(x**2 for A in centred for x in A) - 2 * sum(singular)
+        return float(sum((a - b) ** 2 for a, b in zip(*means, strict=True)) + squares)
+
+
+@pytest.mark.parametrize("n", [5, 50])
+@pytest.mark.parametrize("scale", [1e-300, 1e-140, 1e140, 1e300])
+def test_the_frechet_distance_is_homogeneous_at_any_scale(n, scale, rng):
+    X, Y = rng.normal(size=(n, 6)), 2 * rng.normal(size=(n, 6))
+    expected, error = frechet_distance(X, Y, return_error=True)
+    found = frechet_distance(scale * X, scale * Y, return_error=True)
+    assert found == pytest.approx((scale * expected, scale * error), rel=1e-9, abs=0)
+    if 1e-150 < scale < 1e150:
+        squared = frechet_distance(scale * X, scale * Y, squared=True)
+        assert squared == pytest.approx(found[0] ** 2, rel=1e-9, abs=0)
+    else:
+        with pytest.raises(ValueError, match="a squared distance must be within float64"):
+            frechet_distance(scale * X, scale * Y, squared=True)
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ def nuclear_norms(products: Tensor, traces: Tensor) -> Tensor:
 
     Parameters
     ----------
-    products : Tensor of shape (b, d, d)
-        Products of factors of covariances.
+    products : Tensor of shape (b, m, n)
+        Products of factors of covariances, with no more rows than columns.
     traces : Tensor of shape (b,)
         Sums of the traces of the two covariances.
 
@@ -119,9 +119,9 @@ def _units(traces: Tensor) -> Tensor | None:
 
 def _nuclear_norms(products: Tensor) -> Tensor:
     """The sums for products whose squares neither overflow nor underflow."""
-    if products.shape[-1] == 1:
+    if products.shape[-2:] == (1, 1):
         return products.abs().flatten()
-    if products.shape[-1] == 2:
+    if products.shape[-2:] == (2, 2):
         return _in_the_plane(*products.flatten(-2).unbind(-1))
     if torch.finfo(products.dtype).eps > MAX_EIGENVALUE_ERROR:
         return torch.linalg.svdvals(products).sum(-1)
@@ -199,9 +199,9 @@ class Decomposition(NamedTuple):
     """``M @ M.T = U diag(s^2) U^T`` of b pairs of covariances."""
 
     vectors: Tensor
-    """``U (b, d, d)``."""
+    """``U (b, m, m)``."""
     roots: Tensor
-    """``s (b, d)``, ascending."""
+    """``s (b, m)``, ascending."""
 
     @property
     def exact(self) -> Tensor:
@@ -228,8 +228,8 @@ def decompose(products: Tensor) -> Decomposition | None:
 
     Parameters
     ----------
-    products : Tensor of shape (b, d, d)
-        Products ``M = L0.T @ L1`` of factors of covariances.
+    products : Tensor of shape (b, m, n)
+        Products ``M = L0.T @ L1`` of factors of covariances, with no more rows than columns.
 
     Returns
     -------

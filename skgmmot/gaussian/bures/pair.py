@@ -11,7 +11,7 @@ With Cholesky's factor of one, :math:`S_0 = L L^T`, and eigenvectors of
 
 The other covariance is not factored. Rounding moves the eigenvalues by about
 :math:`\epsilon |S_0| |S_1|`; where this is too much, singular values of :math:`L^T R` with Cholesky
-factors of both are used. Singular covariances are left to `distance.bures_squared`.
+factors of both are used. Singular covariances are factored into as many columns as their ranks.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from scipy.linalg import lapack
 from torch import Tensor
 
 from skgmmot.gaussian.bures.decomposition import MAX_EIGENVALUE_ERROR, SAFE_TRACES
-from skgmmot.gaussian.bures.distance import without_cancellation
+from skgmmot.gaussian.bures.distance import bures_squared_of_roots, without_cancellation
 from skgmmot.gaussian.bures.plane import NEARLY_EQUAL
 from skgmmot.gaussian.bures.triangular import triangular_for
-from skgmmot.numerics.linalg import compare_bits, factor, is_symmetric
+from skgmmot.numerics.linalg import compare_bits, factor, is_symmetric, symmetrize
 
 EPS = float(np.finfo(float).eps)
 #: Steps of the power iteration for norms. From a vector that has a usual share of the first
@@ -38,7 +39,7 @@ RANGE = 1e-300, 1e300
 def wasserstein_squared(
     source: tuple[np.ndarray | Tensor, ...], target: tuple[np.ndarray | Tensor, ...]
 ) -> float | Tensor | None:
-    r"""Return the squared Wasserstein distance between two Gaussians, if they are regular.
+    r"""Return the squared Wasserstein distance between two Gaussians, if it is found by this way.
 
     .. math::
 
@@ -176,21 +177,22 @@ def squared_and_slopes(
 
     Notes
     -----
-    Returns None if a matrix is not positive definite, to rounding, or of an extreme size. Costs a
-    Cholesky factor, two products with it and the decomposition; gradients cost two more products
-    each. Between ill-conditioned matrices it costs the factors of both and a decomposition by
-    singular values.
+    Returns None if a matrix is not positive semi-definite, to rounding, or of an extreme size.
+    Costs a Cholesky factor, two products with it and the decomposition; gradients cost two more
+    products each. Between ill-conditioned matrices it costs the factors of both and a decomposition
+    by singular values; of ranks q and r, ``O(d (q^2 + r^2))`` and three products.
     """
     traces = [float(np.add.reduce(S.diagonal())) for S in (source, target)]
     if not (SAFE_TRACES[0] <= min(traces) and max(traces) <= SAFE_TRACES[1]):
         return None
-    L = triangular_for(len(source)).of(source)
-    if L is None or not np.linalg.norm(source) * np.linalg.norm(target) < np.inf:
+    if not np.linalg.norm(source) * np.linalg.norm(target) < np.inf:
         return None
-    found = _by_eigenvalues(L, source, target, differentiable)
-    found = found or _by_singular_values(L, target, differentiable)
+    found, L = None, triangular_for(len(source)).of(source)
+    if L is not None:
+        found = _by_eigenvalues(L, source, target, differentiable)
+        found = found or _by_singular_values(L, target, differentiable)
     if found is None:
-        return None
+        return _of_deficient_rank(source, target)
     squared = sum(traces) - 2 * found.norm
     if squared < NEARLY_EQUAL * sum(traces):
         squared = _without_cancellation(source, target)
@@ -238,6 +240,53 @@ def _by_singular_values(L, target, vectors: bool) -> _Decomposition | None:
         float(np.add.reduce(roots)),
         (lambda: L.adjoint_solve(left, roots**0.5), lambda: R.adjoint_solve(right, roots**0.5)),
     )
+
+
+def _of_deficient_rank(source, target):
+    """`squared_and_slopes` by factors of as many columns as the ranks; None of no covariances."""
+    roots = [_root(S) for S in (source, target)]
+    if any(root is None for root in roots):
+        return None
+    roots = [torch.from_numpy(root) for root in roots]
+    squared = float(bures_squared_of_roots(*roots))
+
+    def slopes(weight, needed):
+        with torch.enable_grad():
+            leaves = [root.detach().requires_grad_() for root in roots]
+            value = bures_squared_of_roots(*leaves)
+            pulls = torch.autograd.grad(value, leaves, materialize_grads=True)
+        found = zip(roots, pulls, needed, strict=True)
+        return [
+            _slope(_map_of(A, A - pull / 2), weight) if wanted else None
+            for A, pull, wanted in found
+        ]
+
+    return squared, slopes
+
+
+def _root(covariance: np.ndarray) -> np.ndarray | None:
+    """As many rows ``A`` as the rank, to rounding, with ``A.T @ A`` the covariance, or None.
+
+    They are Cholesky's factor of the correlations, with pivots.
+    """
+    variances = covariance.diagonal()
+    if variances.min() < 0:
+        return None
+    unit = np.where(variances > 0, variances, 1.0) ** 0.5
+    correlations = covariance / unit / unit[:, None]
+    rounding = 4 * len(unit) * EPS
+    upper, pivots, rank, _ = lapack.dpstrf(correlations, tol=rounding)
+    root = np.zeros((rank, len(unit)))
+    root[:, pivots - 1] = np.triu(upper[:rank])
+    rest = np.abs(root.T @ root - correlations).max()
+    return root * unit if rest <= 2 * rounding else None
+
+
+def _map_of(root: Tensor, images: Tensor) -> np.ndarray:
+    """The symmetric map, of the least norm, of the rows of a root to their images ``(r, d)``."""
+    dual = torch.linalg.solve(root @ root.mT, root)  # ``dual @ root.T`` is the identity
+    found = dual.mT @ images
+    return symmetrize(2 * found - found @ dual.mT @ root).numpy()
 
 
 def _are_accurate(eigenvalues: np.ndarray, largest: float, vectors: bool) -> bool:

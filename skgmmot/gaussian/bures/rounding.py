@@ -129,18 +129,45 @@ class CostRounding:
             return found
         # near distances are found from aligned factors, and the traces do not enter
         apart = of_covariances >= NEARLY_EQUAL * traces
-        of_norms = 2 * self._of_norms(source.factors.mT @ target.factors)
+        of_norms = 2 * _of_norms(source.factors.mT @ target.factors, self.eps)
         return found + torch.where(apart, of_norms + OF_TRACES * self.eps * traces, 0.0)
 
-    def _of_norms(self, products: Tensor) -> Tensor:
-        """Rounding of the sums of singular values, as `nuclear_norms` computes them."""
-        s = torch.linalg.svdvals(products)
-        of_values = self.eps * s[:, 0] * s.shape[1] ** 0.5
-        if s.shape[1] < 3 or self.eps > MAX_EIGENVALUE_ERROR:
-            return of_values
-        squares = self.eps * s[:, :1].square() / s.clamp(min=torch.finfo(s.dtype).tiny)
-        exact = squares.sum(1) <= MAX_EIGENVALUE_ERROR * s.sum(1)
-        return torch.where(exact, squares.square().sum(1).sqrt(), of_values)
+
+def _of_norms(products: Tensor, eps: float) -> Tensor:
+    """Rounding of the sums of singular values, as `nuclear_norms` computes them."""
+    s = torch.linalg.svdvals(products)
+    of_values = eps * s[:, 0] * s.shape[1] ** 0.5
+    if s.shape[1] < 3 or eps > MAX_EIGENVALUE_ERROR:
+        return of_values
+    squares = eps * s[:, :1].square() / s.clamp(min=torch.finfo(s.dtype).tiny)
+    exact = squares.sum(1) <= MAX_EIGENVALUE_ERROR * s.sum(1)
+    return torch.where(exact, squares.square().sum(1).sqrt(), of_values)
+
+
+def roots_error(source: Tensor, target: Tensor, squared: Tensor) -> float:
+    """Return a bound, to first order, of the rounding error of a distance by roots.
+
+    Parameters
+    ----------
+    source, target : Tensor of shapes (m, d) and (n, d)
+        Roots whose entries are rounded twice, in float64.
+    squared : Tensor of shape ()
+        What `skgmmot.gaussian.bures.distance.bures_squared_of_roots` makes of them.
+
+    Returns
+    -------
+    float
+        The bound of the error of the squared distance.
+    """
+    source, target, squared = (t.detach() for t in (source, target, squared))
+    eps = torch.finfo(source.dtype).eps / 2
+    traces = source.square().sum() + target.square().sum()
+    radius = 2 * eps * (source.norm() + target.norm())
+    found = eps * squared + 2 * squared.sqrt() * radius + radius.square()
+    if squared >= NEARLY_EQUAL * traces and len(source) and len(target):
+        of_norms = _of_norms((source @ target.mT).unsqueeze(0), eps).squeeze(0)
+        found = found + 2 * of_norms + OF_TRACES * eps * traces
+    return float(found)
 
 
 def covariance_radii(matrices: Tensor, factors: Tensor, eps: float) -> Tensor:

@@ -11,6 +11,7 @@ from skgmmot.gaussian.bures import decomposition
 from skgmmot.gaussian.bures.distance import (
     bures_squared,
     bures_squared_of_pairs,
+    bures_squared_of_roots,
     bures_tangent,
     factored,
 )
@@ -282,3 +283,56 @@ def test_the_derivative_at_equal_covariances_is_zero(make_covariances):
     bures_squared(source, target).diagonal().sum().backward()
     for tensor in (source, target):
         assert_close(tensor.grad, torch.zeros_like(tensor), rtol=0, atol=1e-13)
+
+
+def roots(*sizes, d=4, seed=0):
+    """Random matrices of numbers of rows."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, d, dtype=F64, generator=generator) for n in sizes]
+
+
+@pytest.mark.parametrize("sizes", [(0, 2), (1, 1), (1, 3), (2, 2), (2, 5), (3, 3), (3, 8), (6, 5)])
+@pytest.mark.parametrize("scale", [1.0, 1e-130, 1e130])
+def test_distances_by_roots_are_those_between_the_covariances(sizes, scale):
+    A, B = roots(*sizes)
+    found = bures_squared_of_roots(scale * A, scale * B)
+    # with sixty digits, as a covariance is known to rounding only
+    with mpmath.workdps(60):
+        exact = [mpmath.matrix(t.tolist()) if len(t) else mpmath.zeros(1, 4) for t in (A, B)]
+        singular = mpmath.svd_r(exact[0] * exact[1].T, compute_uv=False)
+        expected = sum(x**2 for t in exact for x in t) - 2 * sum(singular)
+    assert found.item() == pytest.approx(float(expected) * scale**2, rel=1e-12)
+    assert torch.equal(found, bures_squared_of_roots(scale * B, scale * A))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 3), (2, 5), (5, 3), (3, 3), (6, 5)])
+def test_distances_by_roots_pass_gradcheck(sizes):
+    leaves = [t.requires_grad_() for t in roots(*sizes, d=6)]
+    assert torch.autograd.gradcheck(bures_squared_of_roots, leaves)
+    for i in (0, 1):  # one alone
+        mixed = [t.detach() if j == i else t for j, t in enumerate(leaves)]
+        assert torch.autograd.gradcheck(bures_squared_of_roots, mixed)
+
+
+@pytest.mark.parametrize("step", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("rows", [0, 2])
+def test_distances_by_roots_keep_their_digits_between_nearly_equal_ones(step, rows):
+    Q = torch.linalg.qr(roots(5, d=5)[0]).Q
+    A = torch.tensor([[1.0], [2.0], [3.0]], dtype=F64) * Q[:3]
+    B = torch.cat([(1 + step) * A, step * Q[3 : 3 + rows]])  # orthogonal to the rows of A
+    expected = step**2 * (A.square().sum() + rows)
+    assert_close(bures_squared_of_roots(A, B), expected, rtol=1e-6, atol=0)
+
+
+def test_equal_and_repeated_rows_have_distances_by_roots():
+    (A,) = roots(3)
+    assert bures_squared_of_roots(A, A.clone()) == 0
+    leaf = A.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(bures_squared_of_roots(leaf, A), leaf)
+    assert not gradient.any()
+    # the same rows thrice: a root of three times the covariance, of one that is not unique
+    thrice = A.repeat(3, 1).requires_grad_()
+    value = bures_squared_of_roots(thrice, 2 * A)
+    assert_close(value, (3**0.5 - 2) ** 2 * A.square().sum())
+    (gradient,) = torch.autograd.grad(value, thrice)
+    assert_close(gradient, 2 * (1 - 2 / 3**0.5) * thrice.detach())

@@ -140,13 +140,13 @@ def test_covariances_along_opposed_axes_have_all_digits(condition, rng):
         ((0, 1), np.nan),
         ((0, 1), np.inf),
         ((0, 0), 1e120),
-        ((0, 0), 0.0),
         ((0, 0), -1.0),
+        ((0, 1), 2.0),  # indefinite
         ((0, 1), 0.5),  # not symmetric
     ],
 )
 @pytest.mark.parametrize("swapped", [False, True])
-def test_what_is_not_regular_is_left_to_others(d, at, value, swapped, rng):
+def test_what_is_no_covariance_or_extreme_is_left_to_others(d, at, value, swapped, rng):
     good, bad = gaussian(rng, d), (np.zeros(d), np.eye(d))
     bad[1][at] = value
     if value != 0.5:
@@ -161,3 +161,45 @@ def test_means_too_far_or_too_near_are_left_to_others(rng):
     assert wasserstein_squared((mean, S), (np.full(3, 1e160), S)) is None
     tiny = 1e-200 * np.eye(3)
     assert wasserstein_squared((np.zeros(3), tiny), (np.zeros(3), 4 * tiny)) is None
+
+
+def singular(rng, d, rank, units=1.0):
+    """A mean and a covariance of a rank, in other units for each feature."""
+    half = rng.normal(size=(rank, d)) * units
+    return rng.normal(size=d) * units, half.T @ half
+
+
+@pytest.mark.parametrize("d", [3, 6, 70])
+@pytest.mark.parametrize("ranks", [(1, 1), (2, 1), (2, 3), (3, 2)])
+def test_singular_covariances_have_the_value_and_the_gradient_by_tensors(d, ranks, rng):
+    both = [singular(rng, d, rank) for rank in ranks]
+    source, target = map(leaves, both)
+    found, plain = wasserstein_squared(source, target), wasserstein_squared(*both)
+    assert type(plain) is float and plain == pytest.approx(found.item(), rel=1e-14)
+    assert found == wasserstein_squared(target, source)
+    expected = by_tensors(source, target)
+    assert_close(found, expected, rtol=1e-6, atol=0)  # the roots of rounding count
+    gradients = torch.autograd.grad(3 * found, [*source, *target])
+    wanted = torch.autograd.grad(3 * expected, [*source, *target])
+    assert_close(gradients, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_singular_covariances_have_the_distance_of_their_roots(rng):
+    A, B = rng.normal(size=(4, 30)), rng.normal(size=(7, 30))
+    norm = np.linalg.svd(A @ B.T, compute_uv=False).sum()
+    expected = (A**2).sum() + (B**2).sum() - 2 * norm
+    zero = np.zeros(30)
+    found = wasserstein_squared((zero, A.T @ A), (zero, B.T @ B))
+    assert found == pytest.approx(expected, rel=1e-7)
+
+
+def test_ranks_do_not_depend_on_the_units_of_features(rng):
+    units = np.geomspace(1e-12, 1e12, 5)
+    S = singular(rng, 5, 3, units)[1]
+    root = pair._root(S)
+    assert root.shape == (3, 5)
+    assert_close(root.T @ root, S, rtol=1e-9, atol=0)
+    expected = bures_squared(*(torch.tensor(t)[None] for t in (S, np.eye(5)))).item()
+    assert wasserstein_squared((np.zeros(5), S), (np.zeros(5), np.eye(5))) == pytest.approx(
+        expected
+    )

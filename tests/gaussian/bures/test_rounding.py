@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from skgmmot.gaussian.bures.rounding import CostRounding, covariance_radii
+from skgmmot.gaussian.bures.distance import bures_squared_of_roots
+from skgmmot.gaussian.bures.rounding import (
+    CostRounding,
+    _of_norms,
+    covariance_radii,
+    roots_error,
+)
 from skgmmot.gaussian.covariance.low_rank import LOW_RANK
 from skgmmot.gaussian.covariance.registry import DIAG, FULL, SPHERICAL
 from skgmmot.numerics.linalg import factor
@@ -35,13 +41,11 @@ def test_it_grows_with_the_condition():
 
 
 def test_roots_of_squares_are_as_uncertain_as_the_smallest_is_small():
-    eye, zero = torch.eye(3).double()[None], torch.zeros(1, 3).double()
-    rounding = CostRounding(zero, eye, zero, eye, (FULL, FULL))
-    found = rounding._of_norms(torch.diag(torch.tensor([1.0, 1.0, 0.01])).double()[None])
-    assert float(found) == pytest.approx(rounding.eps * math.sqrt(1 + 1 + 100**2), rel=1e-6, abs=0)
+    found = _of_norms(torch.diag(torch.tensor([1.0, 1.0, 0.01])).double()[None], EPS)
+    assert float(found) == pytest.approx(EPS * math.sqrt(1 + 1 + 100**2), rel=1e-6, abs=0)
     # by singular values instead
-    far = rounding._of_norms(torch.diag(torch.tensor([1.0, 1.0, 1e-6])).double()[None])
-    assert float(far) == pytest.approx(rounding.eps * math.sqrt(3), rel=1e-6, abs=0)
+    far = _of_norms(torch.diag(torch.tensor([1.0, 1.0, 1e-6])).double()[None], EPS)
+    assert float(far) == pytest.approx(EPS * math.sqrt(3), rel=1e-6, abs=0)
 
 
 def test_near_zero_it_is_relative_to_the_distance():
@@ -84,3 +88,13 @@ def test_the_radius_of_a_singular_covariance_is_the_root_of_rounding():
     assert EPS**0.5 / 2 < radius < 4 * EPS**0.5
     zero = torch.zeros(1, 2, 2).double()
     assert float(covariance_radii(zero, factor(zero), EPS)) == 0.0
+
+
+def test_distances_by_roots_are_off_by_a_few_units_in_the_last_place():
+    A, B = torch.eye(3, 8).double(), 2 * torch.eye(5, 8).double()
+    squared = bures_squared_of_roots(A, B)
+    assert EPS < roots_error(A, B, squared) < 100 * EPS
+    # relative to the distance where it is small
+    near = A + 1e-9 * torch.ones(3, 8).double()
+    assert roots_error(A, near, bures_squared_of_roots(A, near)) < 1e-23
+    assert roots_error(A[:0], B, B.square().sum()) < 100 * EPS
