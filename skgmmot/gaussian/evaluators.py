@@ -28,6 +28,9 @@ from skgmmot.numerics.blocks import MIN_BLOCK_ROWS
 
 #: Blocks of fewer rows make matrix products slow, however many numbers a row takes.
 MIN_PRODUCT_ROWS = 512
+#: Numbers of a block (16 MiB in float64) up to which the definition takes as many rows as features:
+#: with fewer, a quarter of its time goes to adding up matrices.
+MATRIX_BLOCK_SIZE = 2**21
 
 
 class EStep(Protocol):
@@ -101,9 +104,10 @@ class DefinitionEStep:
     def __init__(self, theta, origin=None):
         self.theta, self.origin = theta.prepare(), origin
         self.row_size = self.theta.means.numel()
-        # A block adds to K matrices: that must not cost more than its products.
-        storage = math.prod(self.theta.factors.shape[1:])
-        self.min_rows = max(MIN_BLOCK_ROWS, storage // (4 * self.theta.means.shape[1]))
+        # A block adds to K matrices: that must cost less than its products.
+        per_feature = math.prod(self.theta.factors.shape[1:]) // self.theta.means.shape[1]
+        enough = min(per_feature, MATRIX_BLOCK_SIZE // self.row_size)
+        self.min_rows = max(MIN_BLOCK_ROWS, per_feature // 4, enough)
 
     def about_origin(self, X: Tensor) -> Tensor:
         """Samples ``(b, d)`` about the origin."""

@@ -33,11 +33,14 @@ def assert_same_step(theta, found, expected, **tolerances):
     assert_close(found.log_likelihood, expected.log_likelihood, **tolerances)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("full", 25), ("diag", 16)])
+@pytest.mark.parametrize(
+    ("name", "n_components", "expected"),
+    [("full", 1, 100), ("full", 400, 52), ("full", 1000, 25), ("diag", 1, 16)],
+)
 def test_blocks_of_many_features_are_long_enough_to_pay_for_their_matrices(
-    name, expected, make_mixture
+    name, n_components, expected, make_mixture
 ):
-    assert DefinitionEStep(make_mixture(name, 1, 100)).min_rows == expected
+    assert DefinitionEStep(make_mixture(name, n_components, 100)).min_rows == expected
 
 
 def test_features_give_the_statistics_of_the_definition(theta, X, a):

@@ -18,7 +18,7 @@ from skgmmot.numerics.linalg import (
 )
 
 #: Products with triangles are taken in so many strips, three eighths less work, from so many
-#: features on.
+#: features on; from there on the scatter about components that share a matrix is one product.
 N_STRIPS, MIN_STRIPPED_FEATURES = 4, 64
 
 
@@ -353,7 +353,34 @@ class _Tied(_Matrix):
         return torch.einsum("k,kij->ij", weights / weights.sum(), matrices).unsqueeze(0)
 
     def scatter(self, centred, resp):
+        *_, K, n, d = centred.shape
+        few = centred.ndim == 3 and d >= MIN_STRIPPED_FEATURES and 1 < K**2 <= 2 * n
+        if few and not torch.is_grad_enabled():
+            return self._pooled_scatter(centred, resp)
         return super().scatter(centred, resp).sum(-3, keepdim=True)
+
+    def _pooled_scatter(self, centred, resp):
+        r"""The same by one product over samples instead of one a component.
+
+        With the shares :math:`p_k` of the components in a sample, and
+        :math:`\bar c = \sum_k p_k c_k`,
+
+        .. math::
+
+            \sum_k p_k c_k c_k^T = \bar c \bar c^T
+                + \sum_{k < l} p_k p_l (c_k - c_l)(c_k - c_l)^T,
+
+        where :math:`c_k - c_l` is the same for all samples.
+        """
+        total = resp.sum(0)
+        shares = resp / torch.where(total == 0, 1.0, total)
+        mean = (shares.unsqueeze(-1) * centred).sum(0, keepdim=True)
+        within = super().scatter(mean, total.unsqueeze(0))
+        k, l = torch.triu_indices(len(resp), len(resp), 1, device=resp.device)
+        near = resp.argmax(1)[k]  # far from both, differences of what is centred would be rounded
+        apart = centred[k, near] - centred[l, near]
+        overlaps = (resp @ shares.mT)[k, l]
+        return within + (apart.mT * overlaps) @ apart
 
     def outer(self, left, right):
         return (left.mT @ right).unsqueeze(-3)

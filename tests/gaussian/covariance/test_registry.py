@@ -162,6 +162,29 @@ def test_scatter_and_estimate_are_their_definitions(name, mixture, weighted):
     assert_close(kind.to_full(estimate, K, d), full)
 
 
+@pytest.mark.parametrize(("n_components", "n_samples"), [(1, 9), (2, 7), (3, 4), (3, 9), (4, 20)])
+@pytest.mark.parametrize("width", [1.0, 1e-7])
+@pytest.mark.parametrize("apart", [0.0, 1e-7, 1.0])
+def test_the_pooled_scatter_has_all_digits(n_components, n_samples, width, apart, make_samples):
+    n_features = 70  # one product for all components, where there are enough samples for them
+    means = 1 + apart * make_samples(n_components, n_features, seed=1)
+    which = torch.arange(n_samples) % n_components
+    X = means[which] + width * make_samples(n_samples, n_features, seed=2)
+    centred = X - means.unsqueeze(1)
+    resp = (-(centred / width).square().mean(-1)).softmax(0) * torch.linspace(0, 2, n_samples)
+    exact = [t.numpy().astype(np.longdouble) for t in (X, means, resp.double())]
+    c = exact[0] - exact[1][:, None]
+    expected = (c * exact[2][..., None]).swapaxes(1, 2).reshape(n_components, n_features, -1) @ c
+    expected = expected.sum(0)
+    with torch.no_grad():
+        found = TIED.scatter(centred, resp.double())
+    assert found.shape == (1, n_features, n_features)
+    error = np.abs(found[0].numpy() - expected).max() / np.abs(expected).max()
+    assert error < 2e-15
+    with torch.enable_grad():  # one product a component
+        assert_close(TIED.scatter(centred, resp.double()), found, rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.parametrize("n_features", [2, 64, 130])  # in one strip and in several
 def test_no_components_have_no_scatter(name, n_features):
     kind, nobody = COVARIANCE_TYPES[name], torch.zeros(0, 5, n_features, dtype=F64)
