@@ -349,7 +349,11 @@ def leaf(tensor: Tensor) -> Tensor:
 
 
 def pulled(
-    outputs: Iterable[Tensor], inputs: Iterable[Tensor], cotangents: Iterable[Tensor]
+    outputs: Iterable[Tensor],
+    inputs: Iterable[Tensor],
+    cotangents: Iterable[Tensor],
+    *,
+    again: bool = False,
 ) -> tuple[Tensor, ...]:
     """Compute vector-Jacobian products by autograd.
 
@@ -361,6 +365,8 @@ def pulled(
         Tensors that require a gradient.
     cotangents : iterable of Tensor
         One for each output.
+    again : bool, default=False
+        Whether the tape will be used again.
 
     Returns
     -------
@@ -369,4 +375,5 @@ def pulled(
     """
     pairs = [(t, u) for t, u in zip(outputs, cotangents, strict=True) if t.requires_grad]
     outputs, cotangents = zip(*pairs, strict=True)
-    return torch.autograd.grad(outputs, tuple(inputs), cotangents, materialize_grads=True)
+    options = {"retain_graph": again, "materialize_grads": True}
+    return torch.autograd.grad(outputs, tuple(inputs), cotangents, **options)

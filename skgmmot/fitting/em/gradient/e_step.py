@@ -10,6 +10,7 @@ from skgmmot.fitting.em.gradient.adjoint import (
     FeatureAdjoint,
     ZeroWeightAdjoint,
     beside_noise,
+    pulled,
     score,
     with_noise,
 )
@@ -191,20 +192,12 @@ class _PartDerivative:
     def _through_lift(self, cotangents):
         """Cotangents of the sums of the group, and of what the mixture does to the lifted ones."""
         inputs = (*self._sums[:3], *self._theta)
-        found = _pulled(self._lifted[:3], inputs, cotangents[:3])
+        found = pulled(self._lifted[:3], inputs, cotangents[:3], again=True)
         nothing = torch.zeros_like(self._sums.log_likelihood)
         of_theta = GaussianMixtureParams(*found[3:], self._theta.covariance_type)
         return Statistics(*found[:3], nothing), of_theta
 
     def _of_theta(self, of_seen):
         """Cotangents of the mixture from those of the part that is seen."""
-        found = _pulled(tuple(self._seen), tuple(self._theta), tuple(of_seen))
+        found = pulled(self._seen, self._theta, of_seen, again=True)
         return GaussianMixtureParams(*found, self._theta.covariance_type)
-
-
-def _pulled(outputs, inputs, cotangents) -> list[Tensor]:
-    """Autograd's derivative; zeros of what has no part in the outputs."""
-    found = torch.autograd.grad(
-        outputs, inputs, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return [t.detach() for t in found]

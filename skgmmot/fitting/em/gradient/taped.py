@@ -4,6 +4,8 @@ The E-step is differentiated on the tape of one block at a time, and the M-step,
 a tape of its own: a vector-Jacobian product is a pass over the samples, like that by hand.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -109,12 +111,16 @@ class TapedEM(InCoordinates):
 
     def _through_m_step(self, u) -> tuple[tuple[Tensor, ...], Statistics]:
         """Cotangents of the mixture by way of the M-step alone, and those of the sums."""
-        em = self.em
-        with torch.enable_grad():
-            theta = self.theta.map(leaf)
-            sums = [leaf(t) for t in self._statistics[:3]]
-            statistics = Statistics(*sums, self._statistics.log_likelihood)
-            outputs = m_step(theta, statistics, em.reg_covar, em.constraint)
-            found = pulled(outputs, [*theta, *sums], u)
+        found = pulled(*self._m_step, u, again=True)
         nothing = torch.zeros_like(self._statistics.log_likelihood)
         return found[:3], Statistics(*found[3:], nothing)
+
+    @functools.cached_property
+    def _m_step(self) -> tuple[GaussianMixtureParams, list[Tensor]]:
+        """The next mixture on a tape, and the mixture and sums that it is made of."""
+        em, statistics = self.em, self._statistics
+        with torch.enable_grad():
+            theta = self.theta.map(leaf)
+            sums = [leaf(t) for t in statistics[:3]]
+            about = Statistics(*sums, statistics.log_likelihood)
+            return m_step(theta, about, em.reg_covar, em.constraint), [*theta, *sums]
