@@ -244,7 +244,7 @@ def stream(name, n, seed):
 def stepwise(quick, _folder):
     """One pass of partial_fit against fit: mean log-likelihood and CPU seconds.
 
-    100 blocks of 10,000 rows, and 20 more that no model has seen; one thread, November 27, 2026.
+    100 blocks of 10,000 rows, and 20 more that no model has seen; one thread.
     fit: mean log-likelihood of `fit` on all samples at the default tol, from the k-means of the
     first block, whose time is not counted; iterations: of it. The other columns are differences
     from it, on the same samples and on those held out. partial_fit: one pass, of which the first
@@ -297,7 +297,7 @@ def checkpoint(quick):
     """What a checkpoint costs: milliseconds of an iteration, or of an epoch of ten steps.
 
     The same fit without a checkpoint, twice, and with one written after every iteration (epoch);
-    medians of alternating fits, November 27, 2026. CPU: of one thread. writing: wall time of one
+    medians of alternating fits. CPU: of one thread. writing: wall time of one
     writing alone, most of which is until the disk has it; file: its size.
     """
     fits = [
@@ -341,7 +341,7 @@ def kills(quick):
 
     Each process is killed (SIGKILL) after a random time of up to an eighth of what the whole fit
     takes, and the next one continues from its checkpoint, written after every iteration (epoch);
-    November 27, 2026. s: seconds of the whole fit. ended before: fits that were done before their
+    s: seconds of the whole fit. ended before: fits that were done before their
     kill. torn: checkpoints that could not be read. same bits: whether the end has the bits of a fit
     that was never killed.
     """
@@ -445,7 +445,7 @@ def dask_iterations(quick, _folder):
     """An iteration of EM on dask against one in memory.
 
     1e6 samples, d = 8, K = 10, full covariances, float64; persisted blocks, one thread a worker;
-    November 27, 2026, on two cores. Medians of five rounds, in each of which all rows take turns;
+    on two cores. Medians of five rounds, in each of which all rows take turns;
     an iteration is a tenth of a fit of ten, less a fit of none.
     CPU s: of the client, the scheduler and all workers, which also run idle while the fit in memory
     is timed. In memory: by as many threads as there are workers. CPU over memory: median of the
@@ -517,7 +517,7 @@ def dask_files(quick, folder):
     """2.5 GB of samples in files, and two workers of 1 GB.
 
     4e7 samples, d = 8, K = 10, full covariances, float64, in blocks of 250,000 rows (16 MB), two
-    workers of one thread and a memory limit of 1 GB each; November 27, 2026, on two shared cores.
+    workers of one thread and a memory limit of 1 GB each, on two shared cores.
     Three iterations, and passes for validation and start. Peak MB of a worker: of its process. MB
     beyond a block: the peak beyond what the worker held before, less one block, for reading the
     blocks alone, and for the fit. Same bits: as the same blocks, read by this process.
@@ -586,7 +586,7 @@ def spark(quick, folder):
     by two dask workers of one thread each, and by Spark's ``local[2]``. Medians of five rounds, in
     each of which both take turns. An iteration: a tenth of a fit of twelve, less a fit of two, from
     a start of its own each. CPU s: of all processes. Spark found no native BLAS. Needs Java and
-    pyspark; November 27, 2026, pyspark 4.3.0, two cores.
+    pyspark; pyspark 4.3.0, two cores.
     """
     import dask.array as da
     import pandas as pd
@@ -658,14 +658,15 @@ def write():
         "# Data that does not fit into memory",
         "",
         f"Written by `python benchmarks/bench_scale.py` on {machine()};",
-        f"torch {torch.__version__}, scikit-learn {sklearn.__version__}, one thread unless said;",
-        f"{datetime.date.today()}.",
+        f"torch {torch.__version__}, scikit-learn {sklearn.__version__}, one thread unless said.",
     ]
     for name, question in QUESTIONS.items():
         table = read_csv(RESULTS / f"bench_scale_{name}.csv")
         if table:
             title, _, text = inspect.getdoc(question).partition("\n\n")
-            lines += ["", f"## {title.rstrip('.')}", "", text, "", *markdown(table)]
+            dates = sorted({row.pop("date") for row in table})
+            lines += ["", f"## {title.rstrip('.')}", "", text, f"Run on {', '.join(dates)}.", ""]
+            lines += markdown(table)
     (RESULTS / "bench_scale.md").write_text("\n".join(lines) + "\n")
 
 
@@ -691,7 +692,7 @@ def main():
         torch.set_num_threads(n_threads)
         with threadpool_limits(n_threads), tempfile.TemporaryDirectory(dir=args.folder) as folder:
             for row in QUESTIONS[name](args.quick, Path(folder)):
-                table.append(row)
+                table.append(row | {"date": str(datetime.date.today())})
                 print(*markdown([row])[2:], flush=True)
         if not args.quick:
             write_csv(table, RESULTS / f"bench_scale_{name}.csv")
