@@ -147,7 +147,7 @@ def frechet_distance(source, target, *, ddof=1, squared=False, return_error=Fals
     distance = _by_roots if few else _by_moments
     value, error = distance(X / unit, Y / unit, ddof, squared, return_error)
     scaled = value * unit * unit if squared else value * unit
-    if value > 0 and not SMALLEST < scaled < math.inf:
+    if squared and value > 0 and not SMALLEST < scaled < math.inf:
         raise ValueError(
             "a squared distance must be within float64, got samples of size "
             f"{unit:.1e}. Rescale them, or leave squared=False."
@@ -208,7 +208,7 @@ def _by_roots(X, Y, ddof, squared, return_error):
         return value, None
     eps, distance = torch.finfo(found.dtype).eps / 2, float(apart.detach().norm())
     error = roots_error(A, B, bures)
-    error += 2 * distance * eps * float(m0.detach().norm() + m1.detach().norm() + distance)
+    error += 4 * distance * eps * float(m0.detach().norm() + m1.detach().norm())
     return value, error if squared else error_of_root(float(found.detach()), error)
 
 

@@ -105,6 +105,14 @@ def test_the_error_of_the_frechet_distance_of_few_samples_is_honest(rng):
     assert np.median(ratios) > 1 / 30
 
 
+@pytest.mark.parametrize("n", [4, 7, 30])
+def test_the_error_covers_what_rounding_leaves_between_the_same_samples_in_another_order(n, rng):
+    for _ in range(20):
+        X = rng.normal(size=(n, 5)) * 10.0 ** rng.integers(-8, 8, size=5)
+        found, error = frechet_distance(X, rng.permutation(X), return_error=True)
+        assert found <= error
+
+
 def exact_frechet(X, Y):
     """The squared distance with sixty digits."""
     with mpmath.workdps(60):

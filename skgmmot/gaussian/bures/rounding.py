@@ -127,15 +127,21 @@ class CostRounding:
         found += 2 * of_covariances.sqrt() * radius + radius.square() + self.of_traces * traces
         if source.factors is None:
             return found
-        # near distances are found from aligned factors, and the traces do not enter
-        apart = of_covariances >= NEARLY_EQUAL * traces
-        of_norms = 2 * _of_norms(source.factors.mT @ target.factors, self.eps)
-        return found + torch.where(apart, of_norms + OF_TRACES * self.eps * traces, 0.0)
+        products = source.factors.mT @ target.factors
+        return found + _of_products(products, of_covariances, traces, self.eps)
 
 
-def _of_norms(products: Tensor, eps: float) -> Tensor:
-    """Rounding of the sums of singular values, as `nuclear_norms` computes them."""
+def _of_products(products: Tensor, squared: Tensor, traces: Tensor, eps: float) -> Tensor:
+    """What rounding of products of factors does to squared distances ``(b,)``."""
     s = torch.linalg.svdvals(products)
+    of_norms = 2 * _of_norms(s, eps) + OF_TRACES * eps * traces
+    # near distances are found from aligned factors, and the traces do not enter
+    of_alignment = _of_alignment(s, max(products.shape[-2:]), eps)
+    return torch.where(squared >= NEARLY_EQUAL * traces, of_norms, of_alignment)
+
+
+def _of_norms(s: Tensor, eps: float) -> Tensor:
+    """Rounding of the sums of singular values ``(b, d)``, as `nuclear_norms` computes them."""
     of_values = eps * s[:, 0] * s.shape[1] ** 0.5
     if s.shape[1] < 3 or eps > MAX_EIGENVALUE_ERROR:
         return of_values
@@ -144,13 +150,24 @@ def _of_norms(products: Tensor, eps: float) -> Tensor:
     return torch.where(exact, squares.square().sum(1).sqrt(), of_values)
 
 
+def _of_alignment(s: Tensor, size: int, eps: float) -> Tensor:
+    """What is lost where factors that are nearly equal are not turned quite onto each other.
+
+    Rounding of their product turns a direction of the singular value ``s`` by ``eps s[0] / s``, or
+    by any angle where that is not small, as where it counts as zero.
+    """
+    largest = s[:, :1]
+    turned = s.shape[1] * (eps * largest).square() / s.clamp(min=torch.finfo(s.dtype).tiny)
+    return torch.minimum(turned, 2 * (s + 2 * size * eps * largest)).sum(1)
+
+
 def roots_error(source: Tensor, target: Tensor, squared: Tensor) -> float:
     """Return a bound, to first order, of the rounding error of a distance by roots.
 
     Parameters
     ----------
     source, target : Tensor of shapes (m, d) and (n, d)
-        Roots whose entries are rounded twice, in float64.
+        Roots whose entries are rounded three times, in float64.
     squared : Tensor of shape ()
         What `skgmmot.gaussian.bures.distance.bures_squared_of_roots` makes of them.
 
@@ -162,12 +179,14 @@ def roots_error(source: Tensor, target: Tensor, squared: Tensor) -> float:
     source, target, squared = (t.detach() for t in (source, target, squared))
     eps = torch.finfo(source.dtype).eps / 2
     traces = source.square().sum() + target.square().sum()
-    radius = 2 * eps * (source.norm() + target.norm())
+    # aligning rounds near roots once more, over all rows
+    n_times = 3 if squared >= NEARLY_EQUAL * traces else 3 + len(target)
+    radius = n_times * eps * (source.norm() + target.norm())
     found = eps * squared + 2 * squared.sqrt() * radius + radius.square()
-    if squared >= NEARLY_EQUAL * traces and len(source) and len(target):
-        of_norms = _of_norms((source @ target.mT).unsqueeze(0), eps).squeeze(0)
-        found = found + 2 * of_norms + OF_TRACES * eps * traces
-    return float(found)
+    if not len(source) or not len(target):
+        return float(found)
+    product = (source @ target.mT).unsqueeze(0)
+    return float(found + _of_products(product, squared, traces, eps))
 
 
 def covariance_radii(matrices: Tensor, factors: Tensor, eps: float) -> Tensor:
