@@ -226,11 +226,13 @@ class MixtureFrechetDistance(Metric):
         RuntimeError
             If there are fewer than two samples of a kind.
         """
-        pair, squared = self.mixtures(), None
-        if all(map(with_plain_matrices, pair)):
-            squared = squared_distance(*(mixture[:3] for mixture in pair))
-        squared = transport_plan(*pair).cost if squared is None else squared
-        return squared.clamp(min=0.0)
+        pair = self.mixtures()
+        parts, squared = [tuple(mixture) for mixture in pair], None
+        if all(map(with_plain_matrices, parts)):
+            squared = squared_distance(*parts)
+        if squared is None:
+            squared = transport_plan(*pair).cost
+        return torch.as_tensor(squared).clamp(min=0.0)
 
     def mixtures(self) -> tuple[GaussianMixtureParams, GaussianMixtureParams]:
         """Return the mixtures that are compared: of the real and of the generated samples.
