@@ -123,9 +123,9 @@ def frechet_distance(source, target, *, ddof=1, squared=False, return_error=Fals
 
     Notes
     -----
-    Computed in float64, and differentiable once in the samples. Costs ``O(n d^2 + d^3)``; with no
-    more samples than features on one side, ``O(m n d)`` for the m and n samples, which are then
-    used without covariances.
+    Computed in float64, and differentiable once in the samples. Costs ``O(n d^2 + d^3)``. If one
+    side has no more samples than features, and both together ``m n <= 4 d^2``, no covariance is
+    needed, and it costs ``O(m n d)``.
 
     References
     ----------
@@ -143,8 +143,7 @@ def frechet_distance(source, target, *, ddof=1, squared=False, return_error=Fals
     pairs = ((source, "source"), (target, "target"))
     X, Y = (_samples(Z, name, ddof, kind.device) for Z, name in pairs)
     unit = power_of_two(max(float(Z.detach().abs().max()) for Z in (X, Y)))
-    few = X.shape[1] == Y.shape[1] and min(len(X), len(Y)) <= X.shape[1]
-    distance = _by_roots if few else _by_moments
+    distance = _by_roots if _are_few(X, Y) else _by_moments
     value, error = distance(X / unit, Y / unit, ddof, squared, return_error)
     scaled = value * unit * unit if squared else value * unit
     if squared and value > 0 and not SMALLEST < scaled < math.inf:
@@ -169,6 +168,12 @@ def _samples(X, name, ddof, device):
     if not torch.isfinite(X.detach()).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity. Drop those samples.")
     return X
+
+
+def _are_few(X, Y):
+    """Whether a covariance is singular, and a product of the samples not larger than a few."""
+    (n, d), (m, other) = X.shape, Y.shape
+    return d == other and min(n, m) <= d and n * m <= 4 * d**2
 
 
 def _by_moments(X, Y, ddof, squared, return_error):

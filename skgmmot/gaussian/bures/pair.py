@@ -284,7 +284,8 @@ def _root(covariance: np.ndarray) -> np.ndarray | None:
 
 def _map_of(root: Tensor, images: Tensor) -> np.ndarray:
     """The symmetric map, of the least norm, of the rows of a root to their images ``(r, d)``."""
-    dual = torch.linalg.solve(root @ root.mT, root)  # ``dual @ root.T`` is the identity
+    Q, R = torch.linalg.qr(root.mT)
+    dual = torch.linalg.solve_triangular(R, Q.mT, upper=True)  # ``dual @ root.T`` is the identity
     found = dual.mT @ images
     return symmetrize(2 * found - found @ dual.mT @ root).numpy()
 
