@@ -57,6 +57,25 @@ EQUIVALENT = {
     ),
     ("fitting/quantization.py", "blocks = X.split(max(1"): "how much is held at once",
     ("fitting/em/gradient/adjoint.py", "self.row_size = 2 * theta"): "how much is held at once",
+    ("fitting/em/gradient/information.py", "self.row_size = 3 * len"): "how much is held at once",
+    ("fitting/em/gradient/information.py", "return vectors[:, values > 0.5]"): (
+        "the eigenvalues of a projector are zero and one"
+    ),
+    ("fitting/em/iterations.py", "of_X, of_a = linear.pull_samples(u) if any("): (
+        "a derivative that nobody asks for is not taken"
+    ),
+    ("fitting/em/sinkhorn.py", "parts = (X - self.em.origin).double().split("): (
+        "how much is held at once"
+    ),
+    ("estimators/search/_split_merge.py", "length = assignments.rows_at_once("): (
+        "how much is held at once"
+    ),
+    ("estimators/mixtures/_missing.py", "found = blocks.map_rows("): "how much is held at once",
+    ("estimators/mixtures/_partial_fit.py", "n_taken += 1"): "only whether it is zero counts",
+    ("estimators/mixtures/_partial_fit.py", "incomplete = arrays.takes_missing(estimator) and"): (
+        "complete samples may go the way of others; tests/estimators/mixtures/test_missing.py has "
+        "incomplete ones"
+    ),
     ("estimators/search/_comparison.py", "yield grown, EM(held_out, grown.em"): (
         "samples that are held out have no M-step"
     ),
@@ -80,7 +99,7 @@ EQUIVALENT = {
     ("transport/discrete/network_simplex.py", "if not gap + rounding <= GAP * value"): (
         "a gap that is exactly the bound"
     ),
-    ("transport/discrete/network_simplex.py", "if mass.min() <= rounding_mass"): (
+    ("transport/discrete/network_simplex.py", "if np.minimum.reduce(mass) <= rounding_mass"): (
         "a mass that is exactly the bound; what follows decides for each entry"
     ),
     (
