@@ -38,10 +38,8 @@ MIN_DOUBLED_STEP = 0.5
 #: Annealing, where Newton's method fails at temperature one: factors by which the temperature is
 #: raised and lowered,
 HEATING, COOLING = 30.0, 4.0
-#: the largest temperature and the smallest factor of lowering it, beyond which annealing fails,
+#: and the largest temperature and the smallest factor of lowering it, beyond which annealing fails.
 MAX_TEMPERATURE, MIN_COOLING = 1e15, 1.1
-#: and the imbalance to which problems at other temperatures are solved.
-ANNEALING_TOL = 0.01
 #: An imbalance of more than this is none of rounding: samples are not where weights say.
 MAX_ROUNDING = 0.01
 
@@ -261,19 +259,18 @@ def _annealed(weights, dual, log_tilt, tol, max_iter) -> tuple[Tensor, float]:
     """Raise the temperature until the problem is solved, then lower it in steps that succeed."""
     temperature, cooling = 1.0, COOLING
 
-    def solve(log_tilt, tol):
+    def solve(log_tilt):
         return _newton_on_tilt(weights, lambda t: dual(t, temperature), log_tilt, tol, max_iter)
 
-    missed, warm = math.inf, min(tol, ANNEALING_TOL)
-    while not missed < warm and temperature < MAX_TEMPERATURE:
+    missed = math.inf
+    while not missed < tol and temperature < MAX_TEMPERATURE:
         temperature *= HEATING
-        found, missed = solve(log_tilt / temperature, warm)
+        found, missed = solve(log_tilt / temperature)
     while temperature > 1 and cooling > MIN_COOLING:
         before, degree = temperature, min(cooling, temperature)
         temperature = before / degree
-        goal = warm if temperature > 1 else tol
-        further, missed = solve(found * degree, goal)
-        if missed < goal:
+        further, missed = solve(found * degree)
+        if missed < tol:
             found = further
         else:
             temperature, cooling = before, math.sqrt(cooling)

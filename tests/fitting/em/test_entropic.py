@@ -165,6 +165,17 @@ def dual_of(log_g):
     return functools.partial(dense_dual, log_g=log_g, a=a)
 
 
+def counted(log_g):
+    """The same, and a list of the arguments that it is called with."""
+    calls = []
+
+    def dual(*args):
+        calls.append(args)
+        return dual_of(log_g)(*args)
+
+    return dual, calls
+
+
 def test_balance_needs_no_luck_where_components_are_far_from_their_share():
     log_g = -0.5 * (torch.linspace(0, 50, 40).double() - torch.tensor([[0.0], [1.0], [90.0]])) ** 2
     weights = torch.tensor([0.2, 0.3, 0.5]).double()
@@ -187,13 +198,8 @@ def test_balance_splits_samples_that_are_much_like_each_other_and_far_from_all_c
 def test_large_tilts_are_found_in_few_evaluations(size):
     X = torch.tensor([0.0, 1.2, 5.0, 7.0]).double()
     log_g = -size * (X - torch.tensor([[0.0], [2.0], [40.0]])) ** 2
-    weights, calls = torch.tensor([0.25, 0.25, 0.5]).double(), []
-
-    def counted(*args):
-        calls.append(args)
-        return dual_of(log_g)(*args)
-
-    log_tilt = balance(weights, counted)
+    weights, (dual, calls) = torch.tensor([0.25, 0.25, 0.5]).double(), counted(log_g)
+    log_tilt = balance(weights, dual)
     plan = ot.emd(weights.numpy(), [0.25] * 4, -log_g.numpy() / size)
     assert (torch.softmax(log_tilt.unsqueeze(1) + log_g, 0) / 4).numpy() == pytest.approx(plan)
     assert len(calls) < 100
@@ -206,6 +212,16 @@ def test_shares_that_rounding_of_log_densities_hides_are_refused(size):
     weights = torch.tensor([0.15, 0.35, 0.5]).double()  # two of the samples are shared
     with pytest.raises(RuntimeError, match=r"got shares that differ from the weights by [\d.]+e"):
         balance(weights, dual_of(log_g))
+
+
+def test_steps_end_where_rounding_stops_them():
+    X = torch.tensor([0.0, 1.2, 5.0, 7.0]).double()
+    log_g = -1e3 * (X - torch.tensor([[0.0], [2.0], [40.0]])) ** 2
+    weights, (dual, calls) = torch.tensor([0.15, 0.35, 0.5]).double(), counted(log_g)
+    log_tilt = balance(weights, dual)
+    share = torch.softmax(log_tilt.unsqueeze(1) + log_g, 0).mean(1)
+    assert torch.allclose(share, weights, atol=1e-8)
+    assert len(calls) < 80  # 68, and 89 if the last temperature took all its steps
 
 
 def test_balance_that_does_not_end_says_so():
