@@ -8,8 +8,9 @@ from torch.testing import assert_close
 
 from skgmmot.fitting.em.constraint import FREE, constraint_of
 from skgmmot.fitting.em.iterations import ACCELERATIONS, EMStep, climb, named
+from skgmmot.fitting.em.prior import Prior
 from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.em.step import em_step
+from skgmmot.fitting.em.step import em_step, m_step
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.blocks import workers
@@ -28,11 +29,14 @@ def problem(covariance_type, make_mixture, make_samples):
 
 
 def in_blocks(X, a=None, held=None, origin=None):
-    """The iteration over samples, on the graph of what is on one."""
+    """The iteration over samples, on the graph of what is on one; weights of ``held`` stay."""
     origin = torch.zeros(X.shape[1], dtype=F64) if origin is None else origin
     constants = X.detach(), None if a is None else a.detach()
     with workers(X.device) as pool:
-        constraint = FREE if held is None else constraint_of(held.covariance_type, 3, weights=True)
+        constraint = FREE
+        if held is not None:
+            K = len(held.weights)
+            constraint = constraint_of(held.covariance_type, K, weights=True)
         em = EM(InMemory(*constants, pool), origin, REG, constraint)
     return EMStep(em, X, a, held)
 
@@ -92,7 +96,9 @@ def test_second_derivatives_are_those_of_the_definition(problem):
         first = torch.autograd.grad(loss(value), (*theta, X, a), create_graph=True)
         return torch.autograd.grad(sum(g.square().sum() for g in first), (*theta, X, a))
 
-    found, expected = second(in_blocks(X, a)(theta)), second(em_step(theta, X, a, reg_covar=REG))
+    origin = torch.tensor([3.0, -2.0], dtype=F64)
+    found = second(in_blocks(X + origin, a, origin=origin)(theta))
+    expected = second(em_step(theta, X, a, reg_covar=REG))
     for ours, reference in zip(found, expected, strict=True):
         scale = reference.abs().max()
         assert_close(ours / scale, reference / scale, rtol=1e-7, atol=1e-9)
@@ -127,12 +133,43 @@ def test_the_linearisation_at_a_mixture_is_kept_until_another_is_asked_for(probl
 
 def test_free_weights_move_and_constants_carry_no_graph(problem):
     theta, X, a = problem
-    held = theta._replace(weights=theta.weights.clone().requires_grad_())
+    held = theta._replace(weights=torch.tensor([0.2, 0.3, 0.5], dtype=F64, requires_grad=True))
     stay = in_blocks(X.clone().requires_grad_(), a, held)
     assert_close(tuple(stay.with_free_weights()(theta)), tuple(in_blocks(X, a)(theta)))
     still = stay.detach()(theta)
     assert not any(t.requires_grad for t in still)
     assert_close(tuple(still), tuple(t.detach() for t in stay(theta)))
+    assert_close(tuple(in_blocks(X).detach()(theta)), tuple(in_blocks(X)(theta)))
+
+
+@pytest.mark.parametrize("graph", ["samples", "weights", "both", "samples without weights"])
+def test_an_iteration_on_leaves_has_the_gradients_of_the_same_iteration(problem, graph):
+    theta, X, a = problem
+    X = X.clone().requires_grad_(graph != "weights")
+    a = None if "without" in graph else a.clone().requires_grad_(graph in ("weights", "both"))
+    held = theta._replace(weights=torch.tensor([0.2, 0.3, 0.5], dtype=F64, requires_grad=True))
+    inputs = [t for t in (X, a) if t is not None and t.requires_grad]
+    for step, stay in ((in_blocks(X, a), False), (in_blocks(X, a, held), True)):
+        alone, leaves = step.on_leaves()
+        found = alone(theta)
+        assert_close(tuple(found), tuple(step(theta)))
+        assert not (stay and found.weights.requires_grad)
+        assert all(one is not other for one, other in zip(leaves, inputs, strict=True))
+        expected = torch.autograd.grad(loss(step(theta)), inputs)
+        assert_close(torch.autograd.grad(loss(found), leaves), expected)
+
+
+@pytest.mark.parametrize("given", [{"mean": [0.5, -1.0]}, {"scale": 1.5}], ids=["mean", "scale"])
+def test_what_a_prior_takes_from_samples_has_a_gradient_where_the_rest_is_given(problem, given):
+    theta, X, _ = problem
+    X, samples, origin = X.clone().requires_grad_(), InMemory(X), torch.zeros(2, dtype=F64)
+    given, of_type = Prior(mean_precision=3.0, **given), theta.covariance_type
+    constraint = FREE.under(given, of_type, 3, samples, origin, REG, (X, None))
+    em = EM(samples, origin, REG, constraint)
+    definition = m_step(theta, em.definition(theta, X, None), REG, constraint)
+    values = EMStep(em, X)(theta), definition
+    gradients = [torch.autograd.grad(loss(v), X, retain_graph=True) for v in values]
+    assert_close(*gradients)
 
 
 def slow_problem(make_samples):
@@ -188,6 +225,8 @@ def test_polishing_takes_as_many_iterations_as_it_is_given(make_samples):
     once, often = step.advance(theta, 1), step.advance(theta, 100)
     assert_close(tuple(once), tuple(em_step(theta, X, reg_covar=REG)))
     assert_close(tuple(often), tuple(em_step(often, X, reg_covar=REG)), rtol=0, atol=1e-6)
+    held = theta._replace(weights=torch.tensor([0.37, 0.63], dtype=F64))
+    assert torch.equal(in_blocks(X, held=held).advance(held, 9).weights, held.weights)
 
 
 def test_the_callback_sees_every_iteration_and_the_first_change_has_its_reference(make_samples):

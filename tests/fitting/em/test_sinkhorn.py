@@ -6,10 +6,12 @@ import torch
 
 from skgmmot import DifferentiableGaussianMixture
 from skgmmot.fitting.em import sinkhorn
-from skgmmot.fitting.em.entropic import entropic_ot_objective
+from skgmmot.fitting.em.constraint import FREE
+from skgmmot.fitting.em.entropic import entropic_ot_objective, log_densities_of_components
 from skgmmot.fitting.em.iterations import EMStep
+from skgmmot.fitting.em.prior import Prior
 from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.em.sinkhorn import SinkhornEM, SinkhornStep, untilted
+from skgmmot.fitting.em.sinkhorn import ANY, SinkhornEM, SinkhornStep, untilted
 from skgmmot.fitting.samples import InMemory
 from skgmmot.functional import fit_em
 from skgmmot.gaussian.log_density import log_joint
@@ -52,6 +54,52 @@ def test_sinkhorn_em_ends_where_the_balanced_cost_is_least(typed_problem):
     cost = entropic_ot_objective(fitted._replace(means=means), X, balanced=True)
     (gradient,) = torch.autograd.grad(cost, means)
     assert float(gradient.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("allowed", [ANY, 0.0])
+def test_the_objective_is_minus_the_balanced_cost_or_what_an_update_makes_of_it(problem, allowed):
+    theta, X = problem
+    a = torch.linspace(0.5, 1.5, len(X), dtype=X.dtype)
+    em = SinkhornEM(EM(InMemory(X, a), torch.zeros_like(X[0]), 1e-3))
+    after, objective = em(untilted(theta, allowed))
+    assert float(after.allowed) == pytest.approx(0.9 * allowed)
+    w, log_t, log_g = theta.weights, after.log_weights, log_densities_of_components(theta, X)
+    share = torch.softmax(log_t.unsqueeze(1) + log_g, 0) @ (a / a.sum())
+    assert float((share - w).abs().max()) < 1e-10 or allowed
+    dual = w @ log_t - (a / a.sum()) @ torch.logsumexp(log_t.unsqueeze(1) + log_g, 0)
+    assert objective == pytest.approx(-float(dual - w @ share.log()), abs=1e-12)
+    balanced = float(entropic_ot_objective(theta, X, a, balanced=True))
+    if allowed:
+        assert objective > -balanced + 1e-6  # no dual value is above the least cost
+    else:
+        assert objective == pytest.approx(-balanced, abs=1e-10)
+        at_balance = untilted(theta)._replace(log_weights=log_t)
+        assert em.objective(at_balance) == pytest.approx(-balanced, abs=1e-10)
+
+
+def test_the_objective_has_the_mean_log_density_of_a_prior_more(problem):
+    theta, X = problem
+    samples, origin, objectives = InMemory(X), torch.zeros_like(X[0]), []
+    prior = Prior(2.0, mean=[1.0, -1.0], mean_precision=3.0)
+    under_prior = FREE.under(prior, theta.covariance_type, 3, samples, origin, 1e-3)
+    for constraint in (FREE, under_prior):
+        em = SinkhornEM(EM(samples, origin, 1e-3, constraint))
+        after, objective = em(untilted(theta, 0.0))
+        tilted = untilted(theta)._replace(log_weights=after.log_weights)
+        assert objective == pytest.approx(em.objective(tilted), abs=1e-10)
+        objectives.append(objective)
+    log_density = em.em.log_prior(untilted(theta))
+    assert objectives[1] - objectives[0] == pytest.approx(log_density / len(X), abs=1e-10)
+    assert log_density < -1
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gap_is_that_between_both_readings(problem, weighted):
+    theta, X = problem
+    a = torch.linspace(0.5, 1.5, len(X), dtype=X.dtype) if weighted else None
+    free, balanced = (entropic_ot_objective(theta, X, a, balanced=b) for b in (False, True))
+    em = SinkhornEM(EM(InMemory(X, a), torch.zeros_like(X[0]), 1e-3))
+    assert em.gap(untilted(theta)) == pytest.approx(float(balanced - free), rel=1e-9)
 
 
 def test_log_densities_are_held_for_long_balancing_with_the_result_of_passes(monkeypatch):
@@ -130,6 +178,7 @@ def test_the_iteration_on_the_graph_is_that_on_constants(problem, allowed):
     for found, theirs in zip(moved.mixture(), expected.mixture(), strict=True):
         torch.testing.assert_close(found, theirs, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(moved.log_weights, expected.log_weights, rtol=1e-8, atol=1e-8)
+    assert float(moved.allowed) == float(expected.allowed) == pytest.approx(0.9 * allowed)
 
 
 def test_the_balanced_iteration_has_a_symmetric_derivative_where_it_rests(problem):
