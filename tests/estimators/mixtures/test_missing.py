@@ -323,12 +323,15 @@ def test_a_low_rank_fitted_to_complete_samples_refuses_missing_entries(X, method
         getattr(mixture, method)(np.where(X > 4, np.nan, X))
 
 
-def test_pairs_that_are_never_seen_together_are_warned_of(X):
+def test_pairs_that_are_never_seen_together_are_warned_of(X, rng):
     X = X.copy()
     X[::2, 0], X[1::2, 2] = np.nan, np.nan
     with pytest.warns(UserWarning, match=r"none for 1 pair\(s\): \(0, 2\)"):
         mixture(1).fit(X)
     assert np.isfinite(mixture(1, covariance_type="diag").fit(X).means_).all()
+    alone = np.where(np.arange(20)[:, None] % 4 == np.arange(4), rng.normal(size=(20, 4)), np.nan)
+    with pytest.warns(UserWarning, match=r"6 pair.*: \(0, 1\), .* \(1, 3\) \.\.\.\. Their"):
+        mixture(1).fit(alone)
 
 
 def test_patterns_of_single_samples_with_single_entries_serve(X):

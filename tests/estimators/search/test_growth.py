@@ -11,6 +11,7 @@ from skgmmot import (
     DifferentiableGaussianMixture,
     GaussianMixtureSearch,
 )
+from skgmmot.estimators.search._growth import advance
 
 
 def test_no_fit_is_worse_than_one_from_a_start_of_its_own():
@@ -41,6 +42,46 @@ def test_starts_and_options_are_those_of_the_mixture():
     mixture = DifferentiableGaussianMixture(fixed_weights=True)
     found = GaussianMixtureSearch((2, 3), "diag", mixture=mixture, random_state=0).fit(X)
     np.testing.assert_allclose(found.weights_, 1 / 3)
+
+
+def test_as_many_starts_are_tried_as_the_mixture_has_but_one_for_one_component():
+    X, calls = groups("diag", n=30), []
+
+    def at_random(X, n_components, random_state):
+        calls.append(n_components)
+        return random_state.randint(n_components, size=len(X))
+
+    mixture = DifferentiableGaussianMixture(init_params=at_random, n_init=3)
+    GaussianMixtureSearch((1, 2, 3), "diag", mixture=mixture, random_state=0).fit(X)
+    assert calls == [1, 2, 2, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("tol", "merged"), [(1e-3, True), (10.0, False)])
+def test_merged_fits_count_where_they_are_better_by_more_than_tol(tol, merged):
+    options = {"mixture": DifferentiableGaussianMixture(tol=tol, max_iter=500), "random_state": 0}
+    found = GaussianMixtureSearch(range(1, 7), "full", patience=None, **options)
+    assert ("merge" in found.fit(groups("full")).results_["start"]) == merged
+
+
+class Grown:
+    """Fits of which some numbers of components are better than before."""
+
+    def __init__(self, *better):
+        self.better, self.fitted = better, []
+
+    def fit(self, estimator):
+        self.fitted.append(estimator.n_components)
+
+    def refit(self, estimator):
+        self.fit(estimator)
+        return "better" if estimator.n_components in self.better else None
+
+
+def test_fewer_components_are_fitted_again_while_samples_or_a_fold_are_better():
+    growns = [Grown(4), Grown(3, 4), Grown()]
+    spent = advance(growns, DifferentiableGaussianMixture(5), [1, 2, 3, 4])
+    assert [K for K, _ in spent] == [5, 4, 3]
+    assert all(grown.fitted == [5, 4, 3, 2] for grown in growns)
 
 
 def test_collapsed_fits_are_not_chosen():

@@ -1,7 +1,9 @@
 """MixtureEmbedding and PairwiseMW2: clouds of points as samples."""
 
 import copy
+import os
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,7 @@ from skgmmot import (
     PairwiseMW2,
     load,
 )
+from skgmmot.estimators.transport.embedding import _fitted
 
 #: Points of two patients, who are named in a column.
 FRAME = pd.DataFrame(
@@ -185,6 +188,14 @@ def test_fits_that_stop_early_are_said_once(clouds):
     hasty = DifferentiableGaussianMixture(2, max_iter=1, tol=0, random_state=0)
     with pytest.warns(ConvergenceWarning, match=r"mixtures of 3 of 3 clouds .* \(first: X\[0\]\)"):
         MixtureEmbedding(mixture=hasty).fit_transform(X[:3])
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_only_other_processes_than_the_callers_are_told_not_to_warn(clouds, own):
+    hasty = DifferentiableGaussianMixture(2, max_iter=1, tol=0, random_state=0)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        _fitted(hasty, os.getpid() if own else -1, clouds[0][0], 0)
+    assert [w.category for w in caught] == own * [ConvergenceWarning]
 
 
 @pytest.mark.parametrize(
