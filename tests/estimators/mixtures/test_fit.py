@@ -84,8 +84,9 @@ def ends(monkeypatch):
 
     def note(runs, start, solution):
         found.append(runs.sign * solution.objective)
-        end(runs, start, solution)
+        last = end(runs, start, solution)
         assert runs.sign * runs.best.objective == max(found)
+        return last
 
     monkeypatch.setattr(Runs, "_end", note)
     return found
@@ -94,6 +95,7 @@ def ends(monkeypatch):
 def test_the_best_of_several_starts_is_kept(make, X, ends):
     quietly(make(n_init=3, init_params="random_from_data").fit, X)
     assert len(ends) == 3
+    assert max(ends) > ends[-1], "the last start is not the best"
 
 
 def test_a_warm_start_is_one_run_and_refuses_other_features(make, X, ends):

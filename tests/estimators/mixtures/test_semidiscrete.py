@@ -111,7 +111,8 @@ def test_sample_weights_are_rows_given_often(clouds):
 @pytest.mark.usefixtures("random_seed")
 def test_the_best_of_several_starts_is_kept(clouds):
     X, _ = clouds
-    options = {"init_params": "random_from_data", "tol": 1e-2, "random_state": 3}
+    # (with the first seed the first start is the better one)
+    options = {"init_params": "random_from_data", "tol": 1e-2, "random_state": 5}
     first, several = (SemidiscreteGMM(2, n_init=n, **options).fit(X[::3]) for n in (1, 2))
     assert several.distance_ <= first.distance_ * (1 + 1e-9)
 

@@ -199,11 +199,12 @@ def test_every_option_finds_the_two_clouds(clouds, params):
 @pytest.mark.usefixtures("random_seed")
 def test_more_starts_are_no_worse(rng):
     X = np.concatenate([rng.normal(c, 0.5, (60, 2)) for c in ([0, 0], [5, 0], [0, 5], [5, 5])])
-    distances = [
-        fitted(X, 4, init_params="random_from_data", n_init=n, tol=0.05).sliced_wasserstein_
-        for n in (1, 2)
-    ]
-    assert distances[1] <= distances[0]
+    # (with the first seed the first start is the better one)
+    options = {"init_params": "random_from_data", "tol": 0.05, "random_state": 7}
+    first, several = (fitted(X, 4, n_init=n, **options) for n in (1, 2))
+    assert several.sliced_wasserstein_ <= first.sliced_wasserstein_
+    # the descents, before their ends are compared with others
+    assert several.sliced_wassersteins_[-1] <= first.sliced_wassersteins_[-1]
 
 
 @pytest.mark.usefixtures("random_seed")
