@@ -105,7 +105,7 @@ def test_labels_and_noise_change_what_newton_fits():
 
 
 def test_the_likelihood_never_falls():
-    for seed in range(40):
+    for seed in range(100):
         start, X, _ = problem(seed, list(COVARIANCE_TYPES)[seed % 4], n=60, K=2)
         options = {"tol": 1e-10, "max_iter": 60, "acceleration": "newton"}
         objectives = fit_em(start, X, **options).objectives
