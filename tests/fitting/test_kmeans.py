@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 
 from skgmmot.fitting import kmeans as module
-from skgmmot.fitting.kmeans import kmeans, seeds
+from skgmmot.fitting.kmeans import Weighted, kmeans, seeds
 from skgmmot.numerics import blocks
 
 PRECISIONS_AND_STARTS = [(np.float64, 1), (np.float32, 1), (np.float64, 3), (np.float32, 3)]
@@ -74,11 +74,20 @@ def test_results_do_not_depend_on_the_length_of_blocks(monkeypatch):
     torch.testing.assert_close(found.inertia, expected.inertia)
 
 
-def from_seeds(monkeypatch, X, indices, a=None):
+def test_the_variance_that_a_tolerance_is_a_share_of_is_that_of_all_blocks(monkeypatch):
+    X, a, _ = samples(1)
+    X = torch.tensor(np.sort(X, axis=0) + 3)
+    monkeypatch.setattr(module, "MIN_ROWS", 1)
+    monkeypatch.setitem(blocks.BLOCK_ROWS, "cpu", 37)
+    found = Weighted(X, torch.tensor(a)).variance()
+    torch.testing.assert_close(found, X.var(0, correction=0).mean())
+
+
+def from_seeds(monkeypatch, X, indices, a=None, **options):
     """Our clusters, and scikit-learn's, from given samples."""
     monkeypatch.setattr(module, "_seeds", lambda *args: torch.as_tensor(indices))
-    theirs = KMeans(len(indices), init=X[indices], n_init=1).fit(X, sample_weight=a)
-    return ours(X, len(indices), 0, a), theirs
+    theirs = KMeans(len(indices), init=X[indices], n_init=1, **options).fit(X, sample_weight=a)
+    return ours(X, len(indices), 0, a, **options), theirs
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -89,6 +98,10 @@ def test_a_cluster_that_empties_goes_to_the_farthest_sample(seed, weighted, monk
     found, theirs = from_seeds(monkeypatch, X, [0, 1, 2, 3], a if weighted else None)
     np.testing.assert_array_equal(found.labels, theirs.labels_)
     assert len(found.labels.unique()) == 4
+    options = {"a": a if weighted else None, "max_iter": 1}  # after which all centres are moved
+    found, theirs = from_seeds(monkeypatch, X, [0, 1, 2, 3], **options)
+    np.testing.assert_allclose(found.centres, theirs.cluster_centers_)
+    np.testing.assert_array_equal(found.labels, theirs.labels_)
 
 
 @pytest.mark.parametrize("seed", range(5))

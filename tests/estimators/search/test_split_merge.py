@@ -1,10 +1,12 @@
 """Starts from a fit of fewer or of more components."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from skgmmot.estimators.search._split_merge import merge, split
+from skgmmot.estimators.search._split_merge import _lost, _whole, merge, split
 from skgmmot.estimators.starts import assignments
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
@@ -83,6 +85,20 @@ def test_merged_components_keep_the_moments_of_the_mixture(make_mixture):
         merged = merge(theta, COVARIANCE_TYPES["full"], K)
         assert len(merged.weights) == K
         torch.testing.assert_close(moments(merged), moments(theta))
+
+
+def test_what_a_whole_loses_is_the_classification_log_likelihood_of_both(make_mixture):
+    theta = make_mixture("full", 2, 3)
+    w, m, S = theta.weights[:, None], theta.means[:, None], theta.covariances[:, None]
+    mean, whole = _whole(w, m, S)
+    torch.testing.assert_close(mean[0], theta.weights @ theta.means)
+
+    def of_samples(w, S):
+        """What samples of mass w, mean m and covariance S add to it."""
+        return w * (w.log() - torch.logdet(2 * math.pi * S) / 2 - 3 / 2)
+
+    expected = of_samples(w, S).sum(0) - of_samples(w.sum(0), whole)
+    torch.testing.assert_close(_lost(w, S, whole), expected)
 
 
 def test_components_without_samples_are_not_halved(em):

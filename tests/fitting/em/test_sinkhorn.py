@@ -102,11 +102,15 @@ def test_the_gap_is_that_between_both_readings(problem, weighted):
     assert em.gap(untilted(theta)) == pytest.approx(float(balanced - free), rel=1e-9)
 
 
-def test_log_densities_are_held_for_long_balancing_with_the_result_of_passes(monkeypatch):
-    X = torch.tensor([[0.0], [1.0], [5.0]]).double()
+def thin_on_a_line():
+    """Four thin components on a line."""
     means = torch.tensor([[0.0], [2.0], [5.0], [5.5]]).double()
     variances = torch.full((4, 1), 1e-6).double()
-    theta = GaussianMixtureParams(torch.full((4,), 0.25).double(), means, variances, "spherical")
+    return GaussianMixtureParams(torch.full((4,), 0.25).double(), means, variances, "spherical")
+
+
+def test_log_densities_are_held_for_long_balancing_with_the_result_of_passes(monkeypatch):
+    theta, X = thin_on_a_line(), torch.tensor([[0.0], [1.0], [5.0]]).double()
     found, passes, dual = {}, [], SinkhornEM.dual
     monkeypatch.setattr(SinkhornEM, "dual", lambda *args: passes.append(0) or dual(*args))
     for held in (0, 2**22):
@@ -116,6 +120,16 @@ def test_log_densities_are_held_for_long_balancing_with_the_result_of_passes(mon
         found[held] = em.balance(untilted(theta)).log_weights, len(passes)
     torch.testing.assert_close(found[0][0], found[2**22][0])
     assert found[2**22][1] < found[0][1] / 2
+
+
+def test_samples_of_weight_zero_are_not_held():
+    theta, X = thin_on_a_line(), torch.tensor([[0.0], [1.0], [5.0], [1e200]]).double()
+    found = []
+    for samples in (InMemory(X[:3], None), InMemory(X, torch.tensor([1.0, 1, 1, 0]).double())):
+        em = SinkhornEM(EM(samples, torch.zeros(1).double(), 1e-3))
+        dual = em._held_dual(untilted(theta))(theta.weights.log())
+        found.append(torch.stack([dual.value, *dual.share]))
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_sinkhorn_em_starts_from_tiny_components_far_from_all_samples(problem):
