@@ -69,6 +69,14 @@ def test_hope_ends_after_clear_losses_or_too_far_behind(values, lowest, given_up
     assert course.given_up == given_up
 
 
+def test_hope_is_in_the_components_that_may_still_come(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Course, "judge", lambda course, lowest, *given: seen.append(given))
+    search = GaussianMixtureSearch((1, 2, 4), ("diag", "full"), patience=3, random_state=0)
+    search.fit(groups("diag", n=30))
+    assert seen == [(3, 3)] * 2 + [(2, 3)] * 2 + [(0, 3)] * 2
+
+
 def test_held_out_likelihood_is_that_of_the_folds():
     X = groups("spherical")
     cv = ShuffleSplit(2, test_size=0.25, random_state=0)
