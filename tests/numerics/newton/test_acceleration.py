@@ -1,6 +1,7 @@
 """Newton's method for fixed points."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,6 +101,52 @@ def test_a_plain_step_shows_the_model_what_the_derivative_does_to_it(make_sample
     step = second[0] - first[0]
     model = DerivativeModel(*newton.state()["model"])
     torch.testing.assert_close(model.product(step), J @ step)
+
+
+def before_a_jump(**state):
+    """Newton's method on a line, where the iteration is said to contract by 0.99, and its jump."""
+
+    def linearise(point):
+        return SimpleNamespace(residual=point[0], retracted=lambda v: (v,), against=point[0])
+
+    newton = Newton(linearise)
+    model = [torch.eye(1, dtype=F64), torch.full((1, 1), 0.99, dtype=F64), state.pop("exact", True)]
+    newton.restore(newton.state() | {"model": model, "begun": True, "radius": 0.2} | state)
+    first = (torch.full((1,), 0.01, dtype=F64),)
+    assert newton.arrive(first, 0.0, False)
+    (delta,) = newton.propose(first, first, False)
+    return newton, delta
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "stays", "radius"),
+    [
+        (0.05, {}, True, 0.4),  # of at most twice the length
+        (0.15, {}, True, 0.2),
+        (0.3, {}, True, None),  # by a new model
+        (0.3, {"fresh": True}, True, 0.1),
+        (0.5, {}, False, 0.2),
+        (0.5, {"exact": False}, True, 0.1),
+    ],
+)
+def test_how_wrong_a_jump_was_says_whether_it_stays_and_how_long_the_next_is(
+    error, state, stays, radius
+):
+    newton, delta = before_a_jump(**state)
+    assert 0.18 < float(delta) <= 0.2
+    # the residual that the model predicts, and what leads to a change of that share of the jump
+    there = (0.01 * (1 - delta + error),)
+    assert newton.arrive(there, 1.0, True) == stays
+    after = newton.state()
+    assert (after["model"] is None) == (radius is None)
+    assert after["radius"] == pytest.approx(radius or 0.2, rel=0.1)
+
+
+def test_the_objective_may_fall_by_what_rounds_and_what_the_gradient_has_against_the_jump():
+    newton, delta = before_a_jump()
+    against = 0.01 * float(delta)
+    assert newton.may_fall(0.999 * against, 1.0) and newton.may_fall(against + 1e-16, 1.0)
+    assert not newton.may_fall(1.001 * against, 1.0)
 
 
 def test_jumps_grow_up_to_the_longest():
