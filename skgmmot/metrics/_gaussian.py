@@ -171,7 +171,7 @@ def _samples(X, name, ddof, device):
 
 
 def _are_few(X, Y):
-    """Whether a covariance is singular, and a product of the samples not larger than a few."""
+    """Whether a covariance is singular, and the samples' product no larger than four of them."""
     (n, d), (m, other) = X.shape, Y.shape
     return d == other and min(n, m) <= d and n * m <= 4 * d**2
 

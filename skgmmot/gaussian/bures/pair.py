@@ -192,7 +192,7 @@ def squared_and_slopes(
         found = _by_eigenvalues(L, source, target, differentiable)
         found = found or _by_singular_values(L, target, differentiable)
     if found is None:
-        return _of_deficient_rank(source, target)
+        return _of_deficient_rank(source, target, differentiable)
     squared = sum(traces) - 2 * found.norm
     if squared < NEARLY_EQUAL * sum(traces):
         squared = _without_cancellation(source, target)
@@ -242,26 +242,24 @@ def _by_singular_values(L, target, vectors: bool) -> _Decomposition | None:
     )
 
 
-def _of_deficient_rank(source, target):
+def _of_deficient_rank(source, target, differentiable: bool):
     """`squared_and_slopes` by factors of as many columns as the ranks; None of no covariances."""
-    roots = [_root(S) for S in (source, target)]
-    if any(root is None for root in roots):
+    found = [_root(S) for S in (source, target)]
+    if any(root is None for root in found):
         return None
-    roots = [torch.from_numpy(root) for root in roots]
-    squared = float(bures_squared_of_roots(*roots))
+    roots = [torch.from_numpy(root).requires_grad_(differentiable) for root in found]
+    with torch.set_grad_enabled(differentiable):
+        squared = bures_squared_of_roots(*roots)
 
     def slopes(weight, needed):
-        with torch.enable_grad():
-            leaves = [root.detach().requires_grad_() for root in roots]
-            value = bures_squared_of_roots(*leaves)
-            pulls = torch.autograd.grad(value, leaves, materialize_grads=True)
-        found = zip(roots, pulls, needed, strict=True)
+        pulls = torch.autograd.grad(squared, roots, retain_graph=True, materialize_grads=True)
+        found = zip((root.detach() for root in roots), pulls, needed, strict=True)
         return [
             _slope(_map_of(A, A - pull / 2), weight) if wanted else None
             for A, pull, wanted in found
         ]
 
-    return squared, slopes
+    return float(squared.detach()), slopes
 
 
 def _root(covariance: np.ndarray) -> np.ndarray | None:

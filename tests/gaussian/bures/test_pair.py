@@ -184,6 +184,16 @@ def test_singular_covariances_have_the_value_and_the_gradient_by_tensors(d, rank
     assert_close(gradients, wanted, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("d", [3, 70])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_constant_feature_has_no_part_in_the_distance_but_its_mean(d, swapped, rng):
+    good, flat = gaussian(rng, d), (np.zeros(d), np.eye(d))
+    flat[1][0, 0] = 0.0
+    both = (flat, good) if swapped else (good, flat)
+    expected = by_tensors(*map(leaves, both)).item()
+    assert wasserstein_squared(*both) == pytest.approx(expected, rel=1e-12)
+
+
 def test_singular_covariances_have_the_distance_of_their_roots(rng):
     A, B = rng.normal(size=(4, 30)), rng.normal(size=(7, 30))
     norm = np.linalg.svd(A @ B.T, compute_uv=False).sum()
