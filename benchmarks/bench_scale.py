@@ -586,7 +586,7 @@ def spark(quick, folder):
     by two dask workers of one thread each, and by Spark's ``local[2]``. Medians of five rounds, in
     each of which both take turns. An iteration: a tenth of a fit of twelve, less a fit of two, from
     a start of its own each. CPU s: of all processes. Spark found no native BLAS. Needs Java and
-    pyspark; pyspark 4.3.0, two cores.
+    pyspark (4.3.0 here); two cores.
     """
     import dask.array as da
     import pandas as pd
