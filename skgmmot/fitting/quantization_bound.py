@@ -9,9 +9,13 @@ from torch import Tensor
 
 from skgmmot.fitting.quantization import Lloyd, Samples
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.numerics.clustering_bound import characteristic_of, clustering_bound, density_bound
 from skgmmot.numerics.linalg import squared_distances
 from skgmmot.transport.discrete.certificate import EPS, Certificate
+from skgmmot.transport.discrete.clustering_bound import (
+    characteristic_of,
+    clustering_bound,
+    density_bound,
+)
 from skgmmot.transport.semidiscrete.grid import GridDensity
 from skgmmot.transport.semidiscrete.nodes import (
     LEVEL_OF_OTHERS,

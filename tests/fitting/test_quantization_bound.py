@@ -12,7 +12,7 @@ from skgmmot.fitting.quantization_bound import (
     cost_bound,
     cost_error,
 )
-from skgmmot.numerics.clustering_bound import characteristic_of
+from skgmmot.transport.discrete.clustering_bound import characteristic_of
 from skgmmot.transport.semidiscrete.nodes import mixture_nodes, standard_nodes
 
 W = torch.tensor(np.random.default_rng(3).normal(size=(4, 2)))

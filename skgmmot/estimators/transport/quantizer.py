@@ -39,10 +39,10 @@ from skgmmot.estimators.transport._quantizer_inputs import (
 )
 from skgmmot.fitting.quantization import Lloyd, Samples, nearest_cell, squares_to
 from skgmmot.fitting.quantization_bound import cost_bound, cost_error
-from skgmmot.numerics.clustering_bound import excess
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.linalg import error_of_root, power_of_two
 from skgmmot.numerics.threads import single_threaded_torch
+from skgmmot.transport.discrete.clustering_bound import excess
 from skgmmot.transport.semidiscrete.grid import GridDensity
 
 #: Attributes that only fits with known errors have.

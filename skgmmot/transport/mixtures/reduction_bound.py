@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.numerics.clustering_bound import clustering_bound, excess
 from skgmmot.numerics.linalg import Rescaling, error_of_root
+from skgmmot.transport.discrete.clustering_bound import clustering_bound, excess
 from skgmmot.transport.mixtures.distance import transport_plan
 from skgmmot.transport.mixtures.errors import cost_error
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from skgmmot.numerics import clustering_bound as module
-from skgmmot.numerics.clustering_bound import (
+from skgmmot.transport.discrete import clustering_bound as module
+from skgmmot.transport.discrete.clustering_bound import (
     characteristic_of,
     clustering_bound,
     density_bound,
