@@ -21,6 +21,7 @@ from torch import Tensor
 from skgmmot.gaussian.covariance.base import DensityType
 from skgmmot.gaussian.log_density import responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
+from skgmmot.numerics.exponentials import log_sum_exp
 from skgmmot.numerics.linalg import product, safe_sqrt
 
 
@@ -301,7 +302,7 @@ class PreparedCondition(NamedTuple):
         """
         factors = self.covariance_type.precision_factor(self.covariances)
         centred = others - self.component_means(values)
-        return torch.logsumexp(self.covariance_type.log_density(centred, factors) + log_resp, dim=0)
+        return log_sum_exp(self.covariance_type.log_density(centred, factors) + log_resp, 0)
 
     def draw(self, values: Tensor, resp: Tensor, uniforms: Tensor, normals: Tensor) -> Tensor:
         """Draws ``(n, s, d2)``, from random numbers ``(n, s)`` and ``(n, s, n_normals)``."""

@@ -25,6 +25,7 @@ from skgmmot.gaussian.log_density import (
 )
 from skgmmot.gaussian.statistics import Statistics, e_step, moments
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS
+from skgmmot.numerics.exponentials import LEAST
 
 #: Blocks of fewer rows make matrix products slow, however many numbers a row takes.
 MIN_PRODUCT_ROWS = 512
@@ -221,13 +222,8 @@ class ProductEStep:
         lifted, joint = self.products(X, _new_memory(X) if buffers is None else buffers)
         if is_far(joint).any():
             return self.definition.responsibilities(X)
-        if self.noise is None:
-            resp = torch.softmax(joint, dim=0)
-        else:
-            resp = joint.div_(self.exponentiate(joint)[0])
-        # subnormal numbers are slow in products, where nothing depends on them
-        torch.nn.functional.threshold_(resp, torch.finfo(resp.dtype).tiny, 0.0)
-        return resp, lifted[: X.shape[1]]
+        resp = joint.div_(self.exponentiate(joint)[0])
+        return torch.nn.functional.threshold_(resp, LEAST[resp.dtype], 0.0), lifted[: X.shape[1]]
 
     def exponentiate(self, joint: Tensor) -> tuple[Tensor, Tensor]:
         """Turn a log-joint ``(K, b)`` in place into responsibilities before they are normalised.

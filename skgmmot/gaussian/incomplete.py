@@ -32,6 +32,7 @@ from skgmmot.gaussian.log_density import is_far, log_responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.gaussian.statistics import Statistics
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, add
+from skgmmot.numerics.exponentials import exponentials, log_sum_exp
 from skgmmot.numerics.linalg import product
 
 #: Why a mixture with noise takes complete samples only.
@@ -168,7 +169,7 @@ class IncompleteEStep:
 
     def log_density(self, X: Tensor) -> Tensor:
         """Return ``log sum_k w_k g_k(x_i) (b,)``."""
-        return torch.logsumexp(self.log_joint(X), dim=0)
+        return log_sum_exp(self.log_joint(X), 0)
 
     def log_responsibilities(self, X: Tensor) -> Tensor:
         """Return the log-posterior of the components ``(K, b)``."""
@@ -186,7 +187,7 @@ class IncompleteEStep:
     def responsibilities(self, X: Tensor, buffers=None) -> tuple[Tensor, Tensor]:
         """Return the posterior of the components ``(K, b)``, and samples about the origin."""
         x = X.double() if self.origin is None else X.double() - self.origin.double()
-        return self.log_responsibilities(X).exp(), x.mT
+        return exponentials(self.log_responsibilities(X)), x.mT
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
         """Sum the statistics of one block; those of several blocks add."""
@@ -290,7 +291,7 @@ class IncompleteDefinition(IncompleteEStep):
         parts = []
         for some in self.parts(X):
             patterns, observed, y, joint = self._centred(X[some])
-            resp = self._normalised(X[some], joint).exp()
+            resp = exponentials(self._normalised(X[some], joint))
             parts.append((resp.unsqueeze(-1) * self._expected(patterns, observed, y)).sum(0))
         found = torch.cat(parts)
         return found if self.origin is None else found + self.origin.double()
@@ -303,7 +304,7 @@ class IncompleteDefinition(IncompleteEStep):
         parts = []
         for some in self.parts(X):
             patterns, observed, y, joint = self._centred(X[some])
-            resp = self._normalised(X[some], joint).exp()
+            resp = exponentials(self._normalised(X[some], joint))
             labels = drawn_labels(resp, uniforms[some])
             rows = torch.arange(len(labels), device=X.device)
             found = self._expected(patterns, observed, y)[labels, rows]
@@ -331,7 +332,7 @@ class IncompleteDefinition(IncompleteEStep):
 
     def _sums_of_part(self, X, sample_weight, buffers=None):
         patterns, observed, y, joint = self._centred(X)
-        resp, log_p = torch.softmax(joint, dim=0), torch.logsumexp(joint, dim=0)
+        resp, log_p = torch.softmax(joint, dim=0), log_sum_exp(joint, 0)
         if self.theta.weights is not None:  # derivatives in weights of zero are asked for
             resp = self._with_zero_weights(X, joint)
         if sample_weight is not None:
@@ -352,7 +353,7 @@ class IncompleteDefinition(IncompleteEStep):
         unweighted = IncompleteDefinition(theta, self.origin).log_joint(X)
         # where such a component has all the density, the derivative is huge, but no infinity
         largest = math.log(torch.finfo(joint.dtype).max) / 2
-        ratio = unweighted - torch.logsumexp(joint, dim=0).detach()
+        ratio = unweighted - log_sum_exp(joint, 0).detach()
         found = self.theta.weights.unsqueeze(1) * ratio.clamp(max=largest).exp()
         return found / found.sum(0)
 

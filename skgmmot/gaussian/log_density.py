@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
+from skgmmot.numerics.exponentials import exponentials
 
 #: Below this log-density, where distances are ``1 / eps`` spreads, squares hide in their rounding
 #: what sets components of equal covariances apart.
@@ -117,7 +118,7 @@ def posterior(mixture: PreparedMixture, joint: Tensor) -> Tensor:
     """
     if mixture.noise is None:
         return torch.softmax(joint, dim=0)
-    return (joint - mixture.log_normaliser(joint)).exp()
+    return exponentials(joint - mixture.log_normaliser(joint))
 
 
 def _log_posterior(mixture: PreparedMixture, joint: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ def responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor
         If a covariance is not positive definite.
     """
     mixture = mixture.prepare()
-    resp = log_responsibilities(mixture, X).exp()
+    resp = exponentials(log_responsibilities(mixture, X))
     if mixture.weights is None:
         return resp
     zero, share = _zero_shares(mixture, X, log_density(mixture, X))

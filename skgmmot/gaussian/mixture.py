@@ -15,6 +15,7 @@ from skgmmot.gaussian.covariance.base import CovarianceType, DensityType
 from skgmmot.gaussian.covariance.low_rank import joined
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES, DIAG, FULL, type_of_storage
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
+from skgmmot.numerics.exponentials import log_sum_exp
 from skgmmot.numerics.fixed_point import named
 
 #: A component of less weight has no samples, and no scale and no say of its own.
@@ -416,7 +417,7 @@ class PreparedMixture(NamedTuple):
 
     def log_normaliser(self, joint: Tensor) -> Tensor:
         """``log p (n,)`` from the log-joint of the components ``(K, n)``."""
-        log_p = torch.logsumexp(joint, dim=0)
+        log_p = log_sum_exp(joint, 0)
         return log_p if self.noise is None else torch.logaddexp(log_p, self.noise)
 
     @property

@@ -8,11 +8,8 @@ from torch import Tensor
 from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.log_density import log_density, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
+from skgmmot.numerics.exponentials import exponentials
 from skgmmot.numerics.linalg import product
-
-#: Responsibilities below ``exp(-600)`` are zero: exponentials that underflow, and products with
-#: subnormal numbers, are slow.
-FLOOR, LEAST = -600.0, 1e-260
 
 
 class Statistics(NamedTuple):
@@ -83,7 +80,7 @@ def e_step(
     top = joint.detach().amax(0)
     if theta.noise is not None:
         top = torch.maximum(top, theta.noise.detach())
-    resp = torch.nn.functional.threshold((joint - top).clamp(min=FLOOR).exp(), LEAST, 0.0)
+    resp = exponentials(joint - top)
     total = resp.sum(0)
     if theta.noise is not None:
         total = total + (theta.noise - top).exp()

@@ -25,6 +25,7 @@ from skgmmot.gaussian.evaluators import DefinitionEStep, EStep
 from skgmmot.gaussian.log_density import nearest
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.gaussian.statistics import Statistics
+from skgmmot.numerics.exponentials import log_sum_exp
 
 #: Degrees of freedom are estimated between these; larger ones are those of a Gaussian, nearly.
 LEAST, MOST = 0.1, 1e3
@@ -225,7 +226,7 @@ class StudentEStep:
 
     def log_density(self, X: Tensor) -> Tensor:
         """``log sum_k w_k t_k(x_i) (b,)``."""
-        return torch.logsumexp(self.log_joint(X), dim=0)
+        return log_sum_exp(self.log_joint(X), 0)
 
     def log_responsibilities(self, X: Tensor) -> Tensor:
         """The log-posterior of the components ``(K, b)``."""
@@ -251,7 +252,7 @@ class StudentEStep:
         lifted, joint = self.step.products(X, buffers)
         distances = joint.mul(-2).clamp_(min=0)
         joint = self._log_joint(distances)
-        log_p = torch.logsumexp(joint, dim=0)
+        log_p = log_sum_exp(joint, 0)
         resp, u = (joint - log_p).exp_(), self.scales(distances)
         if sample_weight is not None:
             resp, log_p = resp * sample_weight, log_p * sample_weight

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skgmmot.numerics.exponentials import log_sum_exp
 from skgmmot.transport.discrete.interior_point.problem import Penalised
 from skgmmot.transport.discrete.network_simplex import EPS
 
@@ -81,7 +82,7 @@ def log_domain_newton(problem: Penalised) -> tuple[Tensor, Tensor, Tensor, float
 
     def at(f):
         logits = (log_a + f).unsqueeze(1) - s
-        g = -torch.logsumexp(logits, 0)
+        g = -log_sum_exp(logits, 0)
         return f, g, (logits + g + log_b).exp(), float(problem.a @ f + problem.b @ g)
 
     point = at(torch.zeros_like(problem.a))
@@ -155,5 +156,5 @@ def softmin(slack: Tensor, weights: Tensor, reg: float, lam: float) -> Tensor:
         sums = total.log() + torch.log1p(torch.expm1(-slack / reg) @ weights / total)
         return sums * (-reg / (1 + reg / lam))
     least = slack.amin(1, keepdim=True)  # what is left of slacks may overflow: it counts as none
-    sums = torch.logsumexp(weights.log() - (slack - least) / reg, dim=1)
+    sums = log_sum_exp(weights.log() - (slack - least) / reg, 1)
     return (least[:, 0] - reg * sums) / (1 + reg / lam)

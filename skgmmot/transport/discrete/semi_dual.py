@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.numerics.exponentials import exponentials
 from skgmmot.transport.discrete.entropic import softmin
 from skgmmot.transport.discrete.interior_point.all_pairs import laplacian_solve, tolerance
 from skgmmot.transport.discrete.interior_point.problem import Penalised, conjugate, marginal
@@ -116,7 +117,7 @@ def _half_step(problem: Penalised, f: Tensor) -> tuple[Tensor, Tensor]:
     logs = problem.a.log() + f / problem.reg
     P = (problem.C / -problem.reg).add_(logs.unsqueeze(1))
     most = P.amax(0)
-    P.sub_(most).exp_()
+    P = exponentials(P.sub_(most))
     sums = P.sum(0)
     g = (most + sums.log()) * (-problem.reg / (1 + problem.reg / problem.lam1))
     return g, P.mul_(marginal(g, problem.lam1, problem.b) / sums)
