@@ -1,13 +1,14 @@
 """How often EM ends at the best likelihood, from plain starts and from Sinkhorn-EM's.
 
-Two studies. *Ring, square, line*: ten components on 850 samples, from starts that are bad on
+Three studies. *Ring, square, line*: ten components on 850 samples, from starts that are bad on
 purpose (means in a small square, random thin covariances) and from the usual ones; a run counts if
 its negative log-likelihood per sample is within .01, .05 or .1 of the best that any run found on
 that draw of the data. As one start of EM is cheaper than one of Sinkhorn-EM, the time is compared
 with that of as many starts of EM as reach the same share. *Stretched blobs*: two clusters whose
-first axis is stretched, and how well fits from the two kinds of start find them.
+first axis is stretched, and how well fits from the two kinds of start find them. *Groups apart*:
+what the starts cost where groups of unequal sizes are far apart, so that equal shares split some.
 
-    python benchmarks/bench_sinkhorn.py            # everything, a few minutes on one core
+    python benchmarks/bench_sinkhorn.py            # everything, ten minutes on one core
     python benchmarks/bench_sinkhorn.py --quick    # ten starts on one draw, five blobs
 
 Writes ``results/bench_sinkhorn*.csv``, ``.md`` and ``.png`` beside this file.
@@ -21,7 +22,7 @@ import warnings
 import numpy as np
 import sklearn
 import torch
-from _common import RESULTS, machine, markdown, write_csv
+from _common import RESULTS, machine, markdown, seconds, write_csv
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
@@ -36,6 +37,8 @@ FIT = {"tol": 1e-4, "max_iter": 1000}
 #: Draws of the data, and starts on each.
 DRAWS, N_STARTS = (41, 42, 43), 50
 STRETCHES, N_BLOBS = (5, 10, 20, 40), 30
+#: Samples, features and groups; standard deviations of the centres in those of a group; draws.
+APART, SPREADS, N_APART = (4000, 4, 20), (1, 3, 8, 25), 5
 WITHIN = (0.01, 0.05, 0.1)
 
 BAD, KMEANS, SINKHORN = "EM, bad starts", "EM, k-means", "Sinkhorn-EM, then EM"
@@ -175,7 +178,30 @@ BLOBS = (
 )
 
 
-def write_markdown(ring, blobs, runs, path):
+def apart_rows(n_draws):
+    """Fits from the two kinds of start to groups that are more and more apart."""
+    n, d, K = APART
+    for spread in SPREADS:
+        spent, scores = {"kmeans": [], "sinkhorn": []}, {"kmeans": [], "sinkhorn": []}
+        for seed in range(n_draws):
+            rng = np.random.default_rng(seed)
+            centres = spread * rng.normal(size=(K, d))
+            X = centres[rng.integers(K, size=n)] + rng.normal(size=(n, d))
+            for start in spent:
+                model = DifferentiableGaussianMixture(K, init_params=start, random_state=seed)
+                spent[start].append(seconds(lambda m=model, X=X: m.fit(X)))
+                scores[start].append(model.score(X))
+        gained = np.subtract(scores["sinkhorn"], scores["kmeans"])
+        yield {
+            "spread of centres": spread,
+            **{f"{start} ms": 1e3 * float(np.median(v)) for start, v in spent.items()},
+            "mean log-likelihood gained by sinkhorn, median": float(np.median(gained)),
+            "worst": float(gained.min()),
+            "best": float(gained.max()),
+        }
+
+
+def write_markdown(ring, blobs, apart, runs, path):
     """Both tables, with where they come from."""
     n_draws = len({r["draw"] for r in runs})
     n_starts = len(runs) // max(1, n_draws * len(METHODS))
@@ -199,6 +225,10 @@ def write_markdown(ring, blobs, runs, path):
     ]
     if blobs:
         lines += ["", "## Stretched blobs", "", BLOBS, "", *markdown(blobs)]
+    if apart:
+        said = "{} samples of {} features in {} groups, default fits, {} draws."
+        said = said.format(*APART, N_APART)
+        lines += ["", "## Groups apart", "", said, "", *markdown(apart)]
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -230,15 +260,17 @@ def write_plot(runs, blobs, path):
     plt.close(figure)
 
 
-def write(runs, blobs):
+def write(runs, blobs, apart):
     """Write all results so far."""
     RESULTS.mkdir(exist_ok=True)
     ring = list(ring_table(runs))
     write_csv(ring, RESULTS / "bench_sinkhorn.csv")
-    write_markdown(ring, blobs, runs, RESULTS / "bench_sinkhorn.md")
+    write_markdown(ring, blobs, apart, runs, RESULTS / "bench_sinkhorn.md")
     write_plot(runs, blobs, RESULTS / "bench_sinkhorn.png")
     if blobs:
         write_csv(blobs, RESULTS / "bench_sinkhorn_blobs.csv")
+    if apart:
+        write_csv(apart, RESULTS / "bench_sinkhorn_apart.csv")
 
 
 def main():
@@ -254,12 +286,14 @@ def main():
         for row in ring_runs(draws, n_starts):
             runs.append(row)
             if not args.quick and len(runs) % (len(METHODS) * N_STARTS) == 0:
-                write(runs, [])  # as it grows: an interrupted run is not lost
+                write(runs, [], [])  # as it grows: an interrupted run is not lost
         print(*markdown(list(ring_table(runs))), sep="\n")
         blobs = list(blob_rows(n_blobs))
         print(*markdown(blobs), sep="\n")
+        apart = list(apart_rows(1 if args.quick else N_APART))
+        print(*markdown(apart), sep="\n")
     if not args.quick:
-        write(runs, blobs)
+        write(runs, blobs, apart)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ EM minimises the first problem alternately over the plan and the parameters. Sin
 the balanced one, see `skgmmot.fitting.em.sinkhorn`.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -31,7 +32,13 @@ from torch import Tensor
 
 from skgmmot.gaussian.log_density import log_density, log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.numerics.exponentials import exponentials, log_sum_exp
+from skgmmot.transport.discrete.network_simplex import network_simplex
 
+#: Newton steps from where a caller starts; where they do not suffice, the start is bad.
+QUICK = 4
+#: Log-densities of a linear programme at most: for more it takes longer than annealing.
+MOST_LINEAR = 2**19
 #: Steps in ``log t`` longer than this are also tried at double length; shorter ones are in the
 #: range of quadratic convergence.
 MIN_DOUBLED_STEP = 0.5
@@ -105,14 +112,14 @@ def entropic_ot_objective(
 def _balanced(weights: Tensor, log_g: Tensor, a: Tensor, *empty: Tensor) -> Tensor:
     """The balanced cost of components with weights, and the derivative in weights of zero."""
     dense = functools.partial(dense_dual, log_g=log_g.detach(), a=a.detach())
-    log_tilt = balance(weights.detach(), dense)
+    log_tilt = balance(weights.detach(), dense, linear=linear_start(weights, log_g, a))
     cost = weights @ (log_tilt - weights.log()) - _mean_log_density(log_tilt, log_g, a)
     if not empty:
         return cost
     zeros, others = empty
-    log_p = torch.logsumexp(log_tilt.unsqueeze(1) + log_g, dim=0)
+    log_p = log_sum_exp(log_tilt.unsqueeze(1) + log_g, 0)
     # where a weight is small, t / w is the inverse of the mean of g / p
-    slope = -torch.logsumexp(others - log_p + a.log(), dim=1) - 1
+    slope = -log_sum_exp(others - log_p + a.log(), 1) - 1
     return cost + zeros @ slope.clamp(max=torch.finfo(slope.dtype).max).detach()
 
 
@@ -155,7 +162,7 @@ def log_densities_of_components(theta: GaussianMixtureParams, X: Tensor) -> Tens
 
 def _mean_log_density(log_weights: Tensor, log_g: Tensor, a: Tensor) -> Tensor:
     """``sum_i a_i log sum_k t_k g_k(x_i)``."""
-    return a @ torch.logsumexp(log_weights.unsqueeze(1) + log_g, dim=0)
+    return a @ log_sum_exp(log_weights.unsqueeze(1) + log_g, 0)
 
 
 class Dual(NamedTuple):
@@ -188,11 +195,63 @@ def dense_dual(log_tilt: Tensor, temperature: float = 1.0, *, log_g: Tensor, a: 
     Dual
         The problem.
     """
-    log_g = log_g / temperature
-    log_resp = torch.log_softmax(log_tilt.unsqueeze(1) + log_g, dim=0)
-    share = torch.logsumexp(log_resp + a.log(), dim=1).exp()
-    value = _mean_log_density(log_tilt, log_g, a)
-    return Dual(value, share, lambda: (log_resp.exp() * a) @ log_resp.mT.exp())
+    joint = log_tilt.unsqueeze(1) + log_g / temperature
+    top = joint.amax(0)
+    resp = exponentials(joint.sub_(top))
+    total = resp.sum(0)
+    resp.div_(total)
+    return Dual(a @ (total.log() + top), resp @ a, lambda: (resp * a) @ resp.mT)
+
+
+def without_entropy(weights: Tensor, log_g: Tensor, a: Tensor) -> Tensor:
+    r"""Solve the problem of `balance` without entropy, a linear programme.
+
+    .. math:: \max_t\; \sum_k w_k \log t_k - \sum_i a_i \max_k \log t_k g_k(x_i)
+
+    Where few samples are between components, its solution is near that of balance.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (K,)
+        The prescribed shares ``w``, of sum one.
+    log_g : Tensor of shape (K, n)
+        Log-densities of the components.
+    a : Tensor of shape (n,)
+        Weights of the samples, of sum one.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        ``log t``, with ``sum(t) = 1``.
+
+    Raises
+    ------
+    RuntimeError
+        If a log-density is not finite, or if it is not solved to rounding.
+    """
+    if not torch.isfinite(log_g).all():
+        raise RuntimeError("log-densities must be finite. Choose a larger unit.")
+    problem = (t.double().cpu().numpy() for t in (weights, a, -log_g))
+    _, potentials, _ = network_simplex(*problem)
+    return torch.log_softmax(torch.from_numpy(potentials).to(weights), dim=0)
+
+
+def linear_start(weights: Tensor, log_g: Tensor, a: Tensor) -> Callable[[], Tensor] | None:
+    """Return what `balance` takes as ``linear``.
+
+    Parameters
+    ----------
+    weights, log_g, a : Tensor of shape (K,), (K, n) and (n,)
+        As in `without_entropy`.
+
+    Returns
+    -------
+    callable or None
+        None where the linear programme would be too large.
+    """
+    if log_g.numel() > MOST_LINEAR:
+        return None
+    return functools.partial(without_entropy, weights.detach(), log_g.detach(), a.detach())
 
 
 def balance(
@@ -202,15 +261,16 @@ def balance(
     start: Tensor | None = None,
     tol: float = 1e-13,
     max_iter: int = 30,
-    cheaply: Callable[[], Callable[..., Dual]] | None = None,
+    linear: Callable[[], Tensor] | None = None,
 ) -> Tensor:
     r"""Find the tilted weights whose responsibilities assign prescribed shares of the samples.
 
     .. math:: \max_t\; \sum_k w_k \log t_k - \sum_i a_i \log \sum_k t_k g_k(x_i)
 
     is maximised by damped Newton steps in ``log t``, and Sinkhorn updates where these fail. Where
-    samples are so far from components that this is nearly a linear programme, it is solved by
-    annealing: at a higher temperature first, which is then lowered.
+    components are so far apart that this is nearly a linear programme, Newton's method starts again
+    from the solution of that. If it fails there, too, the problem is annealed: solved at a higher
+    temperature first, which is then lowered.
 
     Parameters
     ----------
@@ -225,9 +285,8 @@ def balance(
         log-densities, though not above 0.01.
     max_iter : int, default=30
         Largest number of steps at each temperature.
-    cheaply : callable, default=None
-        ``() -> dual``, the same problem in a way that costs less for the thousands of evaluations
-        that annealing takes; None is none.
+    linear : callable, default=None
+        ``() -> log t``, the solution without entropy (`without_entropy`); None is none.
 
     Returns
     -------
@@ -242,10 +301,13 @@ def balance(
     weights = weights / weights.sum()  # in this dtype
     tol = max(tol, 16 * len(weights) * torch.finfo(weights.dtype).eps)
     log_tilt = weights.log() if start is None else start
-    found, missed = _newton_on_tilt(weights, dual, log_tilt, tol, max_iter)
+    quickly = max_iter if linear is None else min(QUICK, max_iter)
+    found, missed = _newton_on_tilt(weights, dual, log_tilt, tol, quickly)
+    if not missed < tol and linear is not None:
+        with contextlib.suppress(RuntimeError):
+            found, missed = _newton_on_tilt(weights, dual, linear(), tol, max_iter)
     if not missed < tol:
-        again = dual if cheaply is None else cheaply()
-        found, cooled = _annealed(weights, again, log_tilt, tol, max_iter)
+        found, cooled = _annealed(weights, dual, log_tilt, tol, max_iter)
         missed = cooled if math.isfinite(cooled) else missed
     if not missed < tol:
         raise RuntimeError(

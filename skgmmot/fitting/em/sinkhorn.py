@@ -20,6 +20,7 @@ from skgmmot.fitting.em.entropic import (
     curvature,
     dense_dual,
     imbalance,
+    linear_start,
     log_densities_of_components,
     masses_of_samples,
     sinkhorn_update,
@@ -29,9 +30,10 @@ from skgmmot.fitting.em.step import m_step
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.base import CovarianceType
 from skgmmot.gaussian.covariance.typed import TypedTensors, as_pytree
-from skgmmot.gaussian.evaluators import DefinitionEStep, EStep
+from skgmmot.gaussian.evaluators import EStep
 from skgmmot.gaussian.factor_coordinates import fisher_coordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
+from skgmmot.numerics.exponentials import log_sum_exp
 from skgmmot.numerics.fixed_point import iterate
 from skgmmot.numerics.newton.linearisation import Linearisation
 
@@ -42,7 +44,7 @@ ANY, TIGHTENING = 2.0, 0.9
 #: Below this allowed imbalance an iteration on the graph balances by Newton's method at once: the
 #: derivatives of Sinkhorn updates that hardly move go on changing long after their values.
 EXACT = 1e-2
-#: Samples or log-densities that annealing holds in memory at most (32 MiB).
+#: Samples or log-densities that balancing holds in memory at most (32 MiB).
 HELD = 2**22
 #: What counts as balanced, by the dtype of the products.
 BALANCED = {torch.float64: 1e-11, torch.float32: 1e-4}
@@ -177,10 +179,10 @@ class SinkhornEM:
 
     Notes
     -----
-    An iteration takes three passes over the samples, and two or more for each Newton step. The
-    objective is minus the balanced cost, a lower bound of the mean log-likelihood, and with a prior
-    of means and covariances the mean of its log-density more; before balance it is what one more
-    Sinkhorn update would make of it.
+    An iteration takes three passes over the samples, and where log-densities are too many to be
+    held in memory two or more for each Newton step. The objective is minus the balanced cost, a
+    lower bound of the mean log-likelihood, and with a prior of means and covariances the mean of
+    its log-density more; before balance it is what one more Sinkhorn update would make of it.
 
     References
     ----------
@@ -213,36 +215,31 @@ class SinkhornEM:
 
     def balance(self, theta: TiltedMixture) -> TiltedMixture:
         """The same mixture through the weights that balance it."""
-        held = functools.partial(self._held_dual, theta)
-        dual = held() if self._takes_long(theta) else functools.partial(self.dual, theta)
+        dual, linear, held = functools.partial(self.dual, theta), None, self._held(theta)
+        if held:
+            log_g, a = held
+            dual = functools.partial(dense_dual, log_g=log_g, a=a)
+            linear = linear_start(theta.prescribed, log_g, a)
         log_weights = balance(
-            theta.prescribed,
-            dual,
-            start=theta.log_weights,
-            tol=self.balanced,
-            cheaply=held,
+            theta.prescribed, dual, start=theta.log_weights, tol=self.balanced, linear=linear
         )
         return theta._replace(log_weights=log_weights)
 
-    def _takes_long(self, theta: TiltedMixture) -> bool:
-        """Whether a pass is by definition, and of many numbers."""
-        work = self.em.samples.n_samples * theta.means.numel() * theta.means.shape[1]
-        if self.em.parts or work <= HELD:
-            return False
-        return isinstance(self.em.fastest(theta), DefinitionEStep)
+    def _held(self, theta: TiltedMixture) -> tuple[Tensor, Tensor] | None:
+        """Log-densities of the components at samples ``(K, n)``, and the masses of these ``(n,)``.
 
-    def _held_dual(self, theta: TiltedMixture):
-        """`dual` from log-densities that are held in memory, if they are not too many."""
+        None if they are too many to be held in memory.
+        """
         samples, (K, d) = self.em.samples, theta.means.shape
         if self.em.parts or samples.incomplete or samples.n_samples * max(K, d) > HELD:
-            return functools.partial(self.dual, theta)
+            return None
         in_memory = isinstance(samples, InMemory)
         X, a = (samples.X, samples.sample_weight) if in_memory else samples.take()
         if a is not None:
             X, a = X[a > 0], a[a > 0].double()
         parts = (X - self.em.origin).double().split(max(1, HELD // (4 * K * d)))
         log_g = torch.cat([log_densities_of_components(theta.mixture(), x) for x in parts], dim=1)
-        return functools.partial(dense_dual, log_g=log_g, a=masses_of_samples(X.double(), a))
+        return log_g, masses_of_samples(X.double(), a)
 
     def dual(self, theta: TiltedMixture, log_weights: Tensor, temperature: float = 1.0) -> Dual:
         """The problem of balance, by passes over the samples; hot, up to a constant value."""
@@ -281,7 +278,7 @@ class _Gain:
     def block(self, X, sample_weight, buffers):
         # sample by sample, for far samples cost much in either reading
         log_resp = self.step.log_responsibilities(X)
-        gained = torch.logsumexp(log_resp + self.tilt.unsqueeze(1), dim=0)
+        gained = log_sum_exp(log_resp + self.tilt.unsqueeze(1), 0)
         return ((gained if sample_weight is None else gained * sample_weight).sum(),)
 
 

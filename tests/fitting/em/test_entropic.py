@@ -8,11 +8,14 @@ import torch
 from torch.autograd import gradcheck
 
 from skgmmot.fitting.em.entropic import (
+    MOST_LINEAR,
     balance,
     balance_gap_bound,
     dense_dual,
     entropic_ot_objective,
+    linear_start,
     sinkhorn_update,
+    without_entropy,
 )
 from skgmmot.functional import fit_em
 from skgmmot.gaussian.log_density import log_joint
@@ -222,6 +225,63 @@ def test_steps_end_where_rounding_stops_them():
     share = torch.softmax(log_tilt.unsqueeze(1) + log_g, 0).mean(1)
     assert torch.allclose(share, weights, atol=1e-8)
     assert len(calls) < 80  # 68, and 89 if the last temperature took all its steps
+
+
+def groups_apart(n_samples, K=6):
+    """Log-densities of components near groups of unequal sizes, forty deviations apart."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 40 * torch.rand(K, 3, generator=generator).double()
+    labels = torch.arange(n_samples) ** 2 % (K + 3) % K
+    X = centres[labels] + torch.randn(n_samples, 3, generator=generator).double()
+    weights = torch.full((K,), 1 / K, dtype=torch.float64)
+    return -10 * (X - 0.8 * centres.unsqueeze(1)).square().sum(2), weights
+
+
+def test_without_entropy_the_linear_programme_is_solved():
+    log_g, weights = groups_apart(200)
+    a = torch.linspace(1, 2, 200).double()
+    a /= a.sum()
+    log_tilt = without_entropy(weights, log_g, a)
+    value = weights @ log_tilt - a @ (log_tilt.unsqueeze(1) + log_g).amax(0)
+    assert float(value) == pytest.approx(ot.emd2(weights.numpy(), a.numpy(), -log_g.numpy()))
+    assert float(log_tilt.exp().sum()) == pytest.approx(1)
+
+
+def test_groups_far_apart_are_balanced_from_the_linear_programme():
+    log_g, weights = groups_apart(500)
+    a = torch.full((500,), 1 / 500, dtype=torch.float64)
+    found, counts = [], []
+    for linear in (linear_start(weights, log_g, a), None):
+        dual, calls = counted(log_g)
+        log_tilt = balance(weights, dual, linear=linear)
+        found.append(torch.softmax(log_tilt.unsqueeze(1) + log_g, 0))
+        counts.append(len(calls))
+    assert torch.allclose(found[0].mean(1), weights, atol=1e-12)
+    assert torch.allclose(found[0], found[1], atol=1e-8)
+    assert counts[0] < counts[1] / 4
+
+
+def test_large_linear_programmes_are_left_out():
+    log_g = torch.zeros(1, 1, dtype=torch.float64)
+    assert linear_start(log_g[0], log_g, log_g[0]) is not None
+    assert linear_start(log_g[0], log_g.expand(1, MOST_LINEAR + 1), log_g[0]) is None
+
+
+def test_balance_is_found_without_a_linear_programme_where_that_fails():
+    def fails():
+        raise RuntimeError("no solution")
+
+    log_g, weights = groups_apart(200)
+    log_tilt = balance(weights, dual_of(log_g), linear=fails)
+    share = torch.softmax(log_tilt.unsqueeze(1) + log_g, 0).mean(1)
+    assert torch.allclose(share, weights, atol=1e-12)
+
+
+def test_a_linear_programme_takes_finite_log_densities_only():
+    log_g, weights = groups_apart(20)
+    log_g[1, 3] = -torch.inf
+    with pytest.raises(RuntimeError, match="log-densities must be finite"):
+        without_entropy(weights, log_g, torch.full_like(log_g[0], 1 / 20))
 
 
 def test_balance_that_does_not_end_says_so():

@@ -127,9 +127,28 @@ def test_samples_of_weight_zero_are_not_held():
     found = []
     for samples in (InMemory(X[:3], None), InMemory(X, torch.tensor([1.0, 1, 1, 0]).double())):
         em = SinkhornEM(EM(samples, torch.zeros(1).double(), 1e-3))
-        dual = em._held_dual(untilted(theta))(theta.weights.log())
+        log_g, a = em._held(untilted(theta))
+        dual = sinkhorn.dense_dual(theta.weights.log(), log_g=log_g, a=a)
         found.append(torch.stack([dual.value, *dual.share]))
     torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_groups_far_apart_are_balanced_in_few_evaluations(monkeypatch, weighted):
+    generator = torch.Generator().manual_seed(0)
+    means = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 60.0], [70.0, 80.0]]).double()
+    labels = torch.arange(400) ** 2 % 7 % 4
+    X = means[labels] + torch.randn(400, 2, generator=generator).double()
+    a = torch.arange(400).double() % 3 if weighted else None
+    weights = torch.full((4,), 0.25).double()
+    theta = GaussianMixtureParams(weights, 0.8 * means, torch.ones(4, 1).double(), "spherical")
+    calls, dense = [], sinkhorn.dense_dual
+    noting = lambda *args, **held: calls.append(args) or dense(*args, **held)  # noqa: E731
+    monkeypatch.setattr(sinkhorn, "dense_dual", noting)
+    em = SinkhornEM(EM(InMemory(X, a), torch.zeros(2).double(), 1e-3))
+    share = em.em.statistics(em.balance(untilted(theta))).mass / em.em.total
+    assert torch.allclose(share, weights, atol=1e-9)
+    assert 5 < len(calls) < 100
 
 
 def test_sinkhorn_em_starts_from_tiny_components_far_from_all_samples(problem):
