@@ -40,6 +40,7 @@ from skgmmot.transport.discrete.solvers import solve
 #: A program that has taken so many seconds in all is not repeated.
 LONG = 10
 OURS = MixtureWasserstein(squared=True)
+W2 = functools.partial(bures_wasserstein_distance, squared=True)
 
 
 class Case(NamedTuple):
@@ -106,11 +107,10 @@ def frechet_programs(d, condition=None):
         pair = [tuple(t[0] for t in mixture(1, d, 1.0, seed)[1:]) for seed in (1, 2)]
     else:
         pair = [ill_conditioned(d, condition, seed) for seed in (1, 2)]
-    ours = functools.partial(bures_wasserstein_distance, squared=True)
-    values = {"skgmmot": lambda: ours(*pair)}
+    values = {"skgmmot": lambda: W2(*pair)}
     if d < 1000:  # it takes a minute there
         values["SciPy"] = lambda: of_scipy(*pair)
-    gradients = {"skgmmot": lambda: gradient(ours, pair)}
+    gradients = {"skgmmot": lambda: gradient(W2, pair)}
     if find_spec("torchmetrics"):
         values = {"torchmetrics": lambda: torchmetrics_distance(*pair), **values}
         gradients = {"torchmetrics": lambda: gradient(torchmetrics_distance, pair), **gradients}
@@ -138,8 +138,7 @@ def frechet_cases(quick):
     rng = np.random.default_rng(0)
     samples = [torch.from_numpy(rng.normal(size=(n, d)) * np.geomspace(1, 0.1, d)) for _ in "ab"]
     singular = [(X.mean(0).numpy(), np.cov(X.T)) for X in samples]
-    ours = functools.partial(bures_wasserstein_distance, squared=True)
-    by_moments = {"skgmmot": lambda: ours(*singular)}
+    by_moments = {"skgmmot": lambda: W2(*singular)}
     by_samples = {"skgmmot": lambda: frechet_distance(*samples, squared=True)}
     if find_spec("torchmetrics"):
         by_moments = {"torchmetrics": lambda: torchmetrics_distance(*singular), **by_moments}
