@@ -9,7 +9,8 @@ from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import m_step
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import TIED
-from skgmmot.gaussian.incomplete import IncompleteDefinition, by_pattern
+from skgmmot.gaussian.incomplete.e_steps import IncompleteDefinition
+from skgmmot.gaussian.incomplete.patterns import by_pattern
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, map_rows
 

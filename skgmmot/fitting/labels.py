@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skgmmot.fitting import kmeans
 from skgmmot.fitting.groups import WHOLE, Grouped, Possible, View
-from skgmmot.gaussian.incomplete import by_pattern
+from skgmmot.gaussian.incomplete.patterns import by_pattern
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 
 #: Iterations of Lloyd's at most, and the movement of centres at which they end, as in `kmeans`.

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.incomplete import by_pattern
+from skgmmot.gaussian.incomplete.patterns import by_pattern
 from skgmmot.numerics.blocks import Workers, workers
 
 

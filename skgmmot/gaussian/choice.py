@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skgmmot.gaussian.covariance.base import CovarianceType, ElementaryType
 from skgmmot.gaussian.evaluators import DefinitionEStep, EStep, FeatureEStep, WhiteningEStep
-from skgmmot.gaussian.incomplete import IncompleteDefinition, IncompleteFeatures
+from skgmmot.gaussian.incomplete.e_steps import IncompleteDefinition, IncompleteFeatures
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 
 #: The definition is as fast as matrix products for fewer log-joint densities (samples times

@@ -19,7 +19,7 @@ SMALL = {
     "gaussian.choice": {"MIN_PRODUCT_DENSITIES": 0},
     "gaussian.covariance.matrices": {"MIN_STRIPPED_FEATURES": 2},
     "gaussian.evaluators": {"MIN_PRODUCT_ROWS": 1},
-    "gaussian.incomplete": {"HELD": 64},
+    "gaussian.incomplete.e_steps": {"HELD": 64},
     "gaussian.local": {"CELL_SIZE": 4},
     "numerics.newton.linearisation": {"SMALL": 0},
     "transport.discrete.column_generation": {"MIN_COSTS": 4, "BLOCK_SIZE": 16},

@@ -26,7 +26,7 @@ from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.gaussian.choice import definition_e_step, fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.evaluators import EStep
-from skgmmot.gaussian.incomplete import by_pattern
+from skgmmot.gaussian.incomplete.patterns import by_pattern
 from skgmmot.gaussian.log_density import FAR
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics import blocks

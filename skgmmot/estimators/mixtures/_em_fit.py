@@ -29,7 +29,8 @@ from skgmmot.fitting.labels import Labelling, check_weights
 from skgmmot.fitting.robust.noise import check_noise, clear_of_noise
 from skgmmot.fitting.samples import InMemory
 from skgmmot.fitting.stream import bounds
-from skgmmot.gaussian.incomplete import NO_NOISE, by_pattern
+from skgmmot.gaussian.incomplete.e_steps import NO_NOISE
+from skgmmot.gaussian.incomplete.patterns import by_pattern
 from skgmmot.numerics import blocks
 from skgmmot.numerics.runs import Runs
 

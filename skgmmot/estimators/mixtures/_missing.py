@@ -15,7 +15,8 @@ from skgmmot.estimators.mixtures._base import MixtureEstimator
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.incomplete import filled
 from skgmmot.fitting.samples import InMemory
-from skgmmot.gaussian.incomplete import IncompleteDefinition, by_pattern
+from skgmmot.gaussian.incomplete.e_steps import IncompleteDefinition
+from skgmmot.gaussian.incomplete.patterns import by_pattern
 from skgmmot.numerics import blocks
 from skgmmot.numerics.threads import single_threaded_torch
 

@@ -21,7 +21,7 @@ from skgmmot.estimators.starts import assignments, drawing
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.evaluators import EStep
-from skgmmot.gaussian.incomplete import by_pattern
+from skgmmot.gaussian.incomplete.patterns import by_pattern
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.fixed_point import Solution
 

@@ -15,7 +15,7 @@ from skgmmot.fitting.samples import Samples
 from skgmmot.gaussian.choice import cancellation, fastest_e_step, feature_e_step
 from skgmmot.gaussian.covariance.base import check_positive
 from skgmmot.gaussian.evaluators import EStep, FeatureEStep
-from skgmmot.gaussian.incomplete import IncompleteDefinition
+from skgmmot.gaussian.incomplete.e_steps import IncompleteDefinition
 from skgmmot.gaussian.local import local_sums
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.gaussian.statistics import Statistics, e_step

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from skgmmot.fitting.em.gradient.adjoint import TapedAdjoint
 from skgmmot.fitting.em.rows import EM
-from skgmmot.gaussian.incomplete import IncompleteDefinition
+from skgmmot.gaussian.incomplete.e_steps import IncompleteDefinition
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS

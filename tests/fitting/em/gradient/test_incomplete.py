@@ -12,7 +12,7 @@ from skgmmot.fitting.em.fit import fit_from_starts
 from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
-from skgmmot.gaussian.incomplete import by_pattern
+from skgmmot.gaussian.incomplete.patterns import by_pattern
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.gradients import GRADIENTS
 

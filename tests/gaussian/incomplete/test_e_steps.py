@@ -8,13 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.gaussian.conditional import condition, marginal
-from skgmmot.gaussian.incomplete import (
-    IncompleteDefinition,
-    IncompleteFeatures,
-    Patterns,
-    by_pattern,
-    drawn_labels,
-)
+from skgmmot.gaussian.incomplete.e_steps import IncompleteDefinition, IncompleteFeatures
+from skgmmot.gaussian.incomplete.patterns import by_pattern
 from skgmmot.gaussian.log_density import log_density, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import e_step
@@ -234,19 +229,3 @@ def test_derivatives_are_those_of_finite_differences(mixture, incomplete):
     assert torch.autograd.gradcheck(sums, inputs, fast_mode=True)
     found = torch.autograd.grad(sum(t.sum() for t in sums(*inputs)), inputs[3])[0]
     assert (found[missing] == 0).all() and found.isfinite().all()
-
-
-def test_rows_are_sorted_by_what_they_have(make_samples):
-    X = make_samples(40, 60)
-    X[make_samples(40, 60, seed=3) < 0] = NAN
-    X = X[torch.arange(40).repeat(3)]
-    rows = by_pattern(X)
-    assert sorted(rows.tolist()) == list(range(120))
-    patterns = Patterns.of(X[rows].isnan())
-    assert len(patterns.rows) == 40 and patterns.counts().tolist() == [3] * 40
-    assert_close(patterns.observed[:, None].expand(-1, 3, -1).reshape(120, 60), ~X[rows].isnan())
-
-
-def test_components_without_probability_are_never_drawn():
-    resp = torch.tensor([[0.0, 0.5], [1.0, 0.5], [0.0, 0.0]], dtype=F64)
-    assert drawn_labels(resp, torch.tensor([0.0, 1.0])).tolist() == [1, 1]
