@@ -633,16 +633,17 @@ def _tgmm(n_components, X, covariance_type, **options):
 def missing_time(quick):
     """Missing values: time of an iteration.
 
-    Samples of five components in ten features, with about 30 % of their entries missing, in so many
+    Samples of five components in d features, with about 30 % of their entries missing, in so many
     patterns of observed features. ms: CPU time of one iteration of EM, the median of several, on
     the samples before and after that, in turns. ratio: the second over the first. setup: further
     CPU time of a fit before its first iteration, in iterations on complete samples.
     """
-    K, d = 5, 10
-    cases = [(t, 100_000, 100, np.float64) for t in TYPES]
-    cases += [("full", 100_000, 100, np.float32), ("full", 100_000, 800, np.float64)]
-    cases += [("full", 1000, 100, np.float64), ("full", 150, 20, np.float64)]
-    for covariance_type, n, n_patterns, dtype in cases:
+    K = 5
+    cases = [(t, 100_000, 10, 100, np.float64) for t in TYPES]
+    cases += [("full", 100_000, 10, 100, np.float32), ("full", 100_000, 10, 800, np.float64)]
+    cases += [("full", 1000, 10, 100, np.float64), ("full", 150, 10, 20, np.float64)]
+    cases += [(t, 1000, 50, 1000, np.float64) for t in ("full", "tied")]
+    for covariance_type, n, d, n_patterns, dtype in cases:
         rng = np.random.default_rng(0)
         means = 3 * rng.normal(size=(K, d))
         X = (means[rng.integers(K, size=n)] + rng.normal(size=(n, d))).astype(dtype)
@@ -653,7 +654,7 @@ def missing_time(quick):
             patterns = patterns[rng.permutation(len(patterns))[:n_patterns]]
         M = np.where(patterns[rng.integers(n_patterns, size=n)], dtype(np.nan), X)
         options = {"covariance_type": covariance_type, "means_init": means, "tol": 0}
-        few, many = 1, 6 if n > 1000 else 101
+        few, many = 1, 6 if n > 1000 or d > 10 else 101
 
         def took(samples, n_iter, options=options):
             model = DifferentiableGaussianMixture(
@@ -670,6 +671,7 @@ def missing_time(quick):
             "type": covariance_type,
             "dtype": np.dtype(dtype).name,
             "n": n,
+            "d": d,
             "patterns": n_patterns,
             "ms, complete": 1000 * plain,
             "ms, missing": 1000 * exact,

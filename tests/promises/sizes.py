@@ -20,6 +20,7 @@ SMALL = {
     "gaussian.covariance.matrices": {"MIN_STRIPPED_FEATURES": 2},
     "gaussian.evaluators": {"MIN_PRODUCT_ROWS": 1},
     "gaussian.incomplete.e_steps": {"HELD": 64},
+    "gaussian.incomplete.precisions": {"HELD": 64},
     "gaussian.local": {"CELL_SIZE": 4},
     "numerics.newton.linearisation": {"SMALL": 0},
     "transport.discrete.column_generation": {"MIN_COSTS": 4, "BLOCK_SIZE": 16},

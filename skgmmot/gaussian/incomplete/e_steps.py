@@ -16,6 +16,7 @@ are taken together, so that samples should be `sorted <by_pattern>` by it.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from skgmmot.gaussian.evaluators import (
     coefficients_on_features,
 )
 from skgmmot.gaussian.incomplete.patterns import Patterns, drawn_labels
+from skgmmot.gaussian.incomplete.precisions import ByPrecisions
 from skgmmot.gaussian.log_density import is_far, log_responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.gaussian.statistics import Statistics
@@ -77,6 +79,10 @@ class IncompleteEStep:
             self.covariances = theta.in_base().covariances
         else:
             self.covariances = base.from_precisions(base.precisions(self.theta.factors))
+        self._by_precisions = None
+        if not base.diagonal and self.theta.weights is None:  # else derivatives in them are wanted
+            by_precisions = ByPrecisions(self.theta, self.covariances, origin)
+            self._by_precisions = by_precisions if by_precisions.is_accurate else None
         # matrices of a pattern: marginals, regressions and what they are made of
         self.most_patterns = max(1, HELD // (6 * self.covariances.numel()))
 
@@ -98,8 +104,15 @@ class IncompleteEStep:
             for some in (rows[i : i + few] for i in range(0, len(rows), few))
         ]
 
+    def many_patterns(self, X: Tensor) -> ByPrecisions | None:
+        """What is faster where a pattern has fewer samples than there are features; else None."""
+        few = len(X) < X.shape[1] * Patterns.number(torch.isnan(X))
+        return self._by_precisions if few else None
+
     def log_joint(self, X: Tensor) -> Tensor:
         """Return ``log w_k g_k(x_i) (K, b)``, of what is observed of the samples."""
+        if many := self.many_patterns(X):
+            return many.log_joint(X)
         parts = [self._joint_of_part(X[rows]) for rows in self.parts(X)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -127,12 +140,14 @@ class IncompleteEStep:
 
     def block(self, X: Tensor, sample_weight: Tensor | None, buffers) -> tuple[Tensor, ...]:
         """Sum the statistics of one block; those of several blocks add."""
-        parts = self.parts(X)
+        if many := self.many_patterns(X):
+            parts, sums = many.parts(torch.isnan(X)), many.sums
+        else:
+            parts, sums = self.parts(X), partial(self._sums_of_part, buffers=buffers)
         if len(parts) == 1:
-            return self._sums_of_part(X, sample_weight, buffers)
+            return sums(X, sample_weight)
         weights = [None if sample_weight is None else sample_weight[rows] for rows in parts]
-        each = zip(parts, weights, strict=True)
-        return add(self._sums_of_part(X[rows], a, buffers) for rows, a in each)
+        return add(sums(X[rows], a) for rows, a in zip(parts, weights, strict=True))
 
     def statistics(self, *sums: Tensor, total_scatter=None) -> Statistics:
         """The sums over all blocks, which are centred at the means, by their names."""
@@ -224,11 +239,17 @@ class IncompleteDefinition(IncompleteEStep):
 
         What is observed is on the graph, but differs by rounding.
         """
+        many = self.many_patterns(X)
         parts = []
-        for some in self.parts(X):
-            patterns, observed, y, joint = self._centred(X[some])
+        for some in many.parts(torch.isnan(X)) if many else self.parts(X):
+            if many:
+                joint, y, *_ = many.complete(X[some], torch.isnan(X[some]))
+                expected = self.theta.means.unsqueeze(1) + y
+            else:
+                patterns, observed, y, joint = self._centred(X[some])
+                expected = self._expected(patterns, observed, y)
             resp = exponentials(self._normalised(X[some], joint))
-            parts.append((resp.unsqueeze(-1) * self._expected(patterns, observed, y)).sum(0))
+            parts.append((resp.unsqueeze(-1) * expected).sum(0))
         found = torch.cat(parts)
         return found if self.origin is None else found + self.origin.double()
 

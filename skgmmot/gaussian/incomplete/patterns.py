@@ -37,10 +37,19 @@ class Patterns(NamedTuple):
     @classmethod
     def of(cls, missing: Tensor) -> "Patterns":
         """Those of samples whose missing entries are given ``(b, d)``."""
-        changes = (missing[1:] != missing[:-1]).any(1).nonzero().squeeze(1) + 1
-        edges = [0, *changes.tolist(), len(missing)]
+        edges = [0, *(cls._changes(missing).nonzero().squeeze(1) + 1).tolist(), len(missing)]
         rows = [slice(a, b) for a, b in itertools.pairwise(edges)]
         return cls(rows, ~missing[edges[:-1]])
+
+    @staticmethod
+    def _changes(missing: Tensor) -> Tensor:
+        """After which samples, but the last, another pattern begins ``(b - 1,)``."""
+        return (missing[1:] != missing[:-1]).any(1)
+
+    @classmethod
+    def number(cls, missing: Tensor) -> int:
+        """How many there are among samples whose missing entries are given ``(b, d)``."""
+        return 1 + int(cls._changes(missing).sum())
 
     def counts(self) -> Tensor:
         """How many samples each has ``(S,)``."""

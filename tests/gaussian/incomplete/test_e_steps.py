@@ -8,7 +8,11 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.gaussian.conditional import condition, marginal
-from skgmmot.gaussian.incomplete.e_steps import IncompleteDefinition, IncompleteFeatures
+from skgmmot.gaussian.incomplete.e_steps import (
+    IncompleteDefinition,
+    IncompleteEStep,
+    IncompleteFeatures,
+)
 from skgmmot.gaussian.incomplete.patterns import by_pattern
 from skgmmot.gaussian.log_density import log_density, responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
@@ -16,6 +20,17 @@ from skgmmot.gaussian.statistics import e_step
 
 F64, NAN = torch.float64, math.nan
 K, d, n = 3, 4, 30
+
+
+@pytest.fixture(autouse=True, params=["few", "many"])
+def patterns(request, monkeypatch):
+    """Whether samples are taken pattern by pattern or, where both can, all at once."""
+
+    def many_patterns(self, X):
+        return None if request.param == "few" else self._by_precisions
+
+    monkeypatch.setattr(IncompleteEStep, "many_patterns", many_patterns)
+    return request.param
 
 
 @pytest.fixture
