@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from skgmmot.fitting.em.rows import EM
@@ -20,8 +21,6 @@ NEIGHBOUR, MOST_FEATURES = 10, 8
 ITERATIONS = 50
 #: Weights of noise that a fit begins with, if they are not given.
 LEAST_WEIGHT, MOST_WEIGHT = 0.02, 0.5
-#: Samples of a block of distances.
-BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +237,9 @@ def looks_like_noise(X: Tensor) -> Tensor:
     x = X.double() - X.double().mean(0)
     width = x.amax(0) - x.amin(0)
     x = x / torch.where(width > 0, width, 1.0)
-    distance = torch.cat([torch.cdist(rows, x).kthvalue(k + 1).values for rows in x.split(BLOCK)])
+    points = x.cpu().numpy()
+    distance, _ = KDTree(points).query(points, [k + 1])  # the first neighbour is the sample
+    distance = torch.from_numpy(distance[:, 0]).to(x)
     # duplicates have no distance
     positive = distance[distance > 0]
     if not len(positive):
