@@ -9,12 +9,14 @@ first axis is stretched, and how well fits from the two kinds of start find them
 what the starts cost where groups of unequal sizes are far apart, so that equal shares split some.
 
     python benchmarks/bench_sinkhorn.py            # everything, ten minutes on one core
+    python benchmarks/bench_sinkhorn.py --apart    # groups apart alone, two minutes
     python benchmarks/bench_sinkhorn.py --quick    # ten starts on one draw, five blobs
 
 Writes ``results/bench_sinkhorn*.csv``, ``.md`` and ``.png`` beside this file.
 """
 
 import argparse
+import datetime
 import math
 import time
 import warnings
@@ -22,7 +24,7 @@ import warnings
 import numpy as np
 import sklearn
 import torch
-from _common import RESULTS, machine, markdown, seconds, write_csv
+from _common import RESULTS, cpu_seconds, machine, markdown, write_csv
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
@@ -189,7 +191,7 @@ def apart_rows(n_draws):
             X = centres[rng.integers(K, size=n)] + rng.normal(size=(n, d))
             for start in spent:
                 model = DifferentiableGaussianMixture(K, init_params=start, random_state=seed)
-                spent[start].append(seconds(lambda m=model, X=X: m.fit(X)))
+                spent[start].append(cpu_seconds(lambda m=model, X=X: m.fit(X)))
                 scores[start].append(model.score(X))
         gained = np.subtract(scores["sinkhorn"], scores["kmeans"])
         yield {
@@ -201,7 +203,7 @@ def apart_rows(n_draws):
         }
 
 
-def write_markdown(ring, blobs, apart, runs, path):
+def write_markdown(ring, blobs, runs, path):
     """Both tables, with where they come from."""
     n_draws = len({r["draw"] for r in runs})
     n_starts = len(runs) // max(1, n_draws * len(METHODS))
@@ -225,11 +227,23 @@ def write_markdown(ring, blobs, apart, runs, path):
     ]
     if blobs:
         lines += ["", "## Stretched blobs", "", BLOBS, "", *markdown(blobs)]
-    if apart:
-        said = "{} samples of {} features in {} groups, default fits, {} draws."
-        said = said.format(*APART, N_APART)
-        lines += ["", "## Groups apart", "", said, "", *markdown(apart)]
     path.write_text("\n".join(lines) + "\n")
+
+
+def write_apart(table):
+    """Write the table of groups apart."""
+    lines = [
+        "# Starts where groups are apart",
+        "",
+        f"Written by `python benchmarks/bench_sinkhorn.py --apart` on {datetime.date.today()}, on",
+        f"{machine()}; torch {torch.__version__}, one thread.",
+        "{} samples of {} features in {} groups of one spread, default fits,".format(*APART),
+        f"{N_APART} draws; CPU times of whole fits, medians.",
+        "",
+        *markdown(table),
+    ]
+    write_csv(table, RESULTS / "bench_sinkhorn_apart.csv")
+    (RESULTS / "bench_sinkhorn_apart.md").write_text("\n".join(lines) + "\n")
 
 
 def write_plot(runs, blobs, path):
@@ -260,40 +274,44 @@ def write_plot(runs, blobs, path):
     plt.close(figure)
 
 
-def write(runs, blobs, apart):
+def write(runs, blobs):
     """Write all results so far."""
     RESULTS.mkdir(exist_ok=True)
     ring = list(ring_table(runs))
     write_csv(ring, RESULTS / "bench_sinkhorn.csv")
-    write_markdown(ring, blobs, apart, runs, RESULTS / "bench_sinkhorn.md")
+    write_markdown(ring, blobs, runs, RESULTS / "bench_sinkhorn.md")
     write_plot(runs, blobs, RESULTS / "bench_sinkhorn.png")
     if blobs:
         write_csv(blobs, RESULTS / "bench_sinkhorn_blobs.csv")
-    if apart:
-        write_csv(apart, RESULTS / "bench_sinkhorn_apart.csv")
 
 
 def main():
     """Read the arguments, run, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few starts, written nowhere")
+    parser.add_argument("--apart", action="store_true", help="groups apart alone")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=sklearn.exceptions.ConvergenceWarning)
     torch.set_num_threads(1)
+    if args.apart or not args.quick:
+        with threadpool_limits(1):
+            apart = list(apart_rows(N_APART))
+        print(*markdown(apart), sep="\n")
+        write_apart(apart)
+    if args.apart:
+        return
     draws, n_starts, n_blobs = (DRAWS[:1], 10, 5) if args.quick else (DRAWS, N_STARTS, N_BLOBS)
     runs = []
     with threadpool_limits(1):
         for row in ring_runs(draws, n_starts):
             runs.append(row)
             if not args.quick and len(runs) % (len(METHODS) * N_STARTS) == 0:
-                write(runs, [], [])  # as it grows: an interrupted run is not lost
+                write(runs, [])  # as it grows: an interrupted run is not lost
         print(*markdown(list(ring_table(runs))), sep="\n")
         blobs = list(blob_rows(n_blobs))
         print(*markdown(blobs), sep="\n")
-        apart = list(apart_rows(1 if args.quick else N_APART))
-        print(*markdown(apart), sep="\n")
     if not args.quick:
-        write(runs, blobs, apart)
+        write(runs, blobs)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ are taken together, so that samples should be `sorted <by_pattern>` by it.
 """
 
 import math
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -79,10 +79,6 @@ class IncompleteEStep:
             self.covariances = theta.in_base().covariances
         else:
             self.covariances = base.from_precisions(base.precisions(self.theta.factors))
-        self._by_precisions = None
-        if not base.diagonal and self.theta.weights is None:  # else derivatives in them are wanted
-            by_precisions = ByPrecisions(self.theta, self.covariances, origin)
-            self._by_precisions = by_precisions if by_precisions.is_accurate else None
         # matrices of a pattern: marginals, regressions and what they are made of
         self.most_patterns = max(1, HELD // (6 * self.covariances.numel()))
 
@@ -104,6 +100,14 @@ class IncompleteEStep:
             for some in (rows[i : i + few] for i in range(0, len(rows), few))
         ]
 
+    @cached_property
+    def _by_precisions(self) -> ByPrecisions | None:
+        """What takes samples of many patterns, where it can."""
+        if self.covariance_type.diagonal or self.theta.weights is not None:
+            return None  # there is nothing to gain, or derivatives in weights of zero are asked for
+        found = ByPrecisions(self.theta, self.covariances, self.origin)
+        return found if found.is_accurate else None
+
     def many_patterns(self, X: Tensor) -> ByPrecisions | None:
         """What is faster where a pattern has fewer samples than there are features; else None."""
         few = len(X) < X.shape[1] * Patterns.number(torch.isnan(X))
@@ -112,7 +116,7 @@ class IncompleteEStep:
     def log_joint(self, X: Tensor) -> Tensor:
         """Return ``log w_k g_k(x_i) (K, b)``, of what is observed of the samples."""
         if many := self.many_patterns(X):
-            return many.log_joint(X)
+            return many.log_joint(X).to(self.dtype)
         parts = [self._joint_of_part(X[rows]) for rows in self.parts(X)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
