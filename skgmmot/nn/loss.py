@@ -48,8 +48,8 @@ of shape (n, d)
         at zero.
     gradient : {'one_step', 'implicit', 'automatic', 'natural'}, default='one_step'
         How a fit is differentiated, see `EMLayer`. ``'one_step'`` trains networks in many small
-        steps; ``'implicit'`` gives the exact loss and gradient of each batch, in 2 to 10 times
-        the time where EM converges fast, and in hundreds of times where it does not.
+        steps; ``'implicit'`` gives the exact loss and gradient of each batch, in 3 to 12 times
+        the time where EM converges fast, and in up to hundreds of times where it does not.
     max_iter : int, default=None
         Largest number of EM iterations for each batch; None is 1 for ``'one_step'``, so that the
         mixture follows the batches, and 100 otherwise.
