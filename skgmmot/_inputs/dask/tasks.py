@@ -6,6 +6,7 @@ import itertools
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 
@@ -16,6 +17,9 @@ from skgmmot.numerics.threads import single_threaded_torch
 
 #: How often a pass is tried when workers die, beside the retries of dask itself.
 ATTEMPTS = 3
+#: Seconds before another try: schedulers forget failed tasks, and replace workers, in their own
+#: time, and answer at once with a failure that they still know.
+PAUSE = 0.5
 #: Functions of up to so many bytes are sent along with each task; others are a task of their own,
 #: whose result workers hand on among themselves.
 SENT_ALONG = 2**16
@@ -39,6 +43,7 @@ def in_tasks(function: Callable, calls: list[tuple], groups: Callable | None = N
         except _deaths() as error:
             death = error.with_traceback(None)
         gc.collect()  # failed tasks that anything still refers to would not be run again
+        time.sleep(PAUSE)
     raise RuntimeError(_obituary(death)) from death
 
 

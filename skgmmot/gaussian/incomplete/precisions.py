@@ -38,10 +38,16 @@ class Completion(NamedTuple):
     """``log w_k g_k(x_io) (K, b)``, of what is observed."""
     centred: Tensor
     """Samples about each mean, with conditional means where entries are missing ``(K, b, d)``."""
-    covariances: Tensor
-    """Conditional covariances of missing entries ``(K or 1, b, m, m)``, and zeros."""
+    factors: Tensor
+    """Factors ``L L^T`` of the precisions of missing entries ``(K or 1, b, m, m)``."""
     lacking: Tensor
-    """Which features these are ``(b, m)``."""
+    """Which features these are ``(b, m)``, and others in samples that lack fewer than m."""
+    both: Tensor
+    """Which pairs of these are missing ``(b, m, m)``."""
+
+    def covariances(self) -> Tensor:
+        """Conditional covariances of missing entries ``(K or 1, b, m, m)``, zero for others."""
+        return torch.where(self.both, torch.cholesky_inverse(self.factors), 0.0)
 
 
 class ByPrecisions:
@@ -107,8 +113,9 @@ class ByPrecisions:
         return Completion(
             constant - log_det - squares / 2,
             y.scatter_add(2, at, -filled),
-            torch.where(both, torch.cholesky_inverse(factors), 0.0),
+            factors,
             lacking,
+            both,
         )
 
     def log_joint(self, X: Tensor) -> Tensor:
@@ -135,7 +142,7 @@ class ByPrecisions:
         shift = (resp.unsqueeze(1) @ found.centred).squeeze(1)
         scatter = self.covariance_type.scatter(found.centred, resp)
         shares = resp.sum(0, keepdim=True) if self.covariance_type.shared else resp
-        spread = found.covariances * shares[..., None, None]
+        spread = found.covariances() * shares[..., None, None]
         d = found.centred.shape[2]
         places = (found.lacking.unsqueeze(2) * d + found.lacking.unsqueeze(1)).flatten()
         scatter = scatter.flatten(-2).index_add(1, places, spread.flatten(1)).unflatten(1, (d, d))

@@ -78,7 +78,7 @@ def test_two_features_have_the_formulas_of_the_plane():
     filled = torch.tensor([[1.0, rho * t / s], [0.25 * rho * s / t, 0.25]], dtype=F64)
     assert_close(found.centred[0], filled)
     rest = torch.tensor([t * t, s * s], dtype=F64) * (1 - rho**2)
-    assert_close(found.covariances.flatten(), rest)
+    assert_close(found.covariances().flatten(), rest)
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
