@@ -94,10 +94,10 @@ def test_it_is_chosen_where_patterns_have_fewer_samples_than_features(
     assert (step.many_patterns(repeated[1:]) is not None) == (covariance_type == "full")
 
 
-def test_features_nearly_determined_by_others_are_taken_pattern_by_pattern(
-    make_mixture, incomplete
-):
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e6])
+def test_features_nearly_determined_by_others_are_taken_by_pattern(make_mixture, incomplete, unit):
     theta = make_mixture("full", K, d)
+    theta = theta._replace(means=unit * theta.means, covariances=unit**2 * theta.covariances)
     covariances = theta.covariances.clone()
     covariances[1, 3] = covariances[1, :, 3] = covariances[1, 4]
     covariances[1, 3, 3] = covariances[1, 4, 4] * (1 + 1e-6)
