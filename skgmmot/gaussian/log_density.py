@@ -157,8 +157,8 @@ def responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor
     Returns
     -------
     Tensor of shape (K, n)
-        The exponentials of `log_responsibilities`. In a weight of zero they have the derivative
-        that the logarithm has not, ``g_k / p``.
+        The exponentials of `log_responsibilities`, zero where they are negligible. In a weight of
+        zero they have the derivative that the logarithm has not, ``g_k / p``.
 
     Raises
     ------

@@ -37,13 +37,14 @@ def in_tasks(function: Callable, calls: list[tuple], groups: Callable | None = N
     sent = pickled(function)
     if len(sent) > SENT_ALONG:
         sent = delayed(sent)
-    for _ in range(ATTEMPTS):
+    for left in reversed(range(ATTEMPTS)):
         try:
             return _tried(sent, calls, groups() if groups else [[i] for i in range(len(calls))])
         except _deaths() as error:
             death = error.with_traceback(None)
         gc.collect()  # failed tasks that anything still refers to would not be run again
-        time.sleep(PAUSE)
+        if left:
+            time.sleep(PAUSE)
     raise RuntimeError(_obituary(death)) from death
 
 

@@ -243,18 +243,16 @@ class IncompleteDefinition(IncompleteEStep):
 
         What is observed is on the graph, but differs by rounding.
         """
-        many = self.many_patterns(X)
-        parts = []
-        for some in many.parts(torch.isnan(X)) if many else self.parts(X):
-            if many:
-                joint, y, *_ = many.complete(X[some], torch.isnan(X[some]))
-                expected = self.theta.means.unsqueeze(1) + y
-            else:
-                patterns, observed, y, joint = self._centred(X[some])
-                expected = self._expected(patterns, observed, y)
+        if many := self.many_patterns(X):
+            parts, means_and_joint = many.parts(torch.isnan(X)), many.means_and_joint
+        else:
+            parts, means_and_joint = self.parts(X), self._means_and_joint
+        found = []
+        for some in parts:
+            means, joint = means_and_joint(X[some])
             resp = exponentials(self._normalised(X[some], joint))
-            parts.append((resp.unsqueeze(-1) * expected).sum(0))
-        found = torch.cat(parts)
+            found.append((resp.unsqueeze(-1) * means).sum(0))
+        found = torch.cat(found)
         return found if self.origin is None else found + self.origin.double()
 
     def draw(self, X: Tensor, uniforms: Tensor, normals: Tensor) -> Tensor:
@@ -282,6 +280,11 @@ class IncompleteDefinition(IncompleteEStep):
             parts.append(found)
         found = torch.cat(parts)
         return found if self.origin is None else found + self.origin.double()
+
+    def _means_and_joint(self, X):
+        """Conditional means ``(K, b, d)`` of each component, and the log-joint."""
+        patterns, observed, y, joint = self._centred(X)
+        return self._expected(patterns, observed, y), joint
 
     def _expected(self, patterns, observed, y):
         """Conditional means ``(K, b, d)`` of each component."""

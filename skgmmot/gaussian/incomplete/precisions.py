@@ -124,6 +124,11 @@ class ByPrecisions:
         parts = [self.complete(X[rows], missing[rows]).joint for rows in self.parts(missing)]
         return torch.cat(parts, dim=1)
 
+    def means_and_joint(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Conditional means ``(K, b, d)`` of each component, and ``log w_k g_k(x_i) (K, b)``."""
+        found = self.complete(X, torch.isnan(X))
+        return self.theta.means.unsqueeze(1) + found.centred, found.joint
+
     def sums(self, X: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, ...]:
         """Mass, shift, scatter and log-likelihood of samples, of which NaN are missing.
 
