@@ -162,8 +162,10 @@ class SlicedWassersteinGMM(FittedMixture):
     EM's fit from k-means (or from the given start) is settled by a quasi-Newton method along as
     many fixed directions, and so is the best run, unless it is still a fifth further after ten
     steps. The run is kept if it ends nearer by a tenth, else the fit that began with EM's, which is
-    no worse in sliced distance than EM. (Along lines components that are far too thin hardly differ
-    from others.)
+    no worse in sliced distance than EM. Along lines, components that are far thinner than their
+    samples hardly differ from others: where a run ends with such ones (one step of EM would raise
+    the mean log-likelihood by more than one for each feature), EM goes on from it before it is
+    settled.
 
     The sliced distance depends on how much mass is where, the likelihood on how dense it is there:
     a fit of one is no maximum of the other. ``refine='em'`` ends at the nearest maximum of the
@@ -484,16 +486,19 @@ class _Fit(Fit):
     def finish(self, solution, alone):
         """The end of the fit, in sliced distance no worse than its start nor, if not alone, EM's.
 
-        A run counts only where it ends nearer by more than fitted noise: along lines a component
-        that is far too thin hardly differs from another, and EM's fit has none.
+        A run counts only where it ends nearer by more than fitted noise. From a run with collapsed
+        components, which lines hardly show, EM goes on first.
         """
         if alone:
             best = self._settled(solution.value)
         else:
-            likely = self._settled(self._likeliest())
-            best = self._settled(solution.value, hopeless=HOPELESS * likely.objective)
-            if likely.objective <= (1 + NOISE) * best.objective:
-                best = likely
+            best = likely = self._settled(self._likeliest())
+            end = solution.value
+            if self._collapsed(end):
+                end = self._climbed(end)
+            run = self._settled(end, hopeless=HOPELESS * likely.objective)
+            if (1 + NOISE) * run.objective < likely.objective:
+                best = run
         start = solution.previous
         return start if self.objective.held_out_distance(start) < best.objective else best.value
 
@@ -509,6 +514,21 @@ class _Fit(Fit):
     def _settled(self, theta, hopeless=math.inf):
         return refine_sliced(self.objective, theta, tol=self.estimator.tol, hopeless=hopeless)
 
+    def _collapsed(self, theta):
+        """Whether components are far thinner than the samples that they explain.
+
+        A step of EM, which widens them to these, then gains more than a nat a feature.
+        """
+        with torch.no_grad(), blocks.workers(self.X.device) as pool:
+            em = self._likelihood(pool)
+            after, log_likelihood = em(theta)
+            return em(after)[1] - log_likelihood > self.X.shape[1]
+
+    def _climbed(self, theta):
+        """EM from a mixture, with its own defaults."""
+        with torch.no_grad(), blocks.workers(self.X.device) as pool:
+            return climb(self._likelihood(pool), theta, tol=EM_TOL, max_iter=EM_MAX_ITER).value
+
     def _likeliest(self):
         """EM's fit from k-means, or from what is given."""
         K = self.estimator.n_components
@@ -520,16 +540,15 @@ class _Fit(Fit):
             # of fewer distinct samples than components: nobody asked for this start
             warnings.simplefilter("ignore", ConvergenceWarning)
             grouped = EM(InMemory(self.X, self.sample_weight, pool), self.origin, 0.0)
-            em = self._em(pool, max(self.estimator.reg_covar, LEAST_REG))
+            em = self._likelihood(pool)
             seed = self.estimator.random_state
             rng = self.rng if seed is None else check_random_state(seed)
             found = assignments.start(
                 assignments.assign("kmeans", grouped, K, rng), em, self.covariance_type, K
             )
             given = zip(found, self._given(grouped), strict=True)
-            parts = (f if g is None else g for f, g in given)
-            start = GaussianMixtureParams(*parts, found.covariance_type)
-            return climb(em, start, tol=EM_TOL, max_iter=EM_MAX_ITER).value
+            parts = [f if g is None else g for f, g in given]
+        return self._climbed(GaussianMixtureParams(*parts, found.covariance_type))
 
     def _given(self, em):
         """What is given of the start, in the coordinates."""
@@ -553,6 +572,10 @@ class _Fit(Fit):
             )
         parts = zip((weights, means, covariances), moved, strict=True)
         return tuple(None if part is None else new for part, new in parts)
+
+    def _likelihood(self, pool):
+        """EM as the fits that a sliced one is compared with are made."""
+        return self._em(pool, max(self.estimator.reg_covar, LEAST_REG))
 
     def _em(self, pool, reg_covar):
         rows = self.objective.X
