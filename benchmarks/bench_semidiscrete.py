@@ -254,19 +254,27 @@ def quantiser_rows(n_clusters):
 
 def large_rows(quick):
     """Whole fits of many samples, with candidate pairs and with all pairs."""
-    n, n_clusters = (4_000, 200) if quick else (20_000, 1_000)
-    samples = np.random.default_rng(0).normal(size=(n, 2))
+    rng = np.random.default_rng(0)
     blobs, _ = make_blobs(4_000, n_features=3, centers=5, cluster_std=1.5, random_state=0)
-    quantiser = {"n_clusters": n_clusters, "random_state": 0}
-    for name, make, X, most in [
-        (f"WassersteinQuantizer, {n} x 2, {n_clusters} points", WassersteinQuantizer, samples, 2),
-        ("SemidiscreteGMM by nodes, 2000 x 3, K = 5", SemidiscreteGMM, blobs[:2_000], 200),
-    ]:
-        options = quantiser if make is WassersteinQuantizer else {"n_components": 5}
-        model = make(**options | {"random_state": 0})
+    # samples, features, points, and the most steps with all pairs
+    full = [(20_000, 2, 1_000, 2), (8_000, 2, 20, 300), (20_000, 3, 5, 300)]
+    sizes = [(4_000, 2, 200, 2)] if quick else full
+    cases = [
+        (
+            f"WassersteinQuantizer, {n} x {d}, {n_clusters} points",
+            partial(WassersteinQuantizer, n_clusters),
+            rng.normal(size=(n, d)),
+            most,
+        )
+        for n, d, n_clusters, most in sizes
+    ]
+    by_nodes = partial(SemidiscreteGMM, 5)
+    cases.append(("SemidiscreteGMM by nodes, 2000 x 3, K = 5", by_nodes, blobs[:2_000], 200))
+    for name, make, X, most in cases:
+        model = make(random_state=0)
         ms, few = cpu_ms(model.fit, X), column_generation.MIN_COSTS
         column_generation.MIN_COSTS = math.inf
-        all_pairs = make(**options | {"random_state": 0, "max_iter": min(most, model.n_iter_)})
+        all_pairs = make(random_state=0, max_iter=min(most, model.n_iter_))
         slow_ms = cpu_ms(all_pairs.fit, X)
         column_generation.MIN_COSTS = few
         yield {

@@ -465,7 +465,7 @@ def main():
     parser.add_argument("--methods", default="", help="part of a method's name")
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--starts", type=int, default=100)
-    parser.add_argument("--splits", type=int, default=8, help="of each table of data")
+    parser.add_argument("--splits", type=int, default=32, help="of each table of data")
     parser.add_argument("--quick", action="store_true", help="few starts, small samples")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     args = parser.parse_args()

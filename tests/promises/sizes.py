@@ -23,7 +23,11 @@ SMALL = {
     "gaussian.incomplete.precisions": {"HELD": 64},
     "gaussian.local": {"CELL_SIZE": 4},
     "numerics.newton.linearisation": {"SMALL": 0},
-    "transport.discrete.column_generation": {"MIN_COSTS": 4, "BLOCK_SIZE": 16},
+    "transport.discrete.column_generation": {
+        "MIN_COSTS": 4,
+        "MIN_COSTS_ALONE": 4,
+        "BLOCK_SIZE": 16,
+    },
     "transport.mixtures.distance": {"MIN_BOUNDED_SIZE": 1},
     "transport.mixtures.pairwise": {"MIN_BOUNDED_SIZE": 1},
     "transport.sliced.distance": {"BLOCK_SIZE": 2**12},

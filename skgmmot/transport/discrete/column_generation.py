@@ -25,9 +25,11 @@ from skgmmot.transport.discrete.network_simplex import (
 
 Array = np.ndarray
 
-#: Fewest costs of a problem for which candidates are faster than all pairs.
-MIN_COSTS = 2**18
-#: Candidates of each row in the first round; in others twice as many, where there are better ones.
+#: Fewest costs of a problem for which candidates are faster than all pairs: from potentials of a
+#: problem nearby, and without any.
+MIN_COSTS, MIN_COSTS_ALONE = 2**14, 2**16
+#: Candidates of each row in the first round, or a sixth of the columns, at least two, where that is
+#: less; in others twice as many, where there are better ones.
 N_CANDIDATES = 12
 #: Largest number of rounds.
 MAX_ROUNDS = 6
@@ -99,7 +101,7 @@ def sparse_exact(
         shares = a / total, b / b.sum()
         if g is not None:
             plan = _generate(*shares, C, g)
-        if plan is None and len(a) >= COARSENING * len(b):
+        if plan is None and C.size >= MIN_COSTS_ALONE and len(a) >= COARSENING * len(b):
             plan = _generate(*shares, C, _from_some_rows(a, b, C))
     if plan is not None:
         return plan._replace(mass=total * plan.mass)
@@ -134,8 +136,9 @@ def _generate(a: Array, b: Array, C: Array, g: Array) -> SparsePlan | None:
     """Solve with more and more candidates; None where that does not lead to a small gap."""
     bound, f = _bound(a, b, C), _row_minima(C, g)
     candidates, rows, feasible = np.empty(0, int), np.arange(len(a)), _feasible_pairs(a, b, C)
+    n_candidates = min(N_CANDIDATES, max(2, len(b) // 6))
     for doubling in range(MAX_ROUNDS):
-        new = _cheapest(C, g, rows, N_CANDIDATES << doubling)
+        new = _cheapest(C, g, rows, n_candidates << doubling)
         candidates = _union(candidates, new)
         row, column = np.divmod(_union(candidates, feasible), len(b))
         # with reduced costs, the new potentials are near zero and keep more digits
