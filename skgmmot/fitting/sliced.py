@@ -15,6 +15,7 @@ from torch import Tensor
 
 from skgmmot.gaussian.covariance.registry import CovarianceType
 from skgmmot.gaussian.mixture import GaussianMixtureParams
+from skgmmot.gaussian.sampling import matched_samples
 from skgmmot.numerics.fixed_point import Journal, Solution
 from skgmmot.numerics.minimise import EPOCH, N_HALVINGS, lbfgs, minimise, rmsprop
 from skgmmot.transport.sliced.directions import ascend, directions
@@ -51,6 +52,9 @@ HELD_OUT_SEED = 2018
 MAX_REFINEMENTS, REFINE_EPOCH = 100, 5
 #: Share of the fixed directions over which `refine_sliced` takes its first steps.
 ROUGH_SHARE = 1 / 3
+#: A mixture whose distance is up to so many times that of samples with its moments explains the
+#: samples: what a fit to them gains beyond is lost on others.
+NEAR = 1.25
 #: How much farther than hopeless a refinement is given up at its first look: the steps until the
 #: next one hardly ever gain so much.
 SECOND_FIVE = 1.2
@@ -281,6 +285,34 @@ class SlicedObjective:
     def held_out_distance(self, mixture: GaussianMixtureParams) -> float:
         """``(mean W_p^p)^(1 / p)`` over the held-out directions."""
         return self._distance(mixture, self.held_out)
+
+    def explains(self, mixture: GaussianMixtureParams) -> bool:
+        """Whether a mixture is as near as it can be known: what is left is noise of the samples.
+
+        That noise is the distance to as many samples of the mixture that have its very moments.
+        """
+        theta, samples = self.held_out
+        some = slice(0, math.ceil(ROUGH_SHARE * len(theta)))
+        generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+        size = max(self._n_held_out, len(mixture.weights))
+        X, a = matched_samples(mixture.map(Tensor.cpu), size, generator=generator)
+        drawn = slice_samples(X.to(self.X), theta[some], a.to(self.X.device))
+        noise = self._distance(mixture, (theta[some], drawn))
+        return self._distance(mixture, (theta[some], samples.rows(some))) <= NEAR * noise
+
+    @property
+    def _n_held_out(self) -> int:
+        """How many samples of equal weight those of the held-out directions are worth.
+
+        Copies of a sample are as many; weights of a small sum, such as shares, are relative ones.
+        """
+        most = max(1, MAX_PROJECTED // self.n_projections)
+        if self.sample_weight is None:
+            return min(most, len(self.X))
+        a = self.sample_weight.double()
+        unit = float(a.max())
+        relative = float(a.div(unit).sum() ** 2 / a.div(unit).square().sum())
+        return int(min(most, max(relative, float(a.sum()))))
 
     def fixed_loss(self, mixture: GaussianMixtureParams, share: float = 1.0) -> Tensor:
         """``mean W_p^p`` over the fixed directions, or over the first of them."""

@@ -85,18 +85,68 @@ def rsample(
     paths between distant components would have a large variance; that of ``a`` has none.
     """
     n_samples = positive_integer("n_samples", n_samples)
-    weights, means, covariances = mixture = mixture.in_base()
+    mixture = mixture.in_base()
+    covariance_type, covariances = mixture.covariance_type, mixture.covariances
+    covariance_type.precision_factor(covariances.detach())  # raises where there is no derivative
+    colouring = covariance_type.differentiable_colouring(covariances)
+    return _by_component(mixture, colouring, n_samples, generator)
+
+
+def matched_samples(
+    mixture: GaussianMixtureParams, n_samples: int, *, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw weighted samples whose moments, component by component, are those of the mixture.
+
+    Parameters
+    ----------
+    mixture : GaussianMixtureParams
+        K components in d dimensions.
+    n_samples : int
+        Number of samples, at least the number of components of positive weight.
+    generator : torch.Generator, default=None
+        Source of random numbers, on the device of the mixture; None is torch's own.
+
+    Returns
+    -------
+    X : Tensor of shape (n_samples, d)
+        Samples, component by component. Not differentiable. The means of a component's samples are
+        its own and, where these are more than its features, so are the covariances.
+    sample_weight : Tensor of shape (n_samples,)
+        Their weights, of sum one: those of each component have its weight.
+
+    Raises
+    ------
+    ValueError
+        If ``n_samples`` is no positive integer, or less than the number of components of positive
+        weight.
+    """
+    n_samples = positive_integer("n_samples", n_samples)
+    mixture = mixture.detach().in_base()
+    colouring = mixture.covariance_type.colouring(mixture.covariances)
+    return _by_component(mixture, colouring, n_samples, generator, _standardised)
+
+
+def _by_component(mixture, colouring, n_samples, generator, adjusted=lambda normal: normal):
+    """Samples ``m_k + L_k z``, component by component, and their weights."""
+    weights, means, covariances = mixture
     covariance_type = mixture.covariance_type
     counts = _proportional_counts(weights.detach(), n_samples)
-    covariance_type.precision_factor(covariances.detach())  # raises where there is no derivative
     size = n_samples, covariance_type.n_normals(means.shape[1])
     normal = torch.randn(*size, generator=generator, dtype=means.dtype, device=means.device)
-    colouring = covariance_type.differentiable_colouring(covariances)
     each = colouring.expand(len(weights), *covariances.shape[1:])
-    parts = zip(means, normal.split(counts), each.split(1), strict=True)
+    parts = zip(means, map(adjusted, normal.split(counts)), each.split(1), strict=True)
     X = torch.cat([m + covariance_type.coloured(z.unsqueeze(0), L).squeeze(0) for m, z, L in parts])
     counts = torch.tensor(counts, device=means.device)
     return X, (weights / counts.clamp(min=1)).repeat_interleave(counts)
+
+
+def _standardised(normal: Tensor) -> Tensor:
+    """Normal numbers moved to mean zero and, if there are enough of them, covariance one."""
+    n, d = normal.shape
+    centred = normal - normal.mean(0) if n else normal
+    if n > d:
+        return n**0.5 * torch.linalg.qr(centred).Q
+    return centred * (n / max(n - 1, 1)) ** 0.5
 
 
 def _proportional_counts(weights: Tensor, n_samples: int) -> list[int]:

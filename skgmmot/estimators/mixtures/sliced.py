@@ -22,7 +22,7 @@ from skgmmot.estimators.starts import assignments, drawing, earlier, initial_val
 from skgmmot.fitting.em.iterations import climb
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.samples import InMemory
-from skgmmot.fitting.sliced import SlicedObjective, Whitening, fit_sliced, refine_sliced
+from skgmmot.fitting.sliced import NEAR, SlicedObjective, Whitening, fit_sliced, refine_sliced
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics import blocks
 from skgmmot.numerics.minimise import EPOCH, N_HALVINGS, OPTIMIZERS
@@ -486,21 +486,30 @@ class _Fit(Fit):
     def finish(self, solution, alone):
         """The end of the fit, in sliced distance no worse than its start nor, if not alone, EM's.
 
-        A run counts only where it ends nearer by more than fitted noise. From a run with collapsed
-        components, which lines hardly show, EM goes on first.
+        Where EM's fit explains the samples, only a far nearer end counts.
         """
+        run, distance = solution.value, self.objective.held_out_distance
         if alone:
-            best = self._settled(solution.value)
+            best = self._settled(run).value
         else:
-            best = likely = self._settled(self._likeliest())
-            end = solution.value
-            if self._collapsed(end):
-                end = self._climbed(end)
-            run = self._settled(end, hopeless=HOPELESS * likely.objective)
-            if (1 + NOISE) * run.objective < likely.objective:
-                best = run
+            likely = self._likeliest()
+            best = self._nearest(run, likely)
+            if distance(likely) <= NEAR * distance(best) and self.objective.explains(likely):
+                best = likely
         start = solution.previous
-        return start if self.objective.held_out_distance(start) < best.objective else best.value
+        return start if distance(start) < distance(best) else best
+
+    def _nearest(self, end, likely):
+        """A run's end or EM's fit, both settled.
+
+        The run counts only where it is nearer by more than fitted noise. If its components have
+        collapsed, which lines hardly show, EM goes on from it first.
+        """
+        if self._collapsed(end):
+            end = self._climbed(end)
+        likely = self._settled(likely)
+        run = self._settled(end, hopeless=HOPELESS * likely.objective)
+        return run.value if (1 + NOISE) * run.objective < likely.objective else likely.value
 
     def refine(self, theta, alone):
         """EM from the end of the sliced fit; if not alone, no worse than EM's own fit."""
