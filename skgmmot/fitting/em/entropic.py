@@ -33,12 +33,13 @@ from torch import Tensor
 from skgmmot.gaussian.log_density import log_density, log_joint
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.exponentials import exponentials, log_sum_exp
-from skgmmot.transport.discrete.network_simplex import network_simplex
+from skgmmot.transport.discrete.column_generation import sparse_exact
 
 #: Newton steps from where a caller starts; where they do not suffice, the start is bad.
 QUICK = 4
-#: Log-densities of a linear programme at most: for more it takes longer than annealing.
-MOST_LINEAR = 2**19
+#: Log-densities of a linear programme at most, and samples for each component: for more it takes
+#: longer than annealing.
+MOST_LINEAR, MOST_SAMPLES = 2**19, 2**12
 #: Steps in ``log t`` longer than this are also tried at double length; shorter ones are in the
 #: range of quadratic convergence.
 MIN_DOUBLED_STEP = 0.5
@@ -203,7 +204,9 @@ def dense_dual(log_tilt: Tensor, temperature: float = 1.0, *, log_g: Tensor, a: 
     return Dual(a @ (total.log() + top), resp @ a, lambda: (resp * a) @ resp.mT)
 
 
-def without_entropy(weights: Tensor, log_g: Tensor, a: Tensor) -> Tensor:
+def without_entropy(
+    weights: Tensor, log_g: Tensor, a: Tensor, start: Tensor | None = None
+) -> Tensor:
     r"""Solve the problem of `balance` without entropy, a linear programme.
 
     .. math:: \max_t\; \sum_k w_k \log t_k - \sum_i a_i \max_k \log t_k g_k(x_i)
@@ -218,6 +221,8 @@ def without_entropy(weights: Tensor, log_g: Tensor, a: Tensor) -> Tensor:
         Log-densities of the components.
     a : Tensor of shape (n,)
         Weights of the samples, of sum one.
+    start : Tensor of shape (K,), default=None
+        ``log t`` to start from, such as the solution of a problem nearby; None is none.
 
     Returns
     -------
@@ -231,12 +236,12 @@ def without_entropy(weights: Tensor, log_g: Tensor, a: Tensor) -> Tensor:
     """
     if not torch.isfinite(log_g).all():
         raise RuntimeError("log-densities must be finite. Choose a larger unit.")
-    problem = (t.double().cpu().numpy() for t in (weights, a, -log_g))
-    _, potentials, _ = network_simplex(*problem)
-    return torch.log_softmax(torch.from_numpy(potentials).to(weights), dim=0)
+    problem = [t.double().cpu().numpy() for t in (a, weights, -log_g.mT)]
+    plan = sparse_exact(*problem, None if start is None else start.double().cpu().numpy())
+    return torch.log_softmax(torch.from_numpy(plan.g).to(weights), dim=0)
 
 
-def linear_start(weights: Tensor, log_g: Tensor, a: Tensor) -> Callable[[], Tensor] | None:
+def linear_start(weights: Tensor, log_g: Tensor, a: Tensor) -> Callable[[Tensor], Tensor] | None:
     """Return what `balance` takes as ``linear``.
 
     Parameters
@@ -249,7 +254,7 @@ def linear_start(weights: Tensor, log_g: Tensor, a: Tensor) -> Callable[[], Tens
     callable or None
         None where the linear programme would be too large.
     """
-    if log_g.numel() > MOST_LINEAR:
+    if log_g.numel() > MOST_LINEAR or log_g.shape[1] > MOST_SAMPLES * len(log_g):
         return None
     return functools.partial(without_entropy, weights.detach(), log_g.detach(), a.detach())
 
@@ -261,7 +266,7 @@ def balance(
     start: Tensor | None = None,
     tol: float = 1e-13,
     max_iter: int = 30,
-    linear: Callable[[], Tensor] | None = None,
+    linear: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     r"""Find the tilted weights whose responsibilities assign prescribed shares of the samples.
 
@@ -286,7 +291,8 @@ def balance(
     max_iter : int, default=30
         Largest number of steps at each temperature.
     linear : callable, default=None
-        ``() -> log t``, the solution without entropy (`without_entropy`); None is none.
+        The solution without entropy (`without_entropy`), as a function of where to start; None is
+        none.
 
     Returns
     -------
@@ -305,7 +311,7 @@ def balance(
     found, missed = _newton_on_tilt(weights, dual, log_tilt, tol, quickly)
     if not missed < tol and linear is not None:
         with contextlib.suppress(RuntimeError):
-            found, missed = _newton_on_tilt(weights, dual, linear(), tol, max_iter)
+            found, missed = _newton_on_tilt(weights, dual, linear(log_tilt), tol, max_iter)
     if not missed < tol:
         found, cooled = _annealed(weights, dual, log_tilt, tol, max_iter)
         missed = cooled if math.isfinite(cooled) else missed

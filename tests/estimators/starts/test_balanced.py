@@ -56,6 +56,29 @@ def test_its_centres_do_not_depend_on_the_units_of_features(blobs, name, monkeyp
     torch.testing.assert_close(found[1], found[0] * units, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_of_many_samples_some_are_drawn(blobs, weighted, monkeypatch):
+    monkeypatch.setattr(balanced, "MOST_ROWS", 50)
+    monkeypatch.setattr(balanced, "MOST_ROWS_EACH", 20)
+    X, seen = torch.tensor(blobs - blobs.mean(0)), []
+    a = (torch.arange(len(X)) % 3).double() if weighted else None
+    em = EM(InMemory(X, a), torch.zeros(3).double(), 1e-6)
+    step = balanced.SinkhornEM
+    monkeypatch.setattr(balanced, "SinkhornEM", lambda em: seen.append(em) or step(em))
+    starts = [
+        balanced.balanced(em, (None,) * 3, COVARIANCE_TYPES["full"], 4, np.random.RandomState(s))
+        for s in (0, 0, 1)
+    ]
+    assert torch.equal(starts[0].means, starts[1].means)
+    assert not torch.equal(starts[0].means, starts[2].means)
+    for some in seen:
+        assert some.X.shape == (80, 3)  # 20 for each component
+        assert len(some.X.unique(dim=0)) == 80
+        if weighted:
+            rows = (some.X.unsqueeze(1) == X).all(2).int().argmax(1)
+            assert torch.equal(some.sample_weight, a[rows]) and (some.sample_weight > 0).all()
+
+
 class _Ended:
     """A solution that is its start."""
 

@@ -9,6 +9,7 @@ from torch.autograd import gradcheck
 
 from skgmmot.fitting.em.entropic import (
     MOST_LINEAR,
+    MOST_SAMPLES,
     balance,
     balance_gap_bound,
     dense_dual,
@@ -264,11 +265,13 @@ def test_groups_far_apart_are_balanced_from_the_linear_programme():
 def test_large_linear_programmes_are_left_out():
     log_g = torch.zeros(1, 1, dtype=torch.float64)
     assert linear_start(log_g[0], log_g, log_g[0]) is not None
-    assert linear_start(log_g[0], log_g.expand(1, MOST_LINEAR + 1), log_g[0]) is None
+    assert linear_start(log_g[0], log_g.expand(MOST_LINEAR + 1, 1), log_g[0]) is None
+    assert linear_start(log_g[0], log_g.expand(1, MOST_SAMPLES + 1), log_g[0]) is None
+    assert linear_start(log_g[0], log_g.expand(2, MOST_SAMPLES + 1), log_g[0]) is not None
 
 
 def test_balance_is_found_without_a_linear_programme_where_that_fails():
-    def fails():
+    def fails(start):
         raise RuntimeError("no solution")
 
     log_g, weights = groups_apart(200)
