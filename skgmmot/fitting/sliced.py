@@ -54,7 +54,7 @@ MAX_REFINEMENTS, REFINE_EPOCH = 100, 5
 ROUGH_SHARE = 1 / 3
 #: A mixture whose distance is up to so many times that of samples with its moments explains the
 #: samples: what a fit to them gains beyond is lost on others.
-NEAR = 1.25
+NEAR = 1.3
 #: How much farther than hopeless a refinement is given up at its first look: the steps until the
 #: next one hardly ever gain so much.
 SECOND_FIVE = 1.2

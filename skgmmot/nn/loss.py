@@ -49,7 +49,8 @@ of shape (n, d)
     gradient : {'one_step', 'implicit', 'automatic', 'natural'}, default='one_step'
         How a fit is differentiated, see `EMLayer`. ``'one_step'`` trains networks in many small
         steps; ``'implicit'`` gives the exact loss and gradient of each batch, in 3 to 12 times
-        the time where EM converges fast, and in up to hundreds of times where it does not.
+        the time where EM converges fast, and in hundreds or thousands of times where it does not:
+        many components, and samples of few groups.
     max_iter : int, default=None
         Largest number of EM iterations for each batch; None is 1 for ``'one_step'``, so that the
         mixture follows the batches, and 100 otherwise.

@@ -1,5 +1,6 @@
 """The derivative of a map at a point: for Newton's method, and for gradients of fixed points."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -25,6 +26,8 @@ class Linearisation(Protocol):
     """``F(theta) - theta``, as a vector ``(m,)``."""
     small: bool
     """Whether all products at once, a matrix, cost less than those of a Krylov space in turn."""
+    objective: float = -math.inf
+    """The objective at the point, where it is known."""
 
     inverse: Callable[[Tensor], Tensor] | None = None
     """An approximate inverse of ``I - dF/dtheta`` ``(m,) -> (m,)``, where one is known."""

@@ -27,6 +27,8 @@ Advance = Callable[[Point, int], Point]
 NEWTON_RADIUS = 0.5
 #: Plain iterations where steps fail, at first; twice as many each time.
 N_STEPS = 4
+#: Fall of the objective that may be rounding, relative to one and its size.
+LEAST_FALL = 1e-9
 #: A residual below the first that has not halved at so many points in a row is rounding.
 ROUNDING, MOST_STALE = 1e-12, 4
 
@@ -96,6 +98,17 @@ class _Residuals:
         self.n_stale = 0 if size < self.least / 2 else self.n_stale + 1
         self.least = min(self.least, size)
         return self.least < ROUNDING and self.n_stale > MOST_STALE
+
+
+def _falls(here: Linearisation, ahead: Linearisation, delta: Tensor) -> bool:
+    """Whether a step lowers the objective by more than what works against it, and rounding.
+
+    A component of hardly any weight may go anywhere in a short step; others must not follow.
+    """
+    fall = here.objective - ahead.objective
+    if not fall > LEAST_FALL * (1 + abs(here.objective)):
+        return False
+    return fall > 2 * abs(float(here.against @ delta))
 
 
 def _at(linearise: Linearise, theta: Point) -> Linearisation | None:
@@ -247,7 +260,7 @@ class _TrustRegion:
             gain = float(delta @ (before + ahead.residual) / (delta @ (before + expected)))
             error = norm(step.solve(ahead.residual - expected)) / length
             self.model.observe(delta, before - ahead.residual)
-        refused = not gain >= LEAST_GAIN
+        refused = not gain >= LEAST_GAIN or _falls(self.here, ahead, delta)
         if refused or not error <= LARGE_ERROR:
             self.radius = min(self.radius, length) / (4 if refused else 2)
             self.model = self.model if self.fresh else None
@@ -305,7 +318,7 @@ def _by_products(linearise, here, *, advance, bound, max_passes) -> Polished:
             left = step.length, n_passes, step.gain, step.contracts
             return Polished(here.theta, step.size, *left)
         ahead = _at(linearise, here.retracted(step.delta)) if step.trusted else None
-        if ahead is not None:
+        if ahead is not None and not _falls(here, ahead, step.delta):
             size, tol = norm(ahead.residual), bound(ahead)
             expected = step.length * size / step.size
             if expected <= tol:

@@ -52,6 +52,37 @@ def test_polish_estimates_how_far_it_still_is(slow):
     assert found.theta is start or torch.equal(found.theta[0], start[0])
 
 
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("against", [False, True])
+def test_steps_that_lower_the_objective_are_refused(slow, small, against):
+    F, advance, x = slow
+    plain = []  # where the objective is what it was
+
+    class Falling(AutogradLinearisation):
+        """The objective falls at every point but those of plain iterations."""
+
+        def __init__(self, theta):
+            super().__init__(F, theta)
+            self.small = small
+            self.objective = 0.0 if any(torch.equal(theta[0], z) for z in plain) else -1.0
+
+        @property
+        def against(self):  # along every step, more than the objective
+            return 1e9 * self.residual if against else torch.zeros_like(self.residual)
+
+    def advance_and_note(theta, n_steps):
+        plain.append(advance(theta, n_steps)[0])
+        return (plain[-1],)
+
+    start = advance_and_note((x + 0.1,), 1)
+    found = polish(Falling, start, advance=advance_and_note, tol=1e-8, max_passes=200)
+    if against:  # what works against it may lower it
+        assert found.distance < 1e-8
+    else:
+        assert len(plain) > 3 and found.distance > 1e-3
+        assert any(torch.equal(found.theta[0], z) for z in plain)
+
+
 def test_polish_leaves_points_that_repel():
     def F(theta):  # 0 repels, 1 and -1 attract
         return (theta[0] + 0.2 * (theta[0] - theta[0] ** 3),)
