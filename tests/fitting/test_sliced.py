@@ -295,3 +295,40 @@ def test_steps_go_on_from_any_state_with_the_same_directions(
     again = objective(X, FULL, **options)
     again.set_state(state)
     assert [float(again.loss(moved)) for _ in range(12)] == expected
+
+
+def explained(X, mixture, **options):
+    """Whether a mixture explains samples."""
+    return SlicedObjective(X, mixture.covariance_type, **options).explains(mixture)
+
+
+def two_groups(n):
+    """Samples of two Gaussians in four dimensions, and the mixture of their moments."""
+    X = torch.randn(n, 4, dtype=torch.float64)
+    X[: n // 4] += 5
+    groups = X[: n // 4], X[n // 4 :]
+    means = torch.stack([group.mean(0) for group in groups])
+    covariances = torch.stack([group.mT.cov(correction=0) for group in groups])
+    weights = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    return X, GaussianMixtureParams(weights, means, covariances)
+
+
+@pytest.mark.parametrize("n", [40, 400, 4000])
+def test_a_mixture_explains_samples_up_to_their_noise(n, random_seed):
+    X, mixture = two_groups(n)
+    assert explained(X, mixture)
+    shifted = mixture._replace(means=mixture.means + 4 / n**0.5)
+    assert not explained(X, shifted)
+    wide = mixture._replace(covariances=mixture.covariances * (1 + 8 / n**0.5))
+    assert not explained(X, wide)
+
+
+@pytest.mark.usefixtures("random_seed")
+def test_copies_and_weights_explain_alike():
+    X, mixture = two_groups(400)
+    mixture = mixture._replace(means=mixture.means + 0.03)
+    a = torch.ones(400, dtype=torch.float64)
+    assert explained(X, mixture) and not explained(X.repeat(9, 1), mixture)
+    for weights in (a, 0.01 * a, a / 400):  # shares, of as many samples
+        assert explained(X, mixture, sample_weight=weights)
+    assert not explained(X, mixture, sample_weight=9 * a)

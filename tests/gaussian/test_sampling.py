@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.gaussian.sampling import rsample, sample
+from skgmmot.gaussian.sampling import matched_samples, rsample, sample
 
 F64 = torch.float64
 
@@ -107,3 +107,29 @@ def test_singular_covariances_have_no_derivative_along_draws(covariances):
     theta = GaussianMixtureParams(torch.ones(1), torch.zeros(1, 2), covariances)
     with pytest.raises(ValueError, match="ill-defined empirical covariance"):
         rsample(theta, 3)
+
+
+def test_matched_samples_have_the_very_moments_of_each_component(theta):
+    mixture = theta
+    X, a = matched_samples(mixture, 200, generator=torch.Generator().manual_seed(0))
+    assert X.shape == (200, d) and not X.requires_grad
+    ends = torch.cumsum(mixture.weights, 0)
+    labels = torch.searchsorted(ends, (torch.cumsum(a, 0) - a / 2).to(ends))
+    for k, S in enumerate(mixture.full_covariances()):
+        members, weights = X[labels == k], a[labels == k]
+        assert_close(weights.sum(), mixture.weights[k])
+        assert_close(members.mean(0), mixture.means[k], rtol=0, atol=1e-12)
+        assert_close(members.mT.cov(correction=0), S, rtol=1e-10, atol=1e-12)
+
+
+def test_matched_samples_of_few_keep_the_mean_and_the_size():
+    mixture = params([0.25, 0.75], [[1.0, 2.0], [5.0, 5.0]], [[1.0, 4.0], [1.0, 1.0]])
+    X, a = matched_samples(mixture, 4, generator=torch.Generator().manual_seed(0))
+    assert_close(X[:1], mixture.means[:1])  # one sample of a component is its mean
+    assert_close(a, torch.full((4,), 0.25, dtype=F64))
+    many = [
+        matched_samples(mixture, 8, generator=torch.Generator().manual_seed(s))[0][:2]
+        for s in range(2000)
+    ]
+    variances = torch.stack([(x - x.mean(0)).square().mean(0) for x in many]).mean(0)
+    assert_close(variances, mixture.covariances[0], rtol=0.1, atol=0)
