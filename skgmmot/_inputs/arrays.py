@@ -242,8 +242,9 @@ def _refuse_other_objects(X) -> None:
         )
     if type(X).__module__.startswith("torch.utils.data"):
         raise TypeError(
-            f"X must be an array, got {type(X).__name__}. Put its batches together first, as by "
-            f"torch.cat(list(X)){OR_BLOCKS}"
+            f"X must be an array, got {type(X).__name__}. Put the samples of its batches together "
+            "first, as by torch.cat(list(X)), or torch.cat([batch[0] for batch in X]) where these "
+            f"are tuples{OR_BLOCKS}"
         )
     if is_dask(X):
         raise TypeError(
