@@ -27,7 +27,7 @@ from skgmmot.gaussian.choice import definition_e_step, fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.evaluators import EStep
 from skgmmot.gaussian.incomplete.patterns import by_pattern
-from skgmmot.gaussian.log_density import FAR
+from skgmmot.gaussian.log_density import are_far
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics import blocks
 from skgmmot.numerics.counts import positive_integer
@@ -642,9 +642,10 @@ def _log_density(step: EStep, X):
 
 
 def _labels(step: EStep, X):
-    joint, noise = step.log_joint(X), step.theta.noise
+    noise = step.theta.noise
+    joint = step.compared(X) if noise is None else step.log_joint(X)
     largest, labels = joint.max(0)  # many times faster than argmax, and equal
-    if noise is None and not (largest > FAR).all():
+    if noise is None and are_far(largest).any():
         labels = step.log_responsibilities(X).max(0).indices
     return labels if noise is None else torch.where(largest >= noise, labels, NOISE)
 

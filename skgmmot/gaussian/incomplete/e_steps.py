@@ -120,6 +120,10 @@ class IncompleteEStep:
         parts = [self._joint_of_part(X[rows]) for rows in self.parts(X)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
+    def compared(self, X: Tensor) -> Tensor:
+        """Return the log-joint ``(K, b)`` where components are compared: that is itself."""
+        return self.log_joint(X)
+
     def log_density(self, X: Tensor) -> Tensor:
         """Return ``log sum_k w_k g_k(x_i) (b,)``."""
         return log_sum_exp(self.log_joint(X), 0)
@@ -232,6 +236,7 @@ class IncompleteDefinition(IncompleteEStep):
             self.covariance_type.squared_norms(y[:, rows], factors)
             for rows, factors in zip(patterns.rows, observed.factors, strict=True)
         ]
+        squares = [torch.where(each.isnan(), torch.inf, each) for each in squares]  # overflowed
         constant = constant.repeat_interleave(patterns.counts(), dim=0).mT  # (K, b)
         return patterns, observed, y, constant - torch.cat(squares, dim=1) / 2
 
@@ -391,7 +396,15 @@ class IncompleteFeatures(IncompleteEStep):
             for rows, (factors,) in zip(patterns.rows, observed.factors, strict=True):
                 white = factors.mT.to(self.dtype) @ phi[: X.shape[1], rows]
                 joint[:, rows] -= white.square_().sum(0) / 2
+        lost = ~torch.isfinite(joint.amax(0))  # squares overflowed
+        if lost.any():
+            joint[:, lost] = self.definition._joint_of_part(X[lost]).to(joint)
         return joint
+
+    @cached_property
+    def definition(self) -> IncompleteDefinition:
+        """The same E-step by its definition."""
+        return IncompleteDefinition(self.theta, self.origin)
 
     def _sums_of_part(self, X, sample_weight, buffers):
         patterns, observed, means, phi, resp = self._products(X, buffers)
