@@ -92,6 +92,18 @@ class Constraint:
             prior = replace(prior, of_weights=torch.zeros_like(prior.of_weights))
         return replace(self, weights=None, prior=prior)
 
+    def free_components(self, like: Tensor) -> Tensor:
+        """Which components ``(K,)`` have weights that do not stay, as zeros and ones."""
+        if self.weights is None:
+            return torch.ones_like(like)
+        return (~self.weights[: len(like)]).to(like)
+
+    def log_prior(self, theta: GaussianMixtureParams) -> float:
+        """The log-density of the prior up to a constant; 0 without one."""
+        if self.prior is None:
+            return 0.0
+        return float(self.prior.log_density(theta, self.free_components(theta.component_weights)))
+
     def next_weights(self, weights: Tensor, mass: Tensor) -> Tensor:
         """Weights in proportion to masses, after those that stay have got theirs."""
         if self.weights is None:
@@ -189,6 +201,7 @@ def constraint_of(
     covariances=False,
     device: torch.device | None = None,
     noise: bool = False,
+    noise_is_free: bool = False,
 ) -> Constraint:
     """Return the constraint that some parameters stay, from what a user says.
 
@@ -208,6 +221,8 @@ def constraint_of(
         Where the masks are to be.
     noise : bool, default=False
         Whether there is noise: the mask of weights then is ``(K + 1,)``, its own last.
+    noise_is_free : bool, default=False
+        Whether there is noise which the mask does not say of, and whose weight is fitted.
 
     Returns
     -------
@@ -232,8 +247,10 @@ def constraint_of(
             f"got a mask of {int(mask.sum())} of {n_components} components, which share one "
             "covariance. Fix it or leave it free."
         )
-    trivial = ["weights"] if n_weights == 1 else []
-    if all(name in trivial or (m is not None and m.all()) for name, m in masks.items()):
+    stays = {name: m is not None and bool(m.all()) for name, m in masks.items()}
+    n_fixed = 0 if masks["weights"] is None else int(masks["weights"].sum())
+    stays["weights"] = n_weights - n_fixed + noise_is_free < 2  # one alone has what is left
+    if all(stays.values()):
         raise ValueError(
             "fixed_weights, fixed_means and fixed_covariances must leave something to fit, got all "
             "of them fixed. Free some of it."

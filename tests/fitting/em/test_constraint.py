@@ -307,11 +307,24 @@ def test_a_part_of_a_tied_covariance_cannot_stay():
         constraint_of(COVARIANCE_TYPES["tied"], 3, covariances=FIRST)
 
 
-@pytest.mark.parametrize(("K", "weights"), [(3, True), (1, False), (1, True)])
+@pytest.mark.parametrize(
+    ("K", "weights"), [(3, True), (1, False), (1, True), (3, [True, False, True])]
+)
 def test_something_must_be_left_to_fit(K, weights):
     with pytest.raises(ValueError, match="must leave something to fit, got all of them fixed"):
         fixed = {"weights": weights, "means": True, "covariances": True}
         constraint_of(COVARIANCE_TYPES["full"], K, **fixed)
+
+
+@pytest.mark.parametrize(("K", "weights"), [(1, False), (1, True), (3, True)])
+def test_free_noise_is_something_to_fit(K, weights):
+    fixed = {"weights": weights, "means": True, "covariances": True}
+    if weights is False or K > 1:
+        constraint_of(COVARIANCE_TYPES["full"], K, noise=True, **(fixed | {"weights": False}))
+    with pytest.raises(ValueError, match="must leave something to fit"):
+        constraint_of(COVARIANCE_TYPES["full"], K, noise=True, **(fixed | {"weights": True}))
+    if (K, weights) == (1, False):
+        assert constraint_of(COVARIANCE_TYPES["full"], K, noise_is_free=True, **fixed).fixes
 
 
 @pytest.mark.parametrize(
