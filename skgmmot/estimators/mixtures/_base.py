@@ -39,6 +39,8 @@ from skgmmot.numerics.threads import single_threaded_torch
 MAGNITUDES, INDEFINITE = 1e8, 1e-6
 #: Attributes that are finite arrays.
 ARRAYS = {"weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"}
+#: Attributes that only fits with noise have.
+OF_NOISE = ("noise_weight_", "noise_log_density_", "noise_bounds_")
 #: The label of noise.
 NOISE = -1
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from skgmmot._inputs import arrays, places
 from skgmmot._types import Samples, fit_context
-from skgmmot.estimators.mixtures._base import whole_fit
+from skgmmot.estimators.classes import CLASSES
+from skgmmot.estimators.mixtures._base import OF_NOISE, whole_fit
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
 from skgmmot.estimators.starts import earlier
 from skgmmot.fitting.em.e_steps import E_STEPS
@@ -163,7 +164,8 @@ class FittedByBlocks(FittedMixture):
 
         Notes
         -----
-        After `fit` it continues from the fitted mixture, whose samples count as one block. Means
+        After `fit` it continues from the fitted mixture, whose samples count as one block: from its
+        components alone, if that had noise or classes and the parameters now say none. Means
         and covariances that are set by hand between two calls count as well, and then stand for all
         earlier blocks. Sums are in float64 for samples of any dtype, and a model that is saved
         between two blocks continues to the same bits.
@@ -269,6 +271,7 @@ def further_block(estimator, block: Block) -> None:
     """Take a step of stepwise EM."""
     e, X = estimator, block.X
     _check_components(e, X.shape[1])
+    _leave_noise_and_classes(e)
     running = _unedited(e, X.device) or _from_attributes(e, X)
     n_steps, seen = getattr(e, "n_steps_", 1), getattr(e, "n_samples_seen_", block.weight)
     eta = step_size(n_steps, e.partial_fit_decay, block.weight / (seen / n_steps))
@@ -287,6 +290,16 @@ def further_block(estimator, block: Block) -> None:
     lost = [t.weights.tolist().count(0.0) for t in (running.theta, theta)]
     if lost[1] > lost[0]:
         warnings.warn(LOST.format(lost[1], e.n_components), ConvergenceWarning, stacklevel=5)
+
+
+def _leave_noise_and_classes(estimator) -> None:
+    """Go on from the components alone: blocks have neither noise nor classes, as parameters say."""
+    fitted = vars(estimator)
+    others = [name for name in (*OF_NOISE, *CLASSES) if name in fitted]
+    for name in others:
+        del fitted[name]
+    if others:  # the bound is that of another likelihood
+        fitted.pop("lower_bound_", None)
 
 
 def per_weight(statistics: Statistics, total: float) -> Statistics:
