@@ -2,12 +2,13 @@
 
 import hashlib
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.incomplete.patterns import by_pattern
+from skgmmot.gaussian.incomplete.patterns import by_pattern, informative_weight
 from skgmmot.numerics.blocks import Workers, workers
 
 
@@ -38,7 +39,7 @@ class Samples(Protocol):
     device: torch.device
     """Where their sums are."""
     total: float
-    """The sum of their weights, n if there are none."""
+    """The sum of their weights, n if there are none; of those of which anything is observed."""
     groups: tuple
     """Those that see a part of a mixture each (`fitting.groups.Group`); none if all see all."""
     incomplete: bool
@@ -167,7 +168,14 @@ class InMemory(Pooled):
         self.incomplete = incomplete
         self.n_samples, self.n_features = X.shape
         self.dtype, self.device = X.dtype, X.device
-        self.total = float(len(X) if sample_weight is None else sample_weight.double().sum())
+
+    @cached_property
+    def total(self) -> float:
+        """The sum of the weights of samples that count."""
+        a = self.sample_weight
+        if self.incomplete:
+            return float(informative_weight(self.X, a))
+        return float(self.n_samples if a is None else a.double().sum())
 
     def __getitem__(self, rows) -> tuple[Tensor, Tensor | None]:
         """Some samples, and their weights."""

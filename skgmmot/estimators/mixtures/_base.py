@@ -26,7 +26,7 @@ from skgmmot.estimators.saving import SavedEstimator
 from skgmmot.gaussian.choice import definition_e_step, fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.evaluators import EStep
-from skgmmot.gaussian.incomplete.patterns import by_pattern
+from skgmmot.gaussian.incomplete.patterns import by_pattern, informative_weight
 from skgmmot.gaussian.log_density import are_far
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics import blocks
@@ -376,7 +376,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         """
         sums = self._sums(X, sample_weight)
         if sums is not None:
-            log_likelihood, total = sums
+            log_likelihood, total, _ = sums
             return log_likelihood / total
         X, _ = arrays.samples(self, X, reset=False, missing=arrays.takes_missing(self))
         a = arrays.sample_weights(sample_weight, X)
@@ -498,24 +498,33 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
 
     @single_threaded_torch()
     def _sums(self, X, sample_weight):
-        """The log-likelihood of samples in blocks, and the sum of their weights; else None."""
+        """The log-likelihood of samples in blocks, and the sum of their weights; else None.
+
+        Beside it is the sum of the weights of samples of which anything is observed.
+        """
         check_is_fitted(self)
         of_block = functools.partial(_sums_of, self)
         parts = places.each_block(self, X, sample_weight, of_block)
         if parts is None:
             return None
-        log_likelihood, total = map(sum, zip(*parts, strict=True))
+        log_likelihood, total, observed = map(sum, zip(*parts, strict=True))
         arrays.refuse_zero_weights(total)
-        return log_likelihood, total
+        return log_likelihood, total, observed
 
     def _log_likelihood(self, X, sample_weight):
-        """The log-likelihood of samples, and their number, which is the sum of their weights."""
+        """The log-likelihood of samples, and their number, which is the sum of their weights.
+
+        Samples of which nothing is observed have a log-density of zero, and do not count.
+        """
         sums = self._sums(X, sample_weight)
         if sums is not None:
-            return sums
+            return sums[0], sums[2]
         score = self.score(X, sample_weight=sample_weight)
-        n_samples = arrays.total_weight(sample_weight, len(X))
-        return score * n_samples, n_samples
+        total = observed = arrays.total_weight(sample_weight, len(X))
+        if arrays.takes_missing(self):
+            X, _ = arrays.samples(self, X, reset=False, missing=True)
+            observed = seen_weight(self, X, sample_weight)
+        return score * total, observed
 
     def bic(self, X: Samples, sample_weight: Samples | None = None) -> float:
         """Compute the Bayesian information criterion on samples: lower is better.
@@ -531,7 +540,8 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         Returns
         -------
         float
-            ``-2 log-likelihood + (number of parameters) log(n_samples)``.
+            ``-2 log-likelihood + (number of parameters) log(n_samples)``, where samples of which
+        nothing is observed do not count.
 
         Raises
         ------
@@ -569,6 +579,16 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         return -2 * self._log_likelihood(X, sample_weight)[0] + 2 * self._n_parameters()
 
 
+def seen_weight(estimator, X: torch.Tensor, sample_weight=None) -> int | float:
+    """The sum of samples' weights as the user gave them, of those with any observed entry."""
+    if not arrays.takes_missing(estimator):
+        return arrays.total_weight(sample_weight, len(X))
+    a = None
+    if sample_weight is not None:
+        a = arrays.as_tensor(sample_weight, dtype=torch.float64).expand(len(X)).to(X.device)
+    return informative_weight(X.detach(), a)
+
+
 def in_dtype(shown: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Attributes of a mixture in the dtype of the samples, if that can hold them."""
     found = {name: tensor.to(dtype) for name, tensor in shown.items()}
@@ -595,12 +615,14 @@ def _mean(values, weights=None) -> float:
 
 
 def _sums_of(estimator, X, weights):
-    """The log-likelihood of a block, and the sum of its weights."""
+    """The log-likelihood of a block, and the sum of its weights: of all rows, and as observed."""
     values = estimator._blockwise(_log_density, X).double()
+    observed = seen_weight(estimator, X, weights)
     if weights is not None:
         kept = weights > 0  # (as in `score`)
         values, weights = values[kept] * weights[kept], weights[kept]
-    return float(values.sum()), len(values) if weights is None else float(weights.sum())
+    total = len(values) if weights is None else float(weights.sum())
+    return float(values.sum()), total, observed
 
 
 def _evaluated(function, estimator, X):

@@ -13,7 +13,7 @@ from torch import Tensor
 from skgmmot._inputs import arrays, places
 from skgmmot._types import Samples, fit_context
 from skgmmot.estimators.classes import CLASSES
-from skgmmot.estimators.mixtures._base import OF_NOISE, whole_fit
+from skgmmot.estimators.mixtures._base import OF_NOISE, seen_weight, whole_fit
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
 from skgmmot.estimators.starts import earlier
 from skgmmot.fitting.em.e_steps import E_STEPS
@@ -213,7 +213,8 @@ class FittedByBlocks(FittedMixture):
             for block in fitted._blocks(X, sample_weight):
                 check_constant(block)
                 learn = further_block if hasattr(fitted, "means_") else first_block
-                learn(fitted, block)
+                if block.weight > 0 or learn is first_block:  # which says what it lacks
+                    learn(fitted, block)
                 n_taken += 1
             arrays.refuse_zero_weights(n_taken)
         return self
@@ -224,10 +225,10 @@ class FittedByBlocks(FittedMixture):
         reader = places.reader_of(self, X, sample_weight, reset=first)
         if reader is None:
             X, a, kind = super()._validated(X, sample_weight, first=first)
-            yield Block(X, a, kind, arrays.total_weight(sample_weight, len(X)))
+            yield Block(X, a, kind, seen_weight(self, X, sample_weight))
             return
         for X, a in reader():
-            weight = len(X) if a is None else float(a.sum())
+            weight = seen_weight(self, X, a)
             if weight > 0:
                 a = None if a is None else (a / a.max()).to(X.dtype)
                 yield Block(X, a, reader.kind, weight)
