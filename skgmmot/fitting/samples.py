@@ -38,12 +38,14 @@ class Samples(Protocol):
     """float32 or float64."""
     device: torch.device
     """Where their sums are."""
-    total: float
-    """The sum of their weights, n if there are none; of those of which anything is observed."""
     groups: tuple
     """Those that see a part of a mixture each (`fitting.groups.Group`); none if all see all."""
     incomplete: bool
     """Whether entries of theirs are missing, NaN."""
+
+    @property
+    def total(self) -> float:
+        """The sum of their weights, n if there are none; of those of which anything is observed."""
 
     def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
         """Add the values of all blocks, in the order of the samples."""

@@ -23,6 +23,8 @@ from skgmmot.estimators.interchange import Interchange
 from skgmmot.estimators.mixtures import _few
 from skgmmot.estimators.mixtures._parts import MixtureParts
 from skgmmot.estimators.saving import SavedEstimator
+from skgmmot.fitting.em.constraint import n_free_parameters
+from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.gaussian.choice import definition_e_step, fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.evaluators import EStep
@@ -491,10 +493,21 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         return X
 
     def _n_parameters(self):
-        """Number of free parameters."""
-        K, d = np.shape(self.means_)
-        of_noise = getattr(self, "noise_weight_", None) is not None
-        return int(self._covariance().n_parameters(K, d) + K * d + K - 1 + of_noise)
+        """Number of free parameters: those that the fit estimates."""
+        return self._n_free(*np.shape(self.means_))
+
+    def _n_free(self, n_components, n_features):
+        """The same of so many components and features, by what the parameters say stays."""
+        names = ("weights", "means", "covariances")
+        fixed = {name: getattr(self, f"fixed_{name}", False) for name in names}
+        e_step = E_STEPS.get(getattr(self, "e_step", "posterior"))
+        if e_step is not None and e_step.balanced:  # to weights that are prescribed
+            fixed["weights"] = True
+        noise = getattr(self, "noise_weight_", None) is not None
+        held = getattr(getattr(self, "noise", None), "fixed_weight", False)
+        of_noise = {"noise": noise, "noise_is_free": not held}
+        covariance_type = self._covariance()
+        return n_free_parameters(covariance_type, n_components, n_features, **fixed, **of_noise)
 
     @single_threaded_torch()
     def _sums(self, X, sample_weight):
@@ -540,8 +553,8 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         Returns
         -------
         float
-            ``-2 log-likelihood + (number of parameters) log(n_samples)``, where samples of which
-        nothing is observed do not count.
+            ``-2 log-likelihood + (number of parameters) log(n_samples)``. Fixed parameters do not
+            count, and neither do samples of which nothing is observed.
 
         Raises
         ------
@@ -567,7 +580,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         Returns
         -------
         float
-            ``-2 log-likelihood + 2 (number of parameters)``.
+            ``-2 log-likelihood + 2 (number of parameters)``. Fixed parameters do not count.
 
         Raises
         ------

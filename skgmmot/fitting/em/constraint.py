@@ -259,6 +259,62 @@ def constraint_of(
     return Constraint(**masks) if any(m is not None for m in masks.values()) else FREE
 
 
+def n_free_parameters(
+    covariance_type: CovarianceType,
+    n_components: int,
+    n_features: int,
+    *,
+    weights=False,
+    means=False,
+    covariances=False,
+    noise: bool = False,
+    noise_is_free: bool = False,
+) -> int:
+    """Count the parameters of a mixture that a fit estimates.
+
+    Parameters
+    ----------
+    covariance_type : CovarianceType
+        The type of the covariances.
+    n_components : int
+        K.
+    n_features : int
+        d.
+    weights : bool or array-like of bool of shape (K,), default=False
+        Whose weights stay: all, none or a mask.
+    means : bool or array-like of bool of shape (K,), default=False
+        Whose means stay.
+    covariances : bool or array-like of bool of shape (K,), default=False
+        Whose covariances stay; a shared one counts as fixed if any does.
+    noise : bool, default=False
+        Whether there is noise.
+    noise_is_free : bool, default=False
+        Whether its weight is fitted.
+
+    Returns
+    -------
+    int
+        The number: all weights that are free but one, and the free means and covariances.
+
+    Raises
+    ------
+    TypeError
+        If a mask is not of truth values.
+    ValueError
+        If a mask has another shape.
+    """
+    K, d = n_components, n_features
+    masks = {"weights": weights, "means": means, "covariances": covariances}
+    masks = {name: _mask(f"fixed_{name}", mask, K) for name, mask in masks.items()}
+    free = {name: K if m is None else K - int(m.sum()) for name, m in masks.items()}
+    of_weights = free["weights"] + (noise and noise_is_free)
+    n_covariances = free["covariances"]
+    if covariance_type.shared and n_covariances < K:
+        n_covariances = 0
+    of_covariances = covariance_type.n_parameters(n_covariances, d) if n_covariances else 0
+    return int(max(of_weights - 1, 0) + d * free["means"] + of_covariances)
+
+
 def _mask(name: str, given, n_components: int) -> Tensor | None:
     """A mask ``(K,)``, or None if nothing is fixed."""
     if given is False:

@@ -26,6 +26,7 @@ from skgmmot import (
     PairwiseMW2,
     SemidiscreteGMM,
     SlicedWassersteinGMM,
+    UniformNoise,
     WassersteinQuantizer,
 )
 from skgmmot.numerics.runs import Runs
@@ -389,3 +390,31 @@ def test_the_density_of_a_far_row_is_zero_alone_and_among_many(far, scale):
         assert found[-1] == -np.inf
         assert np.isfinite(found[:-1]).all()
         assert mixture.score(np.vstack([X, far])) == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("options", "n_fixed"),
+    [
+        ({}, 0),
+        ({"fixed_weights": True}, 1),
+        ({"fixed_means": True}, 4),
+        ({"fixed_means": [True, False]}, 2),
+        ({"fixed_covariances": [False, True]}, 3),
+        ({"fixed_covariances": True, "fixed_means": True}, 10),
+        ({"e_step": "sinkhorn"}, 1),
+        ({"noise": "uniform"}, -1),
+        ({"noise": UniformNoise(weight=0.2, fixed_weight=True)}, 0),
+        ({"noise": UniformNoise(weight=0.2, fixed_weight=True), "fixed_weights": True}, 1),
+    ],
+)
+def test_criteria_count_what_is_fitted(options, n_fixed):
+    X = np.random.default_rng(0).normal(size=(120, 2)) + 5 * (np.arange(120) % 2)[:, None]
+    given = {"means_init": [[0.0, 0.0], [5.0, 5.0]], "precisions_init": [np.eye(2)] * 2}
+    given |= {"weights_init": [0.5, 0.5], "tol": 1e-5}
+    mixture = DifferentiableGaussianMixture(2, **given, **options).fit(X)
+    n_free = GaussianMixture(2, **given).fit(X)._n_parameters() - n_fixed
+    log_likelihood = mixture.score_samples(X).sum()
+    assert mixture.aic(X) == pytest.approx(-2 * log_likelihood + 2 * n_free, rel=1e-12)
+    bic = -2 * log_likelihood + n_free * np.log(len(X))
+    assert mixture.bic(X) == pytest.approx(bic, rel=1e-12)
+    assert mixture.bic(lambda: iter([X[:50], X[50:]])) == pytest.approx(bic, rel=1e-12)
