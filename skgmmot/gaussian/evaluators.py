@@ -53,9 +53,6 @@ class EStep(Protocol):
     def log_joint(self, X: Tensor) -> Tensor:
         """Return ``log w_k g_k(x_i) (K, b)``."""
 
-    def compared(self, X: Tensor) -> Tensor:
-        """Return the log-joint ``(K, b)`` up to what all components share, and would round."""
-
     def log_density(self, X: Tensor) -> Tensor:
         """Return ``log sum_k w_k g_k(x_i) (b,)``."""
 
@@ -121,8 +118,6 @@ class DefinitionEStep:
 
     def log_joint(self, X):
         return log_joint(self.theta, self.about_origin(X))
-
-    compared = log_joint
 
     def log_density(self, X):
         found = log_density(self.theta, self.about_origin(X))
@@ -218,7 +213,8 @@ class ProductEStep:
             joint.sub_(whitened.square_().sum(0), alpha=0.5)
         return joint if torch.isfinite(joint.amax(0)).all() else self.definition.log_joint(X)
 
-    def compared(self, X):
+    def compared(self, X: Tensor) -> Tensor:
+        """Return the log-joint ``(K, b)`` without the quadratic term that all components share."""
         return self.products(X, _new_memory(X))[1]
 
     def log_density(self, X):

@@ -148,7 +148,18 @@ def is_far(joint: Tensor) -> Tensor:
 
 
 def are_far(largest: Tensor) -> Tensor:
-    """Return the same from the largest log-joint of each sample ``(n,)``."""
+    """Return the same from the largest log-joint of each sample.
+
+    Parameters
+    ----------
+    largest : Tensor of shape (n,)
+        Its maximum over the components.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        True where it is below `FAR_IN` its dtype, or where a product overflowed.
+    """
     return ~((largest > FAR_IN[largest.dtype]) & (largest < torch.inf))
 
 

@@ -680,7 +680,9 @@ def _log_density(step: EStep, X):
 
 def _labels(step: EStep, X):
     noise = step.theta.noise
-    joint = step.compared(X) if noise is None else step.log_joint(X)
+    # what all components share would hide by rounding what sets far samples apart
+    compare = step.log_joint if noise is not None else getattr(step, "compared", step.log_joint)
+    joint = compare(X)
     largest, labels = joint.max(0)  # many times faster than argmax, and equal
     if noise is None and are_far(largest).any():
         labels = step.log_responsibilities(X).max(0).indices

@@ -279,7 +279,7 @@ def n_free_parameters(
     n_components : int
         K.
     n_features : int
-        d.
+        Their dimension d.
     weights : bool or array-like of bool of shape (K,), default=False
         Whose weights stay: all, none or a mask.
     means : bool or array-like of bool of shape (K,), default=False

@@ -120,10 +120,6 @@ class IncompleteEStep:
         parts = [self._joint_of_part(X[rows]) for rows in self.parts(X)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def compared(self, X: Tensor) -> Tensor:
-        """Return the log-joint ``(K, b)`` where components are compared: that is itself."""
-        return self.log_joint(X)
-
     def log_density(self, X: Tensor) -> Tensor:
         """Return ``log sum_k w_k g_k(x_i) (b,)``."""
         return log_sum_exp(self.log_joint(X), 0)
