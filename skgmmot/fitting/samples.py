@@ -2,12 +2,13 @@
 
 import hashlib
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from skgmmot.gaussian.incomplete.patterns import by_pattern
+from skgmmot.gaussian.incomplete.patterns import by_pattern, informative_weight
 from skgmmot.numerics.blocks import Workers, workers
 
 
@@ -37,12 +38,14 @@ class Samples(Protocol):
     """float32 or float64."""
     device: torch.device
     """Where their sums are."""
-    total: float
-    """The sum of their weights, n if there are none."""
     groups: tuple
     """Those that see a part of a mixture each (`fitting.groups.Group`); none if all see all."""
     incomplete: bool
     """Whether entries of theirs are missing, NaN."""
+
+    @property
+    def total(self) -> float:
+        """The sum of their weights, n if there are none; of those of which anything is observed."""
 
     def sum(self, of: BlockSum) -> tuple[Tensor, ...]:
         """Add the values of all blocks, in the order of the samples."""
@@ -167,7 +170,14 @@ class InMemory(Pooled):
         self.incomplete = incomplete
         self.n_samples, self.n_features = X.shape
         self.dtype, self.device = X.dtype, X.device
-        self.total = float(len(X) if sample_weight is None else sample_weight.double().sum())
+
+    @cached_property
+    def total(self) -> float:
+        """The sum of the weights of samples that count."""
+        a = self.sample_weight
+        if self.incomplete:
+            return float(informative_weight(self.X, a))
+        return float(self.n_samples if a is None else a.double().sum())
 
     def __getitem__(self, rows) -> tuple[Tensor, Tensor | None]:
         """Some samples, and their weights."""

@@ -17,6 +17,7 @@ from skgmmot.fitting.samples import (
     in_memory,
     positions_looked_at,
 )
+from skgmmot.gaussian.incomplete.patterns import informative_weight
 from skgmmot.numerics.blocks import Workers, add, block_length, weighted_sum
 
 #: Some rows ``(b, d)``, float32 or float64, and their weights ``(b,)`` in float64, as given.
@@ -40,7 +41,8 @@ class Facts(NamedTuple):
     largest_weight: float
     """The largest weight; 1 if there are none."""
     total: float
-    """The sum of weights over the largest; n if there are none."""
+    """The sum of weights over the largest; n if there are none. Rows without any entry do not
+    count."""
     sum: Tensor
     """The sum of rows times weights over the largest ``(d,)``, float64."""
     squares: Tensor
@@ -103,7 +105,7 @@ def facts_of(X: Tensor, weights: Tensor | None) -> Facts:
     n_positive = len(X) if weights is None else int((weights > 0).sum())
     if torch.isnan(X).any():
         found = ObservedSums.of(X, a)
-        total, squares = len(X) if a is None else float(a.double().sum()), found.squares(X, a)
+        total, squares = informative_weight(X, a), found.squares(X, a)
         facts = len(X), n_positive, largest, float(total), found.sum, squares, X.dtype
         return Facts(*facts, *bounds(X, weights), found.total)
     sums, total = weighted_sum(X, a)

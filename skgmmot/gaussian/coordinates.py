@@ -162,9 +162,17 @@ class FisherCoordinates:
         The components' shares of the samples, equal to ``w`` unless weights are fixed; with noise
         ``(K + 1,)`` like ``w``. Three, for weights, means and covariances, if they are not
         determined by the same samples: a weight of share s has the information ``1 / s``.
+    within : tuple of two Tensors, default=None
+        With noise, how many times as much is known of the components' weights relative to one
+        another, and which components ``(K,)`` these are, as zeros and ones. None is once.
     """
 
-    def __init__(self, mixture: GaussianMixtureParams, share: Tensor | tuple[Tensor, ...]):
+    def __init__(
+        self,
+        mixture: GaussianMixtureParams,
+        share: Tensor | tuple[Tensor, ...],
+        within: tuple[Tensor, Tensor] | None = None,
+    ):
         base, self.mixture = mixture.in_base(), mixture
         self.base = base.covariance_type
         self.factors = self.base.factor(base.covariances)
@@ -176,6 +184,7 @@ class FisherCoordinates:
         # a component without samples has a scale of one
         shares = [torch.where(each > EMPTY, each, 1.0) for each in shares]
         self.weight_root, self.root = shares[0].sqrt(), shares[len(shares) // 2].sqrt()  # (K,)
+        self.within = None if within is None else self._relative(*within)
         total = self.base.total(shares[-1]) * self.base.pooled(mixture.means.shape[1]) / 2
         self.spread = self.base.each(total.sqrt())
         self._chart = self if base is mixture else _Chart(mixture, self)
@@ -183,7 +192,7 @@ class FisherCoordinates:
     def of_change(self, change: GaussianMixtureParams) -> Tensor:
         """The coordinates of a change of the parameters."""
         return self._join(
-            change.weights / self.weight_root,
+            self._stretched(change.weights / self.weight_root, 1),
             self._rows(change.means, self.inverses) * self.root.unsqueeze(-1),
             self._chart.covariances_of_change(change.covariances),
         )
@@ -191,7 +200,7 @@ class FisherCoordinates:
     def of_cotangent(self, u: GaussianMixtureParams) -> Tensor:
         """Coordinates ``(..., m)`` of cotangents, which keep their products with changes."""
         return self._join(
-            u.weights * self.weight_root,
+            self._stretched(u.weights * self.weight_root, -1),
             self._rows(u.means, self.factors) / self.root.unsqueeze(-1),
             self._chart.covariances_of_cotangent(u.covariances),
         )
@@ -201,7 +210,7 @@ class FisherCoordinates:
         weights, means, covariances = self._cut(vector)
         back = self.base.transpose(self.inverses)
         return GaussianMixtureParams(
-            weights / self.weight_root,
+            self._stretched(weights, 1) / self.weight_root,
             self._rows(means * self.root.unsqueeze(-1), back),
             self._chart.cotangent_covariances(covariances),
             self.mixture.covariance_type,
@@ -213,7 +222,7 @@ class FisherCoordinates:
         w, m, _ = self.mixture
         means = m + self._rows(means / self.root.unsqueeze(-1), self.base.transpose(self.factors))
         return self.mixture._replace(
-            weights=retracted_weights(w, weights * self.weight_root),
+            weights=retracted_weights(w, self._stretched(weights, -1) * self.weight_root),
             means=means,
             covariances=self._chart.changed_covariances(covariances),
         )
@@ -242,6 +251,28 @@ class FisherCoordinates:
         """The covariances after a change: positive definite, however large."""
         # Sigma + dSigma ~ L (I + D / 2)^2 L^T with D = L^{-1} dSigma L^{-T}
         return self.base.squared(self._unpacked(coordinates) / (2 * self.spread), self.factors)
+
+    def _relative(self, times, shares_rest):
+        """Roots of what weights are known by ``(K + 1,)``, but along their common way ``(K + 1,)``.
+
+        That is the unit vector of a change of all components in proportion, against noise.
+        """
+        weights = self.mixture.component_weights * shares_rest
+        way = torch.cat([weights.sqrt(), weights.new_zeros(1)])
+        way = way / torch.linalg.vector_norm(way).clamp(min=torch.finfo(way.dtype).tiny)
+        roots = torch.cat([times.sqrt().expand(len(weights)), weights.new_ones(1)])
+        return roots, way
+
+    def _stretched(self, weights, power: int):
+        """Coordinates of weights ``(..., K + 1)`` with the information that is within components.
+
+        ``power`` is 1, or -1 for the inverse.
+        """
+        if self.within is None:
+            return weights
+        roots, way = self.within
+        along = (weights @ way).unsqueeze(-1) * way
+        return (weights - along) * roots**power + along
 
     def _unpacked(self, coordinates):
         return self.base.unpacked(coordinates, self.factors.shape)

@@ -32,6 +32,8 @@ MIN_PRODUCT_ROWS = 512
 #: Numbers of a block (16 MiB in float64) up to which the definition takes as many rows as features:
 #: with fewer, a quarter of its time goes to adding up matrices.
 MATRIX_BLOCK_SIZE = 2**21
+#: Entries of samples so large are near the end of the range: what is not a number overflowed.
+HUGE = 1e150
 
 
 class EStep(Protocol):
@@ -118,7 +120,11 @@ class DefinitionEStep:
         return log_joint(self.theta, self.about_origin(X))
 
     def log_density(self, X):
-        return log_density(self.theta, self.about_origin(X))
+        found = log_density(self.theta, self.about_origin(X))
+        lost = found.detach().isnan()
+        if lost.any():  # projections overflowed, of both signs
+            found = found.masked_fill(lost & (X.detach().abs().amax(1) > HUGE), -torch.inf)
+        return found
 
     def log_responsibilities(self, X):
         return log_responsibilities(self.theta, self.about_origin(X))
@@ -207,11 +213,15 @@ class ProductEStep:
             joint.sub_(whitened.square_().sum(0), alpha=0.5)
         return joint if torch.isfinite(joint.amax(0)).all() else self.definition.log_joint(X)
 
+    def compared(self, X: Tensor) -> Tensor:
+        """Return the log-joint ``(K, b)`` without the quadratic term that all components share."""
+        return self.products(X, _new_memory(X))[1]
+
     def log_density(self, X):
         return self.theta.log_normaliser(self.log_joint(X))
 
     def log_responsibilities(self, X):
-        joint = self.log_joint(X)
+        joint = self.compared(X)
         if is_far(joint).any():
             return self.definition.log_responsibilities(X)
         if self.noise is not None:

@@ -8,9 +8,12 @@ from torch import Tensor
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.exponentials import exponentials
 
-#: Below this log-density, where distances are ``1 / eps`` spreads, squares hide in their rounding
+#: Below this log-density, where distances are about 1e12 spreads, squares hide in their rounding
 #: what sets components of equal covariances apart.
-FAR = -(torch.finfo(torch.float64).eps ** -2)
+FAR = -(torch.finfo(torch.float64).eps ** -1.5)
+#: The same by the dtype of the log-joint. In float32 it is where rounding errors reach one: what is
+#: farther away is left to float64.
+FAR_IN = {torch.float64: FAR, torch.float32: -1 / torch.finfo(torch.float32).eps}
 
 
 def log_joint(mixture: PreparedMixture, X: Tensor) -> Tensor:
@@ -134,14 +137,30 @@ def is_far(joint: Tensor) -> Tensor:
     Parameters
     ----------
     joint : Tensor of shape (K, n)
-        Their log-joint.
+        Their log-joint, perhaps without what all components share.
 
     Returns
     -------
     Tensor of shape (n,)
-        True where all of it is below `FAR`, or where a square overflowed.
+        True where all of it is below `FAR_IN` its dtype, or where a product overflowed.
     """
-    return ~(joint.amax(0) > FAR)
+    return are_far(joint.amax(0))
+
+
+def are_far(largest: Tensor) -> Tensor:
+    """Return the same from the largest log-joint of each sample.
+
+    Parameters
+    ----------
+    largest : Tensor of shape (n,)
+        Its maximum over the components.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        True where it is below `FAR_IN` its dtype, or where a product overflowed.
+    """
+    return ~((largest > FAR_IN[largest.dtype]) & (largest < torch.inf))
 
 
 def responsibilities(mixture: GaussianMixtureParams | PreparedMixture, X: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ def make_mixture_wasserstein_scorer(reference=None, *, reg=0.0, reg_m=None, squa
 
     .. math:: \text{score} = -\operatorname{MW}_2(\text{estimator}, \text{reference})
 
-    where the *reference* is a mixture fitted to the held-out samples. Larger is better, 0 is best.
+    where the *reference* is a mixture fitted to the held-out samples, and with ``labels='y'`` to
+    their classes ``y``. Larger is better, 0 is best.
 
     Parameters
     ----------
@@ -104,7 +105,8 @@ class _MixtureWassersteinScorer:
         if reference is None:
             reference = _alike(estimator) if _is_value(estimator) else estimator
         reference = clone(reference)
-        return -float(self.metric(estimator, reference.fit(X)))
+        fitted = reference.fit(X) if y is None else reference.fit(X, y)
+        return -float(self.metric(estimator, fitted))
 
     def __repr__(self):
         return f"make_mixture_wasserstein_scorer(reference={self.reference!r})"

@@ -41,6 +41,25 @@ def test_the_scorer_is_minus_the_distance_to_a_clone_fitted_to_held_out_samples(
     assert not hasattr(reference, "means_")
 
 
+def test_the_reference_is_fitted_to_the_classes_of_held_out_samples(blobs):
+    y = (blobs[:, 0] > np.median(blobs[:, 0])).astype(int)
+    model = DifferentiableGaussianMixture(2, labels="y", random_state=0)
+    fitted = clone(model).fit(blobs[::2], y[::2])
+    expected = -MixtureWasserstein()(fitted, clone(model).fit(blobs[1::2], y[1::2]))
+    assert mixture_wasserstein_scorer(fitted, blobs[1::2], y[1::2]) == expected
+    plain = clone(model).set_params(labels="ignore")
+    given = make_mixture_wasserstein_scorer(plain)
+    without = -MixtureWasserstein()(fitted, clone(plain).fit(blobs[1::2]))
+    assert given(fitted, blobs[1::2], y[1::2]) == without
+    scores = cross_val_score(model, blobs, y, scoring=mixture_wasserstein_scorer, cv=3)
+    assert (scores < 0).all()
+    with pytest.raises(ValueError, match="y"):
+        mixture_wasserstein_scorer(fitted, blobs[1::2])
+    for name in ("aic", "bic", "sliced_wasserstein"):  # what is scored takes no classes
+        score = get_scorer(name)
+        assert score(fitted, blobs, y) == score(fitted, blobs)
+
+
 def test_scorers_take_tuples(blobs):
     train, test = blobs[::2], blobs[1::2]
     fitted = DifferentiableGaussianMixture(4, covariance_type="diag", random_state=0).fit(train)

@@ -23,11 +23,13 @@ from skgmmot.estimators.interchange import Interchange
 from skgmmot.estimators.mixtures import _few
 from skgmmot.estimators.mixtures._parts import MixtureParts
 from skgmmot.estimators.saving import SavedEstimator
+from skgmmot.fitting.em.constraint import n_free_parameters
+from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.gaussian.choice import definition_e_step, fastest_e_step
 from skgmmot.gaussian.covariance.registry import COVARIANCE_TYPES
 from skgmmot.gaussian.evaluators import EStep
-from skgmmot.gaussian.incomplete.patterns import by_pattern
-from skgmmot.gaussian.log_density import FAR
+from skgmmot.gaussian.incomplete.patterns import by_pattern, informative_weight
+from skgmmot.gaussian.log_density import are_far
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics import blocks
 from skgmmot.numerics.counts import positive_integer
@@ -39,6 +41,8 @@ from skgmmot.numerics.threads import single_threaded_torch
 MAGNITUDES, INDEFINITE = 1e8, 1e-6
 #: Attributes that are finite arrays.
 ARRAYS = {"weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"}
+#: Attributes that only fits with noise have.
+OF_NOISE = ("noise_weight_", "noise_log_density_", "noise_bounds_")
 #: The label of noise.
 NOISE = -1
 
@@ -374,7 +378,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         """
         sums = self._sums(X, sample_weight)
         if sums is not None:
-            log_likelihood, total = sums
+            log_likelihood, total, _ = sums
             return log_likelihood / total
         X, _ = arrays.samples(self, X, reset=False, missing=arrays.takes_missing(self))
         a = arrays.sample_weights(sample_weight, X)
@@ -489,31 +493,51 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         return X
 
     def _n_parameters(self):
-        """Number of free parameters."""
-        K, d = np.shape(self.means_)
-        of_noise = getattr(self, "noise_weight_", None) is not None
-        return int(self._covariance().n_parameters(K, d) + K * d + K - 1 + of_noise)
+        """Number of free parameters: those that the fit estimates."""
+        return self._n_free(*np.shape(self.means_))
+
+    def _n_free(self, n_components, n_features):
+        """The same of so many components and features, by what the parameters say stays."""
+        names = ("weights", "means", "covariances")
+        fixed = {name: getattr(self, f"fixed_{name}", False) for name in names}
+        e_step = E_STEPS.get(getattr(self, "e_step", "posterior"))
+        if e_step is not None and e_step.balanced:  # to weights that are prescribed
+            fixed["weights"] = True
+        noise = getattr(self, "noise_weight_", None) is not None
+        held = getattr(getattr(self, "noise", None), "fixed_weight", False)
+        of_noise = {"noise": noise, "noise_is_free": not held}
+        covariance_type = self._covariance()
+        return n_free_parameters(covariance_type, n_components, n_features, **fixed, **of_noise)
 
     @single_threaded_torch()
     def _sums(self, X, sample_weight):
-        """The log-likelihood of samples in blocks, and the sum of their weights; else None."""
+        """The log-likelihood of samples in blocks, and the sum of their weights; else None.
+
+        Beside it is the sum of the weights of samples of which anything is observed.
+        """
         check_is_fitted(self)
         of_block = functools.partial(_sums_of, self)
         parts = places.each_block(self, X, sample_weight, of_block)
         if parts is None:
             return None
-        log_likelihood, total = map(sum, zip(*parts, strict=True))
+        log_likelihood, total, observed = map(sum, zip(*parts, strict=True))
         arrays.refuse_zero_weights(total)
-        return log_likelihood, total
+        return log_likelihood, total, observed
 
     def _log_likelihood(self, X, sample_weight):
-        """The log-likelihood of samples, and their number, which is the sum of their weights."""
+        """The log-likelihood of samples, and their number, which is the sum of their weights.
+
+        Samples of which nothing is observed have a log-density of zero, and do not count.
+        """
         sums = self._sums(X, sample_weight)
         if sums is not None:
-            return sums
+            return sums[0], sums[2]
         score = self.score(X, sample_weight=sample_weight)
-        n_samples = arrays.total_weight(sample_weight, len(X))
-        return score * n_samples, n_samples
+        total = observed = arrays.total_weight(sample_weight, len(X))
+        if arrays.takes_missing(self):
+            X, _ = arrays.samples(self, X, reset=False, missing=True)
+            observed = seen_weight(self, X, sample_weight)
+        return score * total, observed
 
     def bic(self, X: Samples, sample_weight: Samples | None = None) -> float:
         """Compute the Bayesian information criterion on samples: lower is better.
@@ -529,7 +553,8 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         Returns
         -------
         float
-            ``-2 log-likelihood + (number of parameters) log(n_samples)``.
+            ``-2 log-likelihood + (number of parameters) log(n_samples)``. Fixed parameters do not
+            count, and neither do samples of which nothing is observed.
 
         Raises
         ------
@@ -555,7 +580,7 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
         Returns
         -------
         float
-            ``-2 log-likelihood + 2 (number of parameters)``.
+            ``-2 log-likelihood + 2 (number of parameters)``. Fixed parameters do not count.
 
         Raises
         ------
@@ -565,6 +590,16 @@ class MixtureEstimator(MixtureParts, Interchange, DensityMixin, SavedEstimator):
             If ``X`` or ``sample_weight`` is invalid.
         """
         return -2 * self._log_likelihood(X, sample_weight)[0] + 2 * self._n_parameters()
+
+
+def seen_weight(estimator, X: torch.Tensor, sample_weight=None) -> int | float:
+    """The sum of samples' weights as the user gave them, of those with any observed entry."""
+    if not arrays.takes_missing(estimator):
+        return arrays.total_weight(sample_weight, len(X))
+    a = None
+    if sample_weight is not None:
+        a = arrays.as_tensor(sample_weight, dtype=torch.float64).expand(len(X)).to(X.device)
+    return informative_weight(X.detach(), a)
 
 
 def in_dtype(shown: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -593,12 +628,14 @@ def _mean(values, weights=None) -> float:
 
 
 def _sums_of(estimator, X, weights):
-    """The log-likelihood of a block, and the sum of its weights."""
+    """The log-likelihood of a block, and the sum of its weights: of all rows, and as observed."""
     values = estimator._blockwise(_log_density, X).double()
+    observed = seen_weight(estimator, X, weights)
     if weights is not None:
         kept = weights > 0  # (as in `score`)
         values, weights = values[kept] * weights[kept], weights[kept]
-    return float(values.sum()), len(values) if weights is None else float(weights.sum())
+    total = len(values) if weights is None else float(weights.sum())
+    return float(values.sum()), total, observed
 
 
 def _evaluated(function, estimator, X):
@@ -642,9 +679,12 @@ def _log_density(step: EStep, X):
 
 
 def _labels(step: EStep, X):
-    joint, noise = step.log_joint(X), step.theta.noise
+    noise = step.theta.noise
+    # what all components share would hide by rounding what sets far samples apart
+    compare = step.log_joint if noise is not None else getattr(step, "compared", step.log_joint)
+    joint = compare(X)
     largest, labels = joint.max(0)  # many times faster than argmax, and equal
-    if noise is None and not (largest > FAR).all():
+    if noise is None and are_far(largest).any():
         labels = step.log_responsibilities(X).max(0).indices
     return labels if noise is None else torch.where(largest >= noise, labels, NOISE)
 

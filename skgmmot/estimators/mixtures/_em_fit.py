@@ -13,6 +13,7 @@ from skgmmot._inputs.labels import classes_of
 from skgmmot.estimators._progress import VerboseLog
 from skgmmot.estimators.classes import CLASSES
 from skgmmot.estimators.mixtures import _checkpoint
+from skgmmot.estimators.mixtures._base import OF_NOISE
 from skgmmot.estimators.mixtures._fit import Fit
 from skgmmot.estimators.mixtures._missing import check_observed, to_start_from
 from skgmmot.estimators.mixtures._partial_fit import STATE
@@ -43,8 +44,6 @@ MAX_CERTIFY = 1000
 OF_ERRORS = ("solution_", "error_")
 #: Largest variance of a feature, and inverse of the smallest one, for a gradient.
 MOST_VARIANCE = 1e120
-#: Attributes that only fits with noise have.
-OF_NOISE = ("noise_weight_", "noise_log_density_", "noise_bounds_")
 #: Warning of components without samples.
 EMPTY = (
     "n_components must be at most the number of clusters that the start finds, got components "

@@ -159,14 +159,15 @@ class MaximumLikelihood(MixtureEstimator):
                 f"e_step must maximise the likelihood for standard errors, got {self.e_step!r}. "
                 "Fit with e_step='posterior'."
             )
-        if self.labels != "ignore":
+        if self.labels != "ignore" or hasattr(self, "classes_"):
             raise ValueError(
-                f"labels must be 'ignore' for standard errors, got {self.labels!r}, with which the "
-                "fit has another likelihood. Fit without labels, or use the bootstrap."
+                "labels must be 'ignore' for standard errors, and in the fit, got "
+                f"{self.labels!r} and a likelihood with classes. Fit without labels, or use the "
+                "bootstrap."
             )
         if robust is not None and not isinstance(robust, bool):
             raise TypeError(f"robust must be True, False or None, got {robust!r}. Choose one.")
-        if self.noise != "none":
+        if self.noise != "none" or hasattr(self, "noise_weight_"):
             raise ValueError(
                 "noise must be 'none' for standard errors, got some, whose weight would need one, "
                 "too. Fit without, or use the bootstrap."

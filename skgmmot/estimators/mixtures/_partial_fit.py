@@ -12,7 +12,8 @@ from torch import Tensor
 
 from skgmmot._inputs import arrays, places
 from skgmmot._types import Samples, fit_context
-from skgmmot.estimators.mixtures._base import whole_fit
+from skgmmot.estimators.classes import CLASSES
+from skgmmot.estimators.mixtures._base import OF_NOISE, seen_weight, whole_fit
 from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
 from skgmmot.estimators.starts import earlier
 from skgmmot.fitting.em.e_steps import E_STEPS
@@ -163,7 +164,8 @@ class FittedByBlocks(FittedMixture):
 
         Notes
         -----
-        After `fit` it continues from the fitted mixture, whose samples count as one block. Means
+        After `fit` it continues from the fitted mixture, whose samples count as one block: from its
+        components alone, if that had noise or classes and the parameters now say none. Means
         and covariances that are set by hand between two calls count as well, and then stand for all
         earlier blocks. Sums are in float64 for samples of any dtype, and a model that is saved
         between two blocks continues to the same bits.
@@ -211,7 +213,8 @@ class FittedByBlocks(FittedMixture):
             for block in fitted._blocks(X, sample_weight):
                 check_constant(block)
                 learn = further_block if hasattr(fitted, "means_") else first_block
-                learn(fitted, block)
+                if block.weight > 0 or learn is first_block:  # which says what it lacks
+                    learn(fitted, block)
                 n_taken += 1
             arrays.refuse_zero_weights(n_taken)
         return self
@@ -222,10 +225,10 @@ class FittedByBlocks(FittedMixture):
         reader = places.reader_of(self, X, sample_weight, reset=first)
         if reader is None:
             X, a, kind = super()._validated(X, sample_weight, first=first)
-            yield Block(X, a, kind, arrays.total_weight(sample_weight, len(X)))
+            yield Block(X, a, kind, seen_weight(self, X, sample_weight))
             return
         for X, a in reader():
-            weight = len(X) if a is None else float(a.sum())
+            weight = seen_weight(self, X, a)
             if weight > 0:
                 a = None if a is None else (a / a.max()).to(X.dtype)
                 yield Block(X, a, reader.kind, weight)
@@ -269,6 +272,7 @@ def further_block(estimator, block: Block) -> None:
     """Take a step of stepwise EM."""
     e, X = estimator, block.X
     _check_components(e, X.shape[1])
+    _leave_noise_and_classes(e)
     running = _unedited(e, X.device) or _from_attributes(e, X)
     n_steps, seen = getattr(e, "n_steps_", 1), getattr(e, "n_samples_seen_", block.weight)
     eta = step_size(n_steps, e.partial_fit_decay, block.weight / (seen / n_steps))
@@ -287,6 +291,16 @@ def further_block(estimator, block: Block) -> None:
     lost = [t.weights.tolist().count(0.0) for t in (running.theta, theta)]
     if lost[1] > lost[0]:
         warnings.warn(LOST.format(lost[1], e.n_components), ConvergenceWarning, stacklevel=5)
+
+
+def _leave_noise_and_classes(estimator) -> None:
+    """Go on from the components alone: blocks have neither noise nor classes, as parameters say."""
+    fitted = vars(estimator)
+    others = [name for name in (*OF_NOISE, *CLASSES) if name in fitted]
+    for name in others:
+        del fitted[name]
+    if others:  # the bound is that of another likelihood
+        fitted.pop("lower_bound_", None)
 
 
 def per_weight(statistics: Statistics, total: float) -> Statistics:

@@ -13,7 +13,7 @@ from torch import Tensor
 from skgmmot._inputs import arrays, places
 from skgmmot._types import Array, Device, Path, RandomState, Samples
 from skgmmot.estimators.classes import ClassPredictor
-from skgmmot.estimators.mixtures._base import CovarianceTypeName
+from skgmmot.estimators.mixtures._base import CovarianceTypeName, seen_weight
 from skgmmot.estimators.mixtures._em_fit import EMFit, LabelledFit, OutOfCoreFit
 from skgmmot.estimators.mixtures._fit import check_enough
 from skgmmot.estimators.mixtures._inference import MaximumLikelihood
@@ -429,7 +429,7 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
         found = places.out_of_core(self, X, sample_weight, reset=first)
         if found is None:
             X, a, kind = super()._validated(X, sample_weight, first=first)
-            self.n_samples_seen_ = arrays.total_weight(sample_weight, len(X))
+            self.n_samples_seen_ = seen_weight(self, X, sample_weight)
             if a is not None and check_prior(self.prior) is not None:  # which counts samples
                 a = arrays.weights_as_given(sample_weight, X).to(X.dtype)
             return X, a, kind
@@ -438,6 +438,8 @@ class DifferentiableGaussianMixture(ClassPredictor, MaximumLikelihood, Imputing,
             check_enough(samples.facts.n_positive, self.n_components)
         seen, n = samples.facts.total * samples.facts.largest_weight, samples.n_samples
         self.n_samples_seen_ = n if seen == n else seen
+        if samples.incomplete and float(seen).is_integer():
+            self.n_samples_seen_ = int(seen)
         return samples, None, kind
 
     def _fit_to(self, X, sample_weight, kind, **known):

@@ -227,8 +227,7 @@ class Comparison:
         self.bar.at(len(self.rows), **{f"best {LABELS[self.search.criterion]}": lowest})
 
     def _n_parameters(self, K, name):
-        d = self.X.shape[1]
-        return self._estimator(K, name)._covariance().n_parameters(K, d) + K * d + K - 1
+        return self._estimator(K, name)._n_free(K, self.X.shape[1])
 
     def _held_out(self, K, name):
         """The mean log-likelihood of held-out samples, over all folds."""

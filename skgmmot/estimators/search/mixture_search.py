@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
+import torch
 from scipy.stats import rankdata
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
@@ -14,7 +15,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skgmmot._inputs import arrays
 from skgmmot._types import RandomState, Samples
 from skgmmot.estimators._default_mixture import DefaultMixture
-from skgmmot.estimators.mixtures._base import MixtureEstimator
+from skgmmot.estimators.mixtures._base import MixtureEstimator, seen_weight
 from skgmmot.estimators.mixtures._fit import FittedMixture
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.search._comparison import Comparison
@@ -256,11 +257,12 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         options = {"sample_weight": sample_weight, "missing": arrays.takes_missing(self)}
         X, kind = arrays.samples(self, X, reset=True, min_samples=2, **options)
         arrays.check_range(X)
-        a, count = arrays.sample_weights(sample_weight, X), float(len(X))
+        a = arrays.sample_weights(sample_weight, X)
+        count = float(seen_weight(self, X, sample_weight))
         if a is not None:
-            given = arrays.as_tensor(sample_weight).detach().double()
-            count = float(given.expand(len(X)).sum())
             X, a = X[a > 0], a[a > 0].detach()
+        if (nothing := torch.isnan(X).all(1)).any():  # such samples do not count
+            X, a = X[~nothing], None if a is None else a[~nothing]
         comparison = self._fit_to(X.detach(), a, kind)
         texts = comparison.run(count, task)
         for text in texts:

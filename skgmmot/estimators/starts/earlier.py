@@ -67,10 +67,13 @@ class _DensityRatio:
 
     def __init__(self, mixture: PreparedMixture, origin: Tensor, incomplete: bool):
         self.row_size, options = mixture.row_size, {"incomplete": incomplete}
+        self.incomplete = incomplete
         unweighted = mixture._replace(log_weights=torch.zeros_like(mixture.log_weights))
         self.step = definition_e_step(mixture, origin, **options)
         self.unweighted = definition_e_step(unweighted, origin, **options)
 
     def block(self, X, sample_weight, buffers):
         ratio = (self.unweighted.log_joint(X) - self.step.log_density(X)).exp()
+        if self.incomplete:
+            ratio = ratio * ~torch.isnan(X).all(1)
         return ((ratio if sample_weight is None else ratio * sample_weight).sum(1),)

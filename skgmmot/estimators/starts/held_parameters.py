@@ -26,7 +26,8 @@ def fixed(
     masks = {name: getattr(estimator, f"fixed_{name}") for name in names}
     if all(mask is False for mask in masks.values()) and (noise is None or not noise.fixed_weight):
         return FREE
-    found = constraint_of(covariance_type.reduced(K, n_features), K, **masks, device=device)
+    options = {"device": device, "noise_is_free": noise is not None and not noise.fixed_weight}
+    found = constraint_of(covariance_type.reduced(K, n_features), K, **masks, **options)
     if noise is None:
         return found
     if found.weights is not None and not noise.fixed_weight:

@@ -92,6 +92,18 @@ class Constraint:
             prior = replace(prior, of_weights=torch.zeros_like(prior.of_weights))
         return replace(self, weights=None, prior=prior)
 
+    def free_components(self, like: Tensor) -> Tensor:
+        """Which components ``(K,)`` have weights that do not stay, as zeros and ones."""
+        if self.weights is None:
+            return torch.ones_like(like)
+        return (~self.weights[: len(like)]).to(like)
+
+    def log_prior(self, theta: GaussianMixtureParams) -> float:
+        """The log-density of the prior up to a constant; 0 without one."""
+        if self.prior is None:
+            return 0.0
+        return float(self.prior.log_density(theta, self.free_components(theta.component_weights)))
+
     def next_weights(self, weights: Tensor, mass: Tensor) -> Tensor:
         """Weights in proportion to masses, after those that stay have got theirs."""
         if self.weights is None:
@@ -189,6 +201,7 @@ def constraint_of(
     covariances=False,
     device: torch.device | None = None,
     noise: bool = False,
+    noise_is_free: bool = False,
 ) -> Constraint:
     """Return the constraint that some parameters stay, from what a user says.
 
@@ -208,6 +221,8 @@ def constraint_of(
         Where the masks are to be.
     noise : bool, default=False
         Whether there is noise: the mask of weights then is ``(K + 1,)``, its own last.
+    noise_is_free : bool, default=False
+        Whether there is noise which the mask does not say of, and whose weight is fitted.
 
     Returns
     -------
@@ -232,14 +247,72 @@ def constraint_of(
             f"got a mask of {int(mask.sum())} of {n_components} components, which share one "
             "covariance. Fix it or leave it free."
         )
-    trivial = ["weights"] if n_weights == 1 else []
-    if all(name in trivial or (m is not None and m.all()) for name, m in masks.items()):
+    stays = {name: m is not None and bool(m.all()) for name, m in masks.items()}
+    n_fixed = 0 if masks["weights"] is None else int(masks["weights"].sum())
+    stays["weights"] = n_weights - n_fixed + noise_is_free < 2  # one alone has what is left
+    if all(stays.values()):
         raise ValueError(
             "fixed_weights, fixed_means and fixed_covariances must leave something to fit, got all "
             "of them fixed. Free some of it."
         )
     masks = {name: None if m is None else m.to(device) for name, m in masks.items()}
     return Constraint(**masks) if any(m is not None for m in masks.values()) else FREE
+
+
+def n_free_parameters(
+    covariance_type: CovarianceType,
+    n_components: int,
+    n_features: int,
+    *,
+    weights=False,
+    means=False,
+    covariances=False,
+    noise: bool = False,
+    noise_is_free: bool = False,
+) -> int:
+    """Count the parameters of a mixture that a fit estimates.
+
+    Parameters
+    ----------
+    covariance_type : CovarianceType
+        The type of the covariances.
+    n_components : int
+        K.
+    n_features : int
+        Their dimension d.
+    weights : bool or array-like of bool of shape (K,), default=False
+        Whose weights stay: all, none or a mask.
+    means : bool or array-like of bool of shape (K,), default=False
+        Whose means stay.
+    covariances : bool or array-like of bool of shape (K,), default=False
+        Whose covariances stay; a shared one counts as fixed if any does.
+    noise : bool, default=False
+        Whether there is noise.
+    noise_is_free : bool, default=False
+        Whether its weight is fitted.
+
+    Returns
+    -------
+    int
+        The number: all weights that are free but one, and the free means and covariances.
+
+    Raises
+    ------
+    TypeError
+        If a mask is not of truth values.
+    ValueError
+        If a mask has another shape.
+    """
+    K, d = n_components, n_features
+    masks = {"weights": weights, "means": means, "covariances": covariances}
+    masks = {name: _mask(f"fixed_{name}", mask, K) for name, mask in masks.items()}
+    free = {name: K if m is None else K - int(m.sum()) for name, m in masks.items()}
+    of_weights = free["weights"] + (noise and noise_is_free)
+    n_covariances = free["covariances"]
+    if covariance_type.shared and n_covariances < K:
+        n_covariances = 0
+    of_covariances = covariance_type.n_parameters(n_covariances, d) if n_covariances else 0
+    return int(max(of_weights - 1, 0) + d * free["means"] + of_covariances)
 
 
 def _mask(name: str, given, n_components: int) -> Tensor | None:

@@ -92,6 +92,9 @@ class Prior:
     has one prior and counts for :math:`\nu + d + 1 + K`. Another registered type has the prior of
     its base in each component.
 
+    With noise the Dirichlet distribution is that of the weights relative to what noise leaves, and
+    the prior is flat in the weight of noise, which is its share of the samples.
+
     The defaults are those of Fraley and Raftery, but that ``diag`` has a scale for each feature,
     which does not depend on their units. Where the covariance of the samples is singular, its
     diagonal takes its place.
@@ -329,14 +332,23 @@ class ConjugatePrior:
         """The same as a constant."""
         return replace(self, mean=self.mean.detach(), scale=self.scale.detach())
 
-    def log_density(self, theta: GaussianMixtureParams) -> Tensor:
-        """The log-density of the prior, up to a constant."""
+    def log_density(self, theta: GaussianMixtureParams, free: Tensor | None = None) -> Tensor:
+        """The log-density of the prior, up to a constant.
+
+        With noise its Dirichlet distribution is that of the weights relative to what noise leaves
+        the components that are free, ones of ``free (K,)``; None is all of them.
+        """
         d = theta.means.shape[1]
         factors, base = theta.prepare()[2:4]
         statistics = self.statistics(theta)
         mass = base.total(torch.full_like(statistics.mass, self.of_covariances))
         squares = base.pooled(d) * (statistics.scatter * base.precisions(factors)).sum()
-        of_weights = torch.xlogy(self.of_weights, theta.component_weights).sum()
+        weights = theta.component_weights
+        if theta.noise is not None:
+            rest = (weights if free is None else weights * free).sum()
+            relative = weights / rest.clamp(min=torch.finfo(weights.dtype).tiny)
+            weights = relative if free is None else torch.where(free > 0, relative, weights)
+        of_weights = torch.xlogy(self.of_weights, weights).sum()
         return of_weights + mass @ base.log_det(factors, d) - squares / 2
 
     def pull(self, theta: GaussianMixtureParams, cotangents: Statistics) -> tuple[Tensor, Tensor]:

@@ -84,8 +84,7 @@ class EM:
 
     def log_prior(self, theta: GaussianMixtureParams) -> float:
         """The log-density of the prior up to a constant; 0 without one."""
-        prior = self.constraint.prior
-        return 0.0 if prior is None else float(prior.log_density(theta))
+        return self.constraint.log_prior(theta)
 
     def under(self, constraint: Constraint) -> "EM":
         """The same iteration under another constraint; a copy."""

@@ -74,14 +74,40 @@ def sums(
         each = torch.where(alive, mass, 1.0) if divided else mass
         return Sums(_beside_noise(mass, statistics), mass, each, shift, scatter, alive)
     prior, before = constraint.prior, constraint.prior.statistics(theta)
+    counted = mass + prior.of_weights
+    if theta.noise is not None:  # the prior is flat in the weight of noise
+        counted = counted * share_of_samples(mass, counted, constraint)
     return Sums(
-        _beside_noise(mass + prior.of_weights, statistics),
+        _beside_noise(counted, statistics),
         mass + prior.of_means,
         mass + prior.of_covariances,
         shift + before.shift,
         scatter + before.scatter,
         None,
     )
+
+
+def share_of_samples(mass: Tensor, counted: Tensor, constraint: Constraint) -> Tensor:
+    """Return which share the samples have of the masses of components whose weights are free.
+
+    Parameters
+    ----------
+    mass : Tensor of shape (K,)
+        Masses of the samples.
+    counted : Tensor of shape (K,)
+        The same with those of a prior's.
+    constraint : Constraint
+        Which weights stay.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The ratio of the sums. Beside noise, whose weight is the share of the samples that it has
+        whatever the prior, the components share what is left in proportion to ``counted``.
+    """
+    free = constraint.free_components(mass)
+    tiny = torch.finfo(mass.dtype).tiny
+    return (mass * free).sum() / (counted * free).sum().clamp(min=tiny)
 
 
 def _beside_noise(mass: Tensor, statistics: Statistics) -> Tensor:

@@ -232,6 +232,7 @@ class IncompleteDefinition(IncompleteEStep):
             self.covariance_type.squared_norms(y[:, rows], factors)
             for rows, factors in zip(patterns.rows, observed.factors, strict=True)
         ]
+        squares = [torch.where(each.isnan(), torch.inf, each) for each in squares]  # overflowed
         constant = constant.repeat_interleave(patterns.counts(), dim=0).mT  # (K, b)
         return patterns, observed, y, constant - torch.cat(squares, dim=1) / 2
 
@@ -297,6 +298,8 @@ class IncompleteDefinition(IncompleteEStep):
     def _sums_of_part(self, X, sample_weight, buffers=None):
         patterns, observed, y, joint = self._centred(X)
         resp, log_p = torch.softmax(joint, dim=0), log_sum_exp(joint, 0)
+        if _without_any_entry(patterns):
+            log_p = log_p * ~torch.isnan(X).all(1)
         if self.theta.weights is not None:  # derivatives in weights of zero are asked for
             resp = self._with_zero_weights(X, joint)
         if sample_weight is not None:
@@ -391,11 +394,21 @@ class IncompleteFeatures(IncompleteEStep):
             for rows, (factors,) in zip(patterns.rows, observed.factors, strict=True):
                 white = factors.mT.to(self.dtype) @ phi[: X.shape[1], rows]
                 joint[:, rows] -= white.square_().sum(0) / 2
+        lost = ~torch.isfinite(joint.amax(0))  # squares overflowed
+        if lost.any():
+            joint[:, lost] = self.definition._joint_of_part(X[lost]).to(joint)
         return joint
+
+    @cached_property
+    def definition(self) -> IncompleteDefinition:
+        """The same E-step by its definition."""
+        return IncompleteDefinition(self.theta, self.origin)
 
     def _sums_of_part(self, X, sample_weight, buffers):
         patterns, observed, means, phi, resp = self._products(X, buffers)
         total, top = self.exponentiate(resp)
+        for rows in _without_any_entry(patterns):
+            top[rows] = -total[rows].log()
         log_likelihood = self.normalise(resp, total, top, sample_weight)
         sums = [resp[:, rows] @ phi[:, rows].mT for rows in patterns.rows]
         scatter = None
@@ -420,3 +433,9 @@ class IncompleteFeatures(IncompleteEStep):
         weighted = x if sample_weight is None else x * sample_weight
         each = [weighted[:, rows] @ x[:, rows].mT for rows in patterns.rows]
         return torch.stack(each).double().unsqueeze(1)
+
+
+def _without_any_entry(patterns: Patterns) -> list[slice]:
+    """Rows of samples of which nothing is observed: they have a density of one, and no say."""
+    seen = patterns.observed.any(1).tolist()
+    return [rows for rows, some in zip(patterns.rows, seen, strict=True) if not some]

@@ -77,3 +77,24 @@ def drawn_labels(resp: Tensor, uniforms: Tensor) -> Tensor:
     # a level at the sum, by rounding, belongs to the last component that has any weight
     last = (resp > 0).int().cumsum(0).argmax(0)
     return torch.searchsorted(cumulated, levels, right=True).squeeze(1).minimum(last)
+
+
+def informative_weight(X: Tensor, sample_weight: Tensor | None) -> int | float:
+    """Sum the weights of samples with any observed entry: others do not count in a fit.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d)
+        Samples.
+    sample_weight : Tensor of shape (n,) or None
+        Their weights.
+
+    Returns
+    -------
+    int or float
+        The sum; the number of these samples if there are no weights.
+    """
+    counts = ~torch.isnan(X).all(1)
+    if sample_weight is None:
+        return int(counts.sum())
+    return float(sample_weight.detach().double()[counts].sum())

@@ -137,7 +137,8 @@ class ByPrecisions:
         missing = torch.isnan(X)
         found = self.complete(X, missing)
         log_p = log_sum_exp(found.joint, 0)
-        resp = exponentials(found.joint - log_p) * ~missing.all(1)
+        counts = ~missing.all(1)
+        resp, log_p = exponentials(found.joint - log_p) * counts, log_p * counts
         if sample_weight is not None:
             resp, log_p = resp * sample_weight, log_p * sample_weight
         return *self._moments(found, resp), log_p.sum()

@@ -26,6 +26,7 @@ from skgmmot import (
     PairwiseMW2,
     SemidiscreteGMM,
     SlicedWassersteinGMM,
+    UniformNoise,
     WassersteinQuantizer,
 )
 from skgmmot.numerics.runs import Runs
@@ -339,3 +340,81 @@ def test_samples_have_the_spread_of_covariances_near_the_ends_of_the_range(scale
 def test_the_score_is_a_mean_also_where_the_sum_leaves_the_range(weights):
     mixture = DifferentiableGaussianMixture.from_parameters([1.0], [[0.0]], [[[1.0]]])
     assert mixture.score([[1.2e154]] * 3, sample_weight=weights) == pytest.approx(-7.2e307)
+
+
+#: Two components of equal spread, one of each side of the first axis, by the type of covariances.
+EQUAL = {
+    "full": np.stack([np.eye(2)] * 2),
+    "tied": np.eye(2),
+    "diag": np.ones((2, 2)),
+    "spherical": np.ones(2),
+    "lowrank": np.stack([np.array([[1e-3, 1.0], [0.0, 1.0]])] * 2),
+}
+
+
+@pytest.mark.parametrize("missing", ["error", "nan"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", EQUAL)
+def test_far_rows_belong_to_the_component_on_their_side(kind, dtype, missing):
+    if (kind, missing) == ("lowrank", "nan"):
+        return  # takes complete samples only
+    options = {"missing_values": missing}
+    parameters = [0.5, 0.5], [[0.0, 0.0], [0.1, 0.0]], EQUAL[kind], kind
+    mixture = DifferentiableGaussianMixture.from_parameters(*parameters, **options)
+    near = np.random.default_rng(0).normal(size=(5000, 2))
+    if missing == "nan":
+        near[::9, 1] = np.nan
+    for distance in 10.0 ** np.arange(3, 31, 3):
+        for side in (0, 1):
+            far = distance * np.array([[2 * side - 1, 0.3]])
+            X = np.vstack([near, far]).astype(dtype)
+            assert mixture.predict(X)[-1] == mixture.predict(X[-1:])[0] == side
+            for resp in (mixture.predict_proba(X)[-1], mixture.predict_proba(X[-1:])[0]):
+                np.testing.assert_allclose(resp, [1 - side, side], atol=1e-12)
+
+
+@pytest.mark.parametrize("far", [[1e160, 1e160], [1e308, 1e308], [-1e308, 1e308], [1e308, np.nan]])
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_the_density_of_a_far_row_is_zero_alone_and_among_many(far, scale):
+    covariances = scale * np.array([[[1, 0.5], [0.5, 1]], [[1, -0.5], [-0.5, 1]]])
+    parameters = [0.5, 0.5], [[0.0, 0.0], [5.0, 5.0]], covariances
+    X = np.random.default_rng(0).normal(size=(3000, 2))
+    for missing in ("error", "nan"):
+        mixture = DifferentiableGaussianMixture.from_parameters(*parameters, missing_values=missing)
+        if missing == "nan":
+            X[::7, 0] = np.nan
+        elif np.isnan(far).any():
+            continue
+        assert mixture.score_samples([far])[0] == -np.inf
+        found = mixture.score_samples(np.vstack([X, far]))
+        assert found[-1] == -np.inf
+        assert np.isfinite(found[:-1]).all()
+        assert mixture.score(np.vstack([X, far])) == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("options", "n_fixed"),
+    [
+        ({}, 0),
+        ({"fixed_weights": True}, 1),
+        ({"fixed_means": True}, 4),
+        ({"fixed_means": [True, False]}, 2),
+        ({"fixed_covariances": [False, True]}, 3),
+        ({"fixed_covariances": True, "fixed_means": True}, 10),
+        ({"e_step": "sinkhorn"}, 1),
+        ({"noise": "uniform"}, -1),
+        ({"noise": UniformNoise(weight=0.2, fixed_weight=True)}, 0),
+        ({"noise": UniformNoise(weight=0.2, fixed_weight=True), "fixed_weights": True}, 1),
+    ],
+)
+def test_criteria_count_what_is_fitted(options, n_fixed):
+    X = np.random.default_rng(0).normal(size=(120, 2)) + 5 * (np.arange(120) % 2)[:, None]
+    given = {"means_init": [[0.0, 0.0], [5.0, 5.0]], "precisions_init": [np.eye(2)] * 2}
+    given |= {"weights_init": [0.5, 0.5], "tol": 1e-5}
+    mixture = DifferentiableGaussianMixture(2, **given, **options).fit(X)
+    n_free = GaussianMixture(2, **given).fit(X)._n_parameters() - n_fixed
+    log_likelihood = mixture.score_samples(X).sum()
+    assert mixture.aic(X) == pytest.approx(-2 * log_likelihood + 2 * n_free, rel=1e-12)
+    bic = -2 * log_likelihood + n_free * np.log(len(X))
+    assert mixture.bic(X) == pytest.approx(bic, rel=1e-12)
+    assert mixture.bic(lambda: iter([X[:50], X[50:]])) == pytest.approx(bic, rel=1e-12)

@@ -5,10 +5,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
+from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skgmmot import DifferentiableGaussianMixture, GaussianMixtureSearch, UniformNoise
+from skgmmot import DifferentiableGaussianMixture, GaussianMixtureSearch, Prior, UniformNoise
 from skgmmot.metrics import mixture_wasserstein_distance
 
 TYPES = ("full", "tied", "diag", "spherical")
@@ -103,6 +105,33 @@ def test_fixed_means_and_priors_go_with_noise(X):
     found = mixture(fixed_means=[True, False], means_init=means, prior="auto").fit(X)
     assert found.means_[0].tolist() == means[0]
     assert (np.diff(found.lower_bounds_) > -1e-12).all()
+
+
+@pytest.mark.parametrize("alpha", [1.0, 100.0, 1000.0])
+def test_the_weight_of_noise_does_not_depend_on_the_prior(X, alpha):
+    prior = Prior(alpha, [0.0, 0.0], 1e-9, 1.0 + 1e-6, 1e-9)
+    options = {"n_components": 1, "tol": 1e-12, "max_iter": 1000}
+    found = mixture(prior=prior, **options).fit(X[:80])
+    noisy = found.predict_proba(X[:80])[:, -1].mean()
+    assert found.noise_weight_ == pytest.approx(noisy, abs=1e-6)
+    flat = mixture(prior=Prior(1.0, [0.0, 0.0], 1e-9, 1.0 + 1e-6, 1e-9), **options).fit(X[:80])
+    assert found.noise_weight_ == pytest.approx(flat.noise_weight_, abs=1e-9)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_the_weight_of_noise_beside_a_gaussian_that_is_known(X, weights):
+    given = {"means_init": [[0.0, 0.0]], "precisions_init": [np.eye(2)], "tol": 1e-12}
+    given |= {"fixed_means": True, "fixed_covariances": True, "max_iter": 1000}
+    fitted = mixture(n_components=1, **given).fit(X)
+    assert fitted.means_.tolist() == [[0.0, 0.0]]
+    density = multivariate_normal.pdf(X, [0, 0], np.eye(2))
+    noise = np.exp(fitted.noise_log_density_)
+    loss = lambda w: -np.log((1 - w) * density + w * noise).sum()  # noqa: E731
+    best = minimize_scalar(loss, bounds=(1e-6, 1 - 1e-6), method="bounded").x
+    assert fitted.noise_weight_ == pytest.approx(best, abs=1e-4)
+    known = UniformNoise(weight=0.3, fixed_weight=True)
+    with pytest.raises(ValueError, match="must leave something to fit"):
+        mixture(n_components=1, noise=known, fixed_weights=weights, **given).fit(X)
 
 
 def test_weights_count_as_repeated_rows(X):

@@ -8,7 +8,14 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from skgmmot import DifferentiableGaussianMixture, MixtureWasserstein, OTMap, Prior, load
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    GaussianMixtureSearch,
+    MixtureWasserstein,
+    OTMap,
+    Prior,
+    load,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -346,6 +353,100 @@ def test_samples_of_which_nothing_is_observed_do_not_count(M):
     found, plain = (mixture(**options).fit(x) for x in (nothing, M))
     np.testing.assert_allclose(found.means_, plain.means_, rtol=1e-10)
     assert found.score(nothing) == pytest.approx(found.score(M) * len(M) / len(nothing))
+
+
+def beside_nothing(M, n=900):
+    """Rows in another order, with n of which nothing is observed, and without these."""
+    rows = np.vstack([M, np.full((n, M.shape[1]), np.nan)])
+    rows = rows[np.random.default_rng(1).permutation(len(rows))]
+    return rows, rows[~np.isnan(rows).all(1)]
+
+
+def given(K, d):
+    """A start, and what else a fit without any random numbers needs."""
+    means = np.linspace(0, 3, K)[:, None].repeat(d, 1)
+    return {"means_init": means, "precisions_init": [np.eye(d)] * K, "weights_init": [1 / K] * K}
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("acceleration", [None, "squarem", "newton"])
+def test_fits_and_criteria_are_as_without_samples_of_nothing(M, covariance_type, acceleration):
+    options = given(2, 3) | {"covariance_type": covariance_type, "acceleration": acceleration}
+    options["precisions_init"] = None
+    options = {k: v for k, v in options.items() if v is not None}
+    rows, without = beside_nothing(M)
+    found, plain = (mixture(certify=True, **options).fit(x) for x in (rows, without))
+    assert found.n_iter_ == plain.n_iter_
+    assert found.n_samples_seen_ == plain.n_samples_seen_ == len(M)
+    for name in ("lower_bound_", "means_", "error_"):
+        np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-7)
+    assert found.solution_.gain == pytest.approx(plain.solution_.gain, rel=1e-5)
+    total = found.score_samples(without).astype(float).sum()
+    assert found.lower_bound_ == pytest.approx(total / len(M), abs=1e-2)
+    for name in ("bic", "aic"):
+        assert getattr(found, name)(rows) == pytest.approx(getattr(found, name)(without), rel=1e-12)
+    # the criterion by its definition, and the score as the mean that scikit-learn has
+    free = (found.aic(without) + 2 * total) / 2
+    assert found.bic(rows) == pytest.approx(-2 * total + free * math.log(len(M)), rel=1e-10)
+    assert found.score(rows) == pytest.approx(found.score_samples(rows).mean(), rel=1e-10)
+
+
+def test_weights_and_blocks_of_nothing_do_not_count(M):
+    rows, without = beside_nothing(M)
+    a = np.where(np.isnan(rows).all(1), 5.0, 2.0)
+    plain = mixture(**given(2, 3)).fit(without, sample_weight=np.full(len(M), 2.0))
+    found = mixture(**given(2, 3)).fit(rows, sample_weight=a)
+    assert found.lower_bound_ == pytest.approx(plain.lower_bound_, rel=1e-12)
+    assert found.n_samples_seen_ == plain.n_samples_seen_ == 2 * len(M)
+    expected = plain.bic(without, sample_weight=np.full(len(M), 2.0))
+    assert found.bic(rows, sample_weight=a) == pytest.approx(expected, rel=1e-12)
+
+    def blocks():
+        return (rows[i : i + 100] for i in range(0, len(rows), 100))
+
+    whole = mixture(**given(2, 3)).fit(without)
+    da = pytest.importorskip("dask.array")
+    for X in (blocks, da.from_array(rows, chunks=(300, 3))):
+        found = mixture(**given(2, 3)).fit(X)
+        assert found.lower_bound_ == pytest.approx(whole.lower_bound_, rel=1e-12)
+        assert found.n_samples_seen_ == len(M)
+        assert found.bic(X) == pytest.approx(whole.bic(without), rel=1e-10)
+        assert found.score(X) == pytest.approx(found.score(rows), rel=1e-10)
+
+
+def test_steps_are_as_without_samples_of_nothing(M):
+    rows, without = beside_nothing(M)
+    half = len(M) // 2
+    n = np.flatnonzero(~np.isnan(rows).all(1))[half]
+    found = mixture(**given(2, 3)).partial_fit(rows[:n]).partial_fit(np.full((4, 3), np.nan))
+    found = found.partial_fit(rows[n:])
+    plain = mixture(**given(2, 3)).partial_fit(without[:half]).partial_fit(without[half:])
+    assert (found.n_samples_seen_, found.n_steps_) == (len(M), 2)
+    for name in ("means_", "covariances_", "lower_bound_"):
+        np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-9)
+    with pytest.raises(ValueError, match="an observed entry in each feature"):
+        mixture(**given(2, 3)).partial_fit(np.full((4, 3), np.nan))
+
+
+def test_a_search_is_as_without_samples_of_nothing(M):
+    rows, without = beside_nothing(M)
+    options = {"mixture": mixture(), "random_state": 0, "covariance_types": ["full", "diag"]}
+    found, plain = (GaussianMixtureSearch([1, 2], **options).fit(x) for x in (rows, without))
+    for name in ("bic", "aic", "icl", "log_likelihood"):
+        np.testing.assert_array_equal(found.results_[name], plain.results_[name])
+    best = found.best_estimator_
+    assert best.bic(rows) == pytest.approx(found.best_criterion_, rel=1e-9)
+
+
+def test_a_class_without_any_entry_has_no_say_in_the_likelihood(M):
+    rows = np.vstack([M, np.full((60, 3), np.nan)])
+    y = np.r_[np.full(len(M), -1), np.zeros(60)]
+    y[:3], y[-63:-60] = 0, 1
+    options = given(2, 3) | {"labels": "y", "tol": 1e-9, "max_iter": 300}
+    found = mixture(**options).fit(rows, y)
+    assert (np.diff(found.lower_bounds_) > -1e-12).all()
+    plain = mixture(**options).fit(M, y[: len(M)])
+    assert found.lower_bound_ == pytest.approx(plain.lower_bound_, rel=1e-10)
 
 
 def test_what_takes_complete_samples_says_so(M):

@@ -656,3 +656,27 @@ def test_a_drowned_unit_is_warned_of_at_the_caller():
     with pytest.warns(UserWarning, match="reg_covar must be small") as caught:
         mixture().partial_fit(1e-6 * next(stream(1)))
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("kind", ["noise", "labels"])
+def test_after_a_fit_with_noise_or_classes_components_go_on_alone(kind, rng):
+    X = np.concatenate([rng.normal(size=(200, 2)), rng.uniform(-20, 20, size=(50, 2))])
+    y, options = np.r_[np.zeros(200), np.ones(50)], {"random_state": 0, "n_components": 2}
+    changed = {"noise": "uniform"} if kind == "noise" else {"labels": "y"}
+    fitted = DifferentiableGaussianMixture(**options, **changed).fit(X, y)
+    plain = DifferentiableGaussianMixture.from_parameters(
+        fitted.weights_, fitted.means_, fitted.covariances_, "full", random_state=0
+    )
+    plain.n_samples_seen_ = fitted.n_samples_seen_
+    fitted.set_params(noise="none", labels="ignore")
+    with pytest.raises(ValueError, match=r"must be '(none|ignore)' for standard errors"):
+        fitted.standard_errors(X)
+    for mixture in (fitted, plain):
+        mixture.partial_fit(X)
+    for name in ("noise_weight_", "noise_log_density_", "noise_bounds_", "classes_", "error_"):
+        assert not hasattr(fitted, name)
+    for name in ("weights_", "means_", "covariances_", "lower_bound_", "n_samples_seen_"):
+        np.testing.assert_array_equal(getattr(fitted, name), getattr(plain, name))
+    assert fitted.predict_proba(X).shape == (250, 2)
+    assert fitted.bic(X) == plain.bic(X)
+    assert fitted.weights_.sum() == pytest.approx(1, rel=1e-12)

@@ -42,6 +42,9 @@ def test_starts_and_options_are_those_of_the_mixture():
     mixture = DifferentiableGaussianMixture(fixed_weights=True)
     found = GaussianMixtureSearch((2, 3), "diag", mixture=mixture, random_state=0).fit(X)
     np.testing.assert_allclose(found.weights_, 1 / 3)
+    d, table = X.shape[1], found.results_
+    assert table["n_parameters"].tolist() == [2 * 2 * d, 3 * 2 * d]  # no weights
+    assert found.best_estimator_.bic(X) == pytest.approx(found.best_criterion_, rel=1e-9)
 
 
 def test_as_many_starts_are_tried_as_the_mixture_has_but_one_for_one_component():

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from skgmmot import Prior
-from skgmmot.fitting.em.constraint import FREE, Constraint, constraint_of
+from skgmmot.fitting.em.constraint import FREE, Constraint, constraint_of, n_free_parameters
 from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.rows import EM
 from skgmmot.fitting.em.step import em_step
@@ -307,11 +307,57 @@ def test_a_part_of_a_tied_covariance_cannot_stay():
         constraint_of(COVARIANCE_TYPES["tied"], 3, covariances=FIRST)
 
 
-@pytest.mark.parametrize(("K", "weights"), [(3, True), (1, False), (1, True)])
+@pytest.mark.parametrize(
+    ("K", "weights"), [(3, True), (1, False), (1, True), (3, [True, False, True])]
+)
 def test_something_must_be_left_to_fit(K, weights):
     with pytest.raises(ValueError, match="must leave something to fit, got all of them fixed"):
         fixed = {"weights": weights, "means": True, "covariances": True}
         constraint_of(COVARIANCE_TYPES["full"], K, **fixed)
+
+
+@pytest.mark.parametrize(("K", "weights"), [(1, False), (1, True), (3, True)])
+def test_free_noise_is_something_to_fit(K, weights):
+    fixed = {"weights": weights, "means": True, "covariances": True}
+    if weights is False or K > 1:
+        constraint_of(COVARIANCE_TYPES["full"], K, noise=True, **(fixed | {"weights": False}))
+    with pytest.raises(ValueError, match="must leave something to fit"):
+        constraint_of(COVARIANCE_TYPES["full"], K, noise=True, **(fixed | {"weights": True}))
+    if (K, weights) == (1, False):
+        assert constraint_of(COVARIANCE_TYPES["full"], K, noise_is_free=True, **fixed).fixes
+
+
+#: Parameters of one covariance of three features.
+OF_ONE = {"full": 6, "tied": 6, "diag": 3, "spherical": 1, "lowrank": 6}
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+def test_what_is_fixed_is_no_free_parameter(name):
+    kind, one = COVARIANCE_TYPES[name], OF_ONE[name]
+    each = one if name == "tied" else 4 * one
+
+    def count(**fixed):
+        return n_free_parameters(kind, 4, 3, **fixed)
+
+    assert count() == 3 + 12 + each
+    assert count(weights=True) == 12 + each
+    assert count(weights=[True, False, False, True]) == 1 + 12 + each
+    assert count(weights=[True, True, True, False]) == 12 + each  # the last has what is left
+    assert count(means=True) == 3 + each
+    assert count(means=[True, False, False, False]) == 3 + 9 + each
+    assert count(covariances=True) == 3 + 12
+    if name != "tied":
+        assert count(covariances=[False, True, True, False]) == 3 + 12 + 2 * one
+    assert count(weights=True, means=True, covariances=True) == 0
+    assert count(noise=True, noise_is_free=True) == 4 + 12 + each
+    assert count(noise=True) == count()
+    assert n_free_parameters(kind, 1, 3, means=True, covariances=True, noise=True) == 0
+    known = {"means": True, "covariances": True, "noise": True, "noise_is_free": True}
+    assert n_free_parameters(kind, 1, 3, **known) == 1
+    with pytest.raises(ValueError, match="fixed_means must be True, False or a mask"):
+        count(means=[True])
+    with pytest.raises(TypeError, match="fixed_means must be True, False or a mask"):
+        count(means=[1.0] * 4)
 
 
 @pytest.mark.parametrize(

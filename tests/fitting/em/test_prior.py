@@ -6,11 +6,12 @@ import map_em
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from sklearn.mixture import BayesianGaussianMixture
 from torch.testing import assert_close
 
 from skgmmot import Prior
-from skgmmot.fitting.em.constraint import FREE
+from skgmmot.fitting.em.constraint import FREE, constraint_of
 from skgmmot.fitting.em.iterations import EMStep
 from skgmmot.fitting.em.prior import check_prior
 from skgmmot.fitting.em.rows import EM
@@ -152,6 +153,105 @@ def test_no_balanced_iteration_lowers_the_objective(seed, make_mixture, make_sam
     objectives = np.array(fit_em(theta, X, e_step="sinkhorn", **options).objectives)
     # from the hundredth on an iteration allows an imbalance of 1e-4, and costs about its square
     assert (np.diff(objectives[100:]) >= -1e-7).all()
+
+
+# --- beside noise --------------------------------------------------------------------------------
+
+#: Whose weights stay, noise last.
+MASKS = [None, [False, False, True], [True, False, False], [True, True, False]]
+
+
+def beside_noise(kind, make_mixture, make_samples):
+    """A problem of two components and noise, whose samples are a third far away."""
+    theta, X, a = small(kind, make_mixture, make_samples)
+    X = torch.cat([X, 3 * make_samples(5, 2, seed=3)])
+    return theta.with_noise(0.2, -5.0), X, torch.cat([a, a[:5]])
+
+
+def log_posterior(theta, X, a, alpha, free):
+    """Log-likelihood and Dirichlet's density of the free weights, relative to their sum."""
+    theta, log_p = theta.detach(), fit_density(theta, X)
+    weights = theta.weights[: len(alpha)][free]
+    relative = weights / weights.sum() if len(weights) else weights
+    return float(a @ log_p + ((alpha[free] - 1) * relative.log()).sum())
+
+
+def fit_density(theta, X):
+    """``log(sum_k w_k g_k(x) + w_0 / V)``, with the densities of SciPy."""
+    S, weights = theta.full_covariances().numpy(), theta.weights.numpy()
+    each = [multivariate_normal.pdf(X.numpy(), m, s) for m, s in zip(theta.means, S, strict=True)]
+    return torch.from_numpy(np.log(weights[:-1] @ np.array(each) + weights[-1] * np.exp(-5.0)))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 100.0, 1000.0])
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_weight_of_noise_is_its_share_of_the_samples(alpha, kind, make_mixture, make_samples):
+    theta, X, a = beside_noise(kind, make_mixture, make_samples)
+    theta = theta._replace(means=torch.zeros_like(theta.means))
+    theta = theta._replace(covariances=torch.ones_like(theta.covariances) * theta.covariances[:1])
+    # components that coincide: the noise has the same share whatever their weights
+    options = {"fixed_means": True, "fixed_covariances": True, "reg_covar": 0.0, "tol": 1e-14}
+    options["max_iter"] = 10_000
+    found = fit_em(theta, X, a, prior=Prior([alpha, 2 * alpha]), **options).value
+    plain = fit_em(theta, X, a, **options).value
+    assert_close(found.weights[-1], plain.weights[-1], rtol=1e-6, atol=0.0)
+    if alpha > 1:  # w_1 = (s_1 + alpha - 1) / (s + 3 alpha - 2) with s_1 = w_1 s
+        share = (found.weights[:-1] / found.weights[:-1].sum())[0]
+        assert share == pytest.approx((alpha - 1) / (3 * alpha - 2), rel=1e-6)
+
+
+@pytest.mark.parametrize("acceleration", [None, "squarem", "newton"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("kind", TYPES)
+def test_noise_leaves_the_largest_posterior(kind, mask, acceleration, make_mixture, make_samples):
+    theta, X, a = beside_noise(kind, make_mixture, make_samples)
+    alpha, fixed = torch.tensor([4.0, 2.0], dtype=F64), mask is not None and torch.tensor(mask)
+    free = ~fixed[:2] if mask else torch.ones(2, dtype=torch.bool)
+    held = {"fixed_weights": fixed, "reg_covar": 0.0, "acceleration": acceleration}
+    held |= {"fixed_means": True, "fixed_covariances": True}
+    if mask == MASKS[3]:
+        held["fixed_means"] = False  # else nothing is left to fit
+    options = {**held, "tol": 1e-14, "max_iter": 5000, "prior": Prior(alpha.tolist())}
+    solution = fit_em(theta, X, a, **options)
+    assert (np.diff(solution.objectives) > -1e-13).all()
+    found = solution.value
+    best = log_posterior(found, X, a, alpha, free)
+    if mask != MASKS[3]:
+        start = log_posterior(theta, X, a, alpha, free)
+        gained = solution.objectives[-1] - solution.objectives[0]
+        assert (best - start) / float(a.sum()) == pytest.approx(gained, abs=1e-9)
+    moves = [(0, 1), (0, 2), (1, 2)]
+    for i, j in moves:
+        if mask and (mask[i] or mask[j]):
+            continue
+        for by in (1e-3, -1e-3):
+            weights = found.weights.clone()
+            weights[i] += by
+            weights[j] -= by
+            assert log_posterior(found._replace(weights=weights), X, a, alpha, free) < best
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("kind", TYPES)
+def test_fits_beside_noise_have_right_derivatives(kind, mask, make_mixture, make_samples):
+    theta, X, a = beside_noise(kind, make_mixture, make_samples)
+    fixed, prior = mask is not None and torch.tensor(mask), Prior([4.0, 2.0], mean_precision=3.0)
+    held = {"prior": prior, "fixed_weights": fixed}
+
+    def fit(X, a):
+        return tuple(fit_em(theta, X, a, tol=1e-8, gradient_tol=1e-10, **held).value)
+
+    again = {"nondet_tol": 1e-8, "fast_mode": True, "atol": 1e-5, "rtol": 1e-4}
+    inputs = [t.clone().requires_grad_() for t in (X, a)]
+    assert torch.autograd.gradcheck(fit, inputs, **again)
+    end = fit_em(theta, X, a, reg_covar=0.0, tol=1e-16, max_iter=5000, **held).value
+    origin, samples = blocks.origin(X, a), InMemory(X, a)
+    base = theta.covariance_type
+    constraint = constraint_of(base, 2, weights=fixed, noise=True)
+    constraint = constraint.under(prior, base, 2, samples, origin, 0.0)
+    linear = EMStep(EM(samples, origin, 0.0, constraint), X, a).linearise(end.translated(-origin))
+    J = linear.product(torch.eye(linear.residual.numel(), dtype=F64))
+    assert_close(J, J.mT, rtol=1e-6, atol=1e-6)
 
 
 # --- invariances ---------------------------------------------------------------------------------

@@ -215,6 +215,21 @@ def test_samples_far_away_belong_to_the_nearest_component(mixture, incomplete):
         assert set(resp[:, len(far) :].unique().tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize(("far", "dtype"), [(1e170, F64), (1e308, F64), (1e30, torch.float32)])
+def test_densities_of_samples_whose_squares_overflow_are_zero(mixture, incomplete, far, dtype):
+    X = incomplete[~incomplete.isnan().all(1)]
+    signs = torch.ones(d, dtype=F64)
+    signs[::2] = -1
+    far = torch.where(X.isnan(), X, far * signs)
+    definition = IncompleteDefinition(mixture)
+    features = IncompleteFeatures(mixture, torch.zeros(d, dtype=dtype), dtype)
+    for step in (definition, features):
+        together = step.log_density(torch.cat([X, far]).to(dtype)).double()
+        assert_close(together[: len(X)], definition.log_density(X), rtol=1e-4, atol=1e-4)
+        if step is features or dtype == F64:  # else float64 holds the squares
+            assert torch.isneginf(together[len(X) :]).all()
+
+
 def test_thin_components_leave_no_negative_variance(make_samples):
     line = torch.tensor([1.0, 2.0, -1.0, 0.5], dtype=F64)
     covariance = line[:, None] * line + 1e-10 * torch.eye(d, dtype=F64)

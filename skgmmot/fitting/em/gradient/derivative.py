@@ -27,7 +27,7 @@ from skgmmot.fitting.em.gradient.e_step import e_step_derivative
 from skgmmot.fitting.em.gradient.gram import FeatureGram, SampleGram
 from skgmmot.fitting.em.gradient.overlaps import MANY, Overlaps, has_matrix, is_small
 from skgmmot.fitting.em.rows import EM
-from skgmmot.fitting.em.step import m_step, scatter_about, shifts, sums
+from skgmmot.fitting.em.step import m_step, scatter_about, share_of_samples, shifts, sums
 from skgmmot.gaussian.coordinates import FisherCoordinates, velocities
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.statistics import Statistics
@@ -81,10 +81,51 @@ def m_step_pullback(
     of_shift = shifts(total.of_means, u.means, alive)
     of_weights = constraint.weights_pullback(theta.weights, total.of_weights, u.weights)
     K = shift.shape[-2]
-    of_mass = of_mass + of_weights[..., :K] + ((bent - of_shift) * shift).sum(-1)
+    of_mass = of_mass + _of_counted(theta, statistics, constraint, of_weights[..., :K])
+    of_mass = of_mass + ((bent - of_shift) * shift).sum(-1)
     if theta.noise is not None:
         of_mass = torch.cat([of_mass, of_weights[..., K:]], dim=-1)
     return Statistics(of_mass, of_shift - 2 * bent, of_scatter, torch.zeros_like(of_mass.sum()))
+
+
+def _of_counted(theta, statistics, constraint, u: Tensor) -> Tensor:
+    """Cotangents ``(..., K)`` of the components' masses from those of what weights are made of."""
+    if constraint.prior is None or theta.noise is None:
+        return u
+    mass = statistics.component_mass
+    counted, free = mass + constraint.prior.of_weights, constraint.free_components(mass)
+    share, total = share_of_samples(mass, counted, constraint), (counted * free).sum()
+    total = torch.where(total > 0, total, 1.0)
+    grows = (u * counted).sum(-1, keepdim=True) * (1 - share) / total  # of the share itself
+    return u * share + grows * free
+
+
+def information_within(
+    theta: GaussianMixtureParams, statistics: Statistics, constraint: Constraint
+) -> tuple[Tensor, Tensor] | None:
+    """Return how much more is known of weights relative to one another than beside noise.
+
+    Parameters
+    ----------
+    theta : GaussianMixtureParams
+        The current mixture.
+    statistics : Statistics
+        Sums over all samples.
+    constraint : Constraint
+        That of the M-step.
+
+    Returns
+    -------
+    tuple of two Tensors or None
+        The ratio, and which components ``(K,)`` share what noise leaves, as zeros and ones. None
+        where it is one: without noise, or a prior.
+    """
+    if constraint.prior is None or theta.noise is None:
+        return None
+    mass = statistics.component_mass
+    counted = mass + constraint.prior.of_weights
+    share = share_of_samples(mass, counted, constraint)
+    return 1 / torch.where(share > 0, share, 1.0), constraint.free_components(mass)
 
 
 def shares(
@@ -179,7 +220,8 @@ class LinearisedEM(InCoordinates):
             self.value = m_step(theta, self._statistics, em.reg_covar, em.constraint)
             self.objective = em.objective(theta, self._statistics)
             share = shares(theta, self._statistics, em.constraint)
-            self._coordinates = FisherCoordinates(theta, share)
+            within = information_within(theta, self._statistics, em.constraint)
+            self._coordinates = FisherCoordinates(theta, share, within)
             self.residual = self.change_to(self.value)
         self._has_matrix = self._features is not None and has_matrix(self._features)
         size = self.residual.numel(), em.samples.n_samples
