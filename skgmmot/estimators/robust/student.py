@@ -54,7 +54,9 @@ class StudentMixture(FittedMixture):
         :math:`\nu`, positive; infinite for a Gaussian. None estimates one for each component,
         between 0.1 and 1000.
     tol : float, default=1e-3
-        EM stops when the mean log-likelihood changes by less than this in one iteration.
+        EM stops when the mean log-likelihood changes by less than this in one iteration, and no
+        estimated degree of freedom would change by more than 3 % (or, if that is more, than the
+        root of ``tol``).
     reg_covar : float, default=1e-6
         Added to the diagonals of the scale matrices, in squared units of ``X``.
     max_iter : int, default=100
@@ -79,8 +81,9 @@ class StudentMixture(FittedMixture):
     verbose_interval : int, default=10
         Iterations between prints.
     acceleration : {'squarem'}, default=None
-        Whether to extrapolate EM: the same likelihood in about a third of the iterations where
-        degrees of freedom are estimated and ``tol`` is small.
+        Whether to extrapolate EM, all parameters at once. None takes degrees of freedom, if they
+        are estimated, and the sizes of scale matrices by Newton's method in each iteration, which
+        is mostly faster.
     gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
         How the fit is differentiated when ``X`` (or ``sample_weight``) is a tensor that requires a
         gradient.
@@ -149,6 +152,7 @@ class StudentMixture(FittedMixture):
     References
     ----------
     .. [1] Peel and McLachlan 2000, robust mixture modelling using the t distribution.
+    .. [2] Liu and Rubin 1995, ML estimation of the t distribution using EM and its extensions.
 
     Examples
     --------

@@ -133,6 +133,8 @@ class StudentStatistics(NamedTuple):
     """Mass, shift and scatter with the weights ``a_i gamma_ik u_ik``; the log-likelihood."""
     tails: Tensor
     """``sum_i a_i gamma_ik (log u_ik - u_ik) (K,)``."""
+    squares: Tensor
+    """``sum_i a_i gamma_ik u_ik^2 (K,)``."""
 
 
 class StudentEStep:
@@ -256,15 +258,18 @@ class StudentEStep:
         resp, u = (joint - log_p).exp_(), self.scales(distances)
         if sample_weight is not None:
             resp, log_p = resp * sample_weight, log_p * sample_weight
-        sums = self.step.accumulate(lifted, resp * u, buffers)
-        tails = (resp * (u.log() - u)).sum(1, dtype=torch.float64)
-        return *sums, resp.sum(1, dtype=torch.float64), tails, log_p.sum(dtype=torch.float64)
+        weighted = resp * u
+        sums = self.step.accumulate(lifted, weighted, buffers)
+        tails = (resp * u.log() - weighted).sum(1, dtype=torch.float64)
+        squares = (weighted * u).sum(1, dtype=torch.float64)
+        mass, log_p = (t.sum(-1, dtype=torch.float64) for t in (resp, log_p))
+        return *sums, mass, tails, squares, log_p
 
     def statistics(self, *sums: Tensor) -> StudentStatistics:
         """Turn the sums over all blocks into statistics centred at the locations."""
-        *accumulated, mass, tails, log_likelihood = sums
+        *accumulated, mass, tails, squares, log_likelihood = sums
         weighted = self.step.statistics(*accumulated, log_likelihood)
-        return StudentStatistics(mass, weighted, tails)
+        return StudentStatistics(mass, weighted, tails, squares)
 
 
 def _log_constant(nu: Tensor, d: int) -> Tensor:
