@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from sklearn.mixture import GaussianMixture
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -30,6 +31,17 @@ def _is_gaussian(estimator):
         f"{type(estimator).__name__} has no condition: what it would return is no mixture of this "
         "class, as degrees of freedom and scales depend on the values. Use moments().condition."
     )
+
+
+def _needed(degrees_of_freedom, n_components: int) -> Tensor:
+    """Degrees of freedom that nothing is there to estimate from, validated."""
+    nu = check_degrees(degrees_of_freedom, n_components)
+    if nu is None:
+        raise TypeError(
+            "degrees_of_freedom must be given where no samples are fitted, got None. Pass "
+            "degrees_of_freedom=, positive numbers; the covariances become scale matrices."
+        )
+    return nu
 
 
 class StudentMixture(FittedMixture):
@@ -337,11 +349,12 @@ class StudentMixture(FittedMixture):
         Raises
         ------
         TypeError
-            If the arrays do not hold real numbers, or for an unknown parameter.
+            If the arrays do not hold real numbers, degrees of freedom are None, or for an unknown
+            parameter.
         ValueError
             If the arrays are no mixture, or a degree of freedom is not positive.
         """
-        nu = check_degrees(degrees_of_freedom, len(means))
+        nu = _needed(degrees_of_freedom, len(means))
         found = super().from_parameters(
             *(weights, means, covariances, covariance_type),
             feature_names=feature_names,
@@ -350,6 +363,95 @@ class StudentMixture(FittedMixture):
         )
         found._set_degrees(nu, arrays.fitted_kind(found))
         return found
+
+    @classmethod
+    def from_sklearn(
+        cls,
+        mixture: GaussianMixture,
+        *,
+        degrees_of_freedom: float | Array | None = None,
+        **parameters: Any,
+    ) -> Self:
+        r"""Make an estimator of the components of a fitted mixture of scikit-learn.
+
+        Its covariances become scale matrices :math:`S`: components get heavier tails around the
+        same centres, and the covariances :math:`\nu / (\nu - 2) \, S`.
+
+        Parameters
+        ----------
+        mixture : sklearn.mixture.GaussianMixture
+            A fitted mixture.
+        degrees_of_freedom : float or array-like of shape (n_components,)
+            Degrees of freedom, which a Gaussian mixture has not; infinite ones keep its density.
+        **parameters : dict
+            Other parameters of this class, such as ``random_state``.
+
+        Returns
+        -------
+        StudentMixture
+            A fitted estimator, as by `from_parameters`, with the parameters that both have where
+            this class accepts their values.
+
+        Raises
+        ------
+        TypeError
+            If it is an estimator of another class, degrees of freedom are not given, or for an
+            unknown parameter.
+        ValueError
+            If a degree of freedom is not positive.
+        NotFittedError
+            If it is not fitted.
+
+        Examples
+        --------
+        >>> from sklearn.mixture import GaussianMixture
+        >>> from skgmmot import StudentMixture
+        >>> mixture = GaussianMixture(2, random_state=0).fit([[0.0], [1.0], [9.0]])
+        >>> StudentMixture.from_sklearn(mixture, degrees_of_freedom=3.0)
+        StudentMixture(degrees_of_freedom=3.0, n_components=2, random_state=0)
+        """
+        found = super().from_sklearn(mixture, degrees_of_freedom=degrees_of_freedom, **parameters)
+        nu = _needed(degrees_of_freedom, len(found.means_))
+        for name in ("converged_", "n_iter_", "lower_bound_", "lower_bounds_"):
+            vars(found).pop(name, None)  # of the fit of Gaussians
+        found._set_degrees(nu, arrays.fitted_kind(found))
+        return found
+
+    @classmethod
+    def from_torch(
+        cls,
+        distribution: torch.distributions.Distribution,
+        *,
+        degrees_of_freedom: float | Array | None = None,
+        **parameters: Any,
+    ) -> Self:
+        """Make an estimator of the components of a Gaussian distribution of torch.
+
+        Its covariances become scale matrices, as in `from_sklearn`.
+
+        Parameters
+        ----------
+        distribution : torch.distributions.MixtureSameFamily or MultivariateNormal
+            A mixture of Gaussians, or one Gaussian; see `skgmmot.functional.from_torch`.
+        degrees_of_freedom : float or array-like of shape (n_components,)
+            Degrees of freedom, which Gaussians have not.
+        **parameters : dict
+            Other parameters of this class, such as ``random_state``.
+
+        Returns
+        -------
+        StudentMixture
+            A fitted estimator, as by `from_parameters`.
+
+        Raises
+        ------
+        TypeError
+            If it is another distribution, degrees of freedom are not given, or for an unknown
+            parameter.
+        ValueError
+            If it has batches, or a degree of freedom is not positive.
+        """
+        return super().from_torch(distribution, degrees_of_freedom=degrees_of_freedom, **parameters)
 
     def moments(self) -> DifferentiableGaussianMixture:
         r"""Return the Gaussian mixture whose components have the same means and covariances.
@@ -398,6 +500,14 @@ class StudentMixture(FittedMixture):
         return found
 
     # --- what sets it apart from Gaussians -----------------------------------------------------
+
+    def _check_gaussian(self, what: str, method: str) -> None:
+        """Refuse: others have no t distributions."""
+        raise TypeError(
+            f"the mixture must have Gaussian components to become {what}, got t distributions. "
+            f"Use moments().{method}(), the Gaussian mixture of equal means and covariances, where "
+            "all degrees of freedom are above 2."
+        )
 
     def _degrees(self) -> torch.Tensor:
         """The fitted degrees of freedom."""
