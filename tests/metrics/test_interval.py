@@ -156,6 +156,7 @@ def test_fits_of_other_models_are_refused(problem, case):
     assert stability_bounds(other, source, (source, source)).target == 0  # errors are given
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_fits_by_other_estimators_are_refused(problem):
     source, _, X, _ = problem
     others = [

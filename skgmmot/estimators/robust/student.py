@@ -20,6 +20,7 @@ from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.robust._student_fit import StudentFit, StudentOutOfCoreFit, check_degrees
 from skgmmot.estimators.starts import drawing
+from skgmmot.fitting.robust.conditional import StudentCondition
 from skgmmot.fitting.robust.student import StudentEStep, StudentMixtureParams, moments_of
 from skgmmot.fitting.robust.student_fit import ACCELERATIONS
 from skgmmot.numerics.gradients import GRADIENTS
@@ -28,8 +29,8 @@ from skgmmot.numerics.gradients import GRADIENTS
 def _is_gaussian(estimator):
     """Whether it has what only Gaussian mixtures have; says why not."""
     raise AttributeError(
-        f"{type(estimator).__name__} has no condition: what it would return is no mixture of this "
-        "class, as degrees of freedom and scales depend on the values. Use moments().condition."
+        f"{type(estimator).__name__} has no condition: degrees of freedom and scales depend on the "
+        "values. Use moments().condition, or fit a MixtureRegressor with it."
     )
 
 
@@ -492,6 +493,27 @@ class StudentMixture(FittedMixture):
         features : int, str, slice, or list of int, str or bool
             Which features they are of.
         """
+
+    def _conditioned(self, x, n_given: int) -> "StudentMixture":
+        """The mixture of the other features, given the first ones."""
+        fitted = arrays.fitted_kind(self)
+        kind = arrays.answer_kind(arrays.kind_of(x), fitted=fitted)
+        mixture, given = self._student(), arrays.as_tensor(x)
+        device = kind.device if kind.is_tensor else mixture.means.device
+        mixture, shown = mixture.to(device=device, dtype=torch.float64), mixture.means.dtype
+        found = StudentCondition.of(mixture, range(n_given)).at(given.to(device, torch.float64))
+        names = getattr(self, "feature_names_in_", None)
+        part = self._known(
+            found.gaussians().to(dtype=shown),
+            kind,
+            found.covariance_type.name,
+            names=None if names is None else names[n_given:],
+            random_state=self.random_state,
+            device=self.device,
+            degrees_of_freedom=found.degrees_of_freedom.detach().cpu().numpy(),
+        )
+        part._set_degrees(found.degrees_of_freedom, kind)
+        return part
 
     def _part(self, params, features, kind):
         found = super()._part(params, features, kind)

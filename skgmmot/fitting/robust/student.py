@@ -182,7 +182,7 @@ class StudentEStep:
         self.min_rows = self.step.min_rows
         self.n_features, nu = d, degrees_of_freedom.to(mixture.means.dtype)
         self.nu = torch.where(nu < GAUSSIAN, nu, torch.inf).unsqueeze(1)  # (K, 1)
-        peak = mixture.log_weights + log_det + _log_constant(self.nu.squeeze(1), d)
+        peak = mixture.log_weights + log_det + log_constant(self.nu.squeeze(1), d)
         self.peak = peak.unsqueeze(1)
 
     def _log_joint(self, distances: Tensor) -> Tensor:
@@ -272,8 +272,21 @@ class StudentEStep:
         return StudentStatistics(mass, weighted, tails, squares)
 
 
-def _log_constant(nu: Tensor, d: int) -> Tensor:
-    """The log-density ``(K,)`` of a t distribution of unit scale at its location."""
+def log_constant(nu: Tensor, d: int) -> Tensor:
+    """Compute the log-density of t distributions of unit scale at their location.
+
+    Parameters
+    ----------
+    nu : Tensor of shape (K,)
+        Degrees of freedom, perhaps infinite.
+    d : int
+        Number of features.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        The logarithms of their peaks.
+    """
     finite = torch.where(torch.isinf(nu), 1.0, nu)
     ratio = torch.lgamma((finite + d) / 2) - torch.lgamma(finite / 2)
     of_student = ratio - d / 2 * (finite * math.pi).log()
