@@ -12,6 +12,25 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError
 from skgmmot.numerics.counts import shown
 
 
+class Absent:
+    """What an estimator has not, though its base has; asked for, it says what to do instead.
+
+    Parameters
+    ----------
+    advice : str
+        Why not, and what to do.
+    """
+
+    def __init__(self, advice: str):
+        self.advice = advice
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, instance, owner):
+        raise AttributeError(f"{owner.__name__} has no {self.name}: {self.advice}")
+
+
 @functools.cache
 def names_of(cls) -> tuple[str, ...] | None:
     """Return the names of an estimator's parameters; None where it takes any."""

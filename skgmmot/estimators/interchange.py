@@ -32,6 +32,8 @@ class Interchange:
         ------
         NotFittedError
             Before `fit`.
+        TypeError
+            If the components are no Gaussians.
         ValueError
             If a covariance is singular, or the mixture has noise beside its components.
 
@@ -47,7 +49,7 @@ class Interchange:
         GaussianMixture(n_components=2, random_state=0)
         """
         check_is_fitted(self, "means_")
-        self._refuse_noise("a GaussianMixture")
+        self._check_gaussian("a GaussianMixture", "to_sklearn")
         theta = torch_distributions.in_elementary(self._params().detach())
         covariance_type, shown = self._shown_elementary(theta)
         other = GaussianMixture(**_shared(self, GaussianMixture))
@@ -57,8 +59,8 @@ class Interchange:
             setattr(other, name, _as_numpy(value))
         return other
 
-    def _refuse_noise(self, what: str) -> None:
-        """Refuse a mixture with noise beside its components, which others have not."""
+    def _check_gaussian(self, what: str, method: str) -> None:
+        """Refuse a mixture that others have not: here one with noise beside its components."""
         if (share := float(getattr(self, "noise_weight_", 0.0))) > 0:
             raise ValueError(
                 f"the mixture must be without noise to become {what}, got noise of weight "
@@ -141,6 +143,8 @@ class Interchange:
         ------
         NotFittedError
             Before `fit`.
+        TypeError
+            If the components are no Gaussians.
         ValueError
             If a covariance is singular, or the mixture has noise beside its components.
 
@@ -156,7 +160,7 @@ class Interchange:
         torch.Size([4, 1])
         """
         check_is_fitted(self, "means_")
-        self._refuse_noise("a MixtureSameFamily")
+        self._check_gaussian("a MixtureSameFamily", "to_torch")
         return torch_distributions.to_torch(self._params().map(torch.clone))
 
     @classmethod

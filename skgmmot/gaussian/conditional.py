@@ -18,7 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skgmmot.gaussian.choice import fastest_e_step
 from skgmmot.gaussian.covariance.base import DensityType
+from skgmmot.gaussian.evaluators import DefinitionEStep, EStep
 from skgmmot.gaussian.log_density import responsibilities
 from skgmmot.gaussian.mixture import GaussianMixtureParams, PreparedMixture
 from skgmmot.numerics.exponentials import log_sum_exp
@@ -264,6 +266,12 @@ class PreparedCondition(NamedTuple):
         given = self.given.to(**options)
         return PreparedCondition(given, means, slopes, covariances, self.covariance_type)
 
+    def e_step(self, n_samples: int | None = None, dtype=torch.float64) -> EStep:
+        """The marginal of what is given, ready for so many samples; None is its definition."""
+        if n_samples is None:
+            return DefinitionEStep(self.given)
+        return fastest_e_step(self.given, n_samples, dtype)
+
     def component_means(self, values: Tensor) -> Tensor:
         """Conditional means of each component ``(K, n, d2)``, for values ``(n, d1)``."""
         means = self.means.unsqueeze(1)
@@ -306,15 +314,22 @@ class PreparedCondition(NamedTuple):
 
     def draw(self, values: Tensor, resp: Tensor, uniforms: Tensor, normals: Tensor) -> Tensor:
         """Draws ``(n, s, d2)``, from random numbers ``(n, s)`` and ``(n, s, n_normals)``."""
+        return self.drawn(values, self.labels(resp, uniforms), normals)
+
+    def labels(self, resp: Tensor, uniforms: Tensor) -> Tensor:
+        """Draws of components ``(n, s)``, from uniform numbers."""
         cumulated = resp.mT.cumsum(1)  # (n, K)
         levels = uniforms.to(resp) * cumulated[:, -1:]
         # a level at the sum, by rounding, belongs to the last component that has any weight
         last = (resp > 0).int().cumsum(0).argmax(0).unsqueeze(1)
-        labels = torch.searchsorted(cumulated, levels, right=True).minimum(last)
+        return torch.searchsorted(cumulated, levels, right=True).minimum(last)
+
+    def drawn(self, values: Tensor, labels: Tensor, normals: Tensor) -> Tensor:
+        """Draws ``(n, s, d2)`` of given components ``(n, s)``, from normal numbers."""
         means = self.component_means(values).transpose(0, 1)  # (n, K, d2)
         drawn = means.gather(1, labels.unsqueeze(2).expand(-1, -1, means.shape[2]))
         each = self.covariance_type.colouring(self.covariances)
-        for k, colouring in enumerate(each.expand(len(resp), *each.shape[1:]).split(1)):
+        for k, colouring in enumerate(each.expand(len(self.means), *each.shape[1:]).split(1)):
             chosen = labels == k
             rows = normals[chosen].unsqueeze(0)
             drawn[chosen] += self.covariance_type.coloured(rows, colouring).squeeze(0)

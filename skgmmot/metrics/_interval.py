@@ -15,6 +15,7 @@ from skgmmot._inputs import arrays
 from skgmmot._inputs.densities import reshaping
 from skgmmot._inputs.mixtures import as_pair
 from skgmmot._inputs.seeds import seed_of
+from skgmmot.estimators.mixtures._inference import check_maximum_likelihood
 from skgmmot.fitting.em.fit import REG_COVAR, fit_em
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
@@ -77,7 +78,8 @@ def mixture_wasserstein_interval(
     Parameters
     ----------
     source, target : fitted mixture estimator or tuple (weights, means, covariances)
-        The mixtures fitted to ``X`` and to ``Y`` by maximum likelihood.
+        The mixtures fitted to ``X`` and to ``Y`` by maximum likelihood, without noise, labels, a
+        prior, fixed parameters or ``sample_weight``.
     X, Y : array-like or Tensor of shape (n_samples, n_features)
         The samples; two independent sets.
     method : {'resample', 'parametric'}, default='resample'
@@ -106,8 +108,8 @@ def mixture_wasserstein_interval(
     TypeError
         If a mixture is neither an estimator nor a tuple.
     ValueError
-        If a parameter is invalid, mixtures or samples differ in dimension, or samples are not
-        finite.
+        If a parameter is invalid, a fit is known to be another than of maximum likelihood or of
+        other samples, mixtures or samples differ in dimension, or samples are not finite.
 
     See Also
     --------
@@ -153,9 +155,12 @@ def mixture_wasserstein_interval(
     True
     """
     _check_options(method, level, n_resamples)
+    for name, mixture in (("source", source), ("target", target)):
+        check_maximum_likelihood(mixture, "an interval, whose refits are plain", f" of {name}")
     regs = [_reg_covar(mixture, reg_covar) for mixture in (source, target)]
     pair = as_pair(source, target)[:2]
     samples = [_samples(*given, pair[0].means.shape[1]) for given in (("X", X), ("Y", Y))]
+    _check_counts(source, target, samples)
     seed = seed_of(random_state)
     bound = _bound(pair, [len(S) for S in samples], seed)
     scaling = Rescaling.of(torch.cat([*samples, *(mixture.means.cpu() for mixture in pair)]))
@@ -269,6 +274,18 @@ def _samples(name: str, X, d: int) -> Tensor:
     if len(X) < 2:
         raise ValueError(f"{name} must have at least 2 samples, got {len(X)}. Pass more.")
     return X
+
+
+def _check_counts(source, target, samples: list[Tensor]) -> None:
+    """Refuse fits that are known to be of other samples, or of weighted ones."""
+    for name, mixture, X in (("X", source, samples[0]), ("Y", target, samples[1])):
+        seen = getattr(getattr(mixture, "best_estimator_", mixture), "n_samples_seen_", len(X))
+        if seen != len(X):
+            raise ValueError(
+                f"{name} must be the samples of the fit, each of weight 1, got {len(X)} for a fit "
+                f"to samples of total weight {seen:.6g}. Pass those, and fit without "
+                "sample_weight."
+            )
 
 
 def _check_options(method, level, n_resamples) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skgmmot._inputs.mixtures import as_mixture, as_pair
 from skgmmot._inputs.seeds import seed_of
+from skgmmot.estimators.mixtures._inference import check_maximum_likelihood
 from skgmmot.fitting.em.gradient.information import parameter_covariance
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.gaussian.sampling import sample
@@ -94,7 +95,8 @@ def stability_bounds(source, target, n_samples, *, random_state=0):
     ValueError
         If mixtures differ in dimension or numbers of components, a number of samples is not a
         positive integer, components overlap so much that samples do not tell them apart, or, for a
-        number of samples, a covariance type is not elementary or a weight is zero.
+        number of samples, a covariance type is not elementary, a weight is zero, or a fit is known
+        to be another than of maximum likelihood: of noise, labels, a prior or fixed parameters.
 
     Notes
     -----
@@ -118,6 +120,7 @@ def stability_bounds(source, target, n_samples, *, random_state=0):
     >>> print(f"{few.source / many.source:.0f}")
     10
     """
+    fits = source, target
     source, target, _ = as_pair(source, target)
     pair = [_in_double(mixture) for mixture in (source, target)]
     given = n_samples if isinstance(n_samples, tuple | list) else (n_samples, n_samples)
@@ -126,10 +129,13 @@ def stability_bounds(source, target, n_samples, *, random_state=0):
             f"n_samples must be one for each of the two mixtures, got {len(given)}. Pass a number, "
             "or a pair."
         )
+    for name, fit, of in zip(("source", "target"), fits, given, strict=True):
+        if isinstance(of, Integral):  # else the errors are given
+            check_maximum_likelihood(fit, "the errors of so many samples", f" of {name}")
     generator = torch.Generator().manual_seed(seed_of(random_state))
     errors = [_errors(mixture, of, generator) for mixture, of in zip(pair, given, strict=True)]
-    fits = [_fit_bound(mixture, e) for mixture, e in zip(pair, errors, strict=True)]
-    return StabilityBounds(*fits, _distance_bound(pair, errors), *errors)
+    bounds = [_fit_bound(mixture, e) for mixture, e in zip(pair, errors, strict=True)]
+    return StabilityBounds(*bounds, _distance_bound(pair, errors), *errors)
 
 
 def _in_double(mixture: GaussianMixtureParams) -> GaussianMixtureParams:

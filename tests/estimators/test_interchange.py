@@ -5,12 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import multivariate_t
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skgmmot import DifferentiableGaussianMixture as EM
+from skgmmot import StudentMixture
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 X = models.X
@@ -145,6 +147,64 @@ def test_noise_is_refused():
     for convert in (model.to_sklearn, model.to_torch):
         with pytest.raises(ValueError, match=r"must be without noise to become .* of weight 0"):
             convert()
+
+
+# --- t distributions -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def student():
+    return StudentMixture(2, degrees_of_freedom=[3.0, 5.0], random_state=0).fit(X)
+
+
+def test_t_distributions_are_refused_and_their_moments_are_not(student):
+    for method in ("to_sklearn", "to_torch"):
+        with pytest.raises(TypeError, match=rf"got t distributions. Use moments\(\).{method}\(\)"):
+            getattr(student, method)()
+    with pytest.raises(NotFittedError):
+        StudentMixture().to_sklearn()
+    factors = np.array([3.0, 5 / 3])[:, None, None]
+    for other in (student.moments().to_sklearn(), EM.from_torch(student.moments().to_torch())):
+        np.testing.assert_allclose(other.covariances_, factors * student.covariances_, rtol=1e-12)
+
+
+@pytest.mark.parametrize("degrees_of_freedom", [3.0, [1.5, 40.0], np.inf])
+def test_gaussians_become_t_distributions_of_their_covariances_as_scales(
+    covariance_type, degrees_of_freedom
+):
+    if covariance_type == "lowrank":
+        pytest.skip("t distributions have none")
+    theirs = GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(X)
+    ours = EM.from_sklearn(theirs)
+    full = ours._params().full_covariances().numpy()
+    nu = np.broadcast_to(degrees_of_freedom, len(full))
+    parts = zip(theirs.weights_, theirs.means_, full, nu, strict=True)
+    density = sum(w * multivariate_t(m, S, df).pdf(X) for w, m, S, df in parts)
+    options = {"degrees_of_freedom": degrees_of_freedom, "random_state": 3}
+    for found in (
+        StudentMixture.from_sklearn(theirs, **options),
+        StudentMixture.from_torch(ours.to_torch(), **options),
+    ):
+        np.testing.assert_allclose(found.score_samples(X), np.log(density), rtol=1e-8)
+        assert found.predict(X).shape == (len(X),) and found.random_state == 3
+        assert not hasattr(found, "lower_bound_")
+        assert found.sample(5)[0].shape == (5, 2)
+
+
+def test_degrees_of_freedom_are_asked_for():
+    theirs = models.sklearn_mixture()
+    makers = [
+        lambda **options: StudentMixture.from_sklearn(theirs, **options),
+        lambda **options: StudentMixture.from_torch(EM.from_sklearn(theirs).to_torch(), **options),
+        lambda degrees_of_freedom=None: StudentMixture.from_parameters(
+            [1.0], [[0.0]], [[[1.0]]], degrees_of_freedom=degrees_of_freedom
+        ),
+    ]
+    for make in makers:
+        with pytest.raises(TypeError, match="degrees_of_freedom must be given where no samples"):
+            make()
+        with pytest.raises(ValueError, match="must be positive, got -1"):
+            make(degrees_of_freedom=-1.0)
 
 
 def test_refusals_of_torch_are_named():

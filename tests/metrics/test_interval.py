@@ -5,9 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 
-from skgmmot import DifferentiableGaussianMixture
-from skgmmot.metrics import mixture_wasserstein_distance, mixture_wasserstein_interval
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    GaussianMixtureSearch,
+    SlicedWassersteinGMM,
+    StudentMixture,
+)
+from skgmmot.metrics import (
+    mixture_wasserstein_distance,
+    mixture_wasserstein_interval,
+    stability_bounds,
+)
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +132,60 @@ def test_samples_that_do_not_fit_are_refused(problem):
     ):
         with pytest.raises(ValueError, match=message):
             mixture_wasserstein_interval(source, target, wrong, Y)
+
+
+OF_ANOTHER_KIND = {
+    "noise": ({"noise": "uniform"}, "noise of {} must be 'none'"),
+    "prior": ({"prior": "auto"}, "prior, fixed_means and fixed_covariances of {} must be unset"),
+    "e_step": ({"e_step": "sinkhorn"}, "e_step of {} must maximise the likelihood"),
+    "weights": ({"fixed_weights": True}, "fixed_weights be unset, too"),
+    "means": ({"fixed_means": True, "means_init": [[1.0, 0.0]]}, "fixed_means .* of {} must"),
+    "labels": ({"labels": "y"}, "labels of {} must be 'ignore'"),
+}
+
+
+@pytest.mark.parametrize("case", OF_ANOTHER_KIND)
+def test_fits_of_other_models_are_refused(problem, case):
+    source, _, X, _ = problem
+    options, match = OF_ANOTHER_KIND[case]
+    other = DifferentiableGaussianMixture(1, **options)
+    with pytest.raises(ValueError, match=match.format("target")):
+        mixture_wasserstein_interval(source, other.fit(X, np.zeros(len(X), int)), X, X)
+    with pytest.raises(ValueError, match=match.format("source")):
+        stability_bounds(other, source, 100)
+    assert stability_bounds(other, source, (source, source)).target == 0  # errors are given
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_fits_by_other_estimators_are_refused(problem):
+    source, _, X, _ = problem
+    others = [
+        StudentMixture(1, degrees_of_freedom=5.0),
+        SlicedWassersteinGMM(1, max_iter=2, tol=1.0),
+        BayesianGaussianMixture(n_components=1),
+    ]
+    for other in others:
+        name = type(other).__name__
+        with pytest.raises(ValueError, match=f"the fit of target must be the .* got a {name}"):
+            mixture_wasserstein_interval(source, other.fit(X), X, X)
+        with pytest.raises(ValueError, match=f"the fit of source must be the .* got a {name}"):
+            stability_bounds(other, source, 100)
+
+
+def test_plain_fits_of_any_maker_have_one_interval(problem):
+    source, target, X, Y = problem
+    expected = as_numbers(interval(problem))
+    theirs = GaussianMixture(1).fit(X)
+    search = GaussianMixtureSearch(1, "full").fit(X)
+    for same in (parameters(source), theirs, search):
+        found = as_numbers(interval((same, target, X, Y)))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_fits_to_other_or_weighted_samples_are_refused(problem):
+    source, target, X, Y = problem
+    with pytest.raises(ValueError, match=r"X must be the samples .* got 100 for .* 150"):
+        interval((source, target, X[:100], Y))
+    weighted = DifferentiableGaussianMixture(1).fit(Y, sample_weight=np.arange(len(Y)))
+    with pytest.raises(ValueError, match=r"Y must be the samples .* total weight 19900"):
+        interval((source, weighted, X, Y))

@@ -23,10 +23,10 @@ from skgmmot.estimators._default_mixture import DefaultMixture
 from skgmmot.estimators.mixtures._base import whole_fit
 from skgmmot.estimators.mixtures._fit import check_covariance_type, fitted_to
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
+from skgmmot.estimators.robust.student import StudentMixture
 from skgmmot.estimators.saving import SavedEstimator, named_function
-from skgmmot.gaussian.choice import fastest_e_step
+from skgmmot.fitting.robust.conditional import StudentCondition
 from skgmmot.gaussian.conditional import PreparedCondition
-from skgmmot.gaussian.evaluators import DefinitionEStep
 from skgmmot.numerics import blocks
 from skgmmot.numerics.counts import positive_integer
 from skgmmot.numerics.threads import single_threaded_torch
@@ -59,7 +59,9 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         ``DifferentiableGaussianMixture(n_components=3)`` with this ``random_state`` and ``device``,
         started by k-means of standardised columns: units of ``X`` and ``y`` do not matter. Of few
         samples it has fewer components: at most one for every ``4 (d + n_outputs + 1)`` samples.
-        Its parameters can be set as ``mixture__tol`` and so on, also where it is None.
+        Its parameters can be set as ``mixture__tol`` and so on, also where it is None. A
+        `StudentMixture` predicts by its own conditional distribution, which has t components; of
+        a mixture with noise the components predict, without noise.
     random_state : int, RandomState instance or None, default=None
         Controls the default mixture's starts and `sample_y`.
     n_components : int, default=None
@@ -179,7 +181,10 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         m, single = getattr(self, "n_outputs_", None), getattr(self, "_single_output", None)
         if type(m) is not int or m < 1 or type(single) is not bool or (single and m != 1):
             raise ValueError(f"n_outputs_ must be a number of outputs, got {m!r:.40}")
-        d = as_mixture(self.mixture_, "mixture_")[0].means.shape[1]
+        if isinstance(self.mixture_, StudentMixture):
+            d = self.mixture_._student().means.shape[1]
+        else:
+            d = as_mixture(self.mixture_, "mixture_")[0].means.shape[1]
         if d != self.n_features_in_ + m:
             raise ValueError(
                 f"mixture_ must have {self.n_features_in_} feature(s) and {m} output(s), got {d}"
@@ -239,7 +244,8 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
             Conditional means, in the dtype of ``X`` and the shape of the fit's ``y``; a tensor, and
             differentiable, if ``X`` or the fitted tensors require a gradient.
         deviation : array or Tensor of the same shape
-            Standard deviations, of each output by itself; only if ``return_std``.
+            Standard deviations, of each output by itself; only if ``return_std``. Of t components
+            infinite where ``degrees_of_freedom_`` and ``n_features_in_`` are together 2 or less.
 
         Raises
         ------
@@ -351,7 +357,8 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         -------
         mixture estimator
             The mixture of the outputs, ready to score, sample, compare and map; of the class of
-            ``mixture_``, if it is one of this package.
+            ``mixture_``, if it is one of this package. Components of a `StudentMixture` have
+            ``n_features_in_`` more degrees of freedom there, and a scale matrix each.
 
         Raises
         ------
@@ -364,6 +371,8 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
         d = self.n_features_in_
         x = values_of(x, getattr(self, "feature_names_in_", slice(None)), d)
         mixture = self.mixture_
+        if isinstance(mixture, StudentMixture):
+            return mixture._conditioned(x, d)
         if not hasattr(mixture, "condition"):
             mixture = DifferentiableGaussianMixture._known(*as_mixture(mixture, "mixture_"))
         return mixture.condition(x, slice(d))
@@ -422,8 +431,12 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
 
     def _prepared(self, device):
         """The targets' distribution given samples."""
+        given = range(self.n_features_in_)
+        if isinstance(self.mixture_, StudentMixture):
+            student = self.mixture_._student().to(device=device, dtype=torch.float64)
+            return StudentCondition.of(student, given)
         mixture, _ = as_mixture(self.mixture_, "mixture_")
-        return PreparedCondition.of(mixture.to(device=device), range(self.n_features_in_))
+        return PreparedCondition.of(mixture.to(device=device), given)
 
     @single_threaded_torch()
     def _evaluate(self, function, X, *others):
@@ -435,10 +448,10 @@ class MixtureRegressor(DefaultMixture, RegressorMixin, SavedEstimator):
 
         on_graph = prepared.requires_grad or any(t.requires_grad for t in (X, *others))
         if on_graph and torch.is_grad_enabled():
-            return of(DefinitionEStep(prepared.given), X, *others)
+            return of(prepared.e_step(), X, *others)
         prepared = prepared.to()
         own = arrays.as_tensor(self.mixture_.means_).dtype
-        step = fastest_e_step(prepared.given, len(X), torch.promote_types(own, X.dtype))
+        step = prepared.e_step(len(X), torch.promote_types(own, X.dtype))
         return blocks.map_rows(
             lambda *rows: of(step, *rows),
             step.row_size + prepared.row_size + sum(t[:1].numel() for t in others),

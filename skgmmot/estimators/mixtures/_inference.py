@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import BayesianGaussianMixture
 from sklearn.utils.validation import check_is_fitted
 
 from skgmmot._inputs import arrays, places
@@ -154,30 +155,9 @@ class MaximumLikelihood(MixtureEstimator):
     def _parameter_covariance(self, X, sample_weight, robust):
         """What both need, and the kind of array."""
         check_is_fitted(self)
-        if E_STEPS[self.e_step].balanced:
-            raise ValueError(
-                f"e_step must maximise the likelihood for standard errors, got {self.e_step!r}. "
-                "Fit with e_step='posterior'."
-            )
-        if self.labels != "ignore" or hasattr(self, "classes_"):
-            raise ValueError(
-                "labels must be 'ignore' for standard errors, and in the fit, got "
-                f"{self.labels!r} and a likelihood with classes. Fit without labels, or use the "
-                "bootstrap."
-            )
+        check_maximum_likelihood(self, "standard errors", weights_may_stay=True)
         if robust is not None and not isinstance(robust, bool):
             raise TypeError(f"robust must be True, False or None, got {robust!r}. Choose one.")
-        if self.noise != "none" or hasattr(self, "noise_weight_"):
-            raise ValueError(
-                "noise must be 'none' for standard errors, got some, whose weight would need one, "
-                "too. Fit without, or use the bootstrap."
-            )
-        if not self._is_likeliest():
-            raise ValueError(
-                "prior, fixed_means and fixed_covariances must be unset, and fixed_weights be no "
-                "mask, for standard errors, which are those of maximum likelihood; got some of "
-                "them. Fit without, or use the bootstrap."
-            )
         samples, origin, count, kind = self._samples_of_fit(X, sample_weight)
         # weights are scaled: the largest is one
         robust = samples.total != samples.n_samples if robust is None else robust
@@ -244,6 +224,64 @@ class MaximumLikelihood(MixtureEstimator):
                 UserWarning,
                 stacklevel=5,
             )
+
+
+def check_maximum_likelihood(
+    mixture: Any, what: str, of: str = "", *, weights_may_stay: bool = False
+) -> None:
+    """Refuse a fit that is not the plain Gaussian mixture of maximum likelihood.
+
+    Parameters
+    ----------
+    mixture : fitted mixture estimator or anything else
+        The fit. Of tuples and estimators of other packages nothing else is known.
+    what : str
+        What is asked for, in an error message.
+    of : str, default=''
+        Which fit is meant, as `` of source``.
+    weights_may_stay : bool, default=False
+        Whether ``fixed_weights=True`` is taken.
+
+    Raises
+    ------
+    ValueError
+        If it is another model, or fitted in another way.
+    """
+    mixture = getattr(mixture, "best_estimator_", mixture)  # of a search
+    if isinstance(mixture, BayesianGaussianMixture) or (
+        isinstance(mixture, MixtureEstimator)
+        and not isinstance(mixture, MaximumLikelihood)
+        and getattr(mixture, "refine", "none") != "em"
+    ):
+        raise ValueError(
+            f"the fit{of} must be the Gaussian mixture of maximum likelihood for {what}, got a "
+            f"{type(mixture).__name__}. Fit a DifferentiableGaussianMixture, or use the bootstrap."
+        )
+    if not isinstance(mixture, MaximumLikelihood):
+        return
+    if E_STEPS[mixture.e_step].balanced:
+        raise ValueError(
+            f"e_step{of} must maximise the likelihood for {what}, got {mixture.e_step!r}. Fit with "
+            "e_step='posterior'."
+        )
+    if mixture.labels != "ignore" or hasattr(mixture, "classes_"):
+        raise ValueError(
+            f"labels{of} must be 'ignore' for {what}, and in the fit, got {mixture.labels!r} and a "
+            "likelihood with classes. Fit without labels, or use the bootstrap."
+        )
+    if mixture.noise != "none" or hasattr(mixture, "noise_weight_"):
+        raise ValueError(
+            f"noise{of} must be 'none' for {what}, got some, which has a weight of its own. Fit "
+            "without, or use the bootstrap."
+        )
+    no_fixed_weights = mixture.fixed_weights is False or weights_may_stay
+    if not mixture._is_likeliest() or not no_fixed_weights:
+        of_weights = "be no mask" if weights_may_stay else "be unset, too"
+        raise ValueError(
+            f"prior, fixed_means and fixed_covariances{of} must be unset, and fixed_weights "
+            f"{of_weights}, for {what}, of fits of maximum likelihood; got some of them. Fit "
+            "without, or use the bootstrap."
+        )
 
 
 def _of_more(found: ParameterCovariance, times: float) -> ParameterCovariance:

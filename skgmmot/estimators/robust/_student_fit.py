@@ -4,7 +4,7 @@ import torch
 
 from skgmmot.estimators.mixtures._em_fit import EMFit, OutOfCoreFit
 from skgmmot.fitting.robust.noise import clear_of_noise
-from skgmmot.fitting.robust.student import StudentMixtureParams
+from skgmmot.fitting.robust.student import LEAST, MOST, StudentMixtureParams
 from skgmmot.fitting.robust.student_fit import MAX_TAPE, STUDENT, StudentEM
 
 #: Degrees of freedom that EM starts from where they are estimated.
@@ -42,7 +42,7 @@ class _OfStudents:
         e = self.estimator
         nu = check_degrees(e.degrees_of_freedom, e.n_components)
         if nu is None and warm and hasattr(e, "degrees_of_freedom_"):
-            nu = e._degrees().detach()
+            nu = e._degrees().detach().clamp(LEAST, MOST)  # perhaps given before, and infinite
         nu = torch.full_like(theta.weights, START) if nu is None else nu.to(theta.weights)
         theta = theta._replace(weights=theta.weights / theta.weights.sum())
         return StudentMixtureParams(*theta, nu, theta.covariance_type)

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from sklearn.mixture import GaussianMixture
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -19,6 +20,7 @@ from skgmmot.estimators.mixtures._fit import FittedMixture, check_enough
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
 from skgmmot.estimators.robust._student_fit import StudentFit, StudentOutOfCoreFit, check_degrees
 from skgmmot.estimators.starts import drawing
+from skgmmot.fitting.robust.conditional import StudentCondition
 from skgmmot.fitting.robust.student import StudentEStep, StudentMixtureParams, moments_of
 from skgmmot.fitting.robust.student_fit import ACCELERATIONS
 from skgmmot.numerics.gradients import GRADIENTS
@@ -27,9 +29,20 @@ from skgmmot.numerics.gradients import GRADIENTS
 def _is_gaussian(estimator):
     """Whether it has what only Gaussian mixtures have; says why not."""
     raise AttributeError(
-        f"{type(estimator).__name__} has no condition: what it would return is no mixture of this "
-        "class, as degrees of freedom and scales depend on the values. Use moments().condition."
+        f"{type(estimator).__name__} has no condition: degrees of freedom and scales depend on the "
+        "values. Use moments().condition, or fit a MixtureRegressor with it."
     )
+
+
+def _needed(degrees_of_freedom, n_components: int) -> Tensor:
+    """Degrees of freedom that nothing is there to estimate from, validated."""
+    nu = check_degrees(degrees_of_freedom, n_components)
+    if nu is None:
+        raise TypeError(
+            "degrees_of_freedom must be given where no samples are fitted, got None. Pass "
+            "degrees_of_freedom=, positive numbers; the covariances become scale matrices."
+        )
+    return nu
 
 
 class StudentMixture(FittedMixture):
@@ -54,7 +67,9 @@ class StudentMixture(FittedMixture):
         :math:`\nu`, positive; infinite for a Gaussian. None estimates one for each component,
         between 0.1 and 1000.
     tol : float, default=1e-3
-        EM stops when the mean log-likelihood changes by less than this in one iteration.
+        EM stops when the mean log-likelihood changes by less than this in one iteration, and no
+        estimated degree of freedom would change by more than 3 % (or, if that is more, than the
+        root of ``tol``).
     reg_covar : float, default=1e-6
         Added to the diagonals of the scale matrices, in squared units of ``X``.
     max_iter : int, default=100
@@ -79,8 +94,9 @@ class StudentMixture(FittedMixture):
     verbose_interval : int, default=10
         Iterations between prints.
     acceleration : {'squarem'}, default=None
-        Whether to extrapolate EM: the same likelihood in about a third of the iterations where
-        degrees of freedom are estimated and ``tol`` is small.
+        Whether to extrapolate EM, all parameters at once. None takes degrees of freedom, if they
+        are estimated, and the sizes of scale matrices by Newton's method in each iteration, which
+        is mostly faster.
     gradient : {'implicit', 'automatic', 'one_step'}, default='implicit'
         How the fit is differentiated when ``X`` (or ``sample_weight``) is a tensor that requires a
         gradient.
@@ -149,6 +165,7 @@ class StudentMixture(FittedMixture):
     References
     ----------
     .. [1] Peel and McLachlan 2000, robust mixture modelling using the t distribution.
+    .. [2] Liu and Rubin 1995, ML estimation of the t distribution using EM and its extensions.
 
     Examples
     --------
@@ -333,11 +350,12 @@ class StudentMixture(FittedMixture):
         Raises
         ------
         TypeError
-            If the arrays do not hold real numbers, or for an unknown parameter.
+            If the arrays do not hold real numbers, degrees of freedom are None, or for an unknown
+            parameter.
         ValueError
             If the arrays are no mixture, or a degree of freedom is not positive.
         """
-        nu = check_degrees(degrees_of_freedom, len(means))
+        nu = _needed(degrees_of_freedom, len(means))
         found = super().from_parameters(
             *(weights, means, covariances, covariance_type),
             feature_names=feature_names,
@@ -346,6 +364,95 @@ class StudentMixture(FittedMixture):
         )
         found._set_degrees(nu, arrays.fitted_kind(found))
         return found
+
+    @classmethod
+    def from_sklearn(
+        cls,
+        mixture: GaussianMixture,
+        *,
+        degrees_of_freedom: float | Array | None = None,
+        **parameters: Any,
+    ) -> Self:
+        r"""Make an estimator of the components of a fitted mixture of scikit-learn.
+
+        Its covariances become scale matrices :math:`S`: components get heavier tails around the
+        same centres, and the covariances :math:`\nu / (\nu - 2) \, S`.
+
+        Parameters
+        ----------
+        mixture : sklearn.mixture.GaussianMixture
+            A fitted mixture.
+        degrees_of_freedom : float or array-like of shape (n_components,)
+            Degrees of freedom, which a Gaussian mixture has not; infinite ones keep its density.
+        **parameters : dict
+            Other parameters of this class, such as ``random_state``.
+
+        Returns
+        -------
+        StudentMixture
+            A fitted estimator, as by `from_parameters`, with the parameters that both have where
+            this class accepts their values.
+
+        Raises
+        ------
+        TypeError
+            If it is an estimator of another class, degrees of freedom are not given, or for an
+            unknown parameter.
+        ValueError
+            If a degree of freedom is not positive.
+        NotFittedError
+            If it is not fitted.
+
+        Examples
+        --------
+        >>> from sklearn.mixture import GaussianMixture
+        >>> from skgmmot import StudentMixture
+        >>> mixture = GaussianMixture(2, random_state=0).fit([[0.0], [1.0], [9.0]])
+        >>> StudentMixture.from_sklearn(mixture, degrees_of_freedom=3.0)
+        StudentMixture(degrees_of_freedom=3.0, n_components=2, random_state=0)
+        """
+        found = super().from_sklearn(mixture, degrees_of_freedom=degrees_of_freedom, **parameters)
+        nu = _needed(degrees_of_freedom, len(found.means_))
+        for name in ("converged_", "n_iter_", "lower_bound_", "lower_bounds_"):
+            vars(found).pop(name, None)  # of the fit of Gaussians
+        found._set_degrees(nu, arrays.fitted_kind(found))
+        return found
+
+    @classmethod
+    def from_torch(
+        cls,
+        distribution: torch.distributions.Distribution,
+        *,
+        degrees_of_freedom: float | Array | None = None,
+        **parameters: Any,
+    ) -> Self:
+        """Make an estimator of the components of a Gaussian distribution of torch.
+
+        Its covariances become scale matrices, as in `from_sklearn`.
+
+        Parameters
+        ----------
+        distribution : torch.distributions.MixtureSameFamily or MultivariateNormal
+            A mixture of Gaussians, or one Gaussian; see `skgmmot.functional.from_torch`.
+        degrees_of_freedom : float or array-like of shape (n_components,)
+            Degrees of freedom, which Gaussians have not.
+        **parameters : dict
+            Other parameters of this class, such as ``random_state``.
+
+        Returns
+        -------
+        StudentMixture
+            A fitted estimator, as by `from_parameters`.
+
+        Raises
+        ------
+        TypeError
+            If it is another distribution, degrees of freedom are not given, or for an unknown
+            parameter.
+        ValueError
+            If it has batches, or a degree of freedom is not positive.
+        """
+        return super().from_torch(distribution, degrees_of_freedom=degrees_of_freedom, **parameters)
 
     def moments(self) -> DifferentiableGaussianMixture:
         r"""Return the Gaussian mixture whose components have the same means and covariances.
@@ -387,6 +494,27 @@ class StudentMixture(FittedMixture):
             Which features they are of.
         """
 
+    def _conditioned(self, x, n_given: int) -> "StudentMixture":
+        """The mixture of the other features, given the first ones."""
+        fitted = arrays.fitted_kind(self)
+        kind = arrays.answer_kind(arrays.kind_of(x), fitted=fitted)
+        mixture, given = self._student(), arrays.as_tensor(x)
+        device = kind.device if kind.is_tensor else mixture.means.device
+        mixture, shown = mixture.to(device=device, dtype=torch.float64), mixture.means.dtype
+        found = StudentCondition.of(mixture, range(n_given)).at(given.to(device, torch.float64))
+        names = getattr(self, "feature_names_in_", None)
+        part = self._known(
+            found.gaussians().to(dtype=shown),
+            kind,
+            found.covariance_type.name,
+            names=None if names is None else names[n_given:],
+            random_state=self.random_state,
+            device=self.device,
+            degrees_of_freedom=found.degrees_of_freedom.detach().cpu().numpy(),
+        )
+        part._set_degrees(found.degrees_of_freedom, kind)
+        return part
+
     def _part(self, params, features, kind):
         found = super()._part(params, features, kind)
         found.degrees_of_freedom = self.degrees_of_freedom
@@ -394,6 +522,14 @@ class StudentMixture(FittedMixture):
         return found
 
     # --- what sets it apart from Gaussians -----------------------------------------------------
+
+    def _check_gaussian(self, what: str, method: str) -> None:
+        """Refuse: others have no t distributions."""
+        raise TypeError(
+            f"the mixture must have Gaussian components to become {what}, got t distributions. "
+            f"Use moments().{method}(), the Gaussian mixture of equal means and covariances, where "
+            "all degrees of freedom are above 2."
+        )
 
     def _degrees(self) -> torch.Tensor:
         """The fitted degrees of freedom."""

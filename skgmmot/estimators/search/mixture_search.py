@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skgmmot._inputs import arrays
 from skgmmot._types import RandomState, Samples
 from skgmmot.estimators._default_mixture import DefaultMixture
+from skgmmot.estimators._parameters import Absent
 from skgmmot.estimators.mixtures._base import MixtureEstimator, seen_weight
 from skgmmot.estimators.mixtures._fit import FittedMixture
 from skgmmot.estimators.mixtures.differentiable import DifferentiableGaussianMixture
@@ -23,6 +24,8 @@ from skgmmot.fitting.em.e_steps import E_STEPS
 from skgmmot.plotting._criterion import CriterionDisplay
 
 CRITERIA = ("bic", "aic", "icl", "held_out")
+#: Why a search has no way to begin with a known mixture.
+MADE = "a search is made by comparing fits. Use that of DifferentiableGaussianMixture."
 
 
 class GaussianMixtureSearch(DefaultMixture, FittedMixture):
@@ -225,6 +228,14 @@ class GaussianMixtureSearch(DefaultMixture, FittedMixture):
         """
         self._fit(X, sample_weight, y)
         return self
+
+    # a search has nothing but what it compared
+    from_parameters, from_sklearn, from_torch = Absent(MADE), Absent(MADE), Absent(MADE)
+
+    @classmethod
+    def _known(cls, *given, **parameters):
+        """Parts of the best mixture are plain mixtures."""
+        return DifferentiableGaussianMixture._known(*given, **parameters)
 
     # --- what the frame of a fit needs ---------------------------------------------------------
 

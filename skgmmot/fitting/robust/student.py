@@ -133,6 +133,8 @@ class StudentStatistics(NamedTuple):
     """Mass, shift and scatter with the weights ``a_i gamma_ik u_ik``; the log-likelihood."""
     tails: Tensor
     """``sum_i a_i gamma_ik (log u_ik - u_ik) (K,)``."""
+    squares: Tensor
+    """``sum_i a_i gamma_ik u_ik^2 (K,)``."""
 
 
 class StudentEStep:
@@ -180,7 +182,7 @@ class StudentEStep:
         self.min_rows = self.step.min_rows
         self.n_features, nu = d, degrees_of_freedom.to(mixture.means.dtype)
         self.nu = torch.where(nu < GAUSSIAN, nu, torch.inf).unsqueeze(1)  # (K, 1)
-        peak = mixture.log_weights + log_det + _log_constant(self.nu.squeeze(1), d)
+        peak = mixture.log_weights + log_det + log_constant(self.nu.squeeze(1), d)
         self.peak = peak.unsqueeze(1)
 
     def _log_joint(self, distances: Tensor) -> Tensor:
@@ -256,19 +258,35 @@ class StudentEStep:
         resp, u = (joint - log_p).exp_(), self.scales(distances)
         if sample_weight is not None:
             resp, log_p = resp * sample_weight, log_p * sample_weight
-        sums = self.step.accumulate(lifted, resp * u, buffers)
-        tails = (resp * (u.log() - u)).sum(1, dtype=torch.float64)
-        return *sums, resp.sum(1, dtype=torch.float64), tails, log_p.sum(dtype=torch.float64)
+        weighted = resp * u
+        sums = self.step.accumulate(lifted, weighted, buffers)
+        tails = (resp * u.log() - weighted).sum(1, dtype=torch.float64)
+        squares = (weighted * u).sum(1, dtype=torch.float64)
+        mass, log_p = (t.sum(-1, dtype=torch.float64) for t in (resp, log_p))
+        return *sums, mass, tails, squares, log_p
 
     def statistics(self, *sums: Tensor) -> StudentStatistics:
         """Turn the sums over all blocks into statistics centred at the locations."""
-        *accumulated, mass, tails, log_likelihood = sums
+        *accumulated, mass, tails, squares, log_likelihood = sums
         weighted = self.step.statistics(*accumulated, log_likelihood)
-        return StudentStatistics(mass, weighted, tails)
+        return StudentStatistics(mass, weighted, tails, squares)
 
 
-def _log_constant(nu: Tensor, d: int) -> Tensor:
-    """The log-density ``(K,)`` of a t distribution of unit scale at its location."""
+def log_constant(nu: Tensor, d: int) -> Tensor:
+    """Compute the log-density of t distributions of unit scale at their location.
+
+    Parameters
+    ----------
+    nu : Tensor of shape (K,)
+        Degrees of freedom, perhaps infinite.
+    d : int
+        Number of features.
+
+    Returns
+    -------
+    Tensor of shape (K,)
+        The logarithms of their peaks.
+    """
     finite = torch.where(torch.isinf(nu), 1.0, nu)
     ratio = torch.lgamma((finite + d) / 2) - torch.lgamma(finite / 2)
     of_student = ratio - d / 2 * (finite * math.pi).log()

@@ -16,15 +16,16 @@ from skgmmot.fitting.robust.student import (
     e_step,
     m_step,
 )
+from skgmmot.fitting.robust.tails import SETTLED, TailStep, tail_step
 from skgmmot.gaussian.coordinates import FisherCoordinates, LogCoordinates
 from skgmmot.gaussian.mixture import GaussianMixtureParams
-from skgmmot.numerics.fixed_point import Solution, Squarem, iterate, named
+from skgmmot.numerics.fixed_point import Acceleration, Solution, Squarem, iterate, named
 from skgmmot.numerics.newton.linearisation import SMALL, Linearisation
 
-#: What may extrapolate the iterations, by name.
-ACCELERATIONS = {"squarem": Squarem}
 #: Gradients put an iteration over all samples on the tape: at most so many numbers n K d.
 MAX_TAPE = 2**22
+#: Shortest part of Newton's step that is tried.
+LEAST_PART = 2**-6
 
 
 class StudentEM(EM):
@@ -45,9 +46,19 @@ class StudentEM(EM):
     def __init__(self, samples, origin, reg_covar, learns: bool = True):
         super().__init__(samples, origin, reg_covar)
         self.learns = learns
+        self.ahead: TailStep | None = None  # from the last mixture, if degrees are estimated
+
+    def has_settled_tails(self, tol: float) -> bool:
+        """Whether Newton's method would hardly change degrees of freedom at the last mixture.
+
+        The objective changes by about the square of the change of a logarithm.
+        """
+        return self.ahead is None or self.ahead.largest < max(SETTLED, math.sqrt(tol))
 
     def __call__(self, theta: StudentMixtureParams) -> tuple[StudentMixtureParams, float]:
         statistics = self.statistics(theta)
+        if self.learns:
+            self.ahead = tail_step(theta, statistics, self.reg_covar)
         theta_next = m_step(theta, statistics, self.reg_covar, learns=self.learns)
         return theta_next, float(statistics.weighted.log_likelihood) / self.total
 
@@ -106,6 +117,9 @@ def climb(
 ) -> Solution:
     """Iterate EM from a start, perhaps accelerated.
 
+    Where degrees of freedom are estimated, these and the widths go by Newton's method, or by what
+    is named; it ends when they hardly change, and the likelihood neither.
+
     Parameters
     ----------
     em : StudentEM
@@ -126,12 +140,92 @@ def climb(
     Solution
         Where it ended.
     """
-    accelerator = None
+    accelerator: Acceleration | None = Tails(em) if em.learns else None
     if acceleration is not None:
-        free = StudentCoordinates(theta0, em.learns)
-        accelerate = named("acceleration", acceleration, ACCELERATIONS)
-        accelerator = accelerate(free.to_free, free.from_free, radius=radius, measure=free.length)
+        accelerator = named("acceleration", acceleration, ACCELERATIONS)(em, theta0, radius)
     return iterate(em, theta0, accelerator=accelerator, **options)
+
+
+class Tails(Acceleration):
+    """Newton's method for degrees of freedom and widths, between the iterations of EM.
+
+    Proposals that lower the likelihood are rejected, and the next ones go a part of the way. Where
+    even short ones lower it, EM goes on alone: with a large ``reg_covar`` it lowers it itself.
+
+    Parameters
+    ----------
+    em : StudentEM
+        The iteration, which notes where Newton's method goes on from its last mixture.
+    """
+
+    def __init__(self, em: StudentEM):
+        self.em, self.part = em, 1.0
+        self.objective, self.change = -math.inf, math.inf
+
+    def arrive(self, point, objective: float, was_proposed: bool) -> bool:
+        """Note the change of the objective, also after a proposal."""
+        self.change, self.objective = objective - self.objective, objective
+        if was_proposed:
+            self.part = min(1.0, 2 * self.part)
+        return True
+
+    def converged(self, settled: bool, tol: float) -> bool:
+        """Whether neither the objective nor a degree of freedom changes much any more.
+
+        Without proposals, whether the objective does not.
+        """
+        if self.part < LEAST_PART:
+            return settled
+        return abs(self.change) < tol and self.em.has_settled_tails(tol)
+
+    def propose(self, point, image, was_proposed: bool) -> StudentMixtureParams | None:
+        """EM's next mixture with other degrees of freedom and widths."""
+        if self.part < LEAST_PART or self.em.ahead is None:
+            return None
+        return self.em.ahead.of(image, self.part)
+
+    def reject(self) -> None:
+        """Go half as far."""
+        self.part /= 2
+
+    def state(self) -> dict:
+        """What `propose` and the next change depend on, for `restore`."""
+        return {
+            "ahead": [self.em.ahead.widths, self.em.ahead.degrees],
+            "objective": self.objective,
+            "part": self.part,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from what `state` returned."""
+        self.em.ahead = TailStep(*state["ahead"], math.inf)
+        self.objective, self.part = state["objective"], state["part"]
+
+
+class StudentSquarem(Squarem):
+    """SQUAREM that goes on as long as degrees of freedom would change.
+
+    Parameters
+    ----------
+    em : StudentEM
+        The iteration.
+    theta0 : StudentMixtureParams
+        The start.
+    radius : float
+        Longest jump.
+    """
+
+    def __init__(self, em: StudentEM, theta0: StudentMixtureParams, radius: float):
+        free, self.em = StudentCoordinates(theta0, em.learns), em
+        super().__init__(free.to_free, free.from_free, radius=radius, measure=free.length)
+
+    def converged(self, settled: bool, tol: float) -> bool:
+        """Whether neither the objective nor a degree of freedom changes much any more."""
+        return settled and self.em.has_settled_tails(tol)
+
+
+#: What may extrapolate the iterations, by name.
+ACCELERATIONS = {"squarem": StudentSquarem}
 
 
 class StudentStep:
@@ -167,7 +261,7 @@ class StudentStep:
     def advance(self, theta: StudentMixtureParams, n_steps: int) -> StudentMixtureParams:
         """The mixture after so many iterations."""
         with self.em.in_float64().at_work() as em:
-            return climb(em, theta, tol=0.0, max_iter=n_steps).value
+            return iterate(em, theta, tol=0.0, max_iter=n_steps).value
 
     def on_leaves(self) -> tuple["StudentStep", list[Tensor]]:
         """The same iteration of samples and weights on a graph of their own, and which are."""

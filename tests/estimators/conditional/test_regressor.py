@@ -18,7 +18,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import skgmmot
-from skgmmot import DifferentiableGaussianMixture, MixtureRegressor, MixtureWasserstein, OTMap
+from skgmmot import (
+    DifferentiableGaussianMixture,
+    MixtureRegressor,
+    MixtureWasserstein,
+    OTMap,
+    StudentMixture,
+)
 from skgmmot.gaussian.conditional import PreparedCondition
 
 Mixture = DifferentiableGaussianMixture
@@ -462,3 +468,64 @@ def test_a_file_of_another_content_is_refused_when_it_is_loaded(
     model.save(tmp_path / "model")
     with pytest.raises(ValueError, match=message):
         skgmmot.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag"])
+@pytest.mark.parametrize("nu", [1.5, None])
+def test_t_distributions_predict_by_their_own_conditional_distribution(
+    two_outputs, kind, nu, tmp_path
+):
+    X, Y = two_outputs
+    options = {"covariance_type": kind, "degrees_of_freedom": nu, "random_state": 0}
+    regressor = MixtureRegressor(StudentMixture(2, **options)).fit(X, Y)
+    joint, x = regressor.mixture_, X[:30]
+    of_x = joint.marginal([0, 1]).score_samples(x)
+    expected = joint.score_samples(np.hstack([x, Y[:30]])) - of_x
+    np.testing.assert_allclose(regressor.log_density(x, Y[:30]), expected, rtol=1e-9, atol=1e-9)
+    mean, deviation = regressor.predict(x, return_std=True)
+    np.testing.assert_allclose(regressor.predict(x), mean)
+    for i in range(3):
+        at = regressor.condition(x[i])
+        assert isinstance(at, StudentMixture)
+        np.testing.assert_allclose(at.score_samples(Y[i : i + 1]), expected[i : i + 1], rtol=1e-9)
+        np.testing.assert_allclose(at.weights_ @ at.means_, mean[i], rtol=1e-9)
+        same = at.moments()
+        variances = np.array([np.diag(S) if S.ndim == 2 else S for S in same.covariances_])
+        second = same.weights_ @ (variances + same.means_**2)
+        np.testing.assert_allclose(deviation[i] ** 2, second - mean[i] ** 2, rtol=1e-8)
+    drawn = regressor.sample_y(x[:1], 4000, random_state=0)[0]
+    expected = np.median(regressor.condition(x[0]).set_params(random_state=1).sample(4000)[0], 0)
+    np.testing.assert_allclose(np.median(drawn, 1), expected, atol=0.1 * deviation[0].max())
+    regressor.save(tmp_path / "it")
+    loaded = skgmmot.load(tmp_path / "it")
+    np.testing.assert_array_equal(loaded.predict(x), regressor.predict(x))
+
+
+def test_gradients_reach_predictions_of_t_distributions(data):
+    X, y = (torch.from_numpy(t[:60]) for t in data)
+    X.requires_grad_()
+    mixture = StudentMixture(1, degrees_of_freedom=4.0, tol=1e-10, max_iter=1000)
+    at = torch.zeros(1, 2, dtype=torch.float64)
+    MixtureRegressor(mixture).fit(X, y).predict(at, return_std=True)[1].sum().backward()
+    eps, found = 1e-5, X.grad[3, 0]
+
+    def deviation(by):
+        moved = X.detach().clone()
+        moved[3, 0] += by
+        return MixtureRegressor(mixture).fit(moved, y).predict(at, return_std=True)[1].item()
+
+    assert float(found) == pytest.approx((deviation(eps) - deviation(-eps)) / (2 * eps), rel=1e-3)
+
+
+def test_noise_does_not_predict(data):
+    X, y = np.vstack([data[0], [[30.0, 30.0]]]), np.append(data[1], -40.0)
+    regressor = MixtureRegressor(Mixture(3, noise="uniform", random_state=0)).fit(X, y)
+    joint = regressor.mixture_
+    assert joint.noise_weight_ > 0
+    alone = Mixture.from_parameters(joint.weights_, joint.means_, joint.covariances_)
+    x = X[:5]
+    expected = [alone.condition(row, [0, 1]) for row in x]
+    means = [float((at.weights_ @ at.means_)[0]) for at in expected]
+    np.testing.assert_allclose(regressor.predict(x), means)
+    densities = [at.score_samples([[value]])[0] for at, value in zip(expected, y[:5], strict=True)]
+    np.testing.assert_allclose(regressor.log_density(x, y[:5]), densities)

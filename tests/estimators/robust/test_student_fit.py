@@ -22,6 +22,12 @@ def test_given_degrees_of_freedom_stay(X):
     assert gaussian.score(X) == pytest.approx(plain.score(X), abs=1e-5)
 
 
+def test_infinite_degrees_of_freedom_are_estimated_from_there_on(X, fitted):
+    gaussian = StudentMixture(2, degrees_of_freedom=np.inf, random_state=0, warm_start=True).fit(X)
+    found = gaussian.set_params(degrees_of_freedom=None).fit(X)
+    np.testing.assert_allclose(found.degrees_of_freedom_, fitted.degrees_of_freedom_, rtol=0.1)
+
+
 def test_blocks_and_dask_give_the_fit_of_memory(X, fitted):
     parts = StudentMixture(2, random_state=0).fit(lambda: iter(np.array_split(X, 3)))
     np.testing.assert_allclose(parts.degrees_of_freedom_, fitted.degrees_of_freedom_, rtol=1e-10)

@@ -255,3 +255,23 @@ def test_a_certified_search_has_the_errors_of_its_best_fit():
     assert 0 < search.error_ == best.error_ < 1
     assert search.solution_.gain == best.solution_.gain
     assert not hasattr(search.set_params(mixture=None).fit(groups("full")), "error_")
+
+
+@pytest.mark.parametrize("name", ["from_parameters", "from_sklearn", "from_torch"])
+def test_a_search_is_not_made_of_a_known_mixture(name):
+    for of in (GaussianMixtureSearch, GaussianMixtureSearch()):
+        assert not hasattr(of, name)
+        with pytest.raises(AttributeError, match=rf"has no {name}: .* Use that of Differentiable"):
+            getattr(of, name)
+
+
+def test_parts_of_a_search_are_those_of_its_best_mixture():
+    X = np.random.default_rng(0).normal(size=(60, 3)) @ [[1, 0.5, 0], [0, 1, 0.5], [0, 0, 1]]
+    search = GaussianMixtureSearch(2, "full", random_state=0).fit(X)
+    for method, given in (("marginal", ([2, 0],)), ("condition", (0.3, 1))):
+        found = getattr(search, method)(*given)
+        expected = getattr(search.best_estimator_, method)(*given)
+        assert isinstance(found, DifferentiableGaussianMixture)
+        np.testing.assert_array_equal(found.weights_, expected.weights_)
+        np.testing.assert_array_equal(found.means_, expected.means_)
+        np.testing.assert_array_equal(found.covariances_, expected.covariances_)

@@ -98,7 +98,8 @@ def test_sums_of_blocks_are_those_of_the_definition(X, a, kind):
     step = evaluator(theta.translated(-origin), len(X), origin=origin)
     two_blocks = [step.block(X[i], a[i], memory) for i in (slice(600), slice(600, None))]
     found = step.statistics(*map(sum, zip(*two_blocks, strict=True)))
-    for here, there in ((found.mass, expected.mass), (found.tails, expected.tails)):
+    for name in ("mass", "tails", "squares"):
+        here, there = getattr(found, name), getattr(expected, name)
         torch.testing.assert_close(here, there, rtol=1e-10, atol=0)
     for here, there in zip(found.weighted, expected.weighted, strict=True):
         torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-8)

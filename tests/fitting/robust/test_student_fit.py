@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
+from skgmmot import StudentMixture
 from skgmmot.fitting.em.e_steps import Gradient
 from skgmmot.fitting.em.fit import fit_from_starts
 from skgmmot.fitting.robust.student import StudentMixtureParams
@@ -116,3 +118,32 @@ def test_in_its_coordinates_the_derivative_is_symmetric_at_a_fixed_point(kind):
     found = linear.decode(linear.product(linear.encode(plain.decode(u))))
     for here, there in zip(found, expected, strict=True):
         torch.testing.assert_close(here, there, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("acceleration", [None, "squarem"])
+@pytest.mark.parametrize("nu", [1.5, 4.0, 30.0])
+def test_one_component_has_the_degrees_of_freedom_of_scipy(nu, acceleration):
+    X = stats.t.rvs(nu, size=5000, random_state=1)
+    expected, _, width = stats.t.fit(X)
+    options = {"acceleration": acceleration, "max_iter": 300}
+    for tol, rel in ((1e-3, 0.05), (1e-11, 1e-3)):
+        found = StudentMixture(1, tol=tol, **options).fit(X[:, None])
+        assert found.converged_
+        assert found.degrees_of_freedom_ == pytest.approx(expected, rel=rel)
+        assert np.sqrt(found.covariances_.item()) == pytest.approx(width, rel=rel)
+        if acceleration is None:
+            assert found.n_iter_ < 15  # EM alone takes hundreds
+
+
+def test_a_large_reg_covar_lets_em_go_on_alone():
+    wide = np.random.default_rng(0).standard_t(3, size=(12, 30))
+    X, a = torch.from_numpy(wide), torch.ones(12, dtype=F64)
+    em = StudentEM(InMemory(X, a), torch.zeros(30, dtype=F64), 0.05)
+    parts = (np.ones(1), wide.mean(0)[None], wide.var(0)[None], [10.0])
+    parts = (torch.tensor(np.asarray(part), dtype=F64) for part in parts)
+    begin = StudentMixtureParams(*parts, COVARIANCE_TYPES["diag"])
+    with em.at_work():
+        found = climb(em, begin, tol=1e-8, max_iter=500)
+        again = em(found.value)[0]
+    assert found.converged
+    torch.testing.assert_close(again.means, found.value.means, rtol=1e-3, atol=1e-4)
