@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
+from torch.autograd import grad_mode
 
 
 class _ThreadState(threading.local):
@@ -106,10 +107,27 @@ class _Settings:
                 pass
 
 
+class InferenceMode:
+    """Torch's inference mode, which also ends after an interruption of such a mode within it.
+
+    A mode whose entry or exit was interrupted ends when it is freed, with the traceback, and then
+    sets what was before it. So this one waits for that.
+    """
+
+    def __enter__(self):
+        self._mode = torch.inference_mode()
+        self._mode.__enter__()
+
+    def __exit__(self, kind, error, trace):
+        if error is not None:
+            _leave_interrupted_contexts(error)
+        self._mode.__exit__(kind, error, trace)
+
+
 def _leave_interrupted_contexts(error: BaseException) -> None:
-    """Have generators whose exit was interrupted end now, and not when the traceback is freed."""
+    """Have contexts whose exit was interrupted end now, and not when the traceback is freed."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_filename == contextlib.__file__:
+        if frame.f_code.co_filename in (contextlib.__file__, grad_mode.__file__):
             with suppress(RuntimeError):  # it is one around this context, and still running
                 frame.clear()
 

@@ -1,6 +1,7 @@
 """Sharing work among threads."""
 
 import contextlib
+import gc
 import sys
 import threading
 import warnings
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from skgmmot.numerics.threads import (
+    InferenceMode,
     available_threads,
     map_items,
     single_threaded_torch,
@@ -141,6 +143,44 @@ def test_what_an_interrupted_exit_has_not_restored_is_restored(error):
         sys.setprofile(interrupt)
     after = torch.is_grad_enabled(), np.geterr(), warnings.filters, torch.get_num_threads()
     assert after == before and available_threads() == before[-1]
+
+
+def modes_within_modes():
+    """Torch's inference mode, and out of it and into it again."""
+    with InferenceMode(), torch.inference_mode(False), torch.inference_mode():
+        pass
+
+
+def test_inference_mode_ends_wherever_it_is_interrupted():
+    n, at = 0, None
+
+    def interrupt(frame, event, _):
+        nonlocal n
+        n += event in ("call", "c_return")
+        if n == at:
+            sys.setprofile(None)
+            raise Interrupted
+
+    def interrupted():
+        nonlocal n
+        n = 0
+        sys.setprofile(interrupt)
+        try:
+            modes_within_modes()
+        except Interrupted:
+            return True
+        finally:
+            sys.setprofile(None)
+        return False
+
+    assert not interrupted()
+    n_moments = n
+    n_interrupted = 0
+    for at in range(1, n_moments + 1):
+        n_interrupted += interrupted()
+        gc.collect()
+        assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled(), at
+    assert n_interrupted > 20
 
 
 def test_an_interruption_while_the_setting_is_restored_is_none_of_the_next_fit(monkeypatch):

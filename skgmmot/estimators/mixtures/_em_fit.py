@@ -34,6 +34,7 @@ from skgmmot.gaussian.incomplete.e_steps import NO_NOISE
 from skgmmot.gaussian.incomplete.patterns import by_pattern
 from skgmmot.numerics import blocks
 from skgmmot.numerics.runs import Runs
+from skgmmot.numerics.threads import InferenceMode
 
 #: Fits of fewer numbers in samples, times components, spend their time around the arithmetic; each
 #: pass over them is one block.
@@ -247,7 +248,7 @@ class EMFit(Fit):
         constant = self.gradient is None and self.kind is arrays.NUMPY
         derived = e.certify or (e.acceleration is not None and bool(samples.groups))
         off = small and constant and self.covariance.elementary and not derived
-        return torch.inference_mode() if off else nullcontext()
+        return InferenceMode() if off else nullcontext()
 
     def _starts(self, warm):
         """Yield the start of each run and the objective that its first change is against."""
