@@ -10,7 +10,7 @@ from skgmmot.fitting.em.step import m_step
 from skgmmot.fitting.samples import InMemory
 from skgmmot.gaussian.covariance.registry import TIED
 from skgmmot.gaussian.incomplete.e_steps import IncompleteDefinition
-from skgmmot.gaussian.incomplete.patterns import by_pattern
+from skgmmot.gaussian.incomplete.patterns import by_pattern, informative_weight
 from skgmmot.gaussian.mixture import GaussianMixtureParams
 from skgmmot.numerics.blocks import MIN_BLOCK_ROWS, map_rows
 
@@ -115,8 +115,7 @@ def n_informative(X: Tensor, sample_weight: Tensor | None) -> int:
     int
         Their number.
     """
-    counts = ~torch.isnan(X).all(1)
-    return int(counts.sum() if sample_weight is None else (counts & (sample_weight > 0)).sum())
+    return int(informative_weight(X, None if sample_weight is None else sample_weight > 0))
 
 
 def filled(X: Tensor, sample_weight: Tensor | None) -> Tensor:

@@ -301,12 +301,17 @@ class SlicedObjective:
         return self._distance(mixture, (theta[some], samples.rows(some))) <= NEAR * noise
 
     @property
+    def _most_held(self) -> int:
+        """How many samples may be projected on all fixed directions."""
+        return max(1, MAX_PROJECTED // self.n_projections)
+
+    @property
     def _n_held_out(self) -> int:
         """How many samples of equal weight those of the held-out directions are worth.
 
         Copies of a sample are as many; weights of a small sum, such as shares, are relative ones.
         """
-        most = max(1, MAX_PROJECTED // self.n_projections)
+        most = self._most_held
         if self.sample_weight is None:
             return min(most, len(self.X))
         a = self.sample_weight.double()
@@ -325,9 +330,9 @@ class SlicedObjective:
 
     def _fixed_directions(self, generator) -> tuple[Tensor, SortedSamples]:
         """Draw fixed directions, and project samples on them."""
-        n = self.n_projections
-        X, a = self._batch(max(1, MAX_PROJECTED // n), generator)
-        theta = self.lines(directions("quasi", n, X.shape[1], generator=generator).to(X))
+        X, a = self._batch(self._most_held, generator)
+        quasi = directions("quasi", self.n_projections, X.shape[1], generator=generator)
+        theta = self.lines(quasi.to(X))
         return theta, slice_samples(X, theta, a)
 
     def _mean(self, mixture, theta, samples: SortedSamples) -> Tensor:
