@@ -60,16 +60,15 @@ AT_THE_END = (
 
 
 class Comparison:
-    """All fits of a search to given samples."""
+    """All fits of a search to given samples, of each of which something is observed."""
 
     def __init__(self, search, template, X, sample_weight, kind):
         self.search, self.template, self.kind = search, template, kind
         self.X, self.sample_weight = X, sample_weight
         self.numbers = _numbers(search.n_components)
         self.types, self.advice = _types(search.covariance_types), []
-        n_informative = len(X) - int(torch.isnan(X).all(1).sum())
-        check_enough(n_informative, self.numbers[0])
-        self._leave_out(n_informative, "")
+        check_enough(len(X), self.numbers[0])
+        self._leave_out(len(X), "")
         origin, variances = self._moments(X, sample_weight)
         units.warn_of_units(template, variances, origin)
         rng = check_random_state(search.random_state)
